@@ -153,7 +153,8 @@ struct kelpie_os {
     int64_t (*now)(struct kelpie_os *, enum kelpie_os_clock);          /* ns */
     uint64_t (*cycles)(struct kelpie_os *);                            /* the TSC; 0 where there is none */
     int (*random)(struct kelpie_os *, void *out, size_t count);
-    void *(*memory)(struct kelpie_os *, void *old, size_t old_bytes, size_t new_bytes); /* as realloc; new 0 frees */
+    void *(*memory)(struct kelpie_os *, void *old, size_t old_bytes, size_t new_bytes); /* as realloc; a new
+                                        * block (old NULL) is zeroed; new 0 frees; old_bytes must be true */
     int (*identity)(struct kelpie_os *, struct kelpie_os_identity *out);
     const char *(*environment)(struct kelpie_os *, const char *name);  /* borrowed until the process ends; or NULL */
     int (*real_path)(struct kelpie_os *, const char *path, char *out, size_t capacity); /* absolute, links resolved */
@@ -182,6 +183,8 @@ struct kelpie_os {
     int64_t (*receive)(struct kelpie_os *, int stream, void *out, size_t count, int *handles, uint32_t *inout_n);
     int (*shut_write)(struct kelpie_os *, int stream);
     int (*close)(struct kelpie_os *, int handle);
+    void (*label)(struct kelpie_os *, int handle, const char *label);  /* "qmp", "agent": a static string by which a
+                                                                        * fault plan or a trace names the handle */
 
     int (*open)(struct kelpie_os *, int directory, const char *path, uint32_t flags, uint32_t mode);
     int64_t (*pread)(struct kelpie_os *, int file, void *out, size_t count, uint64_t offset);
@@ -211,7 +214,17 @@ struct kelpie_os *kelpie__os_linux_create(void);
 struct kelpie_os *kelpie__os_linux_create_guest(void);
 void kelpie__os_linux_destroy(struct kelpie_os *os);
 
-/* Applies a fault plan (docs/testing.md) to every call of `inner`. Test builds only. */
+/* The first act of each program's own main (monitor, command, agent), never of the library: a write to a pipe without a
+ * reader answers EPIPE instead of killing the process. A child gets the default disposition back at spawn. */
+void kelpie__os_linux_prepare_process(void);
+
+/* Applies a fault plan (docs/testing.md) to every call of `inner`, which must outlive the result. NULL for a bad plan
+ * (the reason, with its line, goes to stderr) or without memory. Test builds only. Unwrap leaves `inner` alone. */
 struct kelpie_os *kelpie__os_fault_wrap(struct kelpie_os *inner, const char *role, const char *plan);
+void kelpie__os_fault_unwrap(struct kelpie_os *os);
+
+/* The plan in KELPIE_FAULT_PLAN (its text, or @FILE) with the seed in KELPIE_FAULT_SEED; `inner` itself when unset. A
+ * bad plan ends the process. Programs call it under #ifdef KELPIE_TEST_BUILD. */
+struct kelpie_os *kelpie__os_fault_from_environment(struct kelpie_os *inner, const char *role);
 
 #endif
