@@ -120,7 +120,7 @@ class BannedNames:
             if fields:
                 self.entries[fields[0]] = (fields[1], fields[2])
         words = "|".join(re.escape(name) for name in self.entries)
-        self.pattern = re.compile(rf"(?<![\w.>])({words})\b" if words else r"(?!)")
+        self.pattern = re.compile(rf"(?<![\w.>])({words})\b(?!\.h)" if words else r"(?!)")
 
     def check(self, source):
         is_seam = source.layer not in (None, "os", "pack") and not source.path.endswith("/main.c")

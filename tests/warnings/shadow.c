@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Must not compile: the warning that the file is named after has to be on, and an error. */
+int kelpie_warning(int value);
+
+int kelpie_warning(int value) {
+    if (value > 1) {
+        int value = 2;
+        return value;
+    }
+    return value;
+}
