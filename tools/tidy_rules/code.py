@@ -86,7 +86,7 @@ def check_recursion(sources):
     """Finds cycles among calls by name, over all files: more than clang-tidy's misc-no-recursion sees in one file."""
     table = {}
     for source in sources:
-        for function in source.functions:
+        for function in source.functions if source.layer else []:
             scope = source.path if function.is_static else ""
             table[(scope, function.name)] = (source, function)
     edges = {}
