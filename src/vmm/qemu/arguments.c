@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Builds QEMU's argument vector: see arguments.h. No system call, no allocation. The order of the -device arguments
+ * is part of the format of later snapshots: append, never insert.
+ */
+#include "vmm/qemu/arguments.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+/* TCG's buffer of translated code. The default is an eighth of the guest's memory at most 1 GiB; translated code is
+ * private memory of each VM, and a shell's working set stays far below this. */
+#define ARGUMENTS_TCG_BUFFER_MIB 128u
+
+/* CONFIG_HZ of the distribution's kernels and of ours: turns kHz into loops per jiffy. */
+#define ARGUMENTS_GUEST_HZ 250u
+
+static void arguments_check(const struct kelpie_qemu_arguments *arguments) {
+    KELPIE_ASSERT(arguments->count <= KELPIE_QEMU_ARGUMENT_COUNT_MAX);
+    KELPIE_ASSERT(arguments->used_bytes <= sizeof(arguments->text));
+    KELPIE_ASSERT(arguments->values[arguments->count] == NULL);
+}
+
+/* Adds one argument. A vector that is full stays full; the end of the build reports it. */
+KELPIE_PRINTF(2, 3)
+static void arguments_add(struct kelpie_qemu_arguments *arguments, const char *format, ...) {
+    arguments_check(arguments);
+    size_t room = sizeof(arguments->text) - arguments->used_bytes;
+    char *place = arguments->text + arguments->used_bytes;
+    va_list list;
+    va_start(list, format);
+    int length = vsnprintf(place, room, format, list);
+    va_end(list);
+    KELPIE_ASSERT(length >= 0);
+    if ((size_t)length >= room || arguments->count == KELPIE_QEMU_ARGUMENT_COUNT_MAX) {
+        arguments->is_full = true;
+        return;
+    }
+    arguments->values[arguments->count] = place;
+    arguments->count += 1;
+    arguments->used_bytes += (size_t)length + 1;
+    arguments_check(arguments);
+}
+
+/* Continues the last argument with a value of QEMU's key=value syntax, where a comma is written twice. */
+static void arguments_append_value(struct kelpie_qemu_arguments *arguments, const char *value) {
+    KELPIE_ASSERT(arguments->count > 0 || arguments->is_full);
+    if (arguments->is_full) {
+        return;
+    }
+    size_t at = arguments->used_bytes - 1; /* over the last argument's terminator */
+    KELPIE_ASSERT(arguments->text[at] == '\0');
+    for (const char *next = value; *next != '\0'; next += 1) {
+        size_t needed = *next == ',' ? 2 : 1;
+        if (at + needed + 1 > sizeof(arguments->text)) {
+            arguments->is_full = true;
+            return;
+        }
+        arguments->text[at] = *next;
+        arguments->text[at + needed - 1] = *next;
+        at += needed;
+    }
+    arguments->text[at] = '\0';
+    arguments->used_bytes = at + 1;
+}
+
+static void arguments_add_machine(struct kelpie_qemu_arguments *arguments,
+                                  const struct kelpie_qemu_arguments_input *input) {
+    const struct kelpie_vmm_spec *spec = input->spec;
+    arguments_add(arguments, "-nodefaults");
+    arguments_add(arguments, "-no-user-config");
+    arguments_add(arguments, "-display");
+    arguments_add(arguments, "none");
+    /* A reset ends the VM: the SHUTDOWN event tells it from a power-off. */
+    arguments_add(arguments, "-no-reboot");
+    arguments_add(arguments, "-sandbox");
+    arguments_add(arguments, "on,obsolete=deny,elevateprivileges=deny,spawn=deny,"
+                             "resourcecontrol=deny");
+    arguments_add(arguments, "-name");
+    arguments_add(arguments, "guest=");
+    arguments_append_value(arguments, spec->vm_directory);
+    arguments_add(arguments, "-M");
+    arguments_add(arguments, "microvm,acpi=%s,rtc=on,memory-backend=memory",
+                  spec->kernel_kind == KELPIE_VMM_KERNEL_OWN ? "off" : "on");
+    /* A booted VM's private memory lies over nothing at all: anonymous pages are found in the page map as well as a
+     * file's private ones, and there is no file in which reading a hole would allocate a page. The saved device
+     * state holds no memory section, so a restore may lay memory-backend-file,share=off over a snapshot instead. */
+    arguments_add(arguments, "-object");
+    arguments_add(arguments, "memory-backend-ram,id=memory,size=%uM", spec->memory_mib);
+    arguments_add(arguments, "-m");
+    arguments_add(arguments, "%u", spec->memory_mib);
+    arguments_add(arguments, "-smp");
+    arguments_add(arguments, "%u", spec->cpu_count);
+    /* Modern virtio: vhost-user devices need it, and it is part of the saved state's format. */
+    arguments_add(arguments, "-global");
+    arguments_add(arguments, "virtio-mmio.force-legacy=false");
+    arguments_add(arguments, "-accel");
+    if (input->accelerator == KELPIE_VMM_ACCELERATOR_KVM) {
+        arguments_add(arguments, "kvm");
+    } else {
+        arguments_add(arguments, "tcg,thread=multi,tb-size=%u", ARGUMENTS_TCG_BUFFER_MIB);
+    }
+    arguments_add(arguments, "-cpu");
+    arguments_add(arguments, "%s",
+                  input->accelerator == KELPIE_VMM_ACCELERATOR_KVM ? "host" : "max");
+}
+
+/* What makes the boot short (findings.md, "Boot"). mitigations=off and nokaslr stay with TCG, which runs no guest
+ * instruction speculatively, so that they cost without protecting; under KVM the guest's own choice stands. */
+static void arguments_add_kernel(struct kelpie_qemu_arguments *arguments,
+                                 const struct kelpie_qemu_arguments_input *input) {
+    arguments_add(arguments, "-kernel");
+    arguments_add(arguments, "%s", input->spec->kernel);
+    arguments_add(arguments, "-initrd");
+    arguments_add(arguments, "%s", input->spec->initramfs);
+    arguments_add(arguments, "-append");
+    const char *common = "console=ttyS0 quiet panic=-1 reboot=t no_timer_check random.trust_cpu=on "
+                         "noreplace-smp cryptomgr.notests pci=off";
+    if (input->accelerator == KELPIE_VMM_ACCELERATOR_KVM) {
+        arguments_add(arguments, "%s", common);
+        return;
+    }
+    const char *tcg = "tsc=reliable mitigations=off nokaslr";
+    if (input->tsc_khz == 0) {
+        arguments_add(arguments, "%s %s", common, tcg);
+        return;
+    }
+    uint64_t loops_per_jiffy = input->tsc_khz * 1000u / ARGUMENTS_GUEST_HZ;
+    arguments_add(arguments, "%s %s tsc_early_khz=%llu lpj=%llu", common, tcg,
+                  (unsigned long long)input->tsc_khz, (unsigned long long)loops_per_jiffy);
+}
+
+static void arguments_add_channels(struct kelpie_qemu_arguments *arguments,
+                                   const struct kelpie_qemu_arguments_input *input) {
+    KELPIE_ASSERT(input->qmp > 2 && input->agent > 2 && input->console > 2);
+    KELPIE_ASSERT(input->qmp != input->agent && input->agent != input->console);
+    arguments_add(arguments, "-chardev");
+    arguments_add(arguments, "socket,id=qmp,fd=%d", input->qmp);
+    arguments_add(arguments, "-mon");
+    arguments_add(arguments, "chardev=qmp,mode=control");
+    arguments_add(arguments, "-chardev");
+    arguments_add(arguments, "socket,id=console,fd=%d", input->console);
+    arguments_add(arguments, "-serial");
+    arguments_add(arguments, "chardev:console");
+    arguments_add(arguments, "-chardev");
+    arguments_add(arguments, "socket,id=agent,fd=%d", input->agent);
+    arguments_add(arguments, "-device");
+    arguments_add(arguments, "virtio-serial-device");
+    arguments_add(arguments, "-device");
+    arguments_add(arguments, "virtserialport,chardev=agent,name=org.kelpie.agent");
+}
+
+static void arguments_add_disk(struct kelpie_qemu_arguments *arguments,
+                               const struct kelpie_vmm_disk *disk, uint32_t index) {
+    KELPIE_ASSERT(disk->path[0] == '/');
+    KELPIE_ASSERT(disk->serial[0] != '\0');
+    /* discard on both nodes, so that what the guest trims is given back to the host. auto-read-only=off: an image
+     * that cannot be written is an error now, not in the guest later. */
+    const char *access =
+        disk->is_read_only ? "read-only=on" : "read-only=off,auto-read-only=off,discard=unmap";
+    arguments_add(arguments, "-blockdev");
+    arguments_add(arguments, "driver=file,node-name=file%u,%s,filename=", index, access);
+    arguments_append_value(arguments, disk->path);
+    arguments_add(arguments, "-blockdev");
+    arguments_add(arguments, "driver=%s,node-name=disk%u,%s,file=file%u",
+                  disk->format == KELPIE_VMM_DISK_QCOW2 ? "qcow2" : "raw", index, access, index);
+    arguments_add(arguments, "-device");
+    arguments_add(arguments, "virtio-blk-device,drive=disk%u,serial=%s", index, disk->serial);
+}
+
+int kelpie__qemu_arguments_build(struct kelpie_qemu_arguments *arguments,
+                                 const struct kelpie_qemu_arguments_input *input,
+                                 struct kelpie_error *error) {
+    KELPIE_ASSERT(input->accelerator != KELPIE_VMM_ACCELERATOR_AUTO);
+    KELPIE_ASSERT(input->spec->disk_count <= KELPIE_VMM_DISK_COUNT_MAX);
+    memset(arguments->values, 0, sizeof(arguments->values));
+    arguments->count = 0;
+    arguments->used_bytes = 0;
+    arguments->is_full = false;
+    arguments_add(arguments, "%s", input->program);
+    arguments_add_machine(arguments, input);
+    arguments_add_kernel(arguments, input);
+    arguments_add_channels(arguments, input);
+    for (uint32_t i = 0; i < input->spec->disk_count; i += 1) {
+        arguments_add_disk(arguments, &input->spec->disks[i], i);
+    }
+    arguments_check(arguments);
+    if (arguments->is_full) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
+                            "the arguments of QEMU exceed %u bytes; use shorter paths",
+                            KELPIE_QEMU_ARGUMENT_BYTES_MAX);
+    }
+    return 0;
+}

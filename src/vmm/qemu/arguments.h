@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * QEMU's argument vector as a pure function of what shall be started. Why each argument is there stands in
+ * arguments.c; what was tried is in the findings.
+ */
+#ifndef KELPIE_VMM_QEMU_ARGUMENTS_H
+#define KELPIE_VMM_QEMU_ARGUMENTS_H
+
+#include "vmm/vmm.h"
+
+#define KELPIE_QEMU_ARGUMENT_COUNT_MAX 64u
+#define KELPIE_QEMU_ARGUMENT_BYTES_MAX (48u * 1024u)
+
+struct kelpie_qemu_arguments_input {
+    const struct kelpie_vmm_spec *spec;
+    const char *program;
+    enum kelpie_vmm_accelerator accelerator; /* KVM or TCG */
+    uint64_t tsc_khz;                        /* of the host; 0: not known. TCG only */
+    int qmp;                                 /* the child's descriptors */
+    int agent;
+    int console;
+};
+
+/* Large: from the heap, and only until the spawn. */
+struct kelpie_qemu_arguments {
+    const char *values[KELPIE_QEMU_ARGUMENT_COUNT_MAX + 1]; /* NULL-terminated */
+    uint32_t count;
+    size_t used_bytes;
+    bool is_full;
+    char text[KELPIE_QEMU_ARGUMENT_BYTES_MAX];
+};
+
+/* KELPIE_E_LIMIT when paths are so long that the vector does not fit. */
+KELPIE_MUST_CHECK int
+kelpie__qemu_arguments_build(struct kelpie_qemu_arguments *arguments,
+                             const struct kelpie_qemu_arguments_input *input,
+                             struct kelpie_error *error);
+
+#endif

@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The QMP conversation: see qmp.h. Greeting -> Negotiating -> Ready -> Closed. QEMU ends each text with a line break
+ * and writes none inside, so a line is a message; its bound is a fixed buffer.
+ */
+#include "vmm/qemu/qmp.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/json.h"
+#include "core/limits.h"
+#include "os/os_call.h"
+
+#define QMP_LINE_BYTES_MAX (8u * 1024u)
+#define QMP_SEND_BYTES_MAX 512u
+#define QMP_STRAY_COUNT_MAX 64u
+#define QMP_READS_PER_STEP_MAX 4u
+#define QMP_DRAIN_READS_MAX 64u
+#define QMP_NEGOTIATE_ID 1u
+
+enum qmp_state { QMP_GREETING, QMP_NEGOTIATING, QMP_READY, QMP_CLOSED };
+
+struct qmp_command {
+    struct kelpie_qmp *qmp;
+    uint64_t id; /* 0: free */
+    const char *name;
+    uint32_t timeout_ms;
+    struct kelpie_timer timer;
+    kelpie_qmp_answer_callback callback;
+    void *context;
+};
+
+struct kelpie_qmp {
+    struct kelpie_os *os;     /* borrowed: until destroy */
+    struct kelpie_loop *loop; /* borrowed: until destroy */
+    int stream;               /* owned */
+    uint32_t watch;
+    bool is_watched;
+    enum qmp_state state;
+    struct kelpie_qmp_callbacks callbacks;
+    void *context;
+    uint64_t next_id;
+    uint32_t stray_count;
+    struct qmp_command commands[KELPIE_QMP_COMMAND_COUNT_MAX];
+    struct kelpie_timer write_failed;
+    int write_error; /* positive errno value, once a write failed */
+    size_t line_bytes;
+    size_t send_bytes;
+    char line[QMP_LINE_BYTES_MAX];
+    char send[QMP_SEND_BYTES_MAX];
+};
+
+static void kelpie__qmp_check(const struct kelpie_qmp *qmp) {
+    KELPIE_ASSERT(qmp->line_bytes <= sizeof(qmp->line));
+    KELPIE_ASSERT(qmp->send_bytes <= sizeof(qmp->send));
+    KELPIE_ASSERT(qmp->next_id > QMP_NEGOTIATE_ID);
+    if (qmp->state == QMP_CLOSED) {
+        KELPIE_ASSERT(!qmp->is_watched);
+    }
+}
+
+/* Frees the entry, then answers: the callback may send the next command. */
+static void qmp_answer(struct qmp_command *command, int status, const struct kelpie_error *error) {
+    KELPIE_ASSERT(command->id != 0);
+    KELPIE_ASSERT(status == 0 || error != NULL);
+    kelpie_qmp_answer_callback callback = command->callback;
+    void *context = command->context;
+    kelpie__timer_disarm(command->qmp->loop, &command->timer);
+    command->id = 0;
+    callback(context, status, error);
+}
+
+static void qmp_close(struct kelpie_qmp *qmp, const struct kelpie_error *error) {
+    if (qmp->state == QMP_CLOSED) {
+        return;
+    }
+    KELPIE_ASSERT(error->code < 0);
+    qmp->state = QMP_CLOSED;
+    kelpie__timer_disarm(qmp->loop, &qmp->write_failed);
+    if (qmp->is_watched) {
+        kelpie__loop_unwatch(qmp->loop, qmp->watch);
+        qmp->is_watched = false;
+    }
+    for (uint32_t i = 0; i < KELPIE_QMP_COMMAND_COUNT_MAX; i += 1) {
+        if (qmp->commands[i].id != 0) {
+            qmp_answer(&qmp->commands[i], error->code, error);
+        }
+    }
+    kelpie__qmp_check(qmp);
+    qmp->callbacks.closed(qmp->context, error);
+}
+
+static void qmp_break(struct kelpie_qmp *qmp, const char *rule) {
+    struct kelpie_error error = {0};
+    kelpie__ignore(kelpie__fail(&error, KELPIE_E_PROTOCOL, 0, "QEMU broke QMP: %s", rule));
+    qmp_close(qmp, &error);
+}
+
+static void qmp_watch_for(struct kelpie_qmp *qmp, uint32_t bits) {
+    KELPIE_ASSERT(qmp->is_watched);
+    KELPIE_ASSERT((bits & KELPIE_OS_READABLE) != 0);
+    kelpie__loop_watch_change(qmp->loop, qmp->watch, bits);
+}
+
+static void qmp_write_failed(void *context) {
+    struct kelpie_qmp *qmp = context;
+    struct kelpie_error error = {0};
+    KELPIE_ASSERT(qmp->write_error > 0);
+    kelpie__ignore(kelpie__fail(&error, KELPIE_E_CRASHED, qmp->write_error, "write to QMP"));
+    qmp_close(qmp, &error);
+}
+
+/* Writes what is waiting; the rest goes when the stream is writable. */
+static void qmp_flush(struct kelpie_qmp *qmp) {
+    KELPIE_ASSERT(qmp->state != QMP_CLOSED);
+    KELPIE_ASSERT(qmp->send_bytes > 0);
+    int64_t count = kelpie__os_write(qmp->os, qmp->stream, qmp->send, qmp->send_bytes);
+    if (count < 0 && count != -EAGAIN && count != -EINTR) {
+        /* Told from the loop: the caller of execute is not called back inside its call. */
+        qmp->write_error = (int)-count;
+        qmp->send_bytes = 0;
+        kelpie__timer_arm(qmp->loop, &qmp->write_failed, qmp->loop->now_ns, qmp_write_failed, qmp);
+        return;
+    }
+    if (count > 0) {
+        KELPIE_ASSERT((uint64_t)count <= qmp->send_bytes);
+        qmp->send_bytes -= (size_t)count;
+        memmove(qmp->send, qmp->send + count, qmp->send_bytes);
+    }
+    qmp_watch_for(qmp, qmp->send_bytes > 0 ? KELPIE_OS_READABLE | KELPIE_OS_WRITABLE
+                                           : KELPIE_OS_READABLE);
+}
+
+static bool qmp_send(struct kelpie_qmp *qmp, const char *command, uint64_t id) {
+    kelpie__qmp_check(qmp);
+    size_t room = sizeof(qmp->send) - qmp->send_bytes;
+    int length = snprintf(qmp->send + qmp->send_bytes, room, "{\"execute\":\"%s\",\"id\":%llu}\n",
+                          command, (unsigned long long)id);
+    KELPIE_ASSERT(length > 0);
+    if ((size_t)length >= room) {
+        return false; /* never half a text: see the head of qmp.h */
+    }
+    qmp->send_bytes += (size_t)length;
+    qmp_flush(qmp);
+    return true;
+}
+
+static void qmp_greeting(struct kelpie_qmp *qmp, bool is_greeting) {
+    KELPIE_ASSERT(qmp->state == QMP_GREETING);
+    KELPIE_ASSERT(qmp->send_bytes == 0);
+    if (!is_greeting) {
+        qmp_break(qmp, "the first message is not a greeting");
+        return;
+    }
+    qmp->state = QMP_NEGOTIATING;
+    bool is_sent = qmp_send(qmp, "qmp_capabilities", QMP_NEGOTIATE_ID);
+    KELPIE_ASSERT(is_sent);
+}
+
+static void qmp_stray(struct kelpie_qmp *qmp) {
+    KELPIE_ASSERT(qmp->stray_count < QMP_STRAY_COUNT_MAX);
+    qmp->stray_count += 1;
+    if (qmp->stray_count == QMP_STRAY_COUNT_MAX) {
+        qmp_break(qmp, "too many answers that nobody asked for");
+    }
+}
+
+/* An answer: "return", or "error" with its words. */
+static void qmp_message_answer(struct kelpie_qmp *qmp, const struct kelpie_json_value *refusal) {
+    uint64_t id = 0;
+    struct kelpie_json_value value;
+    bool has_id = kelpie__json_find(qmp->line, qmp->line_bytes, "id", &value) == 0 &&
+                  kelpie__json_u64(&value, &id) == 0;
+    struct kelpie_error error = {0};
+    int status = 0;
+    if (refusal != NULL) {
+        char words[256] = "";
+        if (kelpie__json_find(refusal->text, refusal->length, "desc", &value) == 0) {
+            /* A text that does not fit or is damaged leaves the words empty. */
+            kelpie__ignore(kelpie__json_string(&value, words, sizeof(words), NULL));
+        }
+        status = kelpie__fail(&error, KELPIE_E_INTERNAL, 0, "QEMU refused: %s", words);
+    }
+    if (has_id && id == QMP_NEGOTIATE_ID && qmp->state == QMP_NEGOTIATING) {
+        if (status < 0) {
+            qmp_close(qmp, &error);
+            return;
+        }
+        qmp->state = QMP_READY;
+        qmp->callbacks.ready(qmp->context);
+        return;
+    }
+    for (uint32_t i = 0; has_id && i < KELPIE_QMP_COMMAND_COUNT_MAX; i += 1) {
+        if (qmp->commands[i].id == id && id != 0) {
+            qmp_answer(&qmp->commands[i], status, status < 0 ? &error : NULL);
+            return;
+        }
+    }
+    bool is_late = has_id && id > QMP_NEGOTIATE_ID && id < qmp->next_id;
+    if (!is_late) {
+        qmp_stray(qmp);
+    }
+}
+
+static void qmp_message_event(struct kelpie_qmp *qmp, const struct kelpie_json_value *name) {
+    char text[KELPIE_QMP_REASON_BYTES_MAX];
+    struct kelpie_qmp_event event = {0};
+    KELPIE_ASSERT(qmp->state != QMP_CLOSED);
+    if (kelpie__json_string(name, text, sizeof(text), NULL) < 0) {
+        return; /* a name so long is none of ours */
+    }
+    if (strcmp(text, "STOP") == 0) {
+        event.type = KELPIE_QMP_EVENT_STOP;
+    } else if (strcmp(text, "RESUME") == 0) {
+        event.type = KELPIE_QMP_EVENT_RESUME;
+    } else if (strcmp(text, "SHUTDOWN") == 0) {
+        event.type = KELPIE_QMP_EVENT_SHUTDOWN;
+        struct kelpie_json_value data;
+        struct kelpie_json_value reason;
+        bool has_reason =
+            kelpie__json_find(qmp->line, qmp->line_bytes, "data", &data) == 0 &&
+            kelpie__json_find(data.text, data.length, "reason", &reason) == 0 &&
+            kelpie__json_string(&reason, event.reason, sizeof(event.reason), NULL) == 0;
+        if (!has_reason) {
+            event.reason[0] = '\0';
+        }
+    } else {
+        return;
+    }
+    KELPIE_ASSERT(event.reason[sizeof(event.reason) - 1] == '\0');
+    qmp->callbacks.event(qmp->context, &event);
+}
+
+static void qmp_message(struct kelpie_qmp *qmp) {
+    struct kelpie_json_value value;
+    kelpie__qmp_check(qmp);
+    KELPIE_ASSERT(qmp->state != QMP_CLOSED);
+    if (kelpie__json_validate(qmp->line, qmp->line_bytes) < 0) {
+        qmp_break(qmp, "a line is not JSON");
+        return;
+    }
+    bool is_greeting = kelpie__json_find(qmp->line, qmp->line_bytes, "QMP", &value) == 0;
+    if (qmp->state == QMP_GREETING) {
+        qmp_greeting(qmp, is_greeting);
+    } else if (is_greeting) {
+        qmp_break(qmp, "a second greeting");
+    } else if (kelpie__json_find(qmp->line, qmp->line_bytes, "event", &value) == 0) {
+        qmp_message_event(qmp, &value);
+    } else if (kelpie__json_find(qmp->line, qmp->line_bytes, "return", &value) == 0) {
+        qmp_message_answer(qmp, NULL);
+    } else if (kelpie__json_find(qmp->line, qmp->line_bytes, "error", &value) == 0) {
+        qmp_message_answer(qmp, &value);
+    } else {
+        qmp_break(qmp, "a message is neither an answer nor an event");
+    }
+}
+
+static void qmp_take(struct kelpie_qmp *qmp, const char *bytes, size_t count) {
+    for (size_t i = 0; i < count && qmp->state != QMP_CLOSED; i += 1) {
+        if (bytes[i] != '\n' && bytes[i] != '\r') {
+            if (qmp->line_bytes == sizeof(qmp->line)) {
+                qmp_break(qmp, "a line is longer than 8 KiB");
+                return;
+            }
+            qmp->line[qmp->line_bytes] = bytes[i];
+            qmp->line_bytes += 1;
+        } else if (qmp->line_bytes > 0) {
+            qmp_message(qmp);
+            qmp->line_bytes = 0;
+        }
+    }
+    kelpie__qmp_check(qmp);
+}
+
+/* Reads up to `budget` times, until there is no more. */
+static void qmp_read(struct kelpie_qmp *qmp, uint32_t budget) {
+    KELPIE_ASSERT(budget > 0);
+    for (uint32_t i = 0; i < budget && qmp->state != QMP_CLOSED; i += 1) {
+        char bytes[4096];
+        int64_t count = kelpie__os_read(qmp->os, qmp->stream, bytes, sizeof(bytes));
+        if (count == -EAGAIN || count == -EINTR) {
+            return;
+        }
+        if (count <= 0) {
+            struct kelpie_error error = {0};
+            kelpie__ignore(
+                kelpie__fail(&error, KELPIE_E_CRASHED, (int)-count, "QEMU closed QMP"));
+            qmp_close(qmp, &error);
+            return;
+        }
+        KELPIE_ASSERT((uint64_t)count <= sizeof(bytes));
+        qmp_take(qmp, bytes, (size_t)count);
+    }
+}
+
+static void qmp_ready(void *context, uint32_t bits) {
+    struct kelpie_qmp *qmp = context;
+    kelpie__qmp_check(qmp);
+    KELPIE_ASSERT(qmp->state != QMP_CLOSED);
+    if ((bits & KELPIE_OS_WRITABLE) != 0 && qmp->send_bytes > 0) {
+        qmp_flush(qmp);
+    }
+    if ((bits & (KELPIE_OS_READABLE | KELPIE_OS_HANGUP)) != 0) {
+        qmp_read(qmp, QMP_READS_PER_STEP_MAX);
+    }
+}
+
+static void qmp_command_timeout(void *context) {
+    struct qmp_command *command = context;
+    struct kelpie_error error = {0};
+    KELPIE_ASSERT(command->id != 0);
+    int status = kelpie__fail(&error, KELPIE_E_TIMEOUT, 0,
+                              "QEMU did not answer \"%s\" within %u ms", command->name,
+                              command->timeout_ms);
+    qmp_answer(command, status, &error);
+}
+
+int kelpie__qmp_create(struct kelpie_os *os, struct kelpie_loop *loop, int stream,
+                       const struct kelpie_qmp_callbacks *callbacks, void *context,
+                       struct kelpie_qmp **out, struct kelpie_error *error) {
+    KELPIE_ASSERT(stream >= 0);
+    KELPIE_ASSERT(callbacks->ready != NULL && callbacks->closed != NULL);
+    struct kelpie_qmp *qmp = kelpie__alloc(os, sizeof(*qmp));
+    if (qmp == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "allocate %zu bytes for QMP", sizeof(*qmp));
+    }
+    qmp->os = os;
+    qmp->loop = loop;
+    qmp->state = QMP_GREETING;
+    qmp->callbacks = *callbacks;
+    qmp->context = context;
+    qmp->next_id = QMP_NEGOTIATE_ID + 1;
+    int status = kelpie__loop_watch(loop, stream, KELPIE_OS_READABLE, qmp_ready, qmp, &qmp->watch);
+    if (status < 0) {
+        kelpie__free(os, qmp, sizeof(*qmp));
+        return kelpie__fail(error, KELPIE_E_INTERNAL, 0, "watch QMP");
+    }
+    qmp->is_watched = true;
+    qmp->stream = stream;
+    kelpie__qmp_check(qmp);
+    *out = qmp;
+    return 0;
+}
+
+int kelpie__qmp_execute(struct kelpie_qmp *qmp, const char *name, uint32_t timeout_ms,
+                        kelpie_qmp_answer_callback callback, void *context,
+                        struct kelpie_error *error) {
+    kelpie__qmp_check(qmp);
+    KELPIE_ASSERT(callback != NULL && timeout_ms > 0);
+    if (qmp->state != QMP_READY) {
+        return kelpie__fail(error, KELPIE_E_CRASHED, 0, "QMP is not open for \"%s\"", name);
+    }
+    struct qmp_command *command = NULL;
+    for (uint32_t i = 0; i < KELPIE_QMP_COMMAND_COUNT_MAX && command == NULL; i += 1) {
+        if (qmp->commands[i].id == 0) {
+            command = &qmp->commands[i];
+        }
+    }
+    if (command == NULL) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "%u QMP commands are under way, at most %u",
+                            KELPIE_QMP_COMMAND_COUNT_MAX, KELPIE_QMP_COMMAND_COUNT_MAX);
+    }
+    uint64_t id = qmp->next_id;
+    qmp->next_id += 1;
+    if (!qmp_send(qmp, name, id)) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "QEMU reads no more QMP commands");
+    }
+    *command = (struct qmp_command){.qmp = qmp,
+                                    .id = id,
+                                    .name = name,
+                                    .timeout_ms = timeout_ms,
+                                    .callback = callback,
+                                    .context = context};
+    int64_t deadline_ns = qmp->loop->now_ns + (int64_t)timeout_ms * KELPIE_NS_PER_MS;
+    kelpie__timer_arm(qmp->loop, &command->timer, deadline_ns, qmp_command_timeout, command);
+    return 0;
+}
+
+void kelpie__qmp_drain(struct kelpie_qmp *qmp) {
+    kelpie__qmp_check(qmp);
+    qmp_read(qmp, QMP_DRAIN_READS_MAX);
+}
+
+void kelpie__qmp_destroy(struct kelpie_qmp *qmp) {
+    if (qmp == NULL) {
+        return;
+    }
+    kelpie__qmp_check(qmp);
+    for (uint32_t i = 0; i < KELPIE_QMP_COMMAND_COUNT_MAX; i += 1) {
+        if (qmp->commands[i].id != 0) {
+            kelpie__timer_disarm(qmp->loop, &qmp->commands[i].timer);
+        }
+    }
+    kelpie__timer_disarm(qmp->loop, &qmp->write_failed);
+    if (qmp->is_watched) {
+        kelpie__loop_unwatch(qmp->loop, qmp->watch);
+    }
+    kelpie__ignore(kelpie__os_close(qmp->os, qmp->stream)); /* QEMU is gone or being killed */
+    kelpie__free(qmp->os, qmp, sizeof(*qmp));
+}

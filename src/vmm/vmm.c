@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The one caller of a driver's operations: see vmm.h. It asserts states and results on the way down, and the order of
+ * events on the way up.
+ */
+#include "vmm/vmm.h"
+
+#include "vmm/qemu/qemu.h"
+
+static const struct kelpie_vmm_operations *const vmm_drivers[] = {
+    &kelpie__qemu_operations,
+};
+
+static bool vmm_is_alive(const struct kelpie_vmm *vmm) {
+    return vmm->state == KELPIE_VMM_STARTING || vmm->state == KELPIE_VMM_RUNNING ||
+           vmm->state == KELPIE_VMM_PAUSED;
+}
+
+static void kelpie__vmm_check(const struct kelpie_vmm *vmm) {
+    KELPIE_ASSERT(vmm->operations != NULL);
+    KELPIE_ASSERT(vmm->callback != NULL);
+    if (vmm->is_changing) {
+        KELPIE_ASSERT(vmm->done_callback != NULL);
+        KELPIE_ASSERT(vmm->state == KELPIE_VMM_RUNNING || vmm->state == KELPIE_VMM_PAUSED);
+    } else {
+        KELPIE_ASSERT(vmm->done_callback == NULL);
+    }
+}
+
+const struct kelpie_vmm_operations *kelpie__vmm_driver(uint32_t index) {
+    if (index >= KELPIE_ARRAY_COUNT(vmm_drivers)) {
+        return NULL;
+    }
+    const struct kelpie_vmm_operations *driver = vmm_drivers[index];
+    bool has_pause = driver->pause != NULL && driver->resume != NULL;
+    KELPIE_ASSERT(has_pause == ((driver->capabilities & KELPIE_VMM_CAN_PAUSE) != 0));
+    return driver;
+}
+
+int kelpie__vmm_create(const struct kelpie_vmm_operations *operations,
+                       const struct kelpie_vmm_create *create, struct kelpie_vmm **out,
+                       struct kelpie_error *error) {
+    KELPIE_ASSERT(create->callback != NULL);
+    KELPIE_ASSERT(create->os != NULL && create->loop != NULL);
+    struct kelpie_vmm *vmm = NULL;
+    int status = operations->create(create, &vmm, error);
+    if (status < 0) {
+        KELPIE_ASSERT(vmm == NULL);
+        return status;
+    }
+    vmm->operations = operations;
+    vmm->state = KELPIE_VMM_NEW;
+    vmm->callback = create->callback;
+    vmm->context = create->context;
+    kelpie__vmm_check(vmm);
+    *out = vmm;
+    return 0;
+}
+
+int kelpie__vmm_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
+                      struct kelpie_vmm_started *out, struct kelpie_error *error) {
+    kelpie__vmm_check(vmm);
+    KELPIE_ASSERT(vmm->state == KELPIE_VMM_NEW);
+    KELPIE_ASSERT(spec->disk_count <= KELPIE_VMM_DISK_COUNT_MAX);
+    KELPIE_ASSERT(spec->cpu_count >= 1 && spec->memory_mib >= 1);
+    struct kelpie_vmm_started started = {.agent = KELPIE_OS_NO_HANDLE,
+                                         .console = KELPIE_OS_NO_HANDLE};
+    int status = vmm->operations->start(vmm, spec, &started, error);
+    if (status < 0) {
+        KELPIE_ASSERT(started.agent == KELPIE_OS_NO_HANDLE);
+        vmm->state = KELPIE_VMM_ENDED;
+        return status;
+    }
+    KELPIE_ASSERT(started.agent >= 0 && started.console >= 0);
+    KELPIE_ASSERT(started.accelerator != KELPIE_VMM_ACCELERATOR_AUTO);
+    vmm->state = KELPIE_VMM_STARTING;
+    *out = started;
+    return 0;
+}
+
+void kelpie__vmm_settle(struct kelpie_vmm *vmm, bool is_good, const char *reason) {
+    kelpie__vmm_check(vmm);
+    KELPIE_ASSERT(vmm->state != KELPIE_VMM_NEW);
+    KELPIE_ASSERT(is_good || reason[0] != '\0');
+    vmm->operations->settle(vmm, is_good, reason);
+}
+
+int kelpie__vmm_check_clock(struct kelpie_vmm *vmm, const struct kelpie_vmm_guest_clock *clock,
+                            struct kelpie_error *error) {
+    kelpie__vmm_check(vmm);
+    KELPIE_ASSERT(vmm_is_alive(vmm));
+    return vmm->operations->check_clock(vmm, clock, error);
+}
+
+static int vmm_change(struct kelpie_vmm *vmm, enum kelpie_vmm_state from,
+                      kelpie_vmm_done_callback callback, void *context,
+                      struct kelpie_error *error) {
+    kelpie__vmm_check(vmm);
+    KELPIE_ASSERT(callback != NULL);
+    KELPIE_ASSERT(vmm->state == from && !vmm->is_changing);
+    KELPIE_ASSERT((vmm->operations->capabilities & KELPIE_VMM_CAN_PAUSE) != 0);
+    vmm->is_changing = true;
+    vmm->done_callback = callback;
+    vmm->done_context = context;
+    int status = from == KELPIE_VMM_RUNNING ? vmm->operations->pause(vmm, error)
+                                            : vmm->operations->resume(vmm, error);
+    if (status < 0) {
+        vmm->is_changing = false;
+        vmm->done_callback = NULL;
+    }
+    kelpie__vmm_check(vmm);
+    return status;
+}
+
+int kelpie__vmm_pause(struct kelpie_vmm *vmm, kelpie_vmm_done_callback callback, void *context,
+                      struct kelpie_error *error) {
+    return vmm_change(vmm, KELPIE_VMM_RUNNING, callback, context, error);
+}
+
+int kelpie__vmm_resume(struct kelpie_vmm *vmm, kelpie_vmm_done_callback callback, void *context,
+                       struct kelpie_error *error) {
+    return vmm_change(vmm, KELPIE_VMM_PAUSED, callback, context, error);
+}
+
+void kelpie__vmm_kill(struct kelpie_vmm *vmm) {
+    kelpie__vmm_check(vmm);
+    KELPIE_ASSERT(vmm->state != KELPIE_VMM_NEW);
+    if (vmm_is_alive(vmm)) {
+        vmm->operations->kill(vmm);
+    }
+}
+
+void kelpie__vmm_destroy(struct kelpie_vmm *vmm) {
+    if (vmm != NULL) {
+        KELPIE_ASSERT(vmm->operations != NULL);
+        vmm->operations->destroy(vmm);
+    }
+}
+
+void kelpie__vmm_emit_done(struct kelpie_vmm *vmm, int status, const struct kelpie_error *error) {
+    kelpie__vmm_check(vmm);
+    KELPIE_ASSERT(vmm->is_changing);
+    KELPIE_ASSERT(status <= 0);
+    kelpie_vmm_done_callback callback = vmm->done_callback;
+    vmm->is_changing = false;
+    vmm->done_callback = NULL;
+    callback(vmm->done_context, status, error);
+}
+
+void kelpie__vmm_emit(struct kelpie_vmm *vmm, const struct kelpie_vmm_event *event) {
+    kelpie__vmm_check(vmm);
+    KELPIE_ASSERT(vmm_is_alive(vmm));
+    switch (event->type) {
+    case KELPIE_VMM_EVENT_STARTED:
+        KELPIE_ASSERT(vmm->state == KELPIE_VMM_STARTING);
+        vmm->state = KELPIE_VMM_RUNNING;
+        break;
+    case KELPIE_VMM_EVENT_PAUSED:
+        KELPIE_ASSERT(vmm->state == KELPIE_VMM_RUNNING);
+        vmm->state = KELPIE_VMM_PAUSED;
+        break;
+    case KELPIE_VMM_EVENT_RESUMED:
+        KELPIE_ASSERT(vmm->state == KELPIE_VMM_PAUSED);
+        vmm->state = KELPIE_VMM_RUNNING;
+        break;
+    case KELPIE_VMM_EVENT_ENDED:
+        KELPIE_ASSERT(event->end != NULL && !vmm->is_changing);
+        vmm->state = KELPIE_VMM_ENDED;
+        break;
+    }
+    vmm->callback(vmm->context, event); /* may have destroyed the instance */
+}
+
+const char *kelpie__vmm_accelerator_name(enum kelpie_vmm_accelerator accelerator) {
+    switch (accelerator) {
+    case KELPIE_VMM_ACCELERATOR_AUTO:
+        return "auto";
+    case KELPIE_VMM_ACCELERATOR_KVM:
+        return "kvm";
+    case KELPIE_VMM_ACCELERATOR_TCG:
+        return "tcg";
+    }
+    KELPIE_ASSERT(false);
+    return "";
+}

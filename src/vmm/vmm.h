@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The virtual machine monitors (VMMs) behind one table of operations: qemu/ today, libkrun and a simulated one later.
+ * The monitor owns the VM, its state and every deadline; a driver owns one VMM process and knows nothing of guests
+ * but their devices. vmm.c is the only caller of the table: it asserts what each operation asks for.
+ *
+ * An instance lives through New -> Starting -> Running <-> Paused -> Ended, never backwards: a second boot is a second
+ * instance. Nothing here waits. Every event comes from the loop, never from inside a call, and ENDED is the last one.
+ *
+ * Snapshots will be two more operations (findings.md, way 2): `save` of a Paused instance writes the device state to a
+ * handle and names the process and the mapping whose private pages are the memory; `restore` is a `start` whose
+ * spec names that state and a base file for the memory. A capability bit shows them.
+ */
+#ifndef KELPIE_VMM_VMM_H
+#define KELPIE_VMM_VMM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/error.h"
+#include "os/os.h"
+
+struct kelpie_loop;
+struct kelpie_vmm;
+
+#define KELPIE_VMM_DISK_COUNT_MAX 4u
+#define KELPIE_VMM_TEXT_BYTES_MAX 512u
+
+enum kelpie_vmm_capability {
+    KELPIE_VMM_CAN_PAUSE = 1, /* pause and resume are there */
+};
+
+enum kelpie_vmm_accelerator {
+    KELPIE_VMM_ACCELERATOR_AUTO,
+    KELPIE_VMM_ACCELERATOR_KVM,
+    KELPIE_VMM_ACCELERATOR_TCG,
+};
+
+enum kelpie_vmm_disk_format {
+    KELPIE_VMM_DISK_RAW,
+    KELPIE_VMM_DISK_QCOW2,
+};
+
+enum kelpie_vmm_kernel {
+    KELPIE_VMM_KERNEL_GENERIC, /* a distribution's: finds its devices through ACPI */
+    KELPIE_VMM_KERNEL_OWN,     /* Kelpie's: no ACPI, no PCI, devices from the command line */
+};
+
+struct kelpie_vmm_disk {
+    const char *path;   /* absolute */
+    const char *serial; /* by which the guest finds it */
+    enum kelpie_vmm_disk_format format;
+    bool is_read_only;
+};
+
+/* What to start. Everything is borrowed during the call. */
+struct kelpie_vmm_spec {
+    const char *vm_directory;    /* stands in the VMM's argv, so that people and tests find the process */
+    const char *cache_directory; /* where what was measured on this host is remembered */
+    const char *kernel;          /* an ELF vmlinux or a bzImage */
+    const char *initramfs;
+    enum kelpie_vmm_kernel kernel_kind;
+    const struct kelpie_vmm_disk *disks;
+    uint32_t disk_count;
+    uint32_t cpu_count;
+    uint32_t memory_mib;
+    enum kelpie_vmm_accelerator accelerator;
+};
+
+/* What a started instance gives to its owner. */
+struct kelpie_vmm_started {
+    int agent;   /* stream to the agent's port; taken by the caller */
+    int console; /* stream of the console; taken by the caller, who must drain it */
+    enum kelpie_vmm_accelerator accelerator; /* KVM or TCG */
+    /* Why this accelerator, for people; borrowed while the instance lives. */
+    const char *accelerator_reason;
+    /* Not 0: the accelerator has never been seen to boot a guest here. The owner gives it this long from now to say
+     * hello, then calls `settle` with the verdict either way. */
+    int64_t trial_ns;
+};
+
+enum kelpie_vmm_event_type {
+    KELPIE_VMM_EVENT_STARTED, /* the VMM answers its control channel, guest code runs */
+    KELPIE_VMM_EVENT_PAUSED,  /* no guest code runs, whoever asked for it */
+    KELPIE_VMM_EVENT_RESUMED,
+    KELPIE_VMM_EVENT_ENDED, /* no process is left; `end` says why */
+};
+
+enum kelpie_vmm_end_kind {
+    KELPIE_VMM_END_POWER_OFF, /* the guest switched itself off */
+    KELPIE_VMM_END_RESET,     /* the guest reset itself: an orderly reboot, or the end of a panic */
+    KELPIE_VMM_END_KILLED,    /* `kill` was called */
+    KELPIE_VMM_END_FAILED,    /* anything else: the VMM died, never started, or broke its contract */
+};
+
+struct kelpie_vmm_end {
+    enum kelpie_vmm_end_kind kind;
+    bool has_exit;
+    struct kelpie_os_exit exit;
+    char text[KELPIE_VMM_TEXT_BYTES_MAX]; /* cause, exit code or signal, last lines of stderr */
+};
+
+struct kelpie_vmm_event {
+    enum kelpie_vmm_event_type type;
+    const struct kelpie_vmm_end *end; /* ENDED only; borrowed during the call */
+};
+
+/* Called from the loop. The instance may be destroyed inside the call for ENDED, and only there. */
+typedef void (*kelpie_vmm_event_callback)(void *context, const struct kelpie_vmm_event *event);
+
+/* Called exactly once, from the loop, for a pause or resume that was accepted; `error` is borrowed during the call. */
+typedef void (*kelpie_vmm_done_callback)(void *context, int status,
+                                         const struct kelpie_error *error);
+
+/* Two readings of the guest's clocks, taken by the agent some time apart. */
+struct kelpie_vmm_guest_clock {
+    uint64_t first_tsc;
+    uint64_t first_monotonic_ns;
+    uint64_t second_tsc;
+    uint64_t second_monotonic_ns;
+};
+
+struct kelpie_vmm_create {
+    struct kelpie_os *os;     /* borrowed: until destroy */
+    struct kelpie_loop *loop; /* borrowed: until destroy */
+    kelpie_vmm_event_callback callback;
+    void *context;
+};
+
+/* A driver. All of an instance's memory begins with struct kelpie_vmm. */
+struct kelpie_vmm_operations {
+    const char *name;
+    uint32_t capabilities;
+
+    /* Makes an instance in New: memory only. */
+    int (*create)(const struct kelpie_vmm_create *create, struct kelpie_vmm **out,
+                  struct kelpie_error *error);
+
+    /* New: begins the start. On failure nothing runs and the instance can only be destroyed. On success the caller
+     * owns both streams, and STARTED or ENDED follows. Starting lasts until STARTED. */
+    int (*start)(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
+                 struct kelpie_vmm_started *out, struct kelpie_error *error);
+
+    /* Starting to Ended: tells the driver whether the guest that ran on trial said hello in time. It remembers. */
+    void (*settle)(struct kelpie_vmm *vmm, bool is_good, const char *reason);
+
+    /* Starting, Running: KELPIE_E_BOOT when the guest's clock does not run as the host's does. */
+    int (*check_clock)(struct kelpie_vmm *vmm, const struct kelpie_vmm_guest_clock *clock,
+                       struct kelpie_error *error);
+
+    /* Running: the guest stands still when kelpie__vmm_emit_done says so. Needs CAN_PAUSE. */
+    int (*pause)(struct kelpie_vmm *vmm, struct kelpie_error *error);
+
+    /* Paused: the guest runs again when kelpie__vmm_emit_done says so. Needs CAN_PAUSE. */
+    int (*resume)(struct kelpie_vmm *vmm, struct kelpie_error *error);
+
+    /* Starting, Running, Paused: ends it now; ENDED follows. May be repeated. */
+    void (*kill)(struct kelpie_vmm *vmm);
+
+    /* Any state: kills what lives, without an event, and frees the instance. */
+    void (*destroy)(struct kelpie_vmm *vmm);
+};
+
+enum kelpie_vmm_state {
+    KELPIE_VMM_NEW,
+    KELPIE_VMM_STARTING,
+    KELPIE_VMM_RUNNING,
+    KELPIE_VMM_PAUSED,
+    KELPIE_VMM_ENDED,
+};
+
+/* The common head of every instance; kept by vmm.c, read by drivers. */
+struct kelpie_vmm {
+    const struct kelpie_vmm_operations *operations;
+    enum kelpie_vmm_state state;
+    bool is_changing; /* a pause or resume is under way */
+    kelpie_vmm_event_callback callback;
+    void *context;
+    kelpie_vmm_done_callback done_callback;
+    void *done_context;
+};
+
+/* The drivers of this build; the first is the default. NULL after the last. */
+const struct kelpie_vmm_operations *kelpie__vmm_driver(uint32_t index);
+
+KELPIE_MUST_CHECK int kelpie__vmm_create(const struct kelpie_vmm_operations *operations,
+                                         const struct kelpie_vmm_create *create,
+                                         struct kelpie_vmm **out, struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie__vmm_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
+                                        struct kelpie_vmm_started *out,
+                                        struct kelpie_error *error);
+void kelpie__vmm_settle(struct kelpie_vmm *vmm, bool is_good, const char *reason);
+KELPIE_MUST_CHECK int kelpie__vmm_check_clock(struct kelpie_vmm *vmm,
+                                              const struct kelpie_vmm_guest_clock *clock,
+                                              struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie__vmm_pause(struct kelpie_vmm *vmm, kelpie_vmm_done_callback callback,
+                                        void *context, struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie__vmm_resume(struct kelpie_vmm *vmm, kelpie_vmm_done_callback callback,
+                                         void *context, struct kelpie_error *error);
+void kelpie__vmm_kill(struct kelpie_vmm *vmm);
+void kelpie__vmm_destroy(struct kelpie_vmm *vmm); /* takes NULL */
+
+/* For drivers: every event and every completion passes through here, which checks the order and keeps the state. */
+void kelpie__vmm_emit(struct kelpie_vmm *vmm, const struct kelpie_vmm_event *event);
+void kelpie__vmm_emit_done(struct kelpie_vmm *vmm, int status, const struct kelpie_error *error);
+
+const char *kelpie__vmm_accelerator_name(enum kelpie_vmm_accelerator accelerator);
+
+#endif
