@@ -99,11 +99,11 @@ int kelpie__console_log_open(struct kelpie_console_log *console, struct kelpie_o
                              struct kelpie_loop *loop, int directory, struct kelpie_error *error) {
     struct kelpie_console_log made = {.os = os, .loop = loop, .stream = KELPIE_OS_NO_HANDLE};
     int status = kelpie__log_file_open(&made.log, os, directory, "console.log",
-                                       KELPIE_CONSOLE_LOG_BYTES_MAX, error);
+                                       KELPIE_CONSOLE_LOG_BYTES, error);
     if (status < 0) {
         return status;
     }
-    static_assert(CONSOLE_READ_BYTES <= KELPIE_CONSOLE_LOG_BYTES_MAX, "one read fits one file");
+    static_assert(CONSOLE_READ_BYTES <= KELPIE_CONSOLE_LOG_BYTES, "one read fits one file");
     *console = made;
     return 0;
 }
@@ -115,7 +115,7 @@ int kelpie__console_log_attach(struct kelpie_console_log *console, int stream,
     int status = kelpie__loop_watch(console->loop, stream, KELPIE_OS_READABLE, console_ready,
                                     console, &console->watch);
     if (status < 0) {
-        return kelpie__fail(error, KELPIE_E_INTERNAL, 0, "watch the console");
+        return kelpie__fail(error, status, 0, "watch the console");
     }
     console->is_watched = true;
     console->stream = stream;

@@ -53,7 +53,7 @@ struct kelpie_vmm_disk {
     bool is_read_only;
 };
 
-/* What to start. Everything is borrowed during the call. */
+/* What to start. All of it is borrowed until STARTED or ENDED. */
 struct kelpie_vmm_spec {
     const char *vm_directory;    /* stands in the VMM's argv, so that people and tests find the process */
     const char *cache_directory; /* where what was measured on this host is remembered */
@@ -173,6 +173,7 @@ enum kelpie_vmm_state {
 struct kelpie_vmm {
     const struct kelpie_vmm_operations *operations;
     enum kelpie_vmm_state state;
+    int32_t pid; /* of the VMM's process; 0 before it is spawned */
     bool is_changing; /* a pause or resume is under way */
     kelpie_vmm_event_callback callback;
     void *context;

@@ -165,8 +165,10 @@ static void arguments_add_disk(struct kelpie_qemu_arguments *arguments,
     arguments_add(arguments, "-blockdev");
     arguments_add(arguments, "driver=%s,node-name=disk%u,%s,file=file%u",
                   disk->format == KELPIE_VMM_DISK_QCOW2 ? "qcow2" : "raw", index, access, index);
+    /* report: a full or failing host disk is an error in the guest. The default would stop the whole VM. */
     arguments_add(arguments, "-device");
-    arguments_add(arguments, "virtio-blk-device,drive=disk%u,serial=%s", index, disk->serial);
+    arguments_add(arguments, "virtio-blk-device,drive=disk%u,serial=%s,werror=report,rerror=report", index,
+                  disk->serial);
 }
 
 int kelpie__qemu_arguments_build(struct kelpie_qemu_arguments *arguments,

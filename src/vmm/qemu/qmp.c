@@ -335,7 +335,7 @@ int kelpie__qmp_create(struct kelpie_os *os, struct kelpie_loop *loop, int strea
     int status = kelpie__loop_watch(loop, stream, KELPIE_OS_READABLE, qmp_ready, qmp, &qmp->watch);
     if (status < 0) {
         kelpie__free(os, qmp, sizeof(*qmp));
-        return kelpie__fail(error, KELPIE_E_INTERNAL, 0, "watch QMP");
+        return kelpie__fail(error, status, 0, "watch QMP");
     }
     qmp->is_watched = true;
     qmp->stream = stream;

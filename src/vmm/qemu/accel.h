@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * KVM or TCG. A /dev/kvm that answers its API may still never get an ordinary Linux through boot, so `auto` believes KVM
+ * only after it booted our guest on this host, once per host kernel, CPU and QEMU build. The verdict is remembered.
+ */
+#ifndef KELPIE_VMM_QEMU_ACCEL_H
+#define KELPIE_VMM_QEMU_ACCEL_H
+
+#include "core/error.h"
+#include "os/os.h"
+#include "vmm/vmm.h"
+
+#define KELPIE_ACCEL_KEY_BYTES 33u
+#define KELPIE_ACCEL_REASON_BYTES_MAX 256u
+
+struct kelpie_accel {
+    enum kelpie_vmm_accelerator accelerator; /* KVM or TCG */
+    int64_t trial_ns;                        /* not 0: KVM on trial, for so long */
+    char key[KELPIE_ACCEL_KEY_BYTES];        /* this host kernel, CPU and QEMU build */
+    char reason[KELPIE_ACCEL_REASON_BYTES_MAX];
+};
+
+/* Decides. KELPIE_E_UNAVAILABLE when KVM is asked for and cannot be opened; the error says why. */
+KELPIE_MUST_CHECK int kelpie__accel_choose(struct kelpie_os *os, const char *cache_directory,
+                                           const char *qemu_path,
+                                           enum kelpie_vmm_accelerator wanted,
+                                           struct kelpie_accel *out, struct kelpie_error *error);
+
+/* Remembers the verdict of a trial; when that fails the next start tries again. */
+void kelpie__accel_remember(struct kelpie_os *os, const char *cache_directory,
+                            const struct kelpie_accel *accel, bool is_usable, const char *reason);
+
+#endif

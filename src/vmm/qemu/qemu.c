@@ -1,0 +1,552 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The QEMU driver: one qemu-system-x86_64 process, its QMP conversation and its stderr. Owns the process from spawn to
+ * reap. Knows nothing of the agent but the stream that carries it.
+ */
+#include "vmm/qemu/qemu.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/limits.h"
+#include "core/loop.h"
+#include "os/os_call.h"
+#include "vmm/qemu/accel.h"
+#include "vmm/qemu/arguments.h"
+#include "vmm/qemu/program.h"
+#include "vmm/qemu/qmp.h"
+#include "vmm/qemu/tsc.h"
+#include "vmm/tail.h"
+
+#define QEMU_SIGNAL_KILL 9
+#define QEMU_QMP_TIMEOUT_MS 5000u
+/* After QMP closed, or the guest ended, QEMU's exit is a matter of milliseconds; then it is helped. */
+#define QEMU_EXIT_GRACE_NS (3000 * KELPIE_NS_PER_MS)
+#define QEMU_STDERR_READS_MAX 64u
+
+/* The child's descriptors: stdin, stdout and stderr come first. */
+enum qemu_descriptor {
+    QEMU_STDERR = 2,
+    QEMU_QMP,
+    QEMU_AGENT,
+    QEMU_CONSOLE,
+    QEMU_DESCRIPTOR_COUNT,
+};
+
+struct qemu {
+    struct kelpie_vmm vmm; /* first: see vmm.h */
+    struct kelpie_os *os;
+    struct kelpie_loop *loop;
+    const struct kelpie_vmm_spec *spec; /* borrowed: until STARTED or ENDED */
+    struct kelpie_accel accel;
+    struct kelpie_tsc tsc;
+    uint64_t tsc_khz; /* 0: not known, or KVM */
+    struct kelpie_qmp *qmp;
+    struct kelpie_timer end_timer;
+    int process; /* owned; KELPIE_OS_NO_HANDLE before the spawn and after the reap */
+    int stderr_pipe;
+    int pending[QEMU_DESCRIPTOR_COUNT]; /* owned: the child's ends, until the spawn */
+    uint32_t process_watch;
+    uint32_t stderr_watch;
+    bool is_process_watched;
+    bool is_stderr_watched;
+    bool is_kill_requested;
+    bool has_shutdown;
+    char shutdown_reason[KELPIE_QMP_REASON_BYTES_MAX];
+    char program[4096];
+    char cache_directory[4096];
+    char cause[KELPIE_VMM_TEXT_BYTES_MAX]; /* what the driver itself saw go wrong, or "" */
+    struct kelpie_tail stderr_tail;
+};
+
+static struct qemu *qemu_of(struct kelpie_vmm *vmm) {
+    struct qemu *qemu = KELPIE_CONTAINER_OF(vmm, struct qemu, vmm);
+    KELPIE_ASSERT(qemu->vmm.operations == &kelpie__qemu_operations);
+    if (qemu->is_process_watched) {
+        KELPIE_ASSERT(qemu->process != KELPIE_OS_NO_HANDLE);
+    }
+    if (qemu->is_stderr_watched) {
+        KELPIE_ASSERT(qemu->stderr_pipe != KELPIE_OS_NO_HANDLE);
+    }
+    return qemu;
+}
+
+static void qemu_close(struct qemu *qemu, int *handle) {
+    if (*handle != KELPIE_OS_NO_HANDLE) {
+        kelpie__ignore(kelpie__os_close(qemu->os, *handle)); /* pipes and process handles only */
+        *handle = KELPIE_OS_NO_HANDLE;
+    }
+}
+
+static void qemu_close_pending(struct qemu *qemu) {
+    for (uint32_t i = 0; i < QEMU_DESCRIPTOR_COUNT; i += 1) {
+        qemu_close(qemu, &qemu->pending[i]);
+    }
+}
+
+static void qemu_kill_process(struct qemu *qemu) {
+    if (qemu->process != KELPIE_OS_NO_HANDLE) {
+        /* It fails only for a process that has ended, whose handle is about to be readable. */
+        kelpie__ignore(kelpie__os_signal(qemu->os, qemu->process, QEMU_SIGNAL_KILL));
+    }
+}
+
+static void qemu_read_stderr(struct qemu *qemu, uint32_t budget) {
+    KELPIE_ASSERT(budget > 0);
+    for (uint32_t i = 0; i < budget && qemu->stderr_pipe != KELPIE_OS_NO_HANDLE; i += 1) {
+        char bytes[2048];
+        int64_t count = kelpie__os_read(qemu->os, qemu->stderr_pipe, bytes, sizeof(bytes));
+        if (count > 0) {
+            KELPIE_ASSERT((uint64_t)count <= sizeof(bytes));
+            kelpie__tail_append(&qemu->stderr_tail, bytes, (size_t)count);
+            continue;
+        }
+        if (count == 0 || (count != -EAGAIN && count != -EINTR)) {
+            if (qemu->is_stderr_watched) {
+                kelpie__loop_unwatch(qemu->loop, qemu->stderr_watch);
+                qemu->is_stderr_watched = false;
+            }
+            qemu_close(qemu, &qemu->stderr_pipe);
+        }
+        return;
+    }
+}
+
+static void qemu_stderr_ready(void *context, uint32_t bits) {
+    struct qemu *qemu = context;
+    KELPIE_ASSERT(bits != 0);
+    KELPIE_ASSERT(qemu->is_stderr_watched);
+    qemu_read_stderr(qemu, 1);
+}
+
+/* "QEMU exited with code 1: last lines" in the order of what helps most: what the driver saw, how it ended, its words. */
+static void qemu_describe_end(const struct qemu *qemu, struct kelpie_vmm_end *end) {
+    char how[96] = "QEMU never ran";
+    char words[320];
+    if (end->has_exit) {
+        int length = snprintf(how, sizeof(how),
+                              end->exit.is_signalled ? "QEMU was killed by signal %d"
+                                                     : "QEMU exited with code %d",
+                              end->exit.value);
+        KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(how));
+    }
+    kelpie__tail_text(&qemu->stderr_tail, words, sizeof(words));
+    bool has_cause = qemu->cause[0] != '\0';
+    int length = snprintf(end->text, sizeof(end->text), "%s%s%s%s%s", qemu->cause,
+                          has_cause ? "; " : "", how, words[0] != '\0' ? ": " : "", words);
+    KELPIE_ASSERT(length > 0); /* a cut text is still good for people */
+}
+
+static enum kelpie_vmm_end_kind qemu_end_kind(const struct qemu *qemu,
+                                              const struct kelpie_vmm_end *end) {
+    bool is_clean = end->has_exit && !end->exit.is_signalled && end->exit.value == 0;
+    if (is_clean && qemu->cause[0] == '\0' && qemu->has_shutdown) {
+        if (strcmp(qemu->shutdown_reason, "guest-shutdown") == 0) {
+            return KELPIE_VMM_END_POWER_OFF;
+        }
+        if (strcmp(qemu->shutdown_reason, "guest-reset") == 0) {
+            return KELPIE_VMM_END_RESET;
+        }
+    }
+    return qemu->is_kill_requested ? KELPIE_VMM_END_KILLED : KELPIE_VMM_END_FAILED;
+}
+
+/* The last act: nothing of the process is left. The instance may be gone when this returns. */
+static void qemu_end(struct qemu *qemu, const struct kelpie_os_exit *process_exit) {
+    KELPIE_ASSERT(qemu->process == KELPIE_OS_NO_HANDLE);
+    KELPIE_ASSERT(!qemu->is_process_watched);
+    struct kelpie_vmm_end end = {0};
+    kelpie__timer_disarm(qemu->loop, &qemu->end_timer);
+    kelpie__tsc_cancel(&qemu->tsc);
+    if (process_exit != NULL) {
+        end.has_exit = true;
+        end.exit = *process_exit;
+    }
+    qemu_read_stderr(qemu, QEMU_STDERR_READS_MAX);
+    if (qemu->qmp != NULL) {
+        kelpie__qmp_drain(qemu->qmp); /* a last SHUTDOWN tells why */
+    }
+    end.kind = qemu_end_kind(qemu, &end);
+    qemu_describe_end(qemu, &end);
+    if (qemu->vmm.is_changing) {
+        struct kelpie_error error = {0};
+        int status = kelpie__fail(&error, KELPIE_E_CRASHED, 0, "%s", end.text);
+        kelpie__vmm_emit_done(&qemu->vmm, status, &error);
+    }
+    kelpie__vmm_emit(&qemu->vmm, &(struct kelpie_vmm_event){.type = KELPIE_VMM_EVENT_ENDED,
+                                                            .end = &end});
+}
+
+static void qemu_process_ready(void *context, uint32_t bits) {
+    struct qemu *qemu = context;
+    KELPIE_ASSERT(bits != 0);
+    KELPIE_ASSERT(qemu->is_process_watched);
+    struct kelpie_os_exit process_exit = {0};
+    int status = kelpie__os_reap(qemu->os, qemu->process, &process_exit);
+    if (status == -EAGAIN || status == -EINTR) {
+        return;
+    }
+    kelpie__loop_unwatch(qemu->loop, qemu->process_watch);
+    qemu->is_process_watched = false;
+    qemu_close(qemu, &qemu->process);
+    qemu_end(qemu, status < 0 ? NULL : &process_exit);
+}
+
+static void qemu_exit_overdue(void *context) {
+    struct qemu *qemu = context;
+    if (qemu->process == KELPIE_OS_NO_HANDLE) {
+        KELPIE_ASSERT(!qemu->is_process_watched);
+        qemu_end(qemu, NULL); /* killed, or failed, before it was spawned */
+        return;
+    }
+    KELPIE_ASSERT(qemu->is_process_watched);
+    qemu_kill_process(qemu);
+}
+
+static void qemu_arm_end(struct qemu *qemu, int64_t delay_ns) {
+    KELPIE_ASSERT(delay_ns >= 0);
+    kelpie__timer_disarm(qemu->loop, &qemu->end_timer);
+    kelpie__timer_arm(qemu->loop, &qemu->end_timer, qemu->loop->now_ns + delay_ns,
+                      qemu_exit_overdue, qemu);
+}
+
+static void qemu_note_cause(struct qemu *qemu, const struct kelpie_error *error) {
+    KELPIE_ASSERT(error->code < 0);
+    if (qemu->cause[0] == '\0') {
+        int length = snprintf(qemu->cause, sizeof(qemu->cause), "%s", error->message);
+        KELPIE_ASSERT(length >= 0); /* a cut text is still good for people */
+    }
+}
+
+static void qemu_qmp_ready(void *context) {
+    struct qemu *qemu = context;
+    KELPIE_ASSERT(qemu->vmm.state == KELPIE_VMM_STARTING);
+    KELPIE_ASSERT(qemu->process != KELPIE_OS_NO_HANDLE);
+    kelpie__vmm_emit(&qemu->vmm, &(struct kelpie_vmm_event){.type = KELPIE_VMM_EVENT_STARTED});
+}
+
+static void qemu_qmp_event(void *context, const struct kelpie_qmp_event *event) {
+    struct qemu *qemu = context;
+    enum kelpie_vmm_state state = qemu->vmm.state;
+    switch (event->type) {
+    case KELPIE_QMP_EVENT_STOP:
+        if (state == KELPIE_VMM_RUNNING) {
+            kelpie__vmm_emit(&qemu->vmm,
+                             &(struct kelpie_vmm_event){.type = KELPIE_VMM_EVENT_PAUSED});
+        }
+        break;
+    case KELPIE_QMP_EVENT_RESUME:
+        if (state == KELPIE_VMM_PAUSED) {
+            kelpie__vmm_emit(&qemu->vmm,
+                             &(struct kelpie_vmm_event){.type = KELPIE_VMM_EVENT_RESUMED});
+        }
+        break;
+    case KELPIE_QMP_EVENT_SHUTDOWN:
+        KELPIE_ASSERT(sizeof(qemu->shutdown_reason) == sizeof(event->reason));
+        memcpy(qemu->shutdown_reason, event->reason, sizeof(event->reason));
+        qemu->has_shutdown = true;
+        if (qemu->process != KELPIE_OS_NO_HANDLE) {
+            qemu_arm_end(qemu, QEMU_EXIT_GRACE_NS);
+        }
+        break;
+    }
+}
+
+static void qemu_qmp_closed(void *context, const struct kelpie_error *error) {
+    struct qemu *qemu = context;
+    KELPIE_ASSERT(error->code < 0);
+    if (qemu->process == KELPIE_OS_NO_HANDLE) {
+        return; /* the last drain: it has ended already */
+    }
+    if (error->code == KELPIE_E_PROTOCOL) {
+        qemu_note_cause(qemu, error);
+        qemu_kill_process(qemu);
+        return;
+    }
+    /* Mostly the first sign of its end. If it is not, QEMU is killed for having closed its control channel. */
+    if (!qemu->has_shutdown) {
+        qemu_arm_end(qemu, QEMU_EXIT_GRACE_NS);
+    }
+}
+
+static int qemu_watch_child(struct qemu *qemu, struct kelpie_error *error) {
+    int status = kelpie__loop_watch(qemu->loop, qemu->process, KELPIE_OS_READABLE,
+                                    qemu_process_ready, qemu, &qemu->process_watch);
+    if (status == 0) {
+        qemu->is_process_watched = true;
+        status = kelpie__loop_watch(qemu->loop, qemu->stderr_pipe, KELPIE_OS_READABLE,
+                                    qemu_stderr_ready, qemu, &qemu->stderr_watch);
+    }
+    if (status < 0) {
+        return kelpie__fail(error, status, 0, "watch QEMU's process");
+    }
+    qemu->is_stderr_watched = true;
+    KELPIE_ASSERT(qemu->is_process_watched);
+    return 0;
+}
+
+static int qemu_spawn_process(struct qemu *qemu, const char *const *argv,
+                              struct kelpie_error *error) {
+    /* No environment: nothing of the user's belongs into a process that a guest may take over. */
+    static const char *const environment[] = {"LC_ALL=C", NULL};
+    struct kelpie_os_spawn spawn = {
+        .path = qemu->program,
+        .argv = argv,
+        .environment = environment,
+        .directory = "/",
+        .handles = qemu->pending,
+        .handle_count = QEMU_DESCRIPTOR_COUNT,
+        .flags = KELPIE_OS_SPAWN_DIE_WITH_PARENT | KELPIE_OS_SPAWN_NEW_SESSION |
+                 KELPIE_OS_SPAWN_NO_NEW_PRIVILEGES,
+        .cgroup = KELPIE_OS_NO_HANDLE,
+    };
+    const char *step = "";
+    int process = KELPIE_OS_NO_HANDLE;
+    int status = kelpie__os_spawn(qemu->os, &spawn, &process, &qemu->vmm.pid, &step);
+    if (status < 0) {
+        return kelpie__fail(error, KELPIE_E_BOOT, -status, "start \"%s\" (%s)", qemu->program,
+                            step);
+    }
+    qemu->process = process;
+    qemu_close_pending(qemu);
+    KELPIE_ASSERT(qemu->vmm.pid > 0);
+    return qemu_watch_child(qemu, error);
+}
+
+static int qemu_spawn(struct qemu *qemu, struct kelpie_error *error) {
+    KELPIE_ASSERT(qemu->process == KELPIE_OS_NO_HANDLE);
+    KELPIE_ASSERT(qemu->spec != NULL);
+    struct kelpie_qemu_arguments *arguments = kelpie__alloc(qemu->os, sizeof(*arguments));
+    if (arguments == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "allocate QEMU's arguments");
+    }
+    struct kelpie_qemu_arguments_input input = {
+        .spec = qemu->spec,
+        .program = qemu->program,
+        .accelerator = qemu->accel.accelerator,
+        .tsc_khz = qemu->tsc_khz,
+        .qmp = QEMU_QMP,
+        .agent = QEMU_AGENT,
+        .console = QEMU_CONSOLE,
+    };
+    int status = kelpie__qemu_arguments_build(arguments, &input, error);
+    if (status == 0) {
+        status = qemu_spawn_process(qemu, arguments->values, error);
+    }
+    kelpie__free(qemu->os, arguments, sizeof(*arguments));
+    return status;
+}
+
+static void qemu_tsc_known(void *context, int status, uint64_t khz,
+                           const struct kelpie_error *error) {
+    struct qemu *qemu = context;
+    struct kelpie_error spawn_error = {0};
+    KELPIE_ASSERT(qemu->vmm.state == KELPIE_VMM_STARTING);
+    if (status < 0) {
+        qemu_note_cause(qemu, error);
+        qemu_arm_end(qemu, 0);
+        return;
+    }
+    qemu->tsc_khz = khz;
+    if (qemu_spawn(qemu, &spawn_error) < 0) {
+        qemu_note_cause(qemu, &spawn_error);
+        qemu_kill_process(qemu);
+        if (!qemu->is_process_watched) {
+            qemu_arm_end(qemu, 0);
+        }
+    }
+}
+
+/* Makes the three streams and the pipe. On failure what was made is closed by destroy. */
+static int qemu_make_streams(struct qemu *qemu, struct kelpie_vmm_started *out,
+                             struct kelpie_error *error) {
+    static const struct kelpie_qmp_callbacks callbacks = {
+        .ready = qemu_qmp_ready, .event = qemu_qmp_event, .closed = qemu_qmp_closed};
+    int streams[3][2]; /* QMP, agent, console */
+    uint32_t made = 0;
+    int status = 0;
+    while (made < 3 && status >= 0) {
+        status = kelpie__os_pair(qemu->os, streams[made]);
+        if (status >= 0) {
+            qemu->pending[QEMU_QMP + made] = streams[made][1];
+            made += 1;
+        }
+    }
+    int ends[2] = {KELPIE_OS_NO_HANDLE, KELPIE_OS_NO_HANDLE};
+    if (status >= 0) {
+        status = kelpie__os_pipe(qemu->os, ends);
+    }
+    if (status < 0) {
+        status = kelpie__fail(error, KELPIE_E_BOOT, -status, "make QEMU's streams");
+        goto fail_streams;
+    }
+    qemu->stderr_pipe = ends[0];
+    qemu->pending[QEMU_STDERR] = ends[1];
+    status = kelpie__qmp_create(qemu->os, qemu->loop, streams[0][0], &callbacks, qemu, &qemu->qmp,
+                                error);
+    if (status < 0) {
+        goto fail_streams;
+    }
+    kelpie__os_label(qemu->os, streams[0][0], "qmp");
+    kelpie__os_label(qemu->os, streams[1][0], "agent");
+    kelpie__os_label(qemu->os, streams[2][0], "console");
+    out->agent = streams[1][0];
+    out->console = streams[2][0];
+    return 0;
+
+fail_streams:
+    for (uint32_t i = 0; i < made; i += 1) {
+        kelpie__ignore(kelpie__os_close(qemu->os, streams[i][0])); /* never used */
+    }
+    return status;
+}
+
+static int qemu_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
+                      struct kelpie_vmm_started *out, struct kelpie_error *error) {
+    struct qemu *qemu = qemu_of(vmm);
+    int length =
+        snprintf(qemu->cache_directory, sizeof(qemu->cache_directory), "%s", spec->cache_directory);
+    KELPIE_ASSERT(length > 0);
+    if ((size_t)length >= sizeof(qemu->cache_directory)) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "the cache directory's path is too long");
+    }
+    int status = kelpie__qemu_program_find(qemu->os, qemu->program, sizeof(qemu->program), error);
+    if (status < 0) {
+        return status;
+    }
+    status = kelpie__accel_choose(qemu->os, qemu->cache_directory, qemu->program,
+                                  spec->accelerator, &qemu->accel, error);
+    if (status < 0) {
+        return status;
+    }
+    struct kelpie_vmm_started started = {
+        .accelerator = qemu->accel.accelerator,
+        .accelerator_reason = qemu->accel.reason,
+        .trial_ns = qemu->accel.trial_ns,
+    };
+    status = qemu_make_streams(qemu, &started, error);
+    if (status < 0) {
+        return status;
+    }
+    qemu->spec = spec;
+    bool is_tcg = qemu->accel.accelerator == KELPIE_VMM_ACCELERATOR_TCG;
+    if (is_tcg && !kelpie__tsc_recall(qemu->os, qemu->cache_directory, &qemu->tsc_khz)) {
+        kelpie__tsc_measure(&qemu->tsc, qemu->os, qemu->loop, qemu->cache_directory,
+                            qemu_tsc_known, qemu);
+    } else {
+        status = qemu_spawn(qemu, error);
+        if (status < 0) {
+            kelpie__ignore(kelpie__os_close(qemu->os, started.agent));   /* never used */
+            kelpie__ignore(kelpie__os_close(qemu->os, started.console)); /* never used */
+            return status;
+        }
+    }
+    *out = started;
+    return 0;
+}
+
+static void qemu_settle(struct kelpie_vmm *vmm, bool is_good, const char *reason) {
+    struct qemu *qemu = qemu_of(vmm);
+    KELPIE_ASSERT(qemu->vmm.state != KELPIE_VMM_NEW);
+    if (qemu->accel.trial_ns > 0) {
+        kelpie__accel_remember(qemu->os, qemu->cache_directory, &qemu->accel, is_good, reason);
+        qemu->accel.trial_ns = 0;
+    }
+    KELPIE_ASSERT(qemu->accel.trial_ns == 0);
+}
+
+static int qemu_check_clock(struct kelpie_vmm *vmm, const struct kelpie_vmm_guest_clock *clock,
+                            struct kelpie_error *error) {
+    struct qemu *qemu = qemu_of(vmm);
+    if (qemu->tsc_khz == 0) {
+        return 0; /* the guest measured for itself, or KVM tells it */
+    }
+    KELPIE_ASSERT(qemu->accel.accelerator == KELPIE_VMM_ACCELERATOR_TCG);
+    return kelpie__tsc_compare(qemu->tsc_khz, clock, error);
+}
+
+static void qemu_changed(void *context, int status, const struct kelpie_error *error) {
+    struct qemu *qemu = context;
+    KELPIE_ASSERT(qemu->vmm.is_changing);
+    kelpie__vmm_emit_done(&qemu->vmm, status, error);
+}
+
+static int qemu_pause(struct kelpie_vmm *vmm, struct kelpie_error *error) {
+    struct qemu *qemu = qemu_of(vmm);
+    KELPIE_ASSERT(qemu->qmp != NULL);
+    return kelpie__qmp_execute(qemu->qmp, "stop", QEMU_QMP_TIMEOUT_MS, qemu_changed, qemu, error);
+}
+
+static int qemu_resume(struct kelpie_vmm *vmm, struct kelpie_error *error) {
+    struct qemu *qemu = qemu_of(vmm);
+    KELPIE_ASSERT(qemu->qmp != NULL);
+    return kelpie__qmp_execute(qemu->qmp, "cont", QEMU_QMP_TIMEOUT_MS, qemu_changed, qemu, error);
+}
+
+static void qemu_kill(struct kelpie_vmm *vmm) {
+    struct qemu *qemu = qemu_of(vmm);
+    KELPIE_ASSERT(qemu->vmm.state != KELPIE_VMM_ENDED);
+    qemu->is_kill_requested = true;
+    kelpie__tsc_cancel(&qemu->tsc);
+    if (qemu->process == KELPIE_OS_NO_HANDLE) {
+        qemu_arm_end(qemu, 0);
+        return;
+    }
+    KELPIE_ASSERT(qemu->is_process_watched);
+    qemu_kill_process(qemu);
+}
+
+static void qemu_destroy(struct kelpie_vmm *vmm) {
+    struct qemu *qemu = qemu_of(vmm);
+    kelpie__tsc_cancel(&qemu->tsc);
+    kelpie__timer_disarm(qemu->loop, &qemu->end_timer);
+    qemu_kill_process(qemu);
+    if (qemu->is_process_watched) {
+        kelpie__loop_unwatch(qemu->loop, qemu->process_watch);
+        qemu->is_process_watched = false;
+    }
+    if (qemu->is_stderr_watched) {
+        kelpie__loop_unwatch(qemu->loop, qemu->stderr_watch);
+        qemu->is_stderr_watched = false;
+    }
+    kelpie__qmp_destroy(qemu->qmp);
+    qemu_close_pending(qemu);
+    qemu_close(qemu, &qemu->stderr_pipe);
+    qemu_close(qemu, &qemu->process);
+    KELPIE_ASSERT(qemu->process == KELPIE_OS_NO_HANDLE);
+    kelpie__free(qemu->os, qemu, sizeof(*qemu));
+}
+
+static int qemu_create(const struct kelpie_vmm_create *create, struct kelpie_vmm **out,
+                       struct kelpie_error *error) {
+    struct qemu *qemu = kelpie__alloc(create->os, sizeof(*qemu));
+    if (qemu == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "allocate %zu bytes for QEMU",
+                            sizeof(*qemu));
+    }
+    qemu->os = create->os;
+    qemu->loop = create->loop;
+    qemu->process = KELPIE_OS_NO_HANDLE;
+    qemu->stderr_pipe = KELPIE_OS_NO_HANDLE;
+    for (uint32_t i = 0; i < QEMU_DESCRIPTOR_COUNT; i += 1) {
+        qemu->pending[i] = KELPIE_OS_NO_HANDLE;
+    }
+    KELPIE_ASSERT(qemu->qmp == NULL);
+    KELPIE_ASSERT(!qemu->is_process_watched);
+    *out = &qemu->vmm;
+    return 0;
+}
+
+const struct kelpie_vmm_operations kelpie__qemu_operations = {
+    .name = "qemu",
+    .capabilities = KELPIE_VMM_CAN_PAUSE,
+    .create = qemu_create,
+    .start = qemu_start,
+    .settle = qemu_settle,
+    .check_clock = qemu_check_clock,
+    .pause = qemu_pause,
+    .resume = qemu_resume,
+    .kill = qemu_kill,
+    .destroy = qemu_destroy,
+};
