@@ -101,7 +101,7 @@ def header_functions(text):
     code, _ = strip_code(text)
     code = re.sub(r"^\s*#.*?(?<!\\)$", "", code, flags=re.M | re.S)
     code = re.sub(r"\{[^{}]*\}", "", code)
-    return set(re.findall(r"(?<!\*)\b(kelpie_\w+)\s*\((?!\s*\*)", code))
+    return set(re.findall(r"(?<!\(\*)\b(kelpie_\w+)\s*\((?!\s*\*)", code))
 
 
 def exported(library):
