@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See json.h: the writer. What does not fit sets is_full, and nothing is written from then on.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "core/json.h"
+#include "core/limits.h"
+#include "core/text.h"
+
+static void append(struct kelpie_json_writer *writer, const char *bytes, size_t count) {
+    KELPIE_ASSERT(writer->length < writer->capacity);
+    if (writer->is_full || count >= writer->capacity - writer->length) {
+        writer->is_full = true;
+        return;
+    }
+    memcpy(writer->text + writer->length, bytes, count);
+    writer->length += count;
+    writer->text[writer->length] = '\0';
+}
+
+static void append_text(struct kelpie_json_writer *writer, const char *text) {
+    append(writer, text, strlen(text));
+}
+
+static void append_character(struct kelpie_json_writer *writer, const char *bytes, size_t count) {
+    unsigned char first = (unsigned char)bytes[0];
+    KELPIE_ASSERT(count >= 1 && count <= 4);
+    if (first == '"' || first == '\\') {
+        append(writer, "\\", 1);
+        append(writer, bytes, 1);
+    } else if (first == '\n') {
+        append(writer, "\\n", 2);
+    } else if (first == '\t') {
+        append(writer, "\\t", 2);
+    } else if (first < 0x20 || first == 0x7f) {
+        char escape[8];
+        kelpie__ignore(kelpie__text_format(escape, sizeof(escape), "\\u%04x", first));
+        append_text(writer, escape);
+    } else {
+        append(writer, bytes, count);
+    }
+}
+
+static void append_quoted(struct kelpie_json_writer *writer, const char *bytes, size_t count) {
+    append(writer, "\"", 1);
+    size_t at = 0;
+    while (at < count) { /* every turn takes a byte at least */
+        size_t length = kelpie__text_utf8_length(bytes + at, count - at);
+        if (length == 0) {
+            append(writer, "\xef\xbf\xbd", 3);
+            length = 1;
+        } else {
+            append_character(writer, bytes + at, length);
+        }
+        at += length;
+    }
+    append(writer, "\"", 1);
+}
+
+static void open_value(struct kelpie_json_writer *writer, const char *key) {
+    KELPIE_ASSERT(writer->text != NULL);
+    KELPIE_ASSERT(key == NULL || writer->depth > 0);
+    if (writer->needs_comma) {
+        append(writer, ",", 1);
+    }
+    if (key != NULL) {
+        append_quoted(writer, key, strlen(key));
+        append(writer, ":", 1);
+    }
+    writer->needs_comma = true;
+}
+
+static void open_nest(struct kelpie_json_writer *writer, const char *key, const char *bracket) {
+    open_value(writer, key);
+    append_text(writer, bracket);
+    KELPIE_ASSERT(writer->depth < KELPIE_JSON_DEPTH_MAX);
+    writer->depth += 1;
+    writer->needs_comma = false;
+}
+
+static void close_nest(struct kelpie_json_writer *writer, const char *bracket) {
+    KELPIE_ASSERT(writer->depth > 0);
+    append_text(writer, bracket);
+    writer->depth -= 1;
+    writer->needs_comma = true;
+}
+
+void kelpie__json_begin(struct kelpie_json_writer *writer, char *text, size_t capacity) {
+    KELPIE_ASSERT(capacity > 0);
+    *writer = (struct kelpie_json_writer){.text = text, .capacity = capacity};
+    text[0] = '\0';
+}
+
+void kelpie__json_object_begin(struct kelpie_json_writer *writer, const char *key) {
+    open_nest(writer, key, "{");
+}
+
+void kelpie__json_object_end(struct kelpie_json_writer *writer) {
+    close_nest(writer, "}");
+}
+
+void kelpie__json_array_begin(struct kelpie_json_writer *writer, const char *key) {
+    open_nest(writer, key, "[");
+}
+
+void kelpie__json_array_end(struct kelpie_json_writer *writer) {
+    close_nest(writer, "]");
+}
+
+void kelpie__json_write_bytes(struct kelpie_json_writer *writer, const char *key, const char *bytes,
+                              size_t count) {
+    open_value(writer, key);
+    append_quoted(writer, bytes, count);
+}
+
+void kelpie__json_write_string(struct kelpie_json_writer *writer, const char *key,
+                               const char *text) {
+    kelpie__json_write_bytes(writer, key, text, strlen(text));
+}
+
+void kelpie__json_write_u64(struct kelpie_json_writer *writer, const char *key, uint64_t value) {
+    char digits[24];
+    kelpie__ignore(kelpie__text_format(digits, sizeof(digits), "%llu", (unsigned long long)value));
+    open_value(writer, key);
+    append_text(writer, digits);
+}
+
+void kelpie__json_write_i64(struct kelpie_json_writer *writer, const char *key, int64_t value) {
+    char digits[24];
+    kelpie__ignore(kelpie__text_format(digits, sizeof(digits), "%lld", (long long)value));
+    open_value(writer, key);
+    append_text(writer, digits);
+}
+
+void kelpie__json_write_bool(struct kelpie_json_writer *writer, const char *key, bool value) {
+    open_value(writer, key);
+    append_text(writer, value ? "true" : "false");
+}
+
+void kelpie__json_write_raw(struct kelpie_json_writer *writer, const char *key, const char *json,
+                            size_t length) {
+    KELPIE_ASSERT(length > 0);
+    open_value(writer, key);
+    append(writer, json, length);
+}
+
+int64_t kelpie__json_finish(struct kelpie_json_writer *writer) {
+    KELPIE_ASSERT(writer->depth == 0 || writer->is_full);
+    KELPIE_ASSERT(writer->length < writer->capacity);
+    return writer->is_full ? -1 : (int64_t)writer->length;
+}

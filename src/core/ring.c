@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See ring.h. An empty ring starts again at its first byte, so that a small exchange is one contiguous piece and
+ * touches one page.
+ */
+#include "core/ring.h"
+
+#include <string.h>
+
+#include "os/os_call.h"
+
+void kelpie__ring_check(const struct kelpie_ring *ring) {
+    KELPIE_ASSERT(ring->bytes != NULL && ring->capacity > 0);
+    KELPIE_ASSERT(ring->start < ring->capacity);
+    KELPIE_ASSERT(ring->acknowledged <= ring->sent);
+    KELPIE_ASSERT(ring->sent <= ring->written);
+    KELPIE_ASSERT(ring->written - ring->acknowledged <= ring->capacity);
+}
+
+int kelpie__ring_init(struct kelpie_ring *ring, struct kelpie_os *os, size_t capacity,
+                      struct kelpie_error *error) {
+    KELPIE_ASSERT(capacity > 0);
+    uint8_t *bytes = kelpie__alloc(os, capacity);
+    if (bytes == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a stream of %zu bytes", capacity);
+    }
+    *ring = (struct kelpie_ring){.os = os, .bytes = bytes, .capacity = capacity};
+    kelpie__ring_check(ring);
+    return 0;
+}
+
+void kelpie__ring_deinit(struct kelpie_ring *ring) {
+    if (ring->bytes != NULL) {
+        kelpie__ring_check(ring);
+        kelpie__free(ring->os, ring->bytes, ring->capacity);
+    }
+    *ring = (struct kelpie_ring){0};
+}
+
+void kelpie__ring_reset(struct kelpie_ring *ring) {
+    kelpie__ring_check(ring);
+    ring->start = 0;
+    ring->acknowledged = 0;
+    ring->sent = 0;
+    ring->written = 0;
+}
+
+static size_t ring_used(const struct kelpie_ring *ring) {
+    return (size_t)(ring->written - ring->acknowledged);
+}
+
+static size_t ring_index(const struct kelpie_ring *ring, uint64_t offset) {
+    KELPIE_ASSERT(offset >= ring->acknowledged && offset <= ring->written);
+    size_t index = ring->start + (size_t)(offset - ring->acknowledged);
+    return index < ring->capacity ? index : index - ring->capacity;
+}
+
+size_t kelpie__ring_space(const struct kelpie_ring *ring) {
+    kelpie__ring_check(ring);
+    return ring->capacity - ring_used(ring);
+}
+
+size_t kelpie__ring_unsent(const struct kelpie_ring *ring) {
+    kelpie__ring_check(ring);
+    return (size_t)(ring->written - ring->sent);
+}
+
+size_t kelpie__ring_write_view(struct kelpie_ring *ring, void **out) {
+    size_t space = kelpie__ring_space(ring);
+    if (space == ring->capacity) {
+        ring->start = 0;
+    }
+    size_t index = ring_index(ring, ring->written);
+    *out = ring->bytes + index;
+    return (size_t)kelpie__min_u64(space, ring->capacity - index);
+}
+
+void kelpie__ring_commit(struct kelpie_ring *ring, size_t count) {
+    KELPIE_ASSERT(count <= kelpie__ring_space(ring));
+    ring->written += count;
+    kelpie__ring_check(ring);
+}
+
+size_t kelpie__ring_write(struct kelpie_ring *ring, const void *bytes, size_t count) {
+    const uint8_t *from = bytes;
+    size_t done = 0;
+    for (unsigned piece = 0; piece < 2 && done < count; piece += 1) { /* before and after the end of the buffer */
+        void *room = NULL;
+        size_t length = (size_t)kelpie__min_u64(kelpie__ring_write_view(ring, &room), count - done);
+        memcpy(room, from + done, length);
+        kelpie__ring_commit(ring, length);
+        done += length;
+    }
+    KELPIE_ASSERT(done == count || kelpie__ring_space(ring) == 0);
+    return done;
+}
+
+size_t kelpie__ring_send_view(const struct kelpie_ring *ring, const void **out) {
+    size_t unsent = kelpie__ring_unsent(ring);
+    size_t index = ring_index(ring, ring->sent);
+    *out = ring->bytes + index;
+    return (size_t)kelpie__min_u64(unsent, ring->capacity - index);
+}
+
+void kelpie__ring_mark_sent(struct kelpie_ring *ring, size_t count) {
+    KELPIE_ASSERT(count <= kelpie__ring_unsent(ring));
+    ring->sent += count;
+    kelpie__ring_check(ring);
+}
+
+bool kelpie__ring_acknowledge(struct kelpie_ring *ring, uint64_t offset) {
+    kelpie__ring_check(ring);
+    if (offset < ring->acknowledged || offset > ring->sent) {
+        return false;
+    }
+    ring->start = ring_index(ring, offset);
+    ring->acknowledged = offset;
+    kelpie__ring_check(ring);
+    return true;
+}
+
+bool kelpie__ring_rewind(struct kelpie_ring *ring, uint64_t offset) {
+    kelpie__ring_check(ring);
+    if (offset > ring->written) {
+        return false;
+    }
+    ring->sent = kelpie__max_u64(offset, ring->acknowledged);
+    kelpie__ring_check(ring);
+    return true;
+}
+
+void kelpie__ring_drop(struct kelpie_ring *ring) {
+    kelpie__ring_check(ring);
+    ring->acknowledged = ring->written;
+    ring->sent = ring->written;
+    ring->start = 0;
+    kelpie__ring_check(ring);
+}

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See text.h. Only pure functions of the C library; the locale is never asked.
+ */
+#include "core/text.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+bool kelpie__text_format(char *out, size_t capacity, const char *format, ...) {
+    KELPIE_ASSERT(capacity > 0);
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(out, capacity, format, arguments);
+    va_end(arguments);
+    KELPIE_ASSERT(length >= 0);
+    return (size_t)length < capacity;
+}
+
+bool kelpie__text_copy(char *out, size_t capacity, const char *text) {
+    KELPIE_ASSERT(capacity > 0);
+    size_t length = strlen(text);
+    size_t count = length < capacity ? length : capacity - 1;
+    memcpy(out, text, count);
+    out[count] = '\0';
+    KELPIE_ASSERT(strlen(out) < capacity);
+    return count == length;
+}
+
+bool kelpie__text_join(char *out, size_t capacity, const char *directory, const char *name) {
+    KELPIE_ASSERT(capacity > 0);
+    size_t length = strlen(directory);
+    const char *separator = length > 0 && directory[length - 1] == '/' ? "" : "/";
+    if (!kelpie__text_format(out, capacity, "%s%s%s", directory, separator, name)) {
+        out[0] = '\0';
+        return false;
+    }
+    return true;
+}
+
+void kelpie__text_hex(char *out, size_t capacity, const void *bytes, size_t count) {
+    static const char digits[] = "0123456789abcdef";
+    const uint8_t *from = bytes;
+    KELPIE_ASSERT(count < SIZE_MAX / 2);
+    KELPIE_ASSERT(capacity >= 2 * count + 1);
+    for (size_t i = 0; i < count; i += 1) {
+        out[2 * i] = digits[from[i] >> 4];
+        out[2 * i + 1] = digits[from[i] & 15];
+    }
+    out[2 * count] = '\0';
+}
+
+static int hex_digit(char character) {
+    if (character >= '0' && character <= '9') {
+        return character - '0';
+    }
+    if (character >= 'a' && character <= 'f') {
+        return character - 'a' + 10;
+    }
+    if (character >= 'A' && character <= 'F') {
+        return character - 'A' + 10;
+    }
+    return -1;
+}
+
+bool kelpie__text_unhex(const char *text, void *out, size_t count) {
+    uint8_t *to = out;
+    if (strlen(text) != 2 * count) {
+        return false;
+    }
+    for (size_t i = 0; i < 2 * count; i += 1) {
+        if (hex_digit(text[i]) < 0) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < count; i += 1) {
+        to[i] = (uint8_t)(hex_digit(text[2 * i]) << 4 | hex_digit(text[2 * i + 1]));
+    }
+    return true;
+}
+
+bool kelpie__text_u64(const char *text, uint64_t *out) {
+    uint64_t value = 0;
+    if (text[0] == '\0') {
+        return false;
+    }
+    for (const char *next = text; *next != '\0'; next += 1) {
+        if (*next < '0' || *next > '9' || __builtin_mul_overflow(value, 10u, &value) ||
+            __builtin_add_overflow(value, (uint64_t)(*next - '0'), &value)) {
+            return false;
+        }
+    }
+    *out = value;
+    return true;
+}
+
+bool kelpie__text_equal(const char *a, const char *b) {
+    return strcmp(a, b) == 0;
+}
+
+bool kelpie__text_has_prefix(const char *text, const char *prefix) {
+    return strncmp(text, prefix, strlen(prefix)) == 0;
+}
+
+/* The Unicode standard, table 3-7: the second byte's range depends on the first; no surrogates, nothing overlong. */
+size_t kelpie__text_utf8_length(const char *text, size_t length) {
+    const uint8_t *bytes = (const uint8_t *)text;
+    if (length == 0) {
+        return 0;
+    }
+    uint8_t first = bytes[0];
+    if (first < 0x80) {
+        return 1;
+    }
+    size_t count = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
+    if (first < 0xc2 || first > 0xf4 || length < count) {
+        return 0;
+    }
+    uint8_t low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
+    uint8_t high = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
+    if (bytes[1] < low || bytes[1] > high) {
+        return 0;
+    }
+    for (size_t i = 2; i < count; i += 1) {
+        if (bytes[i] < 0x80 || bytes[i] > 0xbf) {
+            return 0;
+        }
+    }
+    return count;
+}

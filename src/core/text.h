@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Bounded texts: every function knows its buffer's capacity, always terminates, and says when something did not fit.
+ */
+#ifndef KELPIE_CORE_TEXT_H
+#define KELPIE_CORE_TEXT_H
+
+#include "core/base.h"
+
+/* Formats into `out`. True: all of it fitted. False: it was cut, at a byte. */
+KELPIE_PRINTF(3, 4) bool kelpie__text_format(char *out, size_t capacity, const char *format, ...);
+
+/* Copies a text. False: it was cut. */
+bool kelpie__text_copy(char *out, size_t capacity, const char *text);
+
+/* "directory/name", without a double slash. False: it does not fit; `out` is then empty. */
+KELPIE_MUST_CHECK bool kelpie__text_join(char *out, size_t capacity, const char *directory,
+                                         const char *name);
+
+/* 2 × count lower-case digits and a zero; capacity is 2 × count + 1 at least. */
+void kelpie__text_hex(char *out, size_t capacity, const void *bytes, size_t count);
+/* The reverse: exactly 2 × count digits and nothing else, of either case. */
+KELPIE_MUST_CHECK bool kelpie__text_unhex(const char *text, void *out, size_t count);
+
+/* A decimal number, nothing else around it. */
+KELPIE_MUST_CHECK bool kelpie__text_u64(const char *text, uint64_t *out);
+
+bool kelpie__text_equal(const char *a, const char *b);
+bool kelpie__text_has_prefix(const char *text, const char *prefix);
+
+/* The bytes of the UTF-8 sequence at `text`, 1 to 4, or 0 when it is not valid within `length` bytes. */
+size_t kelpie__text_utf8_length(const char *text, size_t length);
+
+#endif
