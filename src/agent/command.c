@@ -92,22 +92,19 @@ static bool command_join(char *out, size_t capacity, const char *directory, cons
     return length > 0 && (size_t)length < capacity;
 }
 
-static int command_fail_not_found(const char *name, enum kelpie_agent_command_reason *out_reason,
-                                  struct kelpie_error *error) {
-    *out_reason = KELPIE_AGENT_COMMAND_NOT_FOUND;
-    return kelpie__fail(error, KELPIE_E_EXEC, 0, "\"%.200s\" is not found in the command's PATH",
-                        name);
+static int command_fail_not_found(const char *name, struct kelpie_error *error) {
+    return kelpie__fail(error, KELPIE_E_EXEC_NOT_FOUND, 0,
+                        "\"%.200s\" is not found in the command's PATH", name);
 }
 
 /* As execvp does: the first that can be executed; if there is none, what was found but has no permission. */
 static int command_search(struct kelpie_agent_command *command, struct kelpie_os *os,
                           const struct kelpie_agent_command_options *options,
-                          enum kelpie_agent_command_reason *out_reason,
                           struct kelpie_error *error) {
     const char *name = command->vector[0];
     KELPIE_ASSERT(strchr(name, '/') == NULL);
     if (name[0] == '\0') {
-        return command_fail_not_found(name, out_reason, error);
+        return command_fail_not_found(name, error);
     }
     const char *at = kelpie__agent_command_variable(command->environment, "PATH");
     KELPIE_ASSERT(at != NULL);
@@ -130,24 +127,22 @@ static int command_search(struct kelpie_agent_command *command, struct kelpie_os
         at = colon == NULL ? NULL : colon + 1;
     }
     if (is_forbidden) {
-        *out_reason = KELPIE_AGENT_COMMAND_CANNOT_EXECUTE;
-        return kelpie__fail(error, KELPIE_E_EXEC, 0,
+        return kelpie__fail(error, KELPIE_E_EXEC_DENIED, 0,
                             "\"%.200s\" in the command's PATH is not marked executable", name);
     }
-    return command_fail_not_found(name, out_reason, error);
+    return command_fail_not_found(name, error);
 }
 
 static int command_find(struct kelpie_agent_command *command, struct kelpie_os *os,
                         const struct kelpie_agent_command_options *options,
-                        enum kelpie_agent_command_reason *out_reason, struct kelpie_error *error) {
+                        struct kelpie_error *error) {
     const char *name = command->vector[0];
     if (strchr(name, '/') == NULL) {
-        return command_search(command, os, options, out_reason, error);
+        return command_search(command, os, options, error);
     }
     size_t length = strlen(name);
     if (length >= sizeof(command->path)) {
-        *out_reason = KELPIE_AGENT_COMMAND_NOT_FOUND;
-        return kelpie__fail(error, KELPIE_E_EXEC, ENAMETOOLONG, "\"%.100s...\"", name);
+        return kelpie__fail(error, KELPIE_E_EXEC_NOT_FOUND, ENAMETOOLONG, "\"%.100s...\"", name);
     }
     memcpy(command->path, name, length + 1);
     return 0;
@@ -155,8 +150,7 @@ static int command_find(struct kelpie_agent_command *command, struct kelpie_os *
 
 int kelpie__agent_command_init(struct kelpie_agent_command *command, struct kelpie_os *os,
                                const struct kelpie_agent_command_options *options,
-                               enum kelpie_agent_command_reason *out_reason,
-                               struct kelpie_error *error) {
+                                    struct kelpie_error *error) {
     size_t string_count = (size_t)options->argument_count + options->environment_count;
     /* Each string has its NUL, so that the bytes which did arrive bound the counts. */
     if (options->argument_count == 0 || string_count > options->length) {
@@ -174,7 +168,7 @@ int kelpie__agent_command_init(struct kelpie_agent_command *command, struct kelp
     int status = command_split(command, options, error);
     if (status == 0) {
         command_add_defaults(command, options);
-        status = command_find(command, os, options, out_reason, error);
+        status = command_find(command, os, options, error);
     }
     if (status < 0) {
         kelpie__agent_command_deinit(command, os);
@@ -191,18 +185,15 @@ void kelpie__agent_command_deinit(struct kelpie_agent_command *command, struct k
 
 /* execve says ENOENT for a missing file and for a missing interpreter alike. */
 static int command_explain_missing(struct kelpie_os *os, const char *path, const char *directory,
-                                   enum kelpie_agent_command_reason *out_reason,
-                                   struct kelpie_error *error) {
+                                            struct kelpie_error *error) {
     char full[KELPIE_AGENT_PATH_BYTES_MAX + 1];
     struct kelpie_os_stat stat;
     bool is_there = command_join(full, sizeof(full), directory, "", 0, path) &&
                     kelpie__os_stat(os, KELPIE_OS_CWD, full, true, &stat) == 0;
     if (!is_there) {
-        *out_reason = KELPIE_AGENT_COMMAND_NOT_FOUND;
-        return kelpie__fail(error, KELPIE_E_EXEC, ENOENT, "execute \"%.200s\"", path);
+        return kelpie__fail(error, KELPIE_E_EXEC_NOT_FOUND, ENOENT, "execute \"%.200s\"", path);
     }
-    *out_reason = KELPIE_AGENT_COMMAND_CANNOT_EXECUTE;
-    return kelpie__fail(error, KELPIE_E_EXEC, 0,
+    return kelpie__fail(error, KELPIE_E_EXEC_DENIED, 0,
                         "execute \"%.200s\": the file is there, but the interpreter that it names "
                         "is missing in the guest",
                         path);
@@ -210,35 +201,32 @@ static int command_explain_missing(struct kelpie_os *os, const char *path, const
 
 int kelpie__agent_command_explain(struct kelpie_os *os, const char *path, const char *directory,
                                   int status, const char *step,
-                                  enum kelpie_agent_command_reason *out_reason,
-                                  struct kelpie_error *error) {
+                                          struct kelpie_error *error) {
     KELPIE_ASSERT(status < 0);
     KELPIE_ASSERT(path[0] != '\0');
     if (step == NULL || strcmp(step, "exec") != 0) {
-        *out_reason = KELPIE_AGENT_COMMAND_CANNOT_EXECUTE;
         bool is_directory = step != NULL && strcmp(step, "chdir") == 0 && directory != NULL;
-        return kelpie__fail(error, KELPIE_E_EXEC, -status, "start \"%.200s\": %s%s%.200s%s", path,
+        return kelpie__fail(error, KELPIE_E_EXEC_DENIED, -status, "start \"%.200s\": %s%s%.200s%s", path,
                             step == NULL ? "spawn" : step, is_directory ? " \"" : "",
                             is_directory ? directory : "", is_directory ? "\"" : "");
     }
     if (status == -ENOENT) {
-        return command_explain_missing(os, path, directory, out_reason, error);
+        return command_explain_missing(os, path, directory, error);
     }
-    *out_reason = status == -ENOTDIR || status == -ENAMETOOLONG
-                      ? KELPIE_AGENT_COMMAND_NOT_FOUND
-                      : KELPIE_AGENT_COMMAND_CANNOT_EXECUTE;
+    int code = status == -ENOTDIR || status == -ENAMETOOLONG ? KELPIE_E_EXEC_NOT_FOUND
+                                                             : KELPIE_E_EXEC_DENIED;
     char full[KELPIE_AGENT_PATH_BYTES_MAX + 1];
     struct kelpie_os_stat stat;
     if (status == -EACCES && command_join(full, sizeof(full), directory, "", 0, path) &&
         kelpie__os_stat(os, KELPIE_OS_CWD, full, true, &stat) == 0 &&
         stat.kind == KELPIE_OS_KIND_DIRECTORY) {
-        return kelpie__fail(error, KELPIE_E_EXEC, 0, "execute \"%.200s\": it is a directory", path);
+        return kelpie__fail(error, KELPIE_E_EXEC_DENIED, 0, "execute \"%.200s\": it is a directory", path);
     }
     if (status == -E2BIG) {
-        return kelpie__fail(error, KELPIE_E_EXEC, E2BIG,
+        return kelpie__fail(error, KELPIE_E_EXEC_DENIED, E2BIG,
                             "execute \"%.200s\": arguments and environment exceed what the guest's "
                             "kernel takes",
                             path);
     }
-    return kelpie__fail(error, KELPIE_E_EXEC, -status, "execute \"%.200s\"", path);
+    return kelpie__fail(error, code, -status, "execute \"%.200s\"", path);
 }

@@ -32,18 +32,11 @@ struct kelpie_agent_command {
     char path[KELPIE_AGENT_PATH_BYTES_MAX]; /* as given when it holds a slash, else as found */
 };
 
-/* What a shell's user would do about a failed start. */
-enum kelpie_agent_command_reason {
-    KELPIE_AGENT_COMMAND_NOT_FOUND,      /* 127 */
-    KELPIE_AGENT_COMMAND_CANNOT_EXECUTE, /* 126 */
-};
-
-/* Keeps options->bytes until deinit. Codes: PROTOCOL for counts that do not fit the bytes, MEMORY, EXEC when the program
- * is not found: then *out_reason says how. */
+/* Keeps options->bytes until deinit. Codes: PROTOCOL for counts that do not fit the bytes, MEMORY, EXEC_NOT_FOUND (a
+ * shell's 127), EXEC_DENIED (126). */
 KELPIE_MUST_CHECK int kelpie__agent_command_init(struct kelpie_agent_command *command,
                                                  struct kelpie_os *os,
                                                  const struct kelpie_agent_command_options *options,
-                                                 enum kelpie_agent_command_reason *out_reason,
                                                  struct kelpie_error *error);
 
 void kelpie__agent_command_deinit(struct kelpie_agent_command *command, struct kelpie_os *os);
@@ -51,10 +44,8 @@ void kelpie__agent_command_deinit(struct kelpie_agent_command *command, struct k
 /* The value of NAME among "NAME=value" strings ended by NULL, or NULL. */
 const char *kelpie__agent_command_variable(const char *const *environment, const char *name);
 
-/* Turns the failure of spawn (its negative errno value and step) into an error of code EXEC and its reason. */
+/* Turns the failure of spawn (its negative errno value and step) into an error of code EXEC_NOT_FOUND or EXEC_DENIED. */
 int kelpie__agent_command_explain(struct kelpie_os *os, const char *path, const char *directory,
-                                  int status, const char *step,
-                                  enum kelpie_agent_command_reason *out_reason,
-                                  struct kelpie_error *error);
+                                  int status, const char *step, struct kelpie_error *error);
 
 #endif

@@ -1,0 +1,380 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The life of commands: slots, ends, and what follows an end. A command is over in three steps that come in any order but are
+ * answered in this one: its process is collected, whatever it started is killed and gone, its output is read to the end. Only
+ * then does exec.exit follow the last byte.
+ */
+#include "agent/exec.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "agent/agent.h"
+#include "agent/boot.h"
+#include "os/os_call.h"
+
+#define EXEC_KILL_INTERVAL_NS (100 * KELPIE_NS_PER_MS)
+#define EXEC_KILL_ATTEMPT_MAX 50  /* 5 s: then a member hangs in the kernel and is given up */
+#define EXEC_REAP_COUNT_MAX 65536 /* more zombies than a guest can hold */
+
+static void exec_check(const struct kelpie_agent_exec *exec) {
+    KELPIE_ASSERT(exec->state <= KELPIE_AGENT_EXEC_FINISHED);
+    KELPIE_ASSERT((exec->state == KELPIE_AGENT_EXEC_FREE) == (exec->id[0] == '\0'));
+    if (exec->state == KELPIE_AGENT_EXEC_RUNNING || exec->state == KELPIE_AGENT_EXEC_ENDING) {
+        KELPIE_ASSERT(exec->pid > 1);
+    }
+    if (exec->state == KELPIE_AGENT_EXEC_FINISHED) {
+        KELPIE_ASSERT(exec->is_group_gone);
+        KELPIE_ASSERT(exec->outputs[0].handle < 0);
+        KELPIE_ASSERT(exec->outputs[1].handle < 0);
+    }
+}
+
+uint32_t kelpie__agent_exec_leaders(struct kelpie_agent *agent, int32_t *out) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < agent->execs.slot_count; i += 1) {
+        const struct kelpie_agent_exec *exec = agent->execs.slots[i];
+        if (exec->state == KELPIE_AGENT_EXEC_RUNNING) {
+            out[count] = exec->pid;
+            count += 1;
+        }
+    }
+    KELPIE_ASSERT(count <= KELPIE_AGENT_EXEC_MAX);
+    return count;
+}
+
+static int exec_create(struct kelpie_agent *agent, struct kelpie_agent_exec **out,
+                       struct kelpie_error *error) {
+    KELPIE_ASSERT(agent->execs.slot_count < KELPIE_AGENT_EXEC_MAX);
+    struct kelpie_agent_exec *exec = kelpie__alloc(agent->os, sizeof(*exec));
+    if (exec == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "%zu bytes for a command", sizeof(*exec));
+    }
+    exec->agent = agent;
+    exec->terminal = KELPIE_OS_NO_HANDLE;
+    int status = kelpie__agent_exec_streams_init(exec, error);
+    if (status < 0) {
+        kelpie__free(agent->os, exec, sizeof(*exec));
+        return status;
+    }
+    agent->execs.slots[agent->execs.slot_count] = exec;
+    agent->execs.slot_count += 1;
+    *out = exec;
+    return 0;
+}
+
+/* How ready a command is to be forgotten; 0: not at all. */
+static int exec_oblivion(const struct kelpie_agent_exec *exec) {
+    if (exec->state == KELPIE_AGENT_EXEC_FINISHED) {
+        return exec->is_exit_sent ? 3 : 2;
+    }
+    /* Its last output does not fit the ring, and nobody is there to take it. */
+    bool is_stuck = exec->state == KELPIE_AGENT_EXEC_ENDING && exec->is_group_gone;
+    return is_stuck && exec->channel == 0 ? 1 : 0;
+}
+
+int kelpie__agent_exec_acquire(struct kelpie_agent *agent, struct kelpie_agent_exec **out,
+                               struct kelpie_error *error) {
+    struct kelpie_agent_execs *execs = &agent->execs;
+    struct kelpie_agent_exec *chosen = NULL;
+    struct kelpie_agent_exec *oldest = NULL;
+    uint32_t finished_count = 0;
+    for (uint32_t i = 0; i < execs->slot_count; i += 1) {
+        struct kelpie_agent_exec *exec = execs->slots[i];
+        if (exec->state == KELPIE_AGENT_EXEC_FREE && chosen == NULL) {
+            chosen = exec;
+        }
+        int oblivion = exec_oblivion(exec);
+        finished_count += oblivion > 1 ? 1 : 0;
+        bool is_older = oldest == NULL || oblivion > exec_oblivion(oldest) ||
+                        (oblivion == exec_oblivion(oldest) && exec->order < oldest->order);
+        if (oblivion > 0 && is_older) {
+            oldest = exec;
+        }
+    }
+    bool is_full = chosen == NULL && execs->slot_count == KELPIE_AGENT_EXEC_MAX;
+    if (oldest != NULL && (is_full || finished_count >= KELPIE_AGENT_EXEC_FINISHED_MAX)) {
+        kelpie__agent_exec_release(oldest);
+        chosen = oldest;
+    } else if (is_full) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "%d commands run already, the limit is %d",
+                            KELPIE_AGENT_EXEC_MAX, KELPIE_AGENT_EXEC_MAX);
+    } else if (chosen == NULL) {
+        int status = exec_create(agent, &chosen, error);
+        if (status < 0) {
+            return status;
+        }
+    }
+    KELPIE_ASSERT(chosen->state == KELPIE_AGENT_EXEC_FREE);
+    execs->id_counter += 1;
+    execs->order_counter += 1;
+    int length = snprintf(chosen->id, sizeof(chosen->id), "%.16s%016llx", agent->epoch,
+                          (unsigned long long)execs->id_counter);
+    KELPIE_ASSERT(length == (int)sizeof(chosen->id) - 1);
+    chosen->order = execs->order_counter;
+    chosen->state = KELPIE_AGENT_EXEC_RECEIVING;
+    *out = chosen;
+    return 0;
+}
+
+void kelpie__agent_exec_release(struct kelpie_agent_exec *exec) {
+    KELPIE_ASSERT(exec->state != KELPIE_AGENT_EXEC_FREE);
+    KELPIE_ASSERT(exec->state != KELPIE_AGENT_EXEC_RUNNING);
+    struct kelpie_agent *agent = exec->agent;
+    kelpie__timer_disarm(agent->loop, &exec->timer);
+    kelpie__agent_exec_streams_reset(exec);
+    if (exec->terminal >= 0) {
+        kelpie__ignore(kelpie__os_close(agent->os, exec->terminal));
+        exec->terminal = KELPIE_OS_NO_HANDLE;
+    }
+    exec->state = KELPIE_AGENT_EXEC_FREE;
+    exec->reason = KELPIE_AGENT_EXEC_BY_ITSELF;
+    exec->id[0] = '\0';
+    exec->channel = 0;
+    exec->request_id = 0;
+    exec->arguments_bytes = 0;
+    exec->arguments_bytes_announced = 0;
+    exec->pid = 0;
+    exec->is_group_gone = false;
+    exec->is_exit_sent = false;
+    exec->kill_attempt_count = 0;
+    memset(&exec->options, 0, offsetof(struct kelpie_agent_exec_options, limits));
+    exec->options.directory[0] = '\0';
+    exec->options.user[0] = '\0';
+    exec_check(exec);
+}
+
+struct kelpie_agent_exec *kelpie__agent_exec_find(struct kelpie_agent *agent, const char *id) {
+    KELPIE_ASSERT(strlen(id) == KELPIE_AGENT_EXEC_ID_BYTES - 1);
+    for (uint32_t i = 0; i < agent->execs.slot_count; i += 1) {
+        struct kelpie_agent_exec *exec = agent->execs.slots[i];
+        if (strcmp(exec->id, id) == 0) {
+            KELPIE_ASSERT(exec->state != KELPIE_AGENT_EXEC_FREE);
+            return exec;
+        }
+    }
+    return NULL;
+}
+
+struct kelpie_agent_exec *kelpie__agent_exec_find_channel(struct kelpie_agent *agent,
+                                                          uint32_t channel) {
+    KELPIE_ASSERT(channel != 0);
+    for (uint32_t i = 0; i < agent->execs.slot_count; i += 1) {
+        struct kelpie_agent_exec *exec = agent->execs.slots[i];
+        if (exec->channel == channel) {
+            KELPIE_ASSERT(exec->state != KELPIE_AGENT_EXEC_FREE);
+            return exec;
+        }
+    }
+    return NULL;
+}
+
+static void exec_kill_group(struct kelpie_agent_exec *exec) {
+    int32_t leaders[KELPIE_AGENT_EXEC_MAX];
+    uint32_t count = kelpie__agent_exec_leaders(exec->agent, leaders);
+    kelpie__agent_group_kill(&exec->agent->groups, &exec->group, leaders, count);
+}
+
+void kelpie__agent_exec_kill(struct kelpie_agent_exec *exec, enum kelpie_agent_exec_reason reason) {
+    KELPIE_ASSERT(reason != KELPIE_AGENT_EXEC_BY_ITSELF);
+    exec_check(exec);
+    if (exec->state != KELPIE_AGENT_EXEC_RUNNING) {
+        return; /* its end is under way, and with it everybody's */
+    }
+    if (exec->reason == KELPIE_AGENT_EXEC_BY_ITSELF) {
+        exec->reason = reason;
+    }
+    exec_kill_group(exec);
+}
+
+/* Nobody is left of the group: accounts for it and gives it back. */
+static void exec_close_group(struct kelpie_agent_exec *exec) {
+    KELPIE_ASSERT(!exec->is_group_gone);
+    struct kelpie_agent *agent = exec->agent;
+    uint64_t own_us = exec->exit.cpu_user_us + exec->exit.cpu_system_us;
+    uint64_t all_us = 0;
+    /* The kernel's figure for the command has the children that it waited for. Only when there were others, which process 1
+     * inherited, is the cgroup asked: it saves three system calls in nearly every case. */
+    bool has_others = exec->kill_attempt_count > 0 ||
+                      exec->orphan_count_at_start != agent->execs.orphan_count;
+    if (has_others && kelpie__agent_group_cpu_us(&agent->groups, &exec->group, &all_us) == 0 &&
+        all_us > own_us) {
+        exec->exit.cpu_user_us += all_us - own_us;
+        own_us = all_us;
+    }
+    kelpie__agent_group_release(&agent->groups, &exec->group, own_us);
+    kelpie__timer_disarm(agent->loop, &exec->timer);
+    exec->is_group_gone = true;
+}
+
+static void exec_patience_callback(void *context);
+
+/* Sees to it that nobody of the group is left: at each look, those that are get killed, and another look is due. */
+static void exec_clear_group(struct kelpie_agent_exec *exec) {
+    KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_ENDING);
+    KELPIE_ASSERT(!exec->is_group_gone);
+    struct kelpie_agent *agent = exec->agent;
+    int32_t leaders[KELPIE_AGENT_EXEC_MAX];
+    uint32_t count = kelpie__agent_exec_leaders(agent, leaders);
+    if (kelpie__agent_group_is_empty(&agent->groups, &exec->group, leaders, count)) {
+        exec_close_group(exec);
+        return;
+    }
+    if (exec->kill_attempt_count == 0) {
+        exec->kill_attempt_count = 1;
+        exec_kill_group(exec);
+        kelpie__timer_arm(agent->loop, &exec->timer, agent->loop->now_ns + EXEC_KILL_INTERVAL_NS,
+                          exec_patience_callback, exec);
+    }
+}
+
+static void exec_patience_callback(void *context) {
+    struct kelpie_agent_exec *exec = context;
+    KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_ENDING);
+    KELPIE_ASSERT(!exec->is_group_gone);
+    struct kelpie_agent *agent = exec->agent;
+    exec->kill_attempt_count += 1;
+    if (exec->kill_attempt_count > EXEC_KILL_ATTEMPT_MAX) {
+        kelpie__agent_log(agent->os, "processes of command %s do not die", exec->id);
+        kelpie__agent_group_abandon(&agent->groups, &exec->group);
+        exec->is_group_gone = true;
+    } else {
+        exec_kill_group(exec);
+        kelpie__timer_arm(agent->loop, &exec->timer, agent->loop->now_ns + EXEC_KILL_INTERVAL_NS,
+                          exec_patience_callback, exec);
+    }
+    kelpie__agent_exec_advance(exec);
+}
+
+static const char *exec_reason_name(const struct kelpie_agent_exec *exec) {
+    switch (exec->reason) {
+    case KELPIE_AGENT_EXEC_BY_TIMEOUT:
+        return "timeout";
+    case KELPIE_AGENT_EXEC_BY_CANCEL:
+        return "cancelled";
+    case KELPIE_AGENT_EXEC_BY_ITSELF:
+        break;
+    }
+    return exec->exit.is_signalled ? "signalled" : "exited";
+}
+
+static void exec_send_exit(struct kelpie_agent_exec *exec) {
+    KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_FINISHED);
+    KELPIE_ASSERT(exec->channel != 0);
+    KELPIE_ASSERT(exec->end_ns >= exec->start_ns);
+    char params[320];
+    int length = snprintf(
+        params, sizeof(params),
+        "{\"channel\":%u,\"id\":\"%s\",\"%s\":%d,\"reason\":\"%s\",\"wall_us\":%llu,"
+        "\"cpu_us\":%llu,\"peak_memory_kib\":%llu}",
+        exec->channel, exec->id, exec->exit.is_signalled ? "signal" : "code", exec->exit.value,
+        exec_reason_name(exec), (unsigned long long)(exec->end_ns - exec->start_ns) / 1000,
+        (unsigned long long)(exec->exit.cpu_user_us + exec->exit.cpu_system_us),
+        (unsigned long long)exec->exit.peak_memory_kib);
+    KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(params));
+    exec->is_exit_sent = kelpie__wire_notify(exec->agent->wire, "exec.exit", params) == 0;
+}
+
+void kelpie__agent_exec_advance(struct kelpie_agent_exec *exec) {
+    exec_check(exec);
+    if (exec->state < KELPIE_AGENT_EXEC_RUNNING) {
+        return;
+    }
+    if (exec->state == KELPIE_AGENT_EXEC_ENDING && !exec->is_group_gone) {
+        exec_clear_group(exec);
+    }
+    bool is_delivered = kelpie__agent_exec_streams_advance(exec);
+    bool is_read = exec->outputs[0].handle < 0 && exec->outputs[1].handle < 0;
+    if (exec->state == KELPIE_AGENT_EXEC_ENDING && exec->is_group_gone && is_read) {
+        exec->agent->execs.order_counter += 1;
+        exec->order = exec->agent->execs.order_counter;
+        exec->state = KELPIE_AGENT_EXEC_FINISHED;
+    }
+    bool is_due = exec->state == KELPIE_AGENT_EXEC_FINISHED && is_delivered && exec->channel != 0;
+    if (is_due && !exec->is_exit_sent && kelpie__agent_may_send(exec->agent)) {
+        exec_send_exit(exec);
+    }
+    exec_check(exec);
+}
+
+static void exec_end(struct kelpie_agent_exec *exec, const struct kelpie_os_exit *exit) {
+    KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_RUNNING);
+    kelpie__timer_disarm(exec->agent->loop, &exec->timer);
+    exec->exit = *exit;
+    exec->end_ns = exec->agent->loop->now_ns;
+    exec->end_ns = exec->end_ns < exec->start_ns ? exec->start_ns : exec->end_ns;
+    exec->state = KELPIE_AGENT_EXEC_ENDING;
+    exec_check(exec);
+}
+
+bool kelpie__agent_exec_reap(struct kelpie_agent *agent) {
+    struct kelpie_agent_execs *execs = &agent->execs;
+    bool is_somebody_left = true;
+    for (uint32_t i = 0; i < EXEC_REAP_COUNT_MAX; i += 1) {
+        int32_t pid = 0;
+        struct kelpie_os_exit exit;
+        int status = kelpie__os_reap_any(agent->os, &pid, &exit);
+        if (status < 0) {
+            is_somebody_left = status != -ECHILD;
+            break;
+        }
+        struct kelpie_agent_exec *found = NULL;
+        for (uint32_t j = 0; j < execs->slot_count && found == NULL; j += 1) {
+            struct kelpie_agent_exec *exec = execs->slots[j];
+            found = exec->state == KELPIE_AGENT_EXEC_RUNNING && exec->pid == pid ? exec : NULL;
+        }
+        if (found != NULL) {
+            exec_end(found, &exit);
+        } else {
+            execs->orphan_count += 1;
+        }
+    }
+    /* Only now: an orphan that was collected may have been the last of a group. */
+    for (uint32_t i = 0; i < execs->slot_count; i += 1) {
+        if (execs->slots[i]->state == KELPIE_AGENT_EXEC_ENDING) {
+            kelpie__agent_exec_advance(execs->slots[i]);
+        }
+    }
+    return is_somebody_left;
+}
+
+void kelpie__agent_exec_detach_all(struct kelpie_agent *agent) {
+    for (uint32_t i = 0; i < agent->execs.slot_count; i += 1) {
+        struct kelpie_agent_exec *exec = agent->execs.slots[i];
+        if (exec->state == KELPIE_AGENT_EXEC_FREE) {
+            continue;
+        }
+        if (exec->state == KELPIE_AGENT_EXEC_RECEIVING) {
+            kelpie__agent_exec_release(exec);
+            continue;
+        }
+        exec->channel = 0;
+        exec->request_id = 0;
+        exec->is_exit_sent = false; /* whether it arrived is not known */
+        exec_check(exec);
+    }
+}
+
+void kelpie__agent_exec_destroy_all(struct kelpie_agent *agent) {
+    struct kelpie_agent_execs *execs = &agent->execs;
+    for (uint32_t i = 0; i < execs->slot_count; i += 1) {
+        struct kelpie_agent_exec *exec = execs->slots[i];
+        if (exec->state == KELPIE_AGENT_EXEC_RUNNING) {
+            exec_kill_group(exec);
+            exec->state = KELPIE_AGENT_EXEC_ENDING;
+        }
+        if (exec->state == KELPIE_AGENT_EXEC_ENDING && !exec->is_group_gone) {
+            kelpie__agent_group_abandon(&agent->groups, &exec->group);
+        }
+        if (exec->state != KELPIE_AGENT_EXEC_FREE) {
+            kelpie__agent_exec_release(exec);
+        }
+        kelpie__agent_exec_streams_deinit(exec);
+        kelpie__free(agent->os, exec->arguments, exec->arguments_capacity);
+        kelpie__free(agent->os, exec, sizeof(*exec));
+        execs->slots[i] = NULL;
+    }
+    execs->slot_count = 0;
+}

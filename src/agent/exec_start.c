@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The birth of a command: its arguments arrive as a stream, since they may be larger than a message; with their last byte it is
+ * spawned into its own session and cgroup, and exec.start is answered.
+ */
+#include <errno.h>
+#include <linux/resource.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "agent/agent.h"
+#include "agent/command.h"
+#include "agent/exec.h"
+#include "agent/users.h"
+#include "core/text.h"
+#include "os/os_call.h"
+
+#define START_ARGUMENTS_CAPACITY_MIN 4096
+/* What a command line above this size needs of the stack limit: the kernel gives arguments a quarter of it. */
+#define START_ARGUMENTS_LARGE_BYTES (1024 * 1024)
+#define START_STACK_LARGE_BYTES (24ULL * 1024 * 1024)
+
+/* Handles between spawn's two sides. */
+struct start_pipes {
+    int ours[3]; /* of input, output, error output */
+    int theirs[3];
+};
+
+static void start_close(struct kelpie_os *os, int *handles, size_t count) {
+    for (size_t i = 0; i < count; i += 1) {
+        if (handles[i] >= 0) {
+            kelpie__ignore(kelpie__os_close(os, handles[i]));
+        }
+        handles[i] = KELPIE_OS_NO_HANDLE;
+    }
+}
+
+static void start_close_terminal(struct kelpie_agent_exec *exec) {
+    if (exec->terminal >= 0) {
+        kelpie__ignore(kelpie__os_close(exec->agent->os, exec->terminal));
+        exec->terminal = KELPIE_OS_NO_HANDLE;
+    }
+}
+
+static int start_open_terminal(struct kelpie_agent_exec *exec, struct start_pipes *out,
+                               struct kelpie_error *error) {
+    int master = KELPIE_OS_NO_HANDLE;
+    int slave = KELPIE_OS_NO_HANDLE;
+    int status = kelpie__os_open_terminal(exec->agent->os, &master, &slave, exec->options.rows,
+                                          exec->options.columns);
+    if (status < 0) {
+        return kelpie__fail(error, KELPIE_E_EXEC, -status, "open a terminal");
+    }
+    exec->terminal = master;
+    out->theirs[0] = slave;
+    return 0;
+}
+
+static int start_open_pipes(struct kelpie_agent_exec *exec, struct start_pipes *out,
+                            struct kelpie_error *error) {
+    for (size_t i = exec->options.has_input ? 0 : 1; i < 3; i += 1) {
+        int ends[2];
+        int status = kelpie__os_pipe(exec->agent->os, ends);
+        if (status < 0) {
+            start_close(exec->agent->os, out->ours, 3);
+            start_close(exec->agent->os, out->theirs, 3);
+            return kelpie__fail(error, KELPIE_E_EXEC, -status, "make a pipe");
+        }
+        out->ours[i] = ends[i == 0 ? 1 : 0];
+        out->theirs[i] = ends[i == 0 ? 0 : 1];
+    }
+    return 0;
+}
+
+/* The limits that were asked for, and a larger stack for a command line that the kernel would refuse without. */
+static uint32_t start_limits(const struct kelpie_agent_exec *exec,
+                             const struct kelpie_agent_command *command,
+                             struct kelpie_os_limit *out) {
+    uint32_t count = exec->options.limit_count;
+    bool has_stack = false;
+    KELPIE_ASSERT(count <= KELPIE_EXEC_LIMIT_COUNT_MAX);
+    for (uint32_t i = 0; i < count; i += 1) {
+        out[i] = exec->options.limits[i];
+        has_stack = has_stack || out[i].resource == RLIMIT_STACK;
+    }
+    size_t bytes = exec->arguments_bytes + command->vector_bytes;
+    if (!has_stack && bytes > START_ARGUMENTS_LARGE_BYTES) {
+        out[count] = (struct kelpie_os_limit){
+            .resource = RLIMIT_STACK, .soft = START_STACK_LARGE_BYTES, .hard = RLIM_INFINITY};
+        count += 1;
+    }
+    return count;
+}
+
+static int start_spawn(struct kelpie_agent_exec *exec, const struct kelpie_agent_command *command,
+                       const struct kelpie_agent_user *user, const struct start_pipes *pipes,
+                       struct kelpie_error *error) {
+    struct kelpie_agent *agent = exec->agent;
+    struct kelpie_os_limit limits[KELPIE_EXEC_LIMIT_COUNT_MAX + 1];
+    bool has_terminal = exec->options.has_terminal;
+    const int terminal[3] = {pipes->theirs[0], pipes->theirs[0], pipes->theirs[0]};
+    const char *directory = exec->options.directory[0] == '\0' ? NULL : exec->options.directory;
+    struct kelpie_os_spawn spawn = {
+        .path = command->path,
+        .argv = command->vector,
+        .environment = command->environment,
+        .directory = directory,
+        .handles = has_terminal ? terminal : pipes->theirs,
+        .handle_count = 3,
+        .flags = KELPIE_OS_SPAWN_NEW_SESSION,
+        .limits = limits,
+        .limit_count = start_limits(exec, command, limits),
+        .cgroup = KELPIE_OS_NO_HANDLE,
+    };
+    spawn.flags |= has_terminal ? (uint32_t)KELPIE_OS_SPAWN_CONTROLLING_TERMINAL : 0;
+    if (exec->options.user[0] != '\0') {
+        spawn.flags |= KELPIE_OS_SPAWN_CREDENTIALS;
+        spawn.uid = user->uid;
+        spawn.gid = user->gid;
+        spawn.groups = user->groups;
+        spawn.group_count = user->group_count;
+    }
+    kelpie__agent_group_acquire(&agent->groups, &exec->group);
+    spawn.cgroup = exec->group.directory;
+    const char *step = NULL;
+    int32_t pid = 0;
+    int64_t start_ns = kelpie__os_now(agent->os, KELPIE_OS_CLOCK_MONOTONIC);
+    int status = kelpie__os_spawn(agent->os, &spawn, NULL, &pid, &step);
+    if (status < 0) {
+        kelpie__agent_group_release(&agent->groups, &exec->group, 0);
+        return kelpie__agent_command_explain(agent->os, command->path, directory, status, step,
+                                             error);
+    }
+    KELPIE_ASSERT(pid > 1);
+    exec->pid = pid;
+    exec->group.leader = pid;
+    exec->start_ns = start_ns;
+    exec->orphan_count_at_start = agent->execs.orphan_count;
+    exec->state = KELPIE_AGENT_EXEC_RUNNING;
+    return 0;
+}
+
+static void start_timeout_callback(void *context) {
+    struct kelpie_agent_exec *exec = context;
+    KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_RUNNING);
+    KELPIE_ASSERT(exec->options.timeout_ms > 0);
+    kelpie__agent_exec_kill(exec, KELPIE_AGENT_EXEC_BY_TIMEOUT);
+}
+
+/* Spawns with streams; on failure nothing of it is left. */
+static int start_with_streams(struct kelpie_agent_exec *exec,
+                              const struct kelpie_agent_command *command,
+                              const struct kelpie_agent_user *user,
+                              struct kelpie_error *error) {
+    struct kelpie_agent *agent = exec->agent;
+    struct start_pipes pipes = {.ours = {-1, -1, -1}, .theirs = {-1, -1, -1}};
+    int status = exec->options.has_terminal ? start_open_terminal(exec, &pipes, error)
+                                            : start_open_pipes(exec, &pipes, error);
+    if (status < 0) {
+        return status;
+    }
+    status = start_spawn(exec, command, user, &pipes, error);
+    start_close(agent->os, pipes.theirs, 3);
+    if (status < 0) {
+        start_close(agent->os, pipes.ours, 3);
+        start_close_terminal(exec);
+        return status;
+    }
+    if (exec->options.has_terminal) {
+        pipes.ours[0] = exec->options.has_input ? exec->terminal : KELPIE_OS_NO_HANDLE;
+        pipes.ours[1] = exec->terminal;
+    }
+    kelpie__agent_exec_streams_open(exec, pipes.ours[0], pipes.ours[1], pipes.ours[2]);
+    if (exec->options.timeout_ms > 0) {
+        int64_t deadline_ns =
+            exec->start_ns + (int64_t)exec->options.timeout_ms * KELPIE_NS_PER_MS;
+        kelpie__timer_arm(agent->loop, &exec->timer, deadline_ns, start_timeout_callback, exec);
+    }
+    return 0;
+}
+
+static int start_run(struct kelpie_agent_exec *exec, struct kelpie_error *error) {
+    struct kelpie_agent *agent = exec->agent;
+    struct kelpie_agent_user user = {.name = "root", .home = "/root"};
+    if (exec->options.user[0] != '\0') {
+        int status = kelpie__agent_user_find(agent->os, exec->options.user, &user, error);
+        if (status < 0) {
+            return status;
+        }
+    }
+    struct kelpie_agent_command_options options = {
+        .bytes = exec->arguments,
+        .length = exec->arguments_bytes,
+        .argument_count = exec->options.argument_count,
+        .environment_count = exec->options.environment_count,
+        .directory = exec->options.directory[0] == '\0' ? NULL : exec->options.directory,
+        .home = user.home,
+        .user = user.name,
+        .is_terminal = exec->options.has_terminal,
+    };
+    struct kelpie_agent_command command;
+    int status = kelpie__agent_command_init(&command, agent->os, &options, error);
+    if (status < 0) {
+        return status;
+    }
+    status = start_with_streams(exec, &command, &user, error);
+    kelpie__agent_command_deinit(&command, agent->os);
+    return status;
+}
+
+static void start_answer(struct kelpie_agent_exec *exec) {
+    KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_RUNNING);
+    char result[96];
+    bool is_whole = kelpie__text_format(result, sizeof(result), "{\"id\":\"%s\",\"pid\":%d}",
+                                        exec->id, exec->pid);
+    KELPIE_ASSERT(is_whole);
+    kelpie__wire_result(exec->agent->wire, exec->request_id, result);
+    exec->request_id = 0;
+}
+
+/* Makes room for `count` more bytes. The buffer follows what arrived, never what was announced. */
+static int start_reserve(struct kelpie_agent_exec *exec, size_t count, struct kelpie_error *error) {
+    size_t needed = exec->arguments_bytes + count;
+    KELPIE_ASSERT(needed <= exec->arguments_bytes_announced);
+    if (needed <= exec->arguments_capacity) {
+        return 0;
+    }
+    size_t capacity = exec->arguments_capacity;
+    capacity = capacity == 0 ? START_ARGUMENTS_CAPACITY_MIN : capacity;
+    while (capacity < needed) {
+        capacity *= 2;
+    }
+    char *arguments = exec->arguments_capacity == 0
+                          ? kelpie__alloc(exec->agent->os, capacity)
+                          : kelpie__resize(exec->agent->os, exec->arguments,
+                                           exec->arguments_capacity, capacity);
+    if (arguments == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "%zu bytes of arguments", capacity);
+    }
+    exec->arguments = arguments;
+    exec->arguments_capacity = capacity;
+    return 0;
+}
+
+/* A large buffer is given back; a small one serves the next command in this slot. */
+static void start_release_arguments(struct kelpie_agent_exec *exec) {
+    if (exec->arguments_capacity > START_ARGUMENTS_CAPACITY_MIN) {
+        kelpie__free(exec->agent->os, exec->arguments, exec->arguments_capacity);
+        exec->arguments = NULL;
+        exec->arguments_capacity = 0;
+    }
+}
+
+/* The last byte is here: the command is spawned and the request answered, whatever comes of it. */
+static void start_finish(struct kelpie_agent_exec *exec) {
+    struct kelpie_error error = {0};
+    int status = start_run(exec, &error);
+    start_release_arguments(exec);
+    if (status < 0) {
+        kelpie__wire_refuse(exec->agent->wire, exec->request_id, &error);
+        kelpie__agent_exec_release(exec);
+        return;
+    }
+    start_answer(exec);
+    kelpie__agent_exec_advance(exec);
+}
+
+const char *kelpie__agent_exec_arguments(struct kelpie_agent_exec *exec,
+                                         const struct kelpie_agent_piece *piece) {
+    const char *broken = kelpie__stream_receiver_data(&exec->arguments_receiver, piece->offset,
+                                                      piece->count, piece->is_end);
+    if (broken != NULL) {
+        return broken;
+    }
+    KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_RECEIVING);
+    size_t room = exec->arguments_bytes_announced - exec->arguments_bytes;
+    struct kelpie_error error = {0};
+    int status = 0;
+    if (piece->count > room || (piece->is_end && piece->count < room)) {
+        status = kelpie__fail(&error, KELPIE_E_PROTOCOL, 0,
+                              "%zu bytes of arguments were announced, another count came",
+                              exec->arguments_bytes_announced);
+    } else {
+        status = start_reserve(exec, piece->count, &error);
+    }
+    if (status < 0) {
+        kelpie__wire_refuse(exec->agent->wire, exec->request_id, &error);
+        start_release_arguments(exec);
+        kelpie__agent_exec_release(exec);
+        return NULL;
+    }
+    if (piece->count > 0) {
+        memcpy(exec->arguments + exec->arguments_bytes, piece->bytes, piece->count);
+        exec->arguments_bytes += piece->count;
+    }
+    if (piece->is_end) {
+        start_finish(exec);
+    } else {
+        kelpie__stream_receiver_consumed(
+            &exec->arguments_receiver, exec->agent->wire,
+            kelpie__stream_number(exec->channel, KELPIE_STREAM_ARGUMENTS), exec->arguments_bytes);
+    }
+    return NULL;
+}

@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The bytes of a command. Output goes from its pipe into a ring and from there to the wire; it stays in the ring until the peer
+ * acknowledges it, so that a peer which lost its connection can go on where it was. A full ring is not read into: the pipe fills
+ * and the command waits. Input goes the other way, and what the command does not take yet waits in a ring, whose room is
+ * what the peer may send.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "agent/agent.h"
+#include "agent/exec.h"
+#include "core/limits.h"
+#include "os/os_call.h"
+
+#define STREAM_READ_COUNT_MAX 4            /* reads of one pipe in one go: others want their turn */
+#define STREAM_OUTPUT_BYTES (64 * 1024)    /* what a pipe holds: one read can empty it */
+#define STREAM_END_OF_TRANSMISSION "\x04" /* what a terminal takes for end of file */
+/* Room for what a peer may send without being told, even when a former one left as much behind. */
+#define STREAM_INPUT_BYTES (KELPIE_EXEC_INPUT_BYTES + KELPIE_STREAM_CREDIT_INITIAL_BYTES)
+
+static_assert(STREAM_OUTPUT_BYTES >= KELPIE_STREAM_CREDIT_INITIAL_BYTES, "credit can be used");
+
+static void output_unwatch(struct kelpie_agent_output *output) {
+    if (output->is_watched) {
+        kelpie__loop_unwatch(output->exec->agent->loop, output->watch_slot);
+        output->is_watched = false;
+    }
+}
+
+static void output_close(struct kelpie_agent_output *output) {
+    KELPIE_ASSERT(output->handle >= 0);
+    output_unwatch(output);
+    if (output->handle != output->exec->terminal) {
+        kelpie__ignore(kelpie__os_close(output->exec->agent->os, output->handle));
+    }
+    output->handle = KELPIE_OS_NO_HANDLE;
+}
+
+static void output_callback(void *context, uint32_t bits) {
+    struct kelpie_agent_output *output = context;
+    KELPIE_ASSERT(bits != 0);
+    KELPIE_ASSERT(output->is_watched);
+    kelpie__agent_exec_advance(output->exec);
+}
+
+/* Watches the pipe only while there is room for what it holds. */
+static void output_watch(struct kelpie_agent_output *output) {
+    bool wants_watch = output->handle >= 0 && kelpie__stream_sender_space(&output->sender) > 0;
+    if (wants_watch == output->is_watched) {
+        return;
+    }
+    if (!wants_watch) {
+        output_unwatch(output);
+        return;
+    }
+    int status = kelpie__loop_watch(output->exec->agent->loop, output->handle, KELPIE_OS_READABLE,
+                                    output_callback, output, &output->watch_slot);
+    if (status < 0) { /* the loop has a place for each stream: the kernel has no memory */
+        output_close(output);
+        kelpie__stream_sender_end(&output->sender);
+        return;
+    }
+    output->is_watched = true;
+}
+
+static int64_t output_read(struct kelpie_agent_output *output, size_t *out_capacity) {
+    struct kelpie_os *os = output->exec->agent->os;
+    if (output->sender.is_stopped) { /* the command may write on, into nothing */
+        char dropped[4096];
+        *out_capacity = sizeof(dropped);
+        return kelpie__os_read(os, output->handle, dropped, sizeof(dropped));
+    }
+    void *space = NULL;
+    *out_capacity = kelpie__ring_write_view(&output->sender.ring, &space);
+    KELPIE_ASSERT(*out_capacity > 0);
+    int64_t count = kelpie__os_read(os, output->handle, space, *out_capacity);
+    if (count > 0) {
+        KELPIE_ASSERT((size_t)count <= *out_capacity);
+        kelpie__ring_commit(&output->sender.ring, (size_t)count);
+    }
+    return count;
+}
+
+/* Reads what the pipe holds and the ring takes. Once nobody lives who could write, the pipe is read to its end, and what is empty
+ * has ended: someone outside of the command's group may hold the other end for ever. */
+static void output_fill(struct kelpie_agent_output *output) {
+    bool is_last = output->exec->is_group_gone;
+    for (int i = 0; i < STREAM_READ_COUNT_MAX || is_last; i += 1) {
+        if (output->handle < 0 || kelpie__stream_sender_space(&output->sender) == 0) {
+            return;
+        }
+        size_t capacity = 0;
+        int64_t count = output_read(output, &capacity);
+        bool is_empty = count == -EAGAIN;
+        if (count <= 0 && (!is_empty || is_last)) { /* the end; a terminal says EIO */
+            output_close(output);
+            kelpie__stream_sender_end(&output->sender);
+            return;
+        }
+        if (is_empty || (!is_last && (size_t)count < capacity)) {
+            return; /* the rest, or the end, is told by the next event */
+        }
+    }
+}
+
+bool kelpie__agent_exec_streams_advance(struct kelpie_agent_exec *exec) {
+    struct kelpie_agent *agent = exec->agent;
+    bool is_delivered = true;
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(exec->outputs); i += 1) {
+        struct kelpie_agent_output *output = &exec->outputs[i];
+        output_fill(output);
+        bool can_send = exec->channel != 0 && kelpie__agent_may_send(agent);
+        bool is_sent =
+            can_send && kelpie__stream_sender_pump(&output->sender, agent->wire,
+                                                   kelpie__stream_number(exec->channel, output->kind));
+        is_delivered = is_delivered && is_sent;
+        output_watch(output);
+    }
+    return is_delivered;
+}
+
+/* --- Standard input. --- */
+
+static uint32_t input_stream(const struct kelpie_agent_input *input) {
+    return kelpie__stream_number(input->exec->channel, KELPIE_STREAM_STDIN);
+}
+
+static bool input_is_heard(const struct kelpie_agent_input *input) {
+    return input->exec->channel != 0 && kelpie__agent_may_send(input->exec->agent);
+}
+
+static void input_unwatch(struct kelpie_agent_input *input) {
+    if (input->is_watched) {
+        kelpie__loop_unwatch(input->exec->agent->loop, input->watch_slot);
+        input->is_watched = false;
+    }
+}
+
+static void input_close(struct kelpie_agent_input *input) {
+    KELPIE_ASSERT(input->handle >= 0);
+    input_unwatch(input);
+    if (input->handle != input->exec->terminal) {
+        kelpie__ignore(kelpie__os_close(input->exec->agent->os, input->handle));
+    }
+    input->handle = KELPIE_OS_NO_HANDLE;
+}
+
+/* Nobody reads what still comes: the peer is told, and its bytes are dropped. */
+static void input_stop(struct kelpie_agent_input *input) {
+    kelpie__ring_drop(&input->ring);
+    if (input->handle >= 0) {
+        input_close(input);
+    }
+    if (!input->is_stopped && !input->receiver.is_ended && input_is_heard(input)) {
+        /* A courtesy: without it the peer sends until its credit is used up. */
+        kelpie__ignore(kelpie__wire_stop(input->exec->agent->wire, input_stream(input)));
+    }
+    input->is_stopped = true;
+}
+
+/* Writes as much as the pipe takes. False: the command has closed its end. */
+static bool input_drain(struct kelpie_agent_input *input) {
+    int64_t result = 1;
+    while (result > 0 && kelpie__ring_unsent(&input->ring) > 0) {
+        const void *bytes = NULL;
+        size_t count = kelpie__ring_send_view(&input->ring, &bytes);
+        result = kelpie__os_write(input->exec->agent->os, input->handle, bytes, count);
+        KELPIE_ASSERT(result <= (int64_t)count);
+        if (result > 0) {
+            kelpie__ring_mark_sent(&input->ring, (size_t)result);
+            bool is_freed = kelpie__ring_acknowledge(&input->ring, input->ring.sent);
+            KELPIE_ASSERT(is_freed);
+        }
+    }
+    return result > 0 || result == -EAGAIN;
+}
+
+/* Its bytes are written: the command sees the end. A terminal is told by its own character; should there be no room for it, the
+ * command has enough to read. */
+static void input_end(struct kelpie_agent_input *input) {
+    KELPIE_ASSERT(input->receiver.is_ended);
+    KELPIE_ASSERT(kelpie__ring_unsent(&input->ring) == 0);
+    if (input->handle == input->exec->terminal) {
+        kelpie__ignore(kelpie__os_write(input->exec->agent->os, input->handle,
+                                        STREAM_END_OF_TRANSMISSION, 1));
+    }
+    input_close(input);
+}
+
+static void input_callback(void *context, uint32_t bits);
+
+static void input_advance(struct kelpie_agent_input *input) {
+    KELPIE_ASSERT(input->handle >= 0);
+    if (!input_drain(input)) {
+        input_stop(input);
+        return;
+    }
+    bool is_empty = kelpie__ring_unsent(&input->ring) == 0;
+    if (is_empty && input->receiver.is_ended) {
+        input_end(input);
+        return;
+    }
+    if (input_is_heard(input)) {
+        kelpie__stream_receiver_consumed(&input->receiver, input->exec->agent->wire,
+                                         input_stream(input), input->ring.sent);
+    }
+    if (is_empty) {
+        input_unwatch(input);
+    } else if (!input->is_watched) {
+        int status =
+            kelpie__loop_watch(input->exec->agent->loop, input->handle, KELPIE_OS_WRITABLE,
+                               input_callback, input, &input->watch_slot);
+        input->is_watched = status == 0;
+        if (status < 0) {
+            input_stop(input);
+        }
+    }
+}
+
+static void input_callback(void *context, uint32_t bits) {
+    struct kelpie_agent_input *input = context;
+    KELPIE_ASSERT(bits != 0);
+    KELPIE_ASSERT(input->is_watched);
+    input_advance(input);
+}
+
+const char *kelpie__agent_exec_input(struct kelpie_agent_exec *exec,
+                                     const struct kelpie_agent_piece *piece) {
+    struct kelpie_agent_input *input = &exec->input;
+    const char *broken = kelpie__stream_receiver_data(&input->receiver, piece->offset, piece->count,
+                                                      piece->is_end);
+    if (broken != NULL) {
+        return broken;
+    }
+    if (input->is_stopped || !exec->options.has_input) {
+        return NULL; /* it was on its way when nobody read any more */
+    }
+    size_t count = kelpie__ring_write(&input->ring, piece->bytes, piece->count);
+    KELPIE_ASSERT(count == piece->count); /* credit is never above the room */
+    if (input->handle >= 0) {
+        input_advance(input);
+    } else if (exec->state != KELPIE_AGENT_EXEC_RECEIVING) {
+        input_stop(input);
+    }
+    return NULL;
+}
+
+/* --- Both. --- */
+
+int kelpie__agent_exec_streams_init(struct kelpie_agent_exec *exec, struct kelpie_error *error) {
+    struct kelpie_os *os = exec->agent->os;
+    exec->input.exec = exec;
+    exec->input.handle = KELPIE_OS_NO_HANDLE;
+    int status = kelpie__ring_init(&exec->input.ring, os, STREAM_INPUT_BYTES, error);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(exec->outputs); i += 1) {
+        struct kelpie_agent_output *output = &exec->outputs[i];
+        output->exec = exec;
+        output->kind = i == 0 ? KELPIE_STREAM_STDOUT : KELPIE_STREAM_STDERR;
+        output->handle = KELPIE_OS_NO_HANDLE;
+        if (status == 0) {
+            status =
+                kelpie__stream_sender_init(&output->sender, os, STREAM_OUTPUT_BYTES, error);
+        }
+    }
+    if (status < 0) {
+        kelpie__agent_exec_streams_deinit(exec);
+        return status;
+    }
+    kelpie__agent_exec_streams_reset(exec);
+    return 0;
+}
+
+void kelpie__agent_exec_streams_deinit(struct kelpie_agent_exec *exec) {
+    KELPIE_ASSERT(exec->input.handle < 0);
+    kelpie__ring_deinit(&exec->input.ring);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(exec->outputs); i += 1) {
+        KELPIE_ASSERT(exec->outputs[i].handle < 0);
+        kelpie__stream_sender_deinit(&exec->outputs[i].sender);
+    }
+}
+
+void kelpie__agent_exec_streams_reset(struct kelpie_agent_exec *exec) {
+    struct kelpie_agent_input *input = &exec->input;
+    if (input->handle >= 0) {
+        input_close(input);
+    }
+    KELPIE_ASSERT(!input->is_watched);
+    kelpie__ring_reset(&input->ring);
+    input->is_stopped = false;
+    kelpie__stream_receiver_init(&input->receiver, 0, KELPIE_EXEC_INPUT_BYTES);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(exec->outputs); i += 1) {
+        struct kelpie_agent_output *output = &exec->outputs[i];
+        if (output->handle >= 0) {
+            output_close(output);
+        }
+        KELPIE_ASSERT(!output->is_watched);
+        kelpie__stream_sender_reset(&output->sender);
+    }
+}
+
+void kelpie__agent_exec_streams_open(struct kelpie_agent_exec *exec, int input, int output,
+                                     int error_output) {
+    KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_RUNNING);
+    KELPIE_ASSERT(output >= 0);
+    exec->input.handle = input;
+    exec->outputs[0].handle = output;
+    exec->outputs[1].handle = error_output;
+    if (error_output < 0) { /* on a terminal both are one */
+        kelpie__stream_sender_end(&exec->outputs[1].sender);
+    }
+    if (input >= 0) { /* bytes, or the end, may have come before */
+        input_advance(&exec->input);
+    }
+}
+
+int kelpie__agent_exec_streams_attach(struct kelpie_agent_exec *exec, const uint64_t offsets[2],
+                                      struct kelpie_error *error) {
+    KELPIE_ASSERT(exec->channel == 0);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(exec->outputs); i += 1) {
+        const struct kelpie_ring *ring = &exec->outputs[i].sender.ring;
+        if (offsets[i] > ring->written) {
+            return kelpie__fail(error, KELPIE_E_LIMIT, 0, "%s has %llu bytes so far, not %llu",
+                                i == 0 ? "stdout" : "stderr", (unsigned long long)ring->written,
+                                (unsigned long long)offsets[i]);
+        }
+    }
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(exec->outputs); i += 1) {
+        bool is_resumed = kelpie__stream_sender_resume(&exec->outputs[i].sender, offsets[i]);
+        KELPIE_ASSERT(is_resumed);
+    }
+    struct kelpie_agent_input *input = &exec->input;
+    bool is_ended = input->receiver.is_ended;
+    kelpie__stream_receiver_init(&input->receiver, input->ring.written,
+                                 KELPIE_STREAM_CREDIT_INITIAL_BYTES);
+    input->receiver.is_ended = is_ended;
+    return 0;
+}
