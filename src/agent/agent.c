@@ -30,7 +30,8 @@ struct agent_arguments {
 };
 
 struct kelpie_agent_clock_sample kelpie__agent_sample_clock(struct kelpie_agent *agent) {
-    /* The shortest of three tries: an interrupt between the two readings would look like a wrong clock. */
+    /* The shortest of three tries: an interrupt between the two readings would look like a wrong
+     * clock. */
     struct kelpie_agent_clock_sample best = {0};
     uint64_t best_span = UINT64_MAX;
     for (int i = 0; i < 3; i += 1) {
@@ -67,7 +68,8 @@ static void agent_signal_all(struct kelpie_agent *agent, int signal) {
 static void agent_finish_stop(struct kelpie_agent *agent) {
     KELPIE_ASSERT(agent->phase == KELPIE_AGENT_STOPPING);
     kelpie__timer_disarm(agent->loop, &agent->stop_timer);
-    /* The last words of commands are still on their way; a peer that does not read them is not waited for. */
+    /* The last words of commands are still on their way; a peer that does not read them is not
+     * waited for. */
     for (int i = 0; i < AGENT_FLUSH_STEP_MAX; i += 1) {
         if (agent->wire == NULL || kelpie__wire_is_flushed(agent->wire)) {
             break;
@@ -158,8 +160,8 @@ static void agent_search_callback(void *context) {
         kelpie__agent_connect(agent);
         return;
     }
-    /* The host tells the port's name in a message of its own, some time after the driver is there; nothing in sysfs can be
-     * waited on. */
+    /* The host tells the port's name in a message of its own, some time after the driver is there;
+     * nothing in sysfs can be waited on. */
     agent->attempt_count += 1;
     if (agent->attempt_count > AGENT_RETRY_COUNT_MAX) {
         kelpie__agent_log(agent->os, "there is no port \"%s\"%s%s", AGENT_PORT_NAME,
@@ -167,12 +169,14 @@ static void agent_search_callback(void *context) {
         kelpie__agent_stop(agent, 0);
         return;
     }
-    int64_t pause_ns = AGENT_RETRY_MIN_NS * (agent->attempt_count > AGENT_RETRY_SHORT_COUNT ? 32 : 1);
+    int64_t pause_ns =
+        AGENT_RETRY_MIN_NS * (agent->attempt_count > AGENT_RETRY_SHORT_COUNT ? 32 : 1);
     kelpie__timer_arm(agent->loop, &agent->attempt_timer, agent->loop->now_ns + pause_ns,
                       agent_search_callback, agent);
 }
 
-/* What must be there to be heard; a failure is told to the peer, should one be found nevertheless. */
+/* What must be there to be heard; a failure is told to the peer, should one be found nevertheless.
+ */
 static void agent_boot(struct kelpie_agent *agent) {
     if (kelpie__agent_boot_early(agent->os, &agent->boot_error) < 0 ||
         kelpie__agent_load_modules(agent->os, "early", &agent->boot_error) < 0) {
@@ -231,8 +235,8 @@ static void agent_deinit(struct kelpie_agent *agent) {
     }
 }
 
-/* A reset ends every machine monitor that we run under, when it is told not to reboot. Power off does not: without ACPI (a kernel
- * without it, libkrun) the processor just halts. */
+/* A reset ends every machine monitor that we run under, when it is told not to reboot. Power off
+ * does not: without ACPI (a kernel without it, libkrun) the processor just halts. */
 static void agent_halt(struct kelpie_agent *agent) {
     kelpie__agent_root_leave(agent->os);
     kelpie__ignore(kelpie__os_halt(agent->os, false));
@@ -248,8 +252,10 @@ int kelpie_agent_main(struct kelpie_os *os, int argc, char **argv) {
     struct kelpie_agent agent = {.os = os, .port = KELPIE_OS_NO_HANDLE};
     agent.start = kelpie__agent_sample_clock(&agent);
     agent.is_guest = kelpie__os_identity(os, &identity) == 0 && identity.pid == 1;
-    /* The kernel passes on to process 1 what it does not know of its command line: not ours to judge. */
-    if (!agent.is_guest && (!agent_read_arguments(argc, argv, &arguments) || arguments.channel < 0)) {
+    /* The kernel passes on to process 1 what it does not know of its command line: not ours to
+     * judge. */
+    if (!agent.is_guest &&
+        (!agent_read_arguments(argc, argv, &arguments) || arguments.channel < 0)) {
         kelpie__agent_log(os, "it is process 1 of a guest; tests give --channel-fd N "
                               "[--cgroup DIRECTORY]");
         return 2;

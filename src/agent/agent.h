@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The guest agent: process 1 of a guest, at the far end of one byte stream. It trusts nobody: what the peer sends is checked,
- * what commands do is survived, and whatever happens, process 1 does not end.
+ * The guest agent: process 1 of a guest, at the far end of one byte stream. It trusts nobody: what
+ * the peer sends is checked, what commands do is survived, and whatever happens, process 1 does not
+ * end.
  *
- * agent.c has the life of the process, connection.c one peer after another, request.c what they may ask, exec*.c the commands,
- * boot.c and root.c what a kernel that has just started needs.
+ * agent.c has the life of the process, connection.c one peer after another, request.c what they may
+ * ask, exec*.c the commands, boot.c and root.c what a kernel that has just started needs.
  */
 #ifndef KELPIE_AGENT_AGENT_H
 #define KELPIE_AGENT_AGENT_H
@@ -25,12 +26,14 @@ enum kelpie_agent_phase {
     KELPIE_AGENT_SEARCHING, /* for the port */
     KELPIE_AGENT_WAITING,   /* for hello */
     KELPIE_AGENT_GREETED,
-    KELPIE_AGENT_QUIESCED, /* until the peer's mark: nothing is sent, everything else is thrown away */
+    KELPIE_AGENT_QUIESCED, /* until the peer's mark: nothing is sent, everything else is thrown away
+                            */
     KELPIE_AGENT_STOPPING,
     KELPIE_AGENT_STOPPED,
 };
 
-/* The processor's counter and the monotonic clock at one moment: the host compares two of them with its own. */
+/* The processor's counter and the monotonic clock at one moment: the host compares two of them with
+ * its own. */
 struct kelpie_agent_clock_sample {
     uint64_t cycles;
     int64_t monotonic_ns;
@@ -40,8 +43,8 @@ struct kelpie_agent {
     struct kelpie_os *os;     /* borrowed: always */
     struct kelpie_loop *loop; /* owned */
     struct kelpie_wire *wire; /* owned; NULL between connections */
-    int port;                 /* owned; opened once and kept: libkrun ends when a port is opened twice */
-    int signals;              /* owned */
+    int port;    /* owned; opened once and kept: libkrun ends when a port is opened twice */
+    int signals; /* owned */
     uint32_t signals_slot;
     bool is_guest; /* false: a test on a host, without mounts and power */
     bool is_set_up;
@@ -59,14 +62,16 @@ struct kelpie_agent {
     struct kelpie_agent_execs execs;
 };
 
-/* The program. In a guest it does not return. Arguments: none in a guest; in tests --channel-fd N [--cgroup DIRECTORY]. */
+/* The program. In a guest it does not return. Arguments: none in a guest; in tests --channel-fd N
+ * [--cgroup DIRECTORY]. */
 int kelpie_agent_main(struct kelpie_os *os, int argc, char **argv);
 
 /* --- agent.c --- */
 
 struct kelpie_agent_clock_sample kelpie__agent_sample_clock(struct kelpie_agent *agent);
 
-/* Begins the end of the guest: terminate, wait until `timeout_ms` are over, kill, sync, power off. */
+/* Begins the end of the guest: terminate, wait until `timeout_ms` are over, kill, sync, power off.
+ */
 void kelpie__agent_stop(struct kelpie_agent *agent, uint64_t timeout_ms);
 
 /* --- connection.c --- */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The boot phase: see boot.h. Order is by need, for the time from the kernel's start of /init to `hello` is what a user waits
- * for; nothing is logged on the way, since a byte on an emulated serial line costs as much as a system call.
+ * The boot phase: see boot.h. Order is by need, for the time from the kernel's start of /init to
+ * `hello` is what a user waits for; nothing is logged on the way, since a byte on an emulated
+ * serial line costs as much as a system call.
  */
 #include "agent/boot.h"
 
@@ -70,11 +71,12 @@ void kelpie__agent_log(struct kelpie_os *os, const char *format, ...) {
     kelpie__ignore(kelpie__os_write(os, 2, line, count + 1));
 }
 
-/* Mounts over a directory that is made when it is missing. What is mounted already (libkrun's init does) is left alone. */
+/* Mounts over a directory that is made when it is missing. What is mounted already (libkrun's init
+ * does) is left alone. */
 static int boot_mount(struct kelpie_os *os, const struct boot_mount *mount) {
     KELPIE_ASSERT(mount->target[0] == '/');
-    int status = kelpie__os_mount(os, mount->type, mount->target, mount->type, mount->flags,
-                                  mount->data);
+    int status =
+        kelpie__os_mount(os, mount->type, mount->target, mount->type, mount->flags, mount->data);
     if (status == -ENOENT) {
         status = kelpie__agent_make_directory(os, mount->target, 0755);
         if (status == 0) {
@@ -94,13 +96,13 @@ int kelpie__agent_boot_early(struct kelpie_os *os, struct kelpie_error *error) {
                                 mount->target);
         }
     }
-    /* A kernel that found no /dev/console started us without the first three descriptors. Handles that we open later must
-     * not land there: spawned commands get them. */
+    /* A kernel that found no /dev/console started us without the first three descriptors. Handles
+     * that we open later must not land there: spawned commands get them. */
     int handle = 0;
     for (int i = 0; i < 4 && handle >= 0 && handle <= 2; i += 1) {
-        handle = kelpie__os_open(os, KELPIE_OS_CWD, "/dev/console",
-                                 KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_NO_TTY,
-                                 0);
+        handle =
+            kelpie__os_open(os, KELPIE_OS_CWD, "/dev/console",
+                            KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_NO_TTY, 0);
         if (handle < 0) {
             handle = kelpie__os_open(os, KELPIE_OS_CWD, "/dev/null",
                                      KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE, 0);
@@ -110,7 +112,8 @@ int kelpie__agent_boot_early(struct kelpie_os *os, struct kelpie_error *error) {
         return kelpie__fail(error, KELPIE_E_BOOT, -handle, "open \"/dev/null\"");
     }
     KELPIE_ASSERT(handle > 2);
-    kelpie__ignore(kelpie__os_close(os, handle)); /* the one above 2 only showed that they are taken */
+    kelpie__ignore(
+        kelpie__os_close(os, handle)); /* the one above 2 only showed that they are taken */
     return 0;
 }
 
@@ -227,8 +230,8 @@ int kelpie__agent_open_port(struct kelpie_os *os, const char *name) {
         }
         length = snprintf(path, sizeof(path), "/dev/%s", entry);
         KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(path));
-        port = kelpie__os_open(os, KELPIE_OS_CWD, path,
-                               KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE, 0);
+        port =
+            kelpie__os_open(os, KELPIE_OS_CWD, path, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE, 0);
     }
     kelpie__ignore(kelpie__os_close(os, directory)); /* it was only read */
     return status < 0 ? status : port;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The command as spawn wants it: see command.h. The program is looked up here by stat and not in the child by trying: an
- * execve that fails has already built an address space, which costs ten times as much as a stat.
+ * The command as spawn wants it: see command.h. The program is looked up here by stat and not in
+ * the child by trying: an execve that fails has already built an address space, which costs ten
+ * times as much as a stat.
  */
 #include "agent/command.h"
 
@@ -25,7 +26,8 @@ const char *kelpie__agent_command_variable(const char *const *environment, const
     return NULL;
 }
 
-/* Points the vector at each string. The counts are the peer's word, so they are compared with the bytes. */
+/* Points the vector at each string. The counts are the peer's word, so they are compared with the
+ * bytes. */
 static int command_split(struct kelpie_agent_command *command,
                          const struct kelpie_agent_command_options *options,
                          struct kelpie_error *error) {
@@ -81,7 +83,8 @@ static void command_add_defaults(struct kelpie_agent_command *command,
     KELPIE_ASSERT(command->environment[count] == NULL);
 }
 
-/* Puts DIRECTORY/PREFIX/NAME together, without what is empty or made void by an absolute path behind it. */
+/* Puts DIRECTORY/PREFIX/NAME together, without what is empty or made void by an absolute path
+ * behind it. */
 static bool command_join(char *out, size_t capacity, const char *directory, const char *prefix,
                          size_t prefix_length, const char *name) {
     bool is_absolute = prefix_length > 0 ? prefix[0] == '/' : name[0] == '/';
@@ -97,7 +100,8 @@ static int command_fail_not_found(const char *name, struct kelpie_error *error) 
                         "\"%.200s\" is not found in the command's PATH", name);
 }
 
-/* As execvp does: the first that can be executed; if there is none, what was found but has no permission. */
+/* As execvp does: the first that can be executed; if there is none, what was found but has no
+ * permission. */
 static int command_search(struct kelpie_agent_command *command, struct kelpie_os *os,
                           const struct kelpie_agent_command_options *options,
                           struct kelpie_error *error) {
@@ -114,12 +118,11 @@ static int command_search(struct kelpie_agent_command *command, struct kelpie_os
         size_t length = colon == NULL ? strlen(at) : (size_t)(colon - at);
         struct kelpie_os_stat stat;
         /* An empty part means the current directory, as it does to execvp. */
-        bool is_candidate =
-            length < sizeof(command->path) &&
-            command_join(command->path, sizeof(command->path), options->directory, at, length,
-                         name) &&
-            kelpie__os_stat(os, KELPIE_OS_CWD, command->path, true, &stat) == 0 &&
-            stat.kind == KELPIE_OS_KIND_FILE;
+        bool is_candidate = length < sizeof(command->path) &&
+                            command_join(command->path, sizeof(command->path), options->directory,
+                                         at, length, name) &&
+                            kelpie__os_stat(os, KELPIE_OS_CWD, command->path, true, &stat) == 0 &&
+                            stat.kind == KELPIE_OS_KIND_FILE;
         if (is_candidate && (stat.mode & 0111) != 0) {
             return 0;
         }
@@ -150,7 +153,7 @@ static int command_find(struct kelpie_agent_command *command, struct kelpie_os *
 
 int kelpie__agent_command_init(struct kelpie_agent_command *command, struct kelpie_os *os,
                                const struct kelpie_agent_command_options *options,
-                                    struct kelpie_error *error) {
+                               struct kelpie_error *error) {
     size_t string_count = (size_t)options->argument_count + options->environment_count;
     /* Each string has its NUL, so that the bytes which did arrive bound the counts. */
     if (options->argument_count == 0 || string_count > options->length) {
@@ -185,7 +188,7 @@ void kelpie__agent_command_deinit(struct kelpie_agent_command *command, struct k
 
 /* execve says ENOENT for a missing file and for a missing interpreter alike. */
 static int command_explain_missing(struct kelpie_os *os, const char *path, const char *directory,
-                                            struct kelpie_error *error) {
+                                   struct kelpie_error *error) {
     char full[KELPIE_AGENT_PATH_BYTES_MAX + 1];
     struct kelpie_os_stat stat;
     bool is_there = command_join(full, sizeof(full), directory, "", 0, path) &&
@@ -200,14 +203,13 @@ static int command_explain_missing(struct kelpie_os *os, const char *path, const
 }
 
 int kelpie__agent_command_explain(struct kelpie_os *os, const char *path, const char *directory,
-                                  int status, const char *step,
-                                          struct kelpie_error *error) {
+                                  int status, const char *step, struct kelpie_error *error) {
     KELPIE_ASSERT(status < 0);
     KELPIE_ASSERT(path[0] != '\0');
     if (step == NULL || strcmp(step, "exec") != 0) {
         bool is_directory = step != NULL && strcmp(step, "chdir") == 0 && directory != NULL;
-        return kelpie__fail(error, KELPIE_E_EXEC_DENIED, -status, "start \"%.200s\": %s%s%.200s%s", path,
-                            step == NULL ? "spawn" : step, is_directory ? " \"" : "",
+        return kelpie__fail(error, KELPIE_E_EXEC_DENIED, -status, "start \"%.200s\": %s%s%.200s%s",
+                            path, step == NULL ? "spawn" : step, is_directory ? " \"" : "",
                             is_directory ? directory : "", is_directory ? "\"" : "");
     }
     if (status == -ENOENT) {
@@ -220,7 +222,8 @@ int kelpie__agent_command_explain(struct kelpie_os *os, const char *path, const 
     if (status == -EACCES && command_join(full, sizeof(full), directory, "", 0, path) &&
         kelpie__os_stat(os, KELPIE_OS_CWD, full, true, &stat) == 0 &&
         stat.kind == KELPIE_OS_KIND_DIRECTORY) {
-        return kelpie__fail(error, KELPIE_E_EXEC_DENIED, 0, "execute \"%.200s\": it is a directory", path);
+        return kelpie__fail(error, KELPIE_E_EXEC_DENIED, 0, "execute \"%.200s\": it is a directory",
+                            path);
     }
     if (status == -E2BIG) {
         return kelpie__fail(error, KELPIE_E_EXEC_DENIED, E2BIG,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * One peer after another over the same port. A connection that ends, for whatever reason, is followed by the next: commands do
- * not notice. The port is never closed, so "the peer is away" is an end of file that is looked at again, less and less often.
+ * One peer after another over the same port. A connection that ends, for whatever reason, is
+ * followed by the next: commands do not notice. The port is never closed, so "the peer is away" is
+ * an end of file that is looked at again, less and less often.
  */
 #include <string.h>
 
@@ -39,7 +40,8 @@ void kelpie__agent_greet(struct kelpie_agent *agent, const char *epoch) {
 void kelpie__agent_quiesce(struct kelpie_agent *agent, const uint8_t mark[KELPIE_MARK_BYTES]) {
     KELPIE_ASSERT(agent->wire != NULL);
     if (agent->phase == KELPIE_AGENT_STOPPING) {
-        return; /* a guest that is going away makes no good snapshot, but the peer will see for itself */
+        return; /* a guest that is going away makes no good snapshot, but the peer will see for
+                   itself */
     }
     KELPIE_ASSERT(agent->phase == KELPIE_AGENT_GREETED);
     agent->phase = KELPIE_AGENT_QUIESCED;
@@ -72,7 +74,8 @@ static void connection_request_callback(void *context, uint64_t id, const char *
     kelpie__agent_request(agent, id, method, params, length);
 }
 
-/* `cancel` matters only while the arguments are on their way: a command that runs is ended by exec.kill. */
+/* `cancel` matters only while the arguments are on their way: a command that runs is ended by
+ * exec.kill. */
 static void connection_notification_callback(void *context, const char *method, const char *params,
                                              size_t length) {
     struct kelpie_agent *agent = context;
@@ -91,8 +94,8 @@ static void connection_notification_callback(void *context, const char *method, 
     }
 }
 
-/* The command that a stream belongs to. NULL when it is over, or when the connection was just ended for naming a stream that
- * never was. */
+/* The command that a stream belongs to. NULL when it is over, or when the connection was just ended
+ * for naming a stream that never was. */
 static struct kelpie_agent_exec *connection_find(struct kelpie_agent *agent, uint32_t stream) {
     uint32_t channel = stream >> KELPIE_STREAM_KIND_BITS;
     if (channel == 0 || channel > agent->last_channel) {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The life of commands: slots, ends, and what follows an end. A command is over in three steps that come in any order but are
- * answered in this one: its process is collected, whatever it started is killed and gone, its output is read to the end. Only
- * then does exec.exit follow the last byte.
+ * The life of commands: slots, ends, and what follows an end. A command is over in three steps that
+ * come in any order but are answered in this one: its process is collected, whatever it started is
+ * killed and gone, its output is read to the end. Only then does exec.exit follow the last byte.
  */
 #include "agent/exec.h"
 
@@ -195,10 +195,11 @@ static void exec_close_group(struct kelpie_agent_exec *exec) {
     struct kelpie_agent *agent = exec->agent;
     uint64_t own_us = exec->exit.cpu_user_us + exec->exit.cpu_system_us;
     uint64_t all_us = 0;
-    /* The kernel's figure for the command has the children that it waited for. Only when there were others, which process 1
-     * inherited, is the cgroup asked: it saves three system calls in nearly every case. */
-    bool has_others = exec->kill_attempt_count > 0 ||
-                      exec->orphan_count_at_start != agent->execs.orphan_count;
+    /* The kernel's figure for the command has the children that it waited for. Only when there were
+     * others, which process 1 inherited, is the cgroup asked: it saves three system calls in nearly
+     * every case. */
+    bool has_others =
+        exec->kill_attempt_count > 0 || exec->orphan_count_at_start != agent->execs.orphan_count;
     if (has_others && kelpie__agent_group_cpu_us(&agent->groups, &exec->group, &all_us) == 0 &&
         all_us > own_us) {
         exec->exit.cpu_user_us += all_us - own_us;
@@ -211,7 +212,8 @@ static void exec_close_group(struct kelpie_agent_exec *exec) {
 
 static void exec_patience_callback(void *context);
 
-/* Sees to it that nobody of the group is left: at each look, those that are get killed, and another look is due. */
+/* Sees to it that nobody of the group is left: at each look, those that are get killed, and another
+ * look is due. */
 static void exec_clear_group(struct kelpie_agent_exec *exec) {
     KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_ENDING);
     KELPIE_ASSERT(!exec->is_group_gone);

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Commands: one table of slots, each a command from the first byte of its arguments until its exit status is known to the
- * peer or pushed out by newer ones. A command outlives connections: it has a channel only while a peer is attached to it.
+ * Commands: one table of slots, each a command from the first byte of its arguments until its exit
+ * status is known to the peer or pushed out by newer ones. A command outlives connections: it has a
+ * channel only while a peer is attached to it.
  *
- * exec.c has the life of a command, exec_start.c its birth, exec_stream.c its bytes, exec_request.c what peers may ask.
+ * exec.c has the life of a command, exec_start.c its birth, exec_stream.c its bytes, exec_request.c
+ * what peers may ask.
  */
 #ifndef KELPIE_AGENT_EXEC_H
 #define KELPIE_AGENT_EXEC_H
@@ -124,7 +126,8 @@ struct kelpie_agent_execs {
 
 /* --- exec.c --- */
 
-/* A free slot, which may be taken from the oldest finished command. LIMIT when all are alive, MEMORY. */
+/* A free slot, which may be taken from the oldest finished command. LIMIT when all are alive,
+ * MEMORY. */
 KELPIE_MUST_CHECK int kelpie__agent_exec_acquire(struct kelpie_agent *agent,
                                                  struct kelpie_agent_exec **out,
                                                  struct kelpie_error *error);
@@ -136,13 +139,15 @@ struct kelpie_agent_exec *kelpie__agent_exec_find_channel(struct kelpie_agent *a
 /* Kills all processes of a command that runs. */
 void kelpie__agent_exec_kill(struct kelpie_agent_exec *exec, enum kelpie_agent_exec_reason reason);
 
-/* Does whatever can be done for the command now: moves bytes, and ends it when everything is there. */
+/* Does whatever can be done for the command now: moves bytes, and ends it when everything is there.
+ */
 void kelpie__agent_exec_advance(struct kelpie_agent_exec *exec);
 
 /* Collects ended processes: commands and orphans. False: there is no child left. */
 bool kelpie__agent_exec_reap(struct kelpie_agent *agent);
 
-/* The connection is gone: commands go on without a channel; those whose arguments were not complete vanish. */
+/* The connection is gone: commands go on without a channel; those whose arguments were not complete
+ * vanish. */
 void kelpie__agent_exec_detach_all(struct kelpie_agent *agent);
 
 /* The pids of all live commands; how many. */
@@ -153,7 +158,8 @@ void kelpie__agent_exec_destroy_all(struct kelpie_agent *agent);
 
 /* --- exec_start.c --- */
 
-/* Bytes of the args stream; the last ones start the command and answer the request. NULL, or the broken rule. */
+/* Bytes of the args stream; the last ones start the command and answer the request. NULL, or the
+ * broken rule. */
 KELPIE_MUST_CHECK const char *kelpie__agent_exec_arguments(struct kelpie_agent_exec *exec,
                                                            const struct kelpie_agent_piece *piece);
 
@@ -165,15 +171,16 @@ void kelpie__agent_exec_streams_deinit(struct kelpie_agent_exec *exec);
 /* Closes everything and forgets all bytes: the slot is free. */
 void kelpie__agent_exec_streams_reset(struct kelpie_agent_exec *exec);
 
-/* Begins to move bytes over these handles, which it takes; input and error_output may be none. A terminal is not taken. */
+/* Begins to move bytes over these handles, which it takes; input and error_output may be none. A
+ * terminal is not taken. */
 void kelpie__agent_exec_streams_open(struct kelpie_agent_exec *exec, int input, int output,
                                      int error_output);
 
 /* Moves bytes of stdout and stderr; true when both have ended and everything is sent. */
 bool kelpie__agent_exec_streams_advance(struct kelpie_agent_exec *exec);
 
-/* A new connection goes on from these offsets of stdout and stderr, or from the oldest bytes that are kept. LIMIT for an offset
- * that was never reached. */
+/* A new connection goes on from these offsets of stdout and stderr, or from the oldest bytes that
+ * are kept. LIMIT for an offset that was never reached. */
 KELPIE_MUST_CHECK int kelpie__agent_exec_streams_attach(struct kelpie_agent_exec *exec,
                                                         const uint64_t offsets[2],
                                                         struct kelpie_error *error);

@@ -46,8 +46,8 @@ static int start_read_sizes(const struct kelpie_agent_params *params,
     uint64_t environment_count = 0;
     int status = kelpie__agent_params_number(params, "argument_bytes", bytes_range, &bytes, error);
     if (status == 0) {
-        status = kelpie__agent_params_number(params, "argument_count", count_range,
-                                             &argument_count, error);
+        status = kelpie__agent_params_number(params, "argument_count", count_range, &argument_count,
+                                             error);
     }
     if (status == 0) {
         status = kelpie__agent_params_number(params, "environment_count", variable_range,
@@ -91,8 +91,7 @@ static int start_read_limit(const struct kelpie_json_value *value, struct kelpie
     uint64_t resource = UINT64_MAX;
     out->soft = UINT64_MAX; /* unlimited */
     out->hard = UINT64_MAX;
-    int status =
-        kelpie__agent_params_number(&params, "resource", resource_range, &resource, error);
+    int status = kelpie__agent_params_number(&params, "resource", resource_range, &resource, error);
     if (status == 0) {
         status = kelpie__agent_params_number(&params, "soft", value_range, &out->soft, error);
     }
@@ -103,8 +102,9 @@ static int start_read_limit(const struct kelpie_json_value *value, struct kelpie
         return status;
     }
     if (resource == UINT64_MAX || out->soft > out->hard) {
-        return kelpie__fail(error, KELPIE_E_PROTOCOL, 0,
-                            "a limit has a resource, and a soft value that is not above the hard one");
+        return kelpie__fail(
+            error, KELPIE_E_PROTOCOL, 0,
+            "a limit has a resource, and a soft value that is not above the hard one");
     }
     out->resource = (int32_t)resource;
     return 0;
@@ -148,8 +148,8 @@ static int start_read_options(const struct kelpie_agent_params *params,
                                            sizeof(options->directory), error);
     }
     if (status == 0) {
-        status = kelpie__agent_params_text(params, "user", options->user, sizeof(options->user),
-                                           error);
+        status =
+            kelpie__agent_params_text(params, "user", options->user, sizeof(options->user), error);
     }
     if (status == 0) {
         status = kelpie__agent_params_number(params, "timeout_ms", timeout_range,
@@ -196,8 +196,7 @@ void kelpie__agent_request_exec_start(struct kelpie_agent *agent, uint64_t id,
     }
     exec->channel = channel;
     exec->request_id = id;
-    kelpie__stream_receiver_init(&exec->arguments_receiver, 0,
-                                 KELPIE_STREAM_CREDIT_INITIAL_BYTES);
+    kelpie__stream_receiver_init(&exec->arguments_receiver, 0, KELPIE_STREAM_CREDIT_INITIAL_BYTES);
     KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_RECEIVING);
     KELPIE_ASSERT(exec->arguments_bytes == 0);
 }
@@ -263,8 +262,7 @@ void kelpie__agent_request_exec_attach(struct kelpie_agent *agent, uint64_t id,
     exec->is_exit_sent = false;
     char text[256];
     bool is_whole = kelpie__text_format(
-        text, sizeof(text),
-        "{\"stdout_offset\":%llu,\"stderr_offset\":%llu,\"stdin_offset\":%llu}",
+        text, sizeof(text), "{\"stdout_offset\":%llu,\"stderr_offset\":%llu,\"stdin_offset\":%llu}",
         (unsigned long long)exec->outputs[0].sender.ring.sent,
         (unsigned long long)exec->outputs[1].sender.ring.sent,
         (unsigned long long)exec->input.receiver.received);
@@ -288,8 +286,9 @@ void kelpie__agent_request_exec_signal(struct kelpie_agent *agent, uint64_t id,
         status = kelpie__fail(&error, KELPIE_E_STATE, 0, "command %s has ended", exec->id);
     }
     if (status == 0) {
-        /* The leader is not collected yet, so that its number cannot belong to a stranger. A command that moved itself to
-         * another group has left its own empty: it gets the signal alone. */
+        /* The leader is not collected yet, so that its number cannot belong to a stranger. A
+         * command that moved itself to another group has left its own empty: it gets the signal
+         * alone. */
         int result = kelpie__os_kill_pid(agent->os, -exec->pid, (int)number);
         if (result == -ESRCH) {
             result = kelpie__os_kill_pid(agent->os, exec->pid, (int)number);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The birth of a command: its arguments arrive as a stream, since they may be larger than a message; with their last byte it is
- * spawned into its own session and cgroup, and exec.start is answered.
+ * The birth of a command: its arguments arrive as a stream, since they may be larger than a
+ * message; with their last byte it is spawned into its own session and cgroup, and exec.start is
+ * answered.
  */
 #include <errno.h>
 #include <linux/resource.h>
@@ -16,7 +17,8 @@
 #include "os/os_call.h"
 
 #define START_ARGUMENTS_CAPACITY_MIN 4096
-/* What a command line above this size needs of the stack limit: the kernel gives arguments a quarter of it. */
+/* What a command line above this size needs of the stack limit: the kernel gives arguments a
+ * quarter of it. */
 #define START_ARGUMENTS_LARGE_BYTES (1024 * 1024)
 #define START_STACK_LARGE_BYTES (24ULL * 1024 * 1024)
 
@@ -72,7 +74,8 @@ static int start_open_pipes(struct kelpie_agent_exec *exec, struct start_pipes *
     return 0;
 }
 
-/* The limits that were asked for, and a larger stack for a command line that the kernel would refuse without. */
+/* The limits that were asked for, and a larger stack for a command line that the kernel would
+ * refuse without. */
 static uint32_t start_limits(const struct kelpie_agent_exec *exec,
                              const struct kelpie_agent_command *command,
                              struct kelpie_os_limit *out) {
@@ -150,8 +153,7 @@ static void start_timeout_callback(void *context) {
 /* Spawns with streams; on failure nothing of it is left. */
 static int start_with_streams(struct kelpie_agent_exec *exec,
                               const struct kelpie_agent_command *command,
-                              const struct kelpie_agent_user *user,
-                              struct kelpie_error *error) {
+                              const struct kelpie_agent_user *user, struct kelpie_error *error) {
     struct kelpie_agent *agent = exec->agent;
     struct start_pipes pipes = {.ours = {-1, -1, -1}, .theirs = {-1, -1, -1}};
     int status = exec->options.has_terminal ? start_open_terminal(exec, &pipes, error)
@@ -172,8 +174,7 @@ static int start_with_streams(struct kelpie_agent_exec *exec,
     }
     kelpie__agent_exec_streams_open(exec, pipes.ours[0], pipes.ours[1], pipes.ours[2]);
     if (exec->options.timeout_ms > 0) {
-        int64_t deadline_ns =
-            exec->start_ns + (int64_t)exec->options.timeout_ms * KELPIE_NS_PER_MS;
+        int64_t deadline_ns = exec->start_ns + (int64_t)exec->options.timeout_ms * KELPIE_NS_PER_MS;
         kelpie__timer_arm(agent->loop, &exec->timer, deadline_ns, start_timeout_callback, exec);
     }
     return 0;
@@ -230,10 +231,10 @@ static int start_reserve(struct kelpie_agent_exec *exec, size_t count, struct ke
     while (capacity < needed) {
         capacity *= 2;
     }
-    char *arguments = exec->arguments_capacity == 0
-                          ? kelpie__alloc(exec->agent->os, capacity)
-                          : kelpie__resize(exec->agent->os, exec->arguments,
-                                           exec->arguments_capacity, capacity);
+    char *arguments =
+        exec->arguments_capacity == 0
+            ? kelpie__alloc(exec->agent->os, capacity)
+            : kelpie__resize(exec->agent->os, exec->arguments, exec->arguments_capacity, capacity);
     if (arguments == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "%zu bytes of arguments", capacity);
     }

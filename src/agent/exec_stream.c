@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The bytes of a command. Output goes from its pipe into a ring and from there to the wire; it stays in the ring until the peer
- * acknowledges it, so that a peer which lost its connection can go on where it was. A full ring is not read into: the pipe fills
- * and the command waits. Input goes the other way, and what the command does not take yet waits in a ring, whose room is
- * what the peer may send.
+ * The bytes of a command. Output goes from its pipe into a ring and from there to the wire; it
+ * stays in the ring until the peer acknowledges it, so that a peer which lost its connection can go
+ * on where it was. A full ring is not read into: the pipe fills and the command waits. Input goes
+ * the other way, and what the command does not take yet waits in a ring, whose room is what the
+ * peer may send.
  */
 #include <errno.h>
 #include <string.h>
@@ -13,8 +14,8 @@
 #include "core/limits.h"
 #include "os/os_call.h"
 
-#define STREAM_READ_COUNT_MAX 4            /* reads of one pipe in one go: others want their turn */
-#define STREAM_OUTPUT_BYTES (64 * 1024)    /* what a pipe holds: one read can empty it */
+#define STREAM_READ_COUNT_MAX 4           /* reads of one pipe in one go: others want their turn */
+#define STREAM_OUTPUT_BYTES (64 * 1024)   /* what a pipe holds: one read can empty it */
 #define STREAM_END_OF_TRANSMISSION "\x04" /* what a terminal takes for end of file */
 /* Room for what a peer may send without being told, even when a former one left as much behind. */
 #define STREAM_INPUT_BYTES (KELPIE_EXEC_INPUT_BYTES + KELPIE_STREAM_CREDIT_INITIAL_BYTES)
@@ -82,8 +83,9 @@ static int64_t output_read(struct kelpie_agent_output *output, size_t *out_capac
     return count;
 }
 
-/* Reads what the pipe holds and the ring takes. Once nobody lives who could write, the pipe is read to its end, and what is empty
- * has ended: someone outside of the command's group may hold the other end for ever. */
+/* Reads what the pipe holds and the ring takes. Once nobody lives who could write, the pipe is read
+ * to its end, and what is empty has ended: someone outside of the command's group may hold the
+ * other end for ever. */
 static void output_fill(struct kelpie_agent_output *output) {
     bool is_last = output->exec->is_group_gone;
     for (int i = 0; i < STREAM_READ_COUNT_MAX || is_last; i += 1) {
@@ -111,9 +113,9 @@ bool kelpie__agent_exec_streams_advance(struct kelpie_agent_exec *exec) {
         struct kelpie_agent_output *output = &exec->outputs[i];
         output_fill(output);
         bool can_send = exec->channel != 0 && kelpie__agent_may_send(agent);
-        bool is_sent =
-            can_send && kelpie__stream_sender_pump(&output->sender, agent->wire,
-                                                   kelpie__stream_number(exec->channel, output->kind));
+        bool is_sent = can_send && kelpie__stream_sender_pump(
+                                       &output->sender, agent->wire,
+                                       kelpie__stream_number(exec->channel, output->kind));
         is_delivered = is_delivered && is_sent;
         output_watch(output);
     }
@@ -176,14 +178,14 @@ static bool input_drain(struct kelpie_agent_input *input) {
     return result > 0 || result == -EAGAIN;
 }
 
-/* Its bytes are written: the command sees the end. A terminal is told by its own character; should there be no room for it, the
- * command has enough to read. */
+/* Its bytes are written: the command sees the end. A terminal is told by its own character; should
+ * there be no room for it, the command has enough to read. */
 static void input_end(struct kelpie_agent_input *input) {
     KELPIE_ASSERT(input->receiver.is_ended);
     KELPIE_ASSERT(kelpie__ring_unsent(&input->ring) == 0);
     if (input->handle == input->exec->terminal) {
-        kelpie__ignore(kelpie__os_write(input->exec->agent->os, input->handle,
-                                        STREAM_END_OF_TRANSMISSION, 1));
+        kelpie__ignore(
+            kelpie__os_write(input->exec->agent->os, input->handle, STREAM_END_OF_TRANSMISSION, 1));
     }
     input_close(input);
 }
@@ -208,9 +210,8 @@ static void input_advance(struct kelpie_agent_input *input) {
     if (is_empty) {
         input_unwatch(input);
     } else if (!input->is_watched) {
-        int status =
-            kelpie__loop_watch(input->exec->agent->loop, input->handle, KELPIE_OS_WRITABLE,
-                               input_callback, input, &input->watch_slot);
+        int status = kelpie__loop_watch(input->exec->agent->loop, input->handle, KELPIE_OS_WRITABLE,
+                                        input_callback, input, &input->watch_slot);
         input->is_watched = status == 0;
         if (status < 0) {
             input_stop(input);
@@ -228,8 +229,8 @@ static void input_callback(void *context, uint32_t bits) {
 const char *kelpie__agent_exec_input(struct kelpie_agent_exec *exec,
                                      const struct kelpie_agent_piece *piece) {
     struct kelpie_agent_input *input = &exec->input;
-    const char *broken = kelpie__stream_receiver_data(&input->receiver, piece->offset, piece->count,
-                                                      piece->is_end);
+    const char *broken =
+        kelpie__stream_receiver_data(&input->receiver, piece->offset, piece->count, piece->is_end);
     if (broken != NULL) {
         return broken;
     }
@@ -259,8 +260,7 @@ int kelpie__agent_exec_streams_init(struct kelpie_agent_exec *exec, struct kelpi
         output->kind = i == 0 ? KELPIE_STREAM_STDOUT : KELPIE_STREAM_STDERR;
         output->handle = KELPIE_OS_NO_HANDLE;
         if (status == 0) {
-            status =
-                kelpie__stream_sender_init(&output->sender, os, STREAM_OUTPUT_BYTES, error);
+            status = kelpie__stream_sender_init(&output->sender, os, STREAM_OUTPUT_BYTES, error);
         }
     }
     if (status < 0) {
@@ -295,7 +295,11 @@ void kelpie__agent_exec_streams_reset(struct kelpie_agent_exec *exec) {
             output_close(output);
         }
         KELPIE_ASSERT(!output->is_watched);
-        kelpie__stream_sender_reset(&output->sender);
+        struct kelpie_stream_sender *sender = &output->sender;
+        kelpie__ring_reset(&sender->ring); /* its memory is kept for the next command */
+        *sender = (struct kelpie_stream_sender){.ring = sender->ring,
+                                                .limit = KELPIE_STREAM_CREDIT_INITIAL_BYTES};
+        kelpie__stream_sender_check(sender);
     }
 }
 

@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "agent/files.h"
@@ -73,14 +72,14 @@ void kelpie__agent_groups_init(struct kelpie_agent_groups *groups, struct kelpie
     if (path == NULL || kelpie__agent_make_directory(os, path, 0755) < 0) {
         return;
     }
-    int directory = kelpie__os_open(os, KELPIE_OS_CWD, path,
-                                    KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
+    int directory =
+        kelpie__os_open(os, KELPIE_OS_CWD, path, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
     if (directory < 0) {
         return;
     }
     struct kelpie_os_stat stat;
-    /* A plain directory where the cgroups should be, or Linux before 5.14, whose cgroups cannot be killed at once. The
-     * root of a cgroup2 has no cgroup.kill, every other group has. */
+    /* A plain directory where the cgroups should be, or Linux before 5.14, whose cgroups cannot be
+     * killed at once. The root of a cgroup2 has no cgroup.kill, every other group has. */
     if (kelpie__os_stat(os, directory, "cgroup.kill", false, &stat) < 0) {
         kelpie__ignore(kelpie__os_close(os, directory));
         return;
@@ -153,8 +152,7 @@ int kelpie__agent_group_cpu_us(struct kelpie_agent_groups *groups,
     if (group->directory < 0) {
         return -ENOENT;
     }
-    int file =
-        kelpie__os_open(groups->os, group->directory, "cpu.stat", KELPIE_OS_OPEN_READ, 0);
+    int file = kelpie__os_open(groups->os, group->directory, "cpu.stat", KELPIE_OS_OPEN_READ, 0);
     if (file < 0) {
         return file;
     }
@@ -167,10 +165,14 @@ int kelpie__agent_group_cpu_us(struct kelpie_agent_groups *groups,
     KELPIE_ASSERT(count < (int64_t)sizeof(text));
     text[count] = '\0';
     const char *usage = strstr(text, "usage_usec ");
+    uint64_t total = 0;
     if (usage == NULL) {
         return -ENOENT;
     }
-    uint64_t total = strtoull(usage + strlen("usage_usec "), NULL, 10);
+    usage += strlen("usage_usec ");
+    if (!kelpie__agent_take_number(&usage, &total)) {
+        return -ENOENT;
+    }
     *out = total - kelpie__min_u64(total, group->past_cpu_us);
     return 0;
 }

@@ -68,8 +68,8 @@ int kelpie__agent_params_text(const struct kelpie_agent_params *params, const ch
         return kelpie__fail(error, KELPIE_E_PROTOCOL, 0, "\"%s\" is not a string", name);
     }
     if (kelpie__json_string(&value, inout, capacity, NULL) < 0) {
-        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
-                            "\"%s\" holds a NUL or more than %zu bytes", name, capacity - 1);
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "\"%s\" holds a NUL or more than %zu bytes",
+                            name, capacity - 1);
     }
     KELPIE_ASSERT(memchr(inout, '\0', capacity) != NULL);
     return 0;

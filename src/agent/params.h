@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Parameters of a request, read with their bounds; an error names the field, its value and the limit. A field that is missing
- * leaves the caller's default; unknown fields are nobody's business.
+ * Parameters of a request, read with their bounds; an error names the field, its value and the
+ * limit. A field that is missing leaves the caller's default; unknown fields are nobody's business.
  */
 #ifndef KELPIE_AGENT_PARAMS_H
 #define KELPIE_AGENT_PARAMS_H
@@ -21,8 +21,7 @@ struct kelpie_agent_range {
 
 /* Codes: PROTOCOL. */
 KELPIE_MUST_CHECK int kelpie__agent_params_number(const struct kelpie_agent_params *params,
-                                                  const char *name,
-                                                  struct kelpie_agent_range range,
+                                                  const char *name, struct kelpie_agent_range range,
                                                   uint64_t *inout, struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__agent_params_flag(const struct kelpie_agent_params *params,
                                                 const char *name, bool *inout,
@@ -37,8 +36,7 @@ KELPIE_MUST_CHECK int kelpie__agent_params_hex(const struct kelpie_agent_params 
                                                struct kelpie_error *error);
 /* The object in a field; empty when it is missing or null. */
 KELPIE_MUST_CHECK int kelpie__agent_params_object(const struct kelpie_agent_params *params,
-                                                  const char *name,
-                                                  struct kelpie_agent_params *out,
+                                                  const char *name, struct kelpie_agent_params *out,
                                                   struct kelpie_error *error);
 
 #endif

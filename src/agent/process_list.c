@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Reads /proc/PID/stat of every process: see process_list.h. A race is inherent (a process may fork between two reads), so
- * callers repeat until nothing is left.
+ * Reads /proc/PID/stat of every process: see process_list.h. A race is inherent (a process may fork
+ * between two reads), so callers repeat until nothing is left.
  */
 #include "agent/process_list.h"
 
@@ -24,25 +24,16 @@ struct process {
 
 /* The number that stands at *inout_at, which moves behind it. False when there is none. */
 static bool process_parse_number(const char **inout_at, int32_t *out) {
-    const char *at = *inout_at;
-    int64_t value = 0;
-    while (*at == ' ') {
-        at += 1;
-    }
-    const char *first = at;
-    while (*at >= '0' && *at <= '9' && at - first < 10) {
-        value = value * 10 + (*at - '0');
-        at += 1;
-    }
-    if (at == first || value > INT32_MAX) {
+    uint64_t value = 0;
+    if (!kelpie__agent_take_number(inout_at, &value) || value > INT32_MAX) {
         return false;
     }
-    *inout_at = at;
     *out = (int32_t)value;
     return true;
 }
 
-/* "PID (name) STATE PARENT GROUP SESSION ..."; the name may hold anything, so its end is the last parenthesis. */
+/* "PID (name) STATE PARENT GROUP SESSION ..."; the name may hold anything, so its end is the last
+ * parenthesis. */
 static bool process_parse(const char *text, struct process *out) {
     const char *at = strrchr(text, ')');
     if (at == NULL || at[1] != ' ' || at[2] == '\0') {
@@ -171,8 +162,8 @@ uint32_t kelpie__agent_process_list_signal(struct kelpie_os *os, int32_t leader,
         bool is_orphan = list[i].parent == self.pid && list[i].session != 0 &&
                          list[i].session != self.pid &&
                          !process_is_leader(list[i].pid, leaders, leader_count);
-        list[i].is_member = list[i].pid == leader || list[i].session == leader ||
-                            (is_alone && is_orphan);
+        list[i].is_member =
+            list[i].pid == leader || list[i].session == leader || (is_alone && is_orphan);
     }
     process_mark_descendants(list, count);
     uint32_t member_count = 0;

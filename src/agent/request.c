@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * What a peer may ask of the agent, one function per method (docs/protocol.md). Nothing but hello and ping is answered before
- * hello, and no command starts before setup: it would see a wrong root, clock and entropy.
+ * What a peer may ask of the agent, one function per method (docs/protocol.md). Nothing but hello
+ * and ping is answered before hello, and no command starts before setup: it would see a wrong root,
+ * clock and entropy.
  */
 #include "agent/request.h"
 
@@ -41,8 +42,8 @@ static int hello_read(const struct kelpie_agent_params *params, char *epoch,
         status = kelpie__agent_params_number(params, "version_min", range, &version_min, error);
     }
     if (status == 0) {
-        status = kelpie__agent_params_hex(params, "epoch", KELPIE_AGENT_EPOCH_BYTES - 1, epoch,
-                                          error);
+        status =
+            kelpie__agent_params_hex(params, "epoch", KELPIE_AGENT_EPOCH_BYTES - 1, epoch, error);
     }
     if (status < 0) {
         return status;
@@ -105,8 +106,8 @@ static int setup_read_root(const struct kelpie_agent_params *params, struct kelp
         status = kelpie__agent_params_text(&root, "kind", kind, sizeof(kind), error);
     }
     if (status == 0) {
-        status = kelpie__agent_params_text(&root, "device_serial", out->serial,
-                                           sizeof(out->serial), error);
+        status = kelpie__agent_params_text(&root, "device_serial", out->serial, sizeof(out->serial),
+                                           error);
     }
     if (status == 0) {
         status = kelpie__agent_params_text(&root, "fs", out->type, sizeof(out->type), error);
@@ -125,7 +126,8 @@ static int setup_read_root(const struct kelpie_agent_params *params, struct kelp
         return kelpie__fail(error, KELPIE_E_PROTOCOL, 0, "root kind \"%s\" is unknown", kind);
     }
     if (out->is_device && (out->serial[0] == '\0' || out->type[0] == '\0')) {
-        return kelpie__fail(error, KELPIE_E_PROTOCOL, 0, "a root on a device has a serial and an fs");
+        return kelpie__fail(error, KELPIE_E_PROTOCOL, 0,
+                            "a root on a device has a serial and an fs");
     }
     if (strcmp(writable, "tmpfs") == 0) {
         out->writable = KELPIE_AGENT_ROOT_WRITABLE_TMPFS;
@@ -250,8 +252,8 @@ static void request_ping(struct kelpie_agent *agent, uint64_t id,
     kelpie__wire_result(agent->wire, id, text);
 }
 
-/* Both sides have ended their frame when this is answered. What the next connection sends before the mark belongs to nobody: it
- * may be half a frame of one that is gone. */
+/* Both sides have ended their frame when this is answered. What the next connection sends before
+ * the mark belongs to nobody: it may be half a frame of one that is gone. */
 static void request_quiesce(struct kelpie_agent *agent, uint64_t id,
                             const struct kelpie_agent_params *params) {
     char mark_text[2 * KELPIE_MARK_BYTES + 1];
@@ -316,9 +318,9 @@ static void request_guest_clock(struct kelpie_agent *agent, uint64_t id,
     }
     struct kelpie_agent_clock_sample sample = kelpie__agent_sample_clock(agent);
     char text[REQUEST_RESULT_BYTES_MAX];
-    bool is_whole = kelpie__text_format(
-        text, sizeof(text), "{\"monotonic_ns\":%lld,\"tsc\":%llu}", (long long)sample.monotonic_ns,
-        (unsigned long long)sample.cycles);
+    bool is_whole =
+        kelpie__text_format(text, sizeof(text), "{\"monotonic_ns\":%lld,\"tsc\":%llu}",
+                            (long long)sample.monotonic_ns, (unsigned long long)sample.cycles);
     KELPIE_ASSERT(is_whole);
     kelpie__wire_result(agent->wire, id, text);
 }
@@ -381,11 +383,13 @@ void kelpie__agent_request(struct kelpie_agent *agent, uint64_t id, const char *
         return;
     }
     if (found->needs > REQUEST_NEEDS_NOTHING && agent->phase == KELPIE_AGENT_WAITING) {
-        kelpie__wire_refuse_text(agent->wire, id, KELPIE_E_STATE, "\"%s\" before \"hello\"", method);
+        kelpie__wire_refuse_text(agent->wire, id, KELPIE_E_STATE, "\"%s\" before \"hello\"",
+                                 method);
         return;
     }
     if (found->needs == REQUEST_NEEDS_SETUP && !agent->is_set_up) {
-        kelpie__wire_refuse_text(agent->wire, id, KELPIE_E_STATE, "\"%s\" before \"setup\"", method);
+        kelpie__wire_refuse_text(agent->wire, id, KELPIE_E_STATE, "\"%s\" before \"setup\"",
+                                 method);
         return;
     }
     const struct kelpie_agent_params object = {.text = params, .length = length};

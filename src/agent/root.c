@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The root file system: see root.h. A read-only base (EROFS, or ext4) gets its writable layer from overlayfs, on a tmpfs or on
- * a disk of the VM's own. A writable ext4 disk without a layer is the root itself.
+ * The root file system: see root.h. A read-only base (EROFS, or ext4) gets its writable layer from
+ * overlayfs, on a tmpfs or on a disk of the VM's own. A writable ext4 disk without a layer is the
+ * root itself.
  */
 #include "agent/root.h"
 
@@ -21,7 +22,8 @@
 #define ROOT_PATH_BYTES_MAX 320
 #define ROOT_UPPER_SERIAL "upper"
 
-/* Finds the disk with this serial number: its path under /dev. Disks are named in order of discovery, which is no promise. */
+/* Finds the disk with this serial number: its path under /dev. Disks are named in order of
+ * discovery, which is no promise. */
 static int root_find_disk(struct kelpie_os *os, const char *serial, char *out, size_t capacity,
                           struct kelpie_error *error) {
     KELPIE_ASSERT(serial[0] != '\0');
@@ -71,14 +73,14 @@ static int root_mount(struct kelpie_os *os, const struct kelpie_agent_root *root
     uint64_t flags = is_read_only ? MS_RDONLY : 0;
     status = kelpie__os_mount(os, device, target, root->type, flags, NULL);
     if (status < 0) {
-        return kelpie__fail(error, KELPIE_E_BOOT, -status,
-                            "mount disk \"%s\" (%s) as %s%s", root->serial, device, root->type,
-                            is_read_only ? " read-only" : "");
+        return kelpie__fail(error, KELPIE_E_BOOT, -status, "mount disk \"%s\" (%s) as %s%s",
+                            root->serial, device, root->type, is_read_only ? " read-only" : "");
     }
     return 0;
 }
 
-/* Mounts the place of the writable layer, and makes the two directories that overlayfs wants on it. */
+/* Mounts the place of the writable layer, and makes the two directories that overlayfs wants on it.
+ */
 static int root_mount_layer(struct kelpie_os *os, const struct kelpie_agent_root *root,
                             struct kelpie_error *error) {
     KELPIE_ASSERT(root->writable != KELPIE_AGENT_ROOT_WRITABLE_NONE);
@@ -124,7 +126,8 @@ static int root_mount_overlay(struct kelpie_os *os, const struct kelpie_agent_ro
     return 0;
 }
 
-/* Moves dev, proc and sys, with all that is mounted in them, into the new root, then the new root over the old one. */
+/* Moves dev, proc and sys, with all that is mounted in them, into the new root, then the new root
+ * over the old one. */
 static int root_switch(struct kelpie_os *os, struct kelpie_error *error) {
     static const char *const places[] = {"/dev", "/proc", "/sys"};
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(places); i += 1) {
@@ -153,8 +156,9 @@ static int root_switch(struct kelpie_os *os, struct kelpie_error *error) {
     return 0;
 }
 
-/* /run and /tmp. A root that cannot be written gets file systems in memory there; elsewhere /tmp is part of the root, where the
- * user gave it room. A failure is told on the console: many root file systems do without. */
+/* /run and /tmp. A root that cannot be written gets file systems in memory there; elsewhere /tmp is
+ * part of the root, where the user gave it room. A failure is told on the console: many root file
+ * systems do without. */
 static void root_mount_scratch(struct kelpie_os *os, bool is_read_only) {
     static const char *const places[] = {"/run", "/tmp"};
     static const char *const modes[] = {"mode=755", "mode=1777"};
@@ -165,8 +169,8 @@ static void root_mount_scratch(struct kelpie_os *os, bool is_read_only) {
             status = kelpie__agent_make_directory(os, places[i], i == 0 ? 0755 : 01777);
         }
         if (is_mounted && status == 0) {
-            status = kelpie__os_mount(os, "tmpfs", places[i], "tmpfs", MS_NOSUID | MS_NODEV,
-                                      modes[i]);
+            status =
+                kelpie__os_mount(os, "tmpfs", places[i], "tmpfs", MS_NOSUID | MS_NODEV, modes[i]);
         }
         if (status < 0) {
             kelpie__agent_log(os, "prepare %s: %s", places[i], kelpie__errno_text(-status));
@@ -208,7 +212,8 @@ int kelpie__agent_root_enter(struct kelpie_os *os, const struct kelpie_agent_roo
     }
     root_mount_scratch(os, is_read_only);
     if (!root->is_device && is_read_only) {
-        /* The initramfs is one mount: it is read-only for everybody from here on, which the agent does not mind. */
+        /* The initramfs is one mount: it is read-only for everybody from here on, which the agent
+         * does not mind. */
         int status = kelpie__os_mount(os, NULL, "/", NULL, MS_BIND | MS_REMOUNT | MS_RDONLY, NULL);
         if (status < 0) {
             return kelpie__fail(error, KELPIE_E_BOOT, -status, "make the root read-only");

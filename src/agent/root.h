@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The root file system that commands see: the initramfs itself, or a disk, with a writable layer or without.
+ * The root file system that commands see: the initramfs itself, or a disk, with a writable layer or
+ * without.
  */
 #ifndef KELPIE_AGENT_ROOT_H
 #define KELPIE_AGENT_ROOT_H
@@ -23,8 +24,8 @@ struct kelpie_agent_root {
     char type[16];   /* "erofs", "ext4" */
 };
 
-/* Mounts the root and makes it ours, with the kernel's file systems in it. It can be done once; on failure the guest stays in
- * the initramfs. Codes: BOOT, with what failed on what. */
+/* Mounts the root and makes it ours, with the kernel's file systems in it. It can be done once; on
+ * failure the guest stays in the initramfs. Codes: BOOT, with what failed on what. */
 KELPIE_MUST_CHECK int kelpie__agent_root_enter(struct kelpie_os *os,
                                                const struct kelpie_agent_root *root,
                                                struct kelpie_error *error);

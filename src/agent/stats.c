@@ -4,7 +4,6 @@
  */
 #include "agent/stats.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "agent/files.h"
@@ -16,23 +15,31 @@
 
 /* "12.34" in thousandths; digits after the third are dropped. */
 static uint64_t stats_parse_milli(const char *text) {
-    char *end = NULL;
-    uint64_t value = strtoull(text, &end, 10) * 1000;
-    uint64_t unit = 100;
-    if (*end == '.') {
-        for (const char *at = end + 1; *at >= '0' && *at <= '9' && unit > 0; at += 1) {
-            value += unit * (uint64_t)(*at - '0');
+    uint64_t value = 0;
+    uint64_t unit = 1000;
+    if (!kelpie__agent_take_number(&text, &value) || value > UINT64_MAX / 1000 - 1) {
+        return 0;
+    }
+    value *= 1000;
+    if (*text == '.') {
+        for (const char *at = text + 1; *at >= '0' && *at <= '9' && unit > 1; at += 1) {
             unit /= 10;
+            value += unit * (uint64_t)(*at - '0');
         }
     }
     return value;
 }
 
-/* The number behind "Name:" at the beginning of a line, or 0. */
+/* The number behind a name that ends in a colon, or 0. */
 static uint64_t stats_parse_field(const char *text, const char *name) {
-    const char *at = strstr(text, name);
     KELPIE_ASSERT(name[0] != '\0');
-    return at == NULL ? 0 : strtoull(at + strlen(name), NULL, 10);
+    const char *at = strstr(text, name);
+    uint64_t value = 0;
+    if (at == NULL) {
+        return 0;
+    }
+    at += strlen(name);
+    return kelpie__agent_take_number(&at, &value) ? value : 0;
 }
 
 /* "cpu  user nice system idle iowait irq softirq steal ...": everything but idle and iowait. */
@@ -42,14 +49,9 @@ static uint64_t stats_parse_cpu(const char *text) {
     }
     const char *at = text + 4;
     uint64_t ticks = 0;
-    for (int field = 0; field < 8; field += 1) {
-        char *end = NULL;
-        uint64_t value = strtoull(at, &end, 10);
-        if (end == at) {
-            break;
-        }
+    uint64_t value = 0;
+    for (int field = 0; field < 8 && kelpie__agent_take_number(&at, &value); field += 1) {
         ticks += field == 3 || field == 4 ? 0 : value;
-        at = end;
     }
     return ticks * STATS_TICK_MS;
 }
@@ -68,8 +70,8 @@ static uint64_t stats_read_cpu(struct kelpie_os *os) {
 }
 
 static void stats_read_disk(struct kelpie_os *os, struct kelpie_agent_stats *out) {
-    int root = kelpie__os_open(os, KELPIE_OS_CWD, "/",
-                               KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
+    int root =
+        kelpie__os_open(os, KELPIE_OS_CWD, "/", KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
     struct kelpie_os_space space;
     if (root < 0) {
         return;

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * A bounded reader of /etc/passwd and /etc/group: see users.h. Lines that are too long or malformed are passed over, as
- * libc does; a file that is too long is read up to the limit.
+ * A bounded reader of /etc/passwd and /etc/group: see users.h. Lines that are too long or malformed
+ * are passed over, as libc does; a file that is too long is read up to the limit.
  */
 #include "agent/users.h"
 
 #include <errno.h>
 #include <string.h>
 
+#include "core/text.h"
 #include "os/os_call.h"
 
-#define USERS_LINE_BYTES_MAX 4096  /* a group with 400 members fits */
+#define USERS_LINE_BYTES_MAX 4096 /* a group with 400 members fits */
 #define USERS_FILE_BYTES_MAX (1024 * 1024)
 #define USERS_FIELD_COUNT_MAX 7 /* passwd: name, password, uid, gid, comment, home, shell */
 
@@ -34,8 +35,8 @@ static int users_open(struct kelpie_os *os, const char *path, struct users_file 
     out->offset = 0;
     out->begin = 0;
     out->end = 0;
-    out->handle = kelpie__os_open(os, KELPIE_OS_CWD, path,
-                                  KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_FOLLOW, 0);
+    out->handle =
+        kelpie__os_open(os, KELPIE_OS_CWD, path, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_FOLLOW, 0);
     if (out->handle < 0 && out->handle != -ENOENT) {
         return kelpie__fail(error, KELPIE_E_IO, -out->handle, "open \"%s\"", path);
     }
@@ -56,7 +57,8 @@ static bool users_fill(struct users_file *file) {
     file->end -= file->begin;
     file->begin = 0;
     if (file->end == sizeof(file->bytes)) {
-        file->end = 0; /* a line longer than the buffer: its head goes, its tail parses as nothing */
+        file->end =
+            0; /* a line longer than the buffer: its head goes, its tail parses as nothing */
     }
     if (file->offset >= USERS_FILE_BYTES_MAX) {
         return false;
@@ -71,7 +73,8 @@ static bool users_fill(struct users_file *file) {
     return true;
 }
 
-/* The next line, cut into its fields in place. False at the end of the file; a last line without newline is given. */
+/* The next line, cut into its fields in place. False at the end of the file; a last line without
+ * newline is given. */
 static bool users_next(struct users_file *file, struct users_fields *out) {
     if (file->handle < 0) {
         return false;
@@ -107,28 +110,11 @@ static bool users_next(struct users_file *file, struct users_fields *out) {
 
 static bool users_parse_number(const char *text, uint32_t *out) {
     uint64_t value = 0;
-    size_t length = strlen(text);
-    if (length == 0 || length > 10) {
-        return false;
-    }
-    for (size_t i = 0; i < length; i += 1) {
-        if (text[i] < '0' || text[i] > '9') {
-            return false;
-        }
-        value = value * 10 + (uint64_t)(text[i] - '0');
-    }
-    if (value >= UINT32_MAX) { /* (uid_t)-1 means "unchanged" to the kernel */
-        return false;
+    if (!kelpie__text_u64(text, &value) || value >= UINT32_MAX) {
+        return false; /* (uid_t)-1 means "unchanged" to the kernel */
     }
     *out = (uint32_t)value;
     return true;
-}
-
-static void users_copy(char *out, size_t capacity, const char *text) {
-    size_t length = strlen(text);
-    length = length < capacity ? length : capacity - 1;
-    memcpy(out, text, length);
-    out[length] = '\0';
 }
 
 /* Finds the user by name or number in /etc/passwd. 1 found, 0 not, or an error. */
@@ -148,21 +134,21 @@ static int users_find_user(struct kelpie_os *os, const char *name, struct kelpie
         uint32_t gid = 0;
         bool is_valid = fields.count >= 6 && users_parse_number(fields.text[2], &uid) &&
                         users_parse_number(fields.text[3], &gid);
-        if (is_valid && (strcmp(fields.text[0], name) == 0 || (is_number && uid == number))) {
+        bool is_match = strcmp(fields.text[0], name) == 0 || (is_number && uid == number);
+        if (is_valid && is_match) {
+            const char *home = fields.text[5][0] == '/' ? fields.text[5] : "/";
             out->uid = uid;
             out->gid = gid;
-            users_copy(out->name, sizeof(out->name), fields.text[0]);
-            users_copy(out->home, sizeof(out->home),
-                       fields.text[5][0] == '/' ? fields.text[5] : "/");
-            is_found = true;
+            is_found = kelpie__text_copy(out->name, sizeof(out->name), fields.text[0]) &&
+                       kelpie__text_copy(out->home, sizeof(out->home), home);
         }
     }
     users_close(&file);
     if (!is_found && is_number) {
         out->uid = number;
         out->gid = 0;
-        users_copy(out->home, sizeof(out->home), "/");
-        is_found = true;
+        out->name[0] = '\0';
+        is_found = kelpie__text_copy(out->home, sizeof(out->home), "/");
     }
     return is_found ? 1 : 0;
 }
