@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #define KELPIE_OS_NO_HANDLE (-1)
+#define KELPIE_OS_SPAWN_HANDLES_MAX 16u /* passed to one child */
 #define KELPIE_OS_CWD (-100) /* as a directory handle: paths are relative to the working directory (AT_FDCWD) */
 
 enum kelpie_os_clock {
@@ -69,7 +70,7 @@ struct kelpie_os_spawn {
     const char *const *argv;        /* NULL-terminated */
     const char *const *environment; /* NULL-terminated; NULL: this process's */
     const char *directory;          /* NULL: unchanged */
-    const int *handles;             /* child's descriptor i is handles[i]; KELPIE_OS_NO_HANDLE: /dev/null. All others closed */
+    const int *handles;             /* child's descriptor i is handles[i]; KELPIE_OS_NO_HANDLE: /dev/null. All others closed; 0 to 2 blocking */
     uint32_t handle_count;
     uint32_t flags;
     uint32_t uid;

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * What the files of the real system share. Each file fills in its part of the table.
+ */
+#ifndef KELPIE_OS_OS_LINUX_H
+#define KELPIE_OS_OS_LINUX_H
+
+#include <termios.h>
+
+#include "core/base.h"
+#include "os/os.h"
+
+#define KELPIE_OS_LINUX_HANDLE_MAX 4096u /* whose kind is remembered */
+
+struct kelpie_os_linux {
+    struct kelpie_os os; /* first: the table's context is this */
+    int epoll;
+    bool has_saved_terminal;
+    struct termios saved_terminal;
+    uint64_t is_no_socket[KELPIE_OS_LINUX_HANDLE_MAX / 64];
+};
+
+static inline struct kelpie_os_linux *kelpie__os_linux_of(struct kelpie_os *os) {
+    KELPIE_ASSERT(os->context != NULL);
+    return os->context;
+}
+
+void kelpie__os_linux_fill_process(struct kelpie_os *os);
+void kelpie__os_linux_fill_stream(struct kelpie_os *os);
+void kelpie__os_linux_fill_file(struct kelpie_os *os);
+void kelpie__os_linux_fill_terminal(struct kelpie_os *os);
+
+/* 0 or more, or -errno. */
+int kelpie__os_linux_result(long result);
+
+#endif
