@@ -80,10 +80,11 @@ static int guest_set_wall_clock(struct kelpie_os *os, int64_t unix_ns) {
 
 /* random(4): credited, then mixed in at once, so that the next byte anybody draws depends on it. */
 static int guest_add_entropy(struct kelpie_os *os, const void *bytes, size_t count) {
-    struct {
-        struct rand_pool_info info;
+    struct { /* struct rand_pool_info with room */
+        int entropy_count;
+        int buf_size;
         uint8_t bytes[GUEST_ENTROPY_BYTES_MAX];
-    } pool = {.info = {.entropy_count = (int)(count * 8), .buf_size = (int)count}};
+    } pool = {.entropy_count = (int)(count * 8), .buf_size = (int)count};
     kelpie__ignore(os != NULL);
     if (count > sizeof(pool.bytes)) {
         return -EINVAL;

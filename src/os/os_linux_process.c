@@ -147,8 +147,8 @@ SPAWN_CHILD static int child_join_cgroup(struct spawn_plan *plan) {
 SPAWN_CHILD static int child_limit(struct spawn_plan *plan) {
     for (uint32_t i = 0; i < plan->spawn->limit_count; i += 1) {
         const struct kelpie_os_limit *limit = &plan->spawn->limits[i];
-        const struct rlimit value = {.rlim_cur = (rlim_t)limit->soft, .rlim_max = (rlim_t)limit->hard};
-        if (setrlimit((unsigned)limit->resource, &value) < 0) {
+        const uint64_t value[2] = {limit->soft, limit->hard}; /* prlimit64: struct rlimit64 */
+        if (syscall(SYS_prlimit64, 0, limit->resource, value, NULL) < 0) {
             return child_fail(plan, "resource limit");
         }
     }
@@ -313,7 +313,7 @@ static long spawn_quick(struct spawn_plan *plan, uint8_t *stack, int *out_proces
         .exit_signal = SIGCHLD,
         .stack = (uint64_t)(uintptr_t)stack,
         .stack_size = SPAWN_STACK_BYTES,
-        .cgroup = has_cgroup ? (uint64_t)plan->spawn->cgroup : 0,
+        .cgroup = has_cgroup ? (uint32_t)plan->spawn->cgroup : 0,
     };
     plan->has_cleared_handlers = true;
     plan->is_in_cgroup = has_cgroup;
