@@ -86,7 +86,7 @@ const char *kelpie__frame_decode(const uint8_t bytes[KELPIE_FRAME_HEADER_BYTES],
         .offset = kelpie__frame_load_u64(bytes + 16),
     };
     if (frame.length > KELPIE_FRAME_PAYLOAD_BYTES_MAX || bytes[10] != 0 || bytes[11] != 0) {
-        return "R2: a frame is longer than 32,768 bytes, or its zero is not";
+        return "R2: a frame is longer than 32,768 bytes, or its reserved bytes are not zero";
     }
     const char *rule = frame_type_rule(&frame);
     if (rule == NULL) {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * Frames: 24 bytes of header, little-endian, then the payload.
- *     0 check u32 | 4 length u32 | 8 type u8 | 9 flags u8 | 10 zero u16 | 12 stream u32 | 16 offset u64
- * `check` is FNV-1a (32 bits) of bytes 4 to 23: it tells a torn or displaced frame from a real one.
+ *     0 check u32 | 4 length u32 | 8 type u8 | 9 flags u8 | 10 zero u16 | 12 stream u32 | 16 offset
+ * u64 `check` is FNV-1a (32 bits) of bytes 4 to 23: it tells a torn or displaced frame from a real
+ * one.
  */
 #ifndef KELPIE_WIRE_FRAME_H
 #define KELPIE_WIRE_FRAME_H
@@ -30,7 +31,8 @@ struct kelpie_frame {
 
 void kelpie__frame_encode(const struct kelpie_frame *frame, uint8_t out[KELPIE_FRAME_HEADER_BYTES]);
 
-/* NULL: *out is the frame, every rule about headers holds. Else the rule that is broken, a static text "R2: ...". */
+/* NULL: *out is the frame, every rule about headers holds. Else the rule that is broken, a static
+ * text "R2: ...". */
 KELPIE_MUST_CHECK const char *kelpie__frame_decode(const uint8_t bytes[KELPIE_FRAME_HEADER_BYTES],
                                                    struct kelpie_frame *out);
 

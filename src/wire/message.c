@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * JSON-RPC 2.0 over the wire: requests and their answers, notifications, how errors travel. Ids of requests rise from 1
- * and are never used again, so that a late answer is known for what it is.
+ * JSON-RPC 2.0 over the wire: requests and their answers, notifications, how errors travel. Ids of
+ * requests rise from 1 and are never used again, so that a late answer is known for what it is.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -12,14 +12,15 @@
 #include "wire/wire_internal.h"
 
 #define RPC_METHOD_NOT_FOUND (-32601) /* JSON-RPC 2.0, section 5.1 */
-#define RPC_INVALID_PARAMS   (-32602)
+#define RPC_INVALID_PARAMS (-32602)
 
 /* ---- sending ---- */
 
+/* 0, LIMIT (no room now), IO (closed), or MISUSE: it is longer than a message can be. */
 static int message_send(struct kelpie_wire *wire, struct kelpie_json_writer *writer) {
     int64_t length = kelpie__json_finish(writer);
     if (length < 0) {
-        return KELPIE_E_LIMIT;
+        return KELPIE_E_MISUSE;
     }
     KELPIE_ASSERT(length <= (int64_t)KELPIE_MESSAGE_BYTES_MAX);
     const struct kelpie_frame frame = {.type = KELPIE_FRAME_MESSAGE, .length = (uint32_t)length};
@@ -62,24 +63,17 @@ void kelpie__wire_cancel(struct kelpie_wire *wire, uint64_t id) {
 }
 
 /* An answer for which there is no room: the peer asks without reading. */
-static void answer_send(struct kelpie_wire *wire, struct kelpie_json_writer *writer) {
+static int answer_send(struct kelpie_wire *wire, struct kelpie_json_writer *writer) {
     int status = message_send(wire, writer);
     if (status == KELPIE_E_LIMIT) {
         kelpie__wire_break(wire, "R14", "answers are not read");
     }
+    return status;
 }
 
-void kelpie__wire_result(struct kelpie_wire *wire, uint64_t id, const char *result) {
-    char text[KELPIE_MESSAGE_BYTES_MAX + 1];
-    struct kelpie_json_writer writer;
-    KELPIE_ASSERT(id > 0);
-    KELPIE_ASSERT(result[0] == '{');
-    message_begin(&writer, text);
-    kelpie__json_write_u64(&writer, "id", id);
-    kelpie__json_write_raw(&writer, "result", result, strlen(result));
-    kelpie__json_object_end(&writer);
-    answer_send(wire, &writer);
-}
+/* Six bytes for each of an error's texts at worst, and the words around them. */
+static_assert(6 * sizeof(struct kelpie_error) + 512 < KELPIE_MESSAGE_BYTES_MAX,
+              "every error fits a message");
 
 void kelpie__wire_refuse(struct kelpie_wire *wire, uint64_t id, const struct kelpie_error *why) {
     char text[KELPIE_MESSAGE_BYTES_MAX + 1];
@@ -97,7 +91,8 @@ void kelpie__wire_refuse(struct kelpie_wire *wire, uint64_t id, const struct kel
     kelpie__json_object_end(&writer);
     kelpie__json_object_end(&writer);
     kelpie__json_object_end(&writer);
-    answer_send(wire, &writer);
+    int status = answer_send(wire, &writer);
+    KELPIE_ASSERT(status != KELPIE_E_MISUSE); /* see the static assertion above */
 }
 
 void kelpie__wire_refuse_text(struct kelpie_wire *wire, uint64_t id, int code, const char *format,
@@ -109,6 +104,22 @@ void kelpie__wire_refuse_text(struct kelpie_wire *wire, uint64_t id, int code, c
     kelpie__ignore(vsnprintf(error.message, sizeof(error.message), format, arguments));
     va_end(arguments);
     kelpie__wire_refuse(wire, id, &error);
+}
+
+void kelpie__wire_result(struct kelpie_wire *wire, uint64_t id, const char *result) {
+    char text[KELPIE_MESSAGE_BYTES_MAX + 1];
+    struct kelpie_json_writer writer;
+    KELPIE_ASSERT(id > 0);
+    KELPIE_ASSERT(result[0] == '{');
+    message_begin(&writer, text);
+    kelpie__json_write_u64(&writer, "id", id);
+    kelpie__json_write_raw(&writer, "result", result, strlen(result));
+    kelpie__json_object_end(&writer);
+    if (answer_send(wire, &writer) == KELPIE_E_MISUSE) {
+        kelpie__wire_refuse_text(wire, id, KELPIE_E_LIMIT,
+                                 "the answer has %zu bytes; a message has %u at most",
+                                 strlen(result), KELPIE_MESSAGE_BYTES_MAX);
+    }
 }
 
 /* ---- calls ---- */
@@ -161,8 +172,14 @@ int kelpie__wire_call(struct kelpie_wire *wire, const char *method, const char *
     if (status == KELPIE_E_IO) {
         return kelpie__fail(error, status, 0, "%s: the connection is closed", method);
     }
+    if (status == KELPIE_E_MISUSE) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
+                            "%s: %zu bytes of parameters; a message has %u at most", method,
+                            strlen(params), KELPIE_MESSAGE_BYTES_MAX);
+    }
     if (status < 0) {
-        return kelpie__fail(error, status, 0, "%s: the peer does not read; try again later", method);
+        return kelpie__fail(error, status, 0, "%s: the peer does not read; try again later",
+                            method);
     }
     *pending = (struct kelpie_wire_pending){
         .id = wire->next_id, .callback = callback, .context = context, .wire = wire};
@@ -239,7 +256,16 @@ static void error_read(const struct kelpie_json_value *value, struct kelpie_erro
     }
 }
 
-static void answer_receive(struct kelpie_wire *wire, uint64_t id,
+/* Ends a value of the message with a zero, for callbacks: nothing behind it is looked at any more.
+ */
+static const char *value_terminate(char *text, const struct kelpie_json_value *value) {
+    char *start = text + (value->text - text);
+    KELPIE_ASSERT(value->text >= text && value->length > 0);
+    start[value->length] = '\0';
+    return start;
+}
+
+static void answer_receive(struct kelpie_wire *wire, uint64_t id, char *text,
                            const struct kelpie_json_value *message) {
     struct kelpie_json_value value;
     struct kelpie_json_value refusal;
@@ -256,7 +282,7 @@ static void answer_receive(struct kelpie_wire *wire, uint64_t id,
             kelpie__wire_break(wire, "R13", "a result that is no object");
             return;
         }
-        pending_end(pending, NULL, value.text, value.length);
+        pending_end(pending, NULL, value_terminate(text, &value), value.length);
         return;
     }
     if (kelpie__json_find(message->text, message->length, "error", &refusal) < 0 ||
@@ -281,7 +307,8 @@ static void protocol_error_receive(struct kelpie_wire *wire, const char *params,
     kelpie__wire_close(wire, &error);
 }
 
-static void method_receive(struct kelpie_wire *wire, const char *method, bool has_id, uint64_t id,
+/* `id` 0: a notification. */
+static void method_receive(struct kelpie_wire *wire, const char *method, uint64_t id, char *text,
                            const struct kelpie_json_value *message) {
     struct kelpie_json_value value;
     const char *params = "{}";
@@ -291,10 +318,10 @@ static void method_receive(struct kelpie_wire *wire, const char *method, bool ha
             kelpie__wire_break(wire, "R11", "parameters that are no object");
             return;
         }
-        params = value.text;
+        params = value_terminate(text, &value);
         length = value.length;
     }
-    if (has_id) {
+    if (id != 0) {
         wire->callbacks->request(wire->context, id, method, params, length);
     } else if (kelpie__text_equal(method, "protocol_error")) {
         protocol_error_receive(wire, params, length);
@@ -306,6 +333,7 @@ static void method_receive(struct kelpie_wire *wire, const char *method, bool ha
 void kelpie__wire_message(struct kelpie_wire *wire, char *text, size_t length) {
     struct kelpie_json_value message;
     struct kelpie_json_value id_value;
+    struct kelpie_json_value method_value;
     char version[8];
     char method[KELPIE_METHOD_BYTES_MAX];
     uint64_t id = 0;
@@ -321,12 +349,14 @@ void kelpie__wire_message(struct kelpie_wire *wire, char *text, size_t length) {
         kelpie__wire_break(wire, "R10", "an id is a whole number from 1");
         return;
     }
-    bool has_method =
-        kelpie__json_find_string(text, length, "method", method, sizeof(method)) == 0;
-    if (has_method) {
-        method_receive(wire, method, has_id, id, &message);
+    bool has_method = kelpie__json_find(text, length, "method", &method_value) == 0;
+    if (has_method && kelpie__json_string(&method_value, method, sizeof(method), NULL) < 0) {
+        kelpie__wire_break(wire, "R10", "a method is a text of less than %u bytes",
+                           KELPIE_METHOD_BYTES_MAX);
+    } else if (has_method) {
+        method_receive(wire, method, id, text, &message);
     } else if (has_id) {
-        answer_receive(wire, id, &message);
+        answer_receive(wire, id, text, &message);
     } else {
         kelpie__wire_break(wire, "R10", "neither a method nor an answer");
     }

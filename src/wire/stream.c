@@ -50,9 +50,9 @@ bool kelpie__stream_sender_pump(struct kelpie_stream_sender *sender, struct kelp
         const void *bytes = NULL;
         uint64_t count = kelpie__ring_send_view(&sender->ring, &bytes);
         count = kelpie__min_u64(count, KELPIE_FRAME_PAYLOAD_BYTES_MAX);
-        count = kelpie__min_u64(count, sender->limit - kelpie__min_u64(sender->limit, sender->ring.sent));
-        bool is_end =
-            sender->is_end_written && kelpie__ring_unsent(&sender->ring) == (size_t)count;
+        count = kelpie__min_u64(count,
+                                sender->limit - kelpie__min_u64(sender->limit, sender->ring.sent));
+        bool is_end = sender->is_end_written && kelpie__ring_unsent(&sender->ring) == (size_t)count;
         if (count == 0 && !is_end) {
             return false;
         }
@@ -72,7 +72,7 @@ const char *kelpie__stream_sender_credit(struct kelpie_stream_sender *sender, ui
         return NULL; /* on its way when the stop was sent */
     }
     if (limit < sender->limit || limit < acknowledged) {
-        return "R17: credit was taken back";
+        return "R18: credit was taken back";
     }
     if (!kelpie__ring_acknowledge(&sender->ring, acknowledged)) {
         return "R18: bytes were acknowledged that were never sent, or twice";
@@ -103,9 +103,10 @@ bool kelpie__stream_sender_resume(struct kelpie_stream_sender *sender, uint64_t 
 void kelpie__stream_receiver_init(struct kelpie_stream_receiver *receiver, uint64_t offset,
                                   uint32_t window_bytes) {
     KELPIE_ASSERT(window_bytes >= KELPIE_STREAM_CREDIT_INITIAL_BYTES);
-    *receiver = (struct kelpie_stream_receiver){.received = offset,
-                                                .limit = offset + KELPIE_STREAM_CREDIT_INITIAL_BYTES,
-                                                .window_bytes = window_bytes};
+    *receiver =
+        (struct kelpie_stream_receiver){.received = offset,
+                                        .limit = offset + KELPIE_STREAM_CREDIT_INITIAL_BYTES,
+                                        .window_bytes = window_bytes};
 }
 
 const char *kelpie__stream_receiver_data(struct kelpie_stream_receiver *receiver, uint64_t offset,

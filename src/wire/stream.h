@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The two ends of one stream: absolute offsets, credit, end. The sender keeps what is not acknowledged, so that it can
- * go on over a new connection without a gap or a repeat; the receiver says how far it may go.
+ * The two ends of one stream: absolute offsets, credit, end. The sender keeps what is not
+ * acknowledged, so that it can go on over a new connection without a gap or a repeat; the receiver
+ * says how far it may go.
  */
 #ifndef KELPIE_WIRE_STREAM_H
 #define KELPIE_WIRE_STREAM_H
@@ -11,10 +12,10 @@
 
 struct kelpie_stream_sender {
     struct kelpie_ring ring;
-    uint64_t limit;       /* the peer's: up to which offset bytes may be sent */
-    bool is_end_written;  /* nothing more will be written */
+    uint64_t limit;      /* the peer's: up to which offset bytes may be sent */
+    bool is_end_written; /* nothing more will be written */
     bool is_end_sent;
-    bool is_stopped;      /* the peer reads no further: what is written is dropped */
+    bool is_stopped; /* the peer reads no further: what is written is dropped */
 };
 
 KELPIE_MUST_CHECK int kelpie__stream_sender_init(struct kelpie_stream_sender *sender,
@@ -28,15 +29,16 @@ size_t kelpie__stream_sender_space(const struct kelpie_stream_sender *sender);
 size_t kelpie__stream_sender_write(struct kelpie_stream_sender *sender, const void *bytes,
                                    size_t count);
 void kelpie__stream_sender_end(struct kelpie_stream_sender *sender);
-/* Sends what credit and the wire's room allow; true: all that was written, with the end, is sent. */
+/* Sends what credit and the wire's room allow; true: all that was written, with the end, is sent.
+ */
 bool kelpie__stream_sender_pump(struct kelpie_stream_sender *sender, struct kelpie_wire *wire,
                                 uint32_t stream);
 /* A CREDIT of the peer. NULL, or the broken rule. */
 KELPIE_MUST_CHECK const char *kelpie__stream_sender_credit(struct kelpie_stream_sender *sender,
                                                            uint64_t acknowledged, uint64_t limit);
 void kelpie__stream_sender_stop(struct kelpie_stream_sender *sender);
-/* A new connection: sending goes on from `offset` or the oldest byte kept, with the initial credit. False: the offset
- * was never written. */
+/* A new connection: sending goes on from `offset` or the oldest byte kept, with the initial credit.
+ * False: the offset was never written. */
 KELPIE_MUST_CHECK bool kelpie__stream_sender_resume(struct kelpie_stream_sender *sender,
                                                     uint64_t offset);
 
@@ -53,7 +55,8 @@ void kelpie__stream_receiver_init(struct kelpie_stream_receiver *receiver, uint6
 KELPIE_MUST_CHECK const char *kelpie__stream_receiver_data(struct kelpie_stream_receiver *receiver,
                                                            uint64_t offset, size_t count,
                                                            bool is_end);
-/* `consumed`: the offset up to which bytes need no room any more. Sends credit when half the window is free again. */
+/* `consumed`: the offset up to which bytes need no room any more. Sends credit when half the window
+ * is free again. */
 void kelpie__stream_receiver_consumed(struct kelpie_stream_receiver *receiver,
                                       struct kelpie_wire *wire, uint32_t stream, uint64_t consumed);
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * See wire.h: the bytes of a connection. Frames that are queued in one step of the loop leave in one write at its end.
- * The output buffer has a part that only messages may use, so that bulk data never keeps an answer out.
+ * See wire.h: the bytes of a connection. Frames that are queued in one step of the loop leave in
+ * one write at its end. The output buffer has a part that only messages may use, so that bulk data
+ * never keeps an answer out.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -98,9 +99,8 @@ void kelpie__wire_break(struct kelpie_wire *wire, const char *rule, const char *
     kelpie__ignore(vsnprintf(text, sizeof(text), format, arguments));
     va_end(arguments);
     KELPIE_ASSERT(rule[0] == 'R');
-    kelpie__ignore(kelpie__text_format(params, sizeof(params),
-                                       "{\"rule\":\"%s\",\"message\":\"rule %s is broken\"}", rule,
-                                       rule));
+    kelpie__ignore(kelpie__text_format(
+        params, sizeof(params), "{\"rule\":\"%s\",\"message\":\"rule %s is broken\"}", rule, rule));
     kelpie__ignore(kelpie__wire_notify(wire, "protocol_error", params)); /* the peer may not read */
     kelpie__wire_flush(wire);
     kelpie__ignore(kelpie__fail(&error, KELPIE_E_PROTOCOL, 0,
@@ -108,10 +108,11 @@ void kelpie__wire_break(struct kelpie_wire *wire, const char *rule, const char *
     kelpie__wire_close(wire, &error);
 }
 
-static void wire_break_rule(struct kelpie_wire *wire, const char *rule_and_text) {
+void kelpie__wire_break_rule(struct kelpie_wire *wire, const char *rule_and_text) {
     char rule[8] = "";
     const char *colon = strchr(rule_and_text, ':');
-    KELPIE_ASSERT(colon != NULL && (size_t)(colon - rule_and_text) < sizeof(rule));
+    KELPIE_ASSERT(colon != NULL && colon[1] == ' ');
+    KELPIE_ASSERT((size_t)(colon - rule_and_text) < sizeof(rule));
     memcpy(rule, rule_and_text, (size_t)(colon - rule_and_text));
     kelpie__wire_break(wire, rule, "%s", colon + 2);
 }
@@ -158,14 +159,6 @@ static void wire_write(struct kelpie_wire *wire) {
     wire_watch_output(wire);
 }
 
-void kelpie__wire_flush(struct kelpie_wire *wire) {
-    if (wire->is_closed) {
-        return;
-    }
-    kelpie__timer_disarm(wire->loop, &wire->flush_timer);
-    wire_write(wire);
-}
-
 bool kelpie__wire_is_flushed(const struct kelpie_wire *wire) {
     return wire->output_count == 0;
 }
@@ -176,19 +169,24 @@ static size_t wire_room(const struct kelpie_wire *wire, bool may_use_reserve) {
     return room > reserve ? room - reserve : 0;
 }
 
+static bool wire_is_drained(const struct kelpie_wire *wire) {
+    return wire->wants_drained && !wire->is_held && !wire->is_closed &&
+           wire->output_count <= KELPIE_WIRE_OUTPUT_BYTES / 4;
+}
+
 static void wire_tell_drained(struct kelpie_wire *wire) {
-    if (!wire->wants_drained || wire->is_held || wire->is_closed ||
-        wire->output_count > KELPIE_WIRE_OUTPUT_BYTES / 4) {
-        return;
+    if (wire_is_drained(wire)) {
+        wire->wants_drained = false;
+        wire->callbacks->drained(wire->context);
     }
-    wire->wants_drained = false;
-    wire->callbacks->drained(wire->context);
 }
 
 static void wire_flush_due(void *context) {
     struct kelpie_wire *wire = context;
     kelpie__wire_enter(wire);
-    kelpie__wire_flush(wire);
+    if (!wire->is_closed) {
+        wire_write(wire);
+    }
     wire_tell_drained(wire);
     kelpie__ignore(kelpie__wire_leave(wire)); /* nothing follows */
 }
@@ -196,6 +194,17 @@ static void wire_flush_due(void *context) {
 static void wire_plan_flush(struct kelpie_wire *wire) {
     if (!kelpie__timer_is_armed(&wire->flush_timer)) {
         kelpie__timer_arm(wire->loop, &wire->flush_timer, wire->loop->now_ns, wire_flush_due, wire);
+    }
+}
+
+void kelpie__wire_flush(struct kelpie_wire *wire) {
+    if (wire->is_closed) {
+        return;
+    }
+    kelpie__timer_disarm(wire->loop, &wire->flush_timer);
+    wire_write(wire);
+    if (wire_is_drained(wire)) {
+        wire_plan_flush(wire); /* the caller may be who waits for it: told from the loop only */
     }
 }
 
@@ -317,16 +326,20 @@ static size_t wire_discard(struct kelpie_wire *wire, const uint8_t *bytes, size_
     for (; count - at >= wanted; at += 1) {
         struct kelpie_frame frame;
         if (kelpie__frame_decode(bytes + at, &frame) == NULL && frame.type == KELPIE_FRAME_MARK &&
-            memcmp(bytes + at + KELPIE_FRAME_HEADER_BYTES, wire->discard_mark,
-                   KELPIE_MARK_BYTES) == 0) {
+            memcmp(bytes + at + KELPIE_FRAME_HEADER_BYTES, wire->discard_mark, KELPIE_MARK_BYTES) ==
+                0) {
             wire->is_discarding = false;
+            if (wire->callbacks->mark != NULL) {
+                wire->callbacks->mark(wire->context, wire->discard_mark);
+            }
             return at + wanted;
         }
     }
     return at;
 }
 
-/* Handles the frame at `bytes`. Returns its length, or 0 when it is not complete or the connection has ended. */
+/* Handles the frame at `bytes`. Returns its length, or 0 when it is not complete or the connection
+ * has ended. */
 static size_t wire_take_frame(struct kelpie_wire *wire, uint8_t *bytes, size_t count) {
     struct kelpie_frame frame;
     if (count < KELPIE_FRAME_HEADER_BYTES) {
@@ -334,7 +347,7 @@ static size_t wire_take_frame(struct kelpie_wire *wire, uint8_t *bytes, size_t c
     }
     const char *rule = kelpie__frame_decode(bytes, &frame);
     if (rule != NULL) {
-        wire_break_rule(wire, rule);
+        kelpie__wire_break_rule(wire, rule);
         return 0;
     }
     size_t length = KELPIE_FRAME_HEADER_BYTES + frame.length;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * One connection of Kelpie's protocol (docs/protocol.md), the same between client and monitor and between monitor and
- * agent: frames over a byte stream, JSON-RPC 2.0 messages, stream data. It knows no method but `protocol_error`; the
- * state of streams is stream.h's. Everything the peer sends may be a lie: a broken rule ends the connection with an
- * error that names the rule.
+ * One connection of Kelpie's protocol (docs/protocol.md), the same between client and monitor and
+ * between monitor and agent: frames over a byte stream, JSON-RPC 2.0 messages, stream data. It
+ * knows no method but `protocol_error`; the state of streams is stream.h's. Everything the peer
+ * sends may be a lie: a broken rule ends the connection with an error that names the rule.
  *
- * A wire may be destroyed inside any of its callbacks. After `closed` it does nothing more; its owner destroys it.
+ * A wire may be destroyed inside any of its callbacks. After `closed` it does nothing more; its
+ * owner destroys it.
  */
 #ifndef KELPIE_WIRE_WIRE_H
 #define KELPIE_WIRE_WIRE_H
@@ -30,9 +31,11 @@ static inline uint32_t kelpie__stream_number(uint32_t channel, enum kelpie_strea
     return channel << KELPIE_STREAM_KIND_BITS | (uint32_t)kind;
 }
 
-/* All texts end with a zero; all arguments are borrowed during the call. */
+/* All texts end with a zero, which `length` does not count; all arguments are borrowed during the
+ * call. */
 struct kelpie_wire_callbacks {
-    /* A request: answer it once, now or later, with kelpie__wire_result or kelpie__wire_refuse. `params` is an object. */
+    /* A request: answer it once, now or later, with kelpie__wire_result or kelpie__wire_refuse.
+     * `params` is an object. */
     void (*request)(void *context, uint64_t id, const char *method, const char *params,
                     size_t length);
     void (*notification)(void *context, const char *method, const char *params, size_t length);
@@ -41,11 +44,12 @@ struct kelpie_wire_callbacks {
                  bool is_end);
     void (*credit)(void *context, uint32_t stream, uint64_t acknowledged, uint64_t limit);
     void (*stop)(void *context, uint32_t stream);
-    void (*mark)(void *context, const uint8_t mark[KELPIE_MARK_BYTES]); /* may be NULL */
+    /* Any mark, also the one that ends a discard. May be NULL. */
+    void (*mark)(void *context, const uint8_t mark[KELPIE_MARK_BYTES]);
     /* After a LIMIT: there is room again. */
     void (*drained)(void *context);
-    /* The end, once. PROTOCOL: a rule was broken, by either side. IO with os_error 0: the peer closed. IO: the system
-     * said so. Pending calls have had their callbacks before. */
+    /* The end, once. PROTOCOL: a rule was broken, by either side. IO with os_error 0: the peer
+     * closed. IO: the system said so. Pending calls have had their callbacks before. */
     void (*closed)(void *context, const struct kelpie_error *error);
 };
 
@@ -65,19 +69,23 @@ KELPIE_MUST_CHECK int kelpie__wire_create(const struct kelpie_wire_create *creat
 void kelpie__wire_destroy(struct kelpie_wire *wire);
 void kelpie__wire_check(const struct kelpie_wire *wire);
 
-/* Ends the connection for a rule the receiver found broken ("R7", "text"): the peer is told, `closed` follows in a
- * later step. Without effect on a closed wire. */
+/* Ends the connection for a rule the receiver found broken ("R7", "text"): the peer is told,
+ * `closed` follows in a later step. Without effect on a closed wire. */
 KELPIE_PRINTF(3, 4)
 void kelpie__wire_break(struct kelpie_wire *wire, const char *rule, const char *format, ...);
+/* The same for a text "R7: what is wrong", as frame.h and stream.h give it. */
+void kelpie__wire_break_rule(struct kelpie_wire *wire, const char *rule_and_text);
 bool kelpie__wire_is_closed(const struct kelpie_wire *wire);
 
 /* ---- messages; `params` and `result` are JSON objects with a terminating zero ---- */
 
-/* `error` NULL: success, `result` is the answer. Called once, never before kelpie__wire_call has returned. */
+/* `error` NULL: success, `result` is the answer. Called once, never before kelpie__wire_call has
+ * returned. */
 typedef void (*kelpie_wire_answer_callback)(void *context, const struct kelpie_error *error,
                                             const char *result, size_t length);
 
-/* Sends a request. timeout_ms KELPIE_TIMEOUT_NONE: none. out_id may be NULL. Errors: LIMIT, IO (closed). */
+/* Sends a request. timeout_ms KELPIE_TIMEOUT_NONE: none. out_id may be NULL. Errors: LIMIT, IO
+ * (closed). */
 KELPIE_MUST_CHECK int kelpie__wire_call(struct kelpie_wire *wire, const char *method,
                                         const char *params, uint64_t timeout_ms,
                                         kelpie_wire_answer_callback callback, void *context,
@@ -90,7 +98,8 @@ void kelpie__wire_cancel(struct kelpie_wire *wire, uint64_t id);
 /* 0, or LIMIT: there is no room; try again at `drained`. IO: closed. */
 KELPIE_MUST_CHECK int kelpie__wire_notify(struct kelpie_wire *wire, const char *method,
                                           const char *params);
-/* Answers. A peer that does not read its answers breaks a rule: no room ends the connection. */
+/* Answers. A peer that does not read its answers breaks a rule: no room ends the connection. A
+ * result that is longer than a message can be is refused with LIMIT instead. */
 void kelpie__wire_result(struct kelpie_wire *wire, uint64_t id, const char *result);
 void kelpie__wire_refuse(struct kelpie_wire *wire, uint64_t id, const struct kelpie_error *why);
 KELPIE_PRINTF(4, 5)
@@ -99,7 +108,8 @@ void kelpie__wire_refuse_text(struct kelpie_wire *wire, uint64_t id, int code, c
 
 /* ---- streams ---- */
 
-/* At most KELPIE_FRAME_PAYLOAD_BYTES_MAX bytes. 0; LIMIT: no room (or held), try again at `drained`; IO: closed. */
+/* At most KELPIE_FRAME_PAYLOAD_BYTES_MAX bytes. 0; LIMIT: no room (or held), try again at
+ * `drained`; IO: closed. */
 KELPIE_MUST_CHECK int kelpie__wire_data(struct kelpie_wire *wire, uint32_t stream, uint64_t offset,
                                         const void *bytes, size_t count, bool is_end);
 KELPIE_MUST_CHECK int kelpie__wire_credit(struct kelpie_wire *wire, uint32_t stream,
@@ -110,7 +120,8 @@ KELPIE_MUST_CHECK int kelpie__wire_stop(struct kelpie_wire *wire, uint32_t strea
 
 /* While held, data is refused with LIMIT; messages still go. */
 void kelpie__wire_hold(struct kelpie_wire *wire, bool is_held);
-bool kelpie__wire_is_flushed(const struct kelpie_wire *wire); /* all that was queued is with the system */
+bool kelpie__wire_is_flushed(
+    const struct kelpie_wire *wire); /* all that was queued is with the system */
 KELPIE_MUST_CHECK int kelpie__wire_mark(struct kelpie_wire *wire,
                                         const uint8_t mark[KELPIE_MARK_BYTES]);
 /* Everything that arrives is thrown away, frames or not, until this mark. */

@@ -32,7 +32,7 @@ struct kelpie_wire {
     size_t output_start;
     size_t output_count;
     struct kelpie_timer flush_timer; /* armed: something was queued in this step */
-    bool wants_drained; /* somebody was told LIMIT */
+    bool wants_drained;              /* somebody was told LIMIT */
     bool is_held;
 
     bool is_discarding;
