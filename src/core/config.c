@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See config.h.
+ */
+#include "core/config.h"
+
+#include <string.h>
+
+#include "core/json.h"
+#include "core/text.h"
+
+void kelpie__config_defaults(struct kelpie_config_values *values) {
+    *values = (struct kelpie_config_values){
+        .cpus = KELPIE_CPUS_DEFAULT,
+        .memory_mib = KELPIE_MEMORY_MIB_DEFAULT,
+        .boot_timeout_ms = KELPIE_BOOT_TIMEOUT_MS_DEFAULT,
+        .accelerator = KELPIE_ACCELERATOR_AUTO,
+        .lifetime = KELPIE_LIFETIME_OWNED,
+    };
+}
+
+void kelpie__config_set_text(struct kelpie_config_values *values, char *field, size_t capacity,
+                             const char *field_name, const char *text) {
+    KELPIE_ASSERT(capacity > 1);
+    if (!kelpie__text_copy(field, capacity, text == NULL ? "" : text)) {
+        values->too_long_field = field_name;
+    }
+}
+
+void kelpie__config_add_environment(struct kelpie_config_values *values, const char *assignment) {
+    size_t needed = strlen(assignment) + 1;
+    KELPIE_ASSERT(values->environment_bytes <= sizeof(values->environment));
+    if (needed > sizeof(values->environment) - values->environment_bytes ||
+        values->environment_count == KELPIE_ENVIRONMENT_MAX) {
+        values->too_long_field = "environment";
+        return;
+    }
+    memcpy(values->environment + values->environment_bytes, assignment, needed);
+    values->environment_bytes += (uint32_t)needed;
+    values->environment_count += 1;
+}
+
+/* ---- what is wrong ---- */
+
+struct problem_list {
+    struct kelpie_error *problems;
+    uint32_t count;
+};
+
+static struct kelpie_error *problem_add(struct problem_list *list) {
+    KELPIE_ASSERT(list->count < KELPIE_CONFIG_PROBLEM_MAX);
+    struct kelpie_error *problem = &list->problems[list->count];
+    *problem = (struct kelpie_error){0};
+    list->count += 1;
+    return problem;
+}
+
+static void check_range(struct problem_list *list, const char *field, const char *unit,
+                        uint64_t value, uint64_t least, uint64_t most) {
+    KELPIE_ASSERT(least <= most);
+    if (value >= least && value <= most) {
+        return;
+    }
+    bool is_below = value < least;
+    kelpie__ignore(kelpie__fail_field(
+        problem_add(list), KELPIE_E_CONFIG, field, "%s: %llu is %s the %s of %llu%s; give %llu to %llu",
+        field, (unsigned long long)value, is_below ? "below" : "above",
+        is_below ? "minimum" : "maximum", (unsigned long long)(is_below ? least : most), unit,
+        (unsigned long long)least, (unsigned long long)most));
+}
+
+static void check_absolute(struct problem_list *list, const char *field, const char *path) {
+    if (path[0] != '\0' && path[0] != '/') {
+        kelpie__ignore(kelpie__fail_field(problem_add(list), KELPIE_E_CONFIG, field,
+                                          "%s: \"%s\" is not an absolute path; begin it with /",
+                                          field, path));
+    }
+}
+
+static void check_disk(struct problem_list *list, const struct kelpie_config_values *values) {
+    if (values->disk_size_mib != 0) {
+        check_range(list, "disk_size_mib", " MiB", values->disk_size_mib, KELPIE_DISK_SIZE_MIB_MIN,
+                    KELPIE_DISK_SIZE_MIB_MAX);
+    }
+    if (values->disk_size_mib != 0 && values->is_read_only) {
+        kelpie__ignore(kelpie__fail_field(
+            problem_add(list), KELPIE_E_CONFIG, "read_only",
+            "read_only: a read-only VM has no writable disk, and disk_size_mib is %llu; give one of "
+            "them only",
+            (unsigned long long)values->disk_size_mib));
+    }
+}
+
+static void check_environment(struct problem_list *list,
+                              const struct kelpie_config_values *values) {
+    const char *next = values->environment;
+    const char *end = values->environment + values->environment_bytes;
+    while (next < end) { /* bound: the buffer */
+        const char *equals = strchr(next, '=');
+        if (equals == NULL || equals == next) {
+            kelpie__ignore(kelpie__fail_field(
+                problem_add(list), KELPIE_E_CONFIG, "environment",
+                "environment: \"%.64s\" has no name and value; write NAME=value", next));
+            return;
+        }
+        next += strlen(next) + 1;
+    }
+}
+
+uint32_t kelpie__config_problems(const struct kelpie_config_values *values,
+                                 struct kelpie_error problems[KELPIE_CONFIG_PROBLEM_MAX]) {
+    struct problem_list list = {problems, 0};
+    check_range(&list, "cpus", "", values->cpus, KELPIE_CPUS_MIN, KELPIE_CPUS_MAX);
+    check_range(&list, "memory_mib", " MiB", values->memory_mib, KELPIE_MEMORY_MIB_MIN,
+                KELPIE_MEMORY_MIB_MAX);
+    check_range(&list, "boot_timeout_ms", " ms", values->boot_timeout_ms, 1,
+                KELPIE_BOOT_TIMEOUT_MS_MAX);
+    check_disk(&list, values);
+    check_absolute(&list, "working_directory", values->working_directory);
+    check_environment(&list, values);
+    if (values->too_long_field != NULL) {
+        bool is_environment = kelpie__text_equal(values->too_long_field, "environment");
+        kelpie__ignore(kelpie__fail_field(
+            problem_add(&list), KELPIE_E_CONFIG, values->too_long_field,
+            "%s: longer than the limit of %u bytes%s", values->too_long_field,
+            is_environment ? KELPIE_ENVIRONMENT_BYTES_MAX : KELPIE_PATH_BYTES_MAX,
+            is_environment ? " or 256 entries; give the rest to the command itself" : ""));
+    }
+    KELPIE_ASSERT(list.count <= KELPIE_CONFIG_PROBLEM_MAX);
+    return list.count;
+}
+
+static bool name_character_is_good(char character, bool is_first) {
+    bool is_plain = (character >= 'a' && character <= 'z') || (character >= '0' && character <= '9');
+    return is_plain || (!is_first && (character == '_' || character == '.' || character == '-'));
+}
+
+int kelpie__config_check_name(const char *name, struct kelpie_error *error) {
+    size_t length = strlen(name);
+    if (length == 0) {
+        return kelpie__fail_field(error, KELPIE_E_CONFIG, "name",
+                                  "name: it is empty; give 1 to %u characters", KELPIE_NAME_BYTES_MAX);
+    }
+    if (length > KELPIE_NAME_BYTES_MAX) {
+        return kelpie__fail_field(error, KELPIE_E_CONFIG, "name",
+                                  "name: \"%.16s...\" has %zu characters, the limit is %u", name,
+                                  length, KELPIE_NAME_BYTES_MAX);
+    }
+    for (size_t i = 0; i < length; i += 1) {
+        if (!name_character_is_good(name[i], i == 0)) {
+            return kelpie__fail_field(
+                error, KELPIE_E_CONFIG, "name",
+                "name: \"%s\" has '%c' at position %zu; use a-z 0-9 _ . - and begin with a letter or "
+                "digit",
+                name, name[i], i + 1);
+        }
+    }
+    return 0;
+}
+
+/* ---- config.json ---- */
+
+static const char *const accelerator_names[] = {"auto", "kvm", "tcg"};
+static const char *const lifetime_names[] = {"owned", "detached"};
+
+const char *kelpie__accelerator_name(enum kelpie_accelerator accelerator) {
+    KELPIE_ASSERT((size_t)accelerator < KELPIE_ARRAY_COUNT(accelerator_names));
+    return accelerator_names[accelerator];
+}
+
+int64_t kelpie__config_write(const struct kelpie_config_values *values, char *out,
+                             size_t capacity) {
+    struct kelpie_json_writer writer;
+    KELPIE_ASSERT((size_t)values->lifetime < KELPIE_ARRAY_COUNT(lifetime_names));
+    kelpie__json_begin(&writer, out, capacity);
+    kelpie__json_object_begin(&writer, NULL);
+    kelpie__json_write_u64(&writer, "format", KELPIE_CONFIG_FORMAT);
+    kelpie__json_write_string(&writer, "id", values->id);
+    kelpie__json_write_string(&writer, "name", values->name);
+    kelpie__json_write_i64(&writer, "created_ms", values->created_ms);
+    kelpie__json_write_u64(&writer, "cpus", values->cpus);
+    kelpie__json_write_u64(&writer, "memory_mib", values->memory_mib);
+    kelpie__json_write_u64(&writer, "disk_size_mib", values->disk_size_mib);
+    kelpie__json_write_u64(&writer, "boot_timeout_ms", values->boot_timeout_ms);
+    kelpie__json_write_bool(&writer, "read_only", values->is_read_only);
+    kelpie__json_write_bool(&writer, "is_ephemeral", values->is_ephemeral);
+    kelpie__json_write_bool(&writer, "overcommit", values->allows_overcommit);
+    kelpie__json_write_string(&writer, "accel", accelerator_names[values->accelerator]);
+    kelpie__json_write_string(&writer, "lifetime", lifetime_names[values->lifetime]);
+    kelpie__json_write_string(&writer, "root", values->root);
+    kelpie__json_write_string(&writer, "kernel", values->kernel);
+    kelpie__json_write_string(&writer, "working_directory", values->working_directory);
+    kelpie__json_array_begin(&writer, "environment");
+    const char *next = values->environment;
+    for (uint32_t i = 0; i < values->environment_count; i += 1) {
+        kelpie__json_write_string(&writer, NULL, next);
+        next += strlen(next) + 1;
+    }
+    kelpie__json_array_end(&writer);
+    kelpie__json_object_end(&writer);
+    return kelpie__json_finish(&writer);
+}
+
+/* The index of a text in a list of names; -1: none. */
+static int name_find(const char *text, const char *const *names, size_t count) {
+    for (size_t i = 0; i < count; i += 1) {
+        if (kelpie__text_equal(text, names[i])) {
+            return (int)i;
+        }
+    }
+    return -1;
+}
+
+static bool read_enums(const char *text, size_t length, struct kelpie_config_values *values) {
+    char word[16];
+    int accelerator = -1;
+    int lifetime = -1;
+    if (kelpie__json_find_string(text, length, "accel", word, sizeof(word)) == 0) {
+        accelerator = name_find(word, accelerator_names, KELPIE_ARRAY_COUNT(accelerator_names));
+    }
+    if (kelpie__json_find_string(text, length, "lifetime", word, sizeof(word)) == 0) {
+        lifetime = name_find(word, lifetime_names, KELPIE_ARRAY_COUNT(lifetime_names));
+    }
+    if (accelerator < 0 || lifetime < 0) {
+        return false;
+    }
+    values->accelerator = (enum kelpie_accelerator)accelerator;
+    values->lifetime = (enum kelpie_lifetime)lifetime;
+    return true;
+}
+
+static bool read_environment(const char *text, size_t length, struct kelpie_config_values *values) {
+    struct kelpie_json_value list;
+    struct kelpie_json_value item;
+    struct kelpie_json_iterator iterator;
+    if (kelpie__json_find(text, length, "environment", &list) < 0 ||
+        kelpie__json_iterate(&list, &iterator) < 0) {
+        return false;
+    }
+    for (uint32_t i = 0; i <= KELPIE_ENVIRONMENT_MAX; i += 1) {
+        int found = kelpie__json_next(&iterator, NULL, &item);
+        if (found <= 0) {
+            return found == 0;
+        }
+        size_t room = sizeof(values->environment) - values->environment_bytes;
+        char *place = values->environment + values->environment_bytes;
+        if (room == 0 || kelpie__json_string(&item, place, room, NULL) < 0) {
+            return false;
+        }
+        values->environment_bytes += (uint32_t)strlen(place) + 1;
+        values->environment_count += 1;
+    }
+    return false;
+}
+
+static bool read_values(const char *text, size_t length, struct kelpie_config_values *values) {
+#define READ_TEXT(key, field)                                                                      \
+    (kelpie__json_find_string(text, length, key, values->field, sizeof(values->field)) == 0)
+    bool has_numbers =
+        kelpie__json_find_i64(text, length, "created_ms", &values->created_ms) == 0 &&
+        kelpie__json_find_u64(text, length, "cpus", &values->cpus) == 0 &&
+        kelpie__json_find_u64(text, length, "memory_mib", &values->memory_mib) == 0 &&
+        kelpie__json_find_u64(text, length, "disk_size_mib", &values->disk_size_mib) == 0 &&
+        kelpie__json_find_u64(text, length, "boot_timeout_ms", &values->boot_timeout_ms) == 0;
+    bool has_flags =
+        kelpie__json_find_bool(text, length, "read_only", &values->is_read_only) == 0 &&
+        kelpie__json_find_bool(text, length, "is_ephemeral", &values->is_ephemeral) == 0 &&
+        kelpie__json_find_bool(text, length, "overcommit", &values->allows_overcommit) == 0;
+    bool has_texts = READ_TEXT("id", id) && READ_TEXT("name", name) && READ_TEXT("root", root) &&
+                     READ_TEXT("kernel", kernel) &&
+                     READ_TEXT("working_directory", working_directory);
+#undef READ_TEXT
+    return has_numbers && has_flags && has_texts && read_enums(text, length, values) &&
+           read_environment(text, length, values);
+}
+
+int kelpie__config_read(const char *text, size_t length, struct kelpie_config_values *out,
+                        struct kelpie_error *error) {
+    uint64_t format = 0;
+    if (kelpie__json_find_u64(text, length, "format", &format) < 0) {
+        return kelpie__fail(error, KELPIE_E_IO, 0, "config.json is damaged: it has no format; delete the VM");
+    }
+    if (format != KELPIE_CONFIG_FORMAT) {
+        return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
+                            "config.json has format %llu, this version knows %u; use a newer Kelpie",
+                            (unsigned long long)format, KELPIE_CONFIG_FORMAT);
+    }
+    kelpie__config_defaults(out);
+    struct kelpie_error problems[KELPIE_CONFIG_PROBLEM_MAX];
+    if (!read_values(text, length, out)) {
+        return kelpie__fail(error, KELPIE_E_IO, 0, "config.json is damaged; delete the VM");
+    }
+    if (kelpie__config_problems(out, problems) > 0) {
+        return kelpie__fail(error, KELPIE_E_IO, 0, "config.json: %s", problems[0].message);
+    }
+    return 0;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * What a VM is made of: the values of a configuration, what is wrong with them, and their form in config.json.
+ */
+#ifndef KELPIE_CORE_CONFIG_H
+#define KELPIE_CORE_CONFIG_H
+
+#include "core/base.h"
+#include "core/error.h"
+#include "core/limits.h"
+
+#define KELPIE_CONFIG_FORMAT       1u
+#define KELPIE_CONFIG_JSON_BYTES_MAX (256u * 1024u) /* 32 KiB of environment, every byte escaped, and the rest */
+#define KELPIE_CONFIG_PROBLEM_MAX  16u
+
+struct kelpie_config_values {
+    char id[33];
+    char name[KELPIE_NAME_BYTES_MAX + 1];
+    int64_t created_ms;
+    uint64_t cpus;
+    uint64_t memory_mib;
+    uint64_t disk_size_mib;
+    uint64_t boot_timeout_ms;
+    bool is_read_only;
+    bool is_ephemeral;
+    bool allows_overcommit;
+    enum kelpie_accelerator accelerator;
+    enum kelpie_lifetime lifetime;
+    char root[KELPIE_PATH_BYTES_MAX + 1]; /* "": the built-in one */
+    char kernel[KELPIE_PATH_BYTES_MAX + 1];
+    char working_directory[KELPIE_PATH_BYTES_MAX + 1];
+    uint32_t environment_count;
+    uint32_t environment_bytes;
+    char environment[KELPIE_ENVIRONMENT_BYTES_MAX]; /* "A=1\0B=2\0" */
+    /* A text that was too long to be kept, by the field's name; NULL: none. */
+    const char *too_long_field;
+};
+
+void kelpie__config_defaults(struct kelpie_config_values *values);
+
+/* Copies into one of the text fields; what does not fit is remembered as a problem. */
+void kelpie__config_set_text(struct kelpie_config_values *values, char *field, size_t capacity,
+                             const char *field_name, const char *text);
+void kelpie__config_add_environment(struct kelpie_config_values *values, const char *assignment);
+
+/* All that is wrong, each with its field; the count. Asks nothing of the system. */
+uint32_t kelpie__config_problems(const struct kelpie_config_values *values,
+                                 struct kelpie_error problems[KELPIE_CONFIG_PROBLEM_MAX]);
+
+KELPIE_MUST_CHECK int kelpie__config_check_name(const char *name, struct kelpie_error *error);
+
+/* config.json. The length, or -1: it does not fit. */
+KELPIE_MUST_CHECK int64_t kelpie__config_write(const struct kelpie_config_values *values, char *out,
+                                               size_t capacity);
+/* Errors: IO for a text that is no configuration, UNSUPPORTED for a newer format. */
+KELPIE_MUST_CHECK int kelpie__config_read(const char *text, size_t length,
+                                          struct kelpie_config_values *out,
+                                          struct kelpie_error *error);
+
+const char *kelpie__accelerator_name(enum kelpie_accelerator accelerator);
+
+#endif
