@@ -207,7 +207,8 @@ int kelpie__agent_command_explain(struct kelpie_os *os, const char *path, const 
     KELPIE_ASSERT(status < 0);
     KELPIE_ASSERT(path[0] != '\0');
     if (step == NULL || strcmp(step, "exec") != 0) {
-        bool is_directory = step != NULL && strcmp(step, "chdir") == 0 && directory != NULL;
+        bool is_directory =
+            step != NULL && strcmp(step, "working directory") == 0 && directory != NULL;
         return kelpie__fail(error, KELPIE_E_EXEC_DENIED, -status, "start \"%.200s\": %s%s%.200s%s",
                             path, step == NULL ? "spawn" : step, is_directory ? " \"" : "",
                             is_directory ? directory : "", is_directory ? "\"" : "");

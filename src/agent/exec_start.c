@@ -128,13 +128,17 @@ static int start_spawn(struct kelpie_agent_exec *exec, const struct kelpie_agent
     const char *step = NULL;
     int32_t pid = 0;
     int64_t start_ns = kelpie__os_now(agent->os, KELPIE_OS_CLOCK_MONOTONIC);
-    int status = kelpie__os_spawn(agent->os, &spawn, NULL, &pid, &step);
+    int process = KELPIE_OS_NO_HANDLE;
+    int status = kelpie__os_spawn(agent->os, &spawn, &process, &pid, &step);
     if (status < 0) {
         kelpie__agent_group_release(&agent->groups, &exec->group, 0);
         return kelpie__agent_command_explain(agent->os, command->path, directory, status, step,
                                              error);
     }
     KELPIE_ASSERT(pid > 1);
+    /* Process 1 collects whoever ends, by number; a handle for each would be one more thing to wait
+     * for. */
+    kelpie__ignore(kelpie__os_close(agent->os, process));
     exec->pid = pid;
     exec->group.leader = pid;
     exec->start_ns = start_ns;
