@@ -13,7 +13,7 @@
 #include "core/limits.h"
 #include "core/text.h"
 #include "os/os_call.h"
-#include "vmm/small_file.h"
+#include "core/small_file.h"
 
 #define ACCEL_FILE "accel.json"
 #define ACCEL_FILE_BYTES_MAX 1024u

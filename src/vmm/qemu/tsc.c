@@ -10,7 +10,7 @@
 #include "core/json.h"
 #include "core/limits.h"
 #include "os/os_call.h"
-#include "vmm/small_file.h"
+#include "core/small_file.h"
 
 #define TSC_FILE "tsc.json"
 #define TSC_SPAN_NS (20 * KELPIE_NS_PER_MS)

@@ -2,7 +2,7 @@
  *
  * Whole small files: see small_file.h.
  */
-#include "vmm/small_file.h"
+#include "core/small_file.h"
 
 #include <errno.h>
 #include <stdio.h>

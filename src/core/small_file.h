@@ -3,8 +3,8 @@
  * Whole files of a few kilobytes: read at once, replaced at once. A reader sees the old text or the new one, never a
  * part. Nothing is synced: what is kept this way is either worthless after the host's next boot or written again.
  */
-#ifndef KELPIE_VMM_SMALL_FILE_H
-#define KELPIE_VMM_SMALL_FILE_H
+#ifndef KELPIE_CORE_SMALL_FILE_H
+#define KELPIE_CORE_SMALL_FILE_H
 
 #include <stddef.h>
 
