@@ -60,6 +60,13 @@ int64_t kelpie__small_file_read(struct kelpie_os *os, const char *path, char *ou
     return length >= 0 && !is_whole ? -EFBIG : length;
 }
 
+int64_t kelpie__small_file_read_at(struct kelpie_os *os, int directory, const char *name, char *out,
+                                   size_t capacity) {
+    bool is_whole = false;
+    int64_t length = small_file_read_at(os, directory, name, out, capacity, &is_whole);
+    return length >= 0 && !is_whole ? -EFBIG : length;
+}
+
 int64_t kelpie__small_file_read_start(struct kelpie_os *os, const char *path, char *out,
                                       size_t capacity) {
     bool is_whole = false;

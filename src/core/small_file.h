@@ -15,6 +15,8 @@
  * does not fit. Links are followed: for files of the system and of our own directories. */
 KELPIE_MUST_CHECK int64_t kelpie__small_file_read(struct kelpie_os *os, const char *path, char *out,
                                                   size_t capacity);
+KELPIE_MUST_CHECK int64_t kelpie__small_file_read_at(struct kelpie_os *os, int directory,
+                                                     const char *name, char *out, size_t capacity);
 KELPIE_MUST_CHECK int64_t kelpie__small_file_read_in(struct kelpie_os *os, const char *directory,
                                                      const char *name, char *out, size_t capacity);
 

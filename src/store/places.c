@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See places.h.
+ */
+#include "store/places.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/small_file.h"
+#include "core/text.h"
+#include "os/os_call.h"
+
+#define PLACES_DIRECTORY_MODE 0700u
+#define PLACES_OTHERS_WRITE   0022u
+
+static const char *first_text(const char *a, const char *b) {
+    return a != NULL && a[0] != '\0' ? a : b;
+}
+
+static int path_set(char *out, const char *field, const char *base, const char *tail,
+                    struct kelpie_error *error) {
+    if (!kelpie__text_format(out, KELPIE_PATH_BYTES_MAX, "%s%s", base, tail)) {
+        return kelpie__fail_field(error, KELPIE_E_CONFIG, field,
+                                  "%s: the path has more than the limit of %u bytes", field,
+                                  KELPIE_PATH_BYTES_MAX);
+    }
+    return 0;
+}
+
+/* A base directory of the user's, from its variable or below the home directory. */
+static int user_path(struct kelpie_os *os, char *out, const char *field, const char *variable,
+                     const char *below_home, struct kelpie_error *error) {
+    const char *base = kelpie__os_environment(os, variable);
+    if (base != NULL && base[0] == '/') {
+        return path_set(out, field, base, "/kelpie", error);
+    }
+    const char *home = kelpie__os_environment(os, "HOME");
+    if (home == NULL || home[0] != '/') {
+        return kelpie__fail_field(error, KELPIE_E_CONFIG, field,
+                                  "%s: neither %s nor HOME is set; set KELPIE_STATE_DIR", field,
+                                  variable);
+    }
+    return path_set(out, field, home, below_home, error);
+}
+
+static int choose_state(struct kelpie_places *places, const char *given, bool is_root,
+                        struct kelpie_error *error) {
+    if (given != NULL) {
+        return path_set(places->state_path, "state_directory", given, "", error);
+    }
+    if (is_root) {
+        return path_set(places->state_path, "state_directory", "/var/lib/kelpie", "", error);
+    }
+    return user_path(places->os, places->state_path, "state_directory", "XDG_STATE_HOME",
+                     "/.local/state/kelpie", error);
+}
+
+static int choose_runtime(struct kelpie_places *places, const char *given, bool is_moved,
+                          bool is_root, struct kelpie_error *error) {
+    const char *field = "runtime_directory";
+    const char *variable = kelpie__os_environment(places->os, "XDG_RUNTIME_DIR");
+    if (given != NULL) {
+        return path_set(places->runtime_path, field, given, "", error);
+    }
+    if (is_moved || (!is_root && (variable == NULL || variable[0] != '/'))) {
+        return path_set(places->runtime_path, field, places->state_path, "/run", error);
+    }
+    return is_root ? path_set(places->runtime_path, field, "/run/kelpie", "", error)
+                   : path_set(places->runtime_path, field, variable, "/kelpie", error);
+}
+
+static int choose_cache(struct kelpie_places *places, const char *given, bool is_moved,
+                        bool is_root, struct kelpie_error *error) {
+    const char *field = "cache_directory";
+    if (given != NULL) {
+        return path_set(places->cache_path, field, given, "", error);
+    }
+    if (is_moved) {
+        return path_set(places->cache_path, field, places->state_path, "/cache", error);
+    }
+    return is_root ? path_set(places->cache_path, field, "/var/cache/kelpie", "", error)
+                   : user_path(places->os, places->cache_path, field, "XDG_CACHE_HOME",
+                               "/.cache/kelpie", error);
+}
+
+/* KELPIE_LIBEXEC, else the directory of this process's program when our monitor stands there, else the installed one. */
+static int choose_libexec(struct kelpie_places *places, const char *given,
+                          struct kelpie_error *error) {
+    struct kelpie_os *os = places->os;
+    const char *chosen = first_text(given, kelpie__os_environment(os, "KELPIE_LIBEXEC"));
+    char program[KELPIE_PATH_BYTES_MAX];
+    char monitor[KELPIE_PATH_BYTES_MAX];
+    struct kelpie_os_stat status;
+    if (chosen != NULL) {
+        return path_set(places->libexec_path, "libexec_directory", chosen, "", error);
+    }
+    if (kelpie__os_real_path(os, "/proc/self/exe", program, sizeof(program)) == 0) {
+        char *slash = strrchr(program, '/');
+        KELPIE_ASSERT(slash != NULL);
+        *slash = '\0';
+        if (kelpie__text_join(monitor, sizeof(monitor), program, "kelpie-monitor") &&
+            kelpie__os_stat(os, KELPIE_OS_CWD, monitor, true, &status) == 0) {
+            return path_set(places->libexec_path, "libexec_directory", program, "", error);
+        }
+    }
+    return path_set(places->libexec_path, "libexec_directory", KELPIE_LIBEXEC_DIR, "", error);
+}
+
+static int choose(struct kelpie_places *places, const struct kelpie_open_options *options,
+                  bool is_root, struct kelpie_error *error) {
+    const char *state = first_text(options->state_directory,
+                                   kelpie__os_environment(places->os, "KELPIE_STATE_DIR"));
+    int status = choose_state(places, state, is_root, error);
+    if (status == 0) {
+        status = choose_runtime(places, first_text(options->runtime_directory, NULL), state != NULL,
+                                is_root, error);
+    }
+    if (status == 0) {
+        status = choose_cache(places, first_text(options->cache_directory, NULL), state != NULL,
+                              is_root, error);
+    }
+    return status < 0 ? status : choose_libexec(places, options->libexec_directory, error);
+}
+
+/* mkdir -p: what is missing is made with mode 0700. */
+static int make_path(struct kelpie_os *os, const char *path, struct kelpie_error *error) {
+    char part[KELPIE_PATH_BYTES_MAX];
+    size_t length = strlen(path);
+    KELPIE_ASSERT(length < sizeof(part));
+    for (size_t at = 1; at <= length; at += 1) {
+        if (path[at] != '/' && path[at] != '\0') {
+            continue;
+        }
+        memcpy(part, path, at);
+        part[at] = '\0';
+        int status = kelpie__os_mkdir(os, KELPIE_OS_CWD, part, PLACES_DIRECTORY_MODE);
+        if (status < 0 && status != -EEXIST && status != -EISDIR) {
+            struct kelpie_os_stat there;
+            if (kelpie__os_stat(os, KELPIE_OS_CWD, part, true, &there) == 0) {
+                continue; /* read-only file systems answer EROFS for what exists */
+            }
+            return kelpie__fail(error, KELPIE_E_IO, -status, "make directory \"%s\"", part);
+        }
+    }
+    return 0;
+}
+
+/* Opens a directory of ours and refuses it when another user owns it or may write to it. */
+static int open_own(struct kelpie_os *os, const char *path, uint32_t uid, int *out,
+                    struct kelpie_error *error) {
+    struct kelpie_os_stat status;
+    int result = make_path(os, path, error);
+    if (result < 0) {
+        return result;
+    }
+    int directory = kelpie__os_open(os, KELPIE_OS_CWD, path,
+                                    KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
+    if (directory < 0) {
+        return kelpie__fail(error, KELPIE_E_IO, -directory, "open directory \"%s\"", path);
+    }
+    result = kelpie__os_stat(os, directory, "", false, &status);
+    if (result < 0) {
+        result = kelpie__fail(error, KELPIE_E_IO, -result, "look at directory \"%s\"", path);
+    } else if (status.uid != uid) {
+        result = kelpie__fail(error, KELPIE_E_CONFIG, 0,
+                              "directory \"%s\" belongs to user %u, this is user %u; use --state-dir "
+                              "or KELPIE_STATE_DIR for one of your own",
+                              path, status.uid, uid);
+    } else if ((status.mode & PLACES_OTHERS_WRITE) != 0) {
+        result = kelpie__fail(error, KELPIE_E_CONFIG, 0,
+                              "directory \"%s\" can be written by other users (mode %04o); run: chmod "
+                              "go-w \"%s\"",
+                              path, status.mode, path);
+    }
+    if (result < 0) {
+        kelpie__ignore(kelpie__os_close(os, directory));
+        return result;
+    }
+    *out = directory;
+    return 0;
+}
+
+/* STATE/format holds the version of everything below. */
+static int check_format(struct kelpie_os *os, int directory, const char *path,
+                        struct kelpie_error *error) {
+    char text[32];
+    uint64_t format = 0;
+    int64_t length = kelpie__small_file_read_in(os, path, "format", text, sizeof(text));
+    if (length == -ENOENT) {
+        int written = snprintf(text, sizeof(text), "%u\n", KELPIE_STORE_FORMAT);
+        return kelpie__small_file_replace(os, directory, "format", text, (size_t)written, error);
+    }
+    if (length < 0) {
+        return kelpie__fail(error, KELPIE_E_IO, (int)-length, "read \"%s/format\"", path);
+    }
+    text[strcspn(text, "\n")] = '\0';
+    if (!kelpie__text_u64(text, &format)) {
+        return kelpie__fail(error, KELPIE_E_IO, 0,
+                            "\"%s/format\" is damaged; is this a state directory of Kelpie's?", path);
+    }
+    if (format != KELPIE_STORE_FORMAT) {
+        return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
+                            "state directory \"%s\" has format %llu, this version knows %u; use a "
+                            "newer Kelpie or another directory",
+                            path, (unsigned long long)format, KELPIE_STORE_FORMAT);
+    }
+    return 0;
+}
+
+static int open_vms(struct kelpie_os *os, const char *base, uint32_t uid, bool has_format, int *out,
+                    struct kelpie_error *error) {
+    char path[KELPIE_PATH_BYTES_MAX];
+    int directory = KELPIE_OS_NO_HANDLE;
+    int status = open_own(os, base, uid, &directory, error);
+    if (status < 0) {
+        return status;
+    }
+    if (has_format) {
+        status = check_format(os, directory, base, error);
+    }
+    kelpie__ignore(kelpie__os_close(os, directory));
+    if (status == 0 && !kelpie__text_join(path, sizeof(path), base, "vms")) {
+        status = kelpie__fail(error, KELPIE_E_CONFIG, 0, "the path \"%s\" is too long", base);
+    }
+    return status < 0 ? status : open_own(os, path, uid, out, error);
+}
+
+int kelpie__places_open(struct kelpie_places *places, struct kelpie_os *os,
+                        const struct kelpie_open_options *options, struct kelpie_error *error) {
+    struct kelpie_os_identity identity;
+    int cache = KELPIE_OS_NO_HANDLE;
+    places->os = os;
+    int status = kelpie__os_identity(os, &identity);
+    if (status < 0) {
+        return kelpie__fail(error, KELPIE_E_IO, -status, "ask who this process is");
+    }
+    status = choose(places, options, identity.uid == 0, error);
+    if (status < 0) {
+        return status;
+    }
+    status = open_vms(os, places->state_path, identity.uid, true, &places->state_vms, error);
+    if (status < 0) {
+        return status;
+    }
+    status = open_vms(os, places->runtime_path, identity.uid, false, &places->runtime_vms, error);
+    if (status < 0) {
+        goto fail_runtime;
+    }
+    status = open_own(os, places->cache_path, identity.uid, &cache, error);
+    if (status < 0) {
+        goto fail_cache;
+    }
+    kelpie__ignore(kelpie__os_close(os, cache));
+    KELPIE_ASSERT(places->state_vms >= 0 && places->runtime_vms >= 0);
+    return 0;
+fail_cache:
+    kelpie__ignore(kelpie__os_close(os, places->runtime_vms));
+fail_runtime:
+    kelpie__ignore(kelpie__os_close(os, places->state_vms));
+    return status;
+}
+
+void kelpie__places_close(struct kelpie_places *places) {
+    KELPIE_ASSERT(places->state_vms >= 0 && places->runtime_vms >= 0);
+    kelpie__ignore(kelpie__os_close(places->os, places->state_vms));
+    kelpie__ignore(kelpie__os_close(places->os, places->runtime_vms));
+    places->state_vms = KELPIE_OS_NO_HANDLE;
+    places->runtime_vms = KELPIE_OS_NO_HANDLE;
+}
+
+int kelpie__places_program(const struct kelpie_places *places, const char *name, char *out,
+                           size_t capacity, struct kelpie_error *error) {
+    struct kelpie_os_stat status;
+    if (!kelpie__text_join(out, capacity, places->libexec_path, name) ||
+        kelpie__os_stat(places->os, KELPIE_OS_CWD, out, true, &status) < 0) {
+        return kelpie__fail(error, KELPIE_E_UNAVAILABLE, 0,
+                            "%s is not in \"%s\"; install Kelpie's programs, or set KELPIE_LIBEXEC to "
+                            "their directory",
+                            name, places->libexec_path);
+    }
+    return 0;
+}

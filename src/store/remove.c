@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See remove.h.
+ */
+#include "store/remove.h"
+
+#include <errno.h>
+
+#include "os/os_call.h"
+
+#define REMOVE_ENTRIES_MAX 100000u
+#define REMOVE_NAME_BYTES  256u
+
+static int remove_open(struct kelpie_os *os, int parent, const char *name) {
+    return kelpie__os_open(os, parent, name, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
+}
+
+/* The first entry of a directory, which is being emptied: 1, or 0 when it is empty. */
+static int remove_first(struct kelpie_os *os, int directory, char name[REMOVE_NAME_BYTES]) {
+    uint64_t cursor = 0;
+    return kelpie__os_list(os, directory, &cursor, name, REMOVE_NAME_BYTES);
+}
+
+static int remove_files(struct kelpie_os *os, int directory) {
+    char name[REMOVE_NAME_BYTES];
+    int found = remove_first(os, directory, name);
+    for (uint32_t budget = REMOVE_ENTRIES_MAX; found == 1 && budget > 0; budget -= 1) {
+        int status = kelpie__os_unlink(os, directory, name, false);
+        if (status < 0 && status != -ENOENT) {
+            return status;
+        }
+        found = remove_first(os, directory, name);
+    }
+    KELPIE_ASSERT(found <= 1);
+    return found == 1 ? -ENOTEMPTY : found;
+}
+
+static int remove_subdirectory(struct kelpie_os *os, int parent, const char *name) {
+    int directory = remove_open(os, parent, name);
+    if (directory < 0) {
+        return directory;
+    }
+    int status = remove_files(os, directory);
+    kelpie__ignore(kelpie__os_close(os, directory));
+    return status < 0 ? status : kelpie__os_unlink(os, parent, name, true);
+}
+
+static int remove_entries(struct kelpie_os *os, int directory) {
+    char name[REMOVE_NAME_BYTES];
+    int found = remove_first(os, directory, name);
+    for (uint32_t budget = REMOVE_ENTRIES_MAX; found == 1 && budget > 0; budget -= 1) {
+        int status = kelpie__os_unlink(os, directory, name, false);
+        if (status == -EISDIR || status == -EPERM) {
+            status = remove_subdirectory(os, directory, name);
+        }
+        if (status < 0 && status != -ENOENT) {
+            return status;
+        }
+        found = remove_first(os, directory, name);
+    }
+    KELPIE_ASSERT(found <= 1);
+    return found == 1 ? -ENOTEMPTY : found;
+}
+
+int kelpie__remove_directory(struct kelpie_os *os, int parent, const char *name) {
+    int directory = remove_open(os, parent, name);
+    if (directory < 0) {
+        return directory == -ENOENT ? 0 : directory;
+    }
+    int status = remove_entries(os, directory);
+    kelpie__ignore(kelpie__os_close(os, directory));
+    if (status == 0) {
+        status = kelpie__os_unlink(os, parent, name, true);
+    }
+    return status == -ENOENT ? 0 : status;
+}

@@ -1,0 +1,502 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See vm_directory.h.
+ */
+#include "store/vm_directory.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "core/small_file.h"
+#include "core/state.h"
+#include "core/text.h"
+#include "os/os_call.h"
+#include "store/remove.h"
+
+#define VM_DIRECTORY_MODE      0700u
+#define VM_FILE_MODE           0600u
+#define VM_LOCK_TRIES          8u
+#define VM_MADE_PREFIX         ".new-"
+#define VM_DELETED_PREFIX      ".deleted-"
+#define VM_TEMPORARY_BYTES_MAX 64u
+
+static int open_directory(struct kelpie_os *os, int parent, const char *name) {
+    return kelpie__os_open(os, parent, name, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
+}
+
+static bool has_entry(struct kelpie_os *os, int directory, const char *path) {
+    struct kelpie_os_stat status;
+    return kelpie__os_stat(os, directory, path, false, &status) == 0;
+}
+
+static int fail_io(struct kelpie_error *error, int status, const char *what, const char *name) {
+    KELPIE_ASSERT(status < 0);
+    return kelpie__fail(error, KELPIE_E_IO, -status, "%s of VM \"%s\"", what, name);
+}
+
+static int base_of(const struct kelpie_places *places, bool is_ephemeral) {
+    return is_ephemeral ? places->runtime_vms : places->state_vms;
+}
+
+static void directory_reset(struct kelpie_vm_directory *directory,
+                            const struct kelpie_places *places, const char *name,
+                            bool is_ephemeral) {
+    *directory = (struct kelpie_vm_directory){.places = places,
+                                              .is_ephemeral = is_ephemeral,
+                                              .vm = KELPIE_OS_NO_HANDLE,
+                                              .run = KELPIE_OS_NO_HANDLE,
+                                              .lock = KELPIE_OS_NO_HANDLE};
+    kelpie__ignore(kelpie__text_copy(directory->name, sizeof(directory->name), name));
+}
+
+static int set_paths(struct kelpie_vm_directory *directory, struct kelpie_error *error) {
+    const struct kelpie_places *places = directory->places;
+    const char *base = directory->is_ephemeral ? places->runtime_path : places->state_path;
+    bool fits = kelpie__text_format(directory->vm_path, sizeof(directory->vm_path), "%s/vms/%s",
+                                    base, directory->name) &&
+                kelpie__text_format(directory->run_path, sizeof(directory->run_path), "%s/vms/%s",
+                                    places->runtime_path, directory->name);
+    return fits ? 0
+                : kelpie__fail(error, KELPIE_E_LIMIT, 0,
+                               "the path of VM \"%s\" has more than %u bytes; use a shorter state "
+                               "directory",
+                               directory->name, KELPIE_PATH_BYTES_MAX);
+}
+
+void kelpie__vm_directory_close(struct kelpie_vm_directory *directory) {
+    struct kelpie_os *os = directory->places->os;
+    kelpie__vm_directory_unlock(directory);
+    if (directory->vm >= 0) {
+        kelpie__ignore(kelpie__os_close(os, directory->vm));
+    }
+    if (directory->run >= 0) {
+        kelpie__ignore(kelpie__os_close(os, directory->run));
+    }
+    directory->vm = KELPIE_OS_NO_HANDLE;
+    directory->run = KELPIE_OS_NO_HANDLE;
+}
+
+/* ---- the lock ---- */
+
+void kelpie__vm_directory_unlock(struct kelpie_vm_directory *directory) {
+    if (directory->lock >= 0) {
+        kelpie__ignore(kelpie__os_close(directory->places->os, directory->lock));
+        directory->lock = KELPIE_OS_NO_HANDLE;
+    }
+}
+
+/* Opens the run directory by its path, making it for a durable VM after a reboot. */
+static int run_open(struct kelpie_vm_directory *directory) {
+    struct kelpie_os *os = directory->places->os;
+    int runtime = directory->places->runtime_vms;
+    int run = open_directory(os, runtime, directory->name);
+    if (run == -ENOENT && !directory->is_ephemeral) {
+        int status = kelpie__os_mkdir(os, runtime, directory->name, VM_DIRECTORY_MODE);
+        if (status < 0 && status != -EEXIST) {
+            return status;
+        }
+        run = open_directory(os, runtime, directory->name);
+    }
+    if (run < 0) {
+        return run;
+    }
+    if (directory->run >= 0) {
+        kelpie__ignore(kelpie__os_close(os, directory->run));
+    }
+    directory->run = run;
+    return 0;
+}
+
+/* One try. 1: the file was replaced between opening and locking. */
+static int lock_try(struct kelpie_vm_directory *directory) {
+    struct kelpie_os *os = directory->places->os;
+    struct kelpie_os_stat mine;
+    struct kelpie_os_stat current;
+    char path[KELPIE_NAME_BYTES_MAX + 8];
+    int status = run_open(directory);
+    if (status < 0) {
+        return status;
+    }
+    int lock = kelpie__os_open(os, directory->run, KELPIE_VM_LOCK_FILE,
+                               KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE,
+                               VM_FILE_MODE);
+    if (lock < 0) {
+        return lock == -ENOENT ? 1 : lock; /* the directory is being deleted */
+    }
+    status = kelpie__os_lock(os, lock);
+    if (status == 0) {
+        status = kelpie__os_stat(os, lock, "", false, &mine);
+    }
+    if (status < 0) {
+        kelpie__ignore(kelpie__os_close(os, lock));
+        return status;
+    }
+    kelpie__ignore(kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_LOCK_FILE, directory->name));
+    status = kelpie__os_stat(os, directory->places->runtime_vms, path, false, &current);
+    if (status < 0 || current.inode != mine.inode || current.device != mine.device) {
+        kelpie__ignore(kelpie__os_close(os, lock));
+        return 1;
+    }
+    directory->lock = lock;
+    return 0;
+}
+
+int kelpie__vm_directory_lock(struct kelpie_vm_directory *directory, struct kelpie_error *error) {
+    KELPIE_ASSERT(directory->lock == KELPIE_OS_NO_HANDLE);
+    int status = 1;
+    for (uint32_t i = 0; i < VM_LOCK_TRIES && status == 1; i += 1) {
+        status = lock_try(directory);
+    }
+    if (status == 0) {
+        return 0;
+    }
+    if (status == -EAGAIN) {
+        return kelpie__fail(error, KELPIE_E_BUSY, 0, "VM \"%s\" is being changed by another process",
+                            directory->name);
+    }
+    if (status == 1 || status == -ENOENT) {
+        return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0, "VM \"%s\" was deleted meanwhile",
+                            directory->name);
+    }
+    return fail_io(error, status, "lock the directory", directory->name);
+}
+
+/* ---- making ---- */
+
+static int write_files(struct kelpie_os *os, int made, const struct kelpie_config_values *values,
+                       struct kelpie_error *error) {
+    struct kelpie_vm_record record = {.state = KELPIE_VM_CREATED,
+                                      .previous = KELPIE_VM_CREATED,
+                                      .changed_ms = values->created_ms,
+                                      .backend = "qemu"};
+    char *text = kelpie__alloc(os, KELPIE_CONFIG_JSON_BYTES_MAX);
+    if (text == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a configuration");
+    }
+    int64_t length = kelpie__config_write(values, text, KELPIE_CONFIG_JSON_BYTES_MAX);
+    KELPIE_ASSERT(length > 0); /* the buffer is made for the largest one */
+    int status =
+        kelpie__small_file_replace(os, made, KELPIE_VM_CONFIG_FILE, text, (size_t)length, error);
+    kelpie__free(os, text, KELPIE_CONFIG_JSON_BYTES_MAX);
+    return status < 0 ? status
+                      : kelpie__record_write(os, made, &record, !values->is_ephemeral, error);
+}
+
+/* Fills the temporary directory `made` and gives it its name. */
+static int publish(struct kelpie_vm_directory *directory, int made, const char *temporary,
+                   const struct kelpie_config_values *values, struct kelpie_error *error) {
+    struct kelpie_os *os = directory->places->os;
+    int base = base_of(directory->places, directory->is_ephemeral);
+    int status = write_files(os, made, values, error);
+    if (status < 0) {
+        return status;
+    }
+    status = kelpie__os_rename(os, base, temporary, base, directory->name, false);
+    if (status == -EEXIST || status == -ENOTEMPTY) {
+        return kelpie__fail_field(error, KELPIE_E_EXISTS, "name",
+                                  "name: VM \"%s\" exists already; delete it or choose another name",
+                                  directory->name);
+    }
+    if (status == 0 && !directory->is_ephemeral) {
+        status = kelpie__os_sync(os, base);
+    }
+    return status < 0 ? fail_io(error, status, "make the directory", directory->name) : 0;
+}
+
+static int check_is_free(const struct kelpie_vm_directory *directory, struct kelpie_error *error) {
+    const struct kelpie_places *places = directory->places;
+    char path[KELPIE_NAME_BYTES_MAX + 16];
+    kelpie__ignore(kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_CONFIG_FILE, directory->name));
+    if (has_entry(places->os, places->state_vms, path) ||
+        has_entry(places->os, places->runtime_vms, path)) {
+        return kelpie__fail_field(error, KELPIE_E_EXISTS, "name",
+                                  "name: VM \"%s\" exists already; delete it or choose another name",
+                                  directory->name);
+    }
+    return 0;
+}
+
+/* An ephemeral VM's lock is made in the temporary directory, so that it is held before the VM can be seen. */
+static int lock_made(struct kelpie_vm_directory *directory, int made) {
+    struct kelpie_os *os = directory->places->os;
+    int lock = kelpie__os_open(os, made, KELPIE_VM_LOCK_FILE,
+                               KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE,
+                               VM_FILE_MODE);
+    if (lock < 0) {
+        return lock;
+    }
+    directory->lock = lock;
+    return kelpie__os_lock(os, lock);
+}
+
+static int make(struct kelpie_vm_directory *directory, const char *temporary,
+                const struct kelpie_config_values *values, struct kelpie_error *error) {
+    struct kelpie_os *os = directory->places->os;
+    int base = base_of(directory->places, directory->is_ephemeral);
+    int status = kelpie__os_mkdir(os, base, temporary, VM_DIRECTORY_MODE);
+    int made = status < 0 ? status : open_directory(os, base, temporary);
+    if (made < 0) {
+        return fail_io(error, made, "make the directory", directory->name);
+    }
+    directory->vm = made;
+    status = kelpie__os_lock(os, made); /* tells prune that its maker lives */
+    if (status == 0 && directory->is_ephemeral) {
+        status = lock_made(directory, made);
+    }
+    if (status < 0) {
+        return fail_io(error, status, "lock the new directory", directory->name);
+    }
+    if (!directory->is_ephemeral) {
+        status = kelpie__vm_directory_lock(directory, error);
+    }
+    if (status == 0) {
+        status = publish(directory, made, temporary, values, error);
+    }
+    if (status == 0 && directory->is_ephemeral) {
+        status = run_open(directory);
+        status = status < 0 ? fail_io(error, status, "open the directory", directory->name) : 0;
+    }
+    return status;
+}
+
+int kelpie__vm_directory_create(struct kelpie_vm_directory *directory,
+                                const struct kelpie_places *places,
+                                const struct kelpie_config_values *values,
+                                struct kelpie_error *error) {
+    char temporary[VM_TEMPORARY_BYTES_MAX];
+    KELPIE_ASSERT(strlen(values->id) == KELPIE_EXEC_ID_CHARACTERS);
+    directory_reset(directory, places, values->name, values->is_ephemeral);
+    kelpie__ignore(kelpie__text_format(temporary, sizeof(temporary), VM_MADE_PREFIX "%s", values->id));
+    int status = kelpie__config_check_name(values->name, error);
+    if (status == 0) {
+        status = set_paths(directory, error);
+    }
+    if (status == 0) {
+        status = check_is_free(directory, error);
+    }
+    if (status < 0) {
+        return status;
+    }
+    status = make(directory, temporary, values, error);
+    if (status < 0) {
+        int base = base_of(places, values->is_ephemeral);
+        kelpie__ignore(kelpie__remove_directory(places->os, base, temporary));
+        kelpie__vm_directory_close(directory);
+        kelpie__vm_directory_prune(places); /* the run directory that was made for the lock */
+        return status;
+    }
+    KELPIE_ASSERT(directory->lock >= 0 && directory->run >= 0);
+    return 0;
+}
+
+/* ---- opening ---- */
+
+static int vm_open(struct kelpie_vm_directory *directory, bool is_ephemeral) {
+    struct kelpie_os *os = directory->places->os;
+    int vm = open_directory(os, base_of(directory->places, is_ephemeral), directory->name);
+    if (vm < 0) {
+        return vm;
+    }
+    if (!has_entry(os, vm, KELPIE_VM_CONFIG_FILE)) {
+        kelpie__ignore(kelpie__os_close(os, vm));
+        return -ENOENT;
+    }
+    directory->vm = vm;
+    directory->is_ephemeral = is_ephemeral;
+    return 0;
+}
+
+int kelpie__vm_directory_open(struct kelpie_vm_directory *directory,
+                              const struct kelpie_places *places, const char *name,
+                              struct kelpie_error *error) {
+    int status = kelpie__config_check_name(name, error);
+    if (status < 0) {
+        return status;
+    }
+    directory_reset(directory, places, name, false);
+    status = vm_open(directory, false);
+    if (status == -ENOENT) {
+        status = vm_open(directory, true);
+    }
+    if (status == 0) {
+        status = run_open(directory);
+    }
+    if (status == -ENOENT) {
+        kelpie__vm_directory_close(directory);
+        return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0,
+                            "there is no VM \"%s\"; kelpie ps -a shows what there is", name);
+    }
+    if (status < 0) {
+        kelpie__vm_directory_close(directory);
+        return fail_io(error, status, "open the directory", name);
+    }
+    status = set_paths(directory, error);
+    if (status < 0) {
+        kelpie__vm_directory_close(directory);
+    }
+    return status;
+}
+
+int kelpie__vm_directory_config(const struct kelpie_vm_directory *directory,
+                                struct kelpie_config_values *out, struct kelpie_error *error) {
+    struct kelpie_os *os = directory->places->os;
+    char *text = kelpie__alloc(os, KELPIE_CONFIG_JSON_BYTES_MAX);
+    if (text == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a configuration");
+    }
+    int64_t length = kelpie__small_file_read_at(os, directory->vm, KELPIE_VM_CONFIG_FILE, text,
+                                                KELPIE_CONFIG_JSON_BYTES_MAX);
+    int status = length < 0 ? fail_io(error, (int)length, "read the configuration", directory->name)
+                            : kelpie__config_read(text, (size_t)length, out, error);
+    kelpie__free(os, text, KELPIE_CONFIG_JSON_BYTES_MAX);
+    return status;
+}
+
+/* ---- recovery and deletion ---- */
+
+static void remove_socket(const struct kelpie_vm_directory *directory) {
+    /* Not there in most cases. */
+    kelpie__ignore(
+        kelpie__os_unlink(directory->places->os, directory->run, KELPIE_VM_SOCKET_FILE, false));
+}
+
+int kelpie__vm_directory_recover(struct kelpie_vm_directory *directory,
+                                 struct kelpie_vm_record *out, struct kelpie_error *error) {
+    struct kelpie_os *os = directory->places->os;
+    struct kelpie_vm_record record;
+    KELPIE_ASSERT(directory->lock >= 0);
+    remove_socket(directory);
+    if (directory->is_ephemeral) { /* its monitor deletes it: without one it is a leftover */
+        int status = kelpie__vm_directory_delete(directory, error);
+        return status < 0 ? status
+                          : kelpie__fail(error, KELPIE_E_NOT_FOUND, 0,
+                                         "VM \"%s\" was ephemeral and its monitor is gone",
+                                         directory->name);
+    }
+    int status = kelpie__record_read(os, directory->vm, &record, error);
+    if (status < 0) {
+        return status;
+    }
+    if (kelpie__state_is_live(record.state)) {
+        bool was_starting = record.state == KELPIE_VM_STARTING;
+        kelpie__state_change(&record.state, was_starting ? record.previous : KELPIE_VM_CRASHED);
+        record.previous = record.state;
+        record.changed_ms = kelpie__os_now(os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
+        record.monitor_pid = 0;
+        record.vmm_pid = 0;
+        kelpie__ignore(kelpie__text_copy(record.reason, sizeof(record.reason),
+                                         was_starting ? "its monitor died during the start"
+                                                      : "its monitor died, and the VM with it"));
+        status = kelpie__record_write(os, directory->vm, &record, true, error);
+    }
+    if (status == 0) {
+        *out = record;
+    }
+    return status;
+}
+
+int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory, struct kelpie_error *error) {
+    const struct kelpie_places *places = directory->places;
+    char deleted[VM_TEMPORARY_BYTES_MAX];
+    uint8_t salt[8];
+    char hex[2 * sizeof(salt) + 1];
+    KELPIE_ASSERT(directory->lock >= 0);
+    int status = kelpie__os_random(places->os, salt, sizeof(salt));
+    if (status < 0) {
+        return fail_io(error, status, "delete the directory", directory->name);
+    }
+    kelpie__text_hex(hex, sizeof(hex), salt, sizeof(salt));
+    kelpie__ignore(kelpie__text_format(deleted, sizeof(deleted), VM_DELETED_PREFIX "%s", hex));
+    int base = base_of(places, directory->is_ephemeral);
+    status = kelpie__os_rename(places->os, base, directory->name, base, deleted, false);
+    if (status < 0 && status != -ENOENT) {
+        return fail_io(error, status, "delete the directory", directory->name);
+    }
+    if (!directory->is_ephemeral) {
+        status = kelpie__os_sync(places->os, base);
+        kelpie__ignore(kelpie__remove_directory(places->os, places->runtime_vms, directory->name));
+    }
+    /* It is deleted from here on; what cannot be removed now, prune removes. */
+    kelpie__ignore(kelpie__remove_directory(places->os, base, deleted));
+    return 0;
+}
+
+/* ---- all of them ---- */
+
+int kelpie__vm_directory_list(const struct kelpie_places *places,
+                              struct kelpie_vm_directory_cursor *cursor,
+                              char out_name[KELPIE_NAME_BYTES_MAX + 1],
+                              struct kelpie_error *error) {
+    char name[256];
+    char path[sizeof(name) + 16];
+    for (unsigned place = 0; place < 2; place += 1) {
+        int base = base_of(places, cursor->is_in_runtime);
+        int found = kelpie__os_list(places->os, base, &cursor->position, name, sizeof(name));
+        while (found == 1) { /* bound: the directory */
+            kelpie__ignore(kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_CONFIG_FILE, name));
+            if (kelpie__config_check_name(name, NULL) == 0 && has_entry(places->os, base, path)) {
+                kelpie__ignore(kelpie__text_copy(out_name, KELPIE_NAME_BYTES_MAX + 1, name));
+                return 1;
+            }
+            found = kelpie__os_list(places->os, base, &cursor->position, name, sizeof(name));
+        }
+        if (found < 0) {
+            return kelpie__fail(error, KELPIE_E_IO, -found, "list the VMs");
+        }
+        if (cursor->is_in_runtime) {
+            return 0;
+        }
+        *cursor = (struct kelpie_vm_directory_cursor){.is_in_runtime = true};
+    }
+    return 0;
+}
+
+/* Whether nobody holds the lock of this directory, or of the lock file in it. */
+static bool is_abandoned(struct kelpie_os *os, int base, const char *name, const char *lock_name) {
+    int directory = open_directory(os, base, name);
+    if (directory < 0) {
+        return false;
+    }
+    int lock = lock_name == NULL
+                   ? kelpie__os_open(os, base, name, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0)
+                   : kelpie__os_open(os, directory, lock_name,
+                                     KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE, 0);
+    bool is_free = lock == -ENOENT || (lock >= 0 && kelpie__os_lock(os, lock) == 0);
+    if (lock >= 0) {
+        kelpie__ignore(kelpie__os_close(os, lock));
+    }
+    kelpie__ignore(kelpie__os_close(os, directory));
+    return is_free;
+}
+
+static bool is_leftover(const struct kelpie_places *places, bool is_runtime, const char *name) {
+    int base = base_of(places, is_runtime);
+    char path[256 + 16];
+    if (kelpie__text_has_prefix(name, VM_DELETED_PREFIX)) {
+        return true;
+    }
+    if (kelpie__text_has_prefix(name, VM_MADE_PREFIX)) {
+        return is_abandoned(places->os, base, name, NULL);
+    }
+    if (!is_runtime || kelpie__config_check_name(name, NULL) < 0) {
+        return false;
+    }
+    /* A run directory whose VM is gone. */
+    kelpie__ignore(kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_CONFIG_FILE, name));
+    return !has_entry(places->os, base, path) && !has_entry(places->os, places->state_vms, path) &&
+           is_abandoned(places->os, base, name, KELPIE_VM_LOCK_FILE);
+}
+
+void kelpie__vm_directory_prune(const struct kelpie_places *places) {
+    char name[256];
+    for (unsigned place = 0; place < 2; place += 1) {
+        bool is_runtime = place == 1;
+        int base = base_of(places, is_runtime);
+        uint64_t cursor = 0;
+        while (kelpie__os_list(places->os, base, &cursor, name, sizeof(name)) == 1) { /* bound: the directory */
+            if (is_leftover(places, is_runtime, name)) {
+                kelpie__ignore(kelpie__remove_directory(places->os, base, name));
+            }
+        }
+    }
+}
