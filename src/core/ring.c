@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * See ring.h. An empty ring starts again at its first byte, so that a small exchange is one contiguous piece and
- * touches one page.
+ * See ring.h. An empty ring starts again at its first byte, so that a small exchange is one
+ * contiguous piece and touches one page.
  */
 #include "core/ring.h"
 
@@ -22,7 +22,8 @@ int kelpie__ring_init(struct kelpie_ring *ring, struct kelpie_os *os, size_t cap
     KELPIE_ASSERT(capacity > 0);
     uint8_t *bytes = kelpie__alloc(os, capacity);
     if (bytes == NULL) {
-        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a stream of %zu bytes", capacity);
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a stream of %zu bytes",
+                            capacity);
     }
     *ring = (struct kelpie_ring){.os = os, .bytes = bytes, .capacity = capacity};
     kelpie__ring_check(ring);
@@ -37,12 +38,17 @@ void kelpie__ring_deinit(struct kelpie_ring *ring) {
     *ring = (struct kelpie_ring){0};
 }
 
-void kelpie__ring_reset(struct kelpie_ring *ring) {
+void kelpie__ring_begin(struct kelpie_ring *ring, uint64_t offset) {
     kelpie__ring_check(ring);
     ring->start = 0;
-    ring->acknowledged = 0;
-    ring->sent = 0;
-    ring->written = 0;
+    ring->acknowledged = offset;
+    ring->sent = offset;
+    ring->written = offset;
+    kelpie__ring_check(ring);
+}
+
+void kelpie__ring_reset(struct kelpie_ring *ring) {
+    kelpie__ring_begin(ring, 0);
 }
 
 static size_t ring_used(const struct kelpie_ring *ring) {
@@ -84,7 +90,8 @@ void kelpie__ring_commit(struct kelpie_ring *ring, size_t count) {
 size_t kelpie__ring_write(struct kelpie_ring *ring, const void *bytes, size_t count) {
     const uint8_t *from = bytes;
     size_t done = 0;
-    for (unsigned piece = 0; piece < 2 && done < count; piece += 1) { /* before and after the end of the buffer */
+    for (unsigned piece = 0; piece < 2 && done < count;
+         piece += 1) { /* before and after the end of the buffer */
         void *room = NULL;
         size_t length = (size_t)kelpie__min_u64(kelpie__ring_write_view(ring, &room), count - done);
         memcpy(room, from + done, length);
@@ -130,9 +137,9 @@ bool kelpie__ring_rewind(struct kelpie_ring *ring, uint64_t offset) {
 }
 
 void kelpie__ring_drop(struct kelpie_ring *ring) {
-    kelpie__ring_check(ring);
-    ring->acknowledged = ring->written;
-    ring->sent = ring->written;
-    ring->start = 0;
-    kelpie__ring_check(ring);
+    kelpie__ring_begin(ring, ring->written);
+}
+
+void kelpie__ring_cut(struct kelpie_ring *ring) {
+    kelpie__ring_begin(ring, ring->sent);
 }

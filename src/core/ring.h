@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * A byte ring with absolute offsets, for one stream: bytes are written at its end, sent, and dropped when the peer has
- * acknowledged them. What was sent and not acknowledged can be sent again (a new connection). acknowledged <= sent <=
- * written <= acknowledged + capacity, always.
+ * A byte ring with absolute offsets, for one stream: bytes are written at its end, sent, and
+ * dropped when the peer has acknowledged them. What was sent and not acknowledged can be sent again
+ * (a new connection). acknowledged <= sent <= written <= acknowledged + capacity, always.
  */
 #ifndef KELPIE_CORE_RING_H
 #define KELPIE_CORE_RING_H
@@ -26,12 +26,14 @@ KELPIE_MUST_CHECK int kelpie__ring_init(struct kelpie_ring *ring, struct kelpie_
                                         size_t capacity, struct kelpie_error *error);
 void kelpie__ring_deinit(struct kelpie_ring *ring); /* also of a zeroed one */
 void kelpie__ring_reset(struct kelpie_ring *ring);  /* all offsets 0 again; memory is kept */
+void kelpie__ring_begin(struct kelpie_ring *ring, uint64_t offset); /* empty, at this offset */
 void kelpie__ring_check(const struct kelpie_ring *ring);
 
 size_t kelpie__ring_space(const struct kelpie_ring *ring);  /* bytes that can be written */
 size_t kelpie__ring_unsent(const struct kelpie_ring *ring); /* written and not sent */
 
-/* The longest contiguous room at the end of what is written; fill it from its start, then commit. */
+/* The longest contiguous room at the end of what is written; fill it from its start, then commit.
+ */
 size_t kelpie__ring_write_view(struct kelpie_ring *ring, void **out);
 void kelpie__ring_commit(struct kelpie_ring *ring, size_t count);
 /* Copies as much as there is room for; returns how much. */
@@ -41,12 +43,16 @@ size_t kelpie__ring_write(struct kelpie_ring *ring, const void *bytes, size_t co
 size_t kelpie__ring_send_view(const struct kelpie_ring *ring, const void **out);
 void kelpie__ring_mark_sent(struct kelpie_ring *ring, size_t count);
 
-/* Everything before `offset` may go. False, and nothing is changed, when the peer lies: it is not in
- * acknowledged..sent. */
+/* Everything before `offset` may go. False, and nothing is changed, when the peer lies: it is not
+ * in acknowledged..sent. */
 KELPIE_MUST_CHECK bool kelpie__ring_acknowledge(struct kelpie_ring *ring, uint64_t offset);
-/* Sending goes on from `offset`, or from the oldest byte that is kept. False when it was never written. */
+/* Sending goes on from `offset`, or from the oldest byte that is kept. False when it was never
+ * written. */
 KELPIE_MUST_CHECK bool kelpie__ring_rewind(struct kelpie_ring *ring, uint64_t offset);
 /* All that is written counts as sent and acknowledged. */
 void kelpie__ring_drop(struct kelpie_ring *ring);
+/* What is not sent is forgotten as if it had never been written; what is sent counts as
+ * acknowledged. */
+void kelpie__ring_cut(struct kelpie_ring *ring);
 
 #endif

@@ -19,6 +19,17 @@ int kelpie__stream_sender_init(struct kelpie_stream_sender *sender, struct kelpi
     return kelpie__ring_init(&sender->ring, os, capacity, error);
 }
 
+void kelpie__stream_sender_begin(struct kelpie_stream_sender *sender, uint64_t offset,
+                                 uint64_t credit_bytes) {
+    KELPIE_ASSERT(credit_bytes <= UINT64_MAX - offset);
+    kelpie__ring_begin(&sender->ring, offset);
+    sender->limit = offset + credit_bytes;
+    sender->is_end_written = false;
+    sender->is_end_sent = false;
+    sender->is_stopped = false;
+    kelpie__stream_sender_check(sender);
+}
+
 void kelpie__stream_sender_deinit(struct kelpie_stream_sender *sender) {
     kelpie__ring_deinit(&sender->ring);
     *sender = (struct kelpie_stream_sender){0};
@@ -74,8 +85,9 @@ const char *kelpie__stream_sender_credit(struct kelpie_stream_sender *sender, ui
     if (limit < sender->limit || limit < acknowledged) {
         return "R18: credit was taken back";
     }
-    if (!kelpie__ring_acknowledge(&sender->ring, acknowledged)) {
-        return "R18: bytes were acknowledged that were never sent, or twice";
+    if (acknowledged > sender->ring.acknowledged &&
+        !kelpie__ring_acknowledge(&sender->ring, acknowledged)) {
+        return "R18: bytes were acknowledged that were never sent";
     }
     sender->limit = limit;
     kelpie__stream_sender_check(sender);
@@ -83,7 +95,7 @@ const char *kelpie__stream_sender_credit(struct kelpie_stream_sender *sender, ui
 }
 
 void kelpie__stream_sender_stop(struct kelpie_stream_sender *sender) {
-    kelpie__ring_drop(&sender->ring);
+    kelpie__ring_cut(&sender->ring);
     sender->is_stopped = true;
     kelpie__stream_sender_check(sender);
 }
@@ -107,6 +119,11 @@ void kelpie__stream_receiver_init(struct kelpie_stream_receiver *receiver, uint6
         (struct kelpie_stream_receiver){.received = offset,
                                         .limit = offset + KELPIE_STREAM_CREDIT_INITIAL_BYTES,
                                         .window_bytes = window_bytes};
+}
+
+void kelpie__stream_receiver_resume(struct kelpie_stream_receiver *receiver) {
+    KELPIE_ASSERT(receiver->received <= receiver->limit);
+    receiver->limit = receiver->received;
 }
 
 const char *kelpie__stream_receiver_data(struct kelpie_stream_receiver *receiver, uint64_t offset,

@@ -22,6 +22,10 @@ KELPIE_MUST_CHECK int kelpie__stream_sender_init(struct kelpie_stream_sender *se
                                                  struct kelpie_os *os, size_t capacity,
                                                  struct kelpie_error *error);
 void kelpie__stream_sender_deinit(struct kelpie_stream_sender *sender);
+/* Empty at `offset`, with this much credit: for a sender that is used again, or goes on where
+ * another one was. */
+void kelpie__stream_sender_begin(struct kelpie_stream_sender *sender, uint64_t offset,
+                                 uint64_t credit_bytes);
 void kelpie__stream_sender_check(const struct kelpie_stream_sender *sender);
 
 /* Room for kelpie__stream_sender_write; a stopped one takes and drops anything. */
@@ -33,9 +37,12 @@ void kelpie__stream_sender_end(struct kelpie_stream_sender *sender);
  */
 bool kelpie__stream_sender_pump(struct kelpie_stream_sender *sender, struct kelpie_wire *wire,
                                 uint32_t stream);
-/* A CREDIT of the peer. NULL, or the broken rule. */
+/* A CREDIT of the peer. NULL, or the broken rule. An acknowledgement below an earlier one is none:
+ * after a new connection the peer has received more than it has consumed. */
 KELPIE_MUST_CHECK const char *kelpie__stream_sender_credit(struct kelpie_stream_sender *sender,
                                                            uint64_t acknowledged, uint64_t limit);
+/* A STOP of the peer. What is not sent is dropped; the end then comes where the sent bytes end,
+ * without a gap. */
 void kelpie__stream_sender_stop(struct kelpie_stream_sender *sender);
 /* A new connection: sending goes on from `offset` or the oldest byte kept, with the initial credit.
  * False: the offset was never written. */
@@ -51,6 +58,10 @@ struct kelpie_stream_receiver {
 
 void kelpie__stream_receiver_init(struct kelpie_stream_receiver *receiver, uint64_t offset,
                                   uint32_t window_bytes);
+/* A new connection over which the peer goes on at `received`. It has no credit until
+ * kelpie__stream_receiver_consumed gives some: what the last connection left may fill the buffer.
+ */
+void kelpie__stream_receiver_resume(struct kelpie_stream_receiver *receiver);
 /* A DATA of the peer. NULL, or the broken rule. */
 KELPIE_MUST_CHECK const char *kelpie__stream_receiver_data(struct kelpie_stream_receiver *receiver,
                                                            uint64_t offset, size_t count,
