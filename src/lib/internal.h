@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * What the files of the library share. A handle owns one connection to a VM's monitor, made when it is first needed and
+ * made again when that monitor has gone. Everything lives on one loop; a blocking call is an asynchronous one and a
+ * loop driven until it has ended.
+ */
+#ifndef KELPIE_LIB_INTERNAL_H
+#define KELPIE_LIB_INTERNAL_H
+
+#include "core/config.h"
+#include "core/loop.h"
+#include "core/state.h"
+#include "os/os.h"
+#include "store/vm_directory.h"
+#include "wire/stream.h"
+
+struct kelpie {
+    struct kelpie_os *os; /* owned */
+    struct kelpie_loop *loop; /* owned */
+    struct kelpie_places places;
+    kelpie_log_callback log_callback;
+    void *log_context;
+    uint32_t callback_depth; /* above 0: inside a callback of the embedder's */
+    struct kelpie_vm *vms;   /* list of open handles */
+};
+
+struct kelpie_config {
+    struct kelpie *kelpie; /* borrowed: until destroy */
+    struct kelpie_config_values values;
+    uint32_t problem_count;
+    struct kelpie_error problems[KELPIE_CONFIG_PROBLEM_MAX];
+};
+
+struct kelpie_vm {
+    struct kelpie *kelpie; /* borrowed: until close */
+    struct kelpie_vm *next;
+    struct kelpie_vm_directory directory;
+    struct kelpie_config_values *config; /* owned */
+    struct kelpie_wire *wire;            /* owned; NULL: not connected */
+    bool is_creator;                     /* of an owned VM: its connection is what keeps it */
+    bool is_deleted;
+    bool is_closing_wire;       /* the wire has ended and is destroyed at the next chance */
+    struct kelpie_error broken; /* why the last connection ended */
+    uint32_t channel_last;
+    struct kelpie_exec *execs; /* list */
+    struct kelpie_operation *operations;
+    kelpie_event_callback event_callback;
+    void *event_context;
+};
+
+/* One request that waits for its answer. */
+struct kelpie_operation {
+    struct kelpie_vm *vm; /* borrowed: until its end */
+    struct kelpie_operation *next;
+    uint64_t request;
+    /* Reads the answer into `result` (borrowed: the caller keeps it); may be NULL. */
+    void (*read)(struct kelpie_operation *operation, const char *answer, size_t length);
+    void *result;
+    kelpie_done_callback callback;
+    void *context;
+};
+
+enum kelpie_exec_phase { KELPIE_EXEC_IS_STARTING, KELPIE_EXEC_IS_RUNNING, KELPIE_EXEC_HAS_ENDED };
+
+/* Output that waits for its reader; its memory is made when it is first needed. */
+struct kelpie_exec_output {
+    struct kelpie_stream_receiver receiver;
+    struct kelpie_ring ring;
+    bool has_ring;
+    bool is_end_told;
+};
+
+struct kelpie_exec {
+    struct kelpie_vm *vm; /* borrowed: until close */
+    struct kelpie_exec *next;
+    uint32_t channel;
+    enum kelpie_exec_phase phase;
+    char id[KELPIE_EXEC_ID_CHARACTERS + 1];
+    uint64_t start_request; /* 0: answered */
+    bool keeps_on_disconnect;
+    bool has_terminal;
+    bool is_paused;
+    bool is_held; /* nothing is told before the starting call has returned */
+    bool is_stdin_short; /* `writable` is owed */
+    bool is_stdin_open;
+    bool is_ended_told;
+    bool is_delivering;
+    bool is_destroyed; /* inside its own callback */
+    struct kelpie_exec_callbacks callbacks;
+    void *context;
+    kelpie_done_callback start_callback;
+    struct kelpie_stream_sender arguments;
+    struct kelpie_stream_sender input;
+    struct kelpie_exec_output outputs[2]; /* stdout, stderr */
+    struct kelpie_exec_status status;
+    struct kelpie_error error; /* code 0: status holds */
+    uint64_t timeout_ms;
+    struct kelpie_timer deliver_timer;
+};
+
+/* ---- kelpie.c ---- */
+
+KELPIE_MUST_CHECK int kelpie__open_with_os(struct kelpie_os *os,
+                                           const struct kelpie_open_options *options,
+                                           struct kelpie **out, struct kelpie_error *error);
+/* Closes all but the system, which it returns. */
+struct kelpie_os *kelpie__close_keeping_os(struct kelpie *kelpie);
+void kelpie__log(struct kelpie *kelpie, enum kelpie_log_level level, const char *message);
+/* Around every callback of the embedder's. */
+void kelpie__callback_enter(struct kelpie *kelpie);
+void kelpie__callback_leave(struct kelpie *kelpie);
+/* MISUSE inside a callback. */
+KELPIE_MUST_CHECK int kelpie__check_may_block(const struct kelpie *kelpie, const char *what,
+                                              struct kelpie_error *error);
+/* One turn of the loop, for blocking calls; deadline -1: none. */
+KELPIE_MUST_CHECK int kelpie__turn(struct kelpie *kelpie, int64_t deadline_ns,
+                                   struct kelpie_error *error);
+
+/* A blocking call's end. */
+struct kelpie_waiter {
+    bool is_done;
+    int status;
+    struct kelpie_error error;
+};
+void kelpie__waiter_done(void *context, const struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie__waiter_wait(struct kelpie *kelpie, struct kelpie_waiter *waiter,
+                                          struct kelpie_error *error);
+
+/* ---- connect.c ---- */
+
+/* Connects to the VM's monitor if there is one, or starts one if `may_start`. STATE or NOT_FOUND otherwise: *out_record
+ * then says what the VM is (may be NULL). BUSY: somebody holds the lock for a moment; try again. */
+KELPIE_MUST_CHECK int kelpie__vm_connect(struct kelpie_vm *vm, bool may_start,
+                                         struct kelpie_vm_record *out_record,
+                                         struct kelpie_error *error);
+/* With the lock held, which it hands to the monitor: starts one and connects. */
+KELPIE_MUST_CHECK int kelpie__vm_spawn_monitor(struct kelpie_vm *vm, struct kelpie_error *error);
+void kelpie__vm_disconnect(struct kelpie_vm *vm);
+/* As connect, but waits while BUSY, up to the call's default timeout. */
+KELPIE_MUST_CHECK int kelpie__vm_connect_wait(struct kelpie_vm *vm, bool may_start,
+                                              struct kelpie_vm_record *out_record,
+                                              struct kelpie_error *error);
+
+/* ---- operation.c ---- */
+
+struct kelpie_request {
+    const char *method;
+    const char *params;
+    uint64_t timeout_ms; /* of the answer */
+    void (*read)(struct kelpie_operation *operation, const char *answer, size_t length);
+    void *result;
+};
+
+/* Sends a request over the open connection. out may be NULL. */
+KELPIE_MUST_CHECK int kelpie__operation_start(struct kelpie_vm *vm,
+                                              const struct kelpie_request *request,
+                                              kelpie_done_callback callback, void *context,
+                                              struct kelpie_operation **out,
+                                              struct kelpie_error *error);
+/* The same, waiting for its end. */
+KELPIE_MUST_CHECK int kelpie__operation_run(struct kelpie_vm *vm,
+                                            const struct kelpie_request *request,
+                                            struct kelpie_error *error);
+/* All operations of a handle end without a callback. */
+void kelpie__operations_drop(struct kelpie_vm *vm);
+
+/* ---- vm.c ---- */
+
+/* The state as the directory says, recovered when nobody owns the VM. */
+KELPIE_MUST_CHECK int kelpie__vm_record(struct kelpie_vm *vm, struct kelpie_vm_record *out,
+                                        struct kelpie_error *error);
+
+/* ---- exec_stream.c: what the connection brings ---- */
+
+void kelpie__execs_data(struct kelpie_vm *vm, uint32_t stream, uint64_t offset, const void *bytes,
+                        size_t count, bool is_end);
+void kelpie__execs_credit(struct kelpie_vm *vm, uint32_t stream, uint64_t acknowledged,
+                          uint64_t limit);
+void kelpie__execs_stop(struct kelpie_vm *vm, uint32_t stream);
+void kelpie__execs_drained(struct kelpie_vm *vm);
+void kelpie__execs_exit(struct kelpie_vm *vm, const char *params, size_t length);
+/* The connection is gone: every command of this handle ends with the error. */
+void kelpie__execs_fail(struct kelpie_vm *vm, const struct kelpie_error *why);
+void kelpie__exec_plan_delivery(struct kelpie_exec *exec);
+void kelpie__exec_end(struct kelpie_exec *exec, const struct kelpie_error *why);
+
+#endif

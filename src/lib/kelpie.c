@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The library's handle and its loop, for embedders and for its own blocking calls.
+ */
+#include <string.h>
+
+#include "core/text.h"
+#include "lib/internal.h"
+#include "os/os_call.h"
+
+#define LIB_HANDLE_MAX 1024u /* connections of one struct kelpie */
+
+const char *kelpie_version(void) {
+    return KELPIE_VERSION;
+}
+
+/* Options may be shorter than ours (an older caller) or longer (a newer one, whose additions must then be zero). */
+static int read_options(const struct kelpie_open_options *given, struct kelpie_open_options *out,
+                        struct kelpie_error *error) {
+    *out = (struct kelpie_open_options){0};
+    if (given == NULL) {
+        return 0;
+    }
+    if (given->struct_size < sizeof(size_t) || given->struct_size > 4096) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "kelpie_open: struct_size is %zu; set it to sizeof the options",
+                            given->struct_size);
+    }
+    memcpy(out, given, (size_t)kelpie__min_u64(given->struct_size, sizeof(*out)));
+    return 0;
+}
+
+int kelpie__open_with_os(struct kelpie_os *os, const struct kelpie_open_options *options,
+                         struct kelpie **out, struct kelpie_error *error) {
+    struct kelpie_open_options chosen;
+    int status = read_options(options, &chosen, error);
+    if (status < 0) {
+        return status;
+    }
+    struct kelpie *kelpie = kelpie__alloc(os, sizeof(*kelpie));
+    if (kelpie == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for the library's handle");
+    }
+    kelpie->os = os;
+    kelpie->log_callback = chosen.log_callback;
+    kelpie->log_context = chosen.log_context;
+    status = kelpie__loop_create(os, LIB_HANDLE_MAX, &kelpie->loop, error);
+    if (status < 0) {
+        goto fail_loop;
+    }
+    status = kelpie__places_open(&kelpie->places, os, &chosen, error);
+    if (status < 0) {
+        goto fail_places;
+    }
+    *out = kelpie;
+    return 0;
+fail_places:
+    kelpie__loop_destroy(kelpie->loop);
+fail_loop:
+    kelpie__free(os, kelpie, sizeof(*kelpie));
+    return status;
+}
+
+struct kelpie_os *kelpie__close_keeping_os(struct kelpie *kelpie) {
+    struct kelpie_os *os = kelpie->os;
+    KELPIE_ASSERT(kelpie->callback_depth == 0);
+    while (kelpie->vms != NULL) { /* bound: the open handles */
+        kelpie_vm_close(kelpie->vms);
+    }
+    kelpie__places_close(&kelpie->places);
+    kelpie__loop_destroy(kelpie->loop);
+    kelpie__free(os, kelpie, sizeof(*kelpie));
+    return os;
+}
+
+void kelpie__log(struct kelpie *kelpie, enum kelpie_log_level level, const char *message) {
+    if (kelpie->log_callback != NULL) {
+        kelpie__callback_enter(kelpie);
+        kelpie->log_callback(kelpie->log_context, level, message);
+        kelpie__callback_leave(kelpie);
+    }
+}
+
+void kelpie__callback_enter(struct kelpie *kelpie) {
+    kelpie->callback_depth += 1;
+    KELPIE_ASSERT(kelpie->callback_depth < 16);
+}
+
+void kelpie__callback_leave(struct kelpie *kelpie) {
+    KELPIE_ASSERT(kelpie->callback_depth > 0);
+    kelpie->callback_depth -= 1;
+}
+
+int kelpie__check_may_block(const struct kelpie *kelpie, const char *what,
+                            struct kelpie_error *error) {
+    if (kelpie->callback_depth > 0 || kelpie->loop->is_dispatching) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "%s: a blocking call inside a callback; use its _async form", what);
+    }
+    return 0;
+}
+
+int kelpie__turn(struct kelpie *kelpie, int64_t deadline_ns, struct kelpie_error *error) {
+    return kelpie__loop_step(kelpie->loop, deadline_ns, error);
+}
+
+int kelpie_fd(const struct kelpie *kelpie) {
+    return kelpie__os_wait_handle(kelpie->os);
+}
+
+int kelpie_timeout_ms(const struct kelpie *kelpie) {
+    int64_t deadline_ns = kelpie__loop_next_deadline(kelpie->loop);
+    if (deadline_ns < 0) {
+        return -1;
+    }
+    int64_t left_ns = deadline_ns - kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
+    if (left_ns <= 0) {
+        return 0;
+    }
+    int64_t left_ms = (left_ns + KELPIE_NS_PER_MS - 1) / KELPIE_NS_PER_MS;
+    return left_ms > INT32_MAX ? INT32_MAX : (int)left_ms;
+}
+
+int kelpie_dispatch(struct kelpie *kelpie, struct kelpie_error *error) {
+    int status = kelpie__check_may_block(kelpie, "kelpie_dispatch", error);
+    return status < 0 ? status : kelpie__turn(kelpie, 0, error);
+}
+
+int kelpie_wait(struct kelpie *kelpie, uint64_t timeout_ms, struct kelpie_error *error) {
+    int status = kelpie__check_may_block(kelpie, "kelpie_wait", error);
+    if (status < 0) {
+        return status;
+    }
+    kelpie->loop->now_ns = kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
+    return kelpie__turn(kelpie, kelpie__loop_deadline(kelpie->loop, timeout_ms), error);
+}
+
+void kelpie__waiter_done(void *context, const struct kelpie_error *error) {
+    struct kelpie_waiter *waiter = context;
+    KELPIE_ASSERT(!waiter->is_done);
+    waiter->is_done = true;
+    if (error != NULL) {
+        KELPIE_ASSERT(error->code < 0);
+        waiter->status = error->code;
+        waiter->error = *error;
+    }
+}
+
+int kelpie__waiter_wait(struct kelpie *kelpie, struct kelpie_waiter *waiter,
+                        struct kelpie_error *error) {
+    while (!waiter->is_done) { /* bound: every operation has a deadline of its own */
+        int status = kelpie__turn(kelpie, -1, error);
+        if (status < 0) {
+            return status;
+        }
+    }
+    if (waiter->status < 0 && error != NULL) {
+        *error = waiter->error;
+    }
+    return waiter->status;
+}
