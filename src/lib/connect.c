@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The connection of a handle to its VM's monitor: found, or started. Whoever starts a monitor holds the VM's lock and
+ * gives it away with the process: there is no instant at which a second one could start.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "core/json.h"
+#include "core/text.h"
+#include "lib/internal.h"
+#include "os/os_call.h"
+#include "wire/wire.h"
+
+#define CONNECT_RETRY_NS     (5 * KELPIE_NS_PER_MS) /* the lock's holder needs about a millisecond */
+#define CONNECT_BACKLOG      64
+#define CONNECT_LOG_MODE     0600u
+#define CONNECT_LOG_FILE     "monitor.log"
+#define CONNECT_HANDLE_COUNT 7u
+
+/* ---- what the connection brings ---- */
+
+static void connection_request(void *context, uint64_t id, const char *method, const char *params,
+                               size_t length) {
+    struct kelpie_vm *vm = context;
+    kelpie__ignore(params != NULL && length > 0);
+    if (kelpie__text_equal(method, "ping")) {
+        kelpie__wire_result(vm->wire, id, "{}");
+        return;
+    }
+    kelpie__wire_refuse_text(vm->wire, id, KELPIE_E_UNSUPPORTED, "a client has no method \"%s\"",
+                             method);
+}
+
+static void connection_event(struct kelpie_vm *vm, const char *params, size_t length) {
+    char type[32] = "";
+    char state[16] = "";
+    char detail[512] = "";
+    struct kelpie_event event = {.type = type, .detail = detail};
+    if (vm->event_callback == NULL) {
+        return;
+    }
+    kelpie__ignore(kelpie__json_find_string(params, length, "type", type, sizeof(type)));
+    kelpie__ignore(kelpie__json_find_string(params, length, "detail", detail, sizeof(detail)));
+    kelpie__ignore(kelpie__json_find_i64(params, length, "time_ms", &event.time_ms));
+    if (kelpie__json_find_string(params, length, "state", state, sizeof(state)) == 0) {
+        kelpie__ignore(kelpie__state_parse(state, &event.state));
+    }
+    kelpie__callback_enter(vm->kelpie);
+    vm->event_callback(vm->event_context, &event);
+    kelpie__callback_leave(vm->kelpie);
+}
+
+static void connection_notification(void *context, const char *method, const char *params,
+                                    size_t length) {
+    struct kelpie_vm *vm = context;
+    if (kelpie__text_equal(method, "exec.exit")) {
+        kelpie__execs_exit(vm, params, length);
+    } else if (kelpie__text_equal(method, "event")) {
+        connection_event(vm, params, length);
+    } /* goodbye is followed by the end; what is unknown is ignored */
+}
+
+static void connection_data(void *context, uint32_t stream, uint64_t offset, const void *bytes,
+                            size_t count, bool is_end) {
+    kelpie__execs_data(context, stream, offset, bytes, count, is_end);
+}
+
+static void connection_credit(void *context, uint32_t stream, uint64_t acknowledged,
+                              uint64_t limit) {
+    kelpie__execs_credit(context, stream, acknowledged, limit);
+}
+
+static void connection_stop(void *context, uint32_t stream) {
+    kelpie__execs_stop(context, stream);
+}
+
+static void connection_drained(void *context) {
+    kelpie__execs_drained(context);
+}
+
+/* The monitor is gone, and the VM with it unless it was detached and stopped; its last words say why. */
+static void connection_closed(void *context, const struct kelpie_error *error) {
+    struct kelpie_vm *vm = context;
+    vm->broken = *error;
+    struct kelpie_error why = *error;
+    if (error->code == KELPIE_E_IO) {
+        kelpie__ignore(kelpie__fail(&why, KELPIE_E_CRASHED, 0,
+                                    "the monitor of VM \"%s\" ended, and what ran in it is lost",
+                                    vm->directory.name));
+    }
+    kelpie__wire_destroy(vm->wire);
+    vm->wire = NULL;
+    kelpie__execs_fail(vm, &why);
+}
+
+static const struct kelpie_wire_callbacks connection_callbacks = {
+    .request = connection_request,
+    .notification = connection_notification,
+    .data = connection_data,
+    .credit = connection_credit,
+    .stop = connection_stop,
+    .drained = connection_drained,
+    .closed = connection_closed,
+};
+
+/* ---- making it ---- */
+
+static void hello_answer(void *context, const struct kelpie_error *error, const char *result,
+                         size_t length) {
+    struct kelpie_vm *vm = context;
+    uint64_t version = 0;
+    if (error != NULL) {
+        kelpie__log(vm->kelpie, KELPIE_LOG_WARNING, error->message);
+        if (error->code == KELPIE_E_TIMEOUT) {
+            kelpie__wire_break(vm->wire, "R21", "no answer to hello within %u ms",
+                               KELPIE_HELLO_TIMEOUT_MS);
+        }
+        return;
+    }
+    if (kelpie__json_find_u64(result, length, "version", &version) < 0 ||
+        version < KELPIE_PROTOCOL_VERSION_MIN || version > KELPIE_PROTOCOL_VERSION) {
+        kelpie__wire_break(vm->wire, "R21", "the monitor speaks version %llu, this library %u to %u",
+                           (unsigned long long)version, KELPIE_PROTOCOL_VERSION_MIN,
+                           KELPIE_PROTOCOL_VERSION);
+    }
+}
+
+/* Takes the stream in any case. Hello goes first; requests may follow it at once. */
+static int connection_open(struct kelpie_vm *vm, int stream, struct kelpie_error *error) {
+    char params[160];
+    const struct kelpie_wire_create create = {
+        .os = vm->kelpie->os,
+        .loop = vm->kelpie->loop,
+        .handle = stream,
+        .owns_handle = true,
+        .callbacks = &connection_callbacks,
+        .context = vm,
+    };
+    KELPIE_ASSERT(vm->wire == NULL);
+    int status = kelpie__wire_create(&create, &vm->wire, error);
+    if (status < 0) {
+        kelpie__ignore(kelpie__os_close(vm->kelpie->os, stream));
+        return status;
+    }
+    vm->channel_last = 0;
+    kelpie__ignore(kelpie__text_format(
+        params, sizeof(params),
+        "{\"version\":%u,\"version_min\":%u,\"features\":[],\"role\":\"%s\"}",
+        KELPIE_PROTOCOL_VERSION, KELPIE_PROTOCOL_VERSION_MIN, vm->is_creator ? "owner" : "client"));
+    status = kelpie__wire_call(vm->wire, "hello", params, KELPIE_HELLO_TIMEOUT_MS, hello_answer, vm,
+                               NULL, error);
+    if (status < 0) {
+        kelpie__vm_disconnect(vm);
+    }
+    return status;
+}
+
+void kelpie__vm_disconnect(struct kelpie_vm *vm) {
+    kelpie__wire_destroy(vm->wire);
+    vm->wire = NULL;
+}
+
+static int spawn_process(struct kelpie_vm *vm, int listener, int stream, int owner,
+                         struct kelpie_error *error) {
+    const struct kelpie_places *places = &vm->kelpie->places;
+    char program[KELPIE_PATH_BYTES_MAX];
+    const char *step = "";
+    struct kelpie_os *os = vm->kelpie->os;
+    int status =
+        kelpie__places_program(places, "kelpie-monitor", program, sizeof(program), error);
+    if (status < 0) {
+        return status;
+    }
+    int log = kelpie__os_open(os, vm->directory.vm, CONNECT_LOG_FILE,
+                              KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE |
+                                  KELPIE_OS_OPEN_TRUNCATE,
+                              CONNECT_LOG_MODE);
+    if (log < 0) {
+        return kelpie__fail(error, KELPIE_E_IO, -log, "open %s of VM \"%s\"", CONNECT_LOG_FILE,
+                            vm->directory.name);
+    }
+    const char *const argv[] = {"kelpie-monitor",
+                                "--run-dir",     vm->directory.run_path,
+                                "--vm-dir",      vm->directory.vm_path,
+                                "--cache-dir",   places->cache_path,
+                                "--libexec-dir", places->libexec_path,
+                                "--name",        vm->directory.name,
+                                NULL};
+    const int handles[CONNECT_HANDLE_COUNT] = {
+        KELPIE_OS_NO_HANDLE, KELPIE_OS_NO_HANDLE, log, vm->directory.lock, listener, stream, owner};
+    const struct kelpie_os_spawn spawn = {
+        .path = program,
+        .argv = argv,
+        .directory = "/",
+        .handles = handles,
+        .handle_count = owner >= 0 ? CONNECT_HANDLE_COUNT : CONNECT_HANDLE_COUNT - 1,
+        .flags = KELPIE_OS_SPAWN_ORPHAN | KELPIE_OS_SPAWN_NEW_SESSION,
+        .cgroup = KELPIE_OS_NO_HANDLE,
+    };
+    status = kelpie__os_spawn(os, &spawn, NULL, NULL, &step);
+    kelpie__ignore(kelpie__os_close(os, log));
+    return status < 0 ? kelpie__fail(error, KELPIE_E_UNAVAILABLE, -status, "start \"%s\" (%s)",
+                                     program, step)
+                      : 0;
+}
+
+/* A process handle of our own, by which the monitor of an owned VM sees us end even if our connection does not. */
+static int owner_handle(struct kelpie_vm *vm, struct kelpie_error *error) {
+    struct kelpie_os_identity identity;
+    if (vm->config->lifetime != KELPIE_LIFETIME_OWNED) {
+        return KELPIE_OS_NO_HANDLE;
+    }
+    int status = kelpie__os_identity(vm->kelpie->os, &identity);
+    int owner = status < 0 ? status : kelpie__os_open_process(vm->kelpie->os, identity.pid);
+    return owner < 0 ? kelpie__fail(error, KELPIE_E_IO, -owner, "open a handle of this process")
+                     : owner;
+}
+
+int kelpie__vm_spawn_monitor(struct kelpie_vm *vm, struct kelpie_error *error) {
+    struct kelpie_os *os = vm->kelpie->os;
+    int pair[2];
+    KELPIE_ASSERT(vm->directory.lock >= 0);
+    KELPIE_ASSERT(vm->wire == NULL);
+    int owner = owner_handle(vm, error);
+    if (owner < KELPIE_OS_NO_HANDLE) {
+        return owner;
+    }
+    kelpie__ignore(kelpie__os_unlink(os, vm->directory.run, KELPIE_VM_SOCKET_FILE, false));
+    int listener = kelpie__os_listen(os, vm->directory.run, KELPIE_VM_SOCKET_FILE, CONNECT_BACKLOG);
+    int status = listener < 0 ? listener : kelpie__os_pair(os, pair);
+    if (status < 0) {
+        status = kelpie__fail(error, KELPIE_E_IO, -status, "make the sockets of VM \"%s\"",
+                              vm->directory.name);
+        goto fail_sockets;
+    }
+    vm->is_creator = vm->config->lifetime == KELPIE_LIFETIME_OWNED;
+    status = spawn_process(vm, listener, pair[1], owner, error);
+    kelpie__ignore(kelpie__os_close(os, pair[1]));
+    if (status < 0) {
+        kelpie__ignore(kelpie__os_close(os, pair[0]));
+        kelpie__ignore(kelpie__os_unlink(os, vm->directory.run, KELPIE_VM_SOCKET_FILE, false));
+    } else {
+        kelpie__vm_directory_unlock(&vm->directory); /* the monitor holds its own copy */
+        status = connection_open(vm, pair[0], error);
+    }
+fail_sockets:
+    if (listener >= 0) {
+        kelpie__ignore(kelpie__os_close(os, listener));
+    }
+    if (owner >= 0) {
+        kelpie__ignore(kelpie__os_close(os, owner));
+    }
+    return status;
+}
+
+int kelpie__vm_connect(struct kelpie_vm *vm, bool may_start, struct kelpie_vm_record *out_record,
+                       struct kelpie_error *error) {
+    struct kelpie_vm_record record;
+    if (vm->wire != NULL && !kelpie__wire_is_closed(vm->wire)) {
+        return 0;
+    }
+    if (vm->wire != NULL) {
+        return kelpie__fail(error, KELPIE_E_BUSY, 0, "the monitor of VM \"%s\" is ending",
+                            vm->directory.name);
+    }
+    int stream =
+        kelpie__os_connect(vm->kelpie->os, vm->directory.run, KELPIE_VM_SOCKET_FILE);
+    if (stream >= 0) {
+        return connection_open(vm, stream, error);
+    }
+    if (stream == -EAGAIN) {
+        return kelpie__fail(error, KELPIE_E_BUSY, 0, "the monitor of VM \"%s\" has no time",
+                            vm->directory.name);
+    }
+    int status = kelpie__vm_directory_lock(&vm->directory, error);
+    if (status < 0) {
+        return status;
+    }
+    status = kelpie__vm_directory_recover(&vm->directory, &record, error);
+    if (status == 0 && may_start) {
+        status = kelpie__state_allow(record.state, KELPIE_VERB_START, vm->directory.name, error);
+    }
+    if (status == 0 && may_start) {
+        status = kelpie__vm_spawn_monitor(vm, error);
+    } else if (status == 0) {
+        status = kelpie__fail(error, KELPIE_E_STATE, 0, "VM \"%s\" is %s", vm->directory.name,
+                              kelpie_vm_state_name(record.state));
+        if (out_record != NULL) {
+            *out_record = record;
+        }
+    }
+    kelpie__vm_directory_unlock(&vm->directory);
+    return status;
+}
+
+int kelpie__vm_connect_wait(struct kelpie_vm *vm, bool may_start,
+                            struct kelpie_vm_record *out_record, struct kelpie_error *error) {
+    struct kelpie *kelpie = vm->kelpie;
+    kelpie->loop->now_ns = kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
+    int64_t deadline_ns = kelpie__loop_deadline(kelpie->loop, KELPIE_CALL_TIMEOUT_MS);
+    int status = kelpie__vm_connect(vm, may_start, out_record, error);
+    while (status == KELPIE_E_BUSY && kelpie->loop->now_ns < deadline_ns) {
+        status = kelpie__turn(kelpie, kelpie->loop->now_ns + CONNECT_RETRY_NS, error);
+        if (status == 0) {
+            status = kelpie__vm_connect(vm, may_start, out_record, error);
+        }
+    }
+    return status;
+}

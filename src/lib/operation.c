@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Requests to a monitor as operations of the API: one callback each, a cancel, and the blocking form.
+ */
+#include "lib/internal.h"
+#include "os/os_call.h"
+#include "wire/wire.h"
+
+static void operation_unlink(struct kelpie_operation *operation) {
+    struct kelpie_operation **place = &operation->vm->operations;
+    while (*place != operation) { /* bound: the list has it */
+        KELPIE_ASSERT(*place != NULL);
+        place = &(*place)->next;
+    }
+    *place = operation->next;
+}
+
+static void operation_answer(void *context, const struct kelpie_error *error, const char *result,
+                             size_t length) {
+    struct kelpie_operation *operation = context;
+    struct kelpie *kelpie = operation->vm->kelpie;
+    struct kelpie_operation ended = *operation;
+    if (error == NULL && operation->read != NULL && operation->result != NULL) {
+        operation->read(operation, result, length);
+    }
+    operation_unlink(operation);
+    kelpie__free(kelpie->os, operation, sizeof(*operation));
+    kelpie__callback_enter(kelpie);
+    ended.callback(ended.context, error);
+    kelpie__callback_leave(kelpie);
+}
+
+int kelpie__operation_start(struct kelpie_vm *vm, const struct kelpie_request *request,
+                            kelpie_done_callback callback, void *context,
+                            struct kelpie_operation **out, struct kelpie_error *error) {
+    KELPIE_ASSERT(vm->wire != NULL);
+    if (callback == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "%s: callback is NULL", request->method);
+    }
+    struct kelpie_operation *operation = kelpie__alloc(vm->kelpie->os, sizeof(*operation));
+    if (operation == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a request");
+    }
+    *operation = (struct kelpie_operation){.vm = vm,
+                                           .next = vm->operations,
+                                           .read = request->read,
+                                           .result = request->result,
+                                           .callback = callback,
+                                           .context = context};
+    vm->kelpie->loop->now_ns = kelpie__os_now(vm->kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
+    int status = kelpie__wire_call(vm->wire, request->method, request->params, request->timeout_ms,
+                                   operation_answer, operation, &operation->request, error);
+    if (status < 0) {
+        kelpie__free(vm->kelpie->os, operation, sizeof(*operation));
+        return status;
+    }
+    vm->operations = operation;
+    kelpie__wire_flush(vm->wire);
+    if (out != NULL) {
+        *out = operation;
+    }
+    return 0;
+}
+
+void kelpie_operation_cancel(struct kelpie_operation *operation) {
+    if (operation == NULL || operation->vm->wire == NULL) {
+        return;
+    }
+    kelpie__wire_cancel(operation->vm->wire, operation->request);
+    kelpie__wire_flush(operation->vm->wire);
+}
+
+static void operation_drop(struct kelpie_operation *operation) {
+    if (operation->vm->wire != NULL) {
+        kelpie__wire_forget(operation->vm->wire, operation->request);
+    }
+    operation_unlink(operation);
+    kelpie__free(operation->vm->kelpie->os, operation, sizeof(*operation));
+}
+
+void kelpie__operations_drop(struct kelpie_vm *vm) {
+    while (vm->operations != NULL) { /* bound: the list */
+        operation_drop(vm->operations);
+    }
+}
+
+int kelpie__operation_run(struct kelpie_vm *vm, const struct kelpie_request *request,
+                          struct kelpie_error *error) {
+    struct kelpie_waiter waiter = {0};
+    struct kelpie_operation *operation = NULL;
+    int status = kelpie__operation_start(vm, request, kelpie__waiter_done, &waiter, &operation, error);
+    if (status < 0) {
+        return status;
+    }
+    status = kelpie__waiter_wait(vm->kelpie, &waiter, error);
+    if (!waiter.is_done) { /* the loop itself failed */
+        operation_drop(operation);
+    }
+    return status;
+}

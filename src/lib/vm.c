@@ -1,0 +1,385 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * VMs by name: create, open, close, delete, look at.
+ */
+#include <string.h>
+
+#include "core/json.h"
+#include "core/text.h"
+#include "lib/internal.h"
+#include "os/os_call.h"
+#include "wire/wire.h"
+
+#define VM_NAME_TRIES 8u
+
+static struct kelpie_vm *vm_allocate(struct kelpie *kelpie, struct kelpie_error *error) {
+    struct kelpie_vm *vm = kelpie__alloc(kelpie->os, sizeof(*vm));
+    struct kelpie_config_values *values = kelpie__alloc(kelpie->os, sizeof(*values));
+    if (vm == NULL || values == NULL) {
+        kelpie__free(kelpie->os, vm, sizeof(*vm));
+        kelpie__free(kelpie->os, values, sizeof(*values));
+        kelpie__ignore(kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a VM's handle"));
+        return NULL;
+    }
+    vm->kelpie = kelpie;
+    vm->config = values;
+    return vm;
+}
+
+static void vm_free(struct kelpie_vm *vm) {
+    struct kelpie_os *os = vm->kelpie->os;
+    KELPIE_ASSERT(vm->wire == NULL && vm->execs == NULL && vm->operations == NULL);
+    kelpie__free(os, vm->config, sizeof(*vm->config));
+    kelpie__free(os, vm, sizeof(*vm));
+}
+
+static void vm_link(struct kelpie_vm *vm) {
+    vm->next = vm->kelpie->vms;
+    vm->kelpie->vms = vm;
+}
+
+static void vm_unlink(struct kelpie_vm *vm) {
+    struct kelpie_vm **place = &vm->kelpie->vms;
+    while (*place != vm) { /* bound: the list has it */
+        KELPIE_ASSERT(*place != NULL);
+        place = &(*place)->next;
+    }
+    *place = vm->next;
+}
+
+/* ---- create ---- */
+
+static int draw_id(struct kelpie *kelpie, struct kelpie_config_values *values,
+                   struct kelpie_error *error) {
+    uint8_t bytes[(sizeof(values->id) - 1) / 2];
+    int status = kelpie__os_random(kelpie->os, bytes, sizeof(bytes));
+    if (status < 0) {
+        return kelpie__fail(error, KELPIE_E_IO, -status, "draw random bytes");
+    }
+    kelpie__text_hex(values->id, sizeof(values->id), bytes, sizeof(bytes));
+    values->created_ms = kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
+    return 0;
+}
+
+/* A drawn name is "vm-" and the beginning of the id; a collision draws again. */
+static int create_directory(struct kelpie_vm *vm, const char *name, struct kelpie_error *error) {
+    struct kelpie *kelpie = vm->kelpie;
+    int status = KELPIE_E_EXISTS;
+    for (unsigned i = 0; i < VM_NAME_TRIES && status == KELPIE_E_EXISTS; i += 1) {
+        status = draw_id(kelpie, vm->config, error);
+        if (status < 0) {
+            return status;
+        }
+        bool fits = name != NULL
+                        ? kelpie__text_copy(vm->config->name, sizeof(vm->config->name), name)
+                        : kelpie__text_format(vm->config->name, sizeof(vm->config->name), "vm-%.12s",
+                                              vm->config->id);
+        KELPIE_ASSERT(fits); /* a given name has been checked */
+        status = kelpie__vm_directory_create(&vm->directory, &kelpie->places, vm->config, error);
+        if (name != NULL) {
+            return status;
+        }
+    }
+    return status;
+}
+
+static int create_checks(struct kelpie *kelpie, const char *name, struct kelpie_config *config,
+                         struct kelpie_error *error) {
+    if (config != NULL && config->kelpie != kelpie) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "kelpie_vm_create: the configuration belongs to another handle");
+    }
+    int status = kelpie__check_may_block(kelpie, "kelpie_vm_create", error);
+    if (status == 0 && name != NULL) {
+        status = kelpie__config_check_name(name, error);
+    }
+    if (status == 0 && config != NULL) {
+        status = kelpie_config_check(config, error);
+    }
+    return status;
+}
+
+int kelpie_vm_create(struct kelpie *kelpie, const char *name, struct kelpie_config *config,
+                     struct kelpie_vm **out, struct kelpie_error *error) {
+    if (kelpie == NULL || out == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_create: an argument is NULL");
+    }
+    int status = create_checks(kelpie, name, config, error);
+    if (status < 0) {
+        return status;
+    }
+    struct kelpie_vm *vm = vm_allocate(kelpie, error);
+    if (vm == NULL) {
+        return KELPIE_E_MEMORY;
+    }
+    if (config != NULL) {
+        *vm->config = config->values;
+    } else {
+        kelpie__config_defaults(vm->config);
+    }
+    status = create_directory(vm, name, error);
+    if (status < 0) {
+        vm_free(vm);
+        return status;
+    }
+    if (vm->config->lifetime == KELPIE_LIFETIME_OWNED) {
+        status = kelpie__vm_spawn_monitor(vm, error);
+        if (status < 0) {
+            kelpie__ignore(kelpie__vm_directory_delete(&vm->directory, NULL));
+            kelpie__vm_directory_close(&vm->directory);
+            vm_free(vm);
+            return status;
+        }
+    }
+    kelpie__vm_directory_unlock(&vm->directory);
+    vm_link(vm);
+    *out = vm;
+    return 0;
+}
+
+/* ---- open and close ---- */
+
+/* Nobody owns it but its directory says that it lives: its monitor died. */
+static int vm_recover_if_free(struct kelpie_vm *vm, struct kelpie_vm_record *record,
+                              struct kelpie_error *error) {
+    int status = kelpie__vm_directory_lock(&vm->directory, NULL);
+    if (status == KELPIE_E_BUSY) {
+        return 0;
+    }
+    if (status == 0) {
+        status = kelpie__vm_directory_recover(&vm->directory, record, error);
+        kelpie__vm_directory_unlock(&vm->directory);
+        return status;
+    }
+    return kelpie__fail(error, status, 0, "there is no VM \"%s\"; it was deleted meanwhile",
+                        vm->directory.name);
+}
+
+int kelpie__vm_record(struct kelpie_vm *vm, struct kelpie_vm_record *out,
+                      struct kelpie_error *error) {
+    int status = kelpie__record_read(vm->kelpie->os, vm->directory.vm, out, error);
+    if (status < 0) {
+        return status;
+    }
+    bool may_be_stale = kelpie__state_is_live(out->state) || vm->directory.is_ephemeral;
+    return may_be_stale ? vm_recover_if_free(vm, out, error) : 0;
+}
+
+int kelpie_vm_open(struct kelpie *kelpie, const char *name, struct kelpie_vm **out,
+                   struct kelpie_error *error) {
+    struct kelpie_vm_record record;
+    if (kelpie == NULL || name == NULL || out == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_open: an argument is NULL");
+    }
+    struct kelpie_vm *vm = vm_allocate(kelpie, error);
+    if (vm == NULL) {
+        return KELPIE_E_MEMORY;
+    }
+    int status = kelpie__vm_directory_open(&vm->directory, &kelpie->places, name, error);
+    if (status < 0) {
+        goto fail_directory;
+    }
+    status = kelpie__vm_directory_config(&vm->directory, vm->config, error);
+    if (status == 0) {
+        status = kelpie__vm_record(vm, &record, error);
+    }
+    if (status < 0) {
+        goto fail_config;
+    }
+    vm_link(vm);
+    *out = vm;
+    return 0;
+fail_config:
+    kelpie__vm_directory_close(&vm->directory);
+fail_directory:
+    vm_free(vm);
+    return status;
+}
+
+void kelpie_vm_close(struct kelpie_vm *vm) {
+    if (vm == NULL) {
+        return;
+    }
+    while (vm->execs != NULL) { /* bound: the list */
+        kelpie_exec_close(vm->execs);
+    }
+    kelpie__operations_drop(vm);
+    kelpie__vm_disconnect(vm);
+    kelpie__vm_directory_close(&vm->directory);
+    vm_unlink(vm);
+    vm_free(vm);
+}
+
+const char *kelpie_vm_name(const struct kelpie_vm *vm) {
+    return vm->directory.name;
+}
+
+const char *kelpie_vm_id(const struct kelpie_vm *vm) {
+    return vm->config->id;
+}
+
+/* ---- delete ---- */
+
+static int delete_without_monitor(struct kelpie_vm *vm, struct kelpie_error *error) {
+    struct kelpie_vm_record record;
+    int status = kelpie__vm_directory_lock(&vm->directory, error);
+    if (status < 0) {
+        return status;
+    }
+    status = kelpie__vm_directory_recover(&vm->directory, &record, error);
+    if (status == KELPIE_E_NOT_FOUND) {
+        status = 0; /* an ephemeral one: recovery deleted it */
+    } else if (status == 0 || status == KELPIE_E_IO) { /* a damaged one can be deleted, too */
+        status = kelpie__vm_directory_delete(&vm->directory, error);
+    }
+    kelpie__vm_directory_unlock(&vm->directory);
+    return status;
+}
+
+int kelpie_vm_delete(struct kelpie_vm *vm, bool is_forced, struct kelpie_error *error) {
+    if (vm == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_delete: vm is NULL");
+    }
+    int status = kelpie__check_may_block(vm->kelpie, "kelpie_vm_delete", error);
+    if (status < 0) {
+        return status;
+    }
+    struct kelpie_error connect_error = {0};
+    status = kelpie__vm_connect_wait(vm, false, NULL, &connect_error);
+    if (status == 0) {
+        const struct kelpie_request request = {
+            .method = "vm.delete",
+            .params = is_forced ? "{\"force\":true}" : "{\"force\":false}",
+            .timeout_ms = KELPIE_CALL_TIMEOUT_MS,
+        };
+        return kelpie__operation_run(vm, &request, error);
+    }
+    if (status == KELPIE_E_NOT_FOUND) {
+        return 0;
+    }
+    if (status == KELPIE_E_STATE || status == KELPIE_E_IO) {
+        return delete_without_monitor(vm, error);
+    }
+    if (error != NULL) {
+        *error = connect_error;
+    }
+    return status;
+}
+
+/* ---- look at ---- */
+
+static void fill_info(const struct kelpie_config_values *config,
+                      const struct kelpie_vm_record *record, struct kelpie_vm_info *out) {
+    out->state = record->state;
+    out->cpus = (uint32_t)config->cpus;
+    out->memory_mib = (uint32_t)config->memory_mib;
+    out->disk_size_mib = config->disk_size_mib;
+    out->is_read_only = config->is_read_only;
+    out->is_ephemeral = config->is_ephemeral;
+    out->lifetime = config->lifetime;
+    out->created_ms = config->created_ms;
+    out->changed_ms = record->changed_ms;
+    out->boot_us = record->boot_us;
+    out->monitor_pid = record->monitor_pid;
+    out->vmm_pid = record->vmm_pid;
+#define COPY(field, from) kelpie__ignore(kelpie__text_copy(out->field, sizeof(out->field), from))
+    COPY(id, config->id);
+    COPY(name, config->name);
+    COPY(reason, record->reason);
+    COPY(backend, record->backend);
+    COPY(accelerator, record->accelerator);
+    COPY(accelerator_reason, record->accelerator_reason);
+    COPY(origin, record->origin);
+    COPY(root, config->root);
+    COPY(kernel, record->kernel[0] != '\0' ? record->kernel : config->kernel);
+#undef COPY
+}
+
+int kelpie_vm_inspect(struct kelpie_vm *vm, struct kelpie_vm_info *out,
+                      struct kelpie_error *error) {
+    struct kelpie_vm_record record;
+    if (vm == NULL || out == NULL || out->struct_size != sizeof(*out)) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "kelpie_vm_inspect: an argument is NULL, or struct_size is not set");
+    }
+    int status = kelpie__vm_record(vm, &record, error);
+    if (status == 0) {
+        fill_info(vm->config, &record, out);
+    }
+    return status;
+}
+
+static int compare_names(const void *a, const void *b) {
+    return strcmp(((const struct kelpie_vm_info *)a)->name, ((const struct kelpie_vm_info *)b)->name);
+}
+
+/* Insertion keeps the list sorted: VMs are few, and qsort may allocate. */
+static void list_insert(struct kelpie_vm_info *list, size_t count,
+                        const struct kelpie_vm_info *info) {
+    size_t place = count;
+    while (place > 0 && compare_names(&list[place - 1], info) > 0) {
+        list[place] = list[place - 1];
+        place -= 1;
+    }
+    list[place] = *info;
+}
+
+static int list_add(struct kelpie *kelpie, const char *name, struct kelpie_vm_info **inout_list,
+                    size_t *inout_count, struct kelpie_error *error) {
+    struct kelpie_vm *vm = NULL;
+    struct kelpie_vm_info info = {.struct_size = sizeof(info)};
+    int status = kelpie_vm_open(kelpie, name, &vm, error);
+    if (status == 0) {
+        status = kelpie_vm_inspect(vm, &info, error);
+        kelpie_vm_close(vm);
+    }
+    if (status == KELPIE_E_NOT_FOUND) {
+        return 0; /* deleted meanwhile */
+    }
+    if (status < 0) { /* a damaged one is listed, so that it can be deleted */
+        info = (struct kelpie_vm_info){.struct_size = sizeof(info), .state = KELPIE_VM_CRASHED};
+        kelpie__ignore(kelpie__text_copy(info.name, sizeof(info.name), name));
+        kelpie__ignore(kelpie__text_copy(info.reason, sizeof(info.reason),
+                                         "its files cannot be read; delete it"));
+    }
+    size_t old_bytes = *inout_count * sizeof(info);
+    struct kelpie_vm_info *larger =
+        kelpie__resize(kelpie->os, *inout_list, old_bytes, old_bytes + sizeof(info));
+    if (larger == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for the list of VMs");
+    }
+    list_insert(larger, *inout_count, &info);
+    *inout_list = larger;
+    *inout_count += 1;
+    return 0;
+}
+
+int kelpie_list(struct kelpie *kelpie, struct kelpie_vm_info **out, size_t *out_count,
+                struct kelpie_error *error) {
+    struct kelpie_vm_directory_cursor cursor = {0};
+    char name[KELPIE_NAME_BYTES_MAX + 1];
+    struct kelpie_vm_info *list = NULL;
+    size_t count = 0;
+    if (kelpie == NULL || out == NULL || out_count == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_list: an argument is NULL");
+    }
+    kelpie__vm_directory_prune(&kelpie->places);
+    int status = kelpie__vm_directory_list(&kelpie->places, &cursor, name, error);
+    while (status == 1) { /* bound: the directory */
+        status = list_add(kelpie, name, &list, &count, error);
+        if (status == 0) {
+            status = kelpie__vm_directory_list(&kelpie->places, &cursor, name, error);
+        }
+    }
+    if (status < 0) {
+        kelpie_list_free(kelpie, list, count);
+        return status;
+    }
+    *out = list;
+    *out_count = count;
+    return 0;
+}
+
+void kelpie_list_free(struct kelpie *kelpie, struct kelpie_vm_info *list, size_t count) {
+    kelpie__free(kelpie->os, list, count * sizeof(*list));
+}
