@@ -62,11 +62,12 @@ static void check_range(struct problem_list *list, const char *field, const char
         return;
     }
     bool is_below = value < least;
-    kelpie__ignore(kelpie__fail_field(
-        problem_add(list), KELPIE_E_CONFIG, field, "%s: %llu is %s the %s of %llu%s; give %llu to %llu",
-        field, (unsigned long long)value, is_below ? "below" : "above",
-        is_below ? "minimum" : "maximum", (unsigned long long)(is_below ? least : most), unit,
-        (unsigned long long)least, (unsigned long long)most));
+    kelpie__ignore(kelpie__fail_field(problem_add(list), KELPIE_E_CONFIG, field,
+                                      "%s: %llu is %s the %s of %llu%s; give %llu to %llu", field,
+                                      (unsigned long long)value, is_below ? "below" : "above",
+                                      is_below ? "minimum" : "maximum",
+                                      (unsigned long long)(is_below ? least : most), unit,
+                                      (unsigned long long)least, (unsigned long long)most));
 }
 
 static void check_absolute(struct problem_list *list, const char *field, const char *path) {
@@ -131,7 +132,8 @@ uint32_t kelpie__config_problems(const struct kelpie_config_values *values,
 }
 
 static bool name_character_is_good(char character, bool is_first) {
-    bool is_plain = (character >= 'a' && character <= 'z') || (character >= '0' && character <= '9');
+    bool is_plain =
+        (character >= 'a' && character <= 'z') || (character >= '0' && character <= '9');
     return is_plain || (!is_first && (character == '_' || character == '.' || character == '-'));
 }
 
@@ -139,7 +141,8 @@ int kelpie__config_check_name(const char *name, struct kelpie_error *error) {
     size_t length = strlen(name);
     if (length == 0) {
         return kelpie__fail_field(error, KELPIE_E_CONFIG, "name",
-                                  "name: it is empty; give 1 to %u characters", KELPIE_NAME_BYTES_MAX);
+                                  "name: it is empty; give 1 to %u characters",
+                                  KELPIE_NAME_BYTES_MAX);
     }
     if (length > KELPIE_NAME_BYTES_MAX) {
         return kelpie__fail_field(error, KELPIE_E_CONFIG, "name",
@@ -278,12 +281,14 @@ int kelpie__config_read(const char *text, size_t length, struct kelpie_config_va
                         struct kelpie_error *error) {
     uint64_t format = 0;
     if (kelpie__json_find_u64(text, length, "format", &format) < 0) {
-        return kelpie__fail(error, KELPIE_E_IO, 0, "config.json is damaged: it has no format; delete the VM");
+        return kelpie__fail(error, KELPIE_E_IO, 0,
+                            "config.json is damaged: it has no format; delete the VM");
     }
     if (format != KELPIE_CONFIG_FORMAT) {
-        return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
-                            "config.json has format %llu, this version knows %u; use a newer Kelpie",
-                            (unsigned long long)format, KELPIE_CONFIG_FORMAT);
+        return kelpie__fail(
+            error, KELPIE_E_UNSUPPORTED, 0,
+            "config.json has format %llu, this version knows %u; use a newer Kelpie",
+            (unsigned long long)format, KELPIE_CONFIG_FORMAT);
     }
     kelpie__config_defaults(out);
     struct kelpie_error problems[KELPIE_CONFIG_PROBLEM_MAX];

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * What a VM is made of: the values of a configuration, what is wrong with them, and their form in config.json.
+ * What a VM is made of: the values of a configuration, what is wrong with them, and their form in
+ * config.json.
  */
 #ifndef KELPIE_CORE_CONFIG_H
 #define KELPIE_CORE_CONFIG_H
@@ -9,9 +10,10 @@
 #include "core/error.h"
 #include "core/limits.h"
 
-#define KELPIE_CONFIG_FORMAT       1u
-#define KELPIE_CONFIG_JSON_BYTES_MAX (256u * 1024u) /* 32 KiB of environment, every byte escaped, and the rest */
-#define KELPIE_CONFIG_PROBLEM_MAX  16u
+#define KELPIE_CONFIG_FORMAT 1u
+#define KELPIE_CONFIG_JSON_BYTES_MAX                                                               \
+    (256u * 1024u) /* 32 KiB of environment, every byte escaped, and the rest */
+#define KELPIE_CONFIG_PROBLEM_MAX 16u
 
 struct kelpie_config_values {
     char id[33];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * See error.h. Messages are cut at a character, never silently longer than their buffer; texts of errno values are
- * ours, since strerror asks the locale and is not thread-safe.
+ * See error.h. Messages are cut at a character, never silently longer than their buffer; texts of
+ * errno values are ours, since strerror asks the locale and is not thread-safe.
  */
 #include "core/error.h"
 
@@ -108,6 +108,7 @@ static int fail_list(struct kelpie_error *error, int code, int os_error, const c
     error->os_error = os_error;
     kelpie__ignore(kelpie__text_copy(error->field, sizeof(error->field), field));
     kelpie__ignore(vsnprintf(error->message, sizeof(error->message), format, arguments));
+    kelpie__text_trim(error->message);
     if (os_error > 0) {
         append_os_error(error, os_error);
     }
@@ -141,6 +142,7 @@ int kelpie__fail_prefix(struct kelpie_error *error, const char *format, ...) {
     va_start(arguments, format);
     kelpie__ignore(vsnprintf(prefix, sizeof(prefix) - 2, format, arguments));
     va_end(arguments);
+    kelpie__text_trim(prefix);
     size_t added = strlen(prefix);
     memcpy(prefix + added, ": ", 3);
     added += 2;
@@ -151,6 +153,7 @@ int kelpie__fail_prefix(struct kelpie_error *error, const char *format, ...) {
     memmove(error->message + added, error->message, kept);
     memcpy(error->message, prefix, added);
     error->message[added + kept] = '\0';
+    kelpie__text_trim(error->message);
     KELPIE_ASSERT(strlen(error->message) < sizeof(error->message));
     return error->code;
 }
@@ -163,6 +166,8 @@ void kelpie__fail_append(struct kelpie_error *error, const char *format, ...) {
     KELPIE_ASSERT(length < sizeof(error->message));
     va_list arguments;
     va_start(arguments, format);
-    kelpie__ignore(vsnprintf(error->message + length, sizeof(error->message) - length, format, arguments));
+    kelpie__ignore(
+        vsnprintf(error->message + length, sizeof(error->message) - length, format, arguments));
     va_end(arguments);
+    kelpie__text_trim(error->message);
 }

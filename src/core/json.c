@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * See json.h: the reader. One function, value_skip, knows the grammar; everything else is built on it. The writer is in
- * json_write.c.
+ * See json.h: the reader. One function, value_skip, knows the grammar; everything else is built on
+ * it. The writer is in json_write.c.
  */
 #include "core/json.h"
 
@@ -135,7 +135,8 @@ static bool take_escape(struct scanner *scanner, char out[4], size_t *out_count)
     return true;
 }
 
-/* The next character of a string, as UTF-8. False: not valid; at the closing quote *out_count is 0. */
+/* The next character of a string, as UTF-8. False: not valid; at the closing quote *out_count is 0.
+ */
 static bool take_character(struct scanner *scanner, char out[4], size_t *out_count) {
     KELPIE_ASSERT(scanner->at <= scanner->length);
     char next = peek(scanner);
@@ -195,7 +196,8 @@ static bool skip_scalar(struct scanner *scanner) {
     }
 }
 
-/* Skips one value of any depth up to the limit. `kinds` holds a bit a level: an object, or an array. */
+/* Skips one value of any depth up to the limit. `kinds` holds a bit a level: an object, or an
+ * array. */
 static bool value_skip(struct scanner *scanner) {
     uint32_t kinds = 0;
     uint32_t depth = 0;
@@ -387,7 +389,8 @@ int kelpie__json_string(const struct kelpie_json_value *value, char *out, size_t
     if (value->kind != KELPIE_JSON_STRING) {
         return -1;
     }
-    while (count > 0) { /* measured first, so that a failure leaves `out` untouched; bound: the value */
+    while (count >
+           0) { /* measured first, so that a failure leaves `out` untouched; bound: the value */
         if (!take_character(&measure, bytes, &count) || used + count >= capacity ||
             (count == 1 && bytes[0] == '\0' && out_length == NULL)) {
             return -1;
@@ -441,8 +444,7 @@ int kelpie__json_i64(const struct kelpie_json_value *value, int64_t *out) {
     uint64_t digits = 0;
     bool is_negative = false;
     uint64_t limit = (uint64_t)INT64_MAX;
-    if (number_digits(value, &is_negative, &digits) < 0 ||
-        digits > limit + (is_negative ? 1 : 0)) {
+    if (number_digits(value, &is_negative, &digits) < 0 || digits > limit + (is_negative ? 1 : 0)) {
         return -1;
     }
     *out = is_negative ? (int64_t)(0 - digits) : (int64_t)digits;

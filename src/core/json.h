@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * JSON (RFC 8259) without allocation, recursion or state: a reader over bytes that may be hostile, and a writer into
- * the caller's buffer. Depth is at most KELPIE_JSON_DEPTH_MAX. Numbers are integers of 64 bits; a fraction or an
- * exponent is valid JSON but no integer. Of equal keys the first counts. Texts are strict UTF-8.
+ * JSON (RFC 8259) without allocation, recursion or state: a reader over bytes that may be hostile,
+ * and a writer into the caller's buffer. Depth is at most KELPIE_JSON_DEPTH_MAX. Numbers are
+ * integers of 64 bits; a fraction or an exponent is valid JSON but no integer. Of equal keys the
+ * first counts. Texts are strict UTF-8.
  */
 #ifndef KELPIE_CORE_JSON_H
 #define KELPIE_CORE_JSON_H
@@ -25,8 +26,8 @@ struct kelpie_json_value {
     enum kelpie_json_kind kind;
 };
 
-/* Results of all readers: 0, or -1 when the text is not valid, the key is not there, or the value is of another kind
- * or does not fit; out_ arguments are then untouched. */
+/* Results of all readers: 0, or -1 when the text is not valid, the key is not there, or the value
+ * is of another kind or does not fit; out_ arguments are then untouched. */
 
 /* The whole text is one value with nothing but white space around it. */
 KELPIE_MUST_CHECK int kelpie__json_parse(const char *text, size_t length,
@@ -37,8 +38,8 @@ KELPIE_MUST_CHECK int kelpie__json_validate(const char *text, size_t length);
 KELPIE_MUST_CHECK int kelpie__json_find(const char *text, size_t length, const char *key,
                                         struct kelpie_json_value *out);
 
-/* Typed readers. A string is copied with its escapes resolved and a terminating zero; a zero inside is refused unless
- * out_length is given. */
+/* Typed readers. A string is copied with its escapes resolved and a terminating zero; a zero inside
+ * is refused unless out_length is given. */
 KELPIE_MUST_CHECK int kelpie__json_string(const struct kelpie_json_value *value, char *out,
                                           size_t capacity, size_t *out_length);
 KELPIE_MUST_CHECK int kelpie__json_u64(const struct kelpie_json_value *value, uint64_t *out);
@@ -66,13 +67,14 @@ struct kelpie_json_iterator {
 /* 0, or -1 when the value is neither. */
 KELPIE_MUST_CHECK int kelpie__json_iterate(const struct kelpie_json_value *value,
                                            struct kelpie_json_iterator *out);
-/* 1: there is one (out_key may be NULL; it is a STRING value, and untouched in an array). 0: the end. -1: not valid. */
+/* 1: there is one (out_key may be NULL; it is a STRING value, and untouched in an array). 0: the
+ * end. -1: not valid. */
 KELPIE_MUST_CHECK int kelpie__json_next(struct kelpie_json_iterator *iterator,
                                         struct kelpie_json_value *out_key,
                                         struct kelpie_json_value *out);
 
-/* The writer. `key` is NULL in arrays and for the outermost value. When the buffer is too small, is_full stays set and
- * nothing more is written; kelpie__json_finish tells. */
+/* The writer. `key` is NULL in arrays and for the outermost value. When the buffer is too small,
+ * is_full stays set and nothing more is written; kelpie__json_finish tells. */
 struct kelpie_json_writer {
     char *text; /* borrowed */
     size_t capacity;
@@ -87,8 +89,10 @@ void kelpie__json_object_begin(struct kelpie_json_writer *writer, const char *ke
 void kelpie__json_object_end(struct kelpie_json_writer *writer);
 void kelpie__json_array_begin(struct kelpie_json_writer *writer, const char *key);
 void kelpie__json_array_end(struct kelpie_json_writer *writer);
-/* Bytes that are not UTF-8 become U+FFFD: for texts that people read, such as a console's last lines. */
-void kelpie__json_write_string(struct kelpie_json_writer *writer, const char *key, const char *text);
+/* Bytes that are not UTF-8 become U+FFFD: for texts that people read, such as a console's last
+ * lines. */
+void kelpie__json_write_string(struct kelpie_json_writer *writer, const char *key,
+                               const char *text);
 void kelpie__json_write_bytes(struct kelpie_json_writer *writer, const char *key, const char *bytes,
                               size_t count);
 void kelpie__json_write_u64(struct kelpie_json_writer *writer, const char *key, uint64_t value);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * See loop.h. A slot's generation is part of its cookie, so that an event which was fetched before its slot was freed,
- * and perhaps taken again, is known for stale. Timers are a ring sorted by deadline: a VM has a handful of them, new
- * ones mostly belong at its end, where the search begins.
+ * See loop.h. A slot's generation is part of its cookie, so that an event which was fetched before
+ * its slot was freed, and perhaps taken again, is known for stale. Timers are a ring sorted by
+ * deadline: a VM has a handful of them, new ones mostly belong at its end, where the search begins.
  */
 #include "core/loop.h"
 
@@ -119,8 +119,8 @@ void kelpie__loop_watch_change(struct kelpie_loop *loop, uint32_t slot, uint32_t
     if (entry->bits == bits) {
         return;
     }
-    /* A change of a handle that is watched cannot fail; one that is watched anew may, for want of memory: then the
-     * owner's deadline tells, since nothing will come. */
+    /* A change of a handle that is watched cannot fail; one that is watched anew may, for want of
+     * memory: then the owner's deadline tells, since nothing will come. */
     kelpie__ignore(kelpie__os_watch(loop->os, entry->handle, bits, slot_cookie(loop, slot)));
     entry->bits = bits;
 }
@@ -130,7 +130,8 @@ void kelpie__loop_unwatch(struct kelpie_loop *loop, uint32_t slot) {
     struct kelpie_loop_slot *entry = &loop->slots[slot];
     KELPIE_ASSERT(entry->callback != NULL);
     if (entry->bits != 0) {
-        kelpie__ignore(kelpie__os_watch(loop->os, entry->handle, 0, 0)); /* a closed handle is gone by itself */
+        kelpie__ignore(kelpie__os_watch(loop->os, entry->handle, 0,
+                                        0)); /* a closed handle is gone by itself */
     }
     entry->callback = NULL;
     entry->context = NULL;
@@ -161,7 +162,8 @@ void kelpie__timer_arm(struct kelpie_loop *loop, struct kelpie_timer *timer, int
     timer->callback = callback;
     timer->context = context;
     struct kelpie_timer *place = loop->timers.previous;
-    while (place != &loop->timers && place->deadline_ns > deadline_ns) { /* bound: the armed timers */
+    while (place != &loop->timers &&
+           place->deadline_ns > deadline_ns) { /* bound: the armed timers */
         place = place->previous;
     }
     timer_insert_before(place->next, timer);
@@ -192,7 +194,8 @@ static void loop_dispatch_events(struct kelpie_loop *loop, const struct kelpie_o
     }
 }
 
-/* Due timers go to a ring of their own first: what a handler arms for now waits for the next step. */
+/* Due timers go to a ring of their own first: what a handler arms for now waits for the next step.
+ */
 static void loop_fire_timers(struct kelpie_loop *loop) {
     KELPIE_ASSERT(loop->is_dispatching);
     for (uint32_t budget = LOOP_TIMERS_PER_STEP; budget > 0; budget -= 1) {

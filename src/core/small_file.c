@@ -14,7 +14,8 @@
 #define SMALL_FILE_NAME_BYTES_MAX 64u
 #define SMALL_FILE_READ_COUNT_MAX 1024u
 
-/* Fills `out` from the file, and says by is_whole whether that was all of it. Files of /proc come in pieces. */
+/* Fills `out` from the file, and says by is_whole whether that was all of it. Files of /proc come
+ * in pieces. */
 static int64_t small_file_fill(struct kelpie_os *os, int file, char *out, size_t capacity,
                                bool *is_whole) {
     KELPIE_ASSERT(capacity > 1);

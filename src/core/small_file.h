@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Whole files of a few kilobytes: read at once, replaced at once. A reader sees the old text or the new one, never a
- * part. Nothing is synced: what is kept this way is either worthless after the host's next boot or written again.
+ * Whole files of a few kilobytes: read at once, replaced at once. A reader sees the old text or the
+ * new one, never a part. Nothing is synced: what is kept this way is either worthless after the
+ * host's next boot or written again.
  */
 #ifndef KELPIE_CORE_SMALL_FILE_H
 #define KELPIE_CORE_SMALL_FILE_H
@@ -11,8 +12,9 @@
 #include "core/error.h"
 #include "os/os.h"
 
-/* The file's bytes and a terminator into `out`. Gives the length, or a negative errno value; -EFBIG when the file
- * does not fit. Links are followed: for files of the system and of our own directories. */
+/* The file's bytes and a terminator into `out`. Gives the length, or a negative errno value; -EFBIG
+ * when the file does not fit. Links are followed: for files of the system and of our own
+ * directories. */
 KELPIE_MUST_CHECK int64_t kelpie__small_file_read(struct kelpie_os *os, const char *path, char *out,
                                                   size_t capacity);
 KELPIE_MUST_CHECK int64_t kelpie__small_file_read_at(struct kelpie_os *os, int directory,
@@ -24,7 +26,8 @@ KELPIE_MUST_CHECK int64_t kelpie__small_file_read_in(struct kelpie_os *os, const
 KELPIE_MUST_CHECK int64_t kelpie__small_file_read_start(struct kelpie_os *os, const char *path,
                                                         char *out, size_t capacity);
 
-/* Writes NAME.new beside it, with mode 0600, and renames it over NAME. On failure NAME is as before. */
+/* Writes NAME.new beside it, with mode 0600, and renames it over NAME. On failure NAME is as
+ * before. */
 KELPIE_MUST_CHECK int kelpie__small_file_replace(struct kelpie_os *os, int directory,
                                                  const char *name, const char *text, size_t length,
                                                  struct kelpie_error *error);

@@ -7,7 +7,7 @@
 #include "core/text.h"
 
 #define STATE_COUNT 6u
-#define BIT(state)  (1u << (state))
+#define BIT(state) (1u << (state))
 
 static const char *const state_names[STATE_COUNT] = {
     [KELPIE_VM_CREATED] = "created", [KELPIE_VM_STARTING] = "starting",
@@ -23,17 +23,16 @@ static const struct {
     const char *remedy;
 } verbs[KELPIE_VERB_COUNT] = {
     [KELPIE_VERB_START] = {"start",
-                           BIT(KELPIE_VM_CREATED) | BIT(KELPIE_VM_STOPPED) |
-                               BIT(KELPIE_VM_CRASHED),
+                           BIT(KELPIE_VM_CREATED) | BIT(KELPIE_VM_STOPPED) | BIT(KELPIE_VM_CRASHED),
                            "created, stopped or crashed", "wait until its start has ended"},
     [KELPIE_VERB_STOP] = {"stop", BIT(KELPIE_VM_RUNNING) | BIT(KELPIE_VM_PAUSED),
                           "running or paused", "there is nothing to stop"},
     [KELPIE_VERB_KILL] = {"kill",
-                          BIT(KELPIE_VM_STARTING) | BIT(KELPIE_VM_RUNNING) |
-                              BIT(KELPIE_VM_PAUSED),
+                          BIT(KELPIE_VM_STARTING) | BIT(KELPIE_VM_RUNNING) | BIT(KELPIE_VM_PAUSED),
                           "starting, running or paused", "there is nothing to kill"},
     [KELPIE_VERB_PAUSE] = {"pause", BIT(KELPIE_VM_RUNNING), "running", "start it first"},
-    [KELPIE_VERB_RESUME] = {"resume", BIT(KELPIE_VM_PAUSED), "paused", "only a paused VM can be resumed"},
+    [KELPIE_VERB_RESUME] = {"resume", BIT(KELPIE_VM_PAUSED), "paused",
+                            "only a paused VM can be resumed"},
     [KELPIE_VERB_EXEC] = {"exec", BIT(KELPIE_VM_RUNNING), "running", "start it first"},
     [KELPIE_VERB_DELETE] = {"delete",
                             BIT(KELPIE_VM_CREATED) | BIT(KELPIE_VM_STOPPED) |
@@ -73,6 +72,18 @@ bool kelpie__state_parse(const char *name, enum kelpie_vm_state *out) {
     return false;
 }
 
+/* The way out of a state in which an operation is refused. */
+static const char *remedy_of(enum kelpie_vm_state state, enum kelpie_vm_verb verb) {
+    KELPIE_ASSERT((verbs[verb].allowed & BIT(state)) == 0);
+    if (state == KELPIE_VM_STARTING) {
+        return "wait until its start has ended";
+    }
+    if (state == KELPIE_VM_PAUSED && (verbs[verb].allowed & BIT(KELPIE_VM_RUNNING)) != 0) {
+        return verb == KELPIE_VERB_PAUSE ? "there is nothing to do" : "resume it first";
+    }
+    return verbs[verb].remedy;
+}
+
 int kelpie__state_allow(enum kelpie_vm_state state, enum kelpie_vm_verb verb, const char *vm_name,
                         struct kelpie_error *error) {
     KELPIE_ASSERT((unsigned)state < STATE_COUNT);
@@ -87,7 +98,7 @@ int kelpie__state_allow(enum kelpie_vm_state state, enum kelpie_vm_verb verb, co
     }
     return kelpie__fail(error, KELPIE_E_STATE, 0, "%s: VM \"%s\" is %s, and has to be %s: %s",
                         verbs[verb].name, vm_name, state_names[state], verbs[verb].needs,
-                        verbs[verb].remedy);
+                        remedy_of(state, verb));
 }
 
 void kelpie__state_change(enum kelpie_vm_state *state, enum kelpie_vm_state next) {

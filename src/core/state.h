@@ -25,8 +25,8 @@ const char *kelpie__verb_name(enum kelpie_vm_verb verb);
 /* False and nothing else: the name is none. */
 KELPIE_MUST_CHECK bool kelpie__state_parse(const char *name, enum kelpie_vm_state *out);
 
-/* 0, or the error that names the operation, the state and the states it needs: ALREADY_RUNNING for a start of a VM that
- * runs, else STATE. */
+/* 0, or the error that names the operation, the state and the states it needs: ALREADY_RUNNING for
+ * a start of a VM that runs, else STATE. */
 KELPIE_MUST_CHECK int kelpie__state_allow(enum kelpie_vm_state state, enum kelpie_vm_verb verb,
                                           const char *vm_name, struct kelpie_error *error);
 

@@ -103,7 +103,8 @@ bool kelpie__text_has_prefix(const char *text, const char *prefix) {
     return strncmp(text, prefix, strlen(prefix)) == 0;
 }
 
-/* The Unicode standard, table 3-7: the second byte's range depends on the first; no surrogates, nothing overlong. */
+/* The Unicode standard, table 3-7: the second byte's range depends on the first; no surrogates,
+ * nothing overlong. */
 size_t kelpie__text_utf8_length(const char *text, size_t length) {
     const uint8_t *bytes = (const uint8_t *)text;
     if (length == 0) {
@@ -128,4 +129,20 @@ size_t kelpie__text_utf8_length(const char *text, size_t length) {
         }
     }
     return count;
+}
+
+void kelpie__text_trim(char *text) {
+    size_t length = strlen(text);
+    size_t back = 1;
+    while (back <= 3 && back <= length && ((uint8_t)text[length - back] & 0xc0) == 0x80) {
+        back += 1;
+    }
+    if (back > length) {
+        return;
+    }
+    uint8_t first = (uint8_t)text[length - back];
+    size_t wanted = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : first >= 0xc0 ? 2 : 1;
+    if (wanted > back) {
+        text[length - back] = '\0';
+    }
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Bounded texts: every function knows its buffer's capacity, always terminates, and says when something did not fit.
+ * Bounded texts: every function knows its buffer's capacity, always terminates, and says when
+ * something did not fit.
  */
 #ifndef KELPIE_CORE_TEXT_H
 #define KELPIE_CORE_TEXT_H
@@ -28,7 +29,11 @@ KELPIE_MUST_CHECK bool kelpie__text_u64(const char *text, uint64_t *out);
 bool kelpie__text_equal(const char *a, const char *b);
 bool kelpie__text_has_prefix(const char *text, const char *prefix);
 
-/* The bytes of the UTF-8 sequence at `text`, 1 to 4, or 0 when it is not valid within `length` bytes. */
+/* Takes away the beginning of a UTF-8 sequence that a cut has left at the end. */
+void kelpie__text_trim(char *text);
+
+/* The bytes of the UTF-8 sequence at `text`, 1 to 4, or 0 when it is not valid within `length`
+ * bytes. */
 size_t kelpie__text_utf8_length(const char *text, size_t length);
 
 #endif
