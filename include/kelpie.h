@@ -78,8 +78,8 @@ enum kelpie_code {
     KELPIE_E_MEMORY = -31,                /* no memory */
     KELPIE_E_BUSY = -32,                  /* somebody else is changing the VM; try again */
     KELPIE_E_TIMEOUT = -33,               /* a deadline other than boot's and exec's passed */
-    KELPIE_E_EXEC_NOT_FOUND = -34,        /* no such command, or its interpreter is missing (a shell's 127) */
-    KELPIE_E_EXEC_DENIED = -35,           /* the command is not executable (a shell's 126) */
+    KELPIE_E_EXEC_NOT_FOUND = -34,        /* there is no such command (a shell's 127) */
+    KELPIE_E_EXEC_DENIED = -35,           /* it cannot be executed, or its interpreter is missing (a shell's 126) */
 };
 
 #define KELPIE_CODE_LAST KELPIE_E_EXEC_DENIED
@@ -416,15 +416,16 @@ struct kelpie_exec_result {
 
 /* Runs a command and collects its output. A command that ran is a success whatever its exit code; at its timeout the
  * error is EXEC_TIMEOUT. Gives what *out holds (kelpie_exec_result_release).
- * Errors: EXEC_NOT_FOUND, EXEC_DENIED, EXEC, EXEC_TIMEOUT, STATE, CRASHED, LIMIT, CANCELLED, MISUSE. */
+ * Errors: EXEC_NOT_FOUND, EXEC_DENIED, EXEC, EXEC_TIMEOUT, STATE, CRASHED, LIMIT, CANCELLED, MISUSE.
+ * The asynchronous form keeps out_result until the callback; *out (may be NULL) is borrowed until then, for
+ * kelpie_exec_kill and kelpie_exec_signal. */
 KELPIE_MUST_CHECK int kelpie_vm_exec(struct kelpie_vm *vm, const struct kelpie_exec_options *options,
                                      struct kelpie_exec_result *out, struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie_vm_exec_async(struct kelpie_vm *vm,
                                            const struct kelpie_exec_options *options,
-                                           struct kelpie_exec_result *out_result, /* keeps until the callback */
+                                           struct kelpie_exec_result *out_result,
                                            kelpie_done_callback callback, void *context,
-                                           struct kelpie_operation **out,
-                                           struct kelpie_error *error);
+                                           struct kelpie_exec **out, struct kelpie_error *error);
 /* Frees the bytes and zeroes them; the structure is the caller's. */
 void kelpie_exec_result_release(struct kelpie_exec_result *result);
 

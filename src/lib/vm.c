@@ -328,9 +328,9 @@ static int list_add(struct kelpie *kelpie, const char *name, struct kelpie_vm_in
                     size_t *inout_count, struct kelpie_error *error) {
     struct kelpie_vm *vm = NULL;
     struct kelpie_vm_info info = {.struct_size = sizeof(info)};
-    int status = kelpie_vm_open(kelpie, name, &vm, error);
+    int status = kelpie_vm_open(kelpie, name, &vm, NULL);
     if (status == 0) {
-        status = kelpie_vm_inspect(vm, &info, error);
+        status = kelpie_vm_inspect(vm, &info, NULL);
         kelpie_vm_close(vm);
     }
     if (status == KELPIE_E_NOT_FOUND) {

@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Commands: their start, what is asked of them, their end. The bytes of their streams are in exec_stream.c.
+ */
+#include <string.h>
+
+#include "core/json.h"
+#include "core/text.h"
+#include "lib/exec.h"
+#include "lib/internal.h"
+#include "os/os_call.h"
+#include "wire/wire.h"
+
+/* ---- making one ---- */
+
+static void exec_unlink(struct kelpie_exec *exec) {
+    struct kelpie_exec **place = &exec->vm->execs;
+    while (*place != exec) { /* bound: the list has it */
+        KELPIE_ASSERT(*place != NULL);
+        place = &(*place)->next;
+    }
+    *place = exec->next;
+}
+
+static void exec_free(struct kelpie_exec *exec) {
+    struct kelpie *kelpie = exec->vm->kelpie;
+    kelpie__timer_disarm(kelpie->loop, &exec->deliver_timer);
+    kelpie__stream_sender_deinit(&exec->arguments);
+    kelpie__stream_sender_deinit(&exec->input);
+    for (unsigned i = 0; i < 2; i += 1) {
+        kelpie__ring_deinit(&exec->outputs[i].ring);
+    }
+    kelpie__free(kelpie->os, exec, sizeof(*exec));
+}
+
+void kelpie__exec_destroy(struct kelpie_exec *exec) {
+    KELPIE_ASSERT(!exec->is_destroyed);
+    exec_unlink(exec);
+    exec->is_destroyed = true;
+    if (!exec->is_delivering) {
+        exec_free(exec);
+    }
+}
+
+void kelpie__exec_leave(struct kelpie_exec *exec) {
+    exec->is_delivering = false;
+    if (exec->is_destroyed) {
+        exec_free(exec);
+    }
+}
+
+int kelpie__exec_create(struct kelpie_vm *vm, const struct kelpie_exec_callbacks *callbacks,
+                        void *context, uint64_t stdout_offset, uint64_t stderr_offset,
+                        struct kelpie_exec **out, struct kelpie_error *error) {
+    if (vm->channel_last == KELPIE_CHANNEL_MAX) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "this connection has run %u commands; open anew",
+                            KELPIE_CHANNEL_MAX);
+    }
+    struct kelpie_exec *exec = kelpie__alloc(vm->kelpie->os, sizeof(*exec));
+    if (exec == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a command");
+    }
+    exec->vm = vm;
+    exec->is_held = true;
+    exec->context = context;
+    if (callbacks != NULL) {
+        memcpy(&exec->callbacks, callbacks,
+               (size_t)kelpie__min_u64(callbacks->struct_size, sizeof(exec->callbacks)));
+    }
+    kelpie__stream_receiver_init(&exec->outputs[0].receiver, stdout_offset,
+                                 KELPIE_LIB_OUTPUT_BYTES);
+    kelpie__stream_receiver_init(&exec->outputs[1].receiver, stderr_offset,
+                                 KELPIE_LIB_OUTPUT_BYTES);
+    int status = kelpie__stream_sender_init(&exec->input, vm->kelpie->os, KELPIE_EXEC_INPUT_BYTES,
+                                            error);
+    if (status < 0) {
+        kelpie__free(vm->kelpie->os, exec, sizeof(*exec));
+        return status;
+    }
+    vm->channel_last += 1;
+    exec->channel = vm->channel_last;
+    exec->next = vm->execs;
+    vm->execs = exec;
+    *out = exec;
+    return 0;
+}
+
+/* ---- the end ---- */
+
+void kelpie__exec_end(struct kelpie_exec *exec, const struct kelpie_error *why) {
+    if (exec->phase == KELPIE_EXEC_HAS_ENDED) {
+        return;
+    }
+    exec->phase = KELPIE_EXEC_HAS_ENDED;
+    if (why != NULL) {
+        KELPIE_ASSERT(why->code < 0);
+        exec->error = *why;
+        for (unsigned i = 0; i < 2; i += 1) { /* no more bytes will come */
+            exec->outputs[i].receiver.is_ended = true;
+        }
+    }
+    kelpie__exec_plan_delivery(exec);
+}
+
+static bool read_signed(const char *params, size_t length, const char *key, int *out) {
+    int64_t value = 0;
+    if (kelpie__json_find_i64(params, length, key, &value) < 0 || value < 0 || value > 255) {
+        return false;
+    }
+    *out = (int)value;
+    return true;
+}
+
+static enum kelpie_exec_reason read_reason(const char *params, size_t length, bool has_signal) {
+    char reason[16] = "";
+    kelpie__ignore(kelpie__json_find_string(params, length, "reason", reason, sizeof(reason)));
+    if (kelpie__text_equal(reason, "timeout")) {
+        return KELPIE_EXEC_TIMED_OUT;
+    }
+    if (kelpie__text_equal(reason, "cancelled")) {
+        return KELPIE_EXEC_CANCELLED;
+    }
+    return has_signal ? KELPIE_EXEC_SIGNALLED : KELPIE_EXEC_EXITED;
+}
+
+static void exec_read_error(const struct kelpie_json_value *value, struct kelpie_error *out) {
+    int64_t code = KELPIE_E_CRASHED;
+    kelpie__ignore(kelpie__json_find_i64(value->text, value->length, "code", &code));
+    *out = (struct kelpie_error){.code = code < 0 && code >= KELPIE_CODE_LAST ? (int)code
+                                                                              : KELPIE_E_CRASHED};
+    if (kelpie__json_find_string(value->text, value->length, "message", out->message,
+                                 sizeof(out->message)) < 0) {
+        kelpie__ignore(kelpie__text_copy(out->message, sizeof(out->message), "the VM died"));
+    }
+}
+
+void kelpie__execs_exit(struct kelpie_vm *vm, const char *params, size_t length) {
+    uint64_t channel = 0;
+    struct kelpie_json_value value;
+    struct kelpie_error error;
+    kelpie__ignore(kelpie__json_find_u64(params, length, "channel", &channel));
+    struct kelpie_exec *exec = kelpie__exec_find(vm, channel);
+    if (exec == NULL || exec->phase == KELPIE_EXEC_HAS_ENDED) {
+        return; /* closed here before its end was known */
+    }
+    if (kelpie__json_find(params, length, "error", &value) == 0) {
+        exec_read_error(&value, &error);
+        kelpie__exec_end(exec, &error);
+        return;
+    }
+    struct kelpie_exec_status *status = &exec->status;
+    bool has_code = read_signed(params, length, "code", &status->exit_code);
+    bool has_signal = read_signed(params, length, "signal", &status->signal);
+    if (!has_code && !has_signal) {
+        kelpie__wire_break(vm->wire, "R22", "exec.exit without a code or a signal");
+        return;
+    }
+    status->reason = read_reason(params, length, has_signal);
+    kelpie__ignore(kelpie__json_find_u64(params, length, "wall_us", &status->wall_us));
+    kelpie__ignore(kelpie__json_find_u64(params, length, "cpu_us", &status->cpu_us));
+    kelpie__ignore(
+        kelpie__json_find_u64(params, length, "peak_memory_kib", &status->peak_memory_kib));
+    kelpie__exec_end(exec, NULL);
+}
+
+/* ---- what is asked of one ---- */
+
+static void ignore_answer(void *context, const struct kelpie_error *error, const char *result,
+                          size_t length) {
+    kelpie__ignore(context != NULL && error != NULL && result != NULL && length > 0);
+}
+
+/* Sends a request whose answer nobody waits for: a command that has ended meanwhile is no error. */
+static int exec_ask(struct kelpie_exec *exec, const char *method, const char *more,
+                    struct kelpie_error *error) {
+    char params[256];
+    struct kelpie_vm *vm = exec->vm;
+    if (exec->phase == KELPIE_EXEC_HAS_ENDED) {
+        return 0;
+    }
+    if (exec->id[0] == '\0' || vm->wire == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "%s: the command does not run yet", method);
+    }
+    kelpie__ignore(
+        kelpie__text_format(params, sizeof(params), "{\"id\":\"%s\"%s}", exec->id, more));
+    int status = kelpie__wire_call(vm->wire, method, params, KELPIE_CALL_TIMEOUT_MS, ignore_answer,
+                                   vm, NULL, error);
+    if (status == 0) {
+        kelpie__wire_flush(vm->wire);
+    }
+    return status;
+}
+
+int kelpie_exec_signal(struct kelpie_exec *exec, int signal, struct kelpie_error *error) {
+    char more[32];
+    if (exec == NULL || signal < 1 || signal > 64) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "kelpie_exec_signal: signal %d is not in 1 to 64, or exec is NULL", signal);
+    }
+    kelpie__ignore(kelpie__text_format(more, sizeof(more), ",\"signal\":%d", signal));
+    return exec_ask(exec, "exec.signal", more, error);
+}
+
+int kelpie_exec_resize(struct kelpie_exec *exec, uint16_t rows, uint16_t columns,
+                       struct kelpie_error *error) {
+    char more[48];
+    if (exec == NULL || !exec->has_terminal || rows == 0 || columns == 0) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "kelpie_exec_resize: the command has no terminal, or a size is 0");
+    }
+    kelpie__ignore(
+        kelpie__text_format(more, sizeof(more), ",\"rows\":%u,\"cols\":%u", rows, columns));
+    return exec_ask(exec, "exec.resize", more, error);
+}
+
+int kelpie_exec_kill(struct kelpie_exec *exec, struct kelpie_error *error) {
+    if (exec == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_exec_kill: exec is NULL");
+    }
+    if (exec->start_request != 0 && exec->vm->wire != NULL) {
+        kelpie__wire_cancel(exec->vm->wire, exec->start_request);
+        kelpie__wire_flush(exec->vm->wire);
+        return 0;
+    }
+    return exec_ask(exec, "exec.kill", "", error);
+}
+
+const char *kelpie_exec_id(const struct kelpie_exec *exec) {
+    return exec->id;
+}
+
+int kelpie_exec_wait(struct kelpie_exec *exec, uint64_t timeout_ms, struct kelpie_exec_status *out,
+                     struct kelpie_error *error) {
+    if (exec == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_exec_wait: exec is NULL");
+    }
+    struct kelpie *kelpie = exec->vm->kelpie;
+    int status = kelpie__check_may_block(kelpie, "kelpie_exec_wait", error);
+    kelpie->loop->now_ns = kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
+    int64_t deadline_ns =
+        timeout_ms == 0 ? -1 : kelpie__loop_deadline(kelpie->loop, timeout_ms);
+    while (status == 0 && !exec->is_ended_told) { /* bound: the deadline, or the command's own */
+        if (deadline_ns >= 0 && kelpie->loop->now_ns >= deadline_ns) {
+            return kelpie__fail(error, KELPIE_E_TIMEOUT, 0,
+                                "the command still runs after %llu ms",
+                                (unsigned long long)timeout_ms);
+        }
+        status = kelpie__turn(kelpie, deadline_ns, error);
+    }
+    if (status == 0 && exec->error.code < 0) {
+        status = exec->error.code;
+        if (error != NULL) {
+            *error = exec->error;
+        }
+    }
+    if (status == 0 && out != NULL) {
+        *out = exec->status;
+    }
+    return status;
+}
+
+/* Nobody reads it any more: the monitor drops what is left of its output. */
+static void exec_stop_streams(struct kelpie_exec *exec) {
+    struct kelpie_wire *wire = exec->vm->wire;
+    for (unsigned i = 0; i < 2; i += 1) {
+        if (!exec->outputs[i].receiver.is_ended) {
+            kelpie__ignore(kelpie__wire_stop(
+                wire, kelpie__stream_number(exec->channel, (enum kelpie_stream_kind)(
+                                                               KELPIE_STREAM_STDOUT + i))));
+        }
+    }
+}
+
+void kelpie_exec_close(struct kelpie_exec *exec) {
+    if (exec == NULL) {
+        return;
+    }
+    struct kelpie_wire *wire = exec->vm->wire;
+    bool is_alive = exec->phase != KELPIE_EXEC_HAS_ENDED && wire != NULL;
+    if (is_alive && exec->start_request != 0) {
+        kelpie__wire_cancel(wire, exec->start_request);
+        kelpie__wire_forget(wire, exec->start_request);
+    }
+    if (is_alive && exec->id[0] != '\0') {
+        kelpie__ignore(
+            exec_ask(exec, exec->keeps_on_disconnect ? "exec.detach" : "exec.kill", "", NULL));
+    }
+    if (is_alive && !exec->keeps_on_disconnect) {
+        exec_stop_streams(exec);
+    }
+    kelpie__exec_destroy(exec);
+}
+
+int kelpie_exec_detach(struct kelpie_exec *exec, struct kelpie_error *error) {
+    if (exec == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_exec_detach: exec is NULL");
+    }
+    int status = exec_ask(exec, "exec.detach", "", error);
+    if (status == 0) {
+        kelpie__exec_destroy(exec);
+    }
+    return status;
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * What the files about commands share.
+ */
+#ifndef KELPIE_LIB_EXEC_H
+#define KELPIE_LIB_EXEC_H
+
+#include "lib/internal.h"
+
+#define KELPIE_LIB_OUTPUT_BYTES (256u * 1024u) /* credit of a stream, and the most that waits for its reader */
+
+/* Makes one on the next channel, held, in Starting. */
+KELPIE_MUST_CHECK int kelpie__exec_create(struct kelpie_vm *vm,
+                                          const struct kelpie_exec_callbacks *callbacks,
+                                          void *context, uint64_t stdout_offset,
+                                          uint64_t stderr_offset, struct kelpie_exec **out,
+                                          struct kelpie_error *error);
+/* Unlinks it; freed now, or when its callback has returned. Nothing is said to the monitor. */
+void kelpie__exec_destroy(struct kelpie_exec *exec);
+/* After a callback: frees what was destroyed inside it. */
+void kelpie__exec_leave(struct kelpie_exec *exec);
+
+/* By channel; NULL: closed here, or never opened. */
+struct kelpie_exec *kelpie__exec_find(struct kelpie_vm *vm, uint64_t channel);
+
+/* Moves what waits: arguments and stdin to the wire. */
+void kelpie__exec_pump(struct kelpie_exec *exec);
+
+#endif

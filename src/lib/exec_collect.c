@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Commands whose output is collected: the streamed form and two buffers. And the list of a VM's commands.
+ */
+#include <string.h>
+
+#include "core/json.h"
+#include "core/text.h"
+#include "lib/exec.h"
+#include "lib/internal.h"
+#include "os/os_call.h"
+#include "wire/wire.h"
+
+#define COLLECT_GROWTH_BYTES 4096u
+
+/* One stream's bytes. Memory given to the embedder is the table's, so that release can give it back without a handle:
+ * a header in front of the bytes remembers both. */
+struct collect_header {
+    struct kelpie_os *os;
+    size_t capacity; /* with this header */
+};
+
+struct collect_buffer {
+    struct collect_header *memory;
+    size_t count;
+    bool is_truncated;
+};
+
+struct collect {
+    struct kelpie_vm *vm;
+    struct kelpie_exec *exec;
+    struct kelpie_exec_result *result; /* borrowed: until the callback */
+    kelpie_done_callback callback;
+    void *context;
+    const uint8_t *input; /* borrowed: until the callback */
+    size_t input_count;
+    size_t output_bytes_max;
+    uint64_t timeout_ms;
+    struct collect_buffer buffers[2];
+};
+
+/* ---- the buffers ---- */
+
+static char *buffer_bytes(const struct collect_buffer *buffer) {
+    return buffer->memory == NULL ? NULL : (char *)(buffer->memory + 1);
+}
+
+/* Room for `count` more bytes and a zero. */
+static bool buffer_reserve(struct collect *collect, struct collect_buffer *buffer, size_t count) {
+    struct kelpie_os *os = collect->vm->kelpie->os;
+    size_t old = buffer->memory == NULL ? 0 : buffer->memory->capacity;
+    size_t needed = sizeof(struct collect_header) + buffer->count + count + 1;
+    if (needed <= old) {
+        return true;
+    }
+    size_t capacity = (size_t)kelpie__max_u64(needed, kelpie__max_u64(2 * old, COLLECT_GROWTH_BYTES));
+    struct collect_header *memory = kelpie__resize(os, buffer->memory, old, capacity);
+    if (memory == NULL) {
+        return false;
+    }
+    *memory = (struct collect_header){os, capacity};
+    buffer->memory = memory;
+    return true;
+}
+
+static void buffer_free(struct collect_header *memory) {
+    if (memory != NULL) {
+        kelpie__free(memory->os, memory, memory->capacity);
+    }
+}
+
+void kelpie_exec_result_release(struct kelpie_exec_result *result) {
+    if (result == NULL) {
+        return;
+    }
+    if (result->stdout_bytes != NULL) {
+        buffer_free((struct collect_header *)(void *)result->stdout_bytes - 1);
+    }
+    if (result->stderr_bytes != NULL) {
+        buffer_free((struct collect_header *)(void *)result->stderr_bytes - 1);
+    }
+    size_t struct_size = result->struct_size;
+    *result = (struct kelpie_exec_result){.struct_size = struct_size};
+}
+
+/* ---- the command ---- */
+
+static void collect_output(void *context, struct kelpie_exec *exec, enum kelpie_stream stream,
+                           const void *bytes, size_t count) {
+    struct collect *collect = context;
+    struct collect_buffer *buffer = &collect->buffers[stream == KELPIE_STDOUT ? 0 : 1];
+    kelpie__ignore(exec != NULL);
+    size_t room = collect->output_bytes_max - buffer->count;
+    size_t kept = (size_t)kelpie__min_u64(count, room);
+    if (!buffer_reserve(collect, buffer, kept)) {
+        kept = 0;
+    }
+    buffer->is_truncated = buffer->is_truncated || kept < count;
+    if (buffer->memory != NULL) {
+        if (kept > 0) {
+            memcpy(buffer_bytes(buffer) + buffer->count, bytes, kept);
+        }
+        buffer->count += kept;
+        buffer_bytes(buffer)[buffer->count] = '\0';
+    }
+}
+
+static void collect_feed(struct collect *collect) {
+    size_t written = 0;
+    if (collect->input_count > 0 &&
+        kelpie_exec_write(collect->exec, collect->input, collect->input_count, &written, NULL) < 0) {
+        return; /* it has ended without reading all of it */
+    }
+    collect->input += written;
+    collect->input_count -= written;
+    if (collect->input_count == 0) {
+        kelpie__ignore(kelpie_exec_close_stdin(collect->exec, NULL));
+    }
+}
+
+static void collect_writable(void *context, struct kelpie_exec *exec) {
+    struct collect *collect = context;
+    KELPIE_ASSERT(collect->exec == exec);
+    collect_feed(collect);
+}
+
+static void collect_free(struct collect *collect) {
+    struct kelpie_os *os = collect->vm->kelpie->os;
+    buffer_free(collect->buffers[0].memory);
+    buffer_free(collect->buffers[1].memory);
+    kelpie__free(os, collect, sizeof(*collect));
+}
+
+/* Hands the buffers to the caller's result. */
+static void collect_give(struct collect *collect, const struct kelpie_exec_status *status) {
+    struct kelpie_exec_result *result = collect->result;
+    result->status = *status;
+    result->stdout_bytes = buffer_bytes(&collect->buffers[0]);
+    result->stdout_count = collect->buffers[0].count;
+    result->is_stdout_truncated = collect->buffers[0].is_truncated;
+    result->stderr_bytes = buffer_bytes(&collect->buffers[1]);
+    result->stderr_count = collect->buffers[1].count;
+    result->is_stderr_truncated = collect->buffers[1].is_truncated;
+    collect->buffers[0].memory = NULL;
+    collect->buffers[1].memory = NULL;
+}
+
+/* The end, whichever: the exec goes, then the callback comes. */
+static void collect_end(struct collect *collect, const struct kelpie_error *error) {
+    struct kelpie_error kept = error == NULL ? (struct kelpie_error){0} : *error;
+    kelpie_done_callback callback = collect->callback;
+    void *context = collect->context;
+    if (collect->exec != NULL) {
+        kelpie_exec_close(collect->exec);
+    }
+    collect_free(collect);
+    callback(context, error == NULL ? NULL : &kept);
+}
+
+static void collect_ended(void *context, struct kelpie_exec *exec,
+                          const struct kelpie_exec_status *status,
+                          const struct kelpie_error *error) {
+    struct collect *collect = context;
+    struct kelpie_error timeout;
+    KELPIE_ASSERT(collect->exec == exec);
+    if (status == NULL) {
+        collect_end(collect, error);
+        return;
+    }
+    if (status->reason == KELPIE_EXEC_TIMED_OUT) {
+        kelpie__ignore(kelpie__fail(&timeout, KELPIE_E_EXEC_TIMEOUT, 0,
+                                    "the command was killed at its timeout of %llu ms",
+                                    (unsigned long long)collect->timeout_ms));
+        collect_end(collect, &timeout);
+        return;
+    }
+    /* Empty output is an empty text, not NULL. */
+    for (unsigned i = 0; i < 2; i += 1) {
+        if (buffer_reserve(collect, &collect->buffers[i], 0)) {
+            buffer_bytes(&collect->buffers[i])[collect->buffers[i].count] = '\0';
+        }
+    }
+    collect_give(collect, status);
+    collect_end(collect, NULL);
+}
+
+static void collect_started(void *context, const struct kelpie_error *error) {
+    struct collect *collect = context;
+    if (error != NULL) {
+        collect_end(collect, error);
+        return;
+    }
+    collect_feed(collect);
+}
+
+static const struct kelpie_exec_callbacks collect_callbacks = {
+    .struct_size = sizeof(collect_callbacks),
+    .output = collect_output,
+    .writable = collect_writable,
+    .ended = collect_ended,
+};
+
+static int collect_start(struct kelpie_vm *vm, const struct kelpie_exec_options *options,
+                         struct kelpie_exec_result *result, kelpie_done_callback callback,
+                         void *context, struct collect **out, struct kelpie_error *error) {
+    struct kelpie_exec_options chosen = {0};
+    if (vm == NULL || options == NULL || result == NULL ||
+        result->struct_size != sizeof(*result) || callback == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "kelpie_vm_exec: an argument is NULL, or struct_size is not set");
+    }
+    memcpy(&chosen, options, (size_t)kelpie__min_u64(options->struct_size, sizeof(chosen)));
+    chosen.struct_size = sizeof(chosen);
+    chosen.has_stdin = true;
+    struct collect *collect = kelpie__alloc(vm->kelpie->os, sizeof(*collect));
+    if (collect == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a command");
+    }
+    *collect = (struct collect){
+        .vm = vm,
+        .result = result,
+        .callback = callback,
+        .context = context,
+        .input = chosen.stdin_bytes,
+        .input_count = chosen.stdin_count,
+        .output_bytes_max = chosen.output_bytes_max != 0 ? chosen.output_bytes_max
+                                                         : KELPIE_EXEC_COLLECT_BYTES_DEFAULT,
+        .timeout_ms =
+            chosen.timeout_ms != 0 ? chosen.timeout_ms : KELPIE_EXEC_TIMEOUT_MS_DEFAULT,
+    };
+    int status = kelpie_vm_exec_start_async(vm, &chosen, &collect_callbacks, collect,
+                                            collect_started, &collect->exec, error);
+    if (status < 0) {
+        collect_free(collect);
+        return status;
+    }
+    *out = collect;
+    return 0;
+}
+
+int kelpie_vm_exec_async(struct kelpie_vm *vm, const struct kelpie_exec_options *options,
+                         struct kelpie_exec_result *out_result, kelpie_done_callback callback,
+                         void *context, struct kelpie_exec **out, struct kelpie_error *error) {
+    struct collect *collect = NULL;
+    int status = collect_start(vm, options, out_result, callback, context, &collect, error);
+    if (status == 0 && out != NULL) {
+        *out = collect->exec;
+    }
+    return status;
+}
+
+int kelpie_vm_exec(struct kelpie_vm *vm, const struct kelpie_exec_options *options,
+                   struct kelpie_exec_result *out, struct kelpie_error *error) {
+    struct kelpie_waiter waiter = {0};
+    struct collect *collect = NULL;
+    if (vm == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_exec: vm is NULL");
+    }
+    int status = kelpie__check_may_block(vm->kelpie, "kelpie_vm_exec", error);
+    if (status == 0) {
+        status = kelpie__vm_connect_wait(vm, false, NULL, NULL);
+    }
+    if (status == 0 || status == KELPIE_E_STATE) { /* the start says what the state is */
+        status = collect_start(vm, options, out, kelpie__waiter_done, &waiter, &collect, error);
+    }
+    if (status < 0) {
+        return status;
+    }
+    status = kelpie__waiter_wait(vm->kelpie, &waiter, error);
+    if (!waiter.is_done) { /* the loop itself failed */
+        kelpie_exec_close(collect->exec);
+        collect_free(collect);
+    }
+    return status;
+}
+
+/* ---- the list ---- */
+
+struct list_result {
+    struct kelpie_os *os;
+    struct kelpie_exec_info *list;
+    size_t count;
+};
+
+static void list_read(struct kelpie_operation *operation, const char *answer, size_t length) {
+    struct list_result *result = operation->result;
+    struct kelpie_json_value execs;
+    struct kelpie_json_value item;
+    struct kelpie_json_iterator iterator;
+    if (kelpie__json_find(answer, length, "execs", &execs) < 0 ||
+        kelpie__json_iterate(&execs, &iterator) < 0) {
+        return;
+    }
+    while (kelpie__json_next(&iterator, NULL, &item) == 1) { /* bound: the answer */
+        struct kelpie_exec_info info = {0};
+        kelpie__ignore(
+            kelpie__json_find_string(item.text, item.length, "id", info.id, sizeof(info.id)));
+        kelpie__ignore(kelpie__json_find_string(item.text, item.length, "command", info.command,
+                                                sizeof(info.command)));
+        kelpie__ignore(
+            kelpie__json_find_bool(item.text, item.length, "is_running", &info.is_running));
+        kelpie__ignore(
+            kelpie__json_find_bool(item.text, item.length, "is_attached", &info.is_attached));
+        kelpie__ignore(
+            kelpie__json_find_i64(item.text, item.length, "started_ms", &info.started_ms));
+        size_t old_bytes = result->count * sizeof(info);
+        struct kelpie_exec_info *larger =
+            kelpie__resize(result->os, result->list, old_bytes, old_bytes + sizeof(info));
+        if (larger == NULL) {
+            return; /* a shorter list */
+        }
+        larger[result->count] = info;
+        result->list = larger;
+        result->count += 1;
+    }
+}
+
+int kelpie_vm_exec_list(struct kelpie_vm *vm, struct kelpie_exec_info **out, size_t *out_count,
+                        struct kelpie_error *error) {
+    struct kelpie_vm_record record = {0};
+    if (vm == NULL || out == NULL || out_count == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_exec_list: an argument is NULL");
+    }
+    struct list_result result = {.os = vm->kelpie->os};
+    int status = kelpie__check_may_block(vm->kelpie, "kelpie_vm_exec_list", error);
+    if (status == 0) {
+        status = kelpie__vm_connect_wait(vm, false, &record, error);
+    }
+    if (status == KELPIE_E_STATE) {
+        return kelpie__state_allow(record.state, KELPIE_VERB_EXEC, vm->directory.name, error);
+    }
+    if (status == 0) {
+        const struct kelpie_request request = {.method = "exec.list",
+                                               .params = "{}",
+                                               .timeout_ms = KELPIE_CALL_TIMEOUT_MS,
+                                               .read = list_read,
+                                               .result = &result};
+        status = kelpie__operation_run(vm, &request, error);
+    }
+    if (status < 0) {
+        kelpie_exec_list_free(vm->kelpie, result.list, result.count);
+        return status;
+    }
+    *out = result.list;
+    *out_count = result.count;
+    return 0;
+}
+
+void kelpie_exec_list_free(struct kelpie *kelpie, struct kelpie_exec_info *list, size_t count) {
+    kelpie__free(kelpie->os, list, count * sizeof(*list));
+}

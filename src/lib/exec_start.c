@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The start of a command: options checked, the request written, arguments and environment put on their stream. And
+ * attaching to one that runs.
+ */
+#include <string.h>
+
+#include "core/json.h"
+#include "core/text.h"
+#include "lib/exec.h"
+#include "lib/internal.h"
+#include "os/os_call.h"
+#include "wire/wire.h"
+
+#define EXEC_PARAMS_BYTES (8u * 1024u + 2u * KELPIE_PATH_BYTES_MAX)
+#define EXEC_ROWS_DEFAULT    24u
+#define EXEC_COLUMNS_DEFAULT 80u
+
+/* What goes over the arguments stream: argv, then the environment, each text with its zero. */
+struct exec_arguments {
+    uint64_t bytes;
+    uint64_t argument_count;
+    uint64_t environment_count;
+};
+
+/* ---- arguments ---- */
+
+static size_t name_length(const char *assignment) {
+    const char *equals = strchr(assignment, '=');
+    return equals == NULL ? strlen(assignment) : (size_t)(equals - assignment);
+}
+
+/* Whether the command's own environment sets what this assignment sets. */
+static bool is_overridden(const struct kelpie_exec_options *options, const char *assignment) {
+    size_t length = name_length(assignment);
+    for (size_t i = 0; options->environment != NULL && options->environment[i] != NULL; i += 1) {
+        const char *own = options->environment[i];
+        if (name_length(own) == length && strncmp(own, assignment, length) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Visits every text; writes it when there is a sender. */
+static void arguments_visit(const struct kelpie_vm *vm, const struct kelpie_exec_options *options,
+                            struct kelpie_stream_sender *sender, struct exec_arguments *out) {
+    *out = (struct exec_arguments){0};
+    for (size_t i = 0; options->argv[i] != NULL; i += 1) {
+        size_t count = strlen(options->argv[i]) + 1;
+        out->bytes += count;
+        out->argument_count += 1;
+        if (sender != NULL) {
+            kelpie__ignore(kelpie__stream_sender_write(sender, options->argv[i], count) == count);
+        }
+    }
+    const char *next = vm->config->environment;
+    for (uint32_t i = 0; i < vm->config->environment_count; i += 1) {
+        size_t count = strlen(next) + 1;
+        if (!is_overridden(options, next)) {
+            out->bytes += count;
+            out->environment_count += 1;
+            if (sender != NULL) {
+                kelpie__ignore(kelpie__stream_sender_write(sender, next, count) == count);
+            }
+        }
+        next += count;
+    }
+    for (size_t i = 0; options->environment != NULL && options->environment[i] != NULL; i += 1) {
+        size_t count = strlen(options->environment[i]) + 1;
+        out->bytes += count;
+        out->environment_count += 1;
+        if (sender != NULL) {
+            kelpie__ignore(
+                kelpie__stream_sender_write(sender, options->environment[i], count) == count);
+        }
+    }
+}
+
+static int arguments_put(struct kelpie_exec *exec, const struct kelpie_exec_options *options,
+                         struct exec_arguments *out, struct kelpie_error *error) {
+    struct kelpie_vm *vm = exec->vm;
+    arguments_visit(vm, options, NULL, out);
+    if (out->bytes > KELPIE_EXEC_ARGUMENT_BYTES_MAX ||
+        out->argument_count + out->environment_count > KELPIE_EXEC_ARGUMENT_COUNT_MAX) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
+                            "arguments and environment have %llu bytes in %llu texts, the limits are "
+                            "%u and %u; pass the rest through stdin or a file",
+                            (unsigned long long)out->bytes,
+                            (unsigned long long)(out->argument_count + out->environment_count),
+                            KELPIE_EXEC_ARGUMENT_BYTES_MAX, KELPIE_EXEC_ARGUMENT_COUNT_MAX);
+    }
+    size_t capacity = (size_t)kelpie__max_u64(out->bytes, KELPIE_FRAME_BYTES_MAX);
+    int status =
+        kelpie__stream_sender_init(&exec->arguments, vm->kelpie->os, capacity, error);
+    if (status == 0) {
+        arguments_visit(vm, options, &exec->arguments, out);
+        kelpie__stream_sender_end(&exec->arguments);
+    }
+    return status;
+}
+
+/* ---- the request ---- */
+
+static void write_limits(struct kelpie_json_writer *writer,
+                         const struct kelpie_exec_options *options) {
+    kelpie__json_array_begin(writer, "limits");
+    for (size_t i = 0; i < options->limit_count; i += 1) {
+        kelpie__json_object_begin(writer, NULL);
+        kelpie__json_write_i64(writer, "resource", options->limits[i].resource);
+        kelpie__json_write_u64(writer, "soft", options->limits[i].soft);
+        kelpie__json_write_u64(writer, "hard", options->limits[i].hard);
+        kelpie__json_object_end(writer);
+    }
+    kelpie__json_array_end(writer);
+}
+
+static int64_t write_params(const struct kelpie_exec *exec,
+                            const struct kelpie_exec_options *options,
+                            const struct exec_arguments *arguments, char *out, size_t capacity) {
+    struct kelpie_json_writer writer;
+    const char *directory = options->working_directory;
+    if (directory == NULL && exec->vm->config->working_directory[0] != '\0') {
+        directory = exec->vm->config->working_directory;
+    }
+    kelpie__json_begin(&writer, out, capacity);
+    kelpie__json_object_begin(&writer, NULL);
+    kelpie__json_write_u64(&writer, "channel", exec->channel);
+    kelpie__json_write_u64(&writer, "argument_bytes", arguments->bytes);
+    kelpie__json_write_u64(&writer, "argument_count", arguments->argument_count);
+    kelpie__json_write_u64(&writer, "environment_count", arguments->environment_count);
+    if (directory != NULL) {
+        kelpie__json_write_string(&writer, "cwd", directory);
+    }
+    if (options->user != NULL) {
+        kelpie__json_write_string(&writer, "user", options->user);
+    }
+    if (options->has_terminal) {
+        kelpie__json_object_begin(&writer, "tty");
+        kelpie__json_write_u64(&writer, "rows",
+                               options->rows != 0 ? options->rows : EXEC_ROWS_DEFAULT);
+        kelpie__json_write_u64(&writer, "cols",
+                               options->columns != 0 ? options->columns : EXEC_COLUMNS_DEFAULT);
+        kelpie__json_object_end(&writer);
+    }
+    kelpie__json_write_u64(&writer, "timeout_ms", exec->timeout_ms);
+    kelpie__json_write_bool(&writer, "stdin", exec->is_stdin_open);
+    if (options->limit_count > 0) {
+        write_limits(&writer, options);
+    }
+    kelpie__json_write_string(&writer, "on_disconnect",
+                              options->keep_on_disconnect ? "keep" : "kill");
+    kelpie__json_object_end(&writer);
+    return kelpie__json_finish(&writer);
+}
+
+static void start_answer(void *context, const struct kelpie_error *error, const char *result,
+                         size_t length) {
+    struct kelpie_exec *exec = context;
+    struct kelpie *kelpie = exec->vm->kelpie;
+    struct kelpie_error unreadable;
+    exec->start_request = 0;
+    if (error == NULL) {
+        exec->phase = KELPIE_EXEC_IS_RUNNING;
+        if (kelpie__json_find_string(result, length, "id", exec->id, sizeof(exec->id)) < 0) {
+            kelpie__ignore(kelpie__fail(&unreadable, KELPIE_E_PROTOCOL, 0,
+                                        "the monitor started a command without an id"));
+            error = &unreadable;
+        }
+    }
+    if (error != NULL) {
+        exec->phase = KELPIE_EXEC_HAS_ENDED;
+        exec->error = *error;
+        exec->is_ended_told = true; /* the start's own callback tells it */
+    }
+    exec->is_held = error == NULL && exec->is_held;
+    if (exec->start_callback != NULL) {
+        exec->is_delivering = true;
+        kelpie__callback_enter(kelpie);
+        exec->start_callback(exec->context, error);
+        kelpie__callback_leave(kelpie);
+        kelpie__exec_leave(exec);
+    }
+}
+
+static int check_options(struct kelpie_vm *vm, const struct kelpie_exec_options *options,
+                         struct kelpie_exec_options *out, struct kelpie_error *error) {
+    if (vm == NULL || options == NULL || options->struct_size < sizeof(size_t)) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "exec: vm or options is NULL, or struct_size is not set");
+    }
+    *out = (struct kelpie_exec_options){0};
+    memcpy(out, options, (size_t)kelpie__min_u64(options->struct_size, sizeof(*out)));
+    if (out->argv == NULL || out->argv[0] == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "exec: argv is empty; give a command");
+    }
+    if (out->argv[0][0] == '\0') {
+        return kelpie__fail(error, KELPIE_E_EXEC_NOT_FOUND, 0, "exec: the command's name is empty");
+    }
+    if (out->limit_count > KELPIE_EXEC_LIMIT_COUNT_MAX) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "exec: %zu resource limits, the limit is %u",
+                            out->limit_count, KELPIE_EXEC_LIMIT_COUNT_MAX);
+    }
+    bool has_timeout = out->timeout_ms != KELPIE_TIMEOUT_NONE;
+    if (has_timeout && out->timeout_ms > KELPIE_EXEC_TIMEOUT_MS_MAX) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
+                            "exec: a timeout of %llu ms, the limit is %llu; give KELPIE_TIMEOUT_NONE "
+                            "for none",
+                            (unsigned long long)out->timeout_ms,
+                            (unsigned long long)KELPIE_EXEC_TIMEOUT_MS_MAX);
+    }
+    return 0;
+}
+
+static int connect_running(struct kelpie_vm *vm, bool may_wait, struct kelpie_error *error) {
+    struct kelpie_vm_record record = {0};
+    int status = may_wait ? kelpie__vm_connect_wait(vm, false, &record, error)
+                          : kelpie__vm_connect(vm, false, &record, error);
+    return status == KELPIE_E_STATE
+               ? kelpie__state_allow(record.state, KELPIE_VERB_EXEC, vm->directory.name, error)
+               : status;
+}
+
+static int start_send(struct kelpie_exec *exec, const struct kelpie_exec_options *options,
+                      struct kelpie_error *error) {
+    char params[EXEC_PARAMS_BYTES];
+    struct exec_arguments arguments;
+    struct kelpie_vm *vm = exec->vm;
+    int status = arguments_put(exec, options, &arguments, error);
+    if (status < 0) {
+        return status;
+    }
+    if (write_params(exec, options, &arguments, params, sizeof(params)) < 0) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
+                            "exec: working directory and user have more than %u bytes together",
+                            EXEC_PARAMS_BYTES);
+    }
+    vm->kelpie->loop->now_ns = kelpie__os_now(vm->kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
+    status = kelpie__wire_call(vm->wire, "exec.start", params, KELPIE_CALL_TIMEOUT_MS, start_answer,
+                               exec, &exec->start_request, error);
+    if (status == 0) {
+        kelpie__exec_pump(exec);
+        kelpie__wire_flush(vm->wire);
+    }
+    return status;
+}
+
+static int exec_start(struct kelpie_vm *vm, const struct kelpie_exec_options *options,
+                      const struct kelpie_exec_callbacks *callbacks, void *context,
+                      kelpie_done_callback done, bool may_wait, struct kelpie_exec **out,
+                      struct kelpie_error *error) {
+    struct kelpie_exec_options chosen;
+    struct kelpie_exec *exec = NULL;
+    int status = check_options(vm, options, &chosen, error);
+    if (status == 0) {
+        status = connect_running(vm, may_wait, error);
+    }
+    if (status == 0) {
+        status = kelpie__exec_create(vm, callbacks, context, 0, 0, &exec, error);
+    }
+    if (status < 0) {
+        return status;
+    }
+    exec->start_callback = done;
+    exec->keeps_on_disconnect = chosen.keep_on_disconnect;
+    exec->has_terminal = chosen.has_terminal;
+    exec->is_stdin_open = chosen.has_stdin;
+    exec->timeout_ms = chosen.timeout_ms == 0                     ? KELPIE_EXEC_TIMEOUT_MS_DEFAULT
+                       : chosen.timeout_ms == KELPIE_TIMEOUT_NONE ? 0
+                                                                  : chosen.timeout_ms;
+    status = start_send(exec, &chosen, error);
+    if (status < 0) {
+        kelpie__exec_destroy(exec);
+        return status;
+    }
+    *out = exec;
+    return 0;
+}
+
+int kelpie_vm_exec_start_async(struct kelpie_vm *vm, const struct kelpie_exec_options *options,
+                               const struct kelpie_exec_callbacks *callbacks, void *context,
+                               kelpie_done_callback done, struct kelpie_exec **out,
+                               struct kelpie_error *error) {
+    if (out == NULL || done == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "exec: out or the callback is NULL");
+    }
+    int status = exec_start(vm, options, callbacks, context, done, false, out, error);
+    if (status == 0) {
+        (*out)->is_held = false; /* nothing can come before the loop's next step */
+    }
+    return status;
+}
+
+/* Drives the loop until the command runs or has failed to. */
+static int wait_started(struct kelpie_exec *exec, struct kelpie_error *error) {
+    int status = 0;
+    while (status == 0 && exec->start_request != 0) { /* bound: the request's deadline */
+        status = kelpie__turn(exec->vm->kelpie, -1, error);
+    }
+    if (status == 0 && exec->phase == KELPIE_EXEC_HAS_ENDED && exec->id[0] == '\0') {
+        status = exec->error.code;
+        if (error != NULL) {
+            *error = exec->error;
+        }
+    }
+    return status;
+}
+
+static int release_held(struct kelpie_exec *exec, int status, struct kelpie_exec **out) {
+    if (status < 0) {
+        kelpie_exec_close(exec);
+        return status;
+    }
+    exec->is_held = false;
+    kelpie__exec_plan_delivery(exec);
+    *out = exec;
+    return 0;
+}
+
+int kelpie_vm_exec_start(struct kelpie_vm *vm, const struct kelpie_exec_options *options,
+                         const struct kelpie_exec_callbacks *callbacks, void *context,
+                         struct kelpie_exec **out, struct kelpie_error *error) {
+    struct kelpie_exec *exec = NULL;
+    if (vm == NULL || out == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_exec_start: an argument is NULL");
+    }
+    int status = kelpie__check_may_block(vm->kelpie, "kelpie_vm_exec_start", error);
+    if (status == 0) {
+        status = exec_start(vm, options, callbacks, context, NULL, true, &exec, error);
+    }
+    return status < 0 ? status : release_held(exec, wait_started(exec, error), out);
+}
+
+/* ---- attaching ---- */
+
+static void attach_answer(void *context, const struct kelpie_error *error, const char *result,
+                          size_t length) {
+    struct kelpie_exec *exec = context;
+    uint64_t offsets[2] = {exec->outputs[0].receiver.received, exec->outputs[1].receiver.received};
+    uint64_t input = 0;
+    exec->start_request = 0;
+    if (error != NULL) {
+        exec->phase = KELPIE_EXEC_HAS_ENDED;
+        exec->error = *error;
+        exec->is_ended_told = true;
+        exec->id[0] = '\0';
+        return;
+    }
+    exec->phase = KELPIE_EXEC_IS_RUNNING;
+    kelpie__ignore(kelpie__json_find_u64(result, length, "stdout_offset", &offsets[0]));
+    kelpie__ignore(kelpie__json_find_u64(result, length, "stderr_offset", &offsets[1]));
+    kelpie__ignore(kelpie__json_find_u64(result, length, "stdin_offset", &input));
+    for (unsigned i = 0; i < 2; i += 1) { /* bytes that are gone for good are passed over */
+        kelpie__stream_receiver_init(&exec->outputs[i].receiver, offsets[i],
+                                     KELPIE_LIB_OUTPUT_BYTES);
+    }
+    exec->input.ring.acknowledged = input;
+    exec->input.ring.sent = input;
+    exec->input.ring.written = input;
+    exec->input.limit = input + KELPIE_STREAM_CREDIT_INITIAL_BYTES;
+    kelpie__stream_sender_check(&exec->input);
+}
+
+int kelpie_vm_exec_attach(struct kelpie_vm *vm, const char *exec_id, uint64_t stdout_offset,
+                          uint64_t stderr_offset, const struct kelpie_exec_callbacks *callbacks,
+                          void *context, struct kelpie_exec **out, struct kelpie_error *error) {
+    char params[256];
+    uint8_t id[KELPIE_EXEC_ID_CHARACTERS / 2];
+    struct kelpie_exec *exec = NULL;
+    if (vm == NULL || exec_id == NULL || out == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_exec_attach: an argument is NULL");
+    }
+    if (!kelpie__text_unhex(exec_id, id, sizeof(id))) {
+        return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0,
+                            "\"%.40s\" is no exec id: those have 32 hexadecimal digits", exec_id);
+    }
+    int status = kelpie__check_may_block(vm->kelpie, "kelpie_vm_exec_attach", error);
+    if (status == 0) {
+        status = connect_running(vm, true, error);
+    }
+    if (status == 0) {
+        status = kelpie__exec_create(vm, callbacks, context, stdout_offset, stderr_offset, &exec,
+                                     error);
+    }
+    if (status < 0) {
+        return status;
+    }
+    exec->keeps_on_disconnect = true;
+    exec->has_terminal = true; /* not known: a resize is refused by the guest when there is none */
+    exec->is_stdin_open = true;
+    kelpie__ignore(kelpie__text_copy(exec->id, sizeof(exec->id), exec_id));
+    kelpie__ignore(kelpie__text_format(
+        params, sizeof(params),
+        "{\"id\":\"%s\",\"channel\":%u,\"stdout_offset\":%llu,\"stderr_offset\":%llu}", exec_id,
+        exec->channel, (unsigned long long)stdout_offset, (unsigned long long)stderr_offset));
+    status = kelpie__wire_call(vm->wire, "exec.attach", params, KELPIE_CALL_TIMEOUT_MS,
+                               attach_answer, exec, &exec->start_request, error);
+    if (status == 0) {
+        status = wait_started(exec, error);
+    }
+    return release_held(exec, status, out);
+}
