@@ -1,0 +1,509 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Clients: see client.h. A method is a row of a table; what it means is the business of the module that it calls.
+ */
+#include "monitor/client.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/json.h"
+#include "core/text.h"
+#include "monitor/inspect.h"
+#include "monitor/monitor.h"
+#include "os/os_call.h"
+#include "wire/wire.h"
+
+
+static void clients_check(const struct kelpie_clients *clients) {
+    KELPIE_ASSERT(clients->count <= KELPIE_CLIENT_COUNT_MAX);
+    KELPIE_ASSERT(clients->serial_next > 0);
+}
+
+static struct kelpie_client *client_of(void *context) {
+    struct kelpie_client *client = context;
+    KELPIE_ASSERT(client->wire != NULL);
+    KELPIE_ASSERT(client->serial != 0);
+    return client;
+}
+
+static struct kelpie_client *client_find(const struct kelpie_monitor *monitor, uint64_t serial) {
+    for (uint32_t i = 0; i < KELPIE_CLIENT_COUNT_MAX && serial != 0; i += 1) {
+        const struct kelpie_client *client = &monitor->clients.places[i];
+        if (client->wire != NULL && client->serial == serial) {
+            return (struct kelpie_client *)client;
+        }
+    }
+    return NULL;
+}
+
+struct kelpie_wire *kelpie__client_wire(struct kelpie_monitor *monitor, uint64_t client) {
+    struct kelpie_client *found = client_find(monitor, client);
+    return found != NULL && !kelpie__wire_is_closed(found->wire) ? found->wire : NULL;
+}
+
+uint32_t kelpie__client_channel_last(const struct kelpie_monitor *monitor, uint64_t client) {
+    const struct kelpie_client *found = client_find(monitor, client);
+    return found != NULL ? found->channel_last : UINT32_MAX;
+}
+
+int kelpie__client_open_channel(struct kelpie_monitor *monitor, uint64_t client, uint64_t channel,
+                                struct kelpie_error *error) {
+    struct kelpie_client *found = client_find(monitor, client);
+    KELPIE_ASSERT(found != NULL);
+    if (channel <= found->channel_last || channel > KELPIE_CHANNEL_MAX) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "channel %llu is not above the last one, %u, and at most %u",
+                            (unsigned long long)channel, found->channel_last, KELPIE_CHANNEL_MAX);
+    }
+    found->channel_last = (uint32_t)channel;
+    return 0;
+}
+
+/* ---- answers ---- */
+
+void kelpie__reply_result(struct kelpie_monitor *monitor, struct kelpie_reply *reply,
+                          const char *result) {
+    KELPIE_ASSERT(result[0] == '{');
+    struct kelpie_wire *wire = kelpie__client_wire(monitor, reply->client);
+    if (wire != NULL) {
+        kelpie__wire_result(wire, reply->request, result);
+    }
+    *reply = (struct kelpie_reply){0};
+}
+
+void kelpie__reply_refuse(struct kelpie_monitor *monitor, struct kelpie_reply *reply,
+                          const struct kelpie_error *why) {
+    KELPIE_ASSERT(why->code < 0);
+    struct kelpie_wire *wire = kelpie__client_wire(monitor, reply->client);
+    if (wire != NULL) {
+        kelpie__wire_refuse(wire, reply->request, why);
+    }
+    *reply = (struct kelpie_reply){0};
+}
+
+void kelpie__reply_refuse_text(struct kelpie_monitor *monitor, struct kelpie_reply *reply,
+                               int code, const char *format, ...) {
+    struct kelpie_error error = {0};
+    char text[512];
+    va_list list;
+    va_start(list, format);
+    int length = vsnprintf(text, sizeof(text), format, list);
+    va_end(list);
+    KELPIE_ASSERT(length > 0); /* a cut text is still good for people */
+    kelpie__ignore(kelpie__fail(&error, code, 0, "%s", text));
+    kelpie__reply_refuse(monitor, reply, &error);
+}
+
+/* ---- methods ---- */
+
+static void client_hello(struct kelpie_client *client, struct kelpie_reply reply,
+                         const char *params, size_t length) {
+    struct kelpie_monitor *monitor = client->monitor;
+    uint64_t version = 0;
+    uint64_t version_min = 0;
+    char text[1024];
+    uint8_t epoch[KELPIE_EPOCH_BYTES];
+    char epoch_hex[2 * KELPIE_EPOCH_BYTES + 1];
+    if (kelpie__json_find_u64(params, length, "version", &version) < 0 ||
+        kelpie__json_find_u64(params, length, "version_min", &version_min) < 0 ||
+        version < KELPIE_PROTOCOL_VERSION_MIN || version_min > KELPIE_PROTOCOL_VERSION) {
+        kelpie__reply_refuse_text(monitor, &reply, KELPIE_E_UNSUPPORTED,
+                                  "this monitor speaks protocol versions %u to %u, the client %llu "
+                                  "to %llu",
+                                  KELPIE_PROTOCOL_VERSION_MIN, KELPIE_PROTOCOL_VERSION,
+                                  (unsigned long long)version_min, (unsigned long long)version);
+        return;
+    }
+    int status = kelpie__os_random(monitor->os, epoch, sizeof(epoch));
+    if (status < 0) {
+        kelpie__reply_refuse_text(monitor, &reply, KELPIE_E_IO, "draw an epoch: %s",
+                                  kelpie__errno_text(-status));
+        return;
+    }
+    client->has_said_hello = true;
+    kelpie__text_hex(epoch_hex, sizeof(epoch_hex), epoch, sizeof(epoch));
+    struct kelpie_json_writer writer;
+    kelpie__json_begin(&writer, text, sizeof(text));
+    kelpie__json_object_begin(&writer, NULL);
+    kelpie__json_write_u64(&writer, "version", kelpie__min_u64(version, KELPIE_PROTOCOL_VERSION));
+    kelpie__json_array_begin(&writer, "features");
+    kelpie__json_array_end(&writer);
+    kelpie__json_write_string(&writer, "epoch", epoch_hex);
+    kelpie__json_array_begin(&writer, "execs"); /* a client's connection begins without any */
+    kelpie__json_array_end(&writer);
+    kelpie__json_object_begin(&writer, "vm");
+    kelpie__json_write_string(&writer, "id", monitor->config.id);
+    kelpie__json_write_string(&writer, "name", monitor->config.name);
+    kelpie__json_write_string(&writer, "state",
+                              kelpie_vm_state_name(monitor->lifecycle.state));
+    kelpie__json_object_end(&writer);
+    kelpie__json_object_end(&writer);
+    int64_t written = kelpie__json_finish(&writer);
+    KELPIE_ASSERT(written > 0);
+    kelpie__reply_result(monitor, &reply, text);
+}
+
+static void client_ping(struct kelpie_client *client, struct kelpie_reply reply,
+                        const char *params, size_t length) {
+    struct kelpie_json_value nonce;
+    char text[256];
+    struct kelpie_json_writer writer;
+    kelpie__json_begin(&writer, text, sizeof(text));
+    kelpie__json_object_begin(&writer, NULL);
+    if (kelpie__json_find(params, length, "nonce", &nonce) == 0) {
+        kelpie__json_write_raw(&writer, "nonce", nonce.text, nonce.length);
+    }
+    kelpie__json_object_end(&writer);
+    if (kelpie__json_finish(&writer) < 0) {
+        kelpie__reply_refuse_text(client->monitor, &reply, KELPIE_E_LIMIT,
+                                  "a nonce takes at most 200 bytes");
+        return;
+    }
+    kelpie__reply_result(client->monitor, &reply, text);
+}
+
+static void client_cancel(struct kelpie_client *client, struct kelpie_reply reply,
+                          const char *params, size_t length) {
+    uint64_t request = 0;
+    if (kelpie__json_find_u64(params, length, "request", &request) == 0) {
+        kelpie__relay_cancel(&client->monitor->relay, client->serial, request);
+        kelpie__lifecycle_cancel(client->monitor, client->serial, request);
+    }
+    kelpie__reply_result(client->monitor, &reply, "{}");
+}
+
+static void client_subscribe(struct kelpie_client *client, struct kelpie_reply reply,
+                             const char *params, size_t length) {
+    (void)params;
+    (void)length;
+    client->is_subscribed = true;
+    kelpie__reply_result(client->monitor, &reply, "{}");
+}
+
+static void client_start(struct kelpie_client *client, struct kelpie_reply reply,
+                         const char *params, size_t length) {
+    uint64_t timeout_ms = 0;
+    kelpie__ignore(kelpie__json_find_u64(params, length, "timeout_ms", &timeout_ms)); /* optional */
+    kelpie__lifecycle_start(client->monitor, reply, timeout_ms);
+}
+
+static void client_stop(struct kelpie_client *client, struct kelpie_reply reply,
+                        const char *params, size_t length) {
+    uint64_t timeout_ms = 0;
+    kelpie__ignore(kelpie__json_find_u64(params, length, "timeout_ms", &timeout_ms)); /* optional */
+    kelpie__lifecycle_stop(client->monitor, reply, timeout_ms);
+}
+
+static void client_kill(struct kelpie_client *client, struct kelpie_reply reply,
+                        const char *params, size_t length) {
+    (void)params;
+    (void)length;
+    kelpie__lifecycle_kill(client->monitor, reply);
+}
+
+static void client_delete(struct kelpie_client *client, struct kelpie_reply reply,
+                          const char *params, size_t length) {
+    bool is_forced = false;
+    kelpie__ignore(kelpie__json_find_bool(params, length, "force", &is_forced)); /* optional */
+    kelpie__lifecycle_delete(client->monitor, reply, is_forced);
+}
+
+static void client_inspect(struct kelpie_client *client, struct kelpie_reply reply,
+                           const char *params, size_t length) {
+    (void)params;
+    (void)length;
+    kelpie__inspect_state(client->monitor, reply);
+}
+
+static void client_stats(struct kelpie_client *client, struct kelpie_reply reply,
+                         const char *params, size_t length) {
+    (void)params;
+    (void)length;
+    kelpie__inspect_stats(client->monitor, reply);
+}
+
+static void client_health(struct kelpie_client *client, struct kelpie_reply reply,
+                          const char *params, size_t length) {
+    uint64_t timeout_ms = 0;
+    kelpie__ignore(kelpie__json_find_u64(params, length, "timeout_ms", &timeout_ms)); /* optional */
+    kelpie__inspect_health(client->monitor, reply, timeout_ms);
+}
+
+static void client_exec_start(struct kelpie_client *client, struct kelpie_reply reply,
+                              const char *params, size_t length) {
+    kelpie__relay_start(&client->monitor->relay, reply, params, length);
+}
+
+static void client_exec_attach(struct kelpie_client *client, struct kelpie_reply reply,
+                               const char *params, size_t length) {
+    kelpie__relay_attach(&client->monitor->relay, reply, params, length);
+}
+
+static void client_exec_detach(struct kelpie_client *client, struct kelpie_reply reply,
+                               const char *params, size_t length) {
+    kelpie__relay_detach(&client->monitor->relay, reply, params, length);
+}
+
+static void client_exec_list(struct kelpie_client *client, struct kelpie_reply reply,
+                             const char *params, size_t length) {
+    (void)params;
+    (void)length;
+    kelpie__relay_list(&client->monitor->relay, reply);
+}
+
+static void client_exec_signal(struct kelpie_client *client, struct kelpie_reply reply,
+                               const char *params, size_t length) {
+    kelpie__relay_control(&client->monitor->relay, reply, "exec.signal", params, length);
+}
+
+static void client_exec_resize(struct kelpie_client *client, struct kelpie_reply reply,
+                               const char *params, size_t length) {
+    kelpie__relay_control(&client->monitor->relay, reply, "exec.resize", params, length);
+}
+
+static void client_exec_kill(struct kelpie_client *client, struct kelpie_reply reply,
+                             const char *params, size_t length) {
+    kelpie__relay_control(&client->monitor->relay, reply, "exec.kill", params, length);
+}
+
+struct client_method {
+    const char *name;
+    void (*handler)(struct kelpie_client *client, struct kelpie_reply reply, const char *params,
+                    size_t length);
+};
+
+static const struct client_method client_methods[] = {
+    {"exec.start", client_exec_start},   {"exec.attach", client_exec_attach},
+    {"exec.detach", client_exec_detach}, {"exec.list", client_exec_list},
+    {"exec.signal", client_exec_signal}, {"exec.resize", client_exec_resize},
+    {"exec.kill", client_exec_kill},     {"hello", client_hello},
+    {"ping", client_ping},               {"cancel", client_cancel},
+    {"vm.start", client_start},          {"vm.stop", client_stop},
+    {"vm.kill", client_kill},            {"vm.delete", client_delete},
+    {"vm.inspect", client_inspect},      {"vm.stats", client_stats},
+    {"vm.health", client_health},        {"vm.subscribe", client_subscribe},
+};
+
+/* ---- the connection ---- */
+
+static void client_on_request(void *context, uint64_t id, const char *method, const char *params,
+                              size_t length) {
+    struct kelpie_client *client = client_of(context);
+    struct kelpie_reply reply = {.client = client->serial, .request = id};
+    bool is_hello = strcmp(method, "hello") == 0;
+    if (is_hello == client->has_said_hello) {
+        kelpie__wire_break(client->wire, "R11", "hello comes first and once, not \"%s\"", method);
+        return;
+    }
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(client_methods); i += 1) {
+        if (strcmp(client_methods[i].name, method) == 0) {
+            client_methods[i].handler(client, reply, params, length);
+            return;
+        }
+    }
+    kelpie__reply_refuse_text(client->monitor, &reply, KELPIE_E_UNSUPPORTED,
+                              "this monitor has no method \"%s\"", method);
+}
+
+static void client_on_notification(void *context, const char *method, const char *params,
+                                   size_t length) {
+    struct kelpie_client *client = client_of(context);
+    uint64_t request = 0;
+    if (strcmp(method, "cancel") == 0 &&
+        kelpie__json_find_u64(params, length, "request", &request) == 0) {
+        kelpie__relay_cancel(&client->monitor->relay, client->serial, request);
+        kelpie__lifecycle_cancel(client->monitor, client->serial, request);
+    }
+    /* Others, goodbye among them, change nothing: the end of the connection does. */
+}
+
+static void client_on_data(void *context, uint32_t stream, uint64_t offset, const void *bytes,
+                           size_t count, bool is_end) {
+    struct kelpie_client *client = client_of(context);
+    kelpie__relay_client_data(&client->monitor->relay, client->serial, stream, offset, bytes, count,
+                              is_end);
+}
+
+static void client_on_credit(void *context, uint32_t stream, uint64_t acknowledged,
+                             uint64_t limit) {
+    struct kelpie_client *client = client_of(context);
+    kelpie__relay_client_credit(&client->monitor->relay, client->serial, stream, acknowledged,
+                                limit);
+}
+
+static void client_on_stop(void *context, uint32_t stream) {
+    struct kelpie_client *client = client_of(context);
+    kelpie__relay_client_stop(&client->monitor->relay, client->serial, stream);
+}
+
+static void client_on_drained(void *context) {
+    struct kelpie_client *client = client_of(context);
+    kelpie__relay_client_drained(&client->monitor->relay, client->serial);
+}
+
+static void client_on_closed(void *context, const struct kelpie_error *error) {
+    struct kelpie_client *client = client_of(context);
+    struct kelpie_monitor *monitor = client->monitor;
+    struct kelpie_wire *wire = client->wire;
+    uint64_t serial = client->serial;
+    bool is_owner = client->is_owner;
+    if (error->code == KELPIE_E_PROTOCOL) {
+        kelpie__event_log_write(monitor, "notice", "a client was cut off: %s", error->message);
+    }
+    *client = (struct kelpie_client){.monitor = monitor};
+    KELPIE_ASSERT(monitor->clients.count > 0);
+    monitor->clients.count -= 1;
+    kelpie__wire_destroy(wire);
+    kelpie__relay_client_gone(&monitor->relay, serial);
+    if (is_owner) {
+        kelpie__lifecycle_owner_gone(monitor, "the connection of its owner closed");
+    }
+    clients_check(&monitor->clients);
+}
+
+static const struct kelpie_wire_callbacks client_callbacks = {
+    .request = client_on_request,
+    .notification = client_on_notification,
+    .data = client_on_data,
+    .credit = client_on_credit,
+    .stop = client_on_stop,
+    .mark = NULL,
+    .drained = client_on_drained,
+    .closed = client_on_closed,
+};
+
+/* ---- coming and going ---- */
+
+/* Takes the stream in any case: a client that cannot be served is closed. */
+static int clients_add(struct kelpie_clients *clients, int stream, bool is_owner,
+                       struct kelpie_error *error) {
+    struct kelpie_monitor *monitor = clients->monitor;
+    struct kelpie_client *client = NULL;
+    clients_check(clients);
+    for (uint32_t i = 0; i < KELPIE_CLIENT_COUNT_MAX && client == NULL; i += 1) {
+        if (clients->places[i].wire == NULL) {
+            client = &clients->places[i];
+        }
+    }
+    if (client == NULL) {
+        kelpie__ignore(kelpie__os_close(monitor->os, stream)); /* it has nothing of ours */
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "%u clients are connected, at most %u",
+                            clients->count, KELPIE_CLIENT_COUNT_MAX);
+    }
+    kelpie__os_label(monitor->os, stream, "client");
+    struct kelpie_wire_create create = {
+        .os = monitor->os,
+        .loop = monitor->loop,
+        .handle = stream,
+        .owns_handle = true,
+        .callbacks = &client_callbacks,
+        .context = client,
+    };
+    struct kelpie_wire *wire = NULL;
+    int status = kelpie__wire_create(&create, &wire, error);
+    if (status < 0) {
+        kelpie__ignore(kelpie__os_close(monitor->os, stream)); /* it has nothing of ours */
+        return status;
+    }
+    *client = (struct kelpie_client){.monitor = monitor,
+                                     .wire = wire,
+                                     .serial = clients->serial_next,
+                                     .is_owner = is_owner};
+    clients->serial_next += 1;
+    clients->count += 1;
+    clients_check(clients);
+    return 0;
+}
+
+/* Serves the own user and root, nobody else: a directory's mode may have been widened by somebody. */
+static bool clients_may_connect(const struct kelpie_clients *clients, int stream) {
+    struct kelpie_os_peer peer = {0};
+    KELPIE_ASSERT(stream >= 0);
+    if (kelpie__os_peer(clients->monitor->os, stream, &peer) < 0) {
+        return false;
+    }
+    return peer.uid == 0 || peer.uid == clients->monitor->identity.uid;
+}
+
+void kelpie__clients_accept(struct kelpie_clients *clients) {
+    struct kelpie_monitor *monitor = clients->monitor;
+    struct kelpie_error error = {0};
+    clients_check(clients);
+    int stream = kelpie__os_accept(monitor->os, clients->listener);
+    if (stream < 0) {
+        return; /* nobody there, or gone again */
+    }
+    if (!clients_may_connect(clients, stream)) {
+        kelpie__ignore(kelpie__os_close(monitor->os, stream)); /* it has nothing of ours */
+        kelpie__event_log_write(monitor, "notice", "a client of another user was refused");
+        return;
+    }
+    if (clients_add(clients, stream, false, &error) < 0) {
+        kelpie__event_log_write(monitor, "notice", "a client was refused: %s", error.message);
+    }
+}
+
+static void clients_ready(void *context, uint32_t bits) {
+    struct kelpie_clients *clients = context;
+    KELPIE_ASSERT(bits != 0);
+    KELPIE_ASSERT(clients->is_listening);
+    kelpie__clients_accept(clients); /* level-triggered: the next one comes next step */
+}
+
+int kelpie__clients_init(struct kelpie_clients *clients, struct kelpie_monitor *monitor,
+                         int listener, int first_connection, struct kelpie_error *error) {
+    clients->monitor = monitor;
+    clients->listener = listener;
+    clients->serial_next = 1;
+    for (uint32_t i = 0; i < KELPIE_CLIENT_COUNT_MAX; i += 1) {
+        clients->places[i].monitor = monitor;
+    }
+    int status = kelpie__loop_watch(monitor->loop, listener, KELPIE_OS_READABLE, clients_ready,
+                                    clients, &clients->listener_watch);
+    if (status < 0) {
+        return kelpie__fail(error, status, 0, "watch the monitor's socket");
+    }
+    clients->is_listening = true;
+    if (first_connection != KELPIE_OS_NO_HANDLE) {
+        bool is_owned = monitor->config.lifetime == KELPIE_LIFETIME_OWNED;
+        return clients_add(clients, first_connection, is_owned, error);
+    }
+    clients_check(clients);
+    return 0;
+}
+
+void kelpie__clients_publish(struct kelpie_clients *clients, const char *event) {
+    KELPIE_ASSERT(event[0] == '{');
+    for (uint32_t i = 0; i < KELPIE_CLIENT_COUNT_MAX; i += 1) {
+        struct kelpie_client *client = &clients->places[i];
+        if (client->wire != NULL && client->is_subscribed &&
+            !kelpie__wire_is_closed(client->wire)) {
+            /* One that does not read loses events, nothing else: the log has them. */
+            kelpie__ignore(kelpie__wire_notify(client->wire, "event", event));
+        }
+    }
+}
+
+void kelpie__clients_deinit(struct kelpie_clients *clients, const char *reason) {
+    struct kelpie_monitor *monitor = clients->monitor;
+    char params[128];
+    bool is_whole = kelpie__text_format(params, sizeof(params), "{\"reason\":\"%s\"}", reason);
+    KELPIE_ASSERT(is_whole);
+    for (uint32_t i = 0; i < KELPIE_CLIENT_COUNT_MAX; i += 1) {
+        struct kelpie_client *client = &clients->places[i];
+        if (client->wire != NULL) {
+            struct kelpie_wire *wire = client->wire;
+            kelpie__ignore(kelpie__wire_notify(wire, "goodbye", params)); /* a courtesy */
+            client->wire = NULL;
+            kelpie__wire_destroy(wire);
+        }
+    }
+    clients->count = 0;
+    if (clients->is_listening) {
+        kelpie__loop_unwatch(monitor->loop, clients->listener_watch);
+        clients->is_listening = false;
+    }
+    kelpie__ignore(kelpie__os_close(monitor->os, clients->listener)); /* nobody waits there */
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * One command in the guest as the relay keeps it; shared by exec_relay.c (requests) and exec_stream.c (bytes) only.
+ *
+ * Life: Starting (the guest was asked) -> Live (it has an id) -> Ended (the guest said how, or the VM died) -> freed once
+ * a client has been told. Input streams go client -> ring -> guest, output streams guest -> ring -> client. A ring's
+ * memory is made at its first byte, small; it grows when the client goes and the command is kept.
+ */
+#ifndef KELPIE_MONITOR_EXEC_H
+#define KELPIE_MONITOR_EXEC_H
+
+#include "core/loop.h"
+#include "monitor/exec_relay.h"
+#include "wire/stream.h"
+
+#define KELPIE_EXEC_COMMAND_BYTES_MAX 128u
+#define KELPIE_EXEC_REASON_BYTES_MAX 32u
+#define KELPIE_EXEC_STREAM_COUNT 4u
+
+enum kelpie_relay_phase {
+    KELPIE_RELAY_STARTING,
+    KELPIE_RELAY_LIVE,
+    KELPIE_RELAY_ENDED,
+};
+
+/* One stream: this side receives from the source and sends to the sink. */
+struct kelpie_exec_stream {
+    struct kelpie_stream_receiver receiver;
+    struct kelpie_stream_sender sender;
+    bool has_ring;
+};
+
+/* How it ended: the guest's words, or our error. */
+struct kelpie_exec_end {
+    bool has_code;
+    bool has_signal;
+    int64_t code;
+    int64_t signal;
+    uint64_t wall_us;
+    uint64_t cpu_us;
+    uint64_t peak_memory_kib;
+    char reason[KELPIE_EXEC_REASON_BYTES_MAX];
+    struct kelpie_error *error; /* owned; NULL when the guest told */
+};
+
+struct kelpie_relay_exec {
+    struct kelpie_relay *relay; /* borrowed: for ever */
+    enum kelpie_relay_phase phase;
+    char id[KELPIE_EXEC_ID_CHARACTERS + 1]; /* "" while Starting */
+    uint32_t guest_channel;
+    uint32_t client_channel;
+    uint64_t client;                  /* serial number; 0: detached */
+    struct kelpie_reply start_reply;  /* until Live */
+    bool keeps_on_disconnect;
+    bool is_kill_wanted; /* as soon as its id is known */
+    bool is_abandoned;   /* nobody will ever read it: its output is thrown away */
+    uint64_t timeout_ms; /* 0: none */
+    uint64_t argument_bytes;
+    uint64_t order; /* the oldest ended one is forgotten first */
+    int64_t started_ms;
+    struct kelpie_timer backstop;
+    struct kelpie_exec_end end;
+    size_t command_length;
+    bool is_command_known;
+    char command[KELPIE_EXEC_COMMAND_BYTES_MAX];
+    struct kelpie_exec_stream streams[KELPIE_EXEC_STREAM_COUNT]; /* by enum kelpie_stream_kind */
+};
+
+static inline bool kelpie__exec_is_input(enum kelpie_stream_kind kind) {
+    return kind == KELPIE_STREAM_ARGUMENTS || kind == KELPIE_STREAM_STDIN;
+}
+
+static inline enum kelpie_stream_kind kelpie__exec_stream_kind(uint32_t stream) {
+    return (enum kelpie_stream_kind)(stream & ((1u << KELPIE_STREAM_KIND_BITS) - 1u));
+}
+
+static inline uint32_t kelpie__exec_stream_channel(uint32_t stream) {
+    return stream >> KELPIE_STREAM_KIND_BITS;
+}
+
+void kelpie__exec_check(const struct kelpie_relay_exec *exec);
+
+/* exec_stream.c: sends what credit and room allow, of all streams, and the end when all else has gone. Frees the exec when
+ * there is nothing more to do for it; true then. */
+bool kelpie__exec_pump(struct kelpie_relay_exec *exec);
+
+/* exec_stream.c: makes room for a client that is away, and stops waiting for one that was told to be. */
+void kelpie__exec_let_go(struct kelpie_relay_exec *exec, bool is_kept);
+
+/* exec_stream.c: a client takes it over. False: an offset was never written. */
+KELPIE_MUST_CHECK bool kelpie__exec_take_over(struct kelpie_relay_exec *exec, uint64_t client,
+                                              uint32_t channel, uint64_t stdout_offset,
+                                              uint64_t stderr_offset);
+
+/* exec_relay.c: unlinks and frees. */
+void kelpie__exec_free(struct kelpie_relay_exec *exec);
+
+/* exec_relay.c: asks the guest to kill it and all it started. */
+void kelpie__exec_kill(struct kelpie_relay_exec *exec);
+
+#endif

@@ -1,0 +1,613 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Requests about commands, and their beginning and end: see exec_relay.h. Bytes are exec_stream.c's.
+ */
+#include "monitor/exec_relay.h"
+
+#include <string.h>
+
+#include "core/json.h"
+#include "core/text.h"
+#include "monitor/exec.h"
+#include "monitor/monitor.h"
+#include "os/os_call.h"
+#include "wire/wire.h"
+
+#define RELAY_PARAMS_BYTES_MAX KELPIE_MESSAGE_BYTES_MAX
+#define RELAY_LIST_COMMAND_BYTES_MAX 48u
+
+void kelpie__exec_check(const struct kelpie_relay_exec *exec) {
+    KELPIE_ASSERT(exec->relay != NULL);
+    KELPIE_ASSERT(exec->guest_channel != 0);
+    KELPIE_ASSERT((exec->client == 0) == (exec->client_channel == 0));
+    if (exec->phase == KELPIE_RELAY_LIVE) {
+        KELPIE_ASSERT(exec->id[0] != '\0');
+    }
+    if (exec->is_abandoned) {
+        KELPIE_ASSERT(exec->client == 0);
+    }
+}
+
+static void relay_check(const struct kelpie_relay *relay) {
+    KELPIE_ASSERT(relay->live_count <= KELPIE_EXEC_COUNT_MAX);
+    KELPIE_ASSERT(relay->finished_count <= KELPIE_EXEC_FINISHED_MAX);
+}
+
+void kelpie__relay_init(struct kelpie_relay *relay, struct kelpie_monitor *monitor) {
+    *relay = (struct kelpie_relay){.monitor = monitor, .order_next = 1};
+    relay_check(relay);
+}
+
+void kelpie__relay_begin(struct kelpie_relay *relay) {
+    relay_check(relay);
+    KELPIE_ASSERT(relay->live_count == 0);
+    relay->guest_channel_last = 0;
+}
+
+uint32_t kelpie__relay_live_count(const struct kelpie_relay *relay) {
+    relay_check(relay);
+    return relay->live_count;
+}
+
+void kelpie__exec_free(struct kelpie_relay_exec *exec) {
+    struct kelpie_relay *relay = exec->relay;
+    struct kelpie_os *os = relay->monitor->os;
+    if (exec->phase == KELPIE_RELAY_ENDED) {
+        KELPIE_ASSERT(relay->finished_count > 0);
+        relay->finished_count -= 1;
+    } else {
+        KELPIE_ASSERT(relay->live_count > 0);
+        relay->live_count -= 1;
+    }
+    for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT; i += 1) {
+        if (relay->execs[i] == exec) {
+            relay->execs[i] = NULL;
+        }
+    }
+    kelpie__timer_disarm(relay->monitor->loop, &exec->backstop);
+    for (uint32_t kind = 0; kind < KELPIE_EXEC_STREAM_COUNT; kind += 1) {
+        if (exec->streams[kind].has_ring) {
+            kelpie__stream_sender_deinit(&exec->streams[kind].sender);
+        }
+    }
+    if (exec->end.error != NULL) {
+        kelpie__free(os, exec->end.error, sizeof(*exec->end.error));
+    }
+    kelpie__free(os, exec, sizeof(*exec));
+    relay_check(relay);
+}
+
+static struct kelpie_relay_exec *relay_find(const struct kelpie_relay *relay, const char *id) {
+    for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT && id[0] != '\0'; i += 1) {
+        if (relay->execs[i] != NULL && strcmp(relay->execs[i]->id, id) == 0) {
+            return relay->execs[i];
+        }
+    }
+    return NULL;
+}
+
+/* Room for one more whose end nobody has seen: the oldest of those goes. */
+static void relay_forget_oldest(struct kelpie_relay *relay) {
+    struct kelpie_relay_exec *oldest = NULL;
+    for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT; i += 1) {
+        struct kelpie_relay_exec *exec = relay->execs[i];
+        if (exec != NULL && exec->phase == KELPIE_RELAY_ENDED &&
+            (oldest == NULL || exec->order < oldest->order)) {
+            oldest = exec;
+        }
+    }
+    if (relay->finished_count == KELPIE_EXEC_FINISHED_MAX) {
+        KELPIE_ASSERT(oldest != NULL);
+        kelpie__exec_free(oldest);
+    }
+    KELPIE_ASSERT(relay->finished_count < KELPIE_EXEC_FINISHED_MAX);
+}
+
+/* Live -> Ended, whoever said so. The exec may be gone when this returns. */
+static void exec_ended(struct kelpie_relay_exec *exec, const char *how) {
+    struct kelpie_relay *relay = exec->relay;
+    kelpie__exec_check(exec);
+    KELPIE_ASSERT(exec->phase == KELPIE_RELAY_LIVE);
+    relay_forget_oldest(relay);
+    exec->phase = KELPIE_RELAY_ENDED;
+    exec->order = relay->order_next;
+    relay->order_next += 1;
+    relay->live_count -= 1;
+    relay->finished_count += 1;
+    kelpie__timer_disarm(relay->monitor->loop, &exec->backstop);
+    kelpie__event_log_write(relay->monitor, "exec_exited", "%s %s", exec->id, how);
+    kelpie__ignore(kelpie__exec_pump(exec)); /* freed or not: this was the last use */
+    relay_check(relay);
+}
+
+static void exec_backstop(void *context) {
+    struct kelpie_relay_exec *exec = context;
+    struct kelpie_error error = {0};
+    kelpie__exec_check(exec);
+    KELPIE_ASSERT(exec->timeout_ms > 0);
+    kelpie__ignore(kelpie__fail(
+        &error, KELPIE_E_CRASHED, 0,
+        "the guest did not end command \"%s\" within %u ms after its timeout of %llu ms",
+        exec->command, KELPIE_EXEC_BACKSTOP_MS, (unsigned long long)exec->timeout_ms));
+    kelpie__lifecycle_fail(exec->relay->monitor, &error);
+}
+
+/* The guest's answer to a request that needs none: what happens to a command is told by its end. */
+static void exec_ignore_answer(void *context, const struct kelpie_error *error, const char *result,
+                               size_t length) {
+    (void)context;
+    (void)error;
+    (void)result;
+    (void)length;
+}
+
+void kelpie__exec_kill(struct kelpie_relay_exec *exec) {
+    kelpie__exec_check(exec);
+    KELPIE_ASSERT(exec->phase != KELPIE_RELAY_ENDED);
+    exec->is_kill_wanted = true;
+    struct kelpie_wire *guest = kelpie__guest_wire(&exec->relay->monitor->guest);
+    if (exec->phase != KELPIE_RELAY_LIVE || guest == NULL) {
+        return; /* when its id is known; or the VM's end ends it too */
+    }
+    char params[64];
+    bool is_whole = kelpie__text_format(params, sizeof(params), "{\"id\":\"%s\"}", exec->id);
+    KELPIE_ASSERT(is_whole);
+    /* A guest with so many requests unanswered meets the backstop. */
+    kelpie__ignore(kelpie__wire_call(guest, "exec.kill", params, KELPIE_TIMEOUT_NONE,
+                                     exec_ignore_answer, NULL, NULL, NULL));
+}
+
+/* ---- start ---- */
+
+static void exec_started(struct kelpie_relay_exec *exec, const char *result, size_t length) {
+    struct kelpie_monitor *monitor = exec->relay->monitor;
+    char id[KELPIE_EXEC_ID_CHARACTERS + 1];
+    KELPIE_ASSERT(exec->phase == KELPIE_RELAY_STARTING);
+    bool is_valid = kelpie__json_find_string(result, length, "id", id, sizeof(id)) == 0 &&
+                    strlen(id) == KELPIE_EXEC_ID_CHARACTERS && relay_find(exec->relay, id) == NULL;
+    for (size_t i = 0; is_valid && id[i] != '\0'; i += 1) {
+        is_valid = (id[i] >= '0' && id[i] <= '9') || (id[i] >= 'a' && id[i] <= 'f');
+    }
+    if (!is_valid) {
+        kelpie__guest_break(&monitor->guest, "R10", "exec.start was answered without a new id");
+        return;
+    }
+    memcpy(exec->id, id, sizeof(id));
+    exec->phase = KELPIE_RELAY_LIVE;
+    kelpie__reply_result(monitor, &exec->start_reply, result);
+    kelpie__event_log_write(monitor, "exec_started", "%s %s", exec->id, exec->command);
+    if (exec->timeout_ms > 0) {
+        uint64_t patience_ms = exec->timeout_ms + KELPIE_EXEC_BACKSTOP_MS;
+        kelpie__timer_arm(monitor->loop, &exec->backstop,
+                          kelpie__loop_deadline(monitor->loop, patience_ms), exec_backstop, exec);
+    }
+    if (exec->is_kill_wanted) {
+        kelpie__exec_kill(exec);
+    }
+    kelpie__exec_check(exec);
+}
+
+static void exec_start_answered(void *context, const struct kelpie_error *error,
+                                const char *result, size_t length) {
+    struct kelpie_relay_exec *exec = context;
+    KELPIE_ASSERT(exec->phase == KELPIE_RELAY_STARTING);
+    if (error == NULL) {
+        exec_started(exec, result, length);
+        return;
+    }
+    if (kelpie__guest_wire(&exec->relay->monitor->guest) == NULL) {
+        return; /* the connection ended: why the VM died is said by kelpie__relay_fail_all */
+    }
+    kelpie__reply_refuse(exec->relay->monitor, &exec->start_reply, error);
+    kelpie__exec_free(exec);
+}
+
+struct relay_start_params {
+    uint64_t channel;
+    uint64_t argument_bytes;
+    uint64_t argument_count;
+    uint64_t environment_count;
+    uint64_t timeout_ms;
+    bool keeps_on_disconnect;
+};
+
+/* A member that may be missing. */
+static uint64_t relay_u64(const char *params, size_t length, const char *key, uint64_t otherwise) {
+    uint64_t value = 0;
+    return kelpie__json_find_u64(params, length, key, &value) == 0 ? value : otherwise;
+}
+
+static int relay_start_read(const char *params, size_t length, struct relay_start_params *out,
+                            struct kelpie_error *error) {
+    char on_disconnect[8] = "kill";
+    *out = (struct relay_start_params){
+        .channel = relay_u64(params, length, "channel", 0),
+        .argument_bytes = relay_u64(params, length, "argument_bytes", 0),
+        .argument_count = relay_u64(params, length, "argument_count", 0),
+        .environment_count = relay_u64(params, length, "environment_count", 0),
+        .timeout_ms = relay_u64(params, length, "timeout_ms", 0),
+    };
+    kelpie__ignore(kelpie__json_find_string(params, length, "on_disconnect", on_disconnect,
+                                            sizeof(on_disconnect))); /* absent: kill */
+    out->keeps_on_disconnect = strcmp(on_disconnect, "keep") == 0;
+    if (out->argument_count == 0 || out->argument_bytes == 0) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "a command needs at least one argument");
+    }
+    if (out->argument_bytes > KELPIE_EXEC_ARGUMENT_BYTES_MAX) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
+                            "arguments and environment take %llu bytes, at most %u",
+                            (unsigned long long)out->argument_bytes,
+                            KELPIE_EXEC_ARGUMENT_BYTES_MAX);
+    }
+    if (out->argument_count > KELPIE_EXEC_ARGUMENT_COUNT_MAX ||
+        out->environment_count > KELPIE_EXEC_ARGUMENT_COUNT_MAX) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
+                            "%llu arguments and %llu variables, at most %u each",
+                            (unsigned long long)out->argument_count,
+                            (unsigned long long)out->environment_count,
+                            KELPIE_EXEC_ARGUMENT_COUNT_MAX);
+    }
+    if (out->timeout_ms > KELPIE_EXEC_TIMEOUT_MS_MAX) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "a timeout of %llu ms, at most %llu",
+                            (unsigned long long)out->timeout_ms,
+                            (unsigned long long)KELPIE_EXEC_TIMEOUT_MS_MAX);
+    }
+    return 0;
+}
+
+/* The request for the guest: our channel, and the client's other words as they are. */
+static int64_t relay_start_write(const struct relay_start_params *start, uint32_t guest_channel,
+                                 const char *params, size_t length, char *out, size_t capacity) {
+    static const char *const passed[] = {"cwd", "user", "tty", "stdin", "limits"};
+    struct kelpie_json_writer writer;
+    KELPIE_ASSERT(guest_channel != 0);
+    kelpie__json_begin(&writer, out, capacity);
+    kelpie__json_object_begin(&writer, NULL);
+    kelpie__json_write_u64(&writer, "channel", guest_channel);
+    kelpie__json_write_u64(&writer, "argument_bytes", start->argument_bytes);
+    kelpie__json_write_u64(&writer, "argument_count", start->argument_count);
+    kelpie__json_write_u64(&writer, "environment_count", start->environment_count);
+    kelpie__json_write_u64(&writer, "timeout_ms", start->timeout_ms);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(passed); i += 1) {
+        struct kelpie_json_value value;
+        if (kelpie__json_find(params, length, passed[i], &value) == 0) {
+            kelpie__json_write_raw(&writer, passed[i], value.text, value.length);
+        }
+    }
+    kelpie__json_object_end(&writer);
+    return kelpie__json_finish(&writer);
+}
+
+static struct kelpie_relay_exec *relay_add(struct kelpie_relay *relay,
+                                           const struct kelpie_reply *reply,
+                                           const struct relay_start_params *start) {
+    struct kelpie_monitor *monitor = relay->monitor;
+    uint32_t slot = 0;
+    while (slot < KELPIE_RELAY_SLOT_COUNT && relay->execs[slot] != NULL) {
+        slot += 1;
+    }
+    KELPIE_ASSERT(slot < KELPIE_RELAY_SLOT_COUNT);
+    struct kelpie_relay_exec *exec = kelpie__alloc(monitor->os, sizeof(*exec));
+    if (exec == NULL) {
+        return NULL;
+    }
+    relay->guest_channel_last += 1;
+    exec->relay = relay;
+    exec->phase = KELPIE_RELAY_STARTING;
+    exec->guest_channel = relay->guest_channel_last;
+    exec->client = reply->client;
+    exec->client_channel = kelpie__to_u32(start->channel);
+    exec->start_reply = *reply;
+    exec->keeps_on_disconnect = start->keeps_on_disconnect;
+    exec->timeout_ms = start->timeout_ms;
+    exec->argument_bytes = start->argument_bytes;
+    exec->started_ms =
+        kelpie__os_now(monitor->os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
+    for (uint32_t kind = 0; kind < KELPIE_EXEC_STREAM_COUNT; kind += 1) {
+        kelpie__stream_receiver_init(&exec->streams[kind].receiver, 0,
+                                     KELPIE_STREAM_CREDIT_INITIAL_BYTES);
+    }
+    relay->execs[slot] = exec;
+    relay->live_count += 1;
+    kelpie__exec_check(exec);
+    return exec;
+}
+
+/* Whether a command may be started or asked about now. */
+static int relay_check_running(const struct kelpie_relay *relay, const char *operation,
+                               struct kelpie_error *error) {
+    KELPIE_ASSERT(operation[0] != '\0');
+    int status = kelpie__lifecycle_check_exec(relay->monitor, operation, error);
+    if (status == 0) {
+        KELPIE_ASSERT(kelpie__guest_wire(&relay->monitor->guest) != NULL);
+    }
+    return status;
+}
+
+static int relay_start_check(struct kelpie_relay *relay, const struct kelpie_reply *reply,
+                             const struct relay_start_params *start, struct kelpie_error *error) {
+    int status = relay_check_running(relay, "exec", error);
+    if (status < 0) {
+        return status;
+    }
+    if (relay->live_count >= KELPIE_EXEC_COUNT_MAX) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "%u commands run in this VM, at most %u",
+                            relay->live_count, KELPIE_EXEC_COUNT_MAX);
+    }
+    if (relay->guest_channel_last == KELPIE_CHANNEL_MAX) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "all %u channels were used; start the VM anew",
+                            KELPIE_CHANNEL_MAX);
+    }
+    return kelpie__client_open_channel(relay->monitor, reply->client, start->channel, error);
+}
+
+void kelpie__relay_start(struct kelpie_relay *relay, struct kelpie_reply reply, const char *params,
+                         size_t length) {
+    relay_check(relay);
+    KELPIE_ASSERT(reply.client != 0);
+    struct kelpie_error error = {0};
+    struct relay_start_params start;
+    char text[RELAY_PARAMS_BYTES_MAX];
+    struct kelpie_relay_exec *exec = NULL;
+    int status = relay_start_read(params, length, &start, &error);
+    if (status == 0) {
+        status = relay_start_check(relay, &reply, &start, &error);
+    }
+    if (status == 0) {
+        exec = relay_add(relay, &reply, &start);
+        status = exec == NULL ? kelpie__fail(&error, KELPIE_E_MEMORY, 0, "allocate a command") : 0;
+    }
+    if (status == 0 && relay_start_write(&start, exec->guest_channel, params, length, text,
+                                         sizeof(text)) < 0) {
+        status = kelpie__fail(&error, KELPIE_E_LIMIT, 0,
+                              "the options of the command take more than %u bytes",
+                              (unsigned)sizeof(text));
+    }
+    if (status == 0) {
+        status = kelpie__wire_call(kelpie__guest_wire(&relay->monitor->guest), "exec.start", text,
+                                   KELPIE_TIMEOUT_NONE, exec_start_answered, exec, NULL, &error);
+    }
+    if (status < 0) {
+        kelpie__reply_refuse(relay->monitor, &reply, &error);
+        if (exec != NULL) {
+            kelpie__exec_free(exec);
+        }
+    }
+    relay_check(relay);
+}
+
+void kelpie__relay_cancel(struct kelpie_relay *relay, uint64_t client, uint64_t request) {
+    KELPIE_ASSERT(client != 0);
+    for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT; i += 1) {
+        struct kelpie_relay_exec *exec = relay->execs[i];
+        if (exec != NULL && exec->start_reply.client == client &&
+            exec->start_reply.request == request) {
+            KELPIE_ASSERT(exec->phase == KELPIE_RELAY_STARTING);
+            exec->is_kill_wanted = true; /* its answer comes, and its end right after */
+        }
+    }
+}
+
+/* ---- attach, detach, list, control ---- */
+
+static struct kelpie_relay_exec *relay_find_params(struct kelpie_relay *relay,
+                                                   struct kelpie_reply *reply, const char *params,
+                                                   size_t length) {
+    char id[KELPIE_EXEC_ID_CHARACTERS + 1] = "";
+    struct kelpie_relay_exec *exec = NULL;
+    if (kelpie__json_find_string(params, length, "id", id, sizeof(id)) == 0) {
+        exec = relay_find(relay, id);
+    }
+    if (exec == NULL) {
+        kelpie__reply_refuse_text(relay->monitor, reply, KELPIE_E_NOT_FOUND,
+                                  "there is no command \"%s\" in this VM", id);
+    }
+    KELPIE_ASSERT(exec == NULL || exec->phase != KELPIE_RELAY_STARTING);
+    return exec;
+}
+
+void kelpie__relay_attach(struct kelpie_relay *relay, struct kelpie_reply reply,
+                          const char *params, size_t length) {
+    relay_check(relay);
+    struct kelpie_error error = {0};
+    struct kelpie_relay_exec *exec = relay_find_params(relay, &reply, params, length);
+    if (exec == NULL) {
+        return;
+    }
+    if (exec->client != 0 || exec->is_abandoned) {
+        kelpie__reply_refuse_text(relay->monitor, &reply, KELPIE_E_BUSY,
+                                  "command \"%s\" is attached elsewhere", exec->id);
+        return;
+    }
+    uint64_t channel = relay_u64(params, length, "channel", 0);
+    if (kelpie__client_open_channel(relay->monitor, reply.client, channel, &error) < 0) {
+        kelpie__reply_refuse(relay->monitor, &reply, &error);
+        return;
+    }
+    uint64_t stdout_offset = relay_u64(params, length, "stdout_offset", 0);
+    uint64_t stderr_offset = relay_u64(params, length, "stderr_offset", 0);
+    if (!kelpie__exec_take_over(exec, reply.client, kelpie__to_u32(channel), stdout_offset,
+                                stderr_offset)) {
+        kelpie__reply_refuse_text(relay->monitor, &reply, KELPIE_E_MISUSE,
+                                  "command \"%s\" has not written so far as offset %llu or %llu",
+                                  exec->id, (unsigned long long)stdout_offset,
+                                  (unsigned long long)stderr_offset);
+        return;
+    }
+    char text[160];
+    bool is_whole = kelpie__text_format(
+        text, sizeof(text), "{\"stdout_offset\":%llu,\"stderr_offset\":%llu,\"stdin_offset\":%llu}",
+        (unsigned long long)exec->streams[KELPIE_STREAM_STDOUT].sender.ring.sent,
+        (unsigned long long)exec->streams[KELPIE_STREAM_STDERR].sender.ring.sent,
+        (unsigned long long)exec->streams[KELPIE_STREAM_STDIN].receiver.received);
+    KELPIE_ASSERT(is_whole);
+    kelpie__reply_result(relay->monitor, &reply, text);
+    kelpie__ignore(kelpie__exec_pump(exec)); /* freed or not: this was the last use */
+}
+
+void kelpie__relay_detach(struct kelpie_relay *relay, struct kelpie_reply reply,
+                          const char *params, size_t length) {
+    relay_check(relay);
+    struct kelpie_relay_exec *exec = relay_find_params(relay, &reply, params, length);
+    if (exec == NULL) {
+        return;
+    }
+    if (exec->client != reply.client) {
+        kelpie__reply_refuse_text(relay->monitor, &reply, KELPIE_E_STATE,
+                                  "command \"%s\" is not attached to this client", exec->id);
+        return;
+    }
+    kelpie__exec_let_go(exec, true);
+    kelpie__reply_result(relay->monitor, &reply, "{}");
+    KELPIE_ASSERT(exec->client == 0);
+}
+
+void kelpie__relay_list(struct kelpie_relay *relay, struct kelpie_reply reply) {
+    relay_check(relay);
+    char text[RELAY_PARAMS_BYTES_MAX];
+    struct kelpie_json_writer writer;
+    kelpie__json_begin(&writer, text, sizeof(text));
+    kelpie__json_object_begin(&writer, NULL);
+    kelpie__json_array_begin(&writer, "execs");
+    for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT; i += 1) {
+        const struct kelpie_relay_exec *exec = relay->execs[i];
+        if (exec == NULL || exec->id[0] == '\0' || exec->is_abandoned) {
+            continue;
+        }
+        size_t command_length = exec->command_length < RELAY_LIST_COMMAND_BYTES_MAX
+                                    ? exec->command_length
+                                    : RELAY_LIST_COMMAND_BYTES_MAX;
+        kelpie__json_object_begin(&writer, NULL);
+        kelpie__json_write_string(&writer, "id", exec->id);
+        kelpie__json_write_bool(&writer, "is_running", exec->phase == KELPIE_RELAY_LIVE);
+        kelpie__json_write_bool(&writer, "is_attached", exec->client != 0);
+        kelpie__json_write_bytes(&writer, "command", exec->command, command_length);
+        kelpie__json_write_i64(&writer, "started_ms", exec->started_ms);
+        kelpie__json_object_end(&writer);
+    }
+    kelpie__json_array_end(&writer);
+    kelpie__json_object_end(&writer);
+    int64_t length = kelpie__json_finish(&writer);
+    static_assert(KELPIE_RELAY_SLOT_COUNT * (RELAY_LIST_COMMAND_BYTES_MAX + 160u) <
+                      RELAY_PARAMS_BYTES_MAX,
+                  "a full list fits one message: commands are kept without characters to escape");
+    KELPIE_ASSERT(length > 0);
+    kelpie__reply_result(relay->monitor, &reply, text);
+}
+
+void kelpie__relay_control(struct kelpie_relay *relay, struct kelpie_reply reply,
+                           const char *method, const char *params, size_t length) {
+    relay_check(relay);
+    struct kelpie_relay_exec *exec = relay_find_params(relay, &reply, params, length);
+    if (exec == NULL) {
+        return;
+    }
+    struct kelpie_error error = {0};
+    if (exec->phase == KELPIE_RELAY_ENDED) {
+        kelpie__reply_result(relay->monitor, &reply, "{}"); /* too late is no error */
+        return;
+    }
+    if (relay_check_running(relay, method, &error) < 0) {
+        kelpie__reply_refuse(relay->monitor, &reply, &error);
+        return;
+    }
+    kelpie__guest_forward(relay->monitor, &reply, method, params);
+}
+
+/* ---- ends ---- */
+
+void kelpie__relay_guest_exit(struct kelpie_relay *relay, const char *params, size_t length) {
+    relay_check(relay);
+    uint64_t channel = relay_u64(params, length, "channel", 0);
+    struct kelpie_relay_exec *exec = NULL;
+    for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT && exec == NULL; i += 1) {
+        struct kelpie_relay_exec *candidate = relay->execs[i];
+        if (candidate != NULL && candidate->phase == KELPIE_RELAY_LIVE &&
+            candidate->guest_channel == channel) {
+            exec = candidate;
+        }
+    }
+    struct kelpie_exec_end end = {
+        .wall_us = relay_u64(params, length, "wall_us", 0),
+        .cpu_us = relay_u64(params, length, "cpu_us", 0),
+        .peak_memory_kib = relay_u64(params, length, "peak_memory_kib", 0),
+    };
+    end.has_code = kelpie__json_find_i64(params, length, "code", &end.code) == 0;
+    end.has_signal = kelpie__json_find_i64(params, length, "signal", &end.signal) == 0;
+    bool is_valid = exec != NULL && (end.has_code || end.has_signal) &&
+                    kelpie__json_find_string(params, length, "reason", end.reason,
+                                             sizeof(end.reason)) == 0;
+    if (!is_valid) {
+        kelpie__guest_break(&relay->monitor->guest, "R10",
+                            "exec.exit of no living command, or without code and reason");
+        return;
+    }
+    bool is_drained = exec->streams[KELPIE_STREAM_STDOUT].receiver.is_ended &&
+                      exec->streams[KELPIE_STREAM_STDERR].receiver.is_ended;
+    if (!is_drained) {
+        kelpie__guest_break(&relay->monitor->guest, "R10", "exec.exit before the end of its output");
+        return;
+    }
+    exec->end = end;
+    char how[64];
+    kelpie__text_format(how, sizeof(how), "%s %lld", end.has_code ? "code" : "signal",
+                        (long long)(end.has_code ? end.code : end.signal));
+    exec_ended(exec, how);
+}
+
+static void exec_fail(struct kelpie_relay_exec *exec, const struct kelpie_error *why) {
+    struct kelpie_monitor *monitor = exec->relay->monitor;
+    KELPIE_ASSERT(exec->phase != KELPIE_RELAY_ENDED);
+    if (exec->phase == KELPIE_RELAY_STARTING) {
+        kelpie__reply_refuse(monitor, &exec->start_reply, why);
+        kelpie__exec_free(exec);
+        return;
+    }
+    exec->end.error = kelpie__alloc(monitor->os, sizeof(*why));
+    if (exec->end.error == NULL) {
+        /* Its client learns from the VM's state, which is published to everybody. */
+        kelpie__exec_free(exec);
+        return;
+    }
+    *exec->end.error = *why;
+    exec_ended(exec, kelpie_code_name(why->code));
+}
+
+void kelpie__relay_fail_all(struct kelpie_relay *relay, const struct kelpie_error *why) {
+    relay_check(relay);
+    KELPIE_ASSERT(why->code < 0);
+    for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT; i += 1) {
+        if (relay->execs[i] != NULL && relay->execs[i]->phase != KELPIE_RELAY_ENDED) {
+            exec_fail(relay->execs[i], why);
+        }
+    }
+    KELPIE_ASSERT(relay->live_count == 0);
+}
+
+void kelpie__relay_client_gone(struct kelpie_relay *relay, uint64_t client) {
+    relay_check(relay);
+    KELPIE_ASSERT(client != 0);
+    for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT; i += 1) {
+        struct kelpie_relay_exec *exec = relay->execs[i];
+        if (exec == NULL || exec->client != client) {
+            continue;
+        }
+        bool is_kept = exec->keeps_on_disconnect;
+        kelpie__exec_let_go(exec, is_kept);
+        if (!is_kept && exec->phase != KELPIE_RELAY_ENDED) {
+            kelpie__exec_kill(exec);
+        } else if (!is_kept) {
+            kelpie__exec_free(exec);
+        }
+    }
+}
+
+void kelpie__relay_deinit(struct kelpie_relay *relay) {
+    for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT; i += 1) {
+        if (relay->execs[i] != NULL) {
+            kelpie__exec_free(relay->execs[i]);
+        }
+    }
+    KELPIE_ASSERT(relay->live_count == 0);
+    KELPIE_ASSERT(relay->finished_count == 0);
+}

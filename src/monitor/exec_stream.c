@@ -1,0 +1,472 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The bytes of commands: see exec.h. Credit travels end to end: the guest may send what the client has made room for,
+ * plus what fits into the ring, and the other way round.
+ */
+#include <string.h>
+
+#include "core/json.h"
+#include "core/text.h"
+#include "monitor/exec.h"
+#include "monitor/monitor.h"
+#include "os/os_call.h"
+#include "wire/wire.h"
+
+#define EXEC_EXIT_BYTES_MAX 4096u
+
+static_assert(KELPIE_STREAM_CREDIT_INITIAL_BYTES <= KELPIE_EXEC_INPUT_BYTES,
+              "what may be sent without being asked has room");
+
+static struct kelpie_wire *exec_client_wire(const struct kelpie_relay_exec *exec) {
+    return exec->client == 0 ? NULL : kelpie__client_wire(exec->relay->monitor, exec->client);
+}
+
+static struct kelpie_wire *exec_guest_wire(const struct kelpie_relay_exec *exec) {
+    return exec->phase == KELPIE_RELAY_ENDED ? NULL
+                                            : kelpie__guest_wire(&exec->relay->monitor->guest);
+}
+
+static uint32_t exec_number(const struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind,
+                            bool is_guest_side) {
+    return kelpie__stream_number(is_guest_side ? exec->guest_channel : exec->client_channel, kind);
+}
+
+/* The ring's memory, at the first byte. No memory ends the VM's execs one by one, not the monitor. */
+static bool exec_ensure_ring(struct kelpie_relay_exec *exec, struct kelpie_exec_stream *stream) {
+    if (stream->has_ring) {
+        return true;
+    }
+    struct kelpie_os *os = exec->relay->monitor->os;
+    bool is_stopped = stream->sender.is_stopped;
+    bool is_end_written = stream->sender.is_end_written;
+    if (kelpie__stream_sender_init(&stream->sender, os, KELPIE_EXEC_INPUT_BYTES, NULL) < 0) {
+        return false;
+    }
+    stream->has_ring = true;
+    stream->sender.is_stopped = is_stopped;
+    stream->sender.is_end_written = is_end_written;
+    kelpie__stream_sender_check(&stream->sender);
+    return true;
+}
+
+/* Gives the source of a stream the room that its sink has freed. */
+static void exec_grant(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
+    struct kelpie_exec_stream *stream = &exec->streams[kind];
+    bool is_input = kelpie__exec_is_input(kind);
+    struct kelpie_wire *source = is_input ? exec_client_wire(exec) : exec_guest_wire(exec);
+    if (source == NULL || !stream->has_ring) {
+        return;
+    }
+    uint64_t consumed = stream->sender.ring.acknowledged;
+    KELPIE_ASSERT(consumed <= stream->receiver.received);
+    kelpie__stream_receiver_consumed(&stream->receiver, source, exec_number(exec, kind, !is_input),
+                                     consumed);
+}
+
+static void exec_pump_stream(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
+    struct kelpie_exec_stream *stream = &exec->streams[kind];
+    bool is_input = kelpie__exec_is_input(kind);
+    struct kelpie_wire *sink = is_input ? exec_guest_wire(exec) : exec_client_wire(exec);
+    bool is_idle = !stream->has_ring && !stream->sender.is_end_written;
+    if (sink == NULL || is_idle || (stream->sender.is_stopped && !stream->sender.is_end_written)) {
+        return;
+    }
+    if (!stream->has_ring && !exec_ensure_ring(exec, stream)) {
+        return; /* an end without a byte before it: tried again at the next occasion */
+    }
+    kelpie__ignore(kelpie__stream_sender_pump(&stream->sender, sink,
+                                              exec_number(exec, kind, is_input)));
+}
+
+/* Everything that the client is going to get of the output has been sent. */
+static bool exec_output_is_sent(const struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
+    const struct kelpie_stream_sender *sender = &exec->streams[kind].sender;
+    return sender->is_stopped || sender->is_end_sent;
+}
+
+static int64_t exec_exit_text(const struct kelpie_relay_exec *exec, char *out, size_t capacity) {
+    const struct kelpie_exec_end *end = &exec->end;
+    struct kelpie_json_writer writer;
+    kelpie__json_begin(&writer, out, capacity);
+    kelpie__json_object_begin(&writer, NULL);
+    kelpie__json_write_u64(&writer, "channel", exec->client_channel);
+    kelpie__json_write_string(&writer, "id", exec->id);
+    if (end->error != NULL) {
+        kelpie__json_object_begin(&writer, "error");
+        kelpie__json_write_i64(&writer, "code", end->error->code);
+        kelpie__json_write_string(&writer, "message", end->error->message);
+        kelpie__json_object_end(&writer);
+    } else {
+        KELPIE_ASSERT(end->has_code || end->has_signal);
+        if (end->has_code) {
+            kelpie__json_write_i64(&writer, "code", end->code);
+        } else {
+            kelpie__json_write_i64(&writer, "signal", end->signal);
+        }
+        kelpie__json_write_string(&writer, "reason", end->reason);
+        kelpie__json_write_u64(&writer, "wall_us", end->wall_us);
+        kelpie__json_write_u64(&writer, "cpu_us", end->cpu_us);
+        kelpie__json_write_u64(&writer, "peak_memory_kib", end->peak_memory_kib);
+    }
+    kelpie__json_object_end(&writer);
+    return kelpie__json_finish(&writer);
+}
+
+/* True when the client has been told, or nobody is ever going to be. */
+static bool exec_deliver_end(struct kelpie_relay_exec *exec) {
+    KELPIE_ASSERT(exec->phase == KELPIE_RELAY_ENDED);
+    if (exec->is_abandoned) {
+        return true;
+    }
+    struct kelpie_wire *wire = exec_client_wire(exec);
+    bool is_sent = exec_output_is_sent(exec, KELPIE_STREAM_STDOUT) &&
+                   exec_output_is_sent(exec, KELPIE_STREAM_STDERR);
+    if (wire == NULL || (!is_sent && exec->end.error == NULL)) {
+        return false;
+    }
+    char text[EXEC_EXIT_BYTES_MAX];
+    int64_t length = exec_exit_text(exec, text, sizeof(text));
+    KELPIE_ASSERT(length > 0);
+    return kelpie__wire_notify(wire, "exec.exit", text) == 0; /* else again at `drained` */
+}
+
+bool kelpie__exec_pump(struct kelpie_relay_exec *exec) {
+    kelpie__exec_check(exec);
+    for (uint32_t kind = 0; kind < KELPIE_EXEC_STREAM_COUNT; kind += 1) {
+        exec_pump_stream(exec, (enum kelpie_stream_kind)kind);
+    }
+    if (exec->phase == KELPIE_RELAY_ENDED && exec_deliver_end(exec)) {
+        kelpie__exec_free(exec);
+        return true;
+    }
+    return false;
+}
+
+/* Remembers the beginning of argv[0], for people who list commands. */
+static void exec_note_command(struct kelpie_relay_exec *exec, const char *bytes, size_t count) {
+    for (size_t i = 0; i < count && !exec->is_command_known; i += 1) {
+        bool is_full = exec->command_length + 1 == sizeof(exec->command);
+        if (bytes[i] == '\0' || is_full) {
+            exec->is_command_known = true;
+            break;
+        }
+        bool is_plain = bytes[i] >= ' ' && bytes[i] <= '~' && bytes[i] != '"' && bytes[i] != '\\';
+        exec->command[exec->command_length] = is_plain ? bytes[i] : '?';
+        exec->command_length += 1;
+    }
+    KELPIE_ASSERT(exec->command_length < sizeof(exec->command));
+    KELPIE_ASSERT(exec->command[exec->command_length] == '\0');
+}
+
+/* Takes bytes of either direction into the ring. NULL, or the broken rule. */
+static const char *exec_receive(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind,
+                                uint64_t offset, const void *bytes, size_t count, bool is_end) {
+    struct kelpie_exec_stream *stream = &exec->streams[kind];
+    const char *rule =
+        kelpie__stream_receiver_data(&stream->receiver, offset, count, is_end);
+    if (rule != NULL) {
+        return rule;
+    }
+    if (kind == KELPIE_STREAM_ARGUMENTS && stream->receiver.received > exec->argument_bytes) {
+        return "more bytes of arguments than exec.start announced";
+    }
+    if (kind == KELPIE_STREAM_ARGUMENTS) {
+        exec_note_command(exec, bytes, count);
+    }
+    if (count > 0) {
+        if (!exec_ensure_ring(exec, stream)) {
+            return "no memory for a stream";
+        }
+        size_t taken = kelpie__stream_sender_write(&stream->sender, bytes, count);
+        KELPIE_ASSERT(taken == count); /* the receiver's limit is never beyond the ring's room */
+    }
+    if (is_end && stream->has_ring) {
+        kelpie__stream_sender_end(&stream->sender);
+    } else if (is_end) {
+        stream->sender.is_end_written = true;
+    }
+    if (stream->sender.is_stopped) {
+        exec_grant(exec, kind); /* what is thrown away needs no room */
+    }
+    return NULL;
+}
+
+/* ---- what clients bring ---- */
+
+static struct kelpie_relay_exec *relay_find_client(const struct kelpie_relay *relay, uint64_t client,
+                                             uint32_t channel) {
+    for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT; i += 1) {
+        struct kelpie_relay_exec *exec = relay->execs[i];
+        if (exec != NULL && exec->client == client && exec->client_channel == channel) {
+            return exec;
+        }
+    }
+    return NULL;
+}
+
+/* A frame of a channel that is no more is late, not wrong; one of a channel that never was is wrong. */
+static struct kelpie_relay_exec *relay_client_exec(struct kelpie_relay *relay, uint64_t client,
+                                             uint32_t stream) {
+    KELPIE_ASSERT(client != 0);
+    uint32_t channel = kelpie__exec_stream_channel(stream);
+    struct kelpie_relay_exec *exec = relay_find_client(relay, client, channel);
+    if (exec == NULL && channel > kelpie__client_channel_last(relay->monitor, client)) {
+        struct kelpie_wire *wire = kelpie__client_wire(relay->monitor, client);
+        if (wire != NULL) {
+            kelpie__wire_break(wire, "R8", "channel %u was never opened", channel);
+        }
+    }
+    return exec;
+}
+
+static void relay_break_client(struct kelpie_relay_exec *exec, const char *rule) {
+    struct kelpie_wire *wire = exec_client_wire(exec);
+    KELPIE_ASSERT(rule != NULL);
+    if (wire != NULL) {
+        kelpie__wire_break(wire, "R9", "%s", rule);
+    }
+}
+
+void kelpie__relay_client_data(struct kelpie_relay *relay, uint64_t client, uint32_t stream,
+                               uint64_t offset, const void *bytes, size_t count, bool is_end) {
+    struct kelpie_relay_exec *exec = relay_client_exec(relay, client, stream);
+    enum kelpie_stream_kind kind = kelpie__exec_stream_kind(stream);
+    if (exec == NULL || exec->phase == KELPIE_RELAY_ENDED) {
+        return;
+    }
+    const char *rule = kelpie__exec_is_input(kind)
+                           ? exec_receive(exec, kind, offset, bytes, count, is_end)
+                           : "a client sends no output";
+    if (rule != NULL) {
+        relay_break_client(exec, rule);
+        return;
+    }
+    exec_pump_stream(exec, kind);
+}
+
+void kelpie__relay_client_credit(struct kelpie_relay *relay, uint64_t client, uint32_t stream,
+                                 uint64_t acknowledged, uint64_t limit) {
+    struct kelpie_relay_exec *exec = relay_client_exec(relay, client, stream);
+    enum kelpie_stream_kind kind = kelpie__exec_stream_kind(stream);
+    if (exec == NULL) {
+        return;
+    }
+    const char *rule = "a client gives no credit for input";
+    if (!kelpie__exec_is_input(kind)) {
+        struct kelpie_exec_stream *entry = &exec->streams[kind];
+        rule = exec_ensure_ring(exec, entry)
+                   ? kelpie__stream_sender_credit(&entry->sender, acknowledged, limit)
+                   : "no memory for a stream";
+    }
+    if (rule != NULL) {
+        relay_break_client(exec, rule);
+        return;
+    }
+    exec_grant(exec, kind);
+    kelpie__ignore(kelpie__exec_pump(exec)); /* freed or not: this was the last use */
+}
+
+/* Throws away what a stream holds and what still comes. The source is told where it can do something about it. */
+static void exec_stop_stream(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
+    struct kelpie_exec_stream *stream = &exec->streams[kind];
+    if (stream->sender.is_stopped) {
+        return;
+    }
+    if (stream->has_ring) {
+        kelpie__stream_sender_stop(&stream->sender);
+        exec_grant(exec, kind);
+    } else {
+        stream->sender.is_stopped = true;
+    }
+    KELPIE_ASSERT(stream->sender.is_stopped);
+}
+
+void kelpie__relay_client_stop(struct kelpie_relay *relay, uint64_t client, uint32_t stream) {
+    struct kelpie_relay_exec *exec = relay_client_exec(relay, client, stream);
+    enum kelpie_stream_kind kind = kelpie__exec_stream_kind(stream);
+    if (exec == NULL) {
+        return;
+    }
+    if (kelpie__exec_is_input(kind)) {
+        relay_break_client(exec, "a client does not stop its own input");
+        return;
+    }
+    exec_stop_stream(exec, kind);
+    struct kelpie_wire *guest = exec_guest_wire(exec);
+    if (guest != NULL) {
+        /* Without room the guest is not told, and its output is thrown away here. */
+        kelpie__ignore(kelpie__wire_stop(guest, exec_number(exec, kind, true)));
+    }
+    kelpie__ignore(kelpie__exec_pump(exec)); /* freed or not: this was the last use */
+}
+
+void kelpie__relay_client_drained(struct kelpie_relay *relay, uint64_t client) {
+    KELPIE_ASSERT(client != 0);
+    for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT; i += 1) {
+        if (relay->execs[i] != NULL && relay->execs[i]->client == client) {
+            kelpie__ignore(kelpie__exec_pump(relay->execs[i])); /* freed or not: not used again */
+        }
+    }
+}
+
+/* ---- what the guest brings ---- */
+
+static struct kelpie_relay_exec *relay_guest_exec(struct kelpie_relay *relay, uint32_t stream) {
+    uint32_t channel = kelpie__exec_stream_channel(stream);
+    for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT; i += 1) {
+        struct kelpie_relay_exec *exec = relay->execs[i];
+        if (exec != NULL && exec->phase != KELPIE_RELAY_ENDED && exec->guest_channel == channel) {
+            return exec;
+        }
+    }
+    if (channel == 0 || channel > relay->guest_channel_last) {
+        kelpie__guest_break(&relay->monitor->guest, "R8", "a channel that was never opened");
+    }
+    return NULL;
+}
+
+void kelpie__relay_guest_data(struct kelpie_relay *relay, uint32_t stream, uint64_t offset,
+                              const void *bytes, size_t count, bool is_end) {
+    struct kelpie_relay_exec *exec = relay_guest_exec(relay, stream);
+    enum kelpie_stream_kind kind = kelpie__exec_stream_kind(stream);
+    if (exec == NULL) {
+        return;
+    }
+    const char *rule = kelpie__exec_is_input(kind)
+                           ? "an agent sends no input"
+                           : exec_receive(exec, kind, offset, bytes, count, is_end);
+    if (rule != NULL) {
+        kelpie__guest_break(&relay->monitor->guest, "R9", rule);
+        return;
+    }
+    exec_pump_stream(exec, kind);
+}
+
+void kelpie__relay_guest_credit(struct kelpie_relay *relay, uint32_t stream, uint64_t acknowledged,
+                                uint64_t limit) {
+    struct kelpie_relay_exec *exec = relay_guest_exec(relay, stream);
+    enum kelpie_stream_kind kind = kelpie__exec_stream_kind(stream);
+    if (exec == NULL) {
+        return;
+    }
+    const char *rule = "an agent gives no credit for output";
+    if (kelpie__exec_is_input(kind)) {
+        struct kelpie_exec_stream *entry = &exec->streams[kind];
+        rule = exec_ensure_ring(exec, entry)
+                   ? kelpie__stream_sender_credit(&entry->sender, acknowledged, limit)
+                   : "no memory for a stream";
+    }
+    if (rule != NULL) {
+        kelpie__guest_break(&relay->monitor->guest, "R9", rule);
+        return;
+    }
+    exec_grant(exec, kind);
+    exec_pump_stream(exec, kind);
+}
+
+void kelpie__relay_guest_stop(struct kelpie_relay *relay, uint32_t stream) {
+    struct kelpie_relay_exec *exec = relay_guest_exec(relay, stream);
+    enum kelpie_stream_kind kind = kelpie__exec_stream_kind(stream);
+    if (exec == NULL) {
+        return;
+    }
+    if (!kelpie__exec_is_input(kind)) {
+        kelpie__guest_break(&relay->monitor->guest, "R9", "an agent does not stop its own output");
+        return;
+    }
+    exec_stop_stream(exec, kind);
+    struct kelpie_wire *client = exec_client_wire(exec);
+    if (client != NULL) {
+        /* Without room the client is not told, and its input is thrown away here. */
+        kelpie__ignore(kelpie__wire_stop(client, exec_number(exec, kind, false)));
+    }
+}
+
+void kelpie__relay_guest_drained(struct kelpie_relay *relay) {
+    for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT; i += 1) {
+        if (relay->execs[i] != NULL && relay->execs[i]->phase != KELPIE_RELAY_ENDED) {
+            KELPIE_ASSERT(relay->execs[i]->relay == relay);
+            exec_pump_stream(relay->execs[i], KELPIE_STREAM_ARGUMENTS);
+            exec_pump_stream(relay->execs[i], KELPIE_STREAM_STDIN);
+        }
+    }
+}
+
+/* ---- clients come and go ---- */
+
+/* A larger ring with the same content, and the source may fill it. Without memory the small one has to do. */
+static void exec_grow(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
+    struct kelpie_exec_stream *stream = &exec->streams[kind];
+    struct kelpie_ring *ring = &stream->sender.ring;
+    struct kelpie_ring larger = {0};
+    if (!exec_ensure_ring(exec, stream) || ring->capacity >= KELPIE_EXEC_OUTPUT_BYTES ||
+        kelpie__ring_init(&larger, exec->relay->monitor->os, KELPIE_EXEC_OUTPUT_BYTES, NULL) < 0) {
+        return;
+    }
+    /* Everything that is kept counts as unsent in the new ring, then as sent again as far as it was. */
+    uint64_t sent = ring->sent;
+    bool is_rewound = kelpie__ring_rewind(ring, ring->acknowledged);
+    KELPIE_ASSERT(is_rewound);
+    larger.acknowledged = ring->acknowledged;
+    larger.sent = ring->acknowledged;
+    larger.written = ring->acknowledged;
+    const void *view = NULL;
+    for (size_t count = kelpie__ring_send_view(ring, &view); count > 0;
+         count = kelpie__ring_send_view(ring, &view)) {
+        size_t taken = kelpie__ring_write(&larger, view, count);
+        KELPIE_ASSERT(taken == count);
+        kelpie__ring_mark_sent(ring, count);
+    }
+    kelpie__ring_mark_sent(&larger, (size_t)(sent - larger.acknowledged));
+    KELPIE_ASSERT(larger.written == ring->written);
+    kelpie__ring_deinit(ring);
+    *ring = larger;
+    kelpie__stream_sender_check(&stream->sender);
+    stream->receiver.window_bytes = KELPIE_EXEC_OUTPUT_BYTES;
+    exec_grant(exec, kind);
+}
+
+void kelpie__exec_let_go(struct kelpie_relay_exec *exec, bool is_kept) {
+    kelpie__exec_check(exec);
+    KELPIE_ASSERT(exec->client != 0);
+    exec->client = 0;
+    exec->client_channel = 0;
+    exec->start_reply.client = 0;
+    if (is_kept) {
+        exec->keeps_on_disconnect = true;
+        if (exec->phase != KELPIE_RELAY_ENDED) {
+            exec_grow(exec, KELPIE_STREAM_STDOUT);
+            exec_grow(exec, KELPIE_STREAM_STDERR);
+        }
+        return;
+    }
+    exec->is_abandoned = true;
+    exec_stop_stream(exec, KELPIE_STREAM_STDOUT);
+    exec_stop_stream(exec, KELPIE_STREAM_STDERR);
+}
+
+static bool exec_resume_output(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind,
+                               uint64_t offset) {
+    struct kelpie_exec_stream *stream = &exec->streams[kind];
+    return exec_ensure_ring(exec, stream) && kelpie__stream_sender_resume(&stream->sender, offset);
+}
+
+bool kelpie__exec_take_over(struct kelpie_relay_exec *exec, uint64_t client, uint32_t channel,
+                            uint64_t stdout_offset, uint64_t stderr_offset) {
+    kelpie__exec_check(exec);
+    KELPIE_ASSERT(exec->client == 0 && !exec->is_abandoned);
+    KELPIE_ASSERT(client != 0 && channel != 0);
+    if (!exec_resume_output(exec, KELPIE_STREAM_STDOUT, stdout_offset) ||
+        !exec_resume_output(exec, KELPIE_STREAM_STDERR, stderr_offset)) {
+        return false;
+    }
+    exec->client = client;
+    exec->client_channel = channel;
+    /* The new connection starts with the initial credit of each stream, counted from where stdin stands. */
+    struct kelpie_stream_receiver *input = &exec->streams[KELPIE_STREAM_STDIN].receiver;
+    bool is_ended = input->is_ended;
+    uint32_t window_bytes = input->window_bytes;
+    kelpie__stream_receiver_init(input, input->received, window_bytes);
+    input->is_ended = is_ended;
+    return true;
+}

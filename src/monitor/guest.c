@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The agent's connection: see guest.h. The phases only go forward; a second attach is a second boot.
+ */
+#include "monitor/guest.h"
+
+#include <string.h>
+
+#include "core/json.h"
+#include "core/text.h"
+#include "monitor/monitor.h"
+#include "os/os_call.h"
+#include "wire/wire.h"
+
+#define GUEST_ENTROPY_BYTES 32u
+#define GUEST_PARAMS_BYTES_MAX 2048u
+#define GUEST_TEXT_BYTES_MAX 512u
+
+static struct kelpie_guest *guest_of(void *context) {
+    struct kelpie_guest *guest = context;
+    KELPIE_ASSERT(guest->monitor != NULL);
+    KELPIE_ASSERT((guest->phase == KELPIE_GUEST_NONE) == (guest->wire == NULL));
+    return guest;
+}
+
+void kelpie__guest_init(struct kelpie_guest *guest, struct kelpie_monitor *monitor) {
+    *guest = (struct kelpie_guest){.monitor = monitor, .phase = KELPIE_GUEST_NONE};
+    KELPIE_ASSERT(guest->wire == NULL);
+}
+
+struct kelpie_wire *kelpie__guest_wire(const struct kelpie_guest *guest) {
+    bool is_open = guest->phase == KELPIE_GUEST_SETTING_UP || guest->phase == KELPIE_GUEST_TIMING ||
+                   guest->phase == KELPIE_GUEST_LIVE;
+    return is_open && !kelpie__wire_is_closed(guest->wire) ? guest->wire : NULL;
+}
+
+void kelpie__guest_break(struct kelpie_guest *guest, const char *rule, const char *text) {
+    KELPIE_ASSERT(rule[0] == 'R');
+    KELPIE_ASSERT(guest->wire != NULL);
+    kelpie__wire_break(guest->wire, rule, "%s", text);
+}
+
+/* ---- boot: ready, hello, setup ---- */
+
+static void guest_live(struct kelpie_guest *guest) {
+    KELPIE_ASSERT(guest->phase == KELPIE_GUEST_SETTING_UP ||
+                  guest->phase == KELPIE_GUEST_TIMING);
+    guest->phase = KELPIE_GUEST_LIVE;
+    kelpie__lifecycle_guest_live(guest->monitor);
+}
+
+static void guest_boot_failed(struct kelpie_guest *guest, const struct kelpie_error *error) {
+    KELPIE_ASSERT(guest->phase != KELPIE_GUEST_LIVE);
+    KELPIE_ASSERT(error->code < 0);
+    kelpie__lifecycle_fail(guest->monitor, error);
+}
+
+static void guest_timed(void *context, const struct kelpie_error *error, const char *result,
+                        size_t length) {
+    struct kelpie_guest *guest = guest_of(context);
+    struct kelpie_error clock_error = {0};
+    if (error != NULL) {
+        guest_boot_failed(guest, error);
+        return;
+    }
+    bool is_valid = kelpie__json_find_u64(result, length, "tsc", &guest->clock.second_tsc) == 0 &&
+                    kelpie__json_find_u64(result, length, "monotonic_ns",
+                                          &guest->clock.second_monotonic_ns) == 0;
+    if (!is_valid) {
+        kelpie__guest_break(guest, "R10", "guest.clock was answered without tsc and monotonic_ns");
+        return;
+    }
+    if (kelpie__vmm_check_clock(guest->monitor->lifecycle.vmm, &guest->clock, &clock_error) < 0) {
+        guest_boot_failed(guest, &clock_error);
+        return;
+    }
+    guest_live(guest);
+}
+
+/* Continues a boot with a request to the guest. */
+static void guest_ask(struct kelpie_guest *guest, enum kelpie_guest_phase phase,
+                      const char *method, const char *params,
+                      kelpie_wire_answer_callback callback) {
+    struct kelpie_error error = {0};
+    KELPIE_ASSERT(phase > guest->phase);
+    guest->phase = phase;
+    /* The boot's own deadline covers every step. */
+    if (kelpie__wire_call(guest->wire, method, params, KELPIE_TIMEOUT_NONE, callback, guest, NULL,
+                          &error) < 0) {
+        guest_boot_failed(guest, &error);
+    }
+}
+
+static void guest_set_up(void *context, const struct kelpie_error *error, const char *result,
+                         size_t length) {
+    struct kelpie_guest *guest = guest_of(context);
+    (void)result;
+    (void)length;
+    if (error != NULL) {
+        guest_boot_failed(guest, error);
+        return;
+    }
+    KELPIE_ASSERT(guest->phase == KELPIE_GUEST_SETTING_UP);
+    if (guest->is_clock_doubtful) {
+        guest_ask(guest, KELPIE_GUEST_TIMING, "guest.clock", "{}", guest_timed);
+        return;
+    }
+    guest_live(guest);
+}
+
+static void guest_write_root(struct kelpie_json_writer *writer,
+                             const struct kelpie_monitor *monitor) {
+    const struct kelpie_prepare *prepare = &monitor->prepare;
+    bool is_device = prepare->root_kind != KELPIE_PREPARE_ROOT_BUILTIN;
+    const char *writable = monitor->config.is_read_only ? "none"
+                           : prepare->has_upper         ? "disk"
+                                                        : "tmpfs";
+    kelpie__json_object_begin(writer, "root");
+    kelpie__json_write_string(writer, "kind", is_device ? "device" : "builtin");
+    if (is_device) {
+        kelpie__json_write_string(writer, "device_serial", KELPIE_PREPARE_ROOT_SERIAL);
+        kelpie__json_write_string(writer, "fs", prepare->root_type);
+    }
+    kelpie__json_write_bool(writer, "read_only", monitor->config.is_read_only);
+    kelpie__json_write_string(writer, "writable", writable);
+    kelpie__json_object_end(writer);
+}
+
+static void guest_send_setup(struct kelpie_guest *guest) {
+    struct kelpie_monitor *monitor = guest->monitor;
+    struct kelpie_error error = {0};
+    uint8_t entropy[GUEST_ENTROPY_BYTES];
+    char entropy_hex[2 * GUEST_ENTROPY_BYTES + 1];
+    char params[GUEST_PARAMS_BYTES_MAX];
+    struct kelpie_json_writer writer;
+    int status = kelpie__os_random(monitor->os, entropy, sizeof(entropy));
+    if (status < 0) {
+        kelpie__ignore(kelpie__fail(&error, KELPIE_E_BOOT, -status, "draw entropy for the guest"));
+        guest_boot_failed(guest, &error);
+        return;
+    }
+    kelpie__text_hex(entropy_hex, sizeof(entropy_hex), entropy, sizeof(entropy));
+    kelpie__json_begin(&writer, params, sizeof(params));
+    kelpie__json_object_begin(&writer, NULL);
+    guest_write_root(&writer, monitor);
+    kelpie__json_write_string(&writer, "hostname", monitor->config.name);
+    kelpie__json_write_i64(&writer, "wall_ns",
+                           kelpie__os_now(monitor->os, KELPIE_OS_CLOCK_WALL));
+    kelpie__json_write_string(&writer, "entropy", entropy_hex);
+    kelpie__json_write_bool(&writer, "modules_late",
+                            monitor->prepare.root_kind != KELPIE_PREPARE_ROOT_BUILTIN);
+    kelpie__json_object_end(&writer);
+    int64_t length = kelpie__json_finish(&writer);
+    KELPIE_ASSERT(length > 0);
+    guest_ask(guest, KELPIE_GUEST_SETTING_UP, "setup", params, guest_set_up);
+}
+
+static void guest_greeted(void *context, const struct kelpie_error *error, const char *result,
+                          size_t length) {
+    struct kelpie_guest *guest = guest_of(context);
+    char epoch[sizeof(guest->epoch)];
+    uint64_t version = 0;
+    if (error != NULL) {
+        guest_boot_failed(guest, error);
+        return;
+    }
+    bool is_valid = kelpie__json_find_u64(result, length, "version", &version) == 0 &&
+                    version >= KELPIE_PROTOCOL_VERSION_MIN && version <= KELPIE_PROTOCOL_VERSION &&
+                    kelpie__json_find_string(result, length, "epoch", epoch, sizeof(epoch)) == 0 &&
+                    strcmp(epoch, guest->epoch) == 0;
+    if (!is_valid) {
+        kelpie__guest_break(guest, "R11", "hello was answered with another epoch or version");
+        return;
+    }
+    kelpie__lifecycle_guest_greeted(guest->monitor);
+    guest_send_setup(guest);
+}
+
+static void guest_send_hello(struct kelpie_guest *guest) {
+    struct kelpie_error error = {0};
+    uint8_t epoch[KELPIE_EPOCH_BYTES];
+    char params[256];
+    int status = kelpie__os_random(guest->monitor->os, epoch, sizeof(epoch));
+    if (status < 0) {
+        kelpie__ignore(kelpie__fail(&error, KELPIE_E_BOOT, -status, "draw an epoch"));
+        guest_boot_failed(guest, &error);
+        return;
+    }
+    kelpie__text_hex(guest->epoch, sizeof(guest->epoch), epoch, sizeof(epoch));
+    bool is_whole = kelpie__text_format(
+        params, sizeof(params),
+        "{\"version\":%u,\"version_min\":%u,\"features\":[],\"role\":\"monitor\",\"epoch\":\"%s\"}",
+        KELPIE_PROTOCOL_VERSION, KELPIE_PROTOCOL_VERSION_MIN, guest->epoch);
+    KELPIE_ASSERT(is_whole);
+    guest_ask(guest, KELPIE_GUEST_GREETING, "hello", params, guest_greeted);
+}
+
+static void guest_ready(struct kelpie_guest *guest, const char *params, size_t length) {
+    struct kelpie_json_value clock;
+    struct kelpie_error error = {0};
+    char text[GUEST_TEXT_BYTES_MAX];
+    if (guest->phase != KELPIE_GUEST_WAITING) {
+        kelpie__guest_break(guest, "R11", "a second `ready`");
+        return;
+    }
+    if (kelpie__json_find_string(params, length, "error", text, sizeof(text)) == 0) {
+        kelpie__ignore(kelpie__fail(&error, KELPIE_E_BOOT, 0, "the guest's agent: %s", text));
+        guest_boot_failed(guest, &error);
+        return;
+    }
+    struct kelpie_vmm_guest_clock *found = &guest->clock;
+    bool is_valid =
+        kelpie__json_find(params, length, "clock", &clock) == 0 &&
+        kelpie__json_find_u64(clock.text, clock.length, "tsc0", &found->first_tsc) == 0 &&
+        kelpie__json_find_u64(clock.text, clock.length, "mono0", &found->first_monotonic_ns) == 0 &&
+        kelpie__json_find_u64(clock.text, clock.length, "tsc1", &found->second_tsc) == 0 &&
+        kelpie__json_find_u64(clock.text, clock.length, "mono1", &found->second_monotonic_ns) == 0;
+    if (!is_valid) {
+        kelpie__guest_break(guest, "R10", "`ready` without the guest's clock");
+        return;
+    }
+    /* The two readings are close together, and a busy host may have stopped the guest within one of them: doubt is
+     * resolved by a third one after the set-up. */
+    guest->is_clock_doubtful =
+        kelpie__vmm_check_clock(guest->monitor->lifecycle.vmm, found, NULL) < 0;
+    guest_send_hello(guest);
+}
+
+/* ---- the connection ---- */
+
+static void guest_on_request(void *context, uint64_t id, const char *method, const char *params,
+                             size_t length) {
+    struct kelpie_guest *guest = guest_of(context);
+    (void)params;
+    (void)length;
+    kelpie__wire_refuse_text(guest->wire, id, KELPIE_E_UNSUPPORTED,
+                             "the monitor has no method \"%s\" for guests", method);
+}
+
+static void guest_on_notification(void *context, const char *method, const char *params,
+                                  size_t length) {
+    struct kelpie_guest *guest = guest_of(context);
+    if (strcmp(method, "ready") == 0) {
+        guest_ready(guest, params, length);
+    } else if (strcmp(method, "goodbye") == 0) {
+        guest->has_said_goodbye = true;
+    } else if (guest->phase == KELPIE_GUEST_LIVE && strcmp(method, "exec.exit") == 0) {
+        kelpie__relay_guest_exit(&guest->monitor->relay, params, length);
+    }
+    /* Others are of a newer agent, and are ignored. */
+}
+
+static void guest_on_data(void *context, uint32_t stream, uint64_t offset, const void *bytes,
+                          size_t count, bool is_end) {
+    struct kelpie_guest *guest = guest_of(context);
+    kelpie__relay_guest_data(&guest->monitor->relay, stream, offset, bytes, count, is_end);
+}
+
+static void guest_on_credit(void *context, uint32_t stream, uint64_t acknowledged,
+                            uint64_t limit) {
+    struct kelpie_guest *guest = guest_of(context);
+    kelpie__relay_guest_credit(&guest->monitor->relay, stream, acknowledged, limit);
+}
+
+static void guest_on_stop(void *context, uint32_t stream) {
+    struct kelpie_guest *guest = guest_of(context);
+    kelpie__relay_guest_stop(&guest->monitor->relay, stream);
+}
+
+static void guest_on_drained(void *context) {
+    struct kelpie_guest *guest = guest_of(context);
+    kelpie__relay_guest_drained(&guest->monitor->relay);
+}
+
+static void guest_on_closed(void *context, const struct kelpie_error *error) {
+    struct kelpie_guest *guest = guest_of(context);
+    KELPIE_ASSERT(guest->phase != KELPIE_GUEST_CLOSED);
+    guest->phase = KELPIE_GUEST_CLOSED;
+    kelpie__lifecycle_guest_closed(guest->monitor, error);
+}
+
+static const struct kelpie_wire_callbacks guest_callbacks = {
+    .request = guest_on_request,
+    .notification = guest_on_notification,
+    .data = guest_on_data,
+    .credit = guest_on_credit,
+    .stop = guest_on_stop,
+    .mark = NULL,
+    .drained = guest_on_drained,
+    .closed = guest_on_closed,
+};
+
+int kelpie__guest_attach(struct kelpie_guest *guest, int stream, struct kelpie_error *error) {
+    KELPIE_ASSERT(guest->phase == KELPIE_GUEST_NONE);
+    KELPIE_ASSERT(stream >= 0);
+    struct kelpie_wire_create create = {
+        .os = guest->monitor->os,
+        .loop = guest->monitor->loop,
+        .handle = stream,
+        .owns_handle = true,
+        .callbacks = &guest_callbacks,
+        .context = guest,
+    };
+    struct kelpie_wire *wire = NULL;
+    int status = kelpie__wire_create(&create, &wire, error);
+    if (status < 0) {
+        return status;
+    }
+    struct kelpie_monitor *monitor = guest->monitor;
+    *guest = (struct kelpie_guest){
+        .monitor = monitor, .wire = wire, .phase = KELPIE_GUEST_WAITING};
+    return 0;
+}
+
+/* ---- requests on behalf of clients ---- */
+
+struct kelpie_guest_forward {
+    struct kelpie_guest_forward *next;
+    struct kelpie_monitor *monitor;
+    struct kelpie_reply reply;
+};
+
+static void guest_forward_free(struct kelpie_guest_forward *forward) {
+    struct kelpie_guest_forward **link = &forward->monitor->guest.forwards;
+    for (uint32_t i = 0; i < KELPIE_WIRE_CALL_COUNT_MAX && *link != forward; i += 1) {
+        KELPIE_ASSERT(*link != NULL);
+        link = &(*link)->next;
+    }
+    KELPIE_ASSERT(*link == forward);
+    *link = forward->next;
+    kelpie__free(forward->monitor->os, forward, sizeof(*forward));
+}
+
+static void guest_forwarded(void *context, const struct kelpie_error *error, const char *result,
+                            size_t length) {
+    struct kelpie_guest_forward *forward = context;
+    (void)length;
+    KELPIE_ASSERT(forward->monitor->guest.wire != NULL);
+    if (error != NULL) {
+        kelpie__reply_refuse(forward->monitor, &forward->reply, error);
+    } else {
+        kelpie__reply_result(forward->monitor, &forward->reply, result);
+    }
+    guest_forward_free(forward);
+}
+
+void kelpie__guest_forward(struct kelpie_monitor *monitor, struct kelpie_reply *reply,
+                           const char *method, const char *params) {
+    struct kelpie_error error = {0};
+    struct kelpie_wire *wire = kelpie__guest_wire(&monitor->guest);
+    KELPIE_ASSERT(wire != NULL);
+    KELPIE_ASSERT(reply->client != 0);
+    struct kelpie_guest_forward *forward = kelpie__alloc(monitor->os, sizeof(*forward));
+    if (forward == NULL) {
+        kelpie__reply_refuse_text(monitor, reply, KELPIE_E_MEMORY, "allocate a request");
+        return;
+    }
+    *forward = (struct kelpie_guest_forward){
+        .next = monitor->guest.forwards, .monitor = monitor, .reply = *reply};
+    monitor->guest.forwards = forward;
+    int status = kelpie__wire_call(wire, method, params, KELPIE_CALL_TIMEOUT_MS, guest_forwarded,
+                                   forward, NULL, &error);
+    if (status < 0) {
+        kelpie__reply_refuse(monitor, reply, &error);
+        guest_forward_free(forward);
+    }
+}
+
+void kelpie__guest_detach(struct kelpie_guest *guest, const struct kelpie_error *why) {
+    KELPIE_ASSERT((guest->phase == KELPIE_GUEST_NONE) == (guest->wire == NULL));
+    for (uint32_t i = 0; i < KELPIE_WIRE_CALL_COUNT_MAX && guest->forwards != NULL; i += 1) {
+        struct kelpie_guest_forward *forward = guest->forwards;
+        kelpie__reply_refuse(guest->monitor, &forward->reply, why);
+        guest_forward_free(forward);
+    }
+    KELPIE_ASSERT(guest->forwards == NULL);
+    struct kelpie_wire *wire = guest->wire;
+    guest->wire = NULL;
+    guest->phase = KELPIE_GUEST_NONE;
+    kelpie__wire_destroy(wire); /* pending calls end without a callback */
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * kelpie-monitor: owns exactly one VM. Its parts, each with a file of its own, live in one structure; they know each
+ * other through the functions of their headers. There is one thread and one loop; nothing in it waits.
+ */
+#ifndef KELPIE_MONITOR_MONITOR_H
+#define KELPIE_MONITOR_MONITOR_H
+
+#include "core/config.h"
+#include "core/error.h"
+#include "core/loop.h"
+#include "monitor/client.h"
+#include "monitor/console_log.h"
+#include "monitor/event_log.h"
+#include "monitor/exec_relay.h"
+#include "monitor/guest.h"
+#include "monitor/lifecycle.h"
+#include "monitor/options.h"
+#include "monitor/prepare.h"
+
+struct kelpie_monitor {
+    struct kelpie_os *os;     /* borrowed: until the process ends */
+    struct kelpie_loop *loop; /* owned */
+    struct kelpie_monitor_options options;
+    int run_directory; /* owned */
+    int vm_directory;  /* owned */
+    struct kelpie_config_values config;
+    struct kelpie_os_identity identity;
+    struct kelpie_clients clients;
+    struct kelpie_lifecycle lifecycle;
+    struct kelpie_prepare prepare;
+    struct kelpie_guest guest;
+    struct kelpie_relay relay;
+    struct kelpie_console_log console;
+    struct kelpie_event_log events;
+    uint32_t owner_watch;
+    bool is_owner_watched;
+    bool is_deleted; /* the VM's directory is gone, or is to go when the monitor ends */
+};
+
+/* The program: arguments and inherited handles as docs/architecture.md says. Gives the process's exit code. */
+int kelpie_monitor_main(struct kelpie_os *os, int argc, char **argv);
+
+#endif
