@@ -1,0 +1,486 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See cache.h. A key is made from identities of files (device, inode, size, times), not from their
+ * content: hashing 60 MB at each start would cost more than the start. A package update changes at
+ * least one of them.
+ */
+#include "store/cache.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "core/hash.h"
+#include "core/text.h"
+#include "os/os_call.h"
+
+#define CACHE_FORMAT 2u /* of what kelpie-pack makes; part of every key */
+#define CACHE_BOOT_DIRECTORY "/boot"
+#define CACHE_KERNEL_PREFIX "vmlinuz-"
+#define CACHE_KERNEL_CLOUD "-cloud-amd64"
+#define CACHE_OWN_KERNEL "/usr/lib/kelpie/vmlinux"
+#define CACHE_LIST_MAX 4096u /* entries of /boot that are looked at */
+#define CACHE_HEAD_BYTES 0x400u
+#define CACHE_RELEASE_HEAD_BYTES 128u
+#define CACHE_NUMBER_DIGITS 24u
+
+/* The boot protocol of x86, Documentation/arch/x86/boot.rst. */
+#define BZIMAGE_MAGIC_OFFSET 0x202u
+#define BZIMAGE_RELEASE_OFFSET 0x20eu
+#define BZIMAGE_LOADFLAGS_OFFSET 0x236u
+#define BZIMAGE_LOADFLAG_64 1u
+#define ELF_MACHINE_OFFSET 18u
+#define ELF_MACHINE_X86_64 62u
+
+static uint32_t load_u16(const uint8_t *bytes) {
+    return (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8;
+}
+
+/* ---- the kernel ---- */
+
+static int kernel_fail(struct kelpie_error *error, const char *path, const char *what) {
+    return kelpie__fail_field(error, KELPIE_E_CONFIG, "kernel", "kernel \"%s\": %s", path, what);
+}
+
+/* "6.1.0-56-cloud-amd64 (debian-kernel@...) #1 SMP ...": its first word. */
+static void kernel_read_release(struct kelpie_os *os, int file, const uint8_t *head,
+                                struct kelpie_cache_kernel *out) {
+    uint64_t offset = load_u16(head + BZIMAGE_RELEASE_OFFSET);
+    char text[CACHE_RELEASE_HEAD_BYTES] = "";
+    if (offset == 0 || kelpie__os_pread(os, file, text, sizeof(text) - 1, offset + 0x200) <= 0) {
+        return;
+    }
+    text[strcspn(text, " \n")] = '\0';
+    kelpie__ignore(kelpie__text_copy(out->release, sizeof(out->release), text)); /* it is as long */
+}
+
+static int kernel_read_head(struct kelpie_os *os, int file, struct kelpie_cache_kernel *inout,
+                            struct kelpie_error *error) {
+    uint8_t head[CACHE_HEAD_BYTES];
+    int64_t count = kelpie__os_pread(os, file, head, sizeof(head), 0);
+    if (count < 0) {
+        return kelpie__fail(error, KELPIE_E_IO, (int)-count, "read \"%s\"", inout->path);
+    }
+    if (count < (int64_t)sizeof(head)) {
+        return kernel_fail(error, inout->path, "it is too short for a kernel");
+    }
+    inout->is_elf = memcmp(head, "\177ELF", 4) == 0;
+    if (inout->is_elf) {
+        if (load_u16(head + ELF_MACHINE_OFFSET) != ELF_MACHINE_X86_64) {
+            return kernel_fail(error, inout->path, "it is for another machine than x86-64");
+        }
+        const char *name = strstr(inout->path, "/vmlinux-");
+        if (name != NULL && !kelpie__text_copy(inout->release, sizeof(inout->release),
+                                               name + strlen("/vmlinux-"))) {
+            inout->release[0] = '\0';
+        }
+        return 0;
+    }
+    if (memcmp(head + BZIMAGE_MAGIC_OFFSET, "HdrS", 4) != 0) {
+        bool is_other = memcmp(head, "MZ", 2) == 0 || memcmp(head + 56, "ARM\x64", 4) == 0;
+        return kernel_fail(error, inout->path,
+                           is_other ? "it is for another machine than x86-64"
+                                    : "it is no Linux kernel (neither an ELF file nor a bzImage)");
+    }
+    if ((load_u16(head + BZIMAGE_LOADFLAGS_OFFSET) & BZIMAGE_LOADFLAG_64) == 0) {
+        return kernel_fail(error, inout->path, "it is for another machine than x86-64");
+    }
+    kernel_read_release(os, file, head, inout);
+    return 0;
+}
+
+static int kernel_open(const struct kelpie_cache *cache, struct kelpie_cache_kernel *inout,
+                       struct kelpie_error *error) {
+    struct kelpie_os_stat stat;
+    int status = kelpie__os_stat(cache->os, KELPIE_OS_CWD, inout->path, true, &stat);
+    if (status < 0) {
+        return kelpie__fail_field(error, KELPIE_E_CONFIG, "kernel", "kernel \"%s\": %s",
+                                  inout->path, kelpie__errno_text(-status));
+    }
+    if (stat.kind != KELPIE_OS_KIND_FILE) {
+        return kernel_fail(error, inout->path, "it is not a file");
+    }
+    int file = kelpie__os_open(cache->os, KELPIE_OS_CWD, inout->path,
+                               KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_FOLLOW, 0);
+    if (file < 0) {
+        return kelpie__fail_field(error, KELPIE_E_CONFIG, "kernel", "kernel \"%s\": %s",
+                                  inout->path, kelpie__errno_text(-file));
+    }
+    status = kernel_read_head(cache->os, file, inout, error);
+    kelpie__ignore(kelpie__os_close(cache->os, file)); /* it was only read */
+    return status;
+}
+
+static bool is_digit(char character) {
+    return character >= '0' && character <= '9';
+}
+
+/* Numbers inside names by value: 6.1.0-56 is after 6.1.0-9. */
+static bool release_is_newer(const char *a, const char *b) {
+    while (*a != '\0' && *b != '\0') { /* bound: the texts */
+        size_t a_digits = strspn(a, "0123456789");
+        size_t b_digits = strspn(b, "0123456789");
+        if (a_digits != b_digits) {
+            return a_digits > b_digits;
+        }
+        size_t count = a_digits > 0 ? a_digits : 1;
+        int order = strncmp(a, b, count);
+        if (order != 0) {
+            return order > 0;
+        }
+        a += count;
+        b += count;
+    }
+    KELPIE_ASSERT(!is_digit(*a) || *b == '\0');
+    return *a != '\0';
+}
+
+static bool text_ends_with(const char *text, const char *end) {
+    size_t length = strlen(text);
+    size_t end_length = strlen(end);
+    return length >= end_length && strcmp(text + length - end_length, end) == 0;
+}
+
+/* The newest kernel of the distribution, a cloud kernel before all others: it is smaller and boots
+ * faster. */
+static bool kernel_find_distribution(const struct kelpie_cache *cache,
+                                     struct kelpie_cache_kernel *out) {
+    char best[256] = "";
+    bool is_best_cloud = false;
+    int directory = kelpie__os_open(cache->os, KELPIE_OS_CWD, CACHE_BOOT_DIRECTORY,
+                                    KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
+    if (directory < 0) {
+        return false;
+    }
+    uint64_t cursor = 0;
+    char name[256];
+    for (uint32_t i = 0; i < CACHE_LIST_MAX; i += 1) {
+        if (kelpie__os_list(cache->os, directory, &cursor, name, sizeof(name)) <= 0) {
+            break;
+        }
+        if (!kelpie__text_has_prefix(name, CACHE_KERNEL_PREFIX)) {
+            continue;
+        }
+        bool is_cloud = text_ends_with(name, CACHE_KERNEL_CLOUD);
+        bool is_better = best[0] == '\0' || (is_cloud && !is_best_cloud) ||
+                         (is_cloud == is_best_cloud && release_is_newer(name, best));
+        if (is_better) {
+            is_best_cloud = is_cloud;
+            bool is_whole = kelpie__text_copy(best, sizeof(best), name);
+            KELPIE_ASSERT(is_whole);
+        }
+    }
+    kelpie__ignore(kelpie__os_close(cache->os, directory)); /* it was only read */
+    return best[0] != '\0' &&
+           kelpie__text_join(out->path, sizeof(out->path), CACHE_BOOT_DIRECTORY, best);
+}
+
+static bool kernel_find_own(const struct kelpie_cache *cache, struct kelpie_cache_kernel *out) {
+    struct kelpie_os_stat stat;
+    bool is_found =
+        kelpie__text_join(out->path, sizeof(out->path), cache->libexec_path, "vmlinux") &&
+        kelpie__os_stat(cache->os, KELPIE_OS_CWD, out->path, true, &stat) == 0;
+    if (!is_found) {
+        is_found = kelpie__text_copy(out->path, sizeof(out->path), CACHE_OWN_KERNEL) &&
+                   kelpie__os_stat(cache->os, KELPIE_OS_CWD, out->path, true, &stat) == 0;
+    }
+    out->is_own = is_found;
+    return is_found;
+}
+
+int kelpie__cache_find_kernel(const struct kelpie_cache *cache, const char *explicit_path,
+                              struct kelpie_cache_kernel *out, struct kelpie_error *error) {
+    struct kelpie_cache_kernel kernel = {0};
+    const char *path = explicit_path;
+    if (path == NULL || path[0] == '\0') {
+        path = kelpie__os_environment(cache->os, "KELPIE_KERNEL");
+    }
+    if (path != NULL && path[0] != '\0') {
+        if (!kelpie__text_copy(kernel.path, sizeof(kernel.path), path)) {
+            return kernel_fail(error, "...", "its path is too long");
+        }
+    } else if (!kernel_find_own(cache, &kernel) && !kernel_find_distribution(cache, &kernel)) {
+        return kelpie__fail(error, KELPIE_E_UNAVAILABLE, 0,
+                            "no kernel for the guest: there is no %s/%s*; "
+                            "apt install linux-image-cloud-amd64, or name one with --kernel",
+                            CACHE_BOOT_DIRECTORY, CACHE_KERNEL_PREFIX);
+    }
+    int status = kernel_open(cache, &kernel, error);
+    if (status == 0) {
+        KELPIE_ASSERT(kernel.path[0] != '\0');
+        *out = kernel;
+    }
+    return status;
+}
+
+/* ---- items ---- */
+
+/* Appends a text to the item's storage and, as one more argument, to its vector. NULL when it does
+ * not fit. */
+static const char *item_add(struct kelpie_cache_item *item, const char *text) {
+    size_t length = strlen(text) + 1;
+    uint32_t count = 0;
+    while (item->arguments[count] != NULL) { /* bound: the vector, whose last one is NULL */
+        count += 1;
+    }
+    if (count + 1 >= KELPIE_CACHE_ARGUMENT_MAX ||
+        length > sizeof(item->storage) - item->storage_used) {
+        return NULL;
+    }
+    char *place = item->storage + item->storage_used;
+    memcpy(place, text, length);
+    item->storage_used += length;
+    item->arguments[count] = place;
+    KELPIE_ASSERT(item->storage_used <= sizeof(item->storage));
+    return place;
+}
+
+static int item_fail_long(struct kelpie_error *error) {
+    return kelpie__fail(error, KELPIE_E_LIMIT, 0, "a path has more than the limit of %u bytes",
+                        KELPIE_PATH_BYTES_MAX);
+}
+
+static int cache_stat(const struct kelpie_cache *cache, const char *path,
+                      struct kelpie_os_stat *out) {
+    return kelpie__os_stat(cache->os, KELPIE_OS_CWD, path, true, out);
+}
+
+/* One of our programs, which must be there. */
+static int cache_program(const struct kelpie_cache *cache, const char *name, char *out,
+                         struct kelpie_error *error) {
+    struct kelpie_os_stat stat;
+    if (!kelpie__text_join(out, KELPIE_PATH_BYTES_MAX, cache->libexec_path, name)) {
+        return item_fail_long(error);
+    }
+    if (cache_stat(cache, out, &stat) < 0) {
+        return kelpie__fail(error, KELPIE_E_UNAVAILABLE, 0,
+                            "%s is not in \"%s\"; install Kelpie's programs, or set "
+                            "KELPIE_LIBEXEC to their directory",
+                            name, cache->libexec_path);
+    }
+    return 0;
+}
+
+/* Begins the vector: kelpie-pack and its verb. */
+static int item_begin(const struct kelpie_cache *cache, struct kelpie_cache_item *item,
+                      const char *verb, struct kelpie_error *error) {
+    char program[KELPIE_PATH_BYTES_MAX];
+    memset(item, 0, offsetof(struct kelpie_cache_item, storage));
+    item->storage_used = 0;
+    item->path[0] = '\0';
+    int status = cache_program(cache, "kelpie-pack", program, error);
+    if (status < 0) {
+        return status;
+    }
+    if (item_add(item, program) == NULL || item_add(item, verb) == NULL) {
+        return item_fail_long(error);
+    }
+    return 0;
+}
+
+/* What tells one state of a file from another. A file that is missing has an identity, too. */
+static void key_add_file(const struct kelpie_cache *cache, struct kelpie_hash *hash,
+                         const char *path) {
+    struct kelpie_os_stat stat = {0};
+    int status = cache_stat(cache, path, &stat);
+    kelpie__hash_text(hash, path);
+    kelpie__hash_u64(hash, status == 0 ? 1 : 0);
+    if (status == 0) {
+        kelpie__hash_u64(hash, stat.device);
+        kelpie__hash_u64(hash, stat.inode);
+        kelpie__hash_u64(hash, stat.size_bytes);
+        kelpie__hash_u64(hash, (uint64_t)stat.modified_ns);
+        kelpie__hash_u64(hash, (uint64_t)stat.changed_ns);
+    }
+}
+
+static void key_begin(const struct kelpie_cache *cache, struct kelpie_hash *hash,
+                      const struct kelpie_cache_kernel *kernel,
+                      const struct kelpie_cache_item *item) {
+    KELPIE_ASSERT(item->arguments[0] != NULL);
+    kelpie__hash_init(hash);
+    kelpie__hash_u64(hash, CACHE_FORMAT);
+    key_add_file(cache, hash, item->arguments[0]);
+    key_add_file(cache, hash, kernel->path);
+}
+
+/* CACHE/FOLDER/KEY.SUFFIX into item->path, and whether it is there. */
+static int item_place(const struct kelpie_cache *cache, struct kelpie_cache_item *item,
+                      const struct kelpie_hash *hash, const char *format,
+                      struct kelpie_error *error) {
+    char key[KELPIE_HASH_CHARACTERS + 1];
+    char name[64];
+    struct kelpie_os_stat stat;
+    kelpie__hash_hex(hash, key);
+    size_t stem = strcspn(format, "*");
+    bool is_whole = kelpie__text_format(name, sizeof(name), "%.*s%s%s", (int)stem, format, key,
+                                        format + stem + 1);
+    KELPIE_ASSERT(is_whole);
+    if (!kelpie__text_join(item->path, sizeof(item->path), cache->cache_path, name)) {
+        return item_fail_long(error);
+    }
+    item->is_ready = cache_stat(cache, item->path, &stat) == 0 && stat.kind == KELPIE_OS_KIND_FILE;
+    return 0;
+}
+
+int kelpie__cache_plan_kernel(const struct kelpie_cache *cache,
+                              const struct kelpie_cache_kernel *kernel,
+                              struct kelpie_cache_item *out, struct kelpie_error *error) {
+    struct kelpie_hash hash;
+    KELPIE_ASSERT(kernel->path[0] != '\0');
+    int status = item_begin(cache, out, "kernel", error);
+    if (status < 0) {
+        return status;
+    }
+    if (kernel->is_elf) {
+        out->is_ready = true;
+        return kelpie__text_copy(out->path, sizeof(out->path), kernel->path)
+                   ? 0
+                   : item_fail_long(error);
+    }
+    key_begin(cache, &hash, kernel, out);
+    status = item_place(cache, out, &hash, "kernels/*.vmlinux", error);
+    if (status == 0 && (item_add(out, kernel->path) == NULL || item_add(out, out->path) == NULL)) {
+        status = item_fail_long(error);
+    }
+    return status;
+}
+
+/* ---- the initramfs ---- */
+
+static int initramfs_find_busybox(const struct kelpie_cache *cache, const char **out,
+                                  struct kelpie_error *error) {
+    static const char *const places[] = {"/usr/bin/busybox", "/bin/busybox", "/sbin/busybox"};
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(places); i += 1) {
+        struct kelpie_os_stat stat;
+        if (cache_stat(cache, places[i], &stat) == 0 && stat.kind == KELPIE_OS_KIND_FILE) {
+            *out = places[i];
+            return 0;
+        }
+    }
+    return kelpie__fail(error, KELPIE_E_UNAVAILABLE, 0,
+                        "busybox is not installed, which the guest's built-in root is made of; "
+                        "apt install busybox-static");
+}
+
+/* The directory of the kernel's modules; empty for a kernel that has all it needs built in. */
+static int initramfs_find_modules(const struct kelpie_cache *cache,
+                                  const struct kelpie_cache_kernel *kernel, char *out,
+                                  size_t capacity, struct kelpie_error *error) {
+    static const char *const places[] = {"/lib/modules/%s", "/usr/lib/modules/%s"};
+    struct kelpie_os_stat stat;
+    out[0] = '\0';
+    if (kernel->is_own || kernel->release[0] == '\0') {
+        return 0;
+    }
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(places); i += 1) {
+        size_t stem = strcspn(places[i], "%");
+        if (kelpie__text_format(out, capacity, "%.*s%s", (int)stem, places[i], kernel->release) &&
+            cache_stat(cache, out, &stat) == 0) {
+            return 0;
+        }
+    }
+    out[0] = '\0';
+    if (kernel->is_elf) {
+        return 0; /* somebody's own build: it may need none, and says so itself if it does */
+    }
+    return kelpie__fail(error, KELPIE_E_UNAVAILABLE, 0,
+                        "the modules of kernel \"%s\" are not in /lib/modules/%s; install the "
+                        "package that the kernel came from",
+                        kernel->path, kernel->release);
+}
+
+int kelpie__cache_plan_initramfs(const struct kelpie_cache *cache,
+                                 const struct kelpie_cache_kernel *kernel,
+                                 struct kelpie_cache_item *out, struct kelpie_error *error) {
+    char agent[KELPIE_PATH_BYTES_MAX];
+    char modules[KELPIE_PATH_BYTES_MAX];
+    char modules_list[KELPIE_PATH_BYTES_MAX];
+    const char *busybox = NULL;
+    struct kelpie_hash hash;
+    int status = item_begin(cache, out, "initramfs", error);
+    if (status == 0) {
+        status = cache_program(cache, "kelpie-agent", agent, error);
+    }
+    if (status == 0) {
+        status = initramfs_find_busybox(cache, &busybox, error);
+    }
+    if (status == 0) {
+        status = initramfs_find_modules(cache, kernel, modules, sizeof(modules), error);
+    }
+    if (status < 0) {
+        return status;
+    }
+    key_begin(cache, &hash, kernel, out);
+    key_add_file(cache, &hash, agent);
+    key_add_file(cache, &hash, busybox);
+    bool fits = item_add(out, "--agent") != NULL && item_add(out, agent) != NULL &&
+                item_add(out, "--busybox") != NULL && item_add(out, busybox) != NULL;
+    if (modules[0] != '\0') {
+        /* depmod writes it anew whenever a module comes or goes. */
+        fits = fits &&
+               kelpie__text_join(modules_list, sizeof(modules_list), modules, "modules.dep") &&
+               item_add(out, "--modules-dir") != NULL && item_add(out, modules) != NULL;
+        if (fits) {
+            key_add_file(cache, &hash, modules_list);
+        }
+    }
+    if (!fits) {
+        return item_fail_long(error);
+    }
+    status = item_place(cache, out, &hash, "initramfs/*.cpio", error);
+    if (status == 0 && item_add(out, out->path) == NULL) {
+        status = item_fail_long(error);
+    }
+    return status;
+}
+
+/* ---- roots and disks ---- */
+
+int kelpie__cache_plan_root(const struct kelpie_cache *cache, const char *directory,
+                            struct kelpie_cache_item *out, struct kelpie_error *error) {
+    char roots[KELPIE_PATH_BYTES_MAX];
+    KELPIE_ASSERT(directory[0] != '\0');
+    int status = item_begin(cache, out, "root", error);
+    if (status < 0) {
+        return status;
+    }
+    if (!kelpie__text_join(roots, sizeof(roots), cache->cache_path, "roots") ||
+        item_add(out, directory) == NULL || item_add(out, roots) == NULL) {
+        return item_fail_long(error);
+    }
+    return 0;
+}
+
+int kelpie__cache_plan_identify(const struct kelpie_cache *cache, const char *image,
+                                struct kelpie_cache_item *out, struct kelpie_error *error) {
+    KELPIE_ASSERT(image[0] != '\0');
+    int status = item_begin(cache, out, "identify", error);
+    if (status < 0) {
+        return status;
+    }
+    if (!kelpie__text_copy(out->path, sizeof(out->path), image) || item_add(out, image) == NULL) {
+        return item_fail_long(error);
+    }
+    return 0;
+}
+
+int kelpie__cache_plan_disk(const struct kelpie_cache *cache, uint64_t size_mib, const char *path,
+                            struct kelpie_cache_item *out, struct kelpie_error *error) {
+    char number[CACHE_NUMBER_DIGITS];
+    struct kelpie_os_stat stat;
+    KELPIE_ASSERT(size_mib >= KELPIE_DISK_SIZE_MIB_MIN && size_mib <= KELPIE_DISK_SIZE_MIB_MAX);
+    KELPIE_ASSERT(path[0] != '\0');
+    int status = item_begin(cache, out, "disk", error);
+    if (status < 0) {
+        return status;
+    }
+    bool is_whole =
+        kelpie__text_format(number, sizeof(number), "%llu", (unsigned long long)size_mib);
+    KELPIE_ASSERT(is_whole);
+    if (!kelpie__text_copy(out->path, sizeof(out->path), path) || item_add(out, number) == NULL ||
+        item_add(out, path) == NULL) {
+        return item_fail_long(error);
+    }
+    out->is_ready = cache_stat(cache, path, &stat) == 0 && stat.kind == KELPIE_OS_KIND_FILE;
+    return 0;
+}
