@@ -17,13 +17,14 @@
 #include "monitor/lifecycle.h"
 #include "monitor/options.h"
 #include "monitor/prepare.h"
+#include "store/vm_directory.h"
 
 struct kelpie_monitor {
     struct kelpie_os *os;     /* borrowed: until the process ends */
     struct kelpie_loop *loop; /* owned */
     struct kelpie_monitor_options options;
-    int run_directory; /* owned */
-    int vm_directory;  /* owned */
+    struct kelpie_places places;        /* of its two directories only */
+    struct kelpie_vm_directory directory; /* with the VM's lock */
     struct kelpie_config_values config;
     struct kelpie_os_identity identity;
     struct kelpie_clients clients;
@@ -37,6 +38,9 @@ struct kelpie_monitor {
     bool is_owner_watched;
     bool is_deleted; /* the VM's directory is gone, or is to go when the monitor ends */
 };
+
+/* Deletes the VM's directory and answers; the monitor then ends. */
+void kelpie__monitor_delete(struct kelpie_monitor *monitor, struct kelpie_reply *reply);
 
 /* The program: arguments and inherited handles as docs/architecture.md says. Gives the process's exit code. */
 int kelpie_monitor_main(struct kelpie_os *os, int argc, char **argv);

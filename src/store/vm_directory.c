@@ -337,6 +337,40 @@ int kelpie__vm_directory_open(struct kelpie_vm_directory *directory,
     return status;
 }
 
+/* Opens the directory that holds `path`. */
+static int open_parent(struct kelpie_os *os, const char *path, struct kelpie_error *error) {
+    char parent[KELPIE_PATH_BYTES_MAX];
+    bool fits = kelpie__text_copy(parent, sizeof(parent), path);
+    char *slash = strrchr(parent, '/');
+    if (!fits || slash == NULL || slash == parent) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "\"%s\" is no VM's directory", path);
+    }
+    *slash = '\0';
+    int handle = open_directory(os, KELPIE_OS_CWD, parent);
+    return handle < 0 ? kelpie__fail(error, KELPIE_E_IO, -handle, "open \"%s\"", parent) : handle;
+}
+
+int kelpie__vm_directory_adopt(struct kelpie_vm_directory *directory, struct kelpie_places *places,
+                               struct kelpie_os *os, const char *vm_path, const char *run_path,
+                               const char *name, int lock, struct kelpie_error *error) {
+    KELPIE_ASSERT(lock >= 0);
+    places->os = os;
+    places->state_vms = open_parent(os, vm_path, error);
+    places->runtime_vms = places->state_vms < 0 ? places->state_vms : open_parent(os, run_path, error);
+    if (places->runtime_vms < 0) {
+        return places->runtime_vms;
+    }
+    directory_reset(directory, places, name, kelpie__text_equal(vm_path, run_path));
+    directory->vm = open_directory(os, KELPIE_OS_CWD, vm_path);
+    directory->run = open_directory(os, KELPIE_OS_CWD, run_path);
+    directory->lock = lock;
+    if (directory->vm < 0 || directory->run < 0) {
+        int status = directory->vm < 0 ? directory->vm : directory->run;
+        return fail_io(error, status, "open the directory", name);
+    }
+    return 0;
+}
+
 int kelpie__vm_directory_config(const struct kelpie_vm_directory *directory,
                                 struct kelpie_config_values *out, struct kelpie_error *error) {
     struct kelpie_os *os = directory->places->os;

@@ -40,6 +40,13 @@ KELPIE_MUST_CHECK int kelpie__vm_directory_open(struct kelpie_vm_directory *dire
                                                 const char *name, struct kelpie_error *error);
 void kelpie__vm_directory_close(struct kelpie_vm_directory *directory); /* drops the lock */
 
+/* For a monitor: takes the lock it was given. `places` is filled with the two parent directories, owned from here on. */
+KELPIE_MUST_CHECK int kelpie__vm_directory_adopt(struct kelpie_vm_directory *directory,
+                                                 struct kelpie_places *places, struct kelpie_os *os,
+                                                 const char *vm_path, const char *run_path,
+                                                 const char *name, int lock,
+                                                 struct kelpie_error *error);
+
 /* Errors: BUSY (somebody else holds it), NOT_FOUND (deleted meanwhile), IO. */
 KELPIE_MUST_CHECK int kelpie__vm_directory_lock(struct kelpie_vm_directory *directory,
                                                 struct kelpie_error *error);

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * kelpie-monitor: owns one VM. Everything it does is in monitor.c, over the operating-system table.
+ */
+#include "monitor/monitor.h"
+#include "os/os.h"
+
+int main(int argc, char **argv) {
+    kelpie__os_linux_prepare_process();
+    struct kelpie_os *os = kelpie__os_linux_create();
+#ifdef KELPIE_TEST_BUILD
+    os = os == NULL ? NULL : kelpie__os_fault_from_environment(os, "monitor");
+#endif
+    return os == NULL ? 1 : kelpie_monitor_main(os, argc, argv);
+}

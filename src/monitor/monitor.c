@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The monitor's own life: takes what it was given (lock, listener, first connection, owner), serves until nothing lives
+ * and nobody is connected, and leaves nothing behind.
+ */
+#include "monitor/monitor.h"
+
+#include <string.h>
+
+#include "core/text.h"
+#include "os/os_call.h"
+#include "wire/wire.h"
+
+#define MONITOR_HANDLE_MAX (KELPIE_CLIENT_COUNT_MAX + 32u)
+#define MONITOR_STDERR     2
+
+/* ---- deletion ---- */
+
+void kelpie__monitor_delete(struct kelpie_monitor *monitor, struct kelpie_reply *reply) {
+    struct kelpie_error error = {0};
+    KELPIE_ASSERT(!kelpie__state_is_live(monitor->lifecycle.state));
+    if (kelpie__vm_directory_delete(&monitor->directory, &error) < 0) {
+        monitor->lifecycle.is_deleting = false;
+        kelpie__reply_refuse(monitor, reply, &error);
+        return;
+    }
+    monitor->is_deleted = true;
+    kelpie__reply_result(monitor, reply, "{}");
+}
+
+/* ---- the owner ---- */
+
+static void monitor_owner_ended(void *context, uint32_t bits) {
+    struct kelpie_monitor *monitor = context;
+    KELPIE_ASSERT(bits != 0);
+    kelpie__loop_unwatch(monitor->loop, monitor->owner_watch);
+    monitor->is_owner_watched = false;
+    kelpie__lifecycle_owner_gone(monitor, "the process of its owner ended");
+}
+
+static int monitor_watch_owner(struct kelpie_monitor *monitor, struct kelpie_error *error) {
+    if (monitor->config.lifetime != KELPIE_LIFETIME_OWNED) {
+        return 0;
+    }
+    int status = kelpie__loop_watch(monitor->loop, KELPIE_MONITOR_HANDLE_OWNER, KELPIE_OS_READABLE,
+                                    monitor_owner_ended, monitor, &monitor->owner_watch);
+    if (status < 0) {
+        return kelpie__fail(error, status, 0, "watch the owner");
+    }
+    monitor->is_owner_watched = true;
+    return 0;
+}
+
+/* ---- life ---- */
+
+static int monitor_open(struct kelpie_monitor *monitor, int argc, char **argv,
+                        struct kelpie_error *error) {
+    struct kelpie_os *os = monitor->os;
+    int status = kelpie__monitor_options_read(&monitor->options, argc, argv, error);
+    if (status == 0) {
+        status = kelpie__vm_directory_adopt(&monitor->directory, &monitor->places, os,
+                                            monitor->options.vm_directory,
+                                            monitor->options.run_directory, monitor->options.name,
+                                            KELPIE_MONITOR_HANDLE_LOCK, error);
+    }
+    if (status == 0) {
+        status = kelpie__vm_directory_config(&monitor->directory, &monitor->config, error);
+    }
+    if (status < 0) {
+        return status;
+    }
+    int result = kelpie__os_identity(os, &monitor->identity);
+    if (result < 0) {
+        return kelpie__fail(error, KELPIE_E_IO, -result, "ask who this process is");
+    }
+    return kelpie__loop_create(os, MONITOR_HANDLE_MAX, &monitor->loop, error);
+}
+
+static int monitor_init(struct kelpie_monitor *monitor, struct kelpie_error *error) {
+    struct kelpie_os *os = monitor->os;
+    int directory = monitor->directory.vm;
+    kelpie__guest_init(&monitor->guest, monitor);
+    kelpie__relay_init(&monitor->relay, monitor);
+    int status = kelpie__lifecycle_init(&monitor->lifecycle, monitor, error);
+    if (status == 0) {
+        status = kelpie__event_log_open(&monitor->events, os, directory, error);
+    }
+    if (status == 0) {
+        status = kelpie__console_log_open(&monitor->console, os, monitor->loop, directory, error);
+    }
+    if (status == 0) {
+        status = monitor_watch_owner(monitor, error);
+    }
+    if (status == 0) {
+        status = kelpie__clients_init(&monitor->clients, monitor, KELPIE_MONITOR_HANDLE_LISTENER,
+                                      KELPIE_MONITOR_HANDLE_CONNECTION, error);
+    }
+    return status;
+}
+
+/* The name goes, then whoever came before that is served: no client finds a door that nobody opens. */
+static bool monitor_may_end(struct kelpie_monitor *monitor) {
+    if (!kelpie__lifecycle_is_over(monitor)) {
+        return false;
+    }
+    bool is_wanted_gone = monitor->is_deleted || monitor->lifecycle.is_ending;
+    if (!monitor->is_deleted) {
+        kelpie__ignore(kelpie__os_unlink(monitor->os, monitor->directory.run,
+                                         KELPIE_VM_SOCKET_FILE, false));
+    }
+    if (!is_wanted_gone) {
+        kelpie__clients_accept(&monitor->clients);
+    }
+    return is_wanted_gone || monitor->clients.count == 0;
+}
+
+static int monitor_run(struct kelpie_monitor *monitor, struct kelpie_error *error) {
+    int status = 0;
+    while (status == 0 && !monitor_may_end(monitor)) { /* bound: the VM's life */
+        status = kelpie__loop_step(monitor->loop, -1, error);
+    }
+    return status;
+}
+
+static void monitor_end(struct kelpie_monitor *monitor) {
+    bool is_leftover = monitor->config.is_ephemeral && !monitor->is_deleted;
+    kelpie__prepare_cancel(&monitor->prepare);
+    kelpie__clients_deinit(&monitor->clients, monitor->is_deleted ? "deleted" : "over");
+    kelpie__relay_deinit(&monitor->relay);
+    kelpie__lifecycle_deinit(&monitor->lifecycle);
+    kelpie__console_log_close(&monitor->console);
+    kelpie__event_log_close(&monitor->events);
+    if (is_leftover) { /* ephemeral: its end is its deletion */
+        kelpie__ignore(kelpie__vm_directory_delete(&monitor->directory, NULL));
+    }
+}
+
+static void monitor_complain(struct kelpie_os *os, const struct kelpie_error *error) {
+    char line[2200];
+    kelpie__ignore(
+        kelpie__text_format(line, sizeof(line), "kelpie-monitor: %s\n", error->message));
+    kelpie__ignore(kelpie__os_write(os, MONITOR_STDERR, line, strlen(line))); /* nobody else to tell */
+}
+
+int kelpie_monitor_main(struct kelpie_os *os, int argc, char **argv) {
+    struct kelpie_error error = {0};
+    struct kelpie_monitor *monitor = kelpie__alloc(os, sizeof(*monitor));
+    if (monitor == NULL) {
+        return 1;
+    }
+    monitor->os = os;
+    int status = monitor_open(monitor, argc, argv, &error);
+    if (status == 0) {
+        status = monitor_init(monitor, &error);
+        if (status == 0) {
+            status = monitor_run(monitor, &error);
+            monitor_end(monitor);
+        }
+    }
+    if (status < 0) {
+        monitor_complain(os, &error);
+    }
+    return status < 0 ? 1 : 0; /* the kernel frees the rest, the lock last */
+}
