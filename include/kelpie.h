@@ -2,26 +2,31 @@
  *
  * libkelpie: microVMs for programs. Start one, run commands in it, throw it away.
  *
- * A first program (examples/first.c): kelpie_open, kelpie_config_create, kelpie_vm_create, kelpie_vm_start,
- * kelpie_vm_exec, kelpie_close.
+ * A first program (examples/first.c): kelpie_open, kelpie_config_create, kelpie_vm_create,
+ * kelpie_vm_start, kelpie_vm_exec, kelpie_close.
  *
- * Words. `borrows`: used during the call only. `keeps`: used until the named event. `takes`: the library's when the
- * call succeeds, still the caller's when it fails. `gives`: the caller releases it with the named function.
+ * Words. `borrows`: used during the call only. `keeps`: used until the named event. `takes`: the
+ * library's when the call succeeds, still the caller's when it fails. `gives`: the caller releases
+ * it with the named function.
  *
- * Results. Every function that can fail returns 0 or a negative KELPIE_E_* and takes, as its last argument, a
- * `struct kelpie_error *` of the caller's that may be NULL. On failure every out_ argument is untouched and nothing
- * needs releasing; on success the error is untouched. Branch on codes; the message is for people.
+ * Results. Every function that can fail returns 0 or a negative KELPIE_E_* and takes, as its last
+ * argument, a `struct kelpie_error *` of the caller's that may be NULL. On failure every out_
+ * argument is untouched and nothing needs releasing; on success the error is untouched. Branch on
+ * codes; the message is for people.
  *
- * Threads. A `struct kelpie` and all that came from it belong to one thread at a time. Two threads open two, and both
- * may attach to the same VM. The library makes no threads, installs no signal handlers, lets no SIGCHLD of its own be
- * seen, never prints and never exits. It does not survive fork(2): open anew in the child.
+ * Threads. A `struct kelpie` and all that came from it belong to one thread at a time. Two threads
+ * open two, and both may attach to the same VM. The library makes no threads, installs no signal
+ * handlers, lets no SIGCHLD of its own be seen, never prints and never exits. It does not survive
+ * fork(2): open anew in the child.
  *
- * Blocking and asynchronous. A blocking call drives the event loop until its operation has ended; inside a callback
- * it is refused with KELPIE_E_MISUSE. Its twin ends in _async: a start that fails never calls back, one that succeeds
- * calls back exactly once and never before it has returned. Between, the program calls kelpie_dispatch whenever
- * kelpie_fd is readable or kelpie_timeout_ms has passed.
+ * Blocking and asynchronous. A blocking call drives the event loop until its operation has ended;
+ * inside a callback it is refused with KELPIE_E_MISUSE. Its twin ends in _async: a start that fails
+ * never calls back, one that succeeds calls back exactly once and never before it has returned.
+ * Between, the program calls kelpie_dispatch whenever kelpie_fd is readable or kelpie_timeout_ms
+ * has passed.
  *
- * Options structures begin with `struct_size`: set it to sizeof. Zero in any other member means the default.
+ * Options structures begin with `struct_size`: set it to sizeof. Zero in any other member means the
+ * default.
  */
 #ifndef KELPIE_H
 #define KELPIE_H
@@ -41,54 +46,59 @@ extern "C" {
 #define KELPIE_MUST_CHECK
 #endif
 
-/* ---- errors ---------------------------------------------------------------------------------------------------- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 enum kelpie_code {
     KELPIE_OK = 0,
-    KELPIE_E_CONFIG = -1,                 /* a configuration value is not valid: `field` names it */
-    KELPIE_E_ROOT_NOT_FOUND = -2,         /* the root file system does not exist */
-    KELPIE_E_ROOT_ACCESS = -3,            /* it exists but cannot be used: rights, kind, unknown file system */
-    KELPIE_E_CREATE = -4,                 /* the VM could not be made */
-    KELPIE_E_BOOT = -5,                   /* the VM could not be started; the message holds the console's tail */
-    KELPIE_E_BOOT_TIMEOUT = -6,           /* the guest did not say hello in time */
-    KELPIE_E_STATE = -7,                  /* not allowed in the VM's state; the message names both */
-    KELPIE_E_ALREADY_RUNNING = -8,        /* start of a VM that runs */
-    KELPIE_E_CRASHED = -9,                /* the VM died; the message says of what */
-    KELPIE_E_EXEC = -10,                  /* the command could not be run; see also the next two */
-    KELPIE_E_EXEC_TIMEOUT = -11,          /* the command was killed at its timeout, which the message names */
+    KELPIE_E_CONFIG = -1,         /* a configuration value is not valid: `field` names it */
+    KELPIE_E_ROOT_NOT_FOUND = -2, /* the root file system does not exist */
+    KELPIE_E_ROOT_ACCESS = -3, /* it exists but cannot be used: rights, kind, unknown file system */
+    KELPIE_E_CREATE = -4,      /* the VM could not be made */
+    KELPIE_E_BOOT = -5, /* the VM could not be started; the message holds the console's tail */
+    KELPIE_E_BOOT_TIMEOUT = -6,    /* the guest did not say hello in time */
+    KELPIE_E_STATE = -7,           /* not allowed in the VM's state; the message names both */
+    KELPIE_E_ALREADY_RUNNING = -8, /* start of a VM that runs */
+    KELPIE_E_CRASHED = -9,         /* the VM died; the message says of what */
+    KELPIE_E_EXEC = -10,           /* the command could not be run; see also the next two */
+    /* the command was killed at its timeout, which the message names */
+    KELPIE_E_EXEC_TIMEOUT = -11,
     KELPIE_E_PAUSE = -12,
     KELPIE_E_RESUME = -13,
     KELPIE_E_SNAPSHOT = -14,
     KELPIE_E_SNAPSHOT_TOO_LARGE = -15,
     KELPIE_E_RESTORE = -16,
     KELPIE_E_SNAPSHOT_CORRUPTED = -17,
-    KELPIE_E_SNAPSHOT_INCOMPATIBLE = -18, /* architecture, memory, CPUs, machine or format: which, and both values */
+    /* architecture, memory, CPUs, machine or format: which, and both values */
+    KELPIE_E_SNAPSHOT_INCOMPATIBLE = -18,
     KELPIE_E_SHARE = -19,
     KELPIE_E_TOO_MANY_SHARES = -20,
-    KELPIE_E_UNAVAILABLE = -21,           /* the backend or a helper is missing: says what and how to get it */
-    KELPIE_E_UNSUPPORTED = -22,           /* this backend cannot do it */
+    /* the backend or a helper is missing: says what and how to get it */
+    KELPIE_E_UNAVAILABLE = -21,
+    KELPIE_E_UNSUPPORTED = -22, /* this backend cannot do it */
     KELPIE_E_CANCELLED = -23,
-    KELPIE_E_NOT_FOUND = -24,             /* no such VM or exec */
-    KELPIE_E_EXISTS = -25,                /* the name is taken */
-    KELPIE_E_LIMIT = -26,                 /* a limit would be exceeded: value and limit are in the message */
-    KELPIE_E_INTERNAL = -27,              /* a fault of Kelpie's own; please report it */
-    KELPIE_E_IO = -28,                    /* the system refused: `os_error` holds its errno value */
-    KELPIE_E_PROTOCOL = -29,              /* a peer broke a rule of docs/protocol.md, which the message names */
-    KELPIE_E_MISUSE = -30,                /* a call that cannot be right: NULL, wrong order, inside a callback */
-    KELPIE_E_MEMORY = -31,                /* no memory */
-    KELPIE_E_BUSY = -32,                  /* somebody else is changing the VM; try again */
-    KELPIE_E_TIMEOUT = -33,               /* a deadline other than boot's and exec's passed */
-    KELPIE_E_EXEC_NOT_FOUND = -34,        /* there is no such command (a shell's 127) */
-    KELPIE_E_EXEC_DENIED = -35,           /* it cannot be executed, or its interpreter is missing (a shell's 126) */
+    KELPIE_E_NOT_FOUND = -24, /* no such VM or exec */
+    KELPIE_E_EXISTS = -25,    /* the name is taken */
+    KELPIE_E_LIMIT = -26,     /* a limit would be exceeded: value and limit are in the message */
+    KELPIE_E_INTERNAL = -27,  /* a fault of Kelpie's own; please report it */
+    KELPIE_E_IO = -28,        /* the system refused: `os_error` holds its errno value */
+    KELPIE_E_PROTOCOL = -29,  /* a peer broke a rule of docs/protocol.md, which the message names */
+    KELPIE_E_MISUSE = -30,  /* a call that cannot be right: NULL, wrong order, inside a callback */
+    KELPIE_E_MEMORY = -31,  /* no memory */
+    KELPIE_E_BUSY = -32,    /* somebody else is changing the VM; try again */
+    KELPIE_E_TIMEOUT = -33, /* a deadline other than boot's and exec's passed */
+    KELPIE_E_EXEC_NOT_FOUND = -34, /* there is no such command (a shell's 127) */
+    /* it cannot be executed, or its interpreter is missing (a shell's 126) */
+    KELPIE_E_EXEC_DENIED = -35,
 };
 
 #define KELPIE_CODE_LAST KELPIE_E_EXEC_DENIED
 
 struct kelpie_error {
-    int code;           /* enum kelpie_code */
-    int os_error;       /* errno value, or 0 */
-    char field[64];     /* configuration field at fault, or "" */
-    char message[1976]; /* one or more lines without a newline at the end; UTF-8; always terminated */
+    int code;       /* enum kelpie_code */
+    int os_error;   /* errno value, or 0 */
+    char field[64]; /* configuration field at fault, or "" */
+    /* one or more lines without a newline at the end; UTF-8; always terminated */
+    char message[1976];
 };
 
 /* "KELPIE_E_CONFIG" for its value; "KELPIE_E_UNKNOWN" for a value that is none. A static string. */
@@ -104,7 +114,7 @@ bool kelpie_code_requires_recreate(int code);
 /* "0.1.0". */
 const char *kelpie_version(void);
 
-/* ---- the library's handle -------------------------------------------------------------------------------------- */
+/* ---- the library's handle -------------------------------------------------------------------- */
 
 struct kelpie;
 struct kelpie_config;
@@ -119,50 +129,57 @@ typedef void (*kelpie_log_callback)(void *context, enum kelpie_log_level level,
 
 struct kelpie_open_options {
     size_t struct_size;
-    /* Where durable VMs live. NULL: $KELPIE_STATE_DIR, else /var/lib/kelpie (root), $XDG_STATE_HOME/kelpie or
-     * ~/.local/state/kelpie (others). When it is given here or by the environment, and the next two are not, these
-     * become its subdirectories "run" and "cache", so that one directory holds everything. */
-    const char *state_directory;   /* borrows */
-    const char *runtime_directory; /* borrows; NULL: /run/kelpie (root), $XDG_RUNTIME_DIR/kelpie, else state/run */
-    const char *cache_directory;   /* borrows; NULL: /var/cache/kelpie (root), $XDG_CACHE_HOME/kelpie or ~/.cache */
-    const char *libexec_directory; /* borrows; NULL: $KELPIE_LIBEXEC, beside the program, else the installed one */
+    /* Where durable VMs live. NULL: $KELPIE_STATE_DIR, else /var/lib/kelpie (root),
+     * $XDG_STATE_HOME/kelpie or
+     * ~/.local/state/kelpie (others). When it is given here or by the environment, and the next two
+     * are not, these become its subdirectories "run" and "cache", so that one directory holds
+     * everything. */
+    const char *state_directory; /* borrows */
+    /* borrows; NULL: /run/kelpie (root), $XDG_RUNTIME_DIR/kelpie, else state/run */
+    const char *runtime_directory;
+    /* borrows; NULL: /var/cache/kelpie (root), $XDG_CACHE_HOME/kelpie or ~/.cache */
+    const char *cache_directory;
+    /* borrows; NULL: $KELPIE_LIBEXEC, beside the program, else the installed one */
+    const char *libexec_directory;
     kelpie_log_callback log_callback; /* keeps until kelpie_close; NULL: no log */
     void *log_context;
 };
 
-/* Opens the library: makes the directories that are missing (mode 0700), refuses those that other users own or may
- * write, and recovers VMs whose monitor died. `options` borrows, may be NULL. Gives *out (kelpie_close).
- * Errors: MISUSE, MEMORY, IO, UNSUPPORTED (directory of a newer format). */
+/* Opens the library: makes the directories that are missing (mode 0700), refuses those that other
+ * users own or may write, and recovers VMs whose monitor died. `options` borrows, may be NULL.
+ * Gives *out (kelpie_close). Errors: MISUSE, MEMORY, IO, UNSUPPORTED (directory of a newer format).
+ */
 KELPIE_MUST_CHECK int kelpie_open(const struct kelpie_open_options *options, struct kelpie **out,
                                   struct kelpie_error *error);
 
-/* Closes everything that came from it: VMs are left as kelpie_vm_close says, operations end without a callback.
- * NULL is allowed. Not inside a callback. */
+/* Closes everything that came from it: VMs are left as kelpie_vm_close says, operations end without
+ * a callback. NULL is allowed. Not inside a callback. */
 void kelpie_close(struct kelpie *kelpie);
 
-/* For an event loop of the caller's: the descriptor is readable when there is something to do (level-triggered,
- * owned by the library); the timeout is -1 for none, else milliseconds until kelpie_dispatch is due. Dispatch does
- * what is due without waiting, and calls back. */
+/* For an event loop of the caller's: the descriptor is readable when there is something to do
+ * (level-triggered, owned by the library); the timeout is -1 for none, else milliseconds until
+ * kelpie_dispatch is due. Dispatch does what is due without waiting, and calls back. */
 int kelpie_fd(const struct kelpie *kelpie);
 int kelpie_timeout_ms(const struct kelpie *kelpie);
 KELPIE_MUST_CHECK int kelpie_dispatch(struct kelpie *kelpie, struct kelpie_error *error);
 
-/* Waits up to timeout_ms (KELPIE_TIMEOUT_NONE: without limit) for something to do, then dispatches it. For programs
- * without a loop of their own. */
+/* Waits up to timeout_ms (KELPIE_TIMEOUT_NONE: without limit) for something to do, then dispatches
+ * it. For programs without a loop of their own. */
 KELPIE_MUST_CHECK int kelpie_wait(struct kelpie *kelpie, uint64_t timeout_ms,
                                   struct kelpie_error *error);
 
 /* For every timeout: 0 is the default of the call, this is no timeout at all. */
 #define KELPIE_TIMEOUT_NONE UINT64_MAX
 
-/* The end of an asynchronous operation: error is NULL for success, else borrowed during the call. */
+/* The end of an asynchronous operation: error is NULL for success, else borrowed during the call.
+ */
 typedef void (*kelpie_done_callback)(void *context, const struct kelpie_error *error);
 
-/* Asks an asynchronous operation to end early; its callback still comes, with CANCELLED if it was in time. The
- * handle of an operation is valid until its callback has returned. */
+/* Asks an asynchronous operation to end early; its callback still comes, with CANCELLED if it was
+ * in time. The handle of an operation is valid until its callback has returned. */
 void kelpie_operation_cancel(struct kelpie_operation *operation);
 
-/* ---- configuration --------------------------------------------------------------------------------------------- */
+/* ---- configuration --------------------------------------------------------------------------- */
 
 enum kelpie_accelerator {
     KELPIE_ACCELERATOR_AUTO, /* KVM where it was seen to boot a guest on this host, else TCG */
@@ -171,20 +188,24 @@ enum kelpie_accelerator {
 };
 
 enum kelpie_lifetime {
-    KELPIE_LIFETIME_OWNED,    /* ends with the connection or the process that created it, whatever the reason */
+    /* ends with the connection or the process that created it, whatever the reason */
+    KELPIE_LIFETIME_OWNED,
     KELPIE_LIFETIME_DETACHED, /* lives until it is stopped */
 };
 
-/* Gives *out (kelpie_config_destroy) with the defaults: 2 vCPUs, 512 MiB, the built-in root, owned. */
+/* Gives *out (kelpie_config_destroy) with the defaults: 2 vCPUs, 512 MiB, the built-in root, owned.
+ */
 KELPIE_MUST_CHECK int kelpie_config_create(struct kelpie *kelpie, struct kelpie_config **out,
                                            struct kelpie_error *error);
 void kelpie_config_destroy(struct kelpie_config *config); /* takes NULL */
 
-/* Setters never fail: kelpie_config_check and kelpie_vm_create report all that is wrong. Texts are copied. */
-void kelpie_config_set_cpus(struct kelpie_config *config, uint64_t cpus);             /* 1 to 32 */
-void kelpie_config_set_memory_mib(struct kelpie_config *config, uint64_t memory_mib); /* 128 to 16,384 */
-/* Root file system: NULL, the built-in busybox base; a directory, packed once and never written to; or a disk image
- * (raw or qcow2 without a backing file, holding ext4 or EROFS). */
+/* Setters never fail: kelpie_config_check and kelpie_vm_create report all that is wrong. Texts are
+ * copied. */
+void kelpie_config_set_cpus(struct kelpie_config *config, uint64_t cpus); /* 1 to 32 */
+/* 128 to 16,384 */
+void kelpie_config_set_memory_mib(struct kelpie_config *config, uint64_t memory_mib);
+/* Root file system: NULL, the built-in busybox base; a directory, packed once and never written to;
+ * or a disk image (raw or qcow2 without a backing file, holding ext4 or EROFS). */
 void kelpie_config_set_root(struct kelpie_config *config, const char *path);
 void kelpie_config_set_read_only(struct kelpie_config *config, bool is_read_only);
 /* Size of the VM's own writable layer on disk; 0: it is in the guest's memory. */
@@ -192,24 +213,26 @@ void kelpie_config_set_disk_size_mib(struct kelpie_config *config, uint64_t disk
 /* "NAME=value", for every command of this VM; a command's own environment wins. */
 void kelpie_config_add_environment(struct kelpie_config *config, const char *assignment);
 void kelpie_config_set_working_directory(struct kelpie_config *config, const char *path);
-void kelpie_config_set_kernel(struct kelpie_config *config, const char *path); /* bzImage or ELF vmlinux */
+/* bzImage or ELF vmlinux */
+void kelpie_config_set_kernel(struct kelpie_config *config, const char *path);
 void kelpie_config_set_accelerator(struct kelpie_config *config,
                                    enum kelpie_accelerator accelerator);
-void kelpie_config_set_boot_timeout_ms(struct kelpie_config *config, uint64_t boot_timeout_ms); /* 30,000 */
+/* 30,000 */
+void kelpie_config_set_boot_timeout_ms(struct kelpie_config *config, uint64_t boot_timeout_ms);
 void kelpie_config_set_lifetime(struct kelpie_config *config, enum kelpie_lifetime lifetime);
 /* Deleted when it ends or when its creator goes; nothing of it is synced to disk. */
 void kelpie_config_set_ephemeral(struct kelpie_config *config, bool is_ephemeral);
 /* Start even when the guest's memory is larger than what the host has available. */
 void kelpie_config_set_overcommit(struct kelpie_config *config, bool allows_overcommit);
 
-/* Checks every value. KELPIE_E_CONFIG when any is wrong (or the code of the only problem): the error is the first
- * problem, all of them are then read by index. */
+/* Checks every value. KELPIE_E_CONFIG when any is wrong (or the code of the only problem): the
+ * error is the first problem, all of them are then read by index. */
 KELPIE_MUST_CHECK int kelpie_config_check(struct kelpie_config *config, struct kelpie_error *error);
 size_t kelpie_config_problem_count(const struct kelpie_config *config);
 /* Borrowed until the configuration changes; NULL beyond the count. */
 const struct kelpie_error *kelpie_config_problem(const struct kelpie_config *config, size_t index);
 
-/* ---- VMs ------------------------------------------------------------------------------------------------------- */
+/* ---- VMs ------------------------------------------------------------------------------------- */
 
 enum kelpie_vm_state {
     KELPIE_VM_CREATED,
@@ -228,11 +251,11 @@ struct kelpie_vm_info {
     char id[33];        /* 32 hexadecimal digits */
     char name[65];
     enum kelpie_vm_state state;
-    char reason[512];  /* of the last end or failed start, or "" */
-    char backend[16];  /* "qemu" */
+    char reason[512];    /* of the last end or failed start, or "" */
+    char backend[16];    /* "qemu" */
     char accelerator[8]; /* "kvm", "tcg", or "" before the first start */
     char accelerator_reason[256];
-    char origin[16];   /* of this run: "boot" */
+    char origin[16]; /* of this run: "boot" */
     char root[4097];
     char kernel[4097];
     uint32_t cpus;
@@ -241,33 +264,36 @@ struct kelpie_vm_info {
     bool is_read_only;
     bool is_ephemeral;
     enum kelpie_lifetime lifetime;
-    int64_t created_ms; /* Unix time */
-    int64_t changed_ms; /* of the state */
-    uint64_t boot_us;   /* start to the agent's answer, of the last start; 0 before */
+    int64_t created_ms;  /* Unix time */
+    int64_t changed_ms;  /* of the state */
+    uint64_t boot_us;    /* start to the agent's answer, of the last start; 0 before */
     int32_t monitor_pid; /* 0: none */
     int32_t vmm_pid;     /* 0: none */
 };
 
-/* Makes a VM in Created. `name`: 1 to 64 of a-z 0-9 _ . - beginning with a letter or digit, borrows; NULL: one is
- * drawn. `config` borrows; NULL: the defaults. Gives *out (kelpie_vm_close).
- * Errors: every problem of the configuration; EXISTS, IO, MEMORY, LIMIT, UNAVAILABLE. Nothing is left on failure. */
+/* Makes a VM in Created. `name`: 1 to 64 of a-z 0-9 _ . - beginning with a letter or digit,
+ * borrows; NULL: one is drawn. `config` borrows; NULL: the defaults. Gives *out (kelpie_vm_close).
+ * Errors: every problem of the configuration; EXISTS, IO, MEMORY, LIMIT, UNAVAILABLE. Nothing is
+ * left on failure. */
 KELPIE_MUST_CHECK int kelpie_vm_create(struct kelpie *kelpie, const char *name,
                                        struct kelpie_config *config, struct kelpie_vm **out,
                                        struct kelpie_error *error);
 
-/* Attaches to a VM by name. Errors: NOT_FOUND, IO, MEMORY, TIMEOUT. Gives *out (kelpie_vm_close). */
+/* Attaches to a VM by name. Errors: NOT_FOUND, IO, MEMORY, TIMEOUT. Gives *out (kelpie_vm_close).
+ */
 KELPIE_MUST_CHECK int kelpie_vm_open(struct kelpie *kelpie, const char *name,
                                      struct kelpie_vm **out, struct kelpie_error *error);
 
-/* Ends this attachment. An owned VM that this process created is killed, and deleted if it is ephemeral. NULL is
- * allowed. Its execs end as kelpie_exec_close says. */
+/* Ends this attachment. An owned VM that this process created is killed, and deleted if it is
+ * ephemeral. NULL is allowed. Its execs end as kelpie_exec_close says. */
 void kelpie_vm_close(struct kelpie_vm *vm);
 
 const char *kelpie_vm_name(const struct kelpie_vm *vm); /* borrowed until kelpie_vm_close */
 const char *kelpie_vm_id(const struct kelpie_vm *vm);
 
-/* Created, Stopped, Crashed -> Running. timeout_ms 0: the configuration's. On failure the state is the one before.
- * Errors: BOOT, BOOT_TIMEOUT, ALREADY_RUNNING, STATE, UNAVAILABLE, ROOT_*, LIMIT (memory), CANCELLED. */
+/* Created, Stopped, Crashed -> Running. timeout_ms 0: the configuration's. On failure the state is
+ * the one before. Errors: BOOT, BOOT_TIMEOUT, ALREADY_RUNNING, STATE, UNAVAILABLE, ROOT_*, LIMIT
+ * (memory), CANCELLED. */
 KELPIE_MUST_CHECK int kelpie_vm_start(struct kelpie_vm *vm, uint64_t timeout_ms,
                                       struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie_vm_start_async(struct kelpie_vm *vm, uint64_t timeout_ms,
@@ -279,8 +305,8 @@ struct kelpie_stop_result {
     bool was_graceful; /* the guest was told and went by itself */
 };
 
-/* Running, Paused -> Stopped. The guest is asked; after timeout_ms (0: 10,000) it is killed. `out` may be NULL; the
- * asynchronous form keeps it until the callback. Errors: STATE. */
+/* Running, Paused -> Stopped. The guest is asked; after timeout_ms (0: 10,000) it is killed. `out`
+ * may be NULL; the asynchronous form keeps it until the callback. Errors: STATE. */
 KELPIE_MUST_CHECK int kelpie_vm_stop(struct kelpie_vm *vm, uint64_t timeout_ms,
                                      struct kelpie_stop_result *out, struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie_vm_stop_async(struct kelpie_vm *vm, uint64_t timeout_ms,
@@ -292,15 +318,16 @@ KELPIE_MUST_CHECK int kelpie_vm_stop_async(struct kelpie_vm *vm, uint64_t timeou
 /* Ends it now. In any state; without effect where nothing runs. */
 KELPIE_MUST_CHECK int kelpie_vm_kill(struct kelpie_vm *vm, struct kelpie_error *error);
 
-/* Deletes a VM that does not run; `is_forced`: kills it first. The handle stays, and is good for kelpie_vm_close
- * only. Errors: STATE, BUSY, IO. */
+/* Deletes a VM that does not run; `is_forced`: kills it first. The handle stays, and is good for
+ * kelpie_vm_close only. Errors: STATE, BUSY, IO. */
 KELPIE_MUST_CHECK int kelpie_vm_delete(struct kelpie_vm *vm, bool is_forced,
                                        struct kelpie_error *error);
 
 KELPIE_MUST_CHECK int kelpie_vm_inspect(struct kelpie_vm *vm, struct kelpie_vm_info *out,
                                         struct kelpie_error *error);
 
-/* All VMs, by name. Gives *out, an array of *out_count (kelpie_list_free); NULL when there are none. */
+/* All VMs, by name. Gives *out, an array of *out_count (kelpie_list_free); NULL when there are
+ * none. */
 KELPIE_MUST_CHECK int kelpie_list(struct kelpie *kelpie, struct kelpie_vm_info **out,
                                   size_t *out_count, struct kelpie_error *error);
 void kelpie_list_free(struct kelpie *kelpie, struct kelpie_vm_info *list, size_t count);
@@ -347,7 +374,8 @@ struct kelpie_event {
 
 typedef void (*kelpie_event_callback)(void *context, const struct kelpie_event *event);
 
-/* Calls back for every event from now on, until kelpie_vm_close. One subscription a handle; NULL ends it. */
+/* Calls back for every event from now on, until kelpie_vm_close. One subscription a handle; NULL
+ * ends it. */
 KELPIE_MUST_CHECK int kelpie_vm_subscribe(struct kelpie_vm *vm, kelpie_event_callback callback,
                                           void *context, struct kelpie_error *error);
 
@@ -360,7 +388,7 @@ KELPIE_MUST_CHECK int kelpie_vm_read_log(struct kelpie_vm *vm, enum kelpie_log_k
                                          kelpie_bytes_callback callback, void *context,
                                          struct kelpie_error *error);
 
-/* ---- commands in a VM ------------------------------------------------------------------------------------------ */
+/* ---- commands in a VM ------------------------------------------------------------------------ */
 
 struct kelpie_limit {
     int32_t resource; /* RLIMIT_*, getrlimit(2) */
@@ -370,19 +398,23 @@ struct kelpie_limit {
 
 struct kelpie_exec_options {
     size_t struct_size;
-    const char *const *argv;        /* borrows; NULL-terminated, at least one; with the environment up to 2 MiB */
-    const char *const *environment; /* borrows; "NAME=value", over the VM's and the guest's defaults; NULL: none */
-    const char *working_directory;  /* borrows; NULL: the VM's, else the user's home or / */
-    const char *user;               /* borrows; "name" or "uid", with ":group" or ":gid"; NULL: root */
-    bool has_terminal;              /* a pseudo-terminal: stderr then comes with stdout */
-    uint16_t rows;                  /* of the terminal; 0: 24 */
-    uint16_t columns;               /* 0: 80 */
-    uint64_t timeout_ms;            /* 0: 60,000; counted in the guest, then it and all it started are killed */
+    /* borrows; NULL-terminated, at least one; with the environment up to 2 MiB */
+    const char *const *argv;
+    /* borrows; "NAME=value", over the VM's and the guest's defaults; NULL: none */
+    const char *const *environment;
+    const char *working_directory; /* borrows; NULL: the VM's, else the user's home or / */
+    const char *user;  /* borrows; "name" or "uid", with ":group" or ":gid"; NULL: root */
+    bool has_terminal; /* a pseudo-terminal: stderr then comes with stdout */
+    uint16_t rows;     /* of the terminal; 0: 24 */
+    uint16_t columns;  /* 0: 80 */
+    /* 0: 60,000; counted in the guest, then it and all it started are killed */
+    uint64_t timeout_ms;
     const struct kelpie_limit *limits; /* borrows */
     size_t limit_count;
-    bool has_stdin;          /* streamed only: stdin is written with kelpie_exec_write; else it is empty */
+    bool has_stdin; /* streamed only: stdin is written with kelpie_exec_write; else it is empty */
     bool keep_on_disconnect; /* goes on when this program goes; else it is killed */
-    const void *stdin_bytes; /* collected only: keeps until the call or callback; what the command reads */
+    /* collected only: keeps until the call or callback; what the command reads */
+    const void *stdin_bytes;
     size_t stdin_count;
     size_t output_bytes_max; /* collected only, each stream; 0: 16 MiB; then `is_truncated` */
 };
@@ -414,12 +446,13 @@ struct kelpie_exec_result {
     bool is_stderr_truncated;
 };
 
-/* Runs a command and collects its output. A command that ran is a success whatever its exit code; at its timeout the
- * error is EXEC_TIMEOUT. Gives what *out holds (kelpie_exec_result_release).
- * Errors: EXEC_NOT_FOUND, EXEC_DENIED, EXEC, EXEC_TIMEOUT, STATE, CRASHED, LIMIT, CANCELLED, MISUSE.
- * The asynchronous form keeps out_result until the callback; *out (may be NULL) is borrowed until then, for
- * kelpie_exec_kill and kelpie_exec_signal. */
-KELPIE_MUST_CHECK int kelpie_vm_exec(struct kelpie_vm *vm, const struct kelpie_exec_options *options,
+/* Runs a command and collects its output. A command that ran is a success whatever its exit code;
+ * at its timeout the error is EXEC_TIMEOUT. Gives what *out holds (kelpie_exec_result_release).
+ * Errors: EXEC_NOT_FOUND, EXEC_DENIED, EXEC, EXEC_TIMEOUT, STATE, CRASHED, LIMIT, CANCELLED,
+ * MISUSE. The asynchronous form keeps out_result until the callback; *out (may be NULL) is borrowed
+ * until then, for kelpie_exec_kill and kelpie_exec_signal. */
+KELPIE_MUST_CHECK int kelpie_vm_exec(struct kelpie_vm *vm,
+                                     const struct kelpie_exec_options *options,
                                      struct kelpie_exec_result *out, struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie_vm_exec_async(struct kelpie_vm *vm,
                                            const struct kelpie_exec_options *options,
@@ -439,14 +472,14 @@ struct kelpie_exec_callbacks {
                    const void *bytes, size_t count);
     /* kelpie_exec_write takes more, after it had taken less than it was given. */
     void (*writable)(void *context, struct kelpie_exec *exec);
-    /* The end, once, after the end of both streams. error NULL: status is the command's; else status is NULL and
-     * the error says why it is not known (CRASHED, PROTOCOL, IO). */
+    /* The end, once, after the end of both streams. error NULL: status is the command's; else
+     * status is NULL and the error says why it is not known (CRASHED, PROTOCOL, IO). */
     void (*ended)(void *context, struct kelpie_exec *exec, const struct kelpie_exec_status *status,
                   const struct kelpie_error *error);
 };
 
-/* Starts a command and returns when it runs. Gives *out (kelpie_exec_close). `callbacks` borrows, may be NULL.
- * Errors: as kelpie_vm_exec. */
+/* Starts a command and returns when it runs. Gives *out (kelpie_exec_close). `callbacks` borrows,
+ * may be NULL. Errors: as kelpie_vm_exec. */
 KELPIE_MUST_CHECK int kelpie_vm_exec_start(struct kelpie_vm *vm,
                                            const struct kelpie_exec_options *options,
                                            const struct kelpie_exec_callbacks *callbacks,
@@ -460,8 +493,9 @@ KELPIE_MUST_CHECK int kelpie_vm_exec_start_async(struct kelpie_vm *vm,
                                                  struct kelpie_exec **out,
                                                  struct kelpie_error *error);
 
-/* Attaches to a command by its id: output goes on from these absolute offsets of its streams, or from the oldest
- * byte that is kept when it is newer; stdin is accepted. Errors: NOT_FOUND, BUSY (attached elsewhere), STATE. */
+/* Attaches to a command by its id: output goes on from these absolute offsets of its streams, or
+ * from the oldest byte that is kept when it is newer; stdin is accepted. Errors: NOT_FOUND, BUSY
+ * (attached elsewhere), STATE. */
 KELPIE_MUST_CHECK int kelpie_vm_exec_attach(struct kelpie_vm *vm, const char *exec_id,
                                             uint64_t stdout_offset, uint64_t stderr_offset,
                                             const struct kelpie_exec_callbacks *callbacks,
@@ -476,19 +510,21 @@ struct kelpie_exec_info {
     int64_t started_ms;
 };
 
-/* Gives *out, an array of *out_count (kelpie_exec_list_free). Ended commands are kept until their end was seen by a
- * client, at most 64 of them. */
+/* Gives *out, an array of *out_count (kelpie_exec_list_free). Ended commands are kept until their
+ * end was seen by a client, at most 64 of them. */
 KELPIE_MUST_CHECK int kelpie_vm_exec_list(struct kelpie_vm *vm, struct kelpie_exec_info **out,
                                           size_t *out_count, struct kelpie_error *error);
 void kelpie_exec_list_free(struct kelpie *kelpie, struct kelpie_exec_info *list, size_t count);
 
-const char *kelpie_exec_id(const struct kelpie_exec *exec); /* 32 digits; "" until it runs; until kelpie_exec_close */
+/* 32 digits; "" until it runs; until kelpie_exec_close */
+const char *kelpie_exec_id(const struct kelpie_exec *exec);
 
-/* Takes as many bytes as there is room for and says how many in *out_written (0 is possible: wait for `writable`).
- * Errors: EXEC (stdin is closed or the command has ended), MISUSE. */
+/* Takes as many bytes as there is room for and says how many in *out_written (0 is possible: wait
+ * for `writable`). Errors: EXEC (stdin is closed or the command has ended), MISUSE. */
 KELPIE_MUST_CHECK int kelpie_exec_write(struct kelpie_exec *exec, const void *bytes, size_t count,
                                         size_t *out_written, struct kelpie_error *error);
-/* End of file, after what was written. With a terminal it is sent as the terminal's end-of-file character. */
+/* End of file, after what was written. With a terminal it is sent as the terminal's end-of-file
+ * character. */
 KELPIE_MUST_CHECK int kelpie_exec_close_stdin(struct kelpie_exec *exec, struct kelpie_error *error);
 /* To its process group. Success says that it was sent; a command that has ended is no error. */
 KELPIE_MUST_CHECK int kelpie_exec_signal(struct kelpie_exec *exec, int signal,
@@ -498,22 +534,23 @@ KELPIE_MUST_CHECK int kelpie_exec_resize(struct kelpie_exec *exec, uint16_t rows
 /* Kills it and everything it started. */
 KELPIE_MUST_CHECK int kelpie_exec_kill(struct kelpie_exec *exec, struct kelpie_error *error);
 
-/* Output callbacks stop, soon also the command's writes (bounded buffers); resume goes on without a gap. */
+/* Output callbacks stop, soon also the command's writes (bounded buffers); resume goes on without a
+ * gap. */
 void kelpie_exec_pause_output(struct kelpie_exec *exec);
 void kelpie_exec_resume_output(struct kelpie_exec *exec);
 
-/* Waits for the end. timeout_ms 0 or KELPIE_TIMEOUT_NONE: without limit of its own (the command has one).
- * Errors: TIMEOUT (it runs on), CRASHED, MISUSE. */
+/* Waits for the end. timeout_ms 0 or KELPIE_TIMEOUT_NONE: without limit of its own (the command has
+ * one). Errors: TIMEOUT (it runs on), CRASHED, MISUSE. */
 KELPIE_MUST_CHECK int kelpie_exec_wait(struct kelpie_exec *exec, uint64_t timeout_ms,
                                        struct kelpie_exec_status *out, struct kelpie_error *error);
 
 /* Lets go of it: it runs on whatever it was started with, and can be attached to. Frees `exec`. */
 KELPIE_MUST_CHECK int kelpie_exec_detach(struct kelpie_exec *exec, struct kelpie_error *error);
-/* Frees the handle; a command that still runs is killed unless keep_on_disconnect was set. NULL is allowed. Allowed
- * inside its own callbacks. */
+/* Frees the handle; a command that still runs is killed unless keep_on_disconnect was set. NULL is
+ * allowed. Allowed inside its own callbacks. */
 void kelpie_exec_close(struct kelpie_exec *exec);
 
-/* ---- the host -------------------------------------------------------------------------------------------------- */
+/* ---- the host -------------------------------------------------------------------------------- */
 
 enum kelpie_check_status { KELPIE_CHECK_OK, KELPIE_CHECK_WARNING, KELPIE_CHECK_FAILED };
 
@@ -526,8 +563,8 @@ struct kelpie_check {
 
 typedef void (*kelpie_check_callback)(void *context, const struct kelpie_check *check);
 
-/* Checks each need of this host, KVM by booting a guest. Calls back once a check. `tries_kvm` false: reports what is
- * remembered. */
+/* Checks each need of this host, KVM by booting a guest. Calls back once a check. `tries_kvm`
+ * false: reports what is remembered. */
 KELPIE_MUST_CHECK int kelpie_doctor(struct kelpie *kelpie, bool tries_kvm,
                                     kelpie_check_callback callback, void *context,
                                     struct kelpie_error *error);

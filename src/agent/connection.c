@@ -40,8 +40,8 @@ void kelpie__agent_greet(struct kelpie_agent *agent, const char *epoch) {
 void kelpie__agent_quiesce(struct kelpie_agent *agent, const uint8_t mark[KELPIE_MARK_BYTES]) {
     KELPIE_ASSERT(agent->wire != NULL);
     if (agent->phase == KELPIE_AGENT_STOPPING) {
-        return; /* a guest that is going away makes no good snapshot, but the peer will see for
-                   itself */
+        /* a guest that is going away makes no good snapshot, but the peer will see for itself */
+        return;
     }
     KELPIE_ASSERT(agent->phase == KELPIE_AGENT_GREETED);
     agent->phase = KELPIE_AGENT_QUIESCED;

@@ -18,11 +18,11 @@
 #define KELPIE_AGENT_GROUP_SPARE_MAX 8
 
 struct kelpie_agent_group {
-    int directory;   /* owned; KELPIE_OS_NO_HANDLE: there are no cgroups, `leader` tells the members
-                      */
-    int members;     /* owned; its cgroup.procs */
-    uint32_t number; /* its directory's name */
-    int32_t leader;  /* pid of the command, from spawn on; its session has the same number */
+    /* owned; KELPIE_OS_NO_HANDLE: there are no cgroups, `leader` tells the members / int members;
+     * /* owned; its cgroup.procs */
+    int directory;
+    uint32_t number;      /* its directory's name */
+    int32_t leader;       /* pid of the command, from spawn on; its session has the same number */
     uint64_t past_cpu_us; /* what earlier commands in this cgroup used */
 };
 

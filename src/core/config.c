@@ -40,7 +40,7 @@ void kelpie__config_add_environment(struct kelpie_config_values *values, const c
     values->environment_count += 1;
 }
 
-/* ---- what is wrong ---- */
+/* ---- what is wrong --------------------------------------------------------------------------- */
 
 struct problem_list {
     struct kelpie_error *problems;
@@ -161,7 +161,7 @@ int kelpie__config_check_name(const char *name, struct kelpie_error *error) {
     return 0;
 }
 
-/* ---- config.json ---- */
+/* ---- config.json ----------------------------------------------------------------------------- */
 
 static const char *const accelerator_names[] = {"auto", "kvm", "tcg"};
 static const char *const lifetime_names[] = {"owned", "detached"};

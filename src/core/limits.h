@@ -13,7 +13,7 @@
 #define KELPIE_NS_PER_MS INT64_C(1000000)
 #define KELPIE_NS_PER_S INT64_C(1000000000)
 
-/* ---- a VM's configuration (contract.md, 2) ---- */
+/* ---- a VM's configuration (contract.md, 2) --------------------------------------------------- */
 #define KELPIE_CPUS_MIN 1u
 #define KELPIE_CPUS_MAX 32u
 #define KELPIE_CPUS_DEFAULT 2u
@@ -27,7 +27,7 @@
 #define KELPIE_ENVIRONMENT_MAX 256u         /* of a VM's configuration, entries */
 #define KELPIE_ENVIRONMENT_BYTES_MAX 32768u /* of a VM's configuration, in all */
 
-/* ---- times ---- */
+/* ---- times ----------------------------------------------------------------------------------- */
 #define KELPIE_BOOT_TIMEOUT_MS_DEFAULT 30000u
 #define KELPIE_BOOT_TIMEOUT_MS_MAX 3600000u
 #define KELPIE_EXEC_TIMEOUT_MS_DEFAULT 60000u
@@ -38,10 +38,9 @@
 #define KELPIE_HELLO_TIMEOUT_MS 5000u   /* of a monitor to its client */
 #define KELPIE_CALL_TIMEOUT_MS 10000u   /* of any request without one of its own */
 #define KELPIE_QUIESCE_TIMEOUT_MS 1000u /* design.md, "Across time" */
-#define KELPIE_KVM_TRIAL_MS 5000u /* for a guest's first boot on a KVM that is not known to work   \
-                                   */
-
-/* ---- the wire (docs/protocol.md) ---- */
+/* for a guest's first boot on a KVM that is not known to work \ / /* ---- the wire
+ * (docs/protocol.md) ---- */
+#define KELPIE_KVM_TRIAL_MS 5000u
 #define KELPIE_PROTOCOL_VERSION 1u
 #define KELPIE_PROTOCOL_VERSION_MIN 1u
 #define KELPIE_FRAME_HEADER_BYTES 24u
@@ -60,7 +59,7 @@
 #define KELPIE_METHOD_BYTES_MAX 64u
 #define KELPIE_FEATURE_COUNT_MAX 16u
 
-/* ---- commands ---- */
+/* ---- commands -------------------------------------------------------------------------------- */
 #define KELPIE_EXEC_ID_CHARACTERS 32u
 #define KELPIE_EXEC_COUNT_MAX 64u    /* alive in one VM */
 #define KELPIE_EXEC_FINISHED_MAX 64u /* whose end nobody has seen yet */
@@ -72,12 +71,12 @@
 #define KELPIE_EXEC_INPUT_BYTES (64u * 1024u)
 #define KELPIE_EXEC_COLLECT_BYTES_DEFAULT (16u * 1024u * 1024u)
 
-/* ---- a monitor ---- */
+/* ---- a monitor ------------------------------------------------------------------------------- */
 #define KELPIE_CLIENT_COUNT_MAX 64u
 #define KELPIE_CONSOLE_LOG_BYTES (2u * 1024u * 1024u) /* each of two files */
 #define KELPIE_EVENT_LOG_BYTES (2u * 1024u * 1024u)
 
-/* ---- JSON ---- */
+/* ---- JSON ------------------------------------------------------------------------------------ */
 #define KELPIE_JSON_DEPTH_MAX 16u
 
 static_assert(KELPIE_WIRE_RESERVE_BYTES >= KELPIE_FRAME_BYTES_MAX, "a message always fits");

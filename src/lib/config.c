@@ -43,8 +43,7 @@ static void set_path(struct kelpie_config *config, char *field, const char *fiel
     char absolute[KELPIE_PATH_BYTES_MAX + 1];
     struct kelpie_os *os = config->kelpie->os;
     bool is_relative = path != NULL && path[0] != '\0' && path[0] != '/';
-    bool is_found =
-        is_relative && kelpie__os_real_path(os, path, absolute, sizeof(absolute)) == 0;
+    bool is_found = is_relative && kelpie__os_real_path(os, path, absolute, sizeof(absolute)) == 0;
     kelpie__config_set_text(&config->values, field, KELPIE_PATH_BYTES_MAX + 1, field_name,
                             is_found ? absolute : path);
 }
@@ -96,7 +95,7 @@ void kelpie_config_set_overcommit(struct kelpie_config *config, bool allows_over
     config->values.allows_overcommit = allows_overcommit;
 }
 
-/* ---- checks that ask the system ---- */
+/* ---- checks that ask the system -------------------------------------------------------------- */
 
 static struct kelpie_error *problem_add(struct kelpie_config *config) {
     KELPIE_ASSERT(config->problem_count < KELPIE_CONFIG_PROBLEM_MAX);
@@ -173,7 +172,6 @@ size_t kelpie_config_problem_count(const struct kelpie_config *config) {
     return config->problem_count;
 }
 
-const struct kelpie_error *kelpie_config_problem(const struct kelpie_config *config,
-                                                 size_t index) {
+const struct kelpie_error *kelpie_config_problem(const struct kelpie_config *config, size_t index) {
     return index < config->problem_count ? &config->problems[index] : NULL;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The connection of a handle to its VM's monitor: found, or started. Whoever starts a monitor holds the VM's lock and
- * gives it away with the process: there is no instant at which a second one could start.
+ * The connection of a handle to its VM's monitor: found, or started. Whoever starts a monitor holds
+ * the VM's lock and gives it away with the process: there is no instant at which a second one could
+ * start.
  */
 #include <errno.h>
 #include <string.h>
@@ -12,13 +13,14 @@
 #include "os/os_call.h"
 #include "wire/wire.h"
 
-#define CONNECT_RETRY_NS     (5 * KELPIE_NS_PER_MS) /* the lock's holder needs about a millisecond */
-#define CONNECT_BACKLOG      64
-#define CONNECT_LOG_MODE     0600u
-#define CONNECT_LOG_FILE     "monitor.log"
+/* the lock's holder needs about a millisecond */
+#define CONNECT_RETRY_NS (5 * KELPIE_NS_PER_MS)
+#define CONNECT_BACKLOG 64
+#define CONNECT_LOG_MODE 0600u
+#define CONNECT_LOG_FILE "monitor.log"
 #define CONNECT_HANDLE_COUNT 7u
 
-/* ---- what the connection brings ---- */
+/* ---- what the connection brings -------------------------------------------------------------- */
 
 static void connection_request(void *context, uint64_t id, const char *method, const char *params,
                                size_t length) {
@@ -79,7 +81,8 @@ static void connection_drained(void *context) {
     kelpie__execs_drained(context);
 }
 
-/* The monitor is gone, and the VM with it unless it was detached and stopped; its last words say why. */
+/* The monitor is gone, and the VM with it unless it was detached and stopped; its last words say
+ * why. */
 static void connection_closed(void *context, const struct kelpie_error *error) {
     struct kelpie_vm *vm = context;
     vm->broken = *error;
@@ -104,7 +107,7 @@ static const struct kelpie_wire_callbacks connection_callbacks = {
     .closed = connection_closed,
 };
 
-/* ---- making it ---- */
+/* ---- making it ------------------------------------------------------------------------------- */
 
 static void hello_answer(void *context, const struct kelpie_error *error, const char *result,
                          size_t length) {
@@ -120,9 +123,9 @@ static void hello_answer(void *context, const struct kelpie_error *error, const 
     }
     if (kelpie__json_find_u64(result, length, "version", &version) < 0 ||
         version < KELPIE_PROTOCOL_VERSION_MIN || version > KELPIE_PROTOCOL_VERSION) {
-        kelpie__wire_break(vm->wire, "R21", "the monitor speaks version %llu, this library %u to %u",
-                           (unsigned long long)version, KELPIE_PROTOCOL_VERSION_MIN,
-                           KELPIE_PROTOCOL_VERSION);
+        kelpie__wire_break(
+            vm->wire, "R21", "the monitor speaks version %llu, this library %u to %u",
+            (unsigned long long)version, KELPIE_PROTOCOL_VERSION_MIN, KELPIE_PROTOCOL_VERSION);
     }
 }
 
@@ -167,26 +170,21 @@ static int spawn_process(struct kelpie_vm *vm, int listener, int stream, int own
     char program[KELPIE_PATH_BYTES_MAX];
     const char *step = "";
     struct kelpie_os *os = vm->kelpie->os;
-    int status =
-        kelpie__places_program(places, "kelpie-monitor", program, sizeof(program), error);
+    int status = kelpie__places_program(places, "kelpie-monitor", program, sizeof(program), error);
     if (status < 0) {
         return status;
     }
-    int log = kelpie__os_open(os, vm->directory.vm, CONNECT_LOG_FILE,
-                              KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE |
-                                  KELPIE_OS_OPEN_TRUNCATE,
-                              CONNECT_LOG_MODE);
+    int log = kelpie__os_open(
+        os, vm->directory.vm, CONNECT_LOG_FILE,
+        KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE | KELPIE_OS_OPEN_TRUNCATE, CONNECT_LOG_MODE);
     if (log < 0) {
         return kelpie__fail(error, KELPIE_E_IO, -log, "open %s of VM \"%s\"", CONNECT_LOG_FILE,
                             vm->directory.name);
     }
-    const char *const argv[] = {"kelpie-monitor",
-                                "--run-dir",     vm->directory.run_path,
-                                "--vm-dir",      vm->directory.vm_path,
-                                "--cache-dir",   places->cache_path,
-                                "--libexec-dir", places->libexec_path,
-                                "--name",        vm->directory.name,
-                                NULL};
+    const char *const argv[] = {"kelpie-monitor",   "--run-dir",           vm->directory.run_path,
+                                "--vm-dir",         vm->directory.vm_path, "--cache-dir",
+                                places->cache_path, "--libexec-dir",       places->libexec_path,
+                                "--name",           vm->directory.name,    NULL};
     const int handles[CONNECT_HANDLE_COUNT] = {
         KELPIE_OS_NO_HANDLE, KELPIE_OS_NO_HANDLE, log, vm->directory.lock, listener, stream, owner};
     const struct kelpie_os_spawn spawn = {
@@ -205,7 +203,8 @@ static int spawn_process(struct kelpie_vm *vm, int listener, int stream, int own
                       : 0;
 }
 
-/* A process handle of our own, by which the monitor of an owned VM sees us end even if our connection does not. */
+/* A process handle of our own, by which the monitor of an owned VM sees us end even if our
+ * connection does not. */
 static int owner_handle(struct kelpie_vm *vm, struct kelpie_error *error) {
     struct kelpie_os_identity identity;
     if (vm->config->lifetime != KELPIE_LIFETIME_OWNED) {
@@ -264,8 +263,7 @@ int kelpie__vm_connect(struct kelpie_vm *vm, bool may_start, struct kelpie_vm_re
         return kelpie__fail(error, KELPIE_E_BUSY, 0, "the monitor of VM \"%s\" is ending",
                             vm->directory.name);
     }
-    int stream =
-        kelpie__os_connect(vm->kelpie->os, vm->directory.run, KELPIE_VM_SOCKET_FILE);
+    int stream = kelpie__os_connect(vm->kelpie->os, vm->directory.run, KELPIE_VM_SOCKET_FILE);
     if (stream >= 0) {
         return connection_open(vm, stream, error);
     }

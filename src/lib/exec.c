@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Commands: their start, what is asked of them, their end. The bytes of their streams are in exec_stream.c.
+ * Commands: their start, what is asked of them, their end. The bytes of their streams are in
+ * exec_stream.c.
  */
 #include <string.h>
 
@@ -11,7 +12,7 @@
 #include "os/os_call.h"
 #include "wire/wire.h"
 
-/* ---- making one ---- */
+/* ---- making one ------------------------------------------------------------------------------ */
 
 static void exec_unlink(struct kelpie_exec *exec) {
     struct kelpie_exec **place = &exec->vm->execs;
@@ -53,8 +54,8 @@ int kelpie__exec_create(struct kelpie_vm *vm, const struct kelpie_exec_callbacks
                         void *context, uint64_t stdout_offset, uint64_t stderr_offset,
                         struct kelpie_exec **out, struct kelpie_error *error) {
     if (vm->channel_last == KELPIE_CHANNEL_MAX) {
-        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "this connection has run %u commands; open anew",
-                            KELPIE_CHANNEL_MAX);
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
+                            "this connection has run %u commands; open anew", KELPIE_CHANNEL_MAX);
     }
     struct kelpie_exec *exec = kelpie__alloc(vm->kelpie->os, sizeof(*exec));
     if (exec == NULL) {
@@ -71,8 +72,8 @@ int kelpie__exec_create(struct kelpie_vm *vm, const struct kelpie_exec_callbacks
                                  KELPIE_LIB_OUTPUT_BYTES);
     kelpie__stream_receiver_init(&exec->outputs[1].receiver, stderr_offset,
                                  KELPIE_LIB_OUTPUT_BYTES);
-    int status = kelpie__stream_sender_init(&exec->input, vm->kelpie->os, KELPIE_EXEC_INPUT_BYTES,
-                                            error);
+    int status =
+        kelpie__stream_sender_init(&exec->input, vm->kelpie->os, KELPIE_EXEC_INPUT_BYTES, error);
     if (status < 0) {
         kelpie__free(vm->kelpie->os, exec, sizeof(*exec));
         return status;
@@ -85,7 +86,7 @@ int kelpie__exec_create(struct kelpie_vm *vm, const struct kelpie_exec_callbacks
     return 0;
 }
 
-/* ---- the end ---- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 void kelpie__exec_end(struct kelpie_exec *exec, const struct kelpie_error *why) {
     if (exec->phase == KELPIE_EXEC_HAS_ENDED) {
@@ -163,7 +164,7 @@ void kelpie__execs_exit(struct kelpie_vm *vm, const char *params, size_t length)
     kelpie__exec_end(exec, NULL);
 }
 
-/* ---- what is asked of one ---- */
+/* ---- what is asked of one -------------------------------------------------------------------- */
 
 static void ignore_answer(void *context, const struct kelpie_error *error, const char *result,
                           size_t length) {
@@ -195,7 +196,8 @@ int kelpie_exec_signal(struct kelpie_exec *exec, int signal, struct kelpie_error
     char more[32];
     if (exec == NULL || signal < 1 || signal > 64) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0,
-                            "kelpie_exec_signal: signal %d is not in 1 to 64, or exec is NULL", signal);
+                            "kelpie_exec_signal: signal %d is not in 1 to 64, or exec is NULL",
+                            signal);
     }
     kelpie__ignore(kelpie__text_format(more, sizeof(more), ",\"signal\":%d", signal));
     return exec_ask(exec, "exec.signal", more, error);
@@ -237,12 +239,10 @@ int kelpie_exec_wait(struct kelpie_exec *exec, uint64_t timeout_ms, struct kelpi
     struct kelpie *kelpie = exec->vm->kelpie;
     int status = kelpie__check_may_block(kelpie, "kelpie_exec_wait", error);
     kelpie->loop->now_ns = kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
-    int64_t deadline_ns =
-        timeout_ms == 0 ? -1 : kelpie__loop_deadline(kelpie->loop, timeout_ms);
+    int64_t deadline_ns = timeout_ms == 0 ? -1 : kelpie__loop_deadline(kelpie->loop, timeout_ms);
     while (status == 0 && !exec->is_ended_told) { /* bound: the deadline, or the command's own */
         if (deadline_ns >= 0 && kelpie->loop->now_ns >= deadline_ns) {
-            return kelpie__fail(error, KELPIE_E_TIMEOUT, 0,
-                                "the command still runs after %llu ms",
+            return kelpie__fail(error, KELPIE_E_TIMEOUT, 0, "the command still runs after %llu ms",
                                 (unsigned long long)timeout_ms);
         }
         status = kelpie__turn(kelpie, deadline_ns, error);
@@ -265,8 +265,8 @@ static void exec_stop_streams(struct kelpie_exec *exec) {
     for (unsigned i = 0; i < 2; i += 1) {
         if (!exec->outputs[i].receiver.is_ended) {
             kelpie__ignore(kelpie__wire_stop(
-                wire, kelpie__stream_number(exec->channel, (enum kelpie_stream_kind)(
-                                                               KELPIE_STREAM_STDOUT + i))));
+                wire, kelpie__stream_number(exec->channel,
+                                            (enum kelpie_stream_kind)(KELPIE_STREAM_STDOUT + i))));
         }
     }
 }

@@ -7,7 +7,8 @@
 
 #include "lib/internal.h"
 
-#define KELPIE_LIB_OUTPUT_BYTES (256u * 1024u) /* credit of a stream, and the most that waits for its reader */
+/* credit of a stream, and the most that waits for its reader */
+#define KELPIE_LIB_OUTPUT_BYTES (256u * 1024u)
 
 /* Makes one on the next channel, held, in Starting. */
 KELPIE_MUST_CHECK int kelpie__exec_create(struct kelpie_vm *vm,

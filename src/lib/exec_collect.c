@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Commands whose output is collected: the streamed form and two buffers. And the list of a VM's commands.
+ * Commands whose output is collected: the streamed form and two buffers. And the list of a VM's
+ * commands.
  */
 #include <string.h>
 
@@ -13,8 +14,8 @@
 
 #define COLLECT_GROWTH_BYTES 4096u
 
-/* One stream's bytes. Memory given to the embedder is the table's, so that release can give it back without a handle:
- * a header in front of the bytes remembers both. */
+/* One stream's bytes. Memory given to the embedder is the table's, so that release can give it back
+ * without a handle: a header in front of the bytes remembers both. */
 struct collect_header {
     struct kelpie_os *os;
     size_t capacity; /* with this header */
@@ -39,7 +40,7 @@ struct collect {
     struct collect_buffer buffers[2];
 };
 
-/* ---- the buffers ---- */
+/* ---- the buffers ----------------------------------------------------------------------------- */
 
 static char *buffer_bytes(const struct collect_buffer *buffer) {
     return buffer->memory == NULL ? NULL : (char *)(buffer->memory + 1);
@@ -53,7 +54,8 @@ static bool buffer_reserve(struct collect *collect, struct collect_buffer *buffe
     if (needed <= old) {
         return true;
     }
-    size_t capacity = (size_t)kelpie__max_u64(needed, kelpie__max_u64(2 * old, COLLECT_GROWTH_BYTES));
+    size_t capacity =
+        (size_t)kelpie__max_u64(needed, kelpie__max_u64(2 * old, COLLECT_GROWTH_BYTES));
     struct collect_header *memory = kelpie__resize(os, buffer->memory, old, capacity);
     if (memory == NULL) {
         return false;
@@ -83,7 +85,7 @@ void kelpie_exec_result_release(struct kelpie_exec_result *result) {
     *result = (struct kelpie_exec_result){.struct_size = struct_size};
 }
 
-/* ---- the command ---- */
+/* ---- the command ----------------------------------------------------------------------------- */
 
 static void collect_output(void *context, struct kelpie_exec *exec, enum kelpie_stream stream,
                            const void *bytes, size_t count) {
@@ -107,8 +109,8 @@ static void collect_output(void *context, struct kelpie_exec *exec, enum kelpie_
 
 static void collect_feed(struct collect *collect) {
     size_t written = 0;
-    if (collect->input_count > 0 &&
-        kelpie_exec_write(collect->exec, collect->input, collect->input_count, &written, NULL) < 0) {
+    if (collect->input_count > 0 && kelpie_exec_write(collect->exec, collect->input,
+                                                      collect->input_count, &written, NULL) < 0) {
         return; /* it has ended without reading all of it */
     }
     collect->input += written;
@@ -204,8 +206,8 @@ static int collect_start(struct kelpie_vm *vm, const struct kelpie_exec_options 
                          struct kelpie_exec_result *result, kelpie_done_callback callback,
                          void *context, struct collect **out, struct kelpie_error *error) {
     struct kelpie_exec_options chosen = {0};
-    if (vm == NULL || options == NULL || result == NULL ||
-        result->struct_size != sizeof(*result) || callback == NULL) {
+    if (vm == NULL || options == NULL || result == NULL || result->struct_size != sizeof(*result) ||
+        callback == NULL) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0,
                             "kelpie_vm_exec: an argument is NULL, or struct_size is not set");
     }
@@ -225,8 +227,7 @@ static int collect_start(struct kelpie_vm *vm, const struct kelpie_exec_options 
         .input_count = chosen.stdin_count,
         .output_bytes_max = chosen.output_bytes_max != 0 ? chosen.output_bytes_max
                                                          : KELPIE_EXEC_COLLECT_BYTES_DEFAULT,
-        .timeout_ms =
-            chosen.timeout_ms != 0 ? chosen.timeout_ms : KELPIE_EXEC_TIMEOUT_MS_DEFAULT,
+        .timeout_ms = chosen.timeout_ms != 0 ? chosen.timeout_ms : KELPIE_EXEC_TIMEOUT_MS_DEFAULT,
     };
     int status = kelpie_vm_exec_start_async(vm, &chosen, &collect_callbacks, collect,
                                             collect_started, &collect->exec, error);
@@ -274,7 +275,7 @@ int kelpie_vm_exec(struct kelpie_vm *vm, const struct kelpie_exec_options *optio
     return status;
 }
 
-/* ---- the list ---- */
+/* ---- the list -------------------------------------------------------------------------------- */
 
 struct list_result {
     struct kelpie_os *os;

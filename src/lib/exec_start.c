@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The start of a command: options checked, the request written, arguments and environment put on their stream. And
- * attaching to one that runs.
+ * The start of a command: options checked, the request written, arguments and environment put on
+ * their stream. And attaching to one that runs.
  */
 #include <string.h>
 
@@ -13,7 +13,7 @@
 #include "wire/wire.h"
 
 #define EXEC_PARAMS_BYTES (8u * 1024u + 2u * KELPIE_PATH_BYTES_MAX)
-#define EXEC_ROWS_DEFAULT    24u
+#define EXEC_ROWS_DEFAULT 24u
 #define EXEC_COLUMNS_DEFAULT 80u
 
 /* What goes over the arguments stream: argv, then the environment, each text with its zero. */
@@ -23,7 +23,7 @@ struct exec_arguments {
     uint64_t environment_count;
 };
 
-/* ---- arguments ---- */
+/* ---- arguments ------------------------------------------------------------------------------- */
 
 static size_t name_length(const char *assignment) {
     const char *equals = strchr(assignment, '=');
@@ -71,8 +71,8 @@ static void arguments_visit(const struct kelpie_vm *vm, const struct kelpie_exec
         out->bytes += count;
         out->environment_count += 1;
         if (sender != NULL) {
-            kelpie__ignore(
-                kelpie__stream_sender_write(sender, options->environment[i], count) == count);
+            kelpie__ignore(kelpie__stream_sender_write(sender, options->environment[i], count) ==
+                           count);
         }
     }
 }
@@ -83,16 +83,16 @@ static int arguments_put(struct kelpie_exec *exec, const struct kelpie_exec_opti
     arguments_visit(vm, options, NULL, out);
     if (out->bytes > KELPIE_EXEC_ARGUMENT_BYTES_MAX ||
         out->argument_count + out->environment_count > KELPIE_EXEC_ARGUMENT_COUNT_MAX) {
-        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
-                            "arguments and environment have %llu bytes in %llu texts, the limits are "
-                            "%u and %u; pass the rest through stdin or a file",
-                            (unsigned long long)out->bytes,
-                            (unsigned long long)(out->argument_count + out->environment_count),
-                            KELPIE_EXEC_ARGUMENT_BYTES_MAX, KELPIE_EXEC_ARGUMENT_COUNT_MAX);
+        return kelpie__fail(
+            error, KELPIE_E_LIMIT, 0,
+            "arguments and environment have %llu bytes in %llu texts, the limits are "
+            "%u and %u; pass the rest through stdin or a file",
+            (unsigned long long)out->bytes,
+            (unsigned long long)(out->argument_count + out->environment_count),
+            KELPIE_EXEC_ARGUMENT_BYTES_MAX, KELPIE_EXEC_ARGUMENT_COUNT_MAX);
     }
     size_t capacity = (size_t)kelpie__max_u64(out->bytes, KELPIE_FRAME_BYTES_MAX);
-    int status =
-        kelpie__stream_sender_init(&exec->arguments, vm->kelpie->os, capacity, error);
+    int status = kelpie__stream_sender_init(&exec->arguments, vm->kelpie->os, capacity, error);
     if (status == 0) {
         arguments_visit(vm, options, &exec->arguments, out);
         kelpie__stream_sender_end(&exec->arguments);
@@ -100,7 +100,7 @@ static int arguments_put(struct kelpie_exec *exec, const struct kelpie_exec_opti
     return status;
 }
 
-/* ---- the request ---- */
+/* ---- the request ----------------------------------------------------------------------------- */
 
 static void write_limits(struct kelpie_json_writer *writer,
                          const struct kelpie_exec_options *options) {
@@ -203,11 +203,11 @@ static int check_options(struct kelpie_vm *vm, const struct kelpie_exec_options 
     }
     bool has_timeout = out->timeout_ms != KELPIE_TIMEOUT_NONE;
     if (has_timeout && out->timeout_ms > KELPIE_EXEC_TIMEOUT_MS_MAX) {
-        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
-                            "exec: a timeout of %llu ms, the limit is %llu; give KELPIE_TIMEOUT_NONE "
-                            "for none",
-                            (unsigned long long)out->timeout_ms,
-                            (unsigned long long)KELPIE_EXEC_TIMEOUT_MS_MAX);
+        return kelpie__fail(
+            error, KELPIE_E_LIMIT, 0,
+            "exec: a timeout of %llu ms, the limit is %llu; give KELPIE_TIMEOUT_NONE "
+            "for none",
+            (unsigned long long)out->timeout_ms, (unsigned long long)KELPIE_EXEC_TIMEOUT_MS_MAX);
     }
     return 0;
 }
@@ -331,7 +331,7 @@ int kelpie_vm_exec_start(struct kelpie_vm *vm, const struct kelpie_exec_options 
     return status < 0 ? status : release_held(exec, wait_started(exec, error), out);
 }
 
-/* ---- attaching ---- */
+/* ---- attaching ------------------------------------------------------------------------------- */
 
 static void attach_answer(void *context, const struct kelpie_error *error, const char *result,
                           size_t length) {
@@ -368,7 +368,8 @@ int kelpie_vm_exec_attach(struct kelpie_vm *vm, const char *exec_id, uint64_t st
     uint8_t id[KELPIE_EXEC_ID_CHARACTERS / 2];
     struct kelpie_exec *exec = NULL;
     if (vm == NULL || exec_id == NULL || out == NULL) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_exec_attach: an argument is NULL");
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "kelpie_vm_exec_attach: an argument is NULL");
     }
     if (!kelpie__text_unhex(exec_id, id, sizeof(id))) {
         return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0,
@@ -379,8 +380,8 @@ int kelpie_vm_exec_attach(struct kelpie_vm *vm, const char *exec_id, uint64_t st
         status = connect_running(vm, true, error);
     }
     if (status == 0) {
-        status = kelpie__exec_create(vm, callbacks, context, stdout_offset, stderr_offset, &exec,
-                                     error);
+        status =
+            kelpie__exec_create(vm, callbacks, context, stdout_offset, stderr_offset, &exec, error);
     }
     if (status < 0) {
         return status;

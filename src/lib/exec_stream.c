@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The bytes of commands. Output goes from the connection straight to its reader; only when that one is paused, or the
- * call that starts the command has not returned, does it wait in a ring, which the credit bounds.
+ * The bytes of commands. Output goes from the connection straight to its reader; only when that one
+ * is paused, or the call that starts the command has not returned, does it wait in a ring, which
+ * the credit bounds.
  */
 #include <string.h>
 
@@ -23,19 +24,21 @@ struct kelpie_exec *kelpie__exec_find(struct kelpie_vm *vm, uint64_t channel) {
     return exec;
 }
 
-/* The command of a stream; NULL for one that was closed here. A channel that was never opened breaks a rule. */
+/* The command of a stream; NULL for one that was closed here. A channel that was never opened
+ * breaks a rule. */
 static struct kelpie_exec *find_stream(struct kelpie_vm *vm, uint32_t stream,
                                        enum kelpie_stream_kind *out_kind) {
     uint32_t channel = stream >> KELPIE_STREAM_KIND_BITS;
     if (channel == 0 || channel > vm->channel_last) {
-        kelpie__wire_break(vm->wire, "R19", "a stream of channel %u, which was never opened", channel);
+        kelpie__wire_break(vm->wire, "R19", "a stream of channel %u, which was never opened",
+                           channel);
         return NULL;
     }
     *out_kind = (enum kelpie_stream_kind)(stream & ((1u << KELPIE_STREAM_KIND_BITS) - 1u));
     return kelpie__exec_find(vm, channel);
 }
 
-/* ---- output ---- */
+/* ---- output ---------------------------------------------------------------------------------- */
 
 static bool can_deliver(const struct kelpie_exec *exec) {
     return !exec->is_held && !exec->is_paused && !exec->is_destroyed;
@@ -131,8 +134,8 @@ static void output_keep(struct kelpie_exec *exec, unsigned index, const void *by
     struct kelpie_exec_output *output = &exec->outputs[index];
     struct kelpie_error error;
     if (!output->has_ring) {
-        int status = kelpie__ring_init(&output->ring, exec->vm->kelpie->os, KELPIE_LIB_OUTPUT_BYTES,
-                                       &error);
+        int status =
+            kelpie__ring_init(&output->ring, exec->vm->kelpie->os, KELPIE_LIB_OUTPUT_BYTES, &error);
         if (status < 0) {
             kelpie__exec_end(exec, &error);
             return;
@@ -188,7 +191,7 @@ void kelpie_exec_resume_output(struct kelpie_exec *exec) {
     kelpie__exec_plan_delivery(exec);
 }
 
-/* ---- input ---- */
+/* ---- input ----------------------------------------------------------------------------------- */
 
 static void tell_writable(struct kelpie_exec *exec) {
     struct kelpie *kelpie = exec->vm->kelpie;
@@ -253,7 +256,8 @@ void kelpie__execs_stop(struct kelpie_vm *vm, uint32_t stream) {
     }
     if (kind == KELPIE_STREAM_STDIN) {
         kelpie__stream_sender_stop(&exec->input);
-        tell_writable(exec); /* writes are taken and dropped from here on, as for a pipe nobody reads */
+        /* writes are taken and dropped from here on, as for a pipe nobody reads */
+        tell_writable(exec);
     }
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * What the files of the library share. A handle owns one connection to a VM's monitor, made when it is first needed and
- * made again when that monitor has gone. Everything lives on one loop; a blocking call is an asynchronous one and a
- * loop driven until it has ended.
+ * What the files of the library share. A handle owns one connection to a VM's monitor, made when it
+ * is first needed and made again when that monitor has gone. Everything lives on one loop; a
+ * blocking call is an asynchronous one and a loop driven until it has ended.
  */
 #ifndef KELPIE_LIB_INTERNAL_H
 #define KELPIE_LIB_INTERNAL_H
@@ -15,7 +15,7 @@
 #include "wire/stream.h"
 
 struct kelpie {
-    struct kelpie_os *os; /* owned */
+    struct kelpie_os *os;     /* owned */
     struct kelpie_loop *loop; /* owned */
     struct kelpie_places places;
     kelpie_log_callback log_callback;
@@ -80,7 +80,7 @@ struct kelpie_exec {
     bool keeps_on_disconnect;
     bool has_terminal;
     bool is_paused;
-    bool is_held; /* nothing is told before the starting call has returned */
+    bool is_held;        /* nothing is told before the starting call has returned */
     bool is_stdin_short; /* `writable` is owed */
     bool is_stdin_open;
     bool is_ended_told;
@@ -98,7 +98,7 @@ struct kelpie_exec {
     struct kelpie_timer deliver_timer;
 };
 
-/* ---- kelpie.c ---- */
+/* ---- kelpie.c -------------------------------------------------------------------------------- */
 
 KELPIE_MUST_CHECK int kelpie__open_with_os(struct kelpie_os *os,
                                            const struct kelpie_open_options *options,
@@ -126,10 +126,11 @@ void kelpie__waiter_done(void *context, const struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__waiter_wait(struct kelpie *kelpie, struct kelpie_waiter *waiter,
                                           struct kelpie_error *error);
 
-/* ---- connect.c ---- */
+/* ---- connect.c ------------------------------------------------------------------------------- */
 
-/* Connects to the VM's monitor if there is one, or starts one if `may_start`. STATE or NOT_FOUND otherwise: *out_record
- * then says what the VM is (may be NULL). BUSY: somebody holds the lock for a moment; try again. */
+/* Connects to the VM's monitor if there is one, or starts one if `may_start`. STATE or NOT_FOUND
+ * otherwise: *out_record then says what the VM is (may be NULL). BUSY: somebody holds the lock for
+ * a moment; try again. */
 KELPIE_MUST_CHECK int kelpie__vm_connect(struct kelpie_vm *vm, bool may_start,
                                          struct kelpie_vm_record *out_record,
                                          struct kelpie_error *error);
@@ -141,7 +142,7 @@ KELPIE_MUST_CHECK int kelpie__vm_connect_wait(struct kelpie_vm *vm, bool may_sta
                                               struct kelpie_vm_record *out_record,
                                               struct kelpie_error *error);
 
-/* ---- operation.c ---- */
+/* ---- operation.c ----------------------------------------------------------------------------- */
 
 struct kelpie_request {
     const char *method;
@@ -164,13 +165,13 @@ KELPIE_MUST_CHECK int kelpie__operation_run(struct kelpie_vm *vm,
 /* All operations of a handle end without a callback. */
 void kelpie__operations_drop(struct kelpie_vm *vm);
 
-/* ---- vm.c ---- */
+/* ---- vm.c ------------------------------------------------------------------------------------ */
 
 /* The state as the directory says, recovered when nobody owns the VM. */
 KELPIE_MUST_CHECK int kelpie__vm_record(struct kelpie_vm *vm, struct kelpie_vm_record *out,
                                         struct kelpie_error *error);
 
-/* ---- exec_stream.c: what the connection brings ---- */
+/* ---- exec_stream.c: what the connection brings ----------------------------------------------- */
 
 void kelpie__execs_data(struct kelpie_vm *vm, uint32_t stream, uint64_t offset, const void *bytes,
                         size_t count, bool is_end);

@@ -14,7 +14,8 @@ const char *kelpie_version(void) {
     return KELPIE_VERSION;
 }
 
-/* Options may be shorter than ours (an older caller) or longer (a newer one, whose additions must then be zero). */
+/* Options may be shorter than ours (an older caller) or longer (a newer one, whose additions must
+ * then be zero). */
 static int read_options(const struct kelpie_open_options *given, struct kelpie_open_options *out,
                         struct kelpie_error *error) {
     *out = (struct kelpie_open_options){0};

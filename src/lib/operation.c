@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Requests to a monitor as operations of the API: one callback each, a cancel, and the blocking form.
+ * Requests to a monitor as operations of the API: one callback each, a cancel, and the blocking
+ * form.
  */
 #include "lib/internal.h"
 #include "os/os_call.h"
@@ -88,7 +89,8 @@ int kelpie__operation_run(struct kelpie_vm *vm, const struct kelpie_request *req
                           struct kelpie_error *error) {
     struct kelpie_waiter waiter = {0};
     struct kelpie_operation *operation = NULL;
-    int status = kelpie__operation_start(vm, request, kelpie__waiter_done, &waiter, &operation, error);
+    int status =
+        kelpie__operation_start(vm, request, kelpie__waiter_done, &waiter, &operation, error);
     if (status < 0) {
         return status;
     }

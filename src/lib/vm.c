@@ -47,7 +47,7 @@ static void vm_unlink(struct kelpie_vm *vm) {
     *place = vm->next;
 }
 
-/* ---- create ---- */
+/* ---- create ---------------------------------------------------------------------------------- */
 
 static int draw_id(struct kelpie *kelpie, struct kelpie_config_values *values,
                    struct kelpie_error *error) {
@@ -72,8 +72,8 @@ static int create_directory(struct kelpie_vm *vm, const char *name, struct kelpi
         }
         bool fits = name != NULL
                         ? kelpie__text_copy(vm->config->name, sizeof(vm->config->name), name)
-                        : kelpie__text_format(vm->config->name, sizeof(vm->config->name), "vm-%.12s",
-                                              vm->config->id);
+                        : kelpie__text_format(vm->config->name, sizeof(vm->config->name),
+                                              "vm-%.12s", vm->config->id);
         KELPIE_ASSERT(fits); /* a given name has been checked */
         status = kelpie__vm_directory_create(&vm->directory, &kelpie->places, vm->config, error);
         if (name != NULL) {
@@ -137,7 +137,7 @@ int kelpie_vm_create(struct kelpie *kelpie, const char *name, struct kelpie_conf
     return 0;
 }
 
-/* ---- open and close ---- */
+/* ---- open and close -------------------------------------------------------------------------- */
 
 /* Nobody owns it but its directory says that it lives: its monitor died. */
 static int vm_recover_if_free(struct kelpie_vm *vm, struct kelpie_vm_record *record,
@@ -218,7 +218,7 @@ const char *kelpie_vm_id(const struct kelpie_vm *vm) {
     return vm->config->id;
 }
 
-/* ---- delete ---- */
+/* ---- delete ---------------------------------------------------------------------------------- */
 
 static int delete_without_monitor(struct kelpie_vm *vm, struct kelpie_error *error) {
     struct kelpie_vm_record record;
@@ -228,7 +228,7 @@ static int delete_without_monitor(struct kelpie_vm *vm, struct kelpie_error *err
     }
     status = kelpie__vm_directory_recover(&vm->directory, &record, error);
     if (status == KELPIE_E_NOT_FOUND) {
-        status = 0; /* an ephemeral one: recovery deleted it */
+        status = 0;                                    /* an ephemeral one: recovery deleted it */
     } else if (status == 0 || status == KELPIE_E_IO) { /* a damaged one can be deleted, too */
         status = kelpie__vm_directory_delete(&vm->directory, error);
     }
@@ -266,7 +266,7 @@ int kelpie_vm_delete(struct kelpie_vm *vm, bool is_forced, struct kelpie_error *
     return status;
 }
 
-/* ---- look at ---- */
+/* ---- look at --------------------------------------------------------------------------------- */
 
 static void fill_info(const struct kelpie_config_values *config,
                       const struct kelpie_vm_record *record, struct kelpie_vm_info *out) {
@@ -310,7 +310,8 @@ int kelpie_vm_inspect(struct kelpie_vm *vm, struct kelpie_vm_info *out,
 }
 
 static int compare_names(const void *a, const void *b) {
-    return strcmp(((const struct kelpie_vm_info *)a)->name, ((const struct kelpie_vm_info *)b)->name);
+    return strcmp(((const struct kelpie_vm_info *)a)->name,
+                  ((const struct kelpie_vm_info *)b)->name);
 }
 
 /* Insertion keeps the list sorted: VMs are few, and qsort may allocate. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * What is asked of a VM's monitor: start, stop, kill, health, stats, events; and its logs, which are files.
+ * What is asked of a VM's monitor: start, stop, kill, health, stats, events; and its logs, which
+ * are files.
  */
 #include "core/json.h"
 #include "core/text.h"
@@ -8,8 +9,10 @@
 #include "os/os_call.h"
 #include "wire/wire.h"
 
-#define CALL_MARGIN_MS       5000u /* the monitor's answer may come this long after its own deadline */
-#define CALL_PREPARE_MS      120000u /* packing a root directory for the first time is not part of the boot */
+/* the monitor's answer may come this long after its own deadline */
+#define CALL_MARGIN_MS 5000u
+/* packing a root directory for the first time is not part of the boot */
+#define CALL_PREPARE_MS 120000u
 #define CALL_LOG_CHUNK_BYTES 65536u
 
 static uint64_t timeout_or(uint64_t timeout_ms, uint64_t fallback_ms) {
@@ -21,7 +24,7 @@ static uint64_t with_margin(uint64_t timeout_ms, uint64_t margin_ms) {
     return kelpie__add_u64(timeout_ms, margin_ms, &sum) ? sum : KELPIE_TIMEOUT_NONE;
 }
 
-/* ---- start ---- */
+/* ---- start ----------------------------------------------------------------------------------- */
 
 /* `params` is filled and must live as long as the request. */
 static struct kelpie_request start_request(const struct kelpie_vm *vm, uint64_t timeout_ms,
@@ -30,9 +33,8 @@ static struct kelpie_request start_request(const struct kelpie_vm *vm, uint64_t 
     chosen = kelpie__min_u64(chosen, KELPIE_BOOT_TIMEOUT_MS_MAX);
     kelpie__ignore(
         kelpie__text_format(params, 64, "{\"timeout_ms\":%llu}", (unsigned long long)chosen));
-    return (struct kelpie_request){.method = "vm.start",
-                                   .params = params,
-                                   .timeout_ms = with_margin(chosen, CALL_PREPARE_MS)};
+    return (struct kelpie_request){
+        .method = "vm.start", .params = params, .timeout_ms = with_margin(chosen, CALL_PREPARE_MS)};
 }
 
 static int check_vm(const struct kelpie_vm *vm, const char *what, struct kelpie_error *error) {
@@ -76,7 +78,7 @@ int kelpie_vm_start_async(struct kelpie_vm *vm, uint64_t timeout_ms, kelpie_done
     return kelpie__operation_start(vm, &request, callback, context, out, error);
 }
 
-/* ---- stop and kill ---- */
+/* ---- stop and kill --------------------------------------------------------------------------- */
 
 static void stop_read(struct kelpie_operation *operation, const char *answer, size_t length) {
     struct kelpie_stop_result *result = operation->result;
@@ -125,8 +127,7 @@ int kelpie_vm_stop(struct kelpie_vm *vm, uint64_t timeout_ms, struct kelpie_stop
 
 int kelpie_vm_stop_async(struct kelpie_vm *vm, uint64_t timeout_ms,
                          struct kelpie_stop_result *out_result, kelpie_done_callback callback,
-                         void *context, struct kelpie_operation **out,
-                         struct kelpie_error *error) {
+                         void *context, struct kelpie_operation **out, struct kelpie_error *error) {
     char params[64];
     struct kelpie_vm_record record = {0};
     int status = check_vm(vm, "kelpie_vm_stop_async", error);
@@ -162,16 +163,15 @@ int kelpie_vm_kill(struct kelpie_vm *vm, struct kelpie_error *error) {
     return kelpie__operation_run(vm, &request, error);
 }
 
-/* ---- health and stats ---- */
+/* ---- health and stats ------------------------------------------------------------------------ */
 
 static void health_read(struct kelpie_operation *operation, const char *answer, size_t length) {
     struct kelpie_health *health = operation->result;
     char state[16] = "";
-    kelpie__ignore(
-        kelpie__json_find_bool(answer, length, "is_healthy", &health->is_healthy));
+    kelpie__ignore(kelpie__json_find_bool(answer, length, "is_healthy", &health->is_healthy));
     kelpie__ignore(kelpie__json_find_u64(answer, length, "answer_us", &health->answer_us));
-    kelpie__ignore(kelpie__json_find_string(answer, length, "detail", health->detail,
-                                            sizeof(health->detail)));
+    kelpie__ignore(
+        kelpie__json_find_string(answer, length, "detail", health->detail, sizeof(health->detail)));
     if (kelpie__json_find_string(answer, length, "state", state, sizeof(state)) == 0) {
         kelpie__ignore(kelpie__state_parse(state, &health->state));
     }
@@ -260,7 +260,7 @@ int kelpie_vm_stats(struct kelpie_vm *vm, struct kelpie_stats *out, struct kelpi
     return kelpie__operation_run(vm, &request, error);
 }
 
-/* ---- events and logs ---- */
+/* ---- events and logs ------------------------------------------------------------------------- */
 
 int kelpie_vm_subscribe(struct kelpie_vm *vm, kelpie_event_callback callback, void *context,
                         struct kelpie_error *error) {
@@ -309,14 +309,14 @@ static int read_log_file(struct kelpie_vm *vm, const char *name, uint8_t *buffer
 }
 
 int kelpie_vm_read_log(struct kelpie_vm *vm, enum kelpie_log_kind kind,
-                       kelpie_bytes_callback callback, void *context,
-                       struct kelpie_error *error) {
+                       kelpie_bytes_callback callback, void *context, struct kelpie_error *error) {
     static const char *const files[][2] = {
         [KELPIE_LOG_CONSOLE] = {"console.log.1", "console.log"},
         [KELPIE_LOG_EVENTS] = {"events.log.1", "events.log"},
     };
     if (vm == NULL || callback == NULL || (size_t)kind >= KELPIE_ARRAY_COUNT(files)) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_read_log: an argument is not valid");
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "kelpie_vm_read_log: an argument is not valid");
     }
     uint8_t *buffer = kelpie__alloc(vm->kelpie->os, CALL_LOG_CHUNK_BYTES);
     if (buffer == NULL) {

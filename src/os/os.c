@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * See os_call.h: the only callers of the table. Preconditions are our own bugs; what a table may answer is asserted as
- * well, for it is ours too.
+ * See os_call.h: the only callers of the table. Preconditions are our own bugs; what a table may
+ * answer is asserted as well, for it is ours too.
  */
 #include "os/os_call.h"
 
@@ -32,7 +32,7 @@ static const struct kelpie_os_guest *guest(const struct kelpie_os *os) {
     return os->guest;
 }
 
-/* ---- time, memory, identity ---- */
+/* ---- time, memory, identity ------------------------------------------------------------------ */
 
 int64_t kelpie__os_now(struct kelpie_os *os, enum kelpie_os_clock clock) {
     int64_t now_ns = os->now(os, clock);
@@ -85,7 +85,7 @@ void kelpie__free(struct kelpie_os *os, void *pointer, size_t bytes) {
     }
 }
 
-/* ---- waiting ---- */
+/* ---- waiting --------------------------------------------------------------------------------- */
 
 int kelpie__os_watch(struct kelpie_os *os, int handle, uint32_t bits, uint64_t cookie) {
     KELPIE_ASSERT(handle >= 0);
@@ -107,7 +107,7 @@ int kelpie__os_wait_handle(struct kelpie_os *os) {
     return handle;
 }
 
-/* ---- processes ---- */
+/* ---- processes ------------------------------------------------------------------------------- */
 
 int kelpie__os_spawn(struct kelpie_os *os, const struct kelpie_os_spawn *spawn, int *out_process,
                      int32_t *out_pid, const char **out_step) {
@@ -165,7 +165,7 @@ int64_t kelpie__os_read_memory(struct kelpie_os *os, int32_t pid, uint64_t addre
     return answer_count(os->read_memory(os, pid, address, out, count), count);
 }
 
-/* ---- streams ---- */
+/* ---- streams --------------------------------------------------------------------------------- */
 
 int kelpie__os_listen(struct kelpie_os *os, int directory, const char *name, int backlog) {
     KELPIE_ASSERT(directory >= 0 || directory == KELPIE_OS_CWD);
@@ -243,7 +243,7 @@ void kelpie__os_label(struct kelpie_os *os, int handle, const char *label) {
     os->label(os, handle, label);
 }
 
-/* ---- files ---- */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 int kelpie__os_open(struct kelpie_os *os, int directory, const char *path, uint32_t flags,
                     uint32_t mode) {
@@ -331,7 +331,7 @@ int kelpie__os_memory_file(struct kelpie_os *os, const char *name, uint64_t size
     return answer_handle(os->memory_file(os, name, size_bytes));
 }
 
-/* ---- signals and terminals ---- */
+/* ---- signals and terminals ------------------------------------------------------------------- */
 
 int kelpie__os_open_signals(struct kelpie_os *os, const int *signals, uint32_t count) {
     KELPIE_ASSERT(count > 0);
@@ -367,7 +367,7 @@ int kelpie__os_set_terminal_raw(struct kelpie_os *os, int handle, bool is_raw) {
     return answer(os->set_terminal_raw(os, handle, is_raw));
 }
 
-/* ---- a guest's PID 1 ---- */
+/* ---- a guest's PID 1 ------------------------------------------------------------------------- */
 
 int kelpie__os_mount(struct kelpie_os *os, const char *source, const char *target, const char *type,
                      uint64_t flags, const char *data) {

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The operating-system seam: everything nondeterministic that Kelpie needs passes through one `struct kelpie_os`.
- * os_linux*.c is the real system, os_fault.c wraps any table and applies a fault plan, the simulator is a third one.
- * Callers use the kelpie__os_* wrappers of os.c, which assert; nobody else touches the table or the system.
+ * The operating-system seam: everything nondeterministic that Kelpie needs passes through one
+ * `struct kelpie_os`. os_linux*.c is the real system, os_fault.c wraps any table and applies a
+ * fault plan, the simulator is a third one. Callers use the kelpie__os_* wrappers of os.c, which
+ * assert; nobody else touches the table or the system.
  *
- * Conventions. A result is >= 0, or a negative errno value (-EAGAIN). A handle is a small non-negative int, close-on-exec,
- * non-blocking where that has a meaning; on Linux it is a descriptor. Only `wait` may sleep. Semantics are Linux's.
+ * Conventions. A result is >= 0, or a negative errno value (-EAGAIN). A handle is a small
+ * non-negative int, close-on-exec, non-blocking where that has a meaning; on Linux it is a
+ * descriptor. Only `wait` may sleep. Semantics are Linux's.
  */
 #ifndef KELPIE_OS_OS_H
 #define KELPIE_OS_OS_H
@@ -16,7 +18,8 @@
 
 #define KELPIE_OS_NO_HANDLE (-1)
 #define KELPIE_OS_SPAWN_HANDLES_MAX 16u /* passed to one child */
-#define KELPIE_OS_CWD (-100) /* as a directory handle: paths are relative to the working directory (AT_FDCWD) */
+/* as a directory handle: paths are relative to the working directory (AT_FDCWD) */
+#define KELPIE_OS_CWD (-100)
 
 enum kelpie_os_clock {
     KELPIE_OS_CLOCK_MONOTONIC, /* deadlines */
@@ -56,13 +59,15 @@ struct kelpie_os_limit {
 };
 
 enum kelpie_os_spawn_flags {
-    KELPIE_OS_SPAWN_DIE_WITH_PARENT = 1, /* PR_SET_PDEATHSIG(SIGKILL), the race with an early death closed */
+    /* PR_SET_PDEATHSIG(SIGKILL), the race with an early death closed */
+    KELPIE_OS_SPAWN_DIE_WITH_PARENT = 1,
     KELPIE_OS_SPAWN_NEW_SESSION = 2,
     KELPIE_OS_SPAWN_NO_NEW_PRIVILEGES = 4,
-    KELPIE_OS_SPAWN_ORPHAN = 8,          /* the child is never seen by any wait() of this process; no handle is given */
+    /* the child is never seen by any wait() of this process; no handle is given */
+    KELPIE_OS_SPAWN_ORPHAN = 8,
     KELPIE_OS_SPAWN_CONTROLLING_TERMINAL = 16, /* handles[0] becomes it; needs NEW_SESSION */
-    KELPIE_OS_SPAWN_CREDENTIALS = 32,    /* apply uid, gid, groups */
-    KELPIE_OS_SPAWN_SEARCH_PATH = 64,    /* path without a slash is looked up in the child's PATH */
+    KELPIE_OS_SPAWN_CREDENTIALS = 32,          /* apply uid, gid, groups */
+    KELPIE_OS_SPAWN_SEARCH_PATH = 64, /* path without a slash is looked up in the child's PATH */
 };
 
 struct kelpie_os_spawn {
@@ -70,7 +75,9 @@ struct kelpie_os_spawn {
     const char *const *argv;        /* NULL-terminated */
     const char *const *environment; /* NULL-terminated; NULL: this process's */
     const char *directory;          /* NULL: unchanged */
-    const int *handles;             /* child's descriptor i is handles[i]; KELPIE_OS_NO_HANDLE: /dev/null. All others closed; 0 to 2 blocking */
+    /* child's descriptor i is handles[i]; KELPIE_OS_NO_HANDLE: /dev/null. All others closed; 0 to 2
+     * blocking */
+    const int *handles;
     uint32_t handle_count;
     uint32_t flags;
     uint32_t uid;
@@ -90,7 +97,8 @@ enum kelpie_os_open_flags {
     KELPIE_OS_OPEN_TRUNCATE = 16,
     KELPIE_OS_OPEN_APPEND = 32,
     KELPIE_OS_OPEN_DIRECTORY = 64,
-    KELPIE_OS_OPEN_FOLLOW = 128, /* without it a symbolic link as last component is refused (O_NOFOLLOW) */
+    /* without it a symbolic link as last component is refused (O_NOFOLLOW) */
+    KELPIE_OS_OPEN_FOLLOW = 128,
     KELPIE_OS_OPEN_NO_TTY = 256,
 };
 
@@ -130,20 +138,27 @@ struct kelpie_os_peer {
 /* What only a guest's PID 1 does. NULL in a table that serves a host. */
 struct kelpie_os;
 struct kelpie_os_guest {
-    int (*mount)(struct kelpie_os *, const char *source, const char *target, const char *type, uint64_t flags,
-                 const char *data); /* flags: MS_* */
-    int (*enter_root)(struct kelpie_os *, const char *path); /* moves the mount at `path` over / and chroots into it */
+    int (*mount)(struct kelpie_os *, const char *source, const char *target, const char *type,
+                 uint64_t flags, const char *data); /* flags: MS_* */
+    /* moves the mount at `path` over / and chroots into it */
+    int (*enter_root)(struct kelpie_os *, const char *path);
     int (*load_module)(struct kelpie_os *, int file, const char *parameters);
-    int (*open_terminal)(struct kelpie_os *, int *out_master, int *out_slave, uint16_t rows, uint16_t columns);
+    int (*open_terminal)(struct kelpie_os *, int *out_master, int *out_slave, uint16_t rows,
+                         uint16_t columns);
     int (*set_wall_clock)(struct kelpie_os *, int64_t unix_ns);
-    int (*add_entropy)(struct kelpie_os *, const void *bytes, size_t count); /* credited and reseeded */
+    /* credited and reseeded */
+    int (*add_entropy)(struct kelpie_os *, const void *bytes, size_t count);
     int (*set_hostname)(struct kelpie_os *, const char *name);
-    int (*make_node)(struct kelpie_os *, const char *path, uint32_t mode, uint32_t major, uint32_t minor);
+    int (*make_node)(struct kelpie_os *, const char *path, uint32_t mode, uint32_t major,
+                     uint32_t minor);
     int (*make_link)(struct kelpie_os *, const char *target, const char *path);
-    int (*reap_any)(struct kelpie_os *, int32_t *out_pid, struct kelpie_os_exit *out_exit); /* -EAGAIN, -ECHILD */
-    int (*kill_pid)(struct kelpie_os *, int32_t pid, int signal); /* negative pid: group; -1: all but us */
+    /* -EAGAIN, -ECHILD */
+    int (*reap_any)(struct kelpie_os *, int32_t *out_pid, struct kelpie_os_exit *out_exit);
+    /* negative pid: group; -1: all but us */
+    int (*kill_pid)(struct kelpie_os *, int32_t pid, int signal);
     int (*sync_all)(struct kelpie_os *);
-    int (*halt)(struct kelpie_os *, bool is_power_off); /* false: reboot; does not return when it works */
+    /* false: reboot; does not return when it works */
+    int (*halt)(struct kelpie_os *, bool is_power_off);
     int (*link_up)(struct kelpie_os *, const char *interface);
 };
 
@@ -151,81 +166,105 @@ struct kelpie_os {
     void *context;
     const struct kelpie_os_guest *guest;
 
-    int64_t (*now)(struct kelpie_os *, enum kelpie_os_clock);          /* ns */
-    uint64_t (*cycles)(struct kelpie_os *);                            /* the TSC; 0 where there is none */
+    int64_t (*now)(struct kelpie_os *, enum kelpie_os_clock); /* ns */
+    uint64_t (*cycles)(struct kelpie_os *);                   /* the TSC; 0 where there is none */
     int (*random)(struct kelpie_os *, void *out, size_t count);
-    void *(*memory)(struct kelpie_os *, void *old, size_t old_bytes, size_t new_bytes); /* as realloc; a new
-                                        * block (old NULL) is zeroed; new 0 frees; old_bytes must be true */
+    /* as realloc; a new block (old NULL) is zeroed; new 0 frees; old_bytes must be true */
+    void *(*memory)(struct kelpie_os *, void *old, size_t old_bytes, size_t new_bytes);
     int (*identity)(struct kelpie_os *, struct kelpie_os_identity *out);
-    const char *(*environment)(struct kelpie_os *, const char *name);  /* borrowed until the process ends; or NULL */
-    int (*real_path)(struct kelpie_os *, const char *path, char *out, size_t capacity); /* absolute, links resolved */
+    /* borrowed until the process ends; or NULL */
+    const char *(*environment)(struct kelpie_os *, const char *name);
+    /* absolute, links resolved */
+    int (*real_path)(struct kelpie_os *, const char *path, char *out, size_t capacity);
 
-    int (*watch)(struct kelpie_os *, int handle, uint32_t bits, uint64_t cookie); /* bits 0: forget it */
-    int (*wait)(struct kelpie_os *, struct kelpie_os_event *out, uint32_t max, int64_t deadline_ns); /* <0: for ever */
-    int (*wait_handle)(struct kelpie_os *);                            /* readable when `wait` has something; borrowed */
+    /* bits 0: forget it */
+    int (*watch)(struct kelpie_os *, int handle, uint32_t bits, uint64_t cookie);
+    /* <0: for ever */
+    int (*wait)(struct kelpie_os *, struct kelpie_os_event *out, uint32_t max, int64_t deadline_ns);
+    int (*wait_handle)(struct kelpie_os *); /* readable when `wait` has something; borrowed */
 
-    int (*spawn)(struct kelpie_os *, const struct kelpie_os_spawn *, int *out_process, int32_t *out_pid,
-                 const char **out_step); /* out_step: what failed ("exec", "chdir", ...), a static string */
-    int (*open_process)(struct kelpie_os *, int32_t pid);              /* a handle that is readable when it ends */
+    /* out_step: what failed ("exec", "chdir", ...), a static string */
+    int (*spawn)(struct kelpie_os *, const struct kelpie_os_spawn *, int *out_process,
+                 int32_t *out_pid, const char **out_step);
+    /* a handle that is readable when it ends */
+    int (*open_process)(struct kelpie_os *, int32_t pid);
     int (*signal)(struct kelpie_os *, int process, int signal);
-    int (*reap)(struct kelpie_os *, int process, struct kelpie_os_exit *out); /* -EAGAIN while it lives */
-    int (*page_map)(struct kelpie_os *, int32_t pid, uint64_t address, uint64_t *out, size_t page_count);
-    int64_t (*read_memory)(struct kelpie_os *, int32_t pid, uint64_t address, void *out, size_t count);
+    /* -EAGAIN while it lives */
+    int (*reap)(struct kelpie_os *, int process, struct kelpie_os_exit *out);
+    int (*page_map)(struct kelpie_os *, int32_t pid, uint64_t address, uint64_t *out,
+                    size_t page_count);
+    int64_t (*read_memory)(struct kelpie_os *, int32_t pid, uint64_t address, void *out,
+                           size_t count);
 
     int (*listen)(struct kelpie_os *, int directory, const char *name, int backlog);
     int (*accept)(struct kelpie_os *, int listener);
     int (*connect)(struct kelpie_os *, int directory, const char *name);
-    int (*pair)(struct kelpie_os *, int out[2]);                       /* unix stream */
-    int (*pipe)(struct kelpie_os *, int out[2]);                       /* [0] read end, [1] write end */
+    int (*pair)(struct kelpie_os *, int out[2]); /* unix stream */
+    int (*pipe)(struct kelpie_os *, int out[2]); /* [0] read end, [1] write end */
     int (*peer)(struct kelpie_os *, int stream, struct kelpie_os_peer *out);
-    int64_t (*read)(struct kelpie_os *, int handle, void *out, size_t count);        /* 0: end of stream */
+    int64_t (*read)(struct kelpie_os *, int handle, void *out, size_t count); /* 0: end of stream */
     int64_t (*write)(struct kelpie_os *, int handle, const void *bytes, size_t count);
-    int64_t (*send)(struct kelpie_os *, int stream, const void *bytes, size_t count, const int *handles, uint32_t n);
-    int64_t (*receive)(struct kelpie_os *, int stream, void *out, size_t count, int *handles, uint32_t *inout_n);
+    int64_t (*send)(struct kelpie_os *, int stream, const void *bytes, size_t count,
+                    const int *handles, uint32_t n);
+    int64_t (*receive)(struct kelpie_os *, int stream, void *out, size_t count, int *handles,
+                       uint32_t *inout_n);
     int (*shut_write)(struct kelpie_os *, int stream);
     int (*close)(struct kelpie_os *, int handle);
-    void (*label)(struct kelpie_os *, int handle, const char *label);  /* "qmp", "agent": a static string by which a
-                                                                        * fault plan or a trace names the handle */
+    /* "qmp", "agent": a static string by which a fault plan or a trace names the handle */
+    void (*label)(struct kelpie_os *, int handle, const char *label);
 
     int (*open)(struct kelpie_os *, int directory, const char *path, uint32_t flags, uint32_t mode);
     int64_t (*pread)(struct kelpie_os *, int file, void *out, size_t count, uint64_t offset);
-    int64_t (*pwrite)(struct kelpie_os *, int file, const void *bytes, size_t count, uint64_t offset);
+    int64_t (*pwrite)(struct kelpie_os *, int file, const void *bytes, size_t count,
+                      uint64_t offset);
     int (*truncate)(struct kelpie_os *, int file, uint64_t size_bytes);
     int (*sync)(struct kelpie_os *, int file_or_directory);
-    int (*rename)(struct kelpie_os *, int from_dir, const char *from, int to_dir, const char *to, bool may_replace);
+    int (*rename)(struct kelpie_os *, int from_dir, const char *from, int to_dir, const char *to,
+                  bool may_replace);
     int (*unlink)(struct kelpie_os *, int directory, const char *name, bool is_directory);
     int (*mkdir)(struct kelpie_os *, int directory, const char *name, uint32_t mode);
-    int (*list)(struct kelpie_os *, int directory, uint64_t *inout_cursor, char *out_name, size_t capacity); /* 1, 0 end */
-    int (*stat)(struct kelpie_os *, int directory, const char *path, bool follow, struct kelpie_os_stat *out);
+    /* 1, 0 end */
+    int (*list)(struct kelpie_os *, int directory, uint64_t *inout_cursor, char *out_name,
+                size_t capacity);
+    int (*stat)(struct kelpie_os *, int directory, const char *path, bool follow,
+                struct kelpie_os_stat *out);
     int (*space)(struct kelpie_os *, int handle, struct kelpie_os_space *out);
-    int (*lock)(struct kelpie_os *, int file);                         /* exclusive, -EAGAIN when taken, until close */
-    int (*clone_range)(struct kelpie_os *, int from, uint64_t from_offset, int to, uint64_t to_offset, uint64_t count);
+    int (*lock)(struct kelpie_os *, int file); /* exclusive, -EAGAIN when taken, until close */
+    int (*clone_range)(struct kelpie_os *, int from, uint64_t from_offset, int to,
+                       uint64_t to_offset, uint64_t count);
     int (*memory_file)(struct kelpie_os *, const char *name, uint64_t size_bytes);
 
-    int (*open_signals)(struct kelpie_os *, const int *signals, uint32_t count); /* blocks them; read by take_signal */
-    int (*take_signal)(struct kelpie_os *, int handle);                /* the number, or -EAGAIN */
-    int (*is_terminal)(struct kelpie_os *, int handle);                /* 1 or 0 */
+    /* blocks them; read by take_signal */
+    int (*open_signals)(struct kelpie_os *, const int *signals, uint32_t count);
+    int (*take_signal)(struct kelpie_os *, int handle); /* the number, or -EAGAIN */
+    int (*is_terminal)(struct kelpie_os *, int handle); /* 1 or 0 */
     int (*terminal_size)(struct kelpie_os *, int handle, uint16_t *out_rows, uint16_t *out_columns);
     int (*set_terminal_size)(struct kelpie_os *, int handle, uint16_t rows, uint16_t columns);
-    int (*set_terminal_raw)(struct kelpie_os *, int handle, bool is_raw); /* false: back to what it was */
+    /* false: back to what it was */
+    int (*set_terminal_raw)(struct kelpie_os *, int handle, bool is_raw);
 };
 
-/* The real system. One table per loop: it owns an epoll instance. NULL only when descriptors or memory run out. */
+/* The real system. One table per loop: it owns an epoll instance. NULL only when descriptors or
+ * memory run out. */
 struct kelpie_os *kelpie__os_linux_create(void);
 struct kelpie_os *kelpie__os_linux_create_guest(void);
 void kelpie__os_linux_destroy(struct kelpie_os *os);
 
-/* The first act of each program's own main (monitor, command, agent), never of the library: a write to a pipe without a
- * reader answers EPIPE instead of killing the process. A child gets the default disposition back at spawn. */
+/* The first act of each program's own main (monitor, command, agent), never of the library: a write
+ * to a pipe without a reader answers EPIPE instead of killing the process. A child gets the default
+ * disposition back at spawn. */
 void kelpie__os_linux_prepare_process(void);
 
-/* Applies a fault plan (docs/testing.md) to every call of `inner`, which must outlive the result. NULL for a bad plan
- * (the reason, with its line, goes to stderr) or without memory. Test builds only. Unwrap leaves `inner` alone. */
-struct kelpie_os *kelpie__os_fault_wrap(struct kelpie_os *inner, const char *role, const char *plan);
+/* Applies a fault plan (docs/testing.md) to every call of `inner`, which must outlive the result.
+ * NULL for a bad plan (the reason, with its line, goes to stderr) or without memory. Test builds
+ * only. Unwrap leaves `inner` alone. */
+struct kelpie_os *kelpie__os_fault_wrap(struct kelpie_os *inner, const char *role,
+                                        const char *plan);
 void kelpie__os_fault_unwrap(struct kelpie_os *os);
 
-/* The plan in KELPIE_FAULT_PLAN (its text, or @FILE) with the seed in KELPIE_FAULT_SEED; `inner` itself when unset. A
- * bad plan ends the process. Programs call it under #ifdef KELPIE_TEST_BUILD. */
+/* The plan in KELPIE_FAULT_PLAN (its text, or @FILE) with the seed in KELPIE_FAULT_SEED; `inner`
+ * itself when unset. A bad plan ends the process. Programs call it under #ifdef KELPIE_TEST_BUILD.
+ */
 struct kelpie_os *kelpie__os_fault_from_environment(struct kelpie_os *inner, const char *role);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The end of the process at a bug of our own: one line on standard error, then abort. No memory, no stdio.
+ * The end of the process at a bug of our own: one line on standard error, then abort. No memory, no
+ * stdio.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The real system: the table's life, time, memory, identity, and waiting by epoll. See os.h for the contract.
+ * The real system: the table's life, time, memory, identity, and waiting by epoll. See os.h for the
+ * contract.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -19,7 +20,7 @@
 
 #include "os/os_linux.h"
 
-#define NS_PER_S  1000000000
+#define NS_PER_S 1000000000
 #define NS_PER_MS 1000000
 #define WAIT_EVENTS_MAX 64u
 
@@ -54,7 +55,8 @@ static uint64_t linux_cycles(struct kelpie_os *os) {
 static int linux_random(struct kelpie_os *os, void *out, size_t count) {
     size_t done = 0;
     kelpie__ignore(os != NULL);
-    for (unsigned budget = 1000; done < count; budget -= 1) { /* getrandom(2): signals may cut it short */
+    /* getrandom(2): signals may cut it short */
+    for (unsigned budget = 1000; done < count; budget -= 1) {
         ssize_t got = getrandom((char *)out + done, count - done, 0);
         if (got < 0 && (errno != EINTR || budget == 0)) {
             return -errno;
@@ -98,7 +100,7 @@ static int linux_real_path(struct kelpie_os *os, const char *path, char *out, si
     return 0;
 }
 
-/* ---- waiting ---- */
+/* ---- waiting --------------------------------------------------------------------------------- */
 
 static int linux_watch(struct kelpie_os *os, int handle, uint32_t bits, uint64_t cookie) {
     int epoll = kelpie__os_linux_of(os)->epoll;
@@ -117,7 +119,8 @@ static int linux_watch(struct kelpie_os *os, int handle, uint32_t bits, uint64_t
                : kelpie__os_linux_result(epoll_ctl(epoll, EPOLL_CTL_MOD, handle, &event));
 }
 
-/* epoll_pwait2 (Linux 5.11) counts in nanoseconds; before it, milliseconds are rounded up, never down into a spin. */
+/* epoll_pwait2 (Linux 5.11) counts in nanoseconds; before it, milliseconds are rounded up, never
+ * down into a spin. */
 static int wait_events(int epoll, struct epoll_event *events, int max, int64_t left_ns) {
 #if defined(SYS_epoll_pwait2)
     struct timespec timeout = {.tv_sec = (time_t)(left_ns / NS_PER_S),
@@ -160,7 +163,7 @@ static int linux_wait_handle(struct kelpie_os *os) {
     return kelpie__os_linux_of(os)->epoll;
 }
 
-/* ---- life ---- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 struct kelpie_os *kelpie__os_linux_create(void) {
     struct kelpie_os_linux *linux_os = calloc(1, sizeof(*linux_os));

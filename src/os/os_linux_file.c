@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The real system: files and directories, relative to directory handles, and another process's memory.
+ * The real system: files and directories, relative to directory handles, and another process's
+ * memory.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -20,7 +21,8 @@
 
 #include "os/os_linux.h"
 
-#define LINUX_PAGE_BYTES 4096u /* of the page map's entries; checked against the system's where it is used */
+/* of the page map's entries; checked against the system's where it is used */
+#define LINUX_PAGE_BYTES 4096u
 
 /* getdents64(2); glibc has no public structure for it. */
 struct linux_entry {
@@ -93,7 +95,8 @@ static int linux_mkdir(struct kelpie_os *os, int directory, const char *name, ui
     return kelpie__os_linux_result(mkdirat(directory, name, (mode_t)mode));
 }
 
-/* One entry a call: the cursor is the directory's own position, so that it survives removals between calls. */
+/* One entry a call: the cursor is the directory's own position, so that it survives removals
+ * between calls. */
 static int linux_list(struct kelpie_os *os, int directory, uint64_t *inout_cursor, char *out_name,
                       size_t capacity) {
     union {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The real system of a guest: what only its process 1 does. In a file of its own, so that no host program has it.
+ * The real system of a guest: what only its process 1 does. In a file of its own, so that no host
+ * program has it.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The real system: processes. A child shares this process's memory until it has replaced itself (CLONE_VM and
- * CLONE_VFORK, on a stack of its own), so that a start costs no copy of page tables, however large the embedder is, and
- * the child can say in plain memory which step failed. Children are held by pidfd, never by number.
+ * The real system: processes. A child shares this process's memory until it has replaced itself
+ * (CLONE_VM and CLONE_VFORK, on a stack of its own), so that a start costs no copy of page tables,
+ * however large the embedder is, and the child can say in plain memory which step failed. Children
+ * are held by pidfd, never by number.
  *
- * An orphan is the child of a helper child that has already ended when spawn returns. The helper ends without SIGCHLD
- * and is waited for by number with __WALL, so that no wait() of the embedder's can see either of them.
+ * An orphan is the child of a helper child that has already ended when spawn returns. The helper
+ * ends without SIGCHLD and is waited for by number with __WALL, so that no wait() of the embedder's
+ * can see either of them.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,9 +29,9 @@
 #include "os/os_linux.h"
 
 #define SPAWN_STACK_BYTES (24u * 1024u)
-#define SPAWN_PATH_BYTES  4096u
+#define SPAWN_PATH_BYTES 4096u
 #define SPAWN_STANDARD_COUNT 3
-#define SPAWN_SIGNAL_MAX  64
+#define SPAWN_SIGNAL_MAX 64
 #ifndef P_PIDFD
 #define P_PIDFD 3
 #endif
@@ -48,7 +50,8 @@
 
 extern char **environ;
 
-/* What parent and child share. The child writes, then ends or replaces itself; only then the parent goes on. */
+/* What parent and child share. The child writes, then ends or replaces itself; only then the parent
+ * goes on. */
 struct spawn_plan {
     const struct kelpie_os_spawn *spawn;
     pid_t parent;
@@ -60,7 +63,7 @@ struct spawn_plan {
     uint8_t *orphan_stack;
 };
 
-/* ---- in the child: only system calls ---- */
+/* ---- in the child: only system calls --------------------------------------------------------- */
 
 SPAWN_CHILD static int child_fail(struct spawn_plan *plan, const char *step) {
     plan->error = errno;
@@ -97,8 +100,8 @@ SPAWN_CHILD static int child_place_handle(int handle, int place) {
     return fcntl(place, F_SETFD, 0);
 }
 
-/* Handles that stand in each other's way are moved up first. Standard streams become blocking, which is what programs
- * expect of them. */
+/* Handles that stand in each other's way are moved up first. Standard streams become blocking,
+ * which is what programs expect of them. */
 SPAWN_CHILD static int child_place_handles(struct spawn_plan *plan) {
     const struct kelpie_os_spawn *spawn = plan->spawn;
     int count = (int)spawn->handle_count;
@@ -126,7 +129,8 @@ SPAWN_CHILD static int child_place_handles(struct spawn_plan *plan) {
         return 0;
     }
 #endif
-    for (int i = count; i < 1024; i += 1) { /* before Linux 5.9; all of ours are close-on-exec anyway */
+    /* before Linux 5.9; all of ours are close-on-exec anyway */
+    for (int i = count; i < 1024; i += 1) {
         close(i);
     }
     return 0;
@@ -193,7 +197,8 @@ SPAWN_CHILD static const char *child_search_path(char *const *environment) {
     return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 }
 
-/* As execvp(3), in the child's own PATH: a name that is found but not allowed is remembered, the search goes on. */
+/* As execvp(3), in the child's own PATH: a name that is found but not allowed is remembered, the
+ * search goes on. */
 SPAWN_CHILD static void child_exec_search(struct spawn_plan *plan, char *const *argv,
                                           char *const *environment) {
     char path[SPAWN_PATH_BYTES];
@@ -224,8 +229,8 @@ SPAWN_CHILD static void child_exec(struct spawn_plan *plan) {
     char *const *argv = (char *const *)(uintptr_t)spawn->argv;
     char *const *environment =
         spawn->environment == NULL ? environ : (char *const *)(uintptr_t)spawn->environment;
-    bool searches = (spawn->flags & KELPIE_OS_SPAWN_SEARCH_PATH) != 0 &&
-                    strchr(spawn->path, '/') == NULL;
+    bool searches =
+        (spawn->flags & KELPIE_OS_SPAWN_SEARCH_PATH) != 0 && strchr(spawn->path, '/') == NULL;
     if (searches) {
         child_exec_search(plan, argv, environment);
     } else {
@@ -281,10 +286,11 @@ SPAWN_CHILD static int helper_main(void *context) {
     _exit(0);
 }
 
-/* ---- in the parent ---- */
+/* ---- in the parent --------------------------------------------------------------------------- */
 
 #if defined(__x86_64__)
-/* clone3(2) with a stack of the child's own. libc has no wrapper; the child must not return into this frame. */
+/* clone3(2) with a stack of the child's own. libc has no wrapper; the child must not return into
+ * this frame. */
 static long spawn_clone3(struct clone_args *arguments, int (*function)(void *), void *context) {
     register int (*child)(void *) __asm__("r12") = function;
     register void *child_context __asm__("r13") = context;
@@ -303,7 +309,8 @@ static long spawn_clone3(struct clone_args *arguments, int (*function)(void *), 
     return result;
 }
 
-/* The child's number, or -errno. clone3 resets handlers and enters the cgroup at birth: no migration afterwards. */
+/* The child's number, or -errno. clone3 resets handlers and enters the cgroup at birth: no
+ * migration afterwards. */
 static long spawn_quick(struct spawn_plan *plan, uint8_t *stack, int *out_process) {
     bool has_cgroup = plan->spawn->cgroup != KELPIE_OS_NO_HANDLE;
     struct clone_args arguments = {
@@ -359,8 +366,7 @@ static int spawn_child(struct spawn_plan *plan, uint8_t *stack, int *out_process
 }
 
 static int spawn_orphan(struct spawn_plan *plan, uint8_t *stack, int32_t *out_pid) {
-    pid_t helper =
-        clone(helper_main, stack + SPAWN_STACK_BYTES, CLONE_VM | CLONE_VFORK, plan);
+    pid_t helper = clone(helper_main, stack + SPAWN_STACK_BYTES, CLONE_VM | CLONE_VFORK, plan);
     if (helper < 0) {
         plan->step = "clone";
         return -errno;

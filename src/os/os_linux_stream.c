@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The real system: unix streams, pipes, and bytes. A path of any length works: sockets are bound and connected through
- * /proc/self/fd/N/name (unix(7) has room for 107 bytes only).
+ * The real system: unix streams, pipes, and bytes. A path of any length works: sockets are bound
+ * and connected through /proc/self/fd/N/name (unix(7) has room for 107 bytes only).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -111,13 +111,12 @@ static int64_t linux_read(struct kelpie_os *os, int handle, void *out, size_t co
 static uint64_t *no_socket_word(struct kelpie_os *os, int handle, uint64_t *out_bit) {
     unsigned index = (unsigned)handle;
     *out_bit = UINT64_C(1) << (index % 64);
-    return index < KELPIE_OS_LINUX_HANDLE_MAX
-               ? &kelpie__os_linux_of(os)->is_no_socket[index / 64]
-               : NULL;
+    return index < KELPIE_OS_LINUX_HANDLE_MAX ? &kelpie__os_linux_of(os)->is_no_socket[index / 64]
+                                              : NULL;
 }
 
-/* Sockets are written with MSG_NOSIGNAL: the library runs in somebody else's process, where SIGPIPE may kill. Our own
- * programs ignore SIGPIPE, and only they write to pipes and files. */
+/* Sockets are written with MSG_NOSIGNAL: the library runs in somebody else's process, where SIGPIPE
+ * may kill. Our own programs ignore SIGPIPE, and only they write to pipes and files. */
 static int64_t linux_write(struct kelpie_os *os, int handle, const void *bytes, size_t count) {
     uint64_t bit = 0;
     uint64_t *word = no_socket_word(os, handle, &bit);
@@ -218,7 +217,8 @@ static int linux_close(struct kelpie_os *os, int handle) {
 }
 
 static void linux_label(struct kelpie_os *os, int handle, const char *label) {
-    kelpie__ignore(os != NULL && handle >= 0 && label != NULL); /* for fault plans and traces only */
+    /* for fault plans and traces only */
+    kelpie__ignore(os != NULL && handle >= 0 && label != NULL);
 }
 
 void kelpie__os_linux_fill_stream(struct kelpie_os *os) {

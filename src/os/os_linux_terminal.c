@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The real system: terminals and signals. A terminal that was made raw is put back as it was found, exactly.
+ * The real system: terminals and signals. A terminal that was made raw is put back as it was found,
+ * exactly.
  */
 #define _GNU_SOURCE
 #include <errno.h>

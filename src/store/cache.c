@@ -35,7 +35,7 @@ static uint32_t load_u16(const uint8_t *bytes) {
     return (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8;
 }
 
-/* ---- the kernel ---- */
+/* ---- the kernel ------------------------------------------------------------------------------ */
 
 static int kernel_fail(struct kelpie_error *error, const char *path, const char *what) {
     return kelpie__fail_field(error, KELPIE_E_CONFIG, "kernel", "kernel \"%s\": %s", path, what);
@@ -212,7 +212,7 @@ int kelpie__cache_find_kernel(const struct kelpie_cache *cache, const char *expl
     return status;
 }
 
-/* ---- items ---- */
+/* ---- items ----------------------------------------------------------------------------------- */
 
 /* Appends a text to the item's storage and, as one more argument, to its vector. NULL when it does
  * not fit. */
@@ -345,7 +345,7 @@ int kelpie__cache_plan_kernel(const struct kelpie_cache *cache,
     return status;
 }
 
-/* ---- the initramfs ---- */
+/* ---- the initramfs --------------------------------------------------------------------------- */
 
 static int initramfs_find_busybox(const struct kelpie_cache *cache, const char **out,
                                   struct kelpie_error *error) {
@@ -434,7 +434,7 @@ int kelpie__cache_plan_initramfs(const struct kelpie_cache *cache,
     return status;
 }
 
-/* ---- roots and disks ---- */
+/* ---- roots and disks ------------------------------------------------------------------------- */
 
 int kelpie__cache_plan_root(const struct kelpie_cache *cache, const char *directory,
                             struct kelpie_cache_item *out, struct kelpie_error *error) {

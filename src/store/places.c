@@ -13,7 +13,7 @@
 #include "os/os_call.h"
 
 #define PLACES_DIRECTORY_MODE 0700u
-#define PLACES_OTHERS_WRITE   0022u
+#define PLACES_OTHERS_WRITE 0022u
 
 static const char *first_text(const char *a, const char *b) {
     return a != NULL && a[0] != '\0' ? a : b;
@@ -85,7 +85,8 @@ static int choose_cache(struct kelpie_places *places, const char *given, bool is
                                "/.cache/kelpie", error);
 }
 
-/* KELPIE_LIBEXEC, else the directory of this process's program when our monitor stands there, else the installed one. */
+/* KELPIE_LIBEXEC, else the directory of this process's program when our monitor stands there, else
+ * the installed one. */
 static int choose_libexec(struct kelpie_places *places, const char *given,
                           struct kelpie_error *error) {
     struct kelpie_os *os = places->os;
@@ -155,8 +156,8 @@ static int open_own(struct kelpie_os *os, const char *path, uint32_t uid, int *o
     if (result < 0) {
         return result;
     }
-    int directory = kelpie__os_open(os, KELPIE_OS_CWD, path,
-                                    KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
+    int directory =
+        kelpie__os_open(os, KELPIE_OS_CWD, path, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
     if (directory < 0) {
         return kelpie__fail(error, KELPIE_E_IO, -directory, "open directory \"%s\"", path);
     }
@@ -164,15 +165,17 @@ static int open_own(struct kelpie_os *os, const char *path, uint32_t uid, int *o
     if (result < 0) {
         result = kelpie__fail(error, KELPIE_E_IO, -result, "look at directory \"%s\"", path);
     } else if (status.uid != uid) {
-        result = kelpie__fail(error, KELPIE_E_CONFIG, 0,
-                              "directory \"%s\" belongs to user %u, this is user %u; use --state-dir "
-                              "or KELPIE_STATE_DIR for one of your own",
-                              path, status.uid, uid);
+        result =
+            kelpie__fail(error, KELPIE_E_CONFIG, 0,
+                         "directory \"%s\" belongs to user %u, this is user %u; use --state-dir "
+                         "or KELPIE_STATE_DIR for one of your own",
+                         path, status.uid, uid);
     } else if ((status.mode & PLACES_OTHERS_WRITE) != 0) {
-        result = kelpie__fail(error, KELPIE_E_CONFIG, 0,
-                              "directory \"%s\" can be written by other users (mode %04o); run: chmod "
-                              "go-w \"%s\"",
-                              path, status.mode, path);
+        result =
+            kelpie__fail(error, KELPIE_E_CONFIG, 0,
+                         "directory \"%s\" can be written by other users (mode %04o); run: chmod "
+                         "go-w \"%s\"",
+                         path, status.mode, path);
     }
     if (result < 0) {
         kelpie__ignore(kelpie__os_close(os, directory));
@@ -198,7 +201,8 @@ static int check_format(struct kelpie_os *os, int directory, const char *path,
     text[strcspn(text, "\n")] = '\0';
     if (!kelpie__text_u64(text, &format)) {
         return kelpie__fail(error, KELPIE_E_IO, 0,
-                            "\"%s/format\" is damaged; is this a state directory of Kelpie's?", path);
+                            "\"%s/format\" is damaged; is this a state directory of Kelpie's?",
+                            path);
     }
     if (format != KELPIE_STORE_FORMAT) {
         return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
@@ -275,10 +279,11 @@ int kelpie__places_program(const struct kelpie_places *places, const char *name,
     struct kelpie_os_stat status;
     if (!kelpie__text_join(out, capacity, places->libexec_path, name) ||
         kelpie__os_stat(places->os, KELPIE_OS_CWD, out, true, &status) < 0) {
-        return kelpie__fail(error, KELPIE_E_UNAVAILABLE, 0,
-                            "%s is not in \"%s\"; install Kelpie's programs, or set KELPIE_LIBEXEC to "
-                            "their directory",
-                            name, places->libexec_path);
+        return kelpie__fail(
+            error, KELPIE_E_UNAVAILABLE, 0,
+            "%s is not in \"%s\"; install Kelpie's programs, or set KELPIE_LIBEXEC to "
+            "their directory",
+            name, places->libexec_path);
     }
     return 0;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Where everything is: the directories of design.md, "Places and people", found, made, and refused when somebody else
- * could change what is in them.
+ * Where everything is: the directories of design.md, "Places and people", found, made, and refused
+ * when somebody else could change what is in them.
  */
 #ifndef KELPIE_STORE_PLACES_H
 #define KELPIE_STORE_PLACES_H
@@ -22,8 +22,8 @@ struct kelpie_places {
     int runtime_vms; /* handle of RUNTIME/vms, owned */
 };
 
-/* The options are those of kelpie_open; any may be NULL. Errors: IO, UNSUPPORTED (a newer format), CONFIG (a path that is
- * too long or that another user may write). */
+/* The options are those of kelpie_open; any may be NULL. Errors: IO, UNSUPPORTED (a newer format),
+ * CONFIG (a path that is too long or that another user may write). */
 KELPIE_MUST_CHECK int kelpie__places_open(struct kelpie_places *places, struct kelpie_os *os,
                                           const struct kelpie_open_options *options,
                                           struct kelpie_error *error);

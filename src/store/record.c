@@ -31,14 +31,13 @@ static int64_t record_format(const struct kelpie_vm_record *record, char *out, s
     return kelpie__json_finish(&writer);
 }
 
-int kelpie__record_write(struct kelpie_os *os, int directory,
-                         const struct kelpie_vm_record *record, bool is_synced,
-                         struct kelpie_error *error) {
+int kelpie__record_write(struct kelpie_os *os, int directory, const struct kelpie_vm_record *record,
+                         bool is_synced, struct kelpie_error *error) {
     char text[KELPIE_RECORD_JSON_BYTES_MAX];
     int64_t length = record_format(record, text, sizeof(text));
     KELPIE_ASSERT(length > 0); /* every field is bounded far below the buffer */
-    int status = kelpie__small_file_replace(os, directory, KELPIE_RECORD_FILE, text, (size_t)length,
-                                            error);
+    int status =
+        kelpie__small_file_replace(os, directory, KELPIE_RECORD_FILE, text, (size_t)length, error);
     if (status < 0 || !is_synced) {
         return status;
     }
@@ -69,8 +68,7 @@ static bool record_parse(const char *text, size_t length, struct kelpie_vm_recor
     out->previous = KELPIE_VM_CREATED;
     kelpie__ignore(read_state(text, length, "previous", &out->previous));
 #define READ_TEXT(field)                                                                           \
-    kelpie__ignore(                                                                                \
-        kelpie__json_find_string(text, length, #field, out->field, sizeof(out->field)))
+    kelpie__ignore(kelpie__json_find_string(text, length, #field, out->field, sizeof(out->field)))
     READ_TEXT(reason);
     READ_TEXT(backend);
     READ_TEXT(accelerator);
@@ -97,8 +95,9 @@ int kelpie__record_read(struct kelpie_os *os, int directory, struct kelpie_vm_re
     if (kelpie__json_find_u64(text, (size_t)length, "format", &format) == 0 &&
         format != KELPIE_RECORD_FORMAT) {
         return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
-                            KELPIE_RECORD_FILE " has format %llu, this version knows %u; use a newer "
-                                               "Kelpie",
+                            KELPIE_RECORD_FILE
+                            " has format %llu, this version knows %u; use a newer "
+                            "Kelpie",
                             (unsigned long long)format, KELPIE_RECORD_FORMAT);
     }
     if (!record_parse(text, (size_t)length, out)) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * state.json: what is known of a VM between and during its runs. Written by whoever holds the VM's lock, read by anybody;
- * always the old truth or the new one.
+ * state.json: what is known of a VM between and during its runs. Written by whoever holds the VM's
+ * lock, read by anybody; always the old truth or the new one.
  */
 #ifndef KELPIE_STORE_RECORD_H
 #define KELPIE_STORE_RECORD_H

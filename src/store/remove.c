@@ -9,7 +9,7 @@
 #include "os/os_call.h"
 
 #define REMOVE_ENTRIES_MAX 100000u
-#define REMOVE_NAME_BYTES  256u
+#define REMOVE_NAME_BYTES 256u
 
 static int remove_open(struct kelpie_os *os, int parent, const char *name) {
     return kelpie__os_open(os, parent, name, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);

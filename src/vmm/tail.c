@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The end of a text: see tail.h. The bytes lie in a ring whose next place is total_bytes modulo its size.
+ * The end of a text: see tail.h. The bytes lie in a ring whose next place is total_bytes modulo its
+ * size.
  */
 #include "vmm/tail.h"
 
@@ -35,8 +36,8 @@ static bool tail_is_break(char byte) {
     return byte == '\n' || byte == '\r';
 }
 
-/* Where to begin so that the text from there to the end takes less than `capacity` bytes. Begins with a whole line when
- * there is one. */
+/* Where to begin so that the text from there to the end takes less than `capacity` bytes. Begins
+ * with a whole line when there is one. */
 static uint64_t tail_start(const struct kelpie_tail *tail, uint64_t end, size_t capacity) {
     uint64_t oldest = tail->total_bytes - kelpie__min_u64(tail->total_bytes, sizeof(tail->bytes));
     uint64_t start = end;

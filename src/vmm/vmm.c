@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The one caller of a driver's operations: see vmm.h. It asserts states and results on the way down, and the order of
- * events on the way up.
+ * The one caller of a driver's operations: see vmm.h. It asserts states and results on the way
+ * down, and the order of events on the way up.
  */
 #include "vmm/vmm.h"
 

@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The virtual machine monitors (VMMs) behind one table of operations: qemu/ today, libkrun and a simulated one later.
- * The monitor owns the VM, its state and every deadline; a driver owns one VMM process and knows nothing of guests
- * but their devices. vmm.c is the only caller of the table: it asserts what each operation asks for.
+ * The virtual machine monitors (VMMs) behind one table of operations: qemu/ today, libkrun and a
+ * simulated one later. The monitor owns the VM, its state and every deadline; a driver owns one VMM
+ * process and knows nothing of guests but their devices. vmm.c is the only caller of the table: it
+ * asserts what each operation asks for.
  *
- * An instance lives through New -> Starting -> Running <-> Paused -> Ended, never backwards: a second boot is a second
- * instance. Nothing here waits. Every event comes from the loop, never from inside a call, and ENDED is the last one.
+ * An instance lives through New -> Starting -> Running <-> Paused -> Ended, never backwards: a
+ * second boot is a second instance. Nothing here waits. Every event comes from the loop, never from
+ * inside a call, and ENDED is the last one.
  *
- * Snapshots will be two more operations (findings.md, way 2): `save` of a Paused instance writes the device state to a
- * handle and names the process and the mapping whose private pages are the memory; `restore` is a `start` whose
- * spec names that state and a base file for the memory. A capability bit shows them.
+ * Snapshots will be two more operations (findings.md, way 2): `save` of a Paused instance writes
+ * the device state to a handle and names the process and the mapping whose private pages are the
+ * memory; `restore` is a `start` whose spec names that state and a base file for the memory. A
+ * capability bit shows them.
  */
 #ifndef KELPIE_VMM_VMM_H
 #define KELPIE_VMM_VMM_H
@@ -55,7 +58,8 @@ struct kelpie_vmm_disk {
 
 /* What to start. All of it is borrowed until STARTED or ENDED. */
 struct kelpie_vmm_spec {
-    const char *vm_directory;    /* stands in the VMM's argv, so that people and tests find the process */
+    /* stands in the VMM's argv, so that people and tests find the process */
+    const char *vm_directory;
     const char *cache_directory; /* where what was measured on this host is remembered */
     const char *kernel;          /* an ELF vmlinux or a bzImage */
     const char *initramfs;
@@ -74,8 +78,8 @@ struct kelpie_vmm_started {
     enum kelpie_vmm_accelerator accelerator; /* KVM or TCG */
     /* Why this accelerator, for people; borrowed while the instance lives. */
     const char *accelerator_reason;
-    /* Not 0: the accelerator has never been seen to boot a guest here. The owner gives it this long from now to say
-     * hello, then calls `settle` with the verdict either way. */
+    /* Not 0: the accelerator has never been seen to boot a guest here. The owner gives it this long
+     * from now to say hello, then calls `settle` with the verdict either way. */
     int64_t trial_ns;
 };
 
@@ -90,7 +94,7 @@ enum kelpie_vmm_end_kind {
     KELPIE_VMM_END_POWER_OFF, /* the guest switched itself off */
     KELPIE_VMM_END_RESET,     /* the guest reset itself: an orderly reboot, or the end of a panic */
     KELPIE_VMM_END_KILLED,    /* `kill` was called */
-    KELPIE_VMM_END_FAILED,    /* anything else: the VMM died, never started, or broke its contract */
+    KELPIE_VMM_END_FAILED, /* anything else: the VMM died, never started, or broke its contract */
 };
 
 struct kelpie_vmm_end {
@@ -108,7 +112,8 @@ struct kelpie_vmm_event {
 /* Called from the loop. The instance may be destroyed inside the call for ENDED, and only there. */
 typedef void (*kelpie_vmm_event_callback)(void *context, const struct kelpie_vmm_event *event);
 
-/* Called exactly once, from the loop, for a pause or resume that was accepted; `error` is borrowed during the call. */
+/* Called exactly once, from the loop, for a pause or resume that was accepted; `error` is borrowed
+ * during the call. */
 typedef void (*kelpie_vmm_done_callback)(void *context, int status,
                                          const struct kelpie_error *error);
 
@@ -136,12 +141,14 @@ struct kelpie_vmm_operations {
     int (*create)(const struct kelpie_vmm_create *create, struct kelpie_vmm **out,
                   struct kelpie_error *error);
 
-    /* New: begins the start. On failure nothing runs and the instance can only be destroyed. On success the caller
-     * owns both streams, and STARTED or ENDED follows. Starting lasts until STARTED. */
+    /* New: begins the start. On failure nothing runs and the instance can only be destroyed. On
+     * success the caller owns both streams, and STARTED or ENDED follows. Starting lasts until
+     * STARTED. */
     int (*start)(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
                  struct kelpie_vmm_started *out, struct kelpie_error *error);
 
-    /* Starting to Ended: tells the driver whether the guest that ran on trial said hello in time. It remembers. */
+    /* Starting to Ended: tells the driver whether the guest that ran on trial said hello in time.
+     * It remembers. */
     void (*settle)(struct kelpie_vmm *vmm, bool is_good, const char *reason);
 
     /* Starting, Running: KELPIE_E_BOOT when the guest's clock does not run as the host's does. */
@@ -173,7 +180,7 @@ enum kelpie_vmm_state {
 struct kelpie_vmm {
     const struct kelpie_vmm_operations *operations;
     enum kelpie_vmm_state state;
-    int32_t pid; /* of the VMM's process; 0 before it is spawned */
+    int32_t pid;      /* of the VMM's process; 0 before it is spawned */
     bool is_changing; /* a pause or resume is under way */
     kelpie_vmm_event_callback callback;
     void *context;
@@ -188,8 +195,7 @@ KELPIE_MUST_CHECK int kelpie__vmm_create(const struct kelpie_vmm_operations *ope
                                          const struct kelpie_vmm_create *create,
                                          struct kelpie_vmm **out, struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__vmm_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
-                                        struct kelpie_vmm_started *out,
-                                        struct kelpie_error *error);
+                                        struct kelpie_vmm_started *out, struct kelpie_error *error);
 void kelpie__vmm_settle(struct kelpie_vmm *vmm, bool is_good, const char *reason);
 KELPIE_MUST_CHECK int kelpie__vmm_check_clock(struct kelpie_vmm *vmm,
                                               const struct kelpie_vmm_guest_clock *clock,
@@ -201,7 +207,8 @@ KELPIE_MUST_CHECK int kelpie__vmm_resume(struct kelpie_vmm *vmm, kelpie_vmm_done
 void kelpie__vmm_kill(struct kelpie_vmm *vmm);
 void kelpie__vmm_destroy(struct kelpie_vmm *vmm); /* takes NULL */
 
-/* For drivers: every event and every completion passes through here, which checks the order and keeps the state. */
+/* For drivers: every event and every completion passes through here, which checks the order and
+ * keeps the state. */
 void kelpie__vmm_emit(struct kelpie_vmm *vmm, const struct kelpie_vmm_event *event);
 void kelpie__vmm_emit_done(struct kelpie_vmm *vmm, int status, const struct kelpie_error *error);
 

@@ -14,7 +14,7 @@
 #define RPC_METHOD_NOT_FOUND (-32601) /* JSON-RPC 2.0, section 5.1 */
 #define RPC_INVALID_PARAMS (-32602)
 
-/* ---- sending ---- */
+/* ---- sending --------------------------------------------------------------------------------- */
 
 /* 0, LIMIT (no room now), IO (closed), or MISUSE: it is longer than a message can be. */
 static int message_send(struct kelpie_wire *wire, struct kelpie_json_writer *writer) {
@@ -122,7 +122,7 @@ void kelpie__wire_result(struct kelpie_wire *wire, uint64_t id, const char *resu
     }
 }
 
-/* ---- calls ---- */
+/* ---- calls ----------------------------------------------------------------------------------- */
 
 static struct kelpie_wire_pending *pending_find(struct kelpie_wire *wire, uint64_t id) {
     for (uint32_t i = 0; i < KELPIE_WIRE_CALL_COUNT_MAX; i += 1) {
@@ -223,7 +223,7 @@ void kelpie__wire_drop_pending(struct kelpie_wire *wire) {
     }
 }
 
-/* ---- receiving ---- */
+/* ---- receiving ------------------------------------------------------------------------------- */
 
 /* How the peer's refusal becomes an error of ours. Its code may be anything. */
 static void error_read(const struct kelpie_json_value *value, struct kelpie_error *out) {

@@ -50,7 +50,7 @@ bool kelpie__wire_leave(struct kelpie_wire *wire) {
     return false;
 }
 
-/* ---- the end ---- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 static void wire_stop_io(struct kelpie_wire *wire) {
     if (wire->slot != KELPIE_LOOP_NO_SLOT) {
@@ -128,7 +128,7 @@ static void wire_fail_io(struct kelpie_wire *wire, int64_t status, const char *w
     kelpie__wire_close(wire, &error);
 }
 
-/* ---- output ---- */
+/* ---- output ---------------------------------------------------------------------------------- */
 
 static void wire_watch_output(struct kelpie_wire *wire) {
     uint32_t bits = KELPIE_OS_READABLE | (wire->output_count > 0 ? KELPIE_OS_WRITABLE : 0);
@@ -291,7 +291,7 @@ void kelpie__wire_discard_until(struct kelpie_wire *wire, const uint8_t mark[KEL
     memcpy(wire->discard_mark, mark, KELPIE_MARK_BYTES);
 }
 
-/* ---- input ---- */
+/* ---- input ----------------------------------------------------------------------------------- */
 
 static void wire_dispatch(struct kelpie_wire *wire, const struct kelpie_frame *frame,
                           uint8_t *payload) {
@@ -410,7 +410,7 @@ static void wire_ready(void *context, uint32_t bits) {
     kelpie__ignore(kelpie__wire_leave(wire)); /* nothing follows */
 }
 
-/* ---- life ---- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 int kelpie__wire_create(const struct kelpie_wire_create *create, struct kelpie_wire **out,
                         struct kelpie_error *error) {

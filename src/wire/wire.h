@@ -77,7 +77,7 @@ void kelpie__wire_break(struct kelpie_wire *wire, const char *rule, const char *
 void kelpie__wire_break_rule(struct kelpie_wire *wire, const char *rule_and_text);
 bool kelpie__wire_is_closed(const struct kelpie_wire *wire);
 
-/* ---- messages; `params` and `result` are JSON objects with a terminating zero ---- */
+/* ---- messages; `params` and `result` are JSON objects with a terminating zero ---------------- */
 
 /* `error` NULL: success, `result` is the answer. Called once, never before kelpie__wire_call has
  * returned. */
@@ -106,7 +106,7 @@ KELPIE_PRINTF(4, 5)
 void kelpie__wire_refuse_text(struct kelpie_wire *wire, uint64_t id, int code, const char *format,
                               ...);
 
-/* ---- streams ---- */
+/* ---- streams --------------------------------------------------------------------------------- */
 
 /* At most KELPIE_FRAME_PAYLOAD_BYTES_MAX bytes. 0; LIMIT: no room (or held), try again at
  * `drained`; IO: closed. */
@@ -116,7 +116,7 @@ KELPIE_MUST_CHECK int kelpie__wire_credit(struct kelpie_wire *wire, uint32_t str
                                           uint64_t acknowledged, uint64_t limit);
 KELPIE_MUST_CHECK int kelpie__wire_stop(struct kelpie_wire *wire, uint32_t stream);
 
-/* ---- quiesce ---- */
+/* ---- quiesce --------------------------------------------------------------------------------- */
 
 /* While held, data is refused with LIMIT; messages still go. */
 void kelpie__wire_hold(struct kelpie_wire *wire, bool is_held);

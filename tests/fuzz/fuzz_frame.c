@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Any 24 bytes as a frame's header, as they are and with the right check. What is accepted is within the limits and
- * encodes to the same bytes; what is refused has a rule.
+ * Any 24 bytes as a frame's header, as they are and with the right check. What is accepted is
+ * within the limits and encodes to the same bytes; what is refused has a rule.
  */
 #include <stddef.h>
 #include <stdint.h>

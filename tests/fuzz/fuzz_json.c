@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Any bytes as JSON. What is valid as a whole is valid member by member; a string that was read and written again reads
- * the same; nothing is read beyond the end.
+ * Any bytes as JSON. What is valid as a whole is valid member by member; a string that was read and
+ * written again reads the same; nothing is read beyond the end.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -82,7 +82,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct kelpie_json_value value;
     bool is_valid = kelpie__json_parse(text, size, &root) == 0;
     KELPIE_ASSERT(is_valid == (kelpie__json_validate(text, size) == 0));
-    kelpie__ignore(kelpie__json_find(text, size, "id", &value)); /* of texts nobody validated, too */
+    /* of texts nobody validated, too */
+    kelpie__ignore(kelpie__json_find(text, size, "id", &value));
     kelpie__ignore(kelpie__json_find(text, size, "", &value));
     if (is_valid) {
         check_values(&root);

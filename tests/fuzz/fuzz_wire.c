@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * A hostile peer. The input is a script: raw bytes, frames with right checks, messages around fragments of the input,
- * and what this side does meanwhile (calls, data, marks, destruction inside a callback). The wire has to stay within its
- * invariants, free everything, and tell its end once.
+ * A hostile peer. The input is a script: raw bytes, frames with right checks, messages around
+ * fragments of the input, and what this side does meanwhile (calls, data, marks, destruction inside
+ * a callback). The wire has to stay within its invariants, free everything, and tell its end once.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -90,9 +90,9 @@ static void on_data(void *context, uint32_t stream, uint64_t offset, const void 
     if (victim_is_gone(victim)) {
         return;
     }
-    const char *rule =
-        stream != STREAM ? "R19: no such stream"
-                         : kelpie__stream_receiver_data(&victim->receiver, offset, count, is_end);
+    const char *rule = stream != STREAM
+                           ? "R19: no such stream"
+                           : kelpie__stream_receiver_data(&victim->receiver, offset, count, is_end);
     if (rule != NULL) {
         kelpie__wire_break_rule(victim->wire, rule);
     } else if (sum % 2 == 0) {
@@ -163,13 +163,13 @@ static const struct kelpie_wire_callbacks callbacks = {
     .closed = on_closed,
 };
 
-/* ---- the peer ---- */
+/* ---- the peer -------------------------------------------------------------------------------- */
 
 static void peer_write(struct victim *victim, const uint8_t *bytes, size_t count) {
     size_t written = 0;
     for (unsigned i = 0; written < count && i < 64; i += 1) {
-        int64_t status = kelpie__os_write(&victim->fake->os, victim->peer, bytes + written,
-                                          count - written);
+        int64_t status =
+            kelpie__os_write(&victim->fake->os, victim->peer, bytes + written, count - written);
         if (status < 0) {
             return; /* full, or closed: the rest is lost, which makes a torn frame */
         }
@@ -206,8 +206,10 @@ static void peer_frame(struct victim *victim, struct script *script) {
 }
 
 static void peer_message(struct victim *victim, struct script *script) {
-    static const char *const heads[] = {"\"id\":1,\"result\":", "\"id\":1,\"error\":",
-                                        "\"method\":", "\"id\":7,\"method\":\"m\",\"params\":",
+    static const char *const heads[] = {"\"id\":1,\"result\":",
+                                        "\"id\":1,\"error\":",
+                                        "\"method\":",
+                                        "\"id\":7,\"method\":\"m\",\"params\":",
                                         "\"method\":\"protocol_error\",\"params\":",
                                         "\"id\":"};
     uint8_t bytes[KELPIE_FRAME_HEADER_BYTES + 512] = {0};
@@ -226,7 +228,7 @@ static void peer_message(struct victim *victim, struct script *script) {
     peer_write_frame(victim, bytes, length);
 }
 
-/* ---- the victim's own doings ---- */
+/* ---- the victim's own doings ----------------------------------------------------------------- */
 
 static void victim_act(struct victim *victim, uint8_t what) {
     struct kelpie_wire *wire = victim->wire;
@@ -236,10 +238,9 @@ static void victim_act(struct victim *victim, uint8_t what) {
     }
     switch (what % 8) {
     case 0:
-        victim->waiting_count += kelpie__wire_call(wire, "x", "{}", 1 + what, on_answer, victim,
-                                                   NULL, NULL) == 0
-                                     ? 1
-                                     : 0;
+        victim->waiting_count +=
+            kelpie__wire_call(wire, "x", "{}", 1 + what, on_answer, victim, NULL, NULL) == 0 ? 1
+                                                                                             : 0;
         break;
     case 1:
         kelpie__ignore((int64_t)kelpie__stream_sender_write(&victim->sender, "0123456789", 10));
@@ -261,7 +262,8 @@ static void victim_act(struct victim *victim, uint8_t what) {
         kelpie__wire_flush(wire);
         break;
     default:
-        victim->fake->handles[victim->peer].capacity = 1 + 64u * what; /* how much it leaves unread */
+        /* how much it leaves unread */
+        victim->fake->handles[victim->peer].capacity = 1 + 64u * what;
         break;
     }
 }
@@ -281,8 +283,8 @@ static void run(struct victim *victim, struct script *script) {
         } else {
             victim_act(victim, script_byte(script));
         }
-        int status = kelpie__loop_step(
-            victim->loop, victim->fake->now_ns + choice * KELPIE_NS_PER_MS, NULL);
+        int status =
+            kelpie__loop_step(victim->loop, victim->fake->now_ns + choice * KELPIE_NS_PER_MS, NULL);
         KELPIE_ASSERT(status == 0);
         if (victim->wire != NULL) {
             kelpie__wire_check(victim->wire);

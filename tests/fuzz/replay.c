@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * A main() for a fuzz target without libFuzzer: replays files (what a fuzzer once found), or, as `--smoke SEED COUNT`,
- * inputs from a seed: random bytes, and bytes from the alphabet of JSON.
+ * A main() for a fuzz target without libFuzzer: replays files (what a fuzzer once found), or, as
+ * `--smoke SEED COUNT`, inputs from a seed: random bytes, and bytes from the alphabet of JSON.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -29,8 +29,8 @@ static void smoke(uint64_t seed, uint64_t count) {
         uint8_t *data = malloc(size + 1); /* of its own, so that a sanitizer sees its end */
         for (size_t at = 0; data != NULL && at < size; at += 1) {
             uint64_t draw = next(&state);
-            data[at] = i % 2 == 0 ? (uint8_t)draw
-                                  : (uint8_t)alphabet[draw % (sizeof(alphabet) - 1)];
+            data[at] =
+                i % 2 == 0 ? (uint8_t)draw : (uint8_t)alphabet[draw % (sizeof(alphabet) - 1)];
         }
         if (data != NULL) {
             LLVMFuzzerTestOneInput(data, size);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * See harness.h. The order of a test: make its directory, fork, wait for its end or its limit, wait for what it
- * started to end by itself (a monitor outlives its last client by moments), then look for leftovers and remove them.
+ * See harness.h. The order of a test: make its directory, fork, wait for its end or its limit, wait
+ * for what it started to end by itself (a monitor outlives its last client by moments), then look
+ * for leftovers and remove them.
  */
 #define _GNU_SOURCE
 #include "harness.h"
@@ -83,7 +84,8 @@ void harness_skip(const char *format, ...) {
     _exit(EXIT_SKIP);
 }
 
-/* Waits until `child` has ended or the limit is reached; then it is killed. Returns waitpid's status, or -1. */
+/* Waits until `child` has ended or the limit is reached; then it is killed. Returns waitpid's
+ * status, or -1. */
 static int test_wait(pid_t child, uint32_t timeout_s) {
     int process = (int)syscall(SYS_pidfd_open, child, 0);
     struct pollfd poll_process = {.fd = process, .events = POLLIN};
@@ -222,7 +224,8 @@ int harness_main(int argc, char **argv, const char *suite, const struct harness_
     }
     int first_name = options_parse(argc, argv, &options);
     if (first_name < 0) {
-        fprintf(stderr, "usage: %s [--list] [--seed N] [--scale N] [--backend NAME] [--keep] [TEST...]\n",
+        fprintf(stderr,
+                "usage: %s [--list] [--seed N] [--scale N] [--backend NAME] [--keep] [TEST...]\n",
                 argv[0]);
         return 2;
     }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The test harness for suites that use real VMs. Every test runs in a process of its own, under a time limit, with a
- * state directory of its own. When it has ended, however it ended, the harness proves that it left nothing: no process
- * (the harness is the subreaper of everything a test starts), no mount, no unix socket, no file.
- * Prints one line a test: "ok NAME (N ms)", "not ok NAME: why", "skip NAME: why"; scripts/check counts them.
+ * The test harness for suites that use real VMs. Every test runs in a process of its own, under a
+ * time limit, with a state directory of its own. When it has ended, however it ended, the harness
+ * proves that it left nothing: no process (the harness is the subreaper of everything a test
+ * starts), no mount, no unix socket, no file. Prints one line a test: "ok NAME (N ms)", "not ok
+ * NAME: why", "skip NAME: why"; scripts/check counts them.
  */
 #ifndef KELPIE_TESTS_HARNESS_H
 #define KELPIE_TESTS_HARNESS_H
@@ -29,8 +30,9 @@ struct harness_test {
     uint32_t timeout_s;
 };
 
-/* Runs the tests named by the arguments, or all; returns the program's exit code. Options: --list, --seed N (else
- * DST_SEED, else drawn and printed), --scale N, --backend NAME, --keep (leave the directory of a failed test). */
+/* Runs the tests named by the arguments, or all; returns the program's exit code. Options: --list,
+ * --seed N (else DST_SEED, else drawn and printed), --scale N, --backend NAME, --keep (leave the
+ * directory of a failed test). */
 int harness_main(int argc, char **argv, const char *suite, const struct harness_test *tests,
                  size_t test_count);
 

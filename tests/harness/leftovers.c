@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * See leftovers.h. A process counts as left when it is a child of this subreaper after the settling time; its command
- * line is printed. Only such children, which the test started, are ever killed.
+ * See leftovers.h. A process counts as left when it is a child of this subreaper after the settling
+ * time; its command line is printed. Only such children, which the test started, are ever killed.
  */
 #define _GNU_SOURCE
 #include "leftovers.h"
@@ -113,7 +113,8 @@ static void lines_find(const char *table, const char *what, const char *root, ch
     fclose(file);
 }
 
-/* A state directory that was emptied keeps its skeleton: directories and the format's version file. */
+/* A state directory that was emptied keeps its skeleton: directories and the format's version file.
+ */
 static void files_find(const char *directory, unsigned depth, char *out, size_t capacity) {
     DIR *stream = opendir(directory);
     if (stream == NULL || depth > 16) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Finds, names and removes what a test left: processes, mounts, unix sockets and files under its directory.
+ * Finds, names and removes what a test left: processes, mounts, unix sockets and files under its
+ * directory.
  */
 #ifndef KELPIE_TESTS_LEFTOVERS_H
 #define KELPIE_TESTS_LEFTOVERS_H
@@ -8,8 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Waits up to `settle_ms` for this process's remaining children (it is their subreaper) to end, then kills them. Writes
- * what was found, for a person to read, or an empty text. */
+/* Waits up to `settle_ms` for this process's remaining children (it is their subreaper) to end,
+ * then kills them. Writes what was found, for a person to read, or an empty text. */
 void leftovers_settle(const char *root, uint32_t settle_ms, char *out, size_t capacity);
 
 /* Removes the directory and all in it. */

@@ -203,7 +203,7 @@ static void test_deadline_saturates(void **state) {
     scene_destroy(scene);
 }
 
-/* ---- handles ---- */
+/* ---- handles --------------------------------------------------------------------------------- */
 
 static void on_event(void *context, uint32_t bits) {
     struct entry *entry = context;

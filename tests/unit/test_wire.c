@@ -254,7 +254,7 @@ static void pair_settle(struct pair *pair, int64_t within_ns) {
     fail_msg("the pair does not come to rest");
 }
 
-/* ---- calls ---- */
+/* ---- calls ----------------------------------------------------------------------------------- */
 
 static void test_call_is_answered_once(void **state) {
     (void)state;
@@ -427,7 +427,7 @@ static void test_answers_nobody_reads_end_the_connection(void **state) {
     pair_destroy(pair);
 }
 
-/* ---- streams ---- */
+/* ---- streams --------------------------------------------------------------------------------- */
 
 static void streams_init(struct pair *pair) {
     for (int side = 0; side < 2; side += 1) {
@@ -583,7 +583,7 @@ static void test_stop_drops_what_is_written(void **state) {
     pair_destroy(pair);
 }
 
-/* ---- output ---- */
+/* ---- output ---------------------------------------------------------------------------------- */
 
 static void test_frames_of_one_step_leave_in_one_write(void **state) {
     (void)state;
@@ -672,7 +672,7 @@ static void test_discard_ends_at_the_mark_only(void **state) {
     }
 }
 
-/* ---- broken rules ---- */
+/* ---- broken rules ---------------------------------------------------------------------------- */
 
 struct broken {
     const char *rule;
@@ -825,7 +825,7 @@ static void test_stream_rules(void **state) {
     assert_true(rule != NULL && kelpie__text_has_prefix(rule, "R16: "));
 }
 
-/* ---- life ---- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static void test_system_errors_close(void **state) {
     (void)state;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The choice of the accelerator: see accel.h. accel.json holds one verdict, for one key: a host has one kernel, one CPU
- * and in practice one QEMU at a time.
+ * The choice of the accelerator: see accel.h. accel.json holds one verdict, for one key: a host has
+ * one kernel, one CPU and in practice one QEMU at a time.
  */
 #include "vmm/qemu/accel.h"
 
@@ -11,9 +11,9 @@
 #include "core/hash.h"
 #include "core/json.h"
 #include "core/limits.h"
+#include "core/small_file.h"
 #include "core/text.h"
 #include "os/os_call.h"
-#include "core/small_file.h"
 
 #define ACCEL_FILE "accel.json"
 #define ACCEL_FILE_BYTES_MAX 1024u
@@ -23,7 +23,8 @@ static_assert(KELPIE_ACCEL_KEY_BYTES == KELPIE_HASH_CHARACTERS + 1, "a key is a 
 
 enum accel_verdict { ACCEL_UNKNOWN, ACCEL_USABLE, ACCEL_UNUSABLE };
 
-/* The value of the first line of /proc/cpuinfo that begins with `name`: the first processor speaks for all. */
+/* The value of the first line of /proc/cpuinfo that begins with `name`: the first processor speaks
+ * for all. */
 static void accel_hash_cpu_line(struct kelpie_hash *hash, const char *cpuinfo, const char *name) {
     const char *line = strstr(cpuinfo, name);
     if (line != NULL) {
@@ -35,7 +36,8 @@ static void accel_hash_cpu_line(struct kelpie_hash *hash, const char *cpuinfo, c
     kelpie__hash_text(hash, name);
 }
 
-/* What the verdict depends on. What cannot be read counts as empty: the key is then less sharp, and the same again. */
+/* What the verdict depends on. What cannot be read counts as empty: the key is then less sharp, and
+ * the same again. */
 static void accel_key(struct kelpie_os *os, const char *qemu_path, char out[]) {
     struct kelpie_hash hash;
     char text[ACCEL_CPU_BYTES_MAX];
@@ -68,17 +70,17 @@ static enum accel_verdict accel_recall(struct kelpie_os *os, const char *cache_d
     char text[ACCEL_FILE_BYTES_MAX];
     char found[KELPIE_ACCEL_KEY_BYTES];
     bool is_usable = false;
-    int64_t length = kelpie__small_file_read_in(os, cache_directory, ACCEL_FILE, text, sizeof(text));
+    int64_t length =
+        kelpie__small_file_read_in(os, cache_directory, ACCEL_FILE, text, sizeof(text));
     KELPIE_ASSERT(capacity > 0);
     if (length <= 0) {
         return ACCEL_UNKNOWN;
     }
     size_t size = (size_t)length;
-    bool is_ours =
-        kelpie__json_find_string(text, size, "key", found, sizeof(found)) == 0 &&
-        strcmp(found, key) == 0 &&
-        kelpie__json_find_bool(text, size, "kvm_usable", &is_usable) == 0 &&
-        kelpie__json_find_string(text, size, "reason", out_reason, capacity) == 0;
+    bool is_ours = kelpie__json_find_string(text, size, "key", found, sizeof(found)) == 0 &&
+                   strcmp(found, key) == 0 &&
+                   kelpie__json_find_bool(text, size, "kvm_usable", &is_usable) == 0 &&
+                   kelpie__json_find_string(text, size, "reason", out_reason, capacity) == 0;
     if (!is_ours) {
         return ACCEL_UNKNOWN; /* of another kernel, CPU or QEMU, or damaged */
     }
@@ -187,6 +189,6 @@ void kelpie__accel_remember(struct kelpie_os *os, const char *cache_directory,
         return; /* escapes blew it up: the next start tries again */
     }
     /* A cache that cannot be written costs the next start another trial. */
-    kelpie__ignore(kelpie__small_file_replace_in(os, cache_directory, ACCEL_FILE, text,
-                                                 (size_t)length, NULL));
+    kelpie__ignore(
+        kelpie__small_file_replace_in(os, cache_directory, ACCEL_FILE, text, (size_t)length, NULL));
 }

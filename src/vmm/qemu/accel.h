@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * KVM or TCG. A /dev/kvm that answers its API may still never get an ordinary Linux through boot, so `auto` believes KVM
- * only after it booted our guest on this host, once per host kernel, CPU and QEMU build. The verdict is remembered.
+ * KVM or TCG. A /dev/kvm that answers its API may still never get an ordinary Linux through boot,
+ * so `auto` believes KVM only after it booted our guest on this host, once per host kernel, CPU and
+ * QEMU build. The verdict is remembered.
  */
 #ifndef KELPIE_VMM_QEMU_ACCEL_H
 #define KELPIE_VMM_QEMU_ACCEL_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Builds QEMU's argument vector: see arguments.h. No system call, no allocation. The order of the -device arguments
- * is part of the format of later snapshots: append, never insert.
+ * Builds QEMU's argument vector: see arguments.h. No system call, no allocation. The order of the
+ * -device arguments is part of the format of later snapshots: append, never insert.
  */
 #include "vmm/qemu/arguments.h"
 
@@ -9,8 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* TCG's buffer of translated code. The default is an eighth of the guest's memory at most 1 GiB; translated code is
- * private memory of each VM, and a shell's working set stays far below this. */
+/* TCG's buffer of translated code. The default is an eighth of the guest's memory at most 1 GiB;
+ * translated code is private memory of each VM, and a shell's working set stays far below this. */
 #define ARGUMENTS_TCG_BUFFER_MIB 128u
 
 /* CONFIG_HZ of the distribution's kernels and of ours: turns kHz into loops per jiffy. */
@@ -43,7 +43,8 @@ static void arguments_add(struct kelpie_qemu_arguments *arguments, const char *f
     arguments_check(arguments);
 }
 
-/* Continues the last argument with a value of QEMU's key=value syntax, where a comma is written twice. */
+/* Continues the last argument with a value of QEMU's key=value syntax, where a comma is written
+ * twice. */
 static void arguments_append_value(struct kelpie_qemu_arguments *arguments, const char *value) {
     KELPIE_ASSERT(arguments->count > 0 || arguments->is_full);
     if (arguments->is_full) {
@@ -83,9 +84,10 @@ static void arguments_add_machine(struct kelpie_qemu_arguments *arguments,
     arguments_add(arguments, "-M");
     arguments_add(arguments, "microvm,acpi=%s,rtc=on,memory-backend=memory",
                   spec->kernel_kind == KELPIE_VMM_KERNEL_OWN ? "off" : "on");
-    /* A booted VM's private memory lies over nothing at all: anonymous pages are found in the page map as well as a
-     * file's private ones, and there is no file in which reading a hole would allocate a page. The saved device
-     * state holds no memory section, so a restore may lay memory-backend-file,share=off over a snapshot instead. */
+    /* A booted VM's private memory lies over nothing at all: anonymous pages are found in the page
+     * map as well as a file's private ones, and there is no file in which reading a hole would
+     * allocate a page. The saved device state holds no memory section, so a restore may lay
+     * memory-backend-file,share=off over a snapshot instead. */
     arguments_add(arguments, "-object");
     arguments_add(arguments, "memory-backend-ram,id=memory,size=%uM", spec->memory_mib);
     arguments_add(arguments, "-m");
@@ -106,8 +108,9 @@ static void arguments_add_machine(struct kelpie_qemu_arguments *arguments,
                   input->accelerator == KELPIE_VMM_ACCELERATOR_KVM ? "host" : "max");
 }
 
-/* What makes the boot short (findings.md, "Boot"). mitigations=off and nokaslr stay with TCG, which runs no guest
- * instruction speculatively, so that they cost without protecting; under KVM the guest's own choice stands. */
+/* What makes the boot short (findings.md, "Boot"). mitigations=off and nokaslr stay with TCG, which
+ * runs no guest instruction speculatively, so that they cost without protecting; under KVM the
+ * guest's own choice stands. */
 static void arguments_add_kernel(struct kelpie_qemu_arguments *arguments,
                                  const struct kelpie_qemu_arguments_input *input) {
     arguments_add(arguments, "-kernel");
@@ -155,8 +158,9 @@ static void arguments_add_disk(struct kelpie_qemu_arguments *arguments,
                                const struct kelpie_vmm_disk *disk, uint32_t index) {
     KELPIE_ASSERT(disk->path[0] == '/');
     KELPIE_ASSERT(disk->serial[0] != '\0');
-    /* discard on both nodes, so that what the guest trims is given back to the host. auto-read-only=off: an image
-     * that cannot be written is an error now, not in the guest later. */
+    /* discard on both nodes, so that what the guest trims is given back to the host.
+     * auto-read-only=off: an image that cannot be written is an error now, not in the guest later.
+     */
     const char *access =
         disk->is_read_only ? "read-only=on" : "read-only=off,auto-read-only=off,discard=unmap";
     arguments_add(arguments, "-blockdev");
@@ -165,10 +169,11 @@ static void arguments_add_disk(struct kelpie_qemu_arguments *arguments,
     arguments_add(arguments, "-blockdev");
     arguments_add(arguments, "driver=%s,node-name=disk%u,%s,file=file%u",
                   disk->format == KELPIE_VMM_DISK_QCOW2 ? "qcow2" : "raw", index, access, index);
-    /* report: a full or failing host disk is an error in the guest. The default would stop the whole VM. */
+    /* report: a full or failing host disk is an error in the guest. The default would stop the
+     * whole VM. */
     arguments_add(arguments, "-device");
-    arguments_add(arguments, "virtio-blk-device,drive=disk%u,serial=%s,werror=report,rerror=report", index,
-                  disk->serial);
+    arguments_add(arguments, "virtio-blk-device,drive=disk%u,serial=%s,werror=report,rerror=report",
+                  index, disk->serial);
 }
 
 int kelpie__qemu_arguments_build(struct kelpie_qemu_arguments *arguments,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * QEMU's argument vector as a pure function of what shall be started. Why each argument is there stands in
- * arguments.c; what was tried is in the findings.
+ * QEMU's argument vector as a pure function of what shall be started. Why each argument is there
+ * stands in arguments.c; what was tried is in the findings.
  */
 #ifndef KELPIE_VMM_QEMU_ARGUMENTS_H
 #define KELPIE_VMM_QEMU_ARGUMENTS_H
@@ -31,9 +31,8 @@ struct kelpie_qemu_arguments {
 };
 
 /* KELPIE_E_LIMIT when paths are so long that the vector does not fit. */
-KELPIE_MUST_CHECK int
-kelpie__qemu_arguments_build(struct kelpie_qemu_arguments *arguments,
-                             const struct kelpie_qemu_arguments_input *input,
-                             struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie__qemu_arguments_build(struct kelpie_qemu_arguments *arguments,
+                                                   const struct kelpie_qemu_arguments_input *input,
+                                                   struct kelpie_error *error);
 
 #endif

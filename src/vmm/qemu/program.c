@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Finds QEMU: see program.h. The full qemu-system-x86_64 only: the package's microvm build has no TCG.
+ * Finds QEMU: see program.h. The full qemu-system-x86_64 only: the package's microvm build has no
+ * TCG.
  */
 #include "vmm/qemu/program.h"
 
@@ -22,15 +23,15 @@ static bool program_is_there(struct kelpie_os *os, const char *path) {
            stat.kind == KELPIE_OS_KIND_FILE && (stat.mode & PROGRAM_EXECUTABLE_BITS) != 0;
 }
 
-/* Tries each directory of `list`, a value of PATH. Relative ones are passed over: the monitor's directory is nobody's. */
+/* Tries each directory of `list`, a value of PATH. Relative ones are passed over: the monitor's
+ * directory is nobody's. */
 static bool program_search(struct kelpie_os *os, const char *list, char *out, size_t capacity) {
     const char *next = list;
     for (uint32_t i = 0; i < PROGRAM_SEARCH_COUNT_MAX && next != NULL; i += 1) {
         const char *end = strchr(next, ':');
         size_t length = end != NULL ? (size_t)(end - next) : strlen(next);
         if (length > 0 && next[0] == '/' && length < capacity) {
-            int written =
-                snprintf(out, capacity, "%.*s/%s", (int)length, next, PROGRAM_NAME);
+            int written = snprintf(out, capacity, "%.*s/%s", (int)length, next, PROGRAM_NAME);
             KELPIE_ASSERT(written > 0);
             if ((size_t)written < capacity && program_is_there(os, out)) {
                 return true;
@@ -60,10 +61,11 @@ int kelpie__qemu_program_find(struct kelpie_os *os, char *out, size_t capacity,
             list = PROGRAM_DEFAULT_PATH;
         }
         if (!program_search(os, list, found, sizeof(found))) {
-            return kelpie__fail(error, KELPIE_E_UNAVAILABLE, 0,
-                                "QEMU is not installed: no qemu-system-x86_64 in \"%s\"; install it "
-                                "with: apt install qemu-system-x86",
-                                list);
+            return kelpie__fail(
+                error, KELPIE_E_UNAVAILABLE, 0,
+                "QEMU is not installed: no qemu-system-x86_64 in \"%s\"; install it "
+                "with: apt install qemu-system-x86",
+                list);
         }
     }
     int status = kelpie__os_real_path(os, found, out, capacity);

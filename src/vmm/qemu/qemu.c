@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The QEMU driver: one qemu-system-x86_64 process, its QMP conversation and its stderr. Owns the process from spawn to
- * reap. Knows nothing of the agent but the stream that carries it.
+ * The QEMU driver: one qemu-system-x86_64 process, its QMP conversation and its stderr. Owns the
+ * process from spawn to reap. Knows nothing of the agent but the stream that carries it.
  */
 #include "vmm/qemu/qemu.h"
 
@@ -21,7 +21,8 @@
 
 #define QEMU_SIGNAL_KILL 9
 #define QEMU_QMP_TIMEOUT_MS 5000u
-/* After QMP closed, or the guest ended, QEMU's exit is a matter of milliseconds; then it is helped. */
+/* After QMP closed, or the guest ended, QEMU's exit is a matter of milliseconds; then it is helped.
+ */
 #define QEMU_EXIT_GRACE_NS (3000 * KELPIE_NS_PER_MS)
 #define QEMU_STDERR_READS_MAX 64u
 
@@ -120,7 +121,8 @@ static void qemu_stderr_ready(void *context, uint32_t bits) {
     qemu_read_stderr(qemu, 1);
 }
 
-/* "QEMU exited with code 1: last lines" in the order of what helps most: what the driver saw, how it ended, its words. */
+/* "QEMU exited with code 1: last lines" in the order of what helps most: what the driver saw, how
+ * it ended, its words. */
 static void qemu_describe_end(const struct qemu *qemu, struct kelpie_vmm_end *end) {
     char how[96] = "QEMU never ran";
     char words[320];
@@ -174,8 +176,8 @@ static void qemu_end(struct qemu *qemu, const struct kelpie_os_exit *process_exi
         int status = kelpie__fail(&error, KELPIE_E_CRASHED, 0, "%s", end.text);
         kelpie__vmm_emit_done(&qemu->vmm, status, &error);
     }
-    kelpie__vmm_emit(&qemu->vmm, &(struct kelpie_vmm_event){.type = KELPIE_VMM_EVENT_ENDED,
-                                                            .end = &end});
+    kelpie__vmm_emit(&qemu->vmm,
+                     &(struct kelpie_vmm_event){.type = KELPIE_VMM_EVENT_ENDED, .end = &end});
 }
 
 static void qemu_process_ready(void *context, uint32_t bits) {
@@ -264,7 +266,8 @@ static void qemu_qmp_closed(void *context, const struct kelpie_error *error) {
         qemu_kill_process(qemu);
         return;
     }
-    /* Mostly the first sign of its end. If it is not, QEMU is killed for having closed its control channel. */
+    /* Mostly the first sign of its end. If it is not, QEMU is killed for having closed its control
+     * channel. */
     if (!qemu->has_shutdown) {
         qemu_arm_end(qemu, QEMU_EXIT_GRACE_NS);
     }
@@ -415,8 +418,8 @@ static int qemu_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
     if (status < 0) {
         return status;
     }
-    status = kelpie__accel_choose(qemu->os, qemu->cache_directory, qemu->program,
-                                  spec->accelerator, &qemu->accel, error);
+    status = kelpie__accel_choose(qemu->os, qemu->cache_directory, qemu->program, spec->accelerator,
+                                  &qemu->accel, error);
     if (status < 0) {
         return status;
     }
@@ -432,8 +435,8 @@ static int qemu_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
     qemu->spec = spec;
     bool is_tcg = qemu->accel.accelerator == KELPIE_VMM_ACCELERATOR_TCG;
     if (is_tcg && !kelpie__tsc_recall(qemu->os, qemu->cache_directory, &qemu->tsc_khz)) {
-        kelpie__tsc_measure(&qemu->tsc, qemu->os, qemu->loop, qemu->cache_directory,
-                            qemu_tsc_known, qemu);
+        kelpie__tsc_measure(&qemu->tsc, qemu->os, qemu->loop, qemu->cache_directory, qemu_tsc_known,
+                            qemu);
     } else {
         status = qemu_spawn(qemu, error);
         if (status < 0) {

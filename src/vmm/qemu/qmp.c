@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The QMP conversation: see qmp.h. Greeting -> Negotiating -> Ready -> Closed. QEMU ends each text with a line break
- * and writes none inside, so a line is a message; its bound is a fixed buffer.
+ * The QMP conversation: see qmp.h. Greeting -> Negotiating -> Ready -> Closed. QEMU ends each text
+ * with a line break and writes none inside, so a line is a message; its bound is a fixed buffer.
  */
 #include "vmm/qemu/qmp.h"
 
@@ -285,8 +285,7 @@ static void qmp_read(struct kelpie_qmp *qmp, uint32_t budget) {
         }
         if (count <= 0) {
             struct kelpie_error error = {0};
-            kelpie__ignore(
-                kelpie__fail(&error, KELPIE_E_CRASHED, (int)-count, "QEMU closed QMP"));
+            kelpie__ignore(kelpie__fail(&error, KELPIE_E_CRASHED, (int)-count, "QEMU closed QMP"));
             qmp_close(qmp, &error);
             return;
         }
@@ -311,9 +310,9 @@ static void qmp_command_timeout(void *context) {
     struct qmp_command *command = context;
     struct kelpie_error error = {0};
     KELPIE_ASSERT(command->id != 0);
-    int status = kelpie__fail(&error, KELPIE_E_TIMEOUT, 0,
-                              "QEMU did not answer \"%s\" within %u ms", command->name,
-                              command->timeout_ms);
+    int status =
+        kelpie__fail(&error, KELPIE_E_TIMEOUT, 0, "QEMU did not answer \"%s\" within %u ms",
+                     command->name, command->timeout_ms);
     qmp_answer(command, status, &error);
 }
 

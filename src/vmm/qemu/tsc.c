@@ -9,8 +9,8 @@
 
 #include "core/json.h"
 #include "core/limits.h"
-#include "os/os_call.h"
 #include "core/small_file.h"
+#include "os/os_call.h"
 
 #define TSC_FILE "tsc.json"
 #define TSC_SPAN_NS (20 * KELPIE_NS_PER_MS)
@@ -67,8 +67,7 @@ static uint64_t tsc_difference_ppm(uint64_t a_khz, uint64_t b_khz) {
 }
 
 static bool tsc_boot_id(struct kelpie_os *os, char *out, size_t capacity) {
-    int64_t length =
-        kelpie__small_file_read(os, "/proc/sys/kernel/random/boot_id", out, capacity);
+    int64_t length = kelpie__small_file_read(os, "/proc/sys/kernel/random/boot_id", out, capacity);
     while (length > 0 && out[length - 1] == '\n') {
         length -= 1;
         out[length] = '\0';
@@ -83,8 +82,7 @@ bool kelpie__tsc_recall(struct kelpie_os *os, const char *cache_directory, uint6
     char found_id[TSC_BOOT_ID_BYTES_MAX];
     struct kelpie_json_value value;
     uint64_t khz = 0;
-    int64_t length =
-        kelpie__small_file_read_in(os, cache_directory, TSC_FILE, text, sizeof(text));
+    int64_t length = kelpie__small_file_read_in(os, cache_directory, TSC_FILE, text, sizeof(text));
     if (length <= 0 || !tsc_boot_id(os, boot_id, sizeof(boot_id))) {
         return false;
     }
@@ -162,8 +160,7 @@ static void tsc_step(void *context) {
 }
 
 void kelpie__tsc_measure(struct kelpie_tsc *tsc, struct kelpie_os *os, struct kelpie_loop *loop,
-                         const char *cache_directory, kelpie_tsc_callback callback,
-                         void *context) {
+                         const char *cache_directory, kelpie_tsc_callback callback, void *context) {
     KELPIE_ASSERT(callback != NULL);
     KELPIE_ASSERT(tsc->callback == NULL);
     *tsc = (struct kelpie_tsc){.os = os,
@@ -195,11 +192,12 @@ int kelpie__tsc_compare(uint64_t host_khz, const struct kelpie_vmm_guest_clock *
     }
     uint64_t difference_ppm = tsc_difference_ppm(guest_khz, host_khz);
     if (difference_ppm > TSC_GUEST_PPM_MAX) {
-        return kelpie__fail(error, KELPIE_E_BOOT, 0,
-                            "the guest's clock counts %llu kHz, the host's %llu kHz: %llu ppm apart,"
-                            " at most %u",
-                            (unsigned long long)guest_khz, (unsigned long long)host_khz,
-                            (unsigned long long)difference_ppm, TSC_GUEST_PPM_MAX);
+        return kelpie__fail(
+            error, KELPIE_E_BOOT, 0,
+            "the guest's clock counts %llu kHz, the host's %llu kHz: %llu ppm apart,"
+            " at most %u",
+            (unsigned long long)guest_khz, (unsigned long long)host_khz,
+            (unsigned long long)difference_ppm, TSC_GUEST_PPM_MAX);
     }
     return 0;
 }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The frequency of the host's time-stamp counter, which under TCG is the guest's. A guest that is not told it calibrates
- * against an emulated timer and hangs for ever on a loaded host; a guest that is told a wrong one has a wrong clock for
- * good. So it is measured against CLOCK_MONOTONIC_RAW, twice, remembered until the host's next boot, and compared with
- * the guest's own clocks once it runs.
+ * The frequency of the host's time-stamp counter, which under TCG is the guest's. A guest that is
+ * not told it calibrates against an emulated timer and hangs for ever on a loaded host; a guest
+ * that is told a wrong one has a wrong clock for good. So it is measured against
+ * CLOCK_MONOTONIC_RAW, twice, remembered until the host's next boot, and compared with the guest's
+ * own clocks once it runs.
  */
 #ifndef KELPIE_VMM_QEMU_TSC_H
 #define KELPIE_VMM_QEMU_TSC_H
@@ -13,7 +14,8 @@
 #include "os/os.h"
 #include "vmm/vmm.h"
 
-/* `khz` is 0 when the host has no usable counter: the guest must calibrate. Errors: KELPIE_E_BOOT. */
+/* `khz` is 0 when the host has no usable counter: the guest must calibrate. Errors: KELPIE_E_BOOT.
+ */
 typedef void (*kelpie_tsc_callback)(void *context, int status, uint64_t khz,
                                     const struct kelpie_error *error);
 
