@@ -86,8 +86,8 @@ static void check_disk(struct problem_list *list, const struct kelpie_config_val
     if (values->disk_size_mib != 0 && values->is_read_only) {
         kelpie__ignore(kelpie__fail_field(
             problem_add(list), KELPIE_E_CONFIG, "read_only",
-            "read_only: a read-only VM has no writable disk, and disk_size_mib is %llu; give one of "
-            "them only",
+            "read_only: a read-only VM has no writable disk, and disk_size_mib is %llu; give one "
+            "of them only",
             (unsigned long long)values->disk_size_mib));
     }
 }
@@ -153,8 +153,8 @@ int kelpie__config_check_name(const char *name, struct kelpie_error *error) {
         if (!name_character_is_good(name[i], i == 0)) {
             return kelpie__fail_field(
                 error, KELPIE_E_CONFIG, "name",
-                "name: \"%s\" has '%c' at position %zu; use a-z 0-9 _ . - and begin with a letter or "
-                "digit",
+                "name: \"%s\" has '%c' at position %zu; use a-z 0-9 _ . - and begin with a letter "
+                "or digit",
                 name, name[i], i + 1);
         }
     }

@@ -38,9 +38,9 @@
 #define KELPIE_HELLO_TIMEOUT_MS 5000u   /* of a monitor to its client */
 #define KELPIE_CALL_TIMEOUT_MS 10000u   /* of any request without one of its own */
 #define KELPIE_QUIESCE_TIMEOUT_MS 1000u /* design.md, "Across time" */
-/* for a guest's first boot on a KVM that is not known to work \ / /* ---- the wire
- * (docs/protocol.md) ---- */
-#define KELPIE_KVM_TRIAL_MS 5000u
+#define KELPIE_KVM_TRIAL_MS 5000u       /* for a first boot on a KVM not known to work */
+
+/* ---- the wire (docs/protocol.md) ---- */
 #define KELPIE_PROTOCOL_VERSION 1u
 #define KELPIE_PROTOCOL_VERSION_MIN 1u
 #define KELPIE_FRAME_HEADER_BYTES 24u
