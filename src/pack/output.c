@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Files that are there whole or not at all: written without a name (O_TMPFILE), so that the kernel
+ * removes them when this process is killed; where the file system cannot do that, under a temporary
+ * name.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "pack/pack.h"
+
+#define OUTPUT_MODE 0600
+#define OUTPUT_PIECE_BYTES 4096u
+#define OUTPUT_LINK_TRIES 8
+
+static bool output_make_directories(char *path) {
+    for (char *at = path + 1; *at != '\0'; at += 1) {
+        if (*at == '/') {
+            *at = '\0';
+            int status = mkdir(path, 0700);
+            *at = '/';
+            if (status < 0 && errno != EEXIST) {
+                return false;
+            }
+        }
+    }
+    return mkdir(path, 0700) == 0 || errno == EEXIST;
+}
+
+/* "a/b" into directory "a" and name "b". */
+static bool output_split(struct kelpie_pack_output *output, const char *path, char *directory,
+                         size_t capacity) {
+    const char *slash = strrchr(path, '/');
+    const char *name = slash == NULL ? path : slash + 1;
+    size_t length = slash == NULL ? 1 : (size_t)(slash - path);
+    length = length == 0 ? 1 : length;
+    if (name[0] == '\0' || strlen(name) >= sizeof(output->name) || length >= capacity) {
+        return false;
+    }
+    memcpy(directory, slash == NULL ? "." : path, length);
+    directory[length] = '\0';
+    memcpy(output->name, name, strlen(name) + 1);
+    return true;
+}
+
+static int output_create(struct kelpie_pack_output *output) {
+    int file = openat(output->directory, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, OUTPUT_MODE);
+    if (file >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT)) {
+        return file;
+    }
+    int length = snprintf(output->temporary, sizeof(output->temporary), ".%s.%ld", output->name,
+                          (long)getpid());
+    KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(output->temporary));
+    output->is_named = true;
+    return openat(output->directory, output->temporary, O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC,
+                  OUTPUT_MODE);
+}
+
+int kelpie__pack_output_open(struct kelpie_pack_output *output, const char *path) {
+    char directory[4096];
+    *output = (struct kelpie_pack_output){.file = -1, .directory = -1};
+    if (!output_split(output, path, directory, sizeof(directory))) {
+        return kelpie__pack_fail(0, "\"%s\" is no path for a file", path);
+    }
+    if (!output_make_directories(directory)) {
+        return kelpie__pack_fail(errno, "make directory \"%s\"", directory);
+    }
+    output->directory = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (output->directory < 0) {
+        return kelpie__pack_fail(errno, "open directory \"%s\"", directory);
+    }
+    struct stat existing;
+    if (fstatat(output->directory, output->name, &existing, AT_SYMLINK_NOFOLLOW) == 0 &&
+        !S_ISREG(existing.st_mode)) {
+        return kelpie__pack_fail(0, "\"%s\" is there and is not a file", path);
+    }
+    output->file = output_create(output);
+    if (output->file < 0) {
+        return kelpie__pack_fail(errno, "make a file in \"%s\"", directory);
+    }
+    int length = snprintf(output->path, sizeof(output->path), "/proc/self/fd/%d", output->file);
+    KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(output->path));
+    return KELPIE_PACK_OK;
+}
+
+/* A file without a name gets a temporary one first: linkat does not replace. */
+static bool output_link(struct kelpie_pack_output *output) {
+    for (int i = 0; i < OUTPUT_LINK_TRIES; i += 1) {
+        int length = snprintf(output->temporary, sizeof(output->temporary), ".%s.%ld.%d",
+                              output->name, (long)getpid(), i);
+        KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(output->temporary));
+        if (linkat(AT_FDCWD, output->path, output->directory, output->temporary,
+                   AT_SYMLINK_FOLLOW) == 0) {
+            output->is_named = true;
+            return true;
+        }
+        if (errno != EEXIST) {
+            return false;
+        }
+    }
+    return false;
+}
+
+int kelpie__pack_output_commit(struct kelpie_pack_output *output) {
+    KELPIE_ASSERT(output->file >= 0);
+    KELPIE_ASSERT(output->name[0] != '\0');
+    /* A machine that dies must not leave a kernel of zero bytes under a name that is trusted. */
+    if (fsync(output->file) < 0) {
+        return kelpie__pack_fail(errno, "write \"%s\"", output->name);
+    }
+    if (!output->is_named) {
+        if (linkat(AT_FDCWD, output->path, output->directory, output->name, AT_SYMLINK_FOLLOW) ==
+            0) {
+            return KELPIE_PACK_OK;
+        }
+        if (errno != EEXIST || !output_link(output)) {
+            return kelpie__pack_fail(errno, "name the file \"%s\"", output->name);
+        }
+    }
+    if (renameat(output->directory, output->temporary, output->directory, output->name) < 0) {
+        return kelpie__pack_fail(errno, "name the file \"%s\"", output->name);
+    }
+    output->is_named = false;
+    return KELPIE_PACK_OK;
+}
+
+void kelpie__pack_output_close(struct kelpie_pack_output *output) {
+    if (output->is_named && output->temporary[0] != '\0') {
+        kelpie__ignore(unlinkat(output->directory, output->temporary, 0)); /* it may not be there */
+    }
+    if (output->file >= 0) {
+        close(output->file);
+    }
+    if (output->directory >= 0) {
+        close(output->directory);
+    }
+    *output = (struct kelpie_pack_output){.file = -1, .directory = -1};
+}
+
+static bool output_is_zero(const uint8_t *bytes, size_t count) {
+    return bytes[0] == 0 && memcmp(bytes, bytes + 1, count - 1) == 0;
+}
+
+static bool output_write_all(int file, const uint8_t *bytes, size_t count) {
+    while (count > 0) {
+        ssize_t written = write(file, bytes, count);
+        if (written < 0 && errno != EINTR) {
+            return false;
+        }
+        bytes += written < 0 ? 0 : written;
+        count -= written < 0 ? 0 : (size_t)written;
+    }
+    return true;
+}
+
+bool kelpie__pack_write(int file, const void *bytes, size_t count) {
+    const uint8_t *at = bytes;
+    off_t begin = lseek(file, 0, SEEK_CUR);
+    struct stat stat;
+    for (size_t done = 0; done < count;) { /* bound: each turn takes a piece */
+        size_t piece = count - done < OUTPUT_PIECE_BYTES ? count - done : OUTPUT_PIECE_BYTES;
+        bool is_hole = piece == OUTPUT_PIECE_BYTES && output_is_zero(at + done, piece);
+        if (is_hole ? lseek(file, (off_t)piece, SEEK_CUR) < 0
+                    : !output_write_all(file, at + done, piece)) {
+            return false;
+        }
+        done += piece;
+    }
+    if (begin < 0 || fstat(file, &stat) < 0) {
+        return false;
+    }
+    off_t end = begin + (off_t)count; /* a hole at the end counts, too */
+    return stat.st_size >= end || ftruncate(file, end) == 0;
+}
