@@ -26,11 +26,18 @@ enum kelpie_agent_phase {
     KELPIE_AGENT_SEARCHING, /* for the port */
     KELPIE_AGENT_WAITING,   /* for hello */
     KELPIE_AGENT_GREETED,
-    /* until the peer's mark: nothing is sent, everything else is thrown away /
-     * KELPIE_AGENT_STOPPING, KELPIE_AGENT_STOPPED, }; /* The processor's counter and the monotonic
-     * clock at one moment: the host compares two of them with */
+    /* until the peer's mark: nothing is sent, everything else is thrown away */
     KELPIE_AGENT_QUIESCED,
-    *its own.* / struct kelpie_agent_clock_sample{uint64_t cycles; int64_t monotonic_ns;};
+    KELPIE_AGENT_STOPPING,
+    KELPIE_AGENT_STOPPED,
+};
+
+/* The processor's counter and the monotonic clock at one moment: the host compares two of them with
+ * its own. */
+struct kelpie_agent_clock_sample {
+    uint64_t cycles;
+    int64_t monotonic_ns;
+};
 
 struct kelpie_agent {
     struct kelpie_os *os;     /* borrowed: always */

@@ -18,9 +18,9 @@
 #define KELPIE_AGENT_GROUP_SPARE_MAX 8
 
 struct kelpie_agent_group {
-    /* owned; KELPIE_OS_NO_HANDLE: there are no cgroups, `leader` tells the members / int members;
-     * /* owned; its cgroup.procs */
+    /* owned; KELPIE_OS_NO_HANDLE: there are no cgroups, `leader` tells the members */
     int directory;
+    int members;          /* owned; its cgroup.procs */
     uint32_t number;      /* its directory's name */
     int32_t leader;       /* pid of the command, from spawn on; its session has the same number */
     uint64_t past_cpu_us; /* what earlier commands in this cgroup used */
