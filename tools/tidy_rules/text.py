@@ -70,7 +70,7 @@ def check_opening_comment(source):
     count = match.group(0).count("\n") + 1 if match else 0
     if count < 2:
         yield source.finding("opening", 1, "no opening comment that says what the file does")
-    elif count > 14:
+    elif count > 16:
         yield source.finding("opening", 1, f"opening comment of {count} lines, at most ten")
 
 
