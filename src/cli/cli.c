@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See cli.h: the table of verbs, what stands before a verb, and the library's handle.
+ */
+#include "cli/cli.h"
+
+#include <string.h>
+
+#include "core/text.h"
+#include "os/os_call.h"
+
+#define WORDS_MANY UINT32_MAX
+
+static const struct kelpie_cli_verb verbs[] = {
+    {"run", KELPIE_CLI_RUN, 0, WORDS_MANY, true, "[OPTIONS] [--] COMMAND [ARGUMENT...]",
+     "boot a VM, run a command in it, delete the VM", kelpie__cli_run},
+    {"create", KELPIE_CLI_CREATE, 0, 1, false, "[OPTIONS] NAME", "make a VM that can be started",
+     kelpie__cli_create},
+    {"start", KELPIE_CLI_START, 1, WORDS_MANY, false, "NAME...", "boot VMs", kelpie__cli_start},
+    {"exec", KELPIE_CLI_EXEC, 2, WORDS_MANY, true, "[OPTIONS] NAME [--] COMMAND [ARGUMENT...]",
+     "run a command in a VM", kelpie__cli_exec},
+    {"attach", KELPIE_CLI_ATTACH, 1, 2, false, "[OPTIONS] NAME [ID]",
+     "go on with a command that runs; without an id, list them", kelpie__cli_attach},
+    {"ps", KELPIE_CLI_PS, 0, 0, false, "[OPTIONS]", "list VMs", kelpie__cli_ps},
+    {"inspect", KELPIE_CLI_INSPECT, 1, WORDS_MANY, false, "[OPTIONS] NAME...", "show all about VMs",
+     kelpie__cli_inspect},
+    {"logs", KELPIE_CLI_LOGS, 1, 1, false, "[OPTIONS] NAME", "show a VM's console",
+     kelpie__cli_logs},
+    {"stop", KELPIE_CLI_STOP, 1, WORDS_MANY, false, "[OPTIONS] NAME...", "shut VMs down",
+     kelpie__cli_stop},
+    {"kill", KELPIE_CLI_KILL, 1, WORDS_MANY, false, "NAME...", "end VMs at once", kelpie__cli_kill},
+    {"rm", KELPIE_CLI_RM, 1, WORDS_MANY, false, "[OPTIONS] NAME...", "delete VMs", kelpie__cli_rm},
+    {"doctor", KELPIE_CLI_DOCTOR, 0, 0, false, "[OPTIONS]",
+     "check what this host has, and say what mends it", kelpie__cli_doctor},
+    {"version", KELPIE_CLI_VERSION, 0, 0, false, "[OPTIONS]", "show the version",
+     kelpie__cli_version},
+    {"help", KELPIE_CLI_HELP, 0, 1, false, "[VERB]", "show help", kelpie__cli_help},
+};
+
+const struct kelpie_cli_verb *kelpie__cli_verb_at(size_t index) {
+    return index < KELPIE_ARRAY_COUNT(verbs) ? &verbs[index] : NULL;
+}
+
+const struct kelpie_cli_verb *kelpie__cli_find_verb(const char *name) {
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(verbs); i += 1) {
+        if (kelpie__text_equal(verbs[i].name, name)) {
+            return &verbs[i];
+        }
+    }
+    return NULL;
+}
+
+/* ---- the library ---- */
+
+static void on_log(void *context, enum kelpie_log_level level, const char *message) {
+    struct kelpie_cli *cli = context;
+    KELPIE_ASSERT(message != NULL);
+    if (level == KELPIE_LOG_WARNING) {
+        kelpie__cli_note(cli, "%s", message);
+    }
+}
+
+bool kelpie__cli_open(struct kelpie_cli *cli) {
+    struct kelpie_error error = {0};
+    if (cli->kelpie != NULL) {
+        return true;
+    }
+    const struct kelpie_open_options options = {
+        .struct_size = sizeof(options),
+        .state_directory = cli->state_directory,
+        .log_callback = on_log,
+        .log_context = cli,
+    };
+    if (kelpie_open(&options, &cli->kelpie, &error) < 0) {
+        kelpie__ignore(kelpie__cli_fail_error(cli, &error)); /* every failure to open is one code */
+        return false;
+    }
+    KELPIE_ASSERT(cli->kelpie != NULL);
+    return true;
+}
+
+struct kelpie_vm *kelpie__cli_open_vm(struct kelpie_cli *cli, const char *name) {
+    struct kelpie_error error = {0};
+    struct kelpie_vm *vm = NULL;
+    if (!kelpie__cli_open(cli)) {
+        return NULL;
+    }
+    if (kelpie_vm_open(cli->kelpie, name, &vm, &error) < 0) {
+        kelpie__ignore(
+            kelpie__cli_fail_error(cli, &error)); /* never one of a command's own codes */
+        return NULL;
+    }
+    KELPIE_ASSERT(vm != NULL);
+    return vm;
+}
+
+/* ---- what stands before the verb ---- */
+
+static bool set_state_directory(struct kelpie_cli *cli, const char *path) {
+    if (path == NULL || path[0] == '\0') {
+        kelpie__ignore(kelpie__cli_fail(cli, "--state-dir needs a directory"));
+        return false;
+    }
+    if (!kelpie__cli_absolute(cli, path, cli->state_path, sizeof(cli->state_path))) {
+        kelpie__ignore(kelpie__cli_fail(cli, "--state-dir: longer than %u bytes: \"%.40s...\"",
+                                        KELPIE_PATH_BYTES_MAX, path));
+        return false;
+    }
+    cli->state_directory = cli->state_path;
+    return true;
+}
+
+/* Gives the index of the verb; argc: there is none; -1: it was reported. */
+static int read_globals(struct kelpie_cli *cli, int argc, char **argv) {
+    static const char assignment[] = "--state-dir=";
+    int at = 1;
+    for (; at < argc && argv[at][0] == '-'; at += 1) {
+        const char *option = argv[at];
+        bool has_value = kelpie__text_has_prefix(option, assignment);
+        if (has_value || kelpie__text_equal(option, "--state-dir")) {
+            at += has_value ? 0 : 1;
+            const char *path = has_value ? option + sizeof(assignment) - 1 : argv[at];
+            if (!set_state_directory(cli, path)) {
+                return -1;
+            }
+        } else if (kelpie__text_equal(option, "--help") || kelpie__text_equal(option, "-h")) {
+            cli->options.wants_help = true;
+        } else if (kelpie__text_equal(option, "--version") || kelpie__text_equal(option, "-v")) {
+            cli->verb = kelpie__cli_find_verb("version");
+        } else {
+            kelpie__ignore(kelpie__cli_fail(cli, "unknown option \"%s\"; see kelpie help", option));
+            return -1;
+        }
+    }
+    KELPIE_ASSERT(at >= 1 && at <= argc);
+    return at;
+}
+
+static bool check_words(struct kelpie_cli *cli) {
+    const struct kelpie_cli_verb *verb = cli->verb;
+    if (cli->word_count < verb->words_min) {
+        kelpie__ignore(kelpie__cli_fail(cli, "too little was given; usage: kelpie %s %s",
+                                        verb->name, verb->usage));
+        return false;
+    }
+    if (cli->word_count > verb->words_max) {
+        kelpie__ignore(kelpie__cli_fail(cli, "\"%s\" is too much; usage: kelpie %s %s",
+                                        cli->words[verb->words_max], verb->name, verb->usage));
+        return false;
+    }
+    return true;
+}
+
+static int run_verb(struct kelpie_cli *cli, int argc, char **argv) {
+    if (!kelpie__cli_parse(cli, argc, argv)) {
+        return KELPIE_CLI_FAILED;
+    }
+    if (cli->options.wants_help) {
+        kelpie__cli_print_help(cli, cli->verb);
+        return KELPIE_CLI_OK;
+    }
+    return check_words(cli) ? cli->verb->run(cli) : KELPIE_CLI_FAILED;
+}
+
+static int choose(struct kelpie_cli *cli, int argc, char **argv) {
+    int at = read_globals(cli, argc, argv);
+    if (at < 0) {
+        return KELPIE_CLI_FAILED;
+    }
+    if (cli->options.wants_help) {
+        cli->options.wants_help = false;
+        kelpie__cli_print_help(cli, NULL);
+        return KELPIE_CLI_OK;
+    }
+    if (cli->verb != NULL) {
+        return run_verb(cli, argc - at, argv + at);
+    }
+    if (at == argc) {
+        kelpie__cli_print_help(cli, NULL);
+        return KELPIE_CLI_FAILED;
+    }
+    cli->verb = kelpie__cli_find_verb(argv[at]);
+    if (cli->verb == NULL) {
+        return kelpie__cli_fail(cli, "unknown command \"%s\"; see kelpie help", argv[at]);
+    }
+    return run_verb(cli, argc - at - 1, argv + at + 1);
+}
+
+int kelpie_cli_main(struct kelpie_os *os, int argc, char **argv) {
+    struct kelpie_cli *cli = kelpie__alloc(os, sizeof(*cli));
+    KELPIE_ASSERT(argc >= 0);
+    if (cli == NULL) {
+        return KELPIE_CLI_FAILED;
+    }
+    cli->os = os;
+    int code = argc == 0 ? KELPIE_CLI_FAILED : choose(cli, argc, argv);
+    kelpie__cli_flush(cli);
+    kelpie_close(cli->kelpie);
+    kelpie__cli_options_deinit(cli);
+    kelpie__free(os, cli, sizeof(*cli));
+    KELPIE_ASSERT(code >= 0 && code <= 255);
+    return code;
+}

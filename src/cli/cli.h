@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The kelpie command: what its files share. One file a verb; cli.c finds the verb, options.c reads
+ * its options, output.c writes, session.c carries a command's streams. It knows libkelpie's public
+ * API and nothing below it.
+ */
+#ifndef KELPIE_CLI_CLI_H
+#define KELPIE_CLI_CLI_H
+
+#include "core/base.h"
+#include "core/error.h"
+#include "core/limits.h"
+#include "kelpie.h"
+#include "os/os.h"
+
+/* Exit codes: the guest command's own, 128 + a signal's number, or these. */
+enum kelpie_cli_exit {
+    KELPIE_CLI_OK = 0,
+    KELPIE_CLI_CHECK_FAILED = 1, /* of doctor */
+    KELPIE_CLI_TIMED_OUT = 124,
+    KELPIE_CLI_FAILED = 125, /* Kelpie's own failure */
+    KELPIE_CLI_DENIED = 126,
+    KELPIE_CLI_NOT_FOUND = 127,
+    KELPIE_CLI_SIGNALLED = 128,
+};
+
+#define KELPIE_CLI_STDIN 0
+#define KELPIE_CLI_STDOUT 1
+#define KELPIE_CLI_STDERR 2
+#define KELPIE_CLI_OUTPUT_BYTES 8192u
+#define KELPIE_CLI_UNSET UINT64_MAX
+
+/* Which verbs have an option; a bit each. */
+enum kelpie_cli_verbs {
+    KELPIE_CLI_CREATE = 1,
+    KELPIE_CLI_RUN = 2,
+    KELPIE_CLI_EXEC = 4,
+    KELPIE_CLI_ATTACH = 8,
+    KELPIE_CLI_START = 16,
+    KELPIE_CLI_PS = 32,
+    KELPIE_CLI_INSPECT = 64,
+    KELPIE_CLI_LOGS = 128,
+    KELPIE_CLI_STOP = 256,
+    KELPIE_CLI_KILL = 512,
+    KELPIE_CLI_RM = 1024,
+    KELPIE_CLI_DOCTOR = 2048,
+    KELPIE_CLI_VERSION = 4096,
+    KELPIE_CLI_HELP = 8192,
+};
+
+struct kelpie_cli_options {
+    uint64_t cpus; /* KELPIE_CLI_UNSET: not given; so all numbers */
+    uint64_t memory_mib;
+    uint64_t disk_size_mib;
+    uint64_t boot_timeout_ms;
+    uint64_t timeout_ms; /* of a command, or of stop */
+    const char *root;    /* borrowed from argv, as all texts; NULL: not given */
+    const char *working_directory;
+    const char *kernel;
+    const char *accelerator;
+    const char *name;
+    const char *user;
+    bool is_read_only;
+    bool allows_overcommit;
+    bool is_interactive;
+    bool has_terminal;
+    bool is_detached;
+    bool is_forced;
+    bool shows_all;
+    bool shows_events;
+    bool is_json;
+    bool wants_help;
+    const char **environment; /* owned; NULL-terminated */
+    uint32_t environment_count;
+};
+
+struct kelpie_cli_verb;
+
+/* A text that was made here and lives as long as the options. */
+struct kelpie_cli_text {
+    struct kelpie_cli_text *next;
+    size_t bytes;
+    char text[];
+};
+
+struct kelpie_cli {
+    struct kelpie_os *os; /* borrowed: until the process ends */
+    const struct kelpie_cli_verb *verb;
+    const char *state_directory; /* NULL: the environment's, or the default */
+    struct kelpie *kelpie;       /* owned; NULL: not opened yet */
+    struct kelpie_cli_options options;
+    size_t list_bytes;             /* of the memory of options.environment */
+    struct kelpie_cli_text *texts; /* owned */
+    char **words;                  /* borrowed from argv, NULL-terminated: names, or a command */
+    uint32_t word_count;
+    size_t output_count;
+    bool is_output_broken; /* nobody reads standard output any more */
+    char output[KELPIE_CLI_OUTPUT_BYTES];
+    char state_path[KELPIE_PATH_BYTES_MAX + 1];
+    char root_path[KELPIE_PATH_BYTES_MAX + 1];
+    char kernel_path[KELPIE_PATH_BYTES_MAX + 1];
+};
+
+struct kelpie_cli_verb {
+    const char *name;
+    unsigned bit; /* one of enum kelpie_cli_verbs */
+    uint32_t words_min;
+    uint32_t words_max;
+    bool takes_command; /* options end at the first word */
+    const char *usage;  /* "[options] NAME -- COMMAND..." */
+    const char *summary;
+    int (*run)(struct kelpie_cli *cli); /* gives the exit code */
+};
+
+/* The program: gives its exit code. */
+int kelpie_cli_main(struct kelpie_os *os, int argc, char **argv);
+
+/* ---- cli.c ---- */
+
+/* The verb of that name; NULL: there is none. */
+const struct kelpie_cli_verb *kelpie__cli_find_verb(const char *name);
+/* By index; NULL beyond the last. */
+const struct kelpie_cli_verb *kelpie__cli_verb_at(size_t index);
+/* Opens the library when it is not open yet. False: it was reported. */
+KELPIE_MUST_CHECK bool kelpie__cli_open(struct kelpie_cli *cli);
+/* Opens the library and a VM of that name. NULL: it was reported. */
+KELPIE_MUST_CHECK struct kelpie_vm *kelpie__cli_open_vm(struct kelpie_cli *cli, const char *name);
+
+/* ---- options.c ---- */
+
+/* Reads what follows the verb: options and words. False: it was reported. */
+KELPIE_MUST_CHECK bool kelpie__cli_parse(struct kelpie_cli *cli, int argc, char **argv);
+void kelpie__cli_options_deinit(struct kelpie_cli *cli);
+/* Prints the options of a verb. */
+void kelpie__cli_print_options(struct kelpie_cli *cli, const struct kelpie_cli_verb *verb);
+
+/* ---- values.c ---- */
+
+/* "5s", "1500ms", "2m", "1h", "10" (seconds), "none". */
+KELPIE_MUST_CHECK bool kelpie__cli_duration(const char *text, uint64_t *out_ms);
+/* "512" (MiB), "512m", "2g", "1t". */
+KELPIE_MUST_CHECK bool kelpie__cli_size_mib(const char *text, uint64_t *out_mib);
+/* Makes a path absolute, without following links. False: it does not fit, or the working directory
+ * is gone. */
+KELPIE_MUST_CHECK bool kelpie__cli_absolute(struct kelpie_cli *cli, const char *path, char *out,
+                                            size_t capacity);
+/* "3 min": for people. */
+void kelpie__cli_age(int64_t age_ms, char *out, size_t capacity);
+
+/* ---- output.c ---- */
+
+/* Standard output, collected and written when full and at the end. */
+KELPIE_PRINTF(2, 3) void kelpie__cli_print(struct kelpie_cli *cli, const char *format, ...);
+void kelpie__cli_put(struct kelpie_cli *cli, const char *bytes, size_t count);
+void kelpie__cli_flush(struct kelpie_cli *cli);
+/* All of the bytes, at once. False: nobody reads them. */
+bool kelpie__cli_write(struct kelpie_cli *cli, int handle, const void *bytes, size_t count);
+/* "kelpie: run: text", on standard error. Gives KELPIE_CLI_FAILED, so that a failure is one
+ * expression. */
+KELPIE_PRINTF(2, 3) int kelpie__cli_fail(struct kelpie_cli *cli, const char *format, ...);
+KELPIE_PRINTF(2, 3) void kelpie__cli_note(struct kelpie_cli *cli, const char *format, ...);
+/* Reports an error of the library; gives the exit code that it means. */
+int kelpie__cli_fail_error(struct kelpie_cli *cli, const struct kelpie_error *error);
+
+/* ---- vm_config.c ---- */
+
+/* A configuration from the options, checked: every problem is reported. Gives *out. 0, or the exit
+ * code. */
+KELPIE_MUST_CHECK int kelpie__cli_make_config(struct kelpie_cli *cli, struct kelpie_config **out);
+
+/* ---- session.c ---- */
+
+/* Starts a command with the options' terminal, stdin, environment and timeout, carries its streams
+ * and signals, and waits for its end. Gives its exit code. */
+int kelpie__cli_session_run(struct kelpie_cli *cli, struct kelpie_vm *vm,
+                            const char *const *command);
+/* The same for a command that runs already. */
+int kelpie__cli_session_attach(struct kelpie_cli *cli, struct kelpie_vm *vm, const char *exec_id);
+/* Starts a command and leaves it. Prints its id when asked to. */
+int kelpie__cli_session_detached(struct kelpie_cli *cli, struct kelpie_vm *vm,
+                                 const char *const *command, bool prints_id);
+
+/* ---- inspect.c ---- */
+
+/* One VM as a JSON object, in the caller's buffer; its length. */
+int64_t kelpie__cli_write_info(const struct kelpie_vm_info *info, char *out, size_t capacity);
+#define KELPIE_CLI_INFO_BYTES 32768u
+
+/* ---- the verbs ---- */
+
+int kelpie__cli_run(struct kelpie_cli *cli);
+int kelpie__cli_create(struct kelpie_cli *cli);
+int kelpie__cli_start(struct kelpie_cli *cli);
+int kelpie__cli_exec(struct kelpie_cli *cli);
+int kelpie__cli_attach(struct kelpie_cli *cli);
+int kelpie__cli_ps(struct kelpie_cli *cli);
+int kelpie__cli_inspect(struct kelpie_cli *cli);
+int kelpie__cli_logs(struct kelpie_cli *cli);
+int kelpie__cli_stop(struct kelpie_cli *cli);
+int kelpie__cli_kill(struct kelpie_cli *cli);
+int kelpie__cli_rm(struct kelpie_cli *cli);
+int kelpie__cli_doctor(struct kelpie_cli *cli);
+int kelpie__cli_version(struct kelpie_cli *cli);
+int kelpie__cli_help(struct kelpie_cli *cli);
+void kelpie__cli_print_help(struct kelpie_cli *cli, const struct kelpie_cli_verb *verb);
+
+#endif

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * kelpie exec: a command in a VM that runs.
+ */
+#include "cli/cli.h"
+
+int kelpie__cli_exec(struct kelpie_cli *cli) {
+    KELPIE_ASSERT(cli->word_count >= 2);
+    const char *const *command = (const char *const *)cli->words + 1;
+    struct kelpie_vm *vm = kelpie__cli_open_vm(cli, cli->words[0]);
+    if (vm == NULL) {
+        return KELPIE_CLI_FAILED;
+    }
+    int code = cli->options.is_detached ? kelpie__cli_session_detached(cli, vm, command, true)
+                                        : kelpie__cli_session_run(cli, vm, command);
+    kelpie_vm_close(vm);
+    return code;
+}

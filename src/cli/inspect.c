@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * kelpie inspect: all that is known of a VM, for people or as JSON.
+ */
+#include "cli/cli.h"
+#include "core/json.h"
+#include "core/text.h"
+
+static const char *lifetime_name(enum kelpie_lifetime lifetime) {
+    return lifetime == KELPIE_LIFETIME_OWNED ? "owned" : "detached";
+}
+
+int64_t kelpie__cli_write_info(const struct kelpie_vm_info *info, char *out, size_t capacity) {
+    struct kelpie_json_writer writer;
+    KELPIE_ASSERT(info->struct_size > 0);
+    kelpie__json_begin(&writer, out, capacity);
+    kelpie__json_object_begin(&writer, NULL);
+    kelpie__json_write_string(&writer, "id", info->id);
+    kelpie__json_write_string(&writer, "name", info->name);
+    kelpie__json_write_string(&writer, "state", kelpie_vm_state_name(info->state));
+    kelpie__json_write_string(&writer, "reason", info->reason);
+    kelpie__json_write_string(&writer, "backend", info->backend);
+    kelpie__json_write_string(&writer, "accelerator", info->accelerator);
+    kelpie__json_write_string(&writer, "accelerator_reason", info->accelerator_reason);
+    kelpie__json_write_string(&writer, "origin", info->origin);
+    kelpie__json_write_string(&writer, "root", info->root);
+    kelpie__json_write_string(&writer, "kernel", info->kernel);
+    kelpie__json_write_u64(&writer, "cpus", info->cpus);
+    kelpie__json_write_u64(&writer, "memory_mib", info->memory_mib);
+    kelpie__json_write_u64(&writer, "disk_size_mib", info->disk_size_mib);
+    kelpie__json_write_bool(&writer, "read_only", info->is_read_only);
+    kelpie__json_write_bool(&writer, "ephemeral", info->is_ephemeral);
+    kelpie__json_write_string(&writer, "lifetime", lifetime_name(info->lifetime));
+    kelpie__json_write_i64(&writer, "created_ms", info->created_ms);
+    kelpie__json_write_i64(&writer, "changed_ms", info->changed_ms);
+    kelpie__json_write_u64(&writer, "boot_us", info->boot_us);
+    kelpie__json_write_i64(&writer, "monitor_pid", info->monitor_pid);
+    kelpie__json_write_i64(&writer, "vmm_pid", info->vmm_pid);
+    kelpie__json_object_end(&writer);
+    return kelpie__json_finish(&writer);
+}
+
+static void print_text(struct kelpie_cli *cli, const char *name, const char *text) {
+    if (text[0] != '\0') {
+        kelpie__cli_print(cli, "%-14s %s\n", name, text);
+    }
+}
+
+static void print_info(struct kelpie_cli *cli, const struct kelpie_vm_info *info) {
+    kelpie__cli_print(cli, "%-14s %s\n", "name", info->name);
+    kelpie__cli_print(cli, "%-14s %s\n", "id", info->id);
+    kelpie__cli_print(cli, "%-14s %s\n", "state", kelpie_vm_state_name(info->state));
+    print_text(cli, "reason", info->reason);
+    kelpie__cli_print(cli, "%-14s %u\n", "cpus", info->cpus);
+    kelpie__cli_print(cli, "%-14s %u MiB\n", "memory", info->memory_mib);
+    kelpie__cli_print(cli, "%-14s %s%s\n", "root",
+                      info->root[0] == '\0' ? "(built-in)" : info->root,
+                      info->is_read_only ? ", read-only" : "");
+    if (info->disk_size_mib > 0) {
+        kelpie__cli_print(cli, "%-14s %llu MiB\n", "disk", (unsigned long long)info->disk_size_mib);
+    }
+    print_text(cli, "kernel", info->kernel);
+    print_text(cli, "backend", info->backend);
+    print_text(cli, "accelerator", info->accelerator);
+    print_text(cli, "", info->accelerator_reason);
+    kelpie__cli_print(cli, "%-14s %s%s\n", "lifetime", lifetime_name(info->lifetime),
+                      info->is_ephemeral ? ", ephemeral" : "");
+    if (info->boot_us > 0) {
+        kelpie__cli_print(cli, "%-14s %llu ms\n", "boot took",
+                          (unsigned long long)(info->boot_us / 1000));
+    }
+    if (info->monitor_pid > 0) {
+        kelpie__cli_print(cli, "%-14s monitor %d, VMM %d\n", "processes", info->monitor_pid,
+                          info->vmm_pid);
+    }
+}
+
+/* 0, or the exit code. */
+static int inspect_one(struct kelpie_cli *cli, const char *name, bool is_first) {
+    char text[KELPIE_CLI_INFO_BYTES];
+    struct kelpie_error error = {0};
+    struct kelpie_vm_info info = {.struct_size = sizeof(info)};
+    struct kelpie_vm *vm = kelpie__cli_open_vm(cli, name);
+    if (vm == NULL) {
+        return KELPIE_CLI_FAILED;
+    }
+    int status = kelpie_vm_inspect(vm, &info, &error);
+    kelpie_vm_close(vm);
+    if (status < 0) {
+        return kelpie__cli_fail_error(cli, &error);
+    }
+    if (!cli->options.is_json) {
+        kelpie__cli_print(cli, is_first ? "" : "\n");
+        print_info(cli, &info);
+        return KELPIE_CLI_OK;
+    }
+    int64_t length = kelpie__cli_write_info(&info, text, sizeof(text));
+    KELPIE_ASSERT(length > 0);
+    kelpie__cli_put(cli, is_first ? "\n" : ",\n", is_first ? 1 : 2);
+    kelpie__cli_put(cli, text, (size_t)length);
+    return KELPIE_CLI_OK;
+}
+
+int kelpie__cli_inspect(struct kelpie_cli *cli) {
+    int code = KELPIE_CLI_OK;
+    bool is_first = true;
+    KELPIE_ASSERT(cli->word_count >= 1);
+    if (cli->options.is_json) {
+        kelpie__cli_put(cli, "[", 1);
+    }
+    for (uint32_t i = 0; i < cli->word_count; i += 1) {
+        int one = inspect_one(cli, cli->words[i], is_first);
+        code = one != KELPIE_CLI_OK ? one : code;
+        is_first = is_first && one != KELPIE_CLI_OK;
+    }
+    if (cli->options.is_json) {
+        kelpie__cli_print(cli, is_first ? "]\n" : "\n]\n");
+    }
+    return code;
+}

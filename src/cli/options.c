@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Options of all verbs, as one table. Long ones with a value in the same word or the next; short
+ * ones may stand together
+ * ("-it", "-t5s"). `--` ends them; so does the first word where a command follows.
+ */
+#include <string.h>
+
+#include "cli/cli.h"
+#include "core/text.h"
+#include "os/os_call.h"
+
+enum option_kind {
+    OPTION_FLAG,
+    OPTION_TEXT,
+    OPTION_NUMBER,
+    OPTION_SIZE_MIB,
+    OPTION_DURATION,
+    OPTION_ENVIRONMENT,
+};
+
+struct option {
+    const char *name;
+    char letter; /* 0: none */
+    enum option_kind kind;
+    unsigned verbs;
+    size_t place; /* in struct kelpie_cli_options */
+    const char *value;
+    const char *help;
+};
+
+#define PLACE(member) offsetof(struct kelpie_cli_options, member)
+#define MAKES_VM (KELPIE_CLI_CREATE | KELPIE_CLI_RUN)
+#define RUNS_COMMAND (KELPIE_CLI_RUN | KELPIE_CLI_EXEC)
+
+static const struct option table[] = {
+    {"accel", 0, OPTION_TEXT, MAKES_VM, PLACE(accelerator), "HOW",
+     "auto, kvm or tcg (auto: KVM where it works)"},
+    {"all", 'a', OPTION_FLAG, KELPIE_CLI_PS, PLACE(shows_all), NULL, "also VMs that do not run"},
+    {"boot-timeout", 0, OPTION_DURATION, MAKES_VM, PLACE(boot_timeout_ms), "TIME",
+     "how long a boot may take (30s)"},
+    {"cpus", 0, OPTION_NUMBER, MAKES_VM, PLACE(cpus), "N", "virtual CPUs, 1 to 32 (2)"},
+    {"detach", 'd', OPTION_FLAG, RUNS_COMMAND, PLACE(is_detached), NULL,
+     "leave it running; print the VM's name (run) or the command's id (exec)"},
+    {"disk-size", 0, OPTION_SIZE_MIB, MAKES_VM, PLACE(disk_size_mib), "SIZE",
+     "writable layer on disk, for example 2g (none: in memory)"},
+    {"env", 'e', OPTION_ENVIRONMENT, MAKES_VM | RUNS_COMMAND, 0, "NAME=VALUE",
+     "environment; NAME alone takes this environment's value"},
+    {"events", 0, OPTION_FLAG, KELPIE_CLI_LOGS, PLACE(shows_events), NULL,
+     "the event log instead of the console"},
+    {"force", 'f', OPTION_FLAG, KELPIE_CLI_RM, PLACE(is_forced), NULL, "kill it first if it runs"},
+    {"interactive", 'i', OPTION_FLAG, RUNS_COMMAND | KELPIE_CLI_ATTACH, PLACE(is_interactive), NULL,
+     "pass standard input on"},
+    {"json", 0, OPTION_FLAG,
+     KELPIE_CLI_PS | KELPIE_CLI_INSPECT | KELPIE_CLI_DOCTOR | KELPIE_CLI_VERSION, PLACE(is_json),
+     NULL, "JSON"},
+    {"kernel", 0, OPTION_TEXT, MAKES_VM, PLACE(kernel), "FILE", "a bzImage or vmlinux"},
+    {"memory", 0, OPTION_SIZE_MIB, MAKES_VM, PLACE(memory_mib), "SIZE",
+     "MiB, or with a unit: 1g; 128 to 16,384 MiB (512)"},
+    {"name", 0, OPTION_TEXT, KELPIE_CLI_RUN, PLACE(name), "NAME", "the VM's name (drawn)"},
+    {"overcommit", 0, OPTION_FLAG, MAKES_VM, PLACE(allows_overcommit), NULL,
+     "start with more memory than the host has available"},
+    {"read-only", 0, OPTION_FLAG, MAKES_VM, PLACE(is_read_only), NULL,
+     "no writable layer over the root file system"},
+    {"root", 0, OPTION_TEXT, MAKES_VM, PLACE(root), "PATH",
+     "root file system: a directory or a disk image (built-in busybox)"},
+    {"timeout", 0, OPTION_DURATION, RUNS_COMMAND, PLACE(timeout_ms), "TIME",
+     "kill the command and all it started after this time (none)"},
+    {"timeout", 't', OPTION_DURATION, KELPIE_CLI_STOP, PLACE(timeout_ms), "TIME",
+     "then kill the VM (10s)"},
+    {"tty", 't', OPTION_FLAG, RUNS_COMMAND | KELPIE_CLI_ATTACH, PLACE(has_terminal), NULL,
+     "with a terminal"},
+    {"user", 'u', OPTION_TEXT, RUNS_COMMAND, PLACE(user), "USER[:GROUP]",
+     "names or numbers (root)"},
+    {"workdir", 'w', OPTION_TEXT, MAKES_VM | RUNS_COMMAND, PLACE(working_directory), "DIR",
+     "directory in the guest"},
+    {"help", 'h', OPTION_FLAG, ~0u, PLACE(wants_help), NULL, "this help"},
+};
+
+static const struct option *find_name(const struct kelpie_cli_verb *verb, const char *name,
+                                      size_t length) {
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(table); i += 1) {
+        if ((table[i].verbs & verb->bit) != 0 && strlen(table[i].name) == length &&
+            memcmp(table[i].name, name, length) == 0) {
+            return &table[i];
+        }
+    }
+    return NULL;
+}
+
+static const struct option *find_letter(const struct kelpie_cli_verb *verb, char letter) {
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(table); i += 1) {
+        if ((table[i].verbs & verb->bit) != 0 && table[i].letter == letter && letter != '\0') {
+            return &table[i];
+        }
+    }
+    return NULL;
+}
+
+static bool add_inherited(struct kelpie_cli *cli, const char *name, const char *value) {
+    struct kelpie_cli_options *options = &cli->options;
+    size_t bytes = strlen(name) + strlen(value) + 2;
+    struct kelpie_cli_text *text = kelpie__alloc(cli->os, sizeof(*text) + bytes);
+    if (text == NULL) {
+        kelpie__ignore(kelpie__cli_fail(cli, "no memory"));
+        return false;
+    }
+    text->next = cli->texts;
+    text->bytes = bytes;
+    cli->texts = text;
+    bool is_whole = kelpie__text_format(text->text, bytes, "%s=%s", name, value);
+    KELPIE_ASSERT(is_whole);
+    options->environment[options->environment_count] = text->text;
+    options->environment_count += 1;
+    return true;
+}
+
+/* NAME alone takes the value of this process's environment, and is left out when there is none. */
+static bool add_environment(struct kelpie_cli *cli, const char *value) {
+    struct kelpie_cli_options *options = &cli->options;
+    if (value[0] == '\0' || value[0] == '=') {
+        kelpie__ignore(kelpie__cli_fail(cli, "--env: \"%s\" has no name; write NAME=VALUE", value));
+        return false;
+    }
+    if (strchr(value, '=') != NULL) {
+        options->environment[options->environment_count] = value;
+        options->environment_count += 1;
+        return true;
+    }
+    const char *found = kelpie__os_environment(cli->os, value);
+    return found == NULL || add_inherited(cli, value, found);
+}
+
+static bool set_number(struct kelpie_cli *cli, const struct option *option, const char *value,
+                       uint64_t *out) {
+    bool is_valid = false;
+    const char *form = "a whole number";
+    if (option->kind == OPTION_NUMBER) {
+        is_valid = kelpie__text_u64(value, out) && *out != KELPIE_CLI_UNSET;
+    } else if (option->kind == OPTION_SIZE_MIB) {
+        is_valid = kelpie__cli_size_mib(value, out);
+        form = "a size in MiB such as 512, 512m or 2g";
+    } else {
+        is_valid = kelpie__cli_duration(value, out);
+        form = "a time such as 5s, 1500ms or 2m";
+        if (is_valid && *out == 0) {
+            kelpie__ignore(
+                kelpie__cli_fail(cli, "--%s: \"%s\": at least 1ms", option->name, value));
+            return false;
+        }
+    }
+    if (!is_valid) {
+        kelpie__ignore(kelpie__cli_fail(cli, "--%s: \"%s\" is not %s", option->name, value, form));
+    }
+    return is_valid;
+}
+
+static bool apply(struct kelpie_cli *cli, const struct option *option, const char *value) {
+    char *place = (char *)&cli->options + option->place;
+    KELPIE_ASSERT((option->kind == OPTION_FLAG) == (value == NULL));
+    switch (option->kind) {
+    case OPTION_FLAG:
+        *(bool *)(void *)place = true;
+        return true;
+    case OPTION_TEXT:
+        *(const char **)(void *)place = value;
+        return true;
+    case OPTION_ENVIRONMENT:
+        return add_environment(cli, value);
+    case OPTION_NUMBER:
+    case OPTION_SIZE_MIB:
+    case OPTION_DURATION:
+        return set_number(cli, option, value, (uint64_t *)(void *)place);
+    }
+    return false;
+}
+
+static bool fail_unknown(struct kelpie_cli *cli, const char *option) {
+    kelpie__ignore(kelpie__cli_fail(cli, "unknown option \"%s\"; see kelpie %s --help", option,
+                                    cli->verb->name));
+    return false;
+}
+
+static bool fail_value(struct kelpie_cli *cli, const struct option *option) {
+    kelpie__ignore(kelpie__cli_fail(cli, "--%s needs a value: %s", option->name, option->value));
+    return false;
+}
+
+/* Takes one long option and its value from argv. */
+static bool parse_long(struct kelpie_cli *cli, int argc, char **argv, int *inout_at) {
+    const char *name = argv[*inout_at] + 2;
+    const char *equals = strchr(name, '=');
+    size_t length = equals == NULL ? strlen(name) : (size_t)(equals - name);
+    const struct option *option = find_name(cli->verb, name, length);
+    if (option == NULL) {
+        return fail_unknown(cli, argv[*inout_at]);
+    }
+    if (option->kind == OPTION_FLAG) {
+        if (equals != NULL) {
+            kelpie__ignore(kelpie__cli_fail(cli, "--%s takes no value", option->name));
+            return false;
+        }
+        return apply(cli, option, NULL);
+    }
+    if (equals == NULL) {
+        *inout_at += 1;
+    }
+    const char *value = equals != NULL ? equals + 1 : *inout_at < argc ? argv[*inout_at] : NULL;
+    return value == NULL ? fail_value(cli, option) : apply(cli, option, value);
+}
+
+/* Takes one word of short options, the last of which may have a value. */
+static bool parse_short(struct kelpie_cli *cli, int argc, char **argv, int *inout_at) {
+    const char *word = argv[*inout_at];
+    KELPIE_ASSERT(word[0] == '-' && word[1] != '\0');
+    for (const char *next = word + 1; *next != '\0'; next += 1) {
+        const struct option *option = find_letter(cli->verb, *next);
+        if (option == NULL) {
+            return fail_unknown(cli, word);
+        }
+        if (option->kind == OPTION_FLAG) {
+            if (!apply(cli, option, NULL)) {
+                return false;
+            }
+            continue;
+        }
+        if (next[1] != '\0') {
+            return apply(cli, option, next + 1);
+        }
+        *inout_at += 1;
+        return *inout_at < argc ? apply(cli, option, argv[*inout_at]) : fail_value(cli, option);
+    }
+    return true;
+}
+
+static bool parse_words(struct kelpie_cli *cli, int argc, char **argv) {
+    int word_count = 0;
+    bool is_over = false;
+    for (int at = 0; at < argc; at += 1) {
+        const char *word = argv[at];
+        bool is_option = !is_over && word[0] == '-' && word[1] != '\0';
+        if (!is_option) {
+            argv[word_count] = argv[at]; /* words move to the front, options are left behind */
+            word_count += 1;
+            /* `exec NAME -- COMMAND`: the dashes after the name are the parser's, later ones are
+             * the command's. */
+            if (cli->verb->takes_command && !is_over) {
+                is_over = true;
+                bool is_name = cli->verb->bit == KELPIE_CLI_EXEC;
+                at += is_name && at + 1 < argc && kelpie__text_equal(argv[at + 1], "--") ? 1 : 0;
+            }
+            continue;
+        }
+        if (kelpie__text_equal(word, "--")) {
+            is_over = true;
+            continue;
+        }
+        bool is_long = word[1] == '-';
+        if (!(is_long ? parse_long : parse_short)(cli, argc, argv, &at)) {
+            return false;
+        }
+    }
+    KELPIE_ASSERT(word_count <= argc);
+    cli->words = argv;
+    cli->word_count = (uint32_t)word_count;
+    argv[word_count] = NULL; /* argv itself ends with one, so that there is room */
+    return true;
+}
+
+bool kelpie__cli_parse(struct kelpie_cli *cli, int argc, char **argv) {
+    struct kelpie_cli_options *options = &cli->options;
+    KELPIE_ASSERT(argc >= 0);
+    KELPIE_ASSERT(cli->verb != NULL && options->environment == NULL);
+    options->cpus = KELPIE_CLI_UNSET;
+    options->memory_mib = KELPIE_CLI_UNSET;
+    options->disk_size_mib = KELPIE_CLI_UNSET;
+    options->boot_timeout_ms = KELPIE_CLI_UNSET;
+    options->timeout_ms = KELPIE_CLI_UNSET;
+    cli->list_bytes = ((size_t)argc + 1) * sizeof(*options->environment);
+    options->environment = kelpie__alloc(cli->os, cli->list_bytes);
+    if (options->environment == NULL) {
+        kelpie__ignore(kelpie__cli_fail(cli, "no memory"));
+        return false;
+    }
+    return parse_words(cli, argc, argv);
+}
+
+void kelpie__cli_options_deinit(struct kelpie_cli *cli) {
+    while (cli->texts != NULL) { /* bound: the words of argv */
+        struct kelpie_cli_text *text = cli->texts;
+        cli->texts = text->next;
+        kelpie__free(cli->os, text, sizeof(*text) + text->bytes);
+    }
+    if (cli->options.environment != NULL) {
+        KELPIE_ASSERT(cli->list_bytes > 0);
+        kelpie__free(cli->os, (void *)cli->options.environment, cli->list_bytes);
+        cli->options.environment = NULL;
+    }
+}
+
+void kelpie__cli_print_options(struct kelpie_cli *cli, const struct kelpie_cli_verb *verb) {
+    KELPIE_ASSERT(verb != NULL);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(table); i += 1) {
+        const struct option *option = &table[i];
+        char name[48];
+        if ((option->verbs & verb->bit) == 0) {
+            continue;
+        }
+        kelpie__text_format(name, sizeof(name), "--%s%s%s", option->name,
+                            option->value == NULL ? "" : " ",
+                            option->value == NULL ? "" : option->value);
+        kelpie__cli_print(cli, "  %s%c%s %-24s %s\n", option->letter == 0 ? " " : "-",
+                          option->letter == 0 ? ' ' : option->letter,
+                          option->letter == 0 ? " " : ",", name, option->help);
+    }
+}

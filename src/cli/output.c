@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * What is written. Standard output is collected; standard error goes out line by line, after it.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "core/text.h"
+#include "os/os_call.h"
+
+#define OUTPUT_LINE_BYTES (sizeof(struct kelpie_error) + 128u)
+#define OUTPUT_WAIT_NS KELPIE_NS_PER_S
+
+/* For a handle that somebody else made non-blocking. Its bits tell nothing that is needed: the
+ * write is tried again. */
+static void wait_for_room(struct kelpie_cli *cli, int handle) {
+    struct kelpie_os_event events[1];
+    KELPIE_ASSERT(handle >= 0);
+    if (kelpie__os_watch(cli->os, handle, KELPIE_OS_WRITABLE, UINT64_MAX) < 0) {
+        return;
+    }
+    int64_t deadline_ns = kelpie__os_now(cli->os, KELPIE_OS_CLOCK_MONOTONIC) + OUTPUT_WAIT_NS;
+    kelpie__ignore(kelpie__os_wait(cli->os, events, 1, deadline_ns));
+    kelpie__ignore(kelpie__os_watch(cli->os, handle, 0, 0));
+}
+
+bool kelpie__cli_write(struct kelpie_cli *cli, int handle, const void *bytes, size_t count) {
+    const char *next = bytes;
+    KELPIE_ASSERT(handle == KELPIE_CLI_STDOUT || handle == KELPIE_CLI_STDERR);
+    while (count >
+           0) { /* bound: the bytes; a reader that does not read is waited for, as by any program */
+        int64_t written = kelpie__os_write(cli->os, handle, next, count);
+        if (written == -EAGAIN) {
+            wait_for_room(cli, handle);
+        } else if (written <= 0) {
+            return false;
+        } else {
+            next += written;
+            count -= (size_t)written;
+        }
+    }
+    return true;
+}
+
+void kelpie__cli_flush(struct kelpie_cli *cli) {
+    KELPIE_ASSERT(cli->output_count <= sizeof(cli->output));
+    if (cli->output_count > 0 && !cli->is_output_broken) {
+        cli->is_output_broken =
+            !kelpie__cli_write(cli, KELPIE_CLI_STDOUT, cli->output, cli->output_count);
+    }
+    cli->output_count = 0;
+}
+
+void kelpie__cli_put(struct kelpie_cli *cli, const char *bytes, size_t count) {
+    while (count > 0) { /* bound: the bytes */
+        if (cli->output_count == sizeof(cli->output)) {
+            kelpie__cli_flush(cli);
+        }
+        size_t room = sizeof(cli->output) - cli->output_count;
+        size_t part = count < room ? count : room;
+        memcpy(cli->output + cli->output_count, bytes, part);
+        cli->output_count += part;
+        bytes += part;
+        count -= part;
+    }
+    KELPIE_ASSERT(cli->output_count <= sizeof(cli->output));
+}
+
+void kelpie__cli_print(struct kelpie_cli *cli, const char *format, ...) {
+    char text[KELPIE_CLI_OUTPUT_BYTES];
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(text, sizeof(text), format, arguments);
+    va_end(arguments);
+    KELPIE_ASSERT(length >= 0);
+    kelpie__cli_put(cli, text, (size_t)kelpie__min_u64((uint64_t)length, sizeof(text) - 1));
+}
+
+KELPIE_PRINTF(2, 0)
+static void write_line(struct kelpie_cli *cli, const char *format, va_list arguments) {
+    char line[OUTPUT_LINE_BYTES];
+    bool has_verb = cli->verb != NULL;
+    kelpie__ignore(kelpie__text_format(line, sizeof(line), "kelpie: %s%s",
+                                       has_verb ? cli->verb->name : "", has_verb ? ": " : ""));
+    size_t used = strlen(line);
+    kelpie__ignore(vsnprintf(line + used, sizeof(line) - used - 1, format, arguments));
+    kelpie__text_trim(line);
+    used = strlen(line);
+    KELPIE_ASSERT(used + 1 < sizeof(line));
+    line[used] = '\n';
+    kelpie__cli_flush(cli);
+    kelpie__ignore(
+        kelpie__cli_write(cli, KELPIE_CLI_STDERR, line, used + 1)); /* nobody else to tell */
+}
+
+int kelpie__cli_fail(struct kelpie_cli *cli, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    write_line(cli, format, arguments);
+    va_end(arguments);
+    return KELPIE_CLI_FAILED;
+}
+
+void kelpie__cli_note(struct kelpie_cli *cli, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    write_line(cli, format, arguments);
+    va_end(arguments);
+}
+
+int kelpie__cli_fail_error(struct kelpie_cli *cli, const struct kelpie_error *error) {
+    KELPIE_ASSERT(error->code < 0);
+    kelpie__ignore(kelpie__cli_fail(cli, "%s", error->message));
+    switch (error->code) {
+    case KELPIE_E_EXEC_TIMEOUT:
+        return KELPIE_CLI_TIMED_OUT;
+    case KELPIE_E_EXEC_DENIED:
+        return KELPIE_CLI_DENIED;
+    case KELPIE_E_EXEC_NOT_FOUND:
+        return KELPIE_CLI_NOT_FOUND;
+    default:
+        return KELPIE_CLI_FAILED;
+    }
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Values as people write them.
+ */
+#include <string.h>
+
+#include "cli/cli.h"
+#include "core/text.h"
+#include "os/os_call.h"
+
+#define VALUE_DIGITS_MAX 20u
+
+struct unit {
+    const char *name;
+    uint64_t factor;
+};
+
+/* Digits, then a unit of the list; the first unit is for none. */
+static bool read_value(const char *text, const struct unit *units, size_t unit_count,
+                       uint64_t *out) {
+    char digits[VALUE_DIGITS_MAX + 1];
+    uint64_t number = 0;
+    size_t length = strspn(text, "0123456789");
+    KELPIE_ASSERT(unit_count > 0 && units[0].name[0] == '\0');
+    if (length == 0 || length > VALUE_DIGITS_MAX) {
+        return false;
+    }
+    memcpy(digits, text, length);
+    digits[length] = '\0';
+    if (!kelpie__text_u64(digits, &number)) {
+        return false;
+    }
+    for (size_t i = 0; i < unit_count; i += 1) {
+        if (kelpie__text_equal(text + length, units[i].name)) {
+            uint64_t value = 0;
+            if (__builtin_mul_overflow(number, units[i].factor, &value) ||
+                value >= KELPIE_CLI_UNSET - 1) {
+                return false;
+            }
+            *out = value;
+            return true;
+        }
+    }
+    return false;
+}
+
+bool kelpie__cli_duration(const char *text, uint64_t *out_ms) {
+    static const struct unit units[] = {{"", 1000},   {"ms", 1},      {"s", 1000},
+                                        {"m", 60000}, {"h", 3600000}, {"d", 86400000}};
+    if (kelpie__text_equal(text, "none")) {
+        *out_ms = KELPIE_TIMEOUT_NONE;
+        return true;
+    }
+    return read_value(text, units, KELPIE_ARRAY_COUNT(units), out_ms);
+}
+
+bool kelpie__cli_size_mib(const char *text, uint64_t *out_mib) {
+    static const struct unit units[] = {
+        {"", 1},     {"m", 1},      {"M", 1},       {"MiB", 1},     {"g", 1024},
+        {"G", 1024}, {"GiB", 1024}, {"t", 1048576}, {"T", 1048576}, {"TiB", 1048576}};
+    return read_value(text, units, KELPIE_ARRAY_COUNT(units), out_mib);
+}
+
+bool kelpie__cli_absolute(struct kelpie_cli *cli, const char *path, char *out, size_t capacity) {
+    char here[KELPIE_PATH_BYTES_MAX + 1];
+    KELPIE_ASSERT(path[0] != '\0');
+    if (path[0] == '/') {
+        return kelpie__text_copy(out, capacity, path);
+    }
+    return kelpie__os_real_path(cli->os, ".", here, sizeof(here)) >= 0 &&
+           kelpie__text_join(out, capacity, here, path);
+}
+
+void kelpie__cli_age(int64_t age_ms, char *out, size_t capacity) {
+    static const struct {
+        int64_t ms;
+        const char *name;
+    } steps[] = {{86400000, "d"}, {3600000, "h"}, {60000, "min"}, {1000, "s"}};
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(steps); i += 1) {
+        if (age_ms >= steps[i].ms) {
+            kelpie__text_format(out, capacity, "%lld %s", (long long)(age_ms / steps[i].ms),
+                                steps[i].name);
+            return;
+        }
+    }
+    kelpie__ignore(kelpie__text_copy(out, capacity, "0 s"));
+}

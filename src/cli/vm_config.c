@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The options of create and run as a configuration.
+ */
+#include "cli/cli.h"
+#include "core/text.h"
+
+static bool set_path(struct kelpie_cli *cli, const char *option, const char *path, char *out) {
+    if (path[0] == '\0') {
+        kelpie__ignore(kelpie__cli_fail(cli, "--%s: it is empty; give a path", option));
+        return false;
+    }
+    if (!kelpie__cli_absolute(cli, path, out, KELPIE_PATH_BYTES_MAX + 1)) {
+        kelpie__ignore(kelpie__cli_fail(cli,
+                                        "--%s: \"%.40s...\" is longer than the limit of %u bytes",
+                                        option, path, KELPIE_PATH_BYTES_MAX));
+        return false;
+    }
+    KELPIE_ASSERT(out[0] == '/');
+    return true;
+}
+
+static bool set_accelerator(struct kelpie_cli *cli, struct kelpie_config *config) {
+    static const struct {
+        const char *name;
+        enum kelpie_accelerator value;
+    } known[] = {{"auto", KELPIE_ACCELERATOR_AUTO},
+                 {"kvm", KELPIE_ACCELERATOR_KVM},
+                 {"tcg", KELPIE_ACCELERATOR_TCG}};
+    const char *name = cli->options.accelerator;
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(known) && name != NULL; i += 1) {
+        if (kelpie__text_equal(name, known[i].name)) {
+            kelpie_config_set_accelerator(config, known[i].value);
+            return true;
+        }
+    }
+    if (name != NULL) {
+        kelpie__ignore(kelpie__cli_fail(cli, "--accel: \"%s\" is not auto, kvm or tcg", name));
+    }
+    return name == NULL;
+}
+
+static bool set_texts(struct kelpie_cli *cli, struct kelpie_config *config) {
+    const struct kelpie_cli_options *options = &cli->options;
+    if (options->root != NULL) {
+        if (!set_path(cli, "root", options->root, cli->root_path)) {
+            return false;
+        }
+        kelpie_config_set_root(config, cli->root_path);
+    }
+    if (options->kernel != NULL) {
+        if (!set_path(cli, "kernel", options->kernel, cli->kernel_path)) {
+            return false;
+        }
+        kelpie_config_set_kernel(config, cli->kernel_path);
+    }
+    /* In run, environment and directory are the command's own. */
+    bool is_create = cli->verb->bit == KELPIE_CLI_CREATE;
+    if (options->working_directory != NULL && is_create) {
+        kelpie_config_set_working_directory(config, options->working_directory);
+    }
+    for (uint32_t i = 0; i < options->environment_count && is_create; i += 1) {
+        kelpie_config_add_environment(config, options->environment[i]);
+    }
+    return set_accelerator(cli, config);
+}
+
+static void set_numbers(const struct kelpie_cli_options *options, struct kelpie_config *config) {
+    if (options->cpus != KELPIE_CLI_UNSET) {
+        kelpie_config_set_cpus(config, options->cpus);
+    }
+    if (options->memory_mib != KELPIE_CLI_UNSET) {
+        kelpie_config_set_memory_mib(config, options->memory_mib);
+    }
+    if (options->disk_size_mib != KELPIE_CLI_UNSET) {
+        kelpie_config_set_disk_size_mib(config, options->disk_size_mib);
+    }
+    if (options->boot_timeout_ms != KELPIE_CLI_UNSET) {
+        kelpie_config_set_boot_timeout_ms(config, options->boot_timeout_ms);
+    }
+    kelpie_config_set_read_only(config, options->is_read_only);
+    kelpie_config_set_overcommit(config, options->allows_overcommit);
+}
+
+/* All problems, not the first only. */
+static int report_problems(struct kelpie_cli *cli, const struct kelpie_config *config,
+                           const struct kelpie_error *error) {
+    size_t count = kelpie_config_problem_count(config);
+    KELPIE_ASSERT(error->code < 0);
+    for (size_t i = 0; i < count; i += 1) {
+        kelpie__ignore(kelpie__cli_fail_error(cli, kelpie_config_problem(config, i)));
+    }
+    return count > 0 ? KELPIE_CLI_FAILED : kelpie__cli_fail_error(cli, error);
+}
+
+int kelpie__cli_make_config(struct kelpie_cli *cli, struct kelpie_config **out) {
+    struct kelpie_error error = {0};
+    struct kelpie_config *config = NULL;
+    if (!kelpie__cli_open(cli)) {
+        return KELPIE_CLI_FAILED;
+    }
+    if (kelpie_config_create(cli->kelpie, &config, &error) < 0) {
+        return kelpie__cli_fail_error(cli, &error);
+    }
+    bool is_run = cli->verb->bit == KELPIE_CLI_RUN;
+    bool is_owned = is_run && !cli->options.is_detached;
+    kelpie_config_set_lifetime(config, is_owned ? KELPIE_LIFETIME_OWNED : KELPIE_LIFETIME_DETACHED);
+    kelpie_config_set_ephemeral(config, is_owned);
+    set_numbers(&cli->options, config);
+    int code = set_texts(cli, config) ? KELPIE_CLI_OK : KELPIE_CLI_FAILED;
+    if (code == KELPIE_CLI_OK && kelpie_config_check(config, &error) < 0) {
+        code = report_problems(cli, config, &error);
+    }
+    if (code != KELPIE_CLI_OK) {
+        kelpie_config_destroy(config);
+        return code;
+    }
+    *out = config;
+    return KELPIE_CLI_OK;
+}
