@@ -223,8 +223,10 @@ static inline struct client *client_start(const char *cgroup) {
     assert_true(agent >= 0);
     if (agent == 0) {
         char number[16];
-        char *argv[] = {(char *)"kelpie-agent", (char *)"--channel-fd", number,
-                        (char *)"--cgroup",     (char *)cgroup,         NULL};
+        char name[] = "kelpie-agent", channel[] = "--channel-fd", group[] = "--cgroup";
+        char path[256];
+        char *argv[] = {name, channel, number, group, path, NULL};
+        snprintf(path, sizeof(path), "%s", cgroup == NULL ? "" : cgroup);
         prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
         prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
         snprintf(number, sizeof(number), "%d", sockets[1]);
