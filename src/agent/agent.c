@@ -16,8 +16,8 @@
 #define AGENT_PORT_NAME "org.kelpie.agent"
 #define AGENT_CGROUP "/sys/fs/cgroup/kelpie"
 #define AGENT_WATCH_MAX (3 * KELPIE_AGENT_EXEC_MAX + 4)
-#define AGENT_RETRY_MIN_NS (1 * KELPIE_NS_PER_MS)
-#define AGENT_RETRY_SHORT_COUNT 64 /* looks for the port after 1 ms each; then after 32 */
+#define AGENT_RETRY_MIN_NS (2 * KELPIE_NS_PER_MS) /* a look takes a quarter of a millisecond */
+#define AGENT_RETRY_SHORT_COUNT 64 /* looks for the port after 2 ms each; then after 32 */
 #define AGENT_RETRY_COUNT_MAX 1024 /* half a minute */
 #define AGENT_STOP_KILL_MS 2000    /* what is left to processes after SIGKILL */
 #define AGENT_STOP_SIGNAL_MS 5000  /* for "poweroff" typed in the guest */
@@ -170,7 +170,7 @@ static void agent_search_callback(void *context) {
         return;
     }
     int64_t pause_ns =
-        AGENT_RETRY_MIN_NS * (agent->attempt_count > AGENT_RETRY_SHORT_COUNT ? 32 : 1);
+        AGENT_RETRY_MIN_NS * (agent->attempt_count > AGENT_RETRY_SHORT_COUNT ? 16 : 1);
     kelpie__timer_arm(agent->loop, &agent->attempt_timer, agent->loop->now_ns + pause_ns,
                       agent_search_callback, agent);
 }

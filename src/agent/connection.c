@@ -99,7 +99,7 @@ static void connection_notification_callback(void *context, const char *method, 
 static struct kelpie_agent_exec *connection_find(struct kelpie_agent *agent, uint32_t stream) {
     uint32_t channel = stream >> KELPIE_STREAM_KIND_BITS;
     if (channel == 0 || channel > agent->last_channel) {
-        kelpie__wire_break(agent->wire, "R8", "stream %u belongs to no request", stream);
+        kelpie__wire_break(agent->wire, "R19", "stream %u belongs to no request", stream);
         return NULL;
     }
     return kelpie__agent_exec_find_channel(agent, channel);
@@ -134,14 +134,14 @@ static void connection_data_callback(void *context, uint32_t stream, uint64_t of
     case KELPIE_STREAM_ARGUMENTS:
         broken = exec->state == KELPIE_AGENT_EXEC_RECEIVING
                      ? kelpie__agent_exec_arguments(exec, &piece)
-                     : "R8: args of a command that has started";
+                     : "R16: args of a command that has started";
         break;
     case KELPIE_STREAM_STDIN:
         broken = kelpie__agent_exec_input(exec, &piece);
         break;
     case KELPIE_STREAM_STDOUT:
     case KELPIE_STREAM_STDERR:
-        broken = "R8: output streams are the agent's to write";
+        broken = "R20: output streams are the agent's to write";
         break;
     }
     if (broken != NULL) {
@@ -164,7 +164,7 @@ static struct kelpie_agent_output *connection_find_output(struct kelpie_agent *a
     case KELPIE_STREAM_STDIN:
         break;
     }
-    kelpie__wire_break(agent->wire, "R8", "stream %u is not the agent's to write", stream);
+    kelpie__wire_break(agent->wire, "R20", "stream %u is not the agent's to write", stream);
     return NULL;
 }
 

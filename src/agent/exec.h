@@ -185,6 +185,10 @@ KELPIE_MUST_CHECK int kelpie__agent_exec_streams_attach(struct kelpie_agent_exec
                                                         const uint64_t offsets[2],
                                                         struct kelpie_error *error);
 
+/* After the attach was answered: says how much of standard input may come, or that nobody reads it.
+ */
+void kelpie__agent_exec_streams_announce(struct kelpie_agent_exec *exec);
+
 /* Bytes for standard input. NULL, or the broken rule. */
 KELPIE_MUST_CHECK const char *kelpie__agent_exec_input(struct kelpie_agent_exec *exec,
                                                        const struct kelpie_agent_piece *piece);

@@ -253,8 +253,10 @@ void kelpie__agent_request_exec_attach(struct kelpie_agent *agent, uint64_t id,
         kelpie__wire_refuse(agent->wire, id, &error);
         return;
     }
-    exec->channel = 0; /* the latest to attach has it */
+    uint32_t former_channel = exec->channel;
+    exec->channel = 0; /* the latest to attach has the command */
     if (kelpie__agent_exec_streams_attach(exec, offsets, &error) < 0) {
+        exec->channel = former_channel;
         kelpie__wire_refuse(agent->wire, id, &error);
         return;
     }
@@ -268,6 +270,7 @@ void kelpie__agent_request_exec_attach(struct kelpie_agent *agent, uint64_t id,
         (unsigned long long)exec->input.receiver.received);
     KELPIE_ASSERT(is_whole);
     kelpie__wire_result(agent->wire, id, text);
+    kelpie__agent_exec_streams_announce(exec);
     kelpie__agent_exec_advance(exec);
 }
 

@@ -267,7 +267,6 @@ static void start_finish(struct kelpie_agent_exec *exec) {
         return;
     }
     start_answer(exec);
-    kelpie__agent_exec_advance(exec);
 }
 
 const char *kelpie__agent_exec_arguments(struct kelpie_agent_exec *exec,

@@ -148,17 +148,33 @@ static void input_close(struct kelpie_agent_input *input) {
     input->handle = KELPIE_OS_NO_HANDLE;
 }
 
+/* A courtesy: without it the peer sends until its credit is used up. */
+static void input_send_stop(struct kelpie_agent_input *input) {
+    if (!input->receiver.is_ended && input_is_heard(input)) {
+        kelpie__ignore(kelpie__wire_stop(input->exec->agent->wire, input_stream(input)));
+    }
+}
+
 /* Nobody reads what still comes: the peer is told, and its bytes are dropped. */
 static void input_stop(struct kelpie_agent_input *input) {
     kelpie__ring_drop(&input->ring);
     if (input->handle >= 0) {
         input_close(input);
     }
-    if (!input->is_stopped && !input->receiver.is_ended && input_is_heard(input)) {
-        /* A courtesy: without it the peer sends until its credit is used up. */
-        kelpie__ignore(kelpie__wire_stop(input->exec->agent->wire, input_stream(input)));
+    if (!input->is_stopped) {
+        input_send_stop(input);
     }
     input->is_stopped = true;
+}
+
+/* Tells the peer about room that has become free. */
+static void input_grant(struct kelpie_agent_input *input) {
+    size_t held = kelpie__ring_unsent(&input->ring);
+    KELPIE_ASSERT(held <= input->receiver.received);
+    if (input_is_heard(input)) {
+        kelpie__stream_receiver_consumed(&input->receiver, input->exec->agent->wire,
+                                         input_stream(input), input->receiver.received - held);
+    }
 }
 
 /* Writes as much as the pipe takes. False: the command has closed its end. */
@@ -203,10 +219,7 @@ static void input_advance(struct kelpie_agent_input *input) {
         input_end(input);
         return;
     }
-    if (input_is_heard(input)) {
-        kelpie__stream_receiver_consumed(&input->receiver, input->exec->agent->wire,
-                                         input_stream(input), input->ring.sent);
-    }
+    input_grant(input);
     if (is_empty) {
         input_unwatch(input);
     } else if (!input->is_watched) {
@@ -295,11 +308,7 @@ void kelpie__agent_exec_streams_reset(struct kelpie_agent_exec *exec) {
             output_close(output);
         }
         KELPIE_ASSERT(!output->is_watched);
-        struct kelpie_stream_sender *sender = &output->sender;
-        kelpie__ring_reset(&sender->ring); /* its memory is kept for the next command */
-        *sender = (struct kelpie_stream_sender){.ring = sender->ring,
-                                                .limit = KELPIE_STREAM_CREDIT_INITIAL_BYTES};
-        kelpie__stream_sender_check(sender);
+        kelpie__stream_sender_begin(&output->sender, 0, KELPIE_STREAM_CREDIT_INITIAL_BYTES);
     }
 }
 
@@ -316,6 +325,9 @@ void kelpie__agent_exec_streams_open(struct kelpie_agent_exec *exec, int input, 
     if (input >= 0) { /* bytes, or the end, may have come before */
         input_advance(&exec->input);
     }
+    /* Nothing can be there to be read yet. */
+    output_watch(&exec->outputs[0]);
+    output_watch(&exec->outputs[1]);
 }
 
 int kelpie__agent_exec_streams_attach(struct kelpie_agent_exec *exec, const uint64_t offsets[2],
@@ -333,10 +345,15 @@ int kelpie__agent_exec_streams_attach(struct kelpie_agent_exec *exec, const uint
         bool is_resumed = kelpie__stream_sender_resume(&exec->outputs[i].sender, offsets[i]);
         KELPIE_ASSERT(is_resumed);
     }
-    struct kelpie_agent_input *input = &exec->input;
-    bool is_ended = input->receiver.is_ended;
-    kelpie__stream_receiver_init(&input->receiver, input->ring.written,
-                                 KELPIE_STREAM_CREDIT_INITIAL_BYTES);
-    input->receiver.is_ended = is_ended;
+    kelpie__stream_receiver_resume(&exec->input.receiver);
     return 0;
+}
+
+void kelpie__agent_exec_streams_announce(struct kelpie_agent_exec *exec) {
+    KELPIE_ASSERT(exec->channel != 0);
+    if (exec->input.is_stopped) {
+        input_send_stop(&exec->input);
+    } else {
+        input_grant(&exec->input);
+    }
 }

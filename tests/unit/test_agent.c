@@ -222,8 +222,8 @@ static void client_id_params(const struct client *client, const char *more, char
 
 static void test_exec_signal_reaches_the_group(void **state) {
     struct client *client = client_start_ready(test_mode(state));
-    const char *const argv[] = {"sh", "-c", "trap 'echo got; exit 5' USR1; echo up; sleep 1000",
-                                NULL};
+    const char *const argv[] = {
+        "sh", "-c", "trap 'echo got; exit 5' USR1; echo up; while :; do sleep 0.02; done", NULL};
     const struct client_exec exec = {argv, NULL, NULL};
     int channel = client_exec_start(client, &exec);
     char params[128];
@@ -369,9 +369,13 @@ static void test_exec_goes_on_in_a_new_epoch(void **state) {
     snprintf(params, sizeof(params), "%s,\"channel\":1,\"stdout_offset\":99}", start);
     assert_int_equal(client_call(client, "exec.attach", params), KELPIE_E_LIMIT);
     snprintf(params, sizeof(params), "%s,\"channel\":2,\"stdout_offset\":2}", start);
+    client->limits[2][KELPIE_STREAM_STDIN] = 0;
     assert_int_equal(client_call(client, "exec.attach", params), 0);
     assert_string_equal(client->result,
                         "{\"stdout_offset\":2,\"stderr_offset\":0,\"stdin_offset\":0}");
+    while (client->limits[2][KELPIE_STREAM_STDIN] == 0) {
+        client_step(client);
+    }
     client_send(client, 2, KELPIE_STREAM_STDIN, "x\n", 2, true);
     client_wait_exit(client, 2);
     assert_string_equal(client_text(client, 2, 0), "e\ntwo x\n");
