@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Clients: see client.h. A method is a row of a table; what it means is the business of the module that it calls.
+ * Clients: see client.h. A method is a row of a table; what it means is the business of the module
+ * that it calls.
  */
 #include "monitor/client.h"
 
@@ -15,7 +16,6 @@
 #include "os/os_call.h"
 #include "wire/wire.h"
 
-
 static void clients_check(const struct kelpie_clients *clients) {
     KELPIE_ASSERT(clients->count <= KELPIE_CLIENT_COUNT_MAX);
     KELPIE_ASSERT(clients->serial_next > 0);
@@ -28,11 +28,11 @@ static struct kelpie_client *client_of(void *context) {
     return client;
 }
 
-static struct kelpie_client *client_find(const struct kelpie_monitor *monitor, uint64_t serial) {
+static struct kelpie_client *client_find(struct kelpie_monitor *monitor, uint64_t serial) {
     for (uint32_t i = 0; i < KELPIE_CLIENT_COUNT_MAX && serial != 0; i += 1) {
-        const struct kelpie_client *client = &monitor->clients.places[i];
+        struct kelpie_client *client = &monitor->clients.places[i];
         if (client->wire != NULL && client->serial == serial) {
-            return (struct kelpie_client *)client;
+            return client;
         }
     }
     return NULL;
@@ -43,7 +43,7 @@ struct kelpie_wire *kelpie__client_wire(struct kelpie_monitor *monitor, uint64_t
     return found != NULL && !kelpie__wire_is_closed(found->wire) ? found->wire : NULL;
 }
 
-uint32_t kelpie__client_channel_last(const struct kelpie_monitor *monitor, uint64_t client) {
+uint32_t kelpie__client_channel_last(struct kelpie_monitor *monitor, uint64_t client) {
     const struct kelpie_client *found = client_find(monitor, client);
     return found != NULL ? found->channel_last : UINT32_MAX;
 }
@@ -61,7 +61,7 @@ int kelpie__client_open_channel(struct kelpie_monitor *monitor, uint64_t client,
     return 0;
 }
 
-/* ---- answers ---- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 void kelpie__reply_result(struct kelpie_monitor *monitor, struct kelpie_reply *reply,
                           const char *result) {
@@ -83,8 +83,8 @@ void kelpie__reply_refuse(struct kelpie_monitor *monitor, struct kelpie_reply *r
     *reply = (struct kelpie_reply){0};
 }
 
-void kelpie__reply_refuse_text(struct kelpie_monitor *monitor, struct kelpie_reply *reply,
-                               int code, const char *format, ...) {
+void kelpie__reply_refuse_text(struct kelpie_monitor *monitor, struct kelpie_reply *reply, int code,
+                               const char *format, ...) {
     struct kelpie_error error = {0};
     char text[512];
     va_list list;
@@ -96,7 +96,7 @@ void kelpie__reply_refuse_text(struct kelpie_monitor *monitor, struct kelpie_rep
     kelpie__reply_refuse(monitor, reply, &error);
 }
 
-/* ---- methods ---- */
+/* ---- methods --------------------------------------------------------------------------------- */
 
 static void client_hello(struct kelpie_client *client, struct kelpie_reply reply,
                          const char *params, size_t length) {
@@ -136,8 +136,7 @@ static void client_hello(struct kelpie_client *client, struct kelpie_reply reply
     kelpie__json_object_begin(&writer, "vm");
     kelpie__json_write_string(&writer, "id", monitor->config.id);
     kelpie__json_write_string(&writer, "name", monitor->config.name);
-    kelpie__json_write_string(&writer, "state",
-                              kelpie_vm_state_name(monitor->lifecycle.state));
+    kelpie__json_write_string(&writer, "state", kelpie_vm_state_name(monitor->lifecycle.state));
     kelpie__json_object_end(&writer);
     kelpie__json_object_end(&writer);
     int64_t written = kelpie__json_finish(&writer);
@@ -145,8 +144,8 @@ static void client_hello(struct kelpie_client *client, struct kelpie_reply reply
     kelpie__reply_result(monitor, &reply, text);
 }
 
-static void client_ping(struct kelpie_client *client, struct kelpie_reply reply,
-                        const char *params, size_t length) {
+static void client_ping(struct kelpie_client *client, struct kelpie_reply reply, const char *params,
+                        size_t length) {
     struct kelpie_json_value nonce;
     char text[256];
     struct kelpie_json_writer writer;
@@ -189,15 +188,15 @@ static void client_start(struct kelpie_client *client, struct kelpie_reply reply
     kelpie__lifecycle_start(client->monitor, reply, timeout_ms);
 }
 
-static void client_stop(struct kelpie_client *client, struct kelpie_reply reply,
-                        const char *params, size_t length) {
+static void client_stop(struct kelpie_client *client, struct kelpie_reply reply, const char *params,
+                        size_t length) {
     uint64_t timeout_ms = 0;
     kelpie__ignore(kelpie__json_find_u64(params, length, "timeout_ms", &timeout_ms)); /* optional */
     kelpie__lifecycle_stop(client->monitor, reply, timeout_ms);
 }
 
-static void client_kill(struct kelpie_client *client, struct kelpie_reply reply,
-                        const char *params, size_t length) {
+static void client_kill(struct kelpie_client *client, struct kelpie_reply reply, const char *params,
+                        size_t length) {
     (void)params;
     (void)length;
     kelpie__lifecycle_kill(client->monitor, reply);
@@ -275,18 +274,27 @@ struct client_method {
 };
 
 static const struct client_method client_methods[] = {
-    {"exec.start", client_exec_start},   {"exec.attach", client_exec_attach},
-    {"exec.detach", client_exec_detach}, {"exec.list", client_exec_list},
-    {"exec.signal", client_exec_signal}, {"exec.resize", client_exec_resize},
-    {"exec.kill", client_exec_kill},     {"hello", client_hello},
-    {"ping", client_ping},               {"cancel", client_cancel},
-    {"vm.start", client_start},          {"vm.stop", client_stop},
-    {"vm.kill", client_kill},            {"vm.delete", client_delete},
-    {"vm.inspect", client_inspect},      {"vm.stats", client_stats},
-    {"vm.health", client_health},        {"vm.subscribe", client_subscribe},
+    {"exec.start", client_exec_start},
+    {"exec.attach", client_exec_attach},
+    {"exec.detach", client_exec_detach},
+    {"exec.list", client_exec_list},
+    {"exec.signal", client_exec_signal},
+    {"exec.resize", client_exec_resize},
+    {"exec.kill", client_exec_kill},
+    {"hello", client_hello},
+    {"ping", client_ping},
+    {"cancel", client_cancel},
+    {"vm.start", client_start},
+    {"vm.stop", client_stop},
+    {"vm.kill", client_kill},
+    {"vm.delete", client_delete},
+    {"vm.inspect", client_inspect},
+    {"vm.stats", client_stats},
+    {"vm.health", client_health},
+    {"vm.subscribe", client_subscribe},
 };
 
-/* ---- the connection ---- */
+/* ---- the connection -------------------------------------------------------------------------- */
 
 static void client_on_request(void *context, uint64_t id, const char *method, const char *params,
                               size_t length) {
@@ -294,7 +302,7 @@ static void client_on_request(void *context, uint64_t id, const char *method, co
     struct kelpie_reply reply = {.client = client->serial, .request = id};
     bool is_hello = strcmp(method, "hello") == 0;
     if (is_hello == client->has_said_hello) {
-        kelpie__wire_break(client->wire, "R11", "hello comes first and once, not \"%s\"", method);
+        kelpie__wire_break(client->wire, "R21", "hello comes first and once, not \"%s\"", method);
         return;
     }
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(client_methods); i += 1) {
@@ -374,7 +382,7 @@ static const struct kelpie_wire_callbacks client_callbacks = {
     .closed = client_on_closed,
 };
 
-/* ---- coming and going ---- */
+/* ---- coming and going ------------------------------------------------------------------------ */
 
 /* Takes the stream in any case: a client that cannot be served is closed. */
 static int clients_add(struct kelpie_clients *clients, int stream, bool is_owner,
@@ -407,17 +415,16 @@ static int clients_add(struct kelpie_clients *clients, int stream, bool is_owner
         kelpie__ignore(kelpie__os_close(monitor->os, stream)); /* it has nothing of ours */
         return status;
     }
-    *client = (struct kelpie_client){.monitor = monitor,
-                                     .wire = wire,
-                                     .serial = clients->serial_next,
-                                     .is_owner = is_owner};
+    *client = (struct kelpie_client){
+        .monitor = monitor, .wire = wire, .serial = clients->serial_next, .is_owner = is_owner};
     clients->serial_next += 1;
     clients->count += 1;
     clients_check(clients);
     return 0;
 }
 
-/* Serves the own user and root, nobody else: a directory's mode may have been widened by somebody. */
+/* Serves the own user and root, nobody else: a directory's mode may have been widened by somebody.
+ */
 static bool clients_may_connect(const struct kelpie_clients *clients, int stream) {
     struct kelpie_os_peer peer = {0};
     KELPIE_ASSERT(stream >= 0);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Clients: accepts them, looks at who they are, answers their requests and carries their streams. A client that breaks
- * a rule loses its connection; nobody else notices.
+ * Clients: accepts them, looks at who they are, answers their requests and carries their streams. A
+ * client that breaks a rule loses its connection; nobody else notices.
  */
 #ifndef KELPIE_MONITOR_CLIENT_H
 #define KELPIE_MONITOR_CLIENT_H
@@ -45,7 +45,7 @@ void kelpie__clients_publish(struct kelpie_clients *clients, const char *event);
 void kelpie__clients_deinit(struct kelpie_clients *clients, const char *reason);
 
 /* The last channel that this client opened; UINT32_MAX when it is gone. */
-uint32_t kelpie__client_channel_last(const struct kelpie_monitor *monitor, uint64_t client);
+uint32_t kelpie__client_channel_last(struct kelpie_monitor *monitor, uint64_t client);
 
 /* Channels rise and are never used again. Errors: MISUSE. */
 KELPIE_MUST_CHECK int kelpie__client_open_channel(struct kelpie_monitor *monitor, uint64_t client,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The console's drain: see console_log.h. One large read per readiness and loop step: fair to the execs, and still far
- * faster than an emulated serial port can write.
+ * The console's drain: see console_log.h. One large read per readiness and loop step: fair to the
+ * execs, and still far faster than an emulated serial port can write.
  */
 #include "monitor/console_log.h"
 
@@ -16,8 +16,8 @@
 
 enum console_mark { CONSOLE_MARK_PANIC, CONSOLE_MARK_REBOOT };
 
-/* No mark has a proper prefix that is also a suffix of another of its prefixes longer than one byte, so that a
- * mismatch needs to look at the mismatching byte only once more. */
+/* No mark has a proper prefix that is also a suffix of another of its prefixes longer than one
+ * byte, so that a mismatch needs to look at the mismatching byte only once more. */
 static const char *const console_marks[KELPIE_CONSOLE_MARK_COUNT] = {
     [CONSOLE_MARK_PANIC] = "Kernel panic - not syncing: ",
     [CONSOLE_MARK_REBOOT] = "reboot: Restarting system",
@@ -41,8 +41,8 @@ static void console_look(struct kelpie_console_log *console, const char *bytes, 
     for (size_t i = 0; i < count; i += 1) {
         char byte = bytes[i];
         if (console->is_panic_open) {
-            bool is_end = byte == '\n' || byte == '\r' ||
-                          console->panic_length + 1 == sizeof(console->panic);
+            bool is_end =
+                byte == '\n' || byte == '\r' || console->panic_length + 1 == sizeof(console->panic);
             if (is_end) {
                 console->is_panic_open = false;
             } else {

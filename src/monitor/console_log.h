@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Drains a guest's console, always and at once, into console.log and console.log.1: a guest that prints for ever fills
- * no disk and waits for nobody. Keeps the last lines for error messages, and notices how the guest's kernel ended.
+ * Drains a guest's console, always and at once, into console.log and console.log.1: a guest that
+ * prints for ever fills no disk and waits for nobody. Keeps the last lines for error messages, and
+ * notices how the guest's kernel ended.
  */
 #ifndef KELPIE_MONITOR_CONSOLE_LOG_H
 #define KELPIE_MONITOR_CONSOLE_LOG_H
 
 #include "core/loop.h"
+#include "core/tail.h"
 #include "monitor/log_file.h"
-#include "vmm/tail.h"
 
 #define KELPIE_CONSOLE_MARK_COUNT 2u
 #define KELPIE_CONSOLE_PANIC_BYTES_MAX 160u

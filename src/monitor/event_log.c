@@ -14,7 +14,7 @@
 #include "os/os_call.h"
 
 #define EVENT_DETAIL_BYTES 2048u
-#define EVENT_LINE_BYTES   (6u * EVENT_DETAIL_BYTES + 256u) /* every byte escaped */
+#define EVENT_LINE_BYTES (6u * EVENT_DETAIL_BYTES + 256u) /* every byte escaped */
 
 int kelpie__event_log_open(struct kelpie_event_log *events, struct kelpie_os *os, int directory,
                            struct kelpie_error *error) {

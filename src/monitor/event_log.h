@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * What happened to the VM, a JSON object a line, in events.log (bounded), and to the clients that subscribed.
+ * What happened to the VM, a JSON object a line, in events.log (bounded), and to the clients that
+ * subscribed.
  */
 #ifndef KELPIE_MONITOR_EVENT_LOG_H
 #define KELPIE_MONITOR_EVENT_LOG_H

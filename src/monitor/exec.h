@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * One command in the guest as the relay keeps it; shared by exec_relay.c (requests) and exec_stream.c (bytes) only.
+ * One command in the guest as the relay keeps it; shared by exec_relay.c (requests) and
+ * exec_stream.c (bytes) only.
  *
- * Life: Starting (the guest was asked) -> Live (it has an id) -> Ended (the guest said how, or the VM died) -> freed once
- * a client has been told. Input streams go client -> ring -> guest, output streams guest -> ring -> client. A ring's
- * memory is made at its first byte, small; it grows when the client goes and the command is kept.
+ * Life: Starting (the guest was asked) -> Live (it has an id) -> Ended (the guest said how, or the
+ * VM died) -> freed once a client has been told. Input streams go client -> ring -> guest, output
+ * streams guest -> ring -> client. A ring's memory is made at its first byte, small; it grows when
+ * the client goes and the command is kept.
  */
 #ifndef KELPIE_MONITOR_EXEC_H
 #define KELPIE_MONITOR_EXEC_H
@@ -49,8 +51,8 @@ struct kelpie_relay_exec {
     char id[KELPIE_EXEC_ID_CHARACTERS + 1]; /* "" while Starting */
     uint32_t guest_channel;
     uint32_t client_channel;
-    uint64_t client;                  /* serial number; 0: detached */
-    struct kelpie_reply start_reply;  /* until Live */
+    uint64_t client;                 /* serial number; 0: detached */
+    struct kelpie_reply start_reply; /* until Live */
     bool keeps_on_disconnect;
     bool is_kill_wanted; /* as soon as its id is known */
     bool is_abandoned;   /* nobody will ever read it: its output is thrown away */
@@ -80,17 +82,22 @@ static inline uint32_t kelpie__exec_stream_channel(uint32_t stream) {
 
 void kelpie__exec_check(const struct kelpie_relay_exec *exec);
 
-/* exec_stream.c: sends what credit and room allow, of all streams, and the end when all else has gone. Frees the exec when
- * there is nothing more to do for it; true then. */
+/* exec_stream.c: sends what credit and room allow, of all streams, and the end when all else has
+ * gone. Frees the exec when there is nothing more to do for it; true then. */
 bool kelpie__exec_pump(struct kelpie_relay_exec *exec);
 
-/* exec_stream.c: makes room for a client that is away, and stops waiting for one that was told to be. */
+/* exec_stream.c: makes room for a client that is away, and stops waiting for one that was told to
+ * be. */
 void kelpie__exec_let_go(struct kelpie_relay_exec *exec, bool is_kept);
 
 /* exec_stream.c: a client takes it over. False: an offset was never written. */
 KELPIE_MUST_CHECK bool kelpie__exec_take_over(struct kelpie_relay_exec *exec, uint64_t client,
                                               uint32_t channel, uint64_t stdout_offset,
                                               uint64_t stderr_offset);
+
+/* exec_stream.c: after the answer: the new client gets credit and what waits for it. It may free
+ * the exec. */
+void kelpie__exec_taken_over(struct kelpie_relay_exec *exec);
 
 /* exec_relay.c: unlinks and frees. */
 void kelpie__exec_free(struct kelpie_relay_exec *exec);

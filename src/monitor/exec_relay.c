@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Requests about commands, and their beginning and end: see exec_relay.h. Bytes are exec_stream.c's.
+ * Requests about commands, and their beginning and end: see exec_relay.h. Bytes are
+ * exec_stream.c's.
  */
 #include "monitor/exec_relay.h"
 
@@ -157,7 +158,7 @@ void kelpie__exec_kill(struct kelpie_relay_exec *exec) {
                                      exec_ignore_answer, NULL, NULL, NULL));
 }
 
-/* ---- start ---- */
+/* ---- start ----------------------------------------------------------------------------------- */
 
 static void exec_started(struct kelpie_relay_exec *exec, const char *result, size_t length) {
     struct kelpie_monitor *monitor = exec->relay->monitor;
@@ -169,7 +170,7 @@ static void exec_started(struct kelpie_relay_exec *exec, const char *result, siz
         is_valid = (id[i] >= '0' && id[i] <= '9') || (id[i] >= 'a' && id[i] <= 'f');
     }
     if (!is_valid) {
-        kelpie__guest_break(&monitor->guest, "R10", "exec.start was answered without a new id");
+        kelpie__guest_break(&monitor->guest, "R22: exec.start was answered without a new id");
         return;
     }
     memcpy(exec->id, id, sizeof(id));
@@ -187,8 +188,8 @@ static void exec_started(struct kelpie_relay_exec *exec, const char *result, siz
     kelpie__exec_check(exec);
 }
 
-static void exec_start_answered(void *context, const struct kelpie_error *error,
-                                const char *result, size_t length) {
+static void exec_start_answered(void *context, const struct kelpie_error *error, const char *result,
+                                size_t length) {
     struct kelpie_relay_exec *exec = context;
     KELPIE_ASSERT(exec->phase == KELPIE_RELAY_STARTING);
     if (error == NULL) {
@@ -234,18 +235,16 @@ static int relay_start_read(const char *params, size_t length, struct relay_star
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "a command needs at least one argument");
     }
     if (out->argument_bytes > KELPIE_EXEC_ARGUMENT_BYTES_MAX) {
-        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
-                            "arguments and environment take %llu bytes, at most %u",
-                            (unsigned long long)out->argument_bytes,
-                            KELPIE_EXEC_ARGUMENT_BYTES_MAX);
+        return kelpie__fail(
+            error, KELPIE_E_LIMIT, 0, "arguments and environment take %llu bytes, at most %u",
+            (unsigned long long)out->argument_bytes, KELPIE_EXEC_ARGUMENT_BYTES_MAX);
     }
     if (out->argument_count > KELPIE_EXEC_ARGUMENT_COUNT_MAX ||
         out->environment_count > KELPIE_EXEC_ARGUMENT_COUNT_MAX) {
-        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
-                            "%llu arguments and %llu variables, at most %u each",
-                            (unsigned long long)out->argument_count,
-                            (unsigned long long)out->environment_count,
-                            KELPIE_EXEC_ARGUMENT_COUNT_MAX);
+        return kelpie__fail(
+            error, KELPIE_E_LIMIT, 0, "%llu arguments and %llu variables, at most %u each",
+            (unsigned long long)out->argument_count, (unsigned long long)out->environment_count,
+            KELPIE_EXEC_ARGUMENT_COUNT_MAX);
     }
     if (out->timeout_ms > KELPIE_EXEC_TIMEOUT_MS_MAX) {
         return kelpie__fail(error, KELPIE_E_LIMIT, 0, "a timeout of %llu ms, at most %llu",
@@ -301,8 +300,7 @@ static struct kelpie_relay_exec *relay_add(struct kelpie_relay *relay,
     exec->keeps_on_disconnect = start->keeps_on_disconnect;
     exec->timeout_ms = start->timeout_ms;
     exec->argument_bytes = start->argument_bytes;
-    exec->started_ms =
-        kelpie__os_now(monitor->os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
+    exec->started_ms = kelpie__os_now(monitor->os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
     for (uint32_t kind = 0; kind < KELPIE_EXEC_STREAM_COUNT; kind += 1) {
         kelpie__stream_receiver_init(&exec->streams[kind].receiver, 0,
                                      KELPIE_STREAM_CREDIT_INITIAL_BYTES);
@@ -335,8 +333,8 @@ static int relay_start_check(struct kelpie_relay *relay, const struct kelpie_rep
                             relay->live_count, KELPIE_EXEC_COUNT_MAX);
     }
     if (relay->guest_channel_last == KELPIE_CHANNEL_MAX) {
-        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "all %u channels were used; start the VM anew",
-                            KELPIE_CHANNEL_MAX);
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
+                            "all %u channels were used; start the VM anew", KELPIE_CHANNEL_MAX);
     }
     return kelpie__client_open_channel(relay->monitor, reply->client, start->channel, error);
 }
@@ -357,8 +355,8 @@ void kelpie__relay_start(struct kelpie_relay *relay, struct kelpie_reply reply, 
         exec = relay_add(relay, &reply, &start);
         status = exec == NULL ? kelpie__fail(&error, KELPIE_E_MEMORY, 0, "allocate a command") : 0;
     }
-    if (status == 0 && relay_start_write(&start, exec->guest_channel, params, length, text,
-                                         sizeof(text)) < 0) {
+    if (status == 0 &&
+        relay_start_write(&start, exec->guest_channel, params, length, text, sizeof(text)) < 0) {
         status = kelpie__fail(&error, KELPIE_E_LIMIT, 0,
                               "the options of the command take more than %u bytes",
                               (unsigned)sizeof(text));
@@ -388,7 +386,7 @@ void kelpie__relay_cancel(struct kelpie_relay *relay, uint64_t client, uint64_t 
     }
 }
 
-/* ---- attach, detach, list, control ---- */
+/* ---- attach, detach, list, control ----------------------------------------------------------- */
 
 static struct kelpie_relay_exec *relay_find_params(struct kelpie_relay *relay,
                                                    struct kelpie_reply *reply, const char *params,
@@ -406,8 +404,8 @@ static struct kelpie_relay_exec *relay_find_params(struct kelpie_relay *relay,
     return exec;
 }
 
-void kelpie__relay_attach(struct kelpie_relay *relay, struct kelpie_reply reply,
-                          const char *params, size_t length) {
+void kelpie__relay_attach(struct kelpie_relay *relay, struct kelpie_reply reply, const char *params,
+                          size_t length) {
     relay_check(relay);
     struct kelpie_error error = {0};
     struct kelpie_relay_exec *exec = relay_find_params(relay, &reply, params, length);
@@ -442,11 +440,11 @@ void kelpie__relay_attach(struct kelpie_relay *relay, struct kelpie_reply reply,
         (unsigned long long)exec->streams[KELPIE_STREAM_STDIN].receiver.received);
     KELPIE_ASSERT(is_whole);
     kelpie__reply_result(relay->monitor, &reply, text);
-    kelpie__ignore(kelpie__exec_pump(exec)); /* freed or not: this was the last use */
+    kelpie__exec_taken_over(exec);
 }
 
-void kelpie__relay_detach(struct kelpie_relay *relay, struct kelpie_reply reply,
-                          const char *params, size_t length) {
+void kelpie__relay_detach(struct kelpie_relay *relay, struct kelpie_reply reply, const char *params,
+                          size_t length) {
     relay_check(relay);
     struct kelpie_relay_exec *exec = relay_find_params(relay, &reply, params, length);
     if (exec == NULL) {
@@ -514,7 +512,7 @@ void kelpie__relay_control(struct kelpie_relay *relay, struct kelpie_reply reply
     kelpie__guest_forward(relay->monitor, &reply, method, params);
 }
 
-/* ---- ends ---- */
+/* ---- ends ------------------------------------------------------------------------------------ */
 
 void kelpie__relay_guest_exit(struct kelpie_relay *relay, const char *params, size_t length) {
     relay_check(relay);
@@ -534,18 +532,18 @@ void kelpie__relay_guest_exit(struct kelpie_relay *relay, const char *params, si
     };
     end.has_code = kelpie__json_find_i64(params, length, "code", &end.code) == 0;
     end.has_signal = kelpie__json_find_i64(params, length, "signal", &end.signal) == 0;
-    bool is_valid = exec != NULL && (end.has_code || end.has_signal) &&
-                    kelpie__json_find_string(params, length, "reason", end.reason,
-                                             sizeof(end.reason)) == 0;
+    bool is_valid =
+        exec != NULL && (end.has_code || end.has_signal) &&
+        kelpie__json_find_string(params, length, "reason", end.reason, sizeof(end.reason)) == 0;
     if (!is_valid) {
-        kelpie__guest_break(&relay->monitor->guest, "R10",
-                            "exec.exit of no living command, or without code and reason");
+        kelpie__guest_break(&relay->monitor->guest,
+                            "R22: exec.exit of no living command, or without code and reason");
         return;
     }
     bool is_drained = exec->streams[KELPIE_STREAM_STDOUT].receiver.is_ended &&
                       exec->streams[KELPIE_STREAM_STDERR].receiver.is_ended;
     if (!is_drained) {
-        kelpie__guest_break(&relay->monitor->guest, "R10", "exec.exit before the end of its output");
+        kelpie__guest_break(&relay->monitor->guest, "R22: exec.exit before the end of its output");
         return;
     }
     exec->end = end;

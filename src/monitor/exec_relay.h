@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Commands in the guest, on behalf of clients: matches a client's channel with one of the guest's, moves the bytes of
- * their four streams under credit in both directions, keeps what a client that is away has not read, and delivers each
- * command's end exactly once. Neither side is believed: a guest that breaks a rule costs its VM, a client its connection.
+ * Commands in the guest, on behalf of clients: matches a client's channel with one of the guest's,
+ * moves the bytes of their four streams under credit in both directions, keeps what a client that
+ * is away has not read, and delivers each command's end exactly once. Neither side is believed: a
+ * guest that breaks a rule costs its VM, a client its connection.
  */
 #ifndef KELPIE_MONITOR_EXEC_RELAY_H
 #define KELPIE_MONITOR_EXEC_RELAY_H
@@ -16,17 +17,18 @@ struct kelpie_relay_exec;
 #define KELPIE_RELAY_SLOT_COUNT (KELPIE_EXEC_COUNT_MAX + KELPIE_EXEC_FINISHED_MAX)
 
 struct kelpie_relay {
-    struct kelpie_monitor *monitor;                     /* borrowed: for ever */
+    struct kelpie_monitor *monitor;                           /* borrowed: for ever */
     struct kelpie_relay_exec *execs[KELPIE_RELAY_SLOT_COUNT]; /* owned; NULL: free */
-    uint32_t live_count;                                /* started and not ended */
-    uint32_t finished_count;                            /* ended, and the end not delivered yet */
-    uint32_t guest_channel_last;                        /* of this connection to the guest */
+    uint32_t live_count;                                      /* started and not ended */
+    uint32_t finished_count;     /* ended, and the end not delivered yet */
+    uint32_t guest_channel_last; /* of this connection to the guest */
     uint64_t order_next;
 };
 
 void kelpie__relay_init(struct kelpie_relay *relay, struct kelpie_monitor *monitor);
 
-/* A boot: channels begin anew, nothing lives. Finished commands of the boot before are still there for their clients. */
+/* A boot: channels begin anew, nothing lives. Finished commands of the boot before are still there
+ * for their clients. */
 void kelpie__relay_begin(struct kelpie_relay *relay);
 
 /* Nothing runs in the guest any more: everything that lived ends with this error, at once. */
@@ -40,10 +42,10 @@ uint32_t kelpie__relay_live_count(const struct kelpie_relay *relay);
 /* Requests of clients. `params` is a JSON object. */
 void kelpie__relay_start(struct kelpie_relay *relay, struct kelpie_reply reply, const char *params,
                          size_t length);
-void kelpie__relay_attach(struct kelpie_relay *relay, struct kelpie_reply reply,
-                          const char *params, size_t length);
-void kelpie__relay_detach(struct kelpie_relay *relay, struct kelpie_reply reply,
-                          const char *params, size_t length);
+void kelpie__relay_attach(struct kelpie_relay *relay, struct kelpie_reply reply, const char *params,
+                          size_t length);
+void kelpie__relay_detach(struct kelpie_relay *relay, struct kelpie_reply reply, const char *params,
+                          size_t length);
 void kelpie__relay_list(struct kelpie_relay *relay, struct kelpie_reply reply);
 /* exec.signal, exec.resize, exec.kill: passed on as they are. */
 void kelpie__relay_control(struct kelpie_relay *relay, struct kelpie_reply reply,

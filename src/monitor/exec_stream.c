@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The bytes of commands: see exec.h. Credit travels end to end: the guest may send what the client has made room for,
- * plus what fits into the ring, and the other way round.
+ * The bytes of commands: see exec.h. Credit travels end to end: the guest may send what the client
+ * has made room for, plus what fits into the ring, and the other way round.
  */
 #include <string.h>
 
@@ -23,7 +23,7 @@ static struct kelpie_wire *exec_client_wire(const struct kelpie_relay_exec *exec
 
 static struct kelpie_wire *exec_guest_wire(const struct kelpie_relay_exec *exec) {
     return exec->phase == KELPIE_RELAY_ENDED ? NULL
-                                            : kelpie__guest_wire(&exec->relay->monitor->guest);
+                                             : kelpie__guest_wire(&exec->relay->monitor->guest);
 }
 
 static uint32_t exec_number(const struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind,
@@ -31,7 +31,8 @@ static uint32_t exec_number(const struct kelpie_relay_exec *exec, enum kelpie_st
     return kelpie__stream_number(is_guest_side ? exec->guest_channel : exec->client_channel, kind);
 }
 
-/* The ring's memory, at the first byte. No memory ends the VM's execs one by one, not the monitor. */
+/* The ring's memory, at the first byte. No memory ends the VM's execs one by one, not the monitor.
+ */
 static bool exec_ensure_ring(struct kelpie_relay_exec *exec, struct kelpie_exec_stream *stream) {
     if (stream->has_ring) {
         return true;
@@ -49,37 +50,51 @@ static bool exec_ensure_ring(struct kelpie_relay_exec *exec, struct kelpie_exec_
     return true;
 }
 
-/* Gives the source of a stream the room that its sink has freed. */
+/* Gives the source of a stream the room that its sink has freed. What is thrown away needs none. */
 static void exec_grant(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
     struct kelpie_exec_stream *stream = &exec->streams[kind];
     bool is_input = kelpie__exec_is_input(kind);
     struct kelpie_wire *source = is_input ? exec_client_wire(exec) : exec_guest_wire(exec);
-    if (source == NULL || !stream->has_ring) {
+    if (source == NULL || (!stream->has_ring && !stream->sender.is_stopped)) {
         return;
     }
-    uint64_t consumed = stream->sender.ring.acknowledged;
+    uint64_t consumed =
+        stream->sender.is_stopped ? stream->receiver.received : stream->sender.ring.acknowledged;
     KELPIE_ASSERT(consumed <= stream->receiver.received);
     kelpie__stream_receiver_consumed(&stream->receiver, source, exec_number(exec, kind, !is_input),
                                      consumed);
+}
+
+/* The end of a stream that never had a byte needs no ring: most of stderr is like this. */
+static void exec_pump_empty(struct kelpie_exec_stream *stream, struct kelpie_wire *sink,
+                            uint32_t number) {
+    KELPIE_ASSERT(!stream->has_ring);
+    KELPIE_ASSERT(stream->receiver.received == 0 || stream->sender.is_stopped);
+    struct kelpie_stream_sender *sender = &stream->sender;
+    if (sender->is_end_written && !sender->is_end_sent) {
+        /* Without room it is tried again at `drained`. */
+        sender->is_end_sent = kelpie__wire_data(sink, number, 0, NULL, 0, true) == 0;
+    }
 }
 
 static void exec_pump_stream(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
     struct kelpie_exec_stream *stream = &exec->streams[kind];
     bool is_input = kelpie__exec_is_input(kind);
     struct kelpie_wire *sink = is_input ? exec_guest_wire(exec) : exec_client_wire(exec);
-    bool is_idle = !stream->has_ring && !stream->sender.is_end_written;
-    if (sink == NULL || is_idle || (stream->sender.is_stopped && !stream->sender.is_end_written)) {
+    if (sink == NULL) {
         return;
     }
-    if (!stream->has_ring && !exec_ensure_ring(exec, stream)) {
-        return; /* an end without a byte before it: tried again at the next occasion */
+    uint32_t number = exec_number(exec, kind, is_input);
+    if (stream->has_ring) {
+        kelpie__ignore(kelpie__stream_sender_pump(&stream->sender, sink, number));
+    } else {
+        exec_pump_empty(stream, sink, number);
     }
-    kelpie__ignore(kelpie__stream_sender_pump(&stream->sender, sink,
-                                              exec_number(exec, kind, is_input)));
 }
 
 /* Everything that the client is going to get of the output has been sent. */
-static bool exec_output_is_sent(const struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
+static bool exec_output_is_sent(const struct kelpie_relay_exec *exec,
+                                enum kelpie_stream_kind kind) {
     const struct kelpie_stream_sender *sender = &exec->streams[kind].sender;
     return sender->is_stopped || sender->is_end_sent;
 }
@@ -162,18 +177,17 @@ static void exec_note_command(struct kelpie_relay_exec *exec, const char *bytes,
 static const char *exec_receive(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind,
                                 uint64_t offset, const void *bytes, size_t count, bool is_end) {
     struct kelpie_exec_stream *stream = &exec->streams[kind];
-    const char *rule =
-        kelpie__stream_receiver_data(&stream->receiver, offset, count, is_end);
+    const char *rule = kelpie__stream_receiver_data(&stream->receiver, offset, count, is_end);
     if (rule != NULL) {
         return rule;
     }
     if (kind == KELPIE_STREAM_ARGUMENTS && stream->receiver.received > exec->argument_bytes) {
-        return "more bytes of arguments than exec.start announced";
+        return "R23: more bytes of arguments than exec.start announced";
     }
     if (kind == KELPIE_STREAM_ARGUMENTS) {
         exec_note_command(exec, bytes, count);
     }
-    if (count > 0) {
+    if (count > 0 && !stream->sender.is_stopped) {
         if (!exec_ensure_ring(exec, stream)) {
             return "no memory for a stream";
         }
@@ -191,10 +205,10 @@ static const char *exec_receive(struct kelpie_relay_exec *exec, enum kelpie_stre
     return NULL;
 }
 
-/* ---- what clients bring ---- */
+/* ---- what clients bring ---------------------------------------------------------------------- */
 
-static struct kelpie_relay_exec *relay_find_client(const struct kelpie_relay *relay, uint64_t client,
-                                             uint32_t channel) {
+static struct kelpie_relay_exec *relay_find_client(const struct kelpie_relay *relay,
+                                                   uint64_t client, uint32_t channel) {
     for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT; i += 1) {
         struct kelpie_relay_exec *exec = relay->execs[i];
         if (exec != NULL && exec->client == client && exec->client_channel == channel) {
@@ -204,16 +218,17 @@ static struct kelpie_relay_exec *relay_find_client(const struct kelpie_relay *re
     return NULL;
 }
 
-/* A frame of a channel that is no more is late, not wrong; one of a channel that never was is wrong. */
+/* A frame of a channel that is no more is late, not wrong; one of a channel that never was is
+ * wrong. */
 static struct kelpie_relay_exec *relay_client_exec(struct kelpie_relay *relay, uint64_t client,
-                                             uint32_t stream) {
+                                                   uint32_t stream) {
     KELPIE_ASSERT(client != 0);
     uint32_t channel = kelpie__exec_stream_channel(stream);
     struct kelpie_relay_exec *exec = relay_find_client(relay, client, channel);
     if (exec == NULL && channel > kelpie__client_channel_last(relay->monitor, client)) {
         struct kelpie_wire *wire = kelpie__client_wire(relay->monitor, client);
         if (wire != NULL) {
-            kelpie__wire_break(wire, "R8", "channel %u was never opened", channel);
+            kelpie__wire_break(wire, "R19", "channel %u was never opened", channel);
         }
     }
     return exec;
@@ -223,7 +238,7 @@ static void relay_break_client(struct kelpie_relay_exec *exec, const char *rule)
     struct kelpie_wire *wire = exec_client_wire(exec);
     KELPIE_ASSERT(rule != NULL);
     if (wire != NULL) {
-        kelpie__wire_break(wire, "R9", "%s", rule);
+        kelpie__wire_break_rule(wire, rule);
     }
 }
 
@@ -236,7 +251,7 @@ void kelpie__relay_client_data(struct kelpie_relay *relay, uint64_t client, uint
     }
     const char *rule = kelpie__exec_is_input(kind)
                            ? exec_receive(exec, kind, offset, bytes, count, is_end)
-                           : "a client sends no output";
+                           : "R20: a client sends no output";
     if (rule != NULL) {
         relay_break_client(exec, rule);
         return;
@@ -251,7 +266,7 @@ void kelpie__relay_client_credit(struct kelpie_relay *relay, uint64_t client, ui
     if (exec == NULL) {
         return;
     }
-    const char *rule = "a client gives no credit for input";
+    const char *rule = "R20: a client gives no credit for input";
     if (!kelpie__exec_is_input(kind)) {
         struct kelpie_exec_stream *entry = &exec->streams[kind];
         rule = exec_ensure_ring(exec, entry)
@@ -266,7 +281,8 @@ void kelpie__relay_client_credit(struct kelpie_relay *relay, uint64_t client, ui
     kelpie__ignore(kelpie__exec_pump(exec)); /* freed or not: this was the last use */
 }
 
-/* Throws away what a stream holds and what still comes. The source is told where it can do something about it. */
+/* Throws away what a stream holds and what still comes. The source is told where it can do
+ * something about it. */
 static void exec_stop_stream(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
     struct kelpie_exec_stream *stream = &exec->streams[kind];
     if (stream->sender.is_stopped) {
@@ -288,7 +304,7 @@ void kelpie__relay_client_stop(struct kelpie_relay *relay, uint64_t client, uint
         return;
     }
     if (kelpie__exec_is_input(kind)) {
-        relay_break_client(exec, "a client does not stop its own input");
+        relay_break_client(exec, "R20: a client does not stop its own input");
         return;
     }
     exec_stop_stream(exec, kind);
@@ -309,7 +325,7 @@ void kelpie__relay_client_drained(struct kelpie_relay *relay, uint64_t client) {
     }
 }
 
-/* ---- what the guest brings ---- */
+/* ---- what the guest brings ------------------------------------------------------------------- */
 
 static struct kelpie_relay_exec *relay_guest_exec(struct kelpie_relay *relay, uint32_t stream) {
     uint32_t channel = kelpie__exec_stream_channel(stream);
@@ -320,7 +336,7 @@ static struct kelpie_relay_exec *relay_guest_exec(struct kelpie_relay *relay, ui
         }
     }
     if (channel == 0 || channel > relay->guest_channel_last) {
-        kelpie__guest_break(&relay->monitor->guest, "R8", "a channel that was never opened");
+        kelpie__guest_break(&relay->monitor->guest, "R19: a channel that was never opened");
     }
     return NULL;
 }
@@ -333,10 +349,10 @@ void kelpie__relay_guest_data(struct kelpie_relay *relay, uint32_t stream, uint6
         return;
     }
     const char *rule = kelpie__exec_is_input(kind)
-                           ? "an agent sends no input"
+                           ? "R20: an agent sends no input"
                            : exec_receive(exec, kind, offset, bytes, count, is_end);
     if (rule != NULL) {
-        kelpie__guest_break(&relay->monitor->guest, "R9", rule);
+        kelpie__guest_break(&relay->monitor->guest, rule);
         return;
     }
     exec_pump_stream(exec, kind);
@@ -349,7 +365,7 @@ void kelpie__relay_guest_credit(struct kelpie_relay *relay, uint32_t stream, uin
     if (exec == NULL) {
         return;
     }
-    const char *rule = "an agent gives no credit for output";
+    const char *rule = "R20: an agent gives no credit for output";
     if (kelpie__exec_is_input(kind)) {
         struct kelpie_exec_stream *entry = &exec->streams[kind];
         rule = exec_ensure_ring(exec, entry)
@@ -357,7 +373,7 @@ void kelpie__relay_guest_credit(struct kelpie_relay *relay, uint32_t stream, uin
                    : "no memory for a stream";
     }
     if (rule != NULL) {
-        kelpie__guest_break(&relay->monitor->guest, "R9", rule);
+        kelpie__guest_break(&relay->monitor->guest, rule);
         return;
     }
     exec_grant(exec, kind);
@@ -371,7 +387,7 @@ void kelpie__relay_guest_stop(struct kelpie_relay *relay, uint32_t stream) {
         return;
     }
     if (!kelpie__exec_is_input(kind)) {
-        kelpie__guest_break(&relay->monitor->guest, "R9", "an agent does not stop its own output");
+        kelpie__guest_break(&relay->monitor->guest, "R20: an agent does not stop its own output");
         return;
     }
     exec_stop_stream(exec, kind);
@@ -392,9 +408,10 @@ void kelpie__relay_guest_drained(struct kelpie_relay *relay) {
     }
 }
 
-/* ---- clients come and go ---- */
+/* ---- clients come and go --------------------------------------------------------------------- */
 
-/* A larger ring with the same content, and the source may fill it. Without memory the small one has to do. */
+/* A larger ring with the same content, and the source may fill it. Without memory the small one has
+ * to do. */
 static void exec_grow(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
     struct kelpie_exec_stream *stream = &exec->streams[kind];
     struct kelpie_ring *ring = &stream->sender.ring;
@@ -403,7 +420,8 @@ static void exec_grow(struct kelpie_relay_exec *exec, enum kelpie_stream_kind ki
         kelpie__ring_init(&larger, exec->relay->monitor->os, KELPIE_EXEC_OUTPUT_BYTES, NULL) < 0) {
         return;
     }
-    /* Everything that is kept counts as unsent in the new ring, then as sent again as far as it was. */
+    /* Everything that is kept counts as unsent in the new ring, then as sent again as far as it
+     * was. */
     uint64_t sent = ring->sent;
     bool is_rewound = kelpie__ring_rewind(ring, ring->acknowledged);
     KELPIE_ASSERT(is_rewound);
@@ -462,11 +480,17 @@ bool kelpie__exec_take_over(struct kelpie_relay_exec *exec, uint64_t client, uin
     }
     exec->client = client;
     exec->client_channel = channel;
-    /* The new connection starts with the initial credit of each stream, counted from where stdin stands. */
-    struct kelpie_stream_receiver *input = &exec->streams[KELPIE_STREAM_STDIN].receiver;
-    bool is_ended = input->is_ended;
-    uint32_t window_bytes = input->window_bytes;
-    kelpie__stream_receiver_init(input, input->received, window_bytes);
-    input->is_ended = is_ended;
+    /* What the client before left may fill stdin's ring: credit comes as the guest reads. */
+    kelpie__stream_receiver_resume(&exec->streams[KELPIE_STREAM_STDIN].receiver);
     return true;
+}
+
+void kelpie__exec_taken_over(struct kelpie_relay_exec *exec) {
+    kelpie__exec_check(exec);
+    KELPIE_ASSERT(exec->client != 0);
+    struct kelpie_exec_stream *input = &exec->streams[KELPIE_STREAM_STDIN];
+    if (exec->phase == KELPIE_RELAY_LIVE && exec_ensure_ring(exec, input)) {
+        exec_grant(exec, KELPIE_STREAM_STDIN);
+    }
+    kelpie__ignore(kelpie__exec_pump(exec)); /* freed or not: this was the last use */
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The agent's connection: see guest.h. The phases only go forward; a second attach is a second boot.
+ * The agent's connection: see guest.h. The phases only go forward; a second attach is a second
+ * boot.
  */
 #include "monitor/guest.h"
 
@@ -34,17 +35,16 @@ struct kelpie_wire *kelpie__guest_wire(const struct kelpie_guest *guest) {
     return is_open && !kelpie__wire_is_closed(guest->wire) ? guest->wire : NULL;
 }
 
-void kelpie__guest_break(struct kelpie_guest *guest, const char *rule, const char *text) {
+void kelpie__guest_break(struct kelpie_guest *guest, const char *rule) {
     KELPIE_ASSERT(rule[0] == 'R');
     KELPIE_ASSERT(guest->wire != NULL);
-    kelpie__wire_break(guest->wire, rule, "%s", text);
+    kelpie__wire_break_rule(guest->wire, rule);
 }
 
-/* ---- boot: ready, hello, setup ---- */
+/* ---- boot: ready, hello, setup --------------------------------------------------------------- */
 
 static void guest_live(struct kelpie_guest *guest) {
-    KELPIE_ASSERT(guest->phase == KELPIE_GUEST_SETTING_UP ||
-                  guest->phase == KELPIE_GUEST_TIMING);
+    KELPIE_ASSERT(guest->phase == KELPIE_GUEST_SETTING_UP || guest->phase == KELPIE_GUEST_TIMING);
     guest->phase = KELPIE_GUEST_LIVE;
     kelpie__lifecycle_guest_live(guest->monitor);
 }
@@ -67,7 +67,7 @@ static void guest_timed(void *context, const struct kelpie_error *error, const c
                     kelpie__json_find_u64(result, length, "monotonic_ns",
                                           &guest->clock.second_monotonic_ns) == 0;
     if (!is_valid) {
-        kelpie__guest_break(guest, "R10", "guest.clock was answered without tsc and monotonic_ns");
+        kelpie__guest_break(guest, "R22: guest.clock was answered without tsc and monotonic_ns");
         return;
     }
     if (kelpie__vmm_check_clock(guest->monitor->lifecycle.vmm, &guest->clock, &clock_error) < 0) {
@@ -78,9 +78,8 @@ static void guest_timed(void *context, const struct kelpie_error *error, const c
 }
 
 /* Continues a boot with a request to the guest. */
-static void guest_ask(struct kelpie_guest *guest, enum kelpie_guest_phase phase,
-                      const char *method, const char *params,
-                      kelpie_wire_answer_callback callback) {
+static void guest_ask(struct kelpie_guest *guest, enum kelpie_guest_phase phase, const char *method,
+                      const char *params, kelpie_wire_answer_callback callback) {
     struct kelpie_error error = {0};
     KELPIE_ASSERT(phase > guest->phase);
     guest->phase = phase;
@@ -144,8 +143,7 @@ static void guest_send_setup(struct kelpie_guest *guest) {
     kelpie__json_object_begin(&writer, NULL);
     guest_write_root(&writer, monitor);
     kelpie__json_write_string(&writer, "hostname", monitor->config.name);
-    kelpie__json_write_i64(&writer, "wall_ns",
-                           kelpie__os_now(monitor->os, KELPIE_OS_CLOCK_WALL));
+    kelpie__json_write_i64(&writer, "wall_ns", kelpie__os_now(monitor->os, KELPIE_OS_CLOCK_WALL));
     kelpie__json_write_string(&writer, "entropy", entropy_hex);
     kelpie__json_write_bool(&writer, "modules_late",
                             monitor->prepare.root_kind != KELPIE_PREPARE_ROOT_BUILTIN);
@@ -169,7 +167,7 @@ static void guest_greeted(void *context, const struct kelpie_error *error, const
                     kelpie__json_find_string(result, length, "epoch", epoch, sizeof(epoch)) == 0 &&
                     strcmp(epoch, guest->epoch) == 0;
     if (!is_valid) {
-        kelpie__guest_break(guest, "R11", "hello was answered with another epoch or version");
+        kelpie__guest_break(guest, "R21: hello was answered with another epoch or version");
         return;
     }
     kelpie__lifecycle_guest_greeted(guest->monitor);
@@ -200,7 +198,7 @@ static void guest_ready(struct kelpie_guest *guest, const char *params, size_t l
     struct kelpie_error error = {0};
     char text[GUEST_TEXT_BYTES_MAX];
     if (guest->phase != KELPIE_GUEST_WAITING) {
-        kelpie__guest_break(guest, "R11", "a second `ready`");
+        kelpie__guest_break(guest, "R21: a second `ready`");
         return;
     }
     if (kelpie__json_find_string(params, length, "error", text, sizeof(text)) == 0) {
@@ -216,17 +214,17 @@ static void guest_ready(struct kelpie_guest *guest, const char *params, size_t l
         kelpie__json_find_u64(clock.text, clock.length, "tsc1", &found->second_tsc) == 0 &&
         kelpie__json_find_u64(clock.text, clock.length, "mono1", &found->second_monotonic_ns) == 0;
     if (!is_valid) {
-        kelpie__guest_break(guest, "R10", "`ready` without the guest's clock");
+        kelpie__guest_break(guest, "R22: `ready` without the guest's clock");
         return;
     }
-    /* The two readings are close together, and a busy host may have stopped the guest within one of them: doubt is
-     * resolved by a third one after the set-up. */
+    /* The two readings are close together, and a busy host may have stopped the guest within one of
+     * them: doubt is resolved by a third one after the set-up. */
     guest->is_clock_doubtful =
         kelpie__vmm_check_clock(guest->monitor->lifecycle.vmm, found, NULL) < 0;
     guest_send_hello(guest);
 }
 
-/* ---- the connection ---- */
+/* ---- the connection -------------------------------------------------------------------------- */
 
 static void guest_on_request(void *context, uint64_t id, const char *method, const char *params,
                              size_t length) {
@@ -256,8 +254,7 @@ static void guest_on_data(void *context, uint32_t stream, uint64_t offset, const
     kelpie__relay_guest_data(&guest->monitor->relay, stream, offset, bytes, count, is_end);
 }
 
-static void guest_on_credit(void *context, uint32_t stream, uint64_t acknowledged,
-                            uint64_t limit) {
+static void guest_on_credit(void *context, uint32_t stream, uint64_t acknowledged, uint64_t limit) {
     struct kelpie_guest *guest = guest_of(context);
     kelpie__relay_guest_credit(&guest->monitor->relay, stream, acknowledged, limit);
 }
@@ -307,74 +304,94 @@ int kelpie__guest_attach(struct kelpie_guest *guest, int stream, struct kelpie_e
         return status;
     }
     struct kelpie_monitor *monitor = guest->monitor;
-    *guest = (struct kelpie_guest){
-        .monitor = monitor, .wire = wire, .phase = KELPIE_GUEST_WAITING};
+    *guest = (struct kelpie_guest){.monitor = monitor, .wire = wire, .phase = KELPIE_GUEST_WAITING};
     return 0;
 }
 
-/* ---- requests on behalf of clients ---- */
+/* ---- requests on behalf of clients ----------------------------------------------------------- */
 
-struct kelpie_guest_forward {
-    struct kelpie_guest_forward *next;
+struct kelpie_guest_query {
+    struct kelpie_guest_query *next;
     struct kelpie_monitor *monitor;
     struct kelpie_reply reply;
+    int64_t asked_ns;
+    kelpie_guest_answer_callback callback;
 };
 
-static void guest_forward_free(struct kelpie_guest_forward *forward) {
-    struct kelpie_guest_forward **link = &forward->monitor->guest.forwards;
-    for (uint32_t i = 0; i < KELPIE_WIRE_CALL_COUNT_MAX && *link != forward; i += 1) {
+/* Frees the query, then answers: the callback may ask again. */
+static void guest_query_end(struct kelpie_guest_query *query, const struct kelpie_error *error,
+                            const char *result, size_t length) {
+    struct kelpie_monitor *monitor = query->monitor;
+    struct kelpie_guest_query **link = &monitor->guest.queries;
+    for (uint32_t i = 0; i < KELPIE_WIRE_CALL_COUNT_MAX && *link != query; i += 1) {
         KELPIE_ASSERT(*link != NULL);
         link = &(*link)->next;
     }
-    KELPIE_ASSERT(*link == forward);
-    *link = forward->next;
-    kelpie__free(forward->monitor->os, forward, sizeof(*forward));
+    KELPIE_ASSERT(*link == query);
+    *link = query->next;
+    struct kelpie_reply reply = query->reply;
+    kelpie_guest_answer_callback callback = query->callback;
+    int64_t took_ns = monitor->loop->now_ns - query->asked_ns;
+    kelpie__free(monitor->os, query, sizeof(*query));
+    callback(monitor, &reply, took_ns, error, result, length);
 }
 
-static void guest_forwarded(void *context, const struct kelpie_error *error, const char *result,
-                            size_t length) {
-    struct kelpie_guest_forward *forward = context;
-    (void)length;
-    KELPIE_ASSERT(forward->monitor->guest.wire != NULL);
-    if (error != NULL) {
-        kelpie__reply_refuse(forward->monitor, &forward->reply, error);
-    } else {
-        kelpie__reply_result(forward->monitor, &forward->reply, result);
-    }
-    guest_forward_free(forward);
+static void guest_query_answered(void *context, const struct kelpie_error *error,
+                                 const char *result, size_t length) {
+    struct kelpie_guest_query *query = context;
+    KELPIE_ASSERT(query->monitor->guest.wire != NULL);
+    KELPIE_ASSERT(error != NULL || result != NULL);
+    guest_query_end(query, error, result, length);
 }
 
-void kelpie__guest_forward(struct kelpie_monitor *monitor, struct kelpie_reply *reply,
-                           const char *method, const char *params) {
+void kelpie__guest_query(struct kelpie_monitor *monitor, struct kelpie_reply *reply,
+                         const char *method, const char *params, uint64_t timeout_ms,
+                         kelpie_guest_answer_callback callback) {
     struct kelpie_error error = {0};
     struct kelpie_wire *wire = kelpie__guest_wire(&monitor->guest);
     KELPIE_ASSERT(wire != NULL);
     KELPIE_ASSERT(reply->client != 0);
-    struct kelpie_guest_forward *forward = kelpie__alloc(monitor->os, sizeof(*forward));
-    if (forward == NULL) {
+    struct kelpie_guest_query *query = kelpie__alloc(monitor->os, sizeof(*query));
+    if (query == NULL) {
         kelpie__reply_refuse_text(monitor, reply, KELPIE_E_MEMORY, "allocate a request");
         return;
     }
-    *forward = (struct kelpie_guest_forward){
-        .next = monitor->guest.forwards, .monitor = monitor, .reply = *reply};
-    monitor->guest.forwards = forward;
-    int status = kelpie__wire_call(wire, method, params, KELPIE_CALL_TIMEOUT_MS, guest_forwarded,
-                                   forward, NULL, &error);
-    if (status < 0) {
-        kelpie__reply_refuse(monitor, reply, &error);
-        guest_forward_free(forward);
+    *query = (struct kelpie_guest_query){.next = monitor->guest.queries,
+                                         .monitor = monitor,
+                                         .reply = *reply,
+                                         .asked_ns = monitor->loop->now_ns,
+                                         .callback = callback};
+    monitor->guest.queries = query;
+    if (kelpie__wire_call(wire, method, params, timeout_ms, guest_query_answered, query, NULL,
+                          &error) < 0) {
+        guest_query_end(query, &error, NULL, 0);
     }
+}
+
+static void guest_forwarded(struct kelpie_monitor *monitor, struct kelpie_reply *reply,
+                            int64_t took_ns, const struct kelpie_error *error, const char *result,
+                            size_t length) {
+    KELPIE_ASSERT(took_ns >= 0);
+    KELPIE_ASSERT(error != NULL || result[length] == '\0');
+    if (error != NULL) {
+        kelpie__reply_refuse(monitor, reply, error);
+    } else {
+        kelpie__reply_result(monitor, reply, result);
+    }
+}
+
+void kelpie__guest_forward(struct kelpie_monitor *monitor, struct kelpie_reply *reply,
+                           const char *method, const char *params) {
+    kelpie__guest_query(monitor, reply, method, params, KELPIE_CALL_TIMEOUT_MS, guest_forwarded);
 }
 
 void kelpie__guest_detach(struct kelpie_guest *guest, const struct kelpie_error *why) {
     KELPIE_ASSERT((guest->phase == KELPIE_GUEST_NONE) == (guest->wire == NULL));
-    for (uint32_t i = 0; i < KELPIE_WIRE_CALL_COUNT_MAX && guest->forwards != NULL; i += 1) {
-        struct kelpie_guest_forward *forward = guest->forwards;
-        kelpie__reply_refuse(guest->monitor, &forward->reply, why);
-        guest_forward_free(forward);
-    }
-    KELPIE_ASSERT(guest->forwards == NULL);
     struct kelpie_wire *wire = guest->wire;
+    for (uint32_t i = 0; i < KELPIE_WIRE_CALL_COUNT_MAX && guest->queries != NULL; i += 1) {
+        guest_query_end(guest->queries, why, NULL, 0);
+    }
+    KELPIE_ASSERT(guest->queries == NULL);
     guest->wire = NULL;
     guest->phase = KELPIE_GUEST_NONE;
     kelpie__wire_destroy(wire); /* pending calls end without a callback */

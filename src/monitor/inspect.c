@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * See inspect.h. What the guest has to say is asked of it with a deadline; what the host knows is read from proc(5).
+ * See inspect.h. What the guest has to say is asked of it with a deadline; what the host knows is
+ * read from proc(5).
  */
 #include "monitor/inspect.h"
 
@@ -13,17 +14,12 @@
 #include "os/os_call.h"
 #include "wire/wire.h"
 
-#define INSPECT_TEXT_BYTES   16384u
-#define INSPECT_TICK_MS      10u /* proc_pid_stat(5): clock ticks, 100 a second on every architecture of ours */
-#define INSPECT_PAGE_KIB     4u
+#define INSPECT_TEXT_BYTES 16384u
+/* proc_pid_stat(5): clock ticks, 100 a second on every architecture of ours */
+#define INSPECT_TICK_MS 10u
+#define INSPECT_PAGE_KIB 4u
+#define INSPECT_DETAIL_BYTES_MAX 120u
 #define INSPECT_STATS_TIMEOUT_MS 5000u
-
-/* An answer on its way to a client. */
-struct inspect_query {
-    struct kelpie_monitor *monitor;
-    struct kelpie_reply reply;
-    int64_t asked_ns;
-};
 
 void kelpie__inspect_state(struct kelpie_monitor *monitor, struct kelpie_reply reply) {
     char text[INSPECT_TEXT_BYTES];
@@ -49,7 +45,7 @@ void kelpie__inspect_state(struct kelpie_monitor *monitor, struct kelpie_reply r
     kelpie__reply_result(monitor, &reply, text);
 }
 
-/* ---- figures of the host ---- */
+/* ---- figures of the host --------------------------------------------------------------------- */
 
 /* The index-th number of a line of proc(5), counted from 0 after `skip`. */
 static uint64_t field_u64(const char *line, uint32_t index) {
@@ -98,7 +94,8 @@ static uint64_t directory_kib(struct kelpie_os *os, int directory) {
     uint64_t cursor = 0;
     uint64_t bytes = 0;
     struct kelpie_os_stat status;
-    while (kelpie__os_list(os, directory, &cursor, name, sizeof(name)) == 1) { /* bound: the directory */
+    /* bound: the directory */
+    while (kelpie__os_list(os, directory, &cursor, name, sizeof(name)) == 1) {
         if (kelpie__os_stat(os, directory, name, false, &status) == 0) {
             bytes += status.allocated_bytes;
         }
@@ -140,43 +137,32 @@ static void stats_reply(struct kelpie_monitor *monitor, struct kelpie_reply *rep
     kelpie__json_object_end(&writer);
     if (kelpie__json_finish(&writer) < 0) {
         kelpie__reply_refuse_text(monitor, reply, KELPIE_E_PROTOCOL,
-                                  "the guest's figures are longer than %u bytes", INSPECT_TEXT_BYTES);
+                                  "the guest's figures are longer than %u bytes",
+                                  INSPECT_TEXT_BYTES);
         return;
     }
     kelpie__reply_result(monitor, reply, text);
 }
 
-/* ---- asking the guest ---- */
+/* ---- asking the guest ------------------------------------------------------------------------ */
 
-/* False: the guest was not asked. */
-static bool query_guest(struct kelpie_monitor *monitor, struct kelpie_reply reply,
-                        const char *method, uint64_t timeout_ms,
-                        kelpie_wire_answer_callback callback) {
-    struct kelpie_wire *wire = kelpie__guest_wire(&monitor->guest);
-    if (wire == NULL || monitor->lifecycle.state != KELPIE_VM_RUNNING) {
-        return false;
-    }
-    struct inspect_query *query = kelpie__alloc(monitor->os, sizeof(*query));
-    if (query == NULL) {
-        return false;
-    }
-    *query = (struct inspect_query){monitor, reply, monitor->loop->now_ns};
-    if (kelpie__wire_call(wire, method, "{}", timeout_ms, callback, query, NULL, NULL) < 0) {
-        kelpie__free(monitor->os, query, sizeof(*query));
-        return false;
-    }
-    return true;
+static bool inspect_can_ask(const struct kelpie_monitor *monitor) {
+    return monitor->lifecycle.state == KELPIE_VM_RUNNING &&
+           kelpie__guest_wire(&monitor->guest) != NULL;
 }
 
-static void stats_answered(void *context, const struct kelpie_error *error, const char *result,
+static void stats_answered(struct kelpie_monitor *monitor, struct kelpie_reply *reply,
+                           int64_t took_ns, const struct kelpie_error *error, const char *result,
                            size_t length) {
-    struct inspect_query *query = context;
-    stats_reply(query->monitor, &query->reply, error == NULL ? result : NULL, length);
-    kelpie__free(query->monitor->os, query, sizeof(*query));
+    KELPIE_ASSERT(took_ns >= 0);
+    stats_reply(monitor, reply, error == NULL ? result : NULL, length);
 }
 
 void kelpie__inspect_stats(struct kelpie_monitor *monitor, struct kelpie_reply reply) {
-    if (!query_guest(monitor, reply, "guest.stats", INSPECT_STATS_TIMEOUT_MS, stats_answered)) {
+    if (inspect_can_ask(monitor)) {
+        kelpie__guest_query(monitor, &reply, "guest.stats", "{}", INSPECT_STATS_TIMEOUT_MS,
+                            stats_answered);
+    } else {
         stats_reply(monitor, &reply, NULL, 0);
     }
 }
@@ -191,29 +177,30 @@ static void health_reply(struct kelpie_monitor *monitor, struct kelpie_reply *re
     kelpie__json_write_string(&writer, "state", kelpie_vm_state_name(monitor->lifecycle.state));
     kelpie__json_write_u64(&writer, "answer_us", answer_us);
     kelpie__json_write_bytes(&writer, "detail", detail,
-                             (size_t)kelpie__min_u64(strlen(detail), 120));
+                             (size_t)kelpie__min_u64(strlen(detail), INSPECT_DETAIL_BYTES_MAX));
     kelpie__json_object_end(&writer);
     int64_t length = kelpie__json_finish(&writer);
     KELPIE_ASSERT(length > 0);
     kelpie__reply_result(monitor, reply, text);
 }
 
-static void health_answered(void *context, const struct kelpie_error *error, const char *result,
+static void health_answered(struct kelpie_monitor *monitor, struct kelpie_reply *reply,
+                            int64_t took_ns, const struct kelpie_error *error, const char *result,
                             size_t length) {
-    struct inspect_query *query = context;
-    struct kelpie_monitor *monitor = query->monitor;
-    kelpie__ignore(result != NULL && length > 0);
-    int64_t took_ns = monitor->loop->now_ns - query->asked_ns;
-    health_reply(monitor, &query->reply, error == NULL,
+    KELPIE_ASSERT(took_ns >= 0);
+    KELPIE_ASSERT(error != NULL || result[length] == '\0');
+    health_reply(monitor, reply, error == NULL,
                  error == NULL ? (uint64_t)(took_ns / KELPIE_NS_PER_US) : 0,
                  error == NULL ? "the agent answers" : error->message);
-    kelpie__free(monitor->os, query, sizeof(*query));
 }
 
 void kelpie__inspect_health(struct kelpie_monitor *monitor, struct kelpie_reply reply,
                             uint64_t timeout_ms) {
     uint64_t chosen_ms = timeout_ms != 0 ? timeout_ms : KELPIE_HEALTH_TIMEOUT_MS_DEFAULT;
-    if (!query_guest(monitor, reply, "ping", chosen_ms, health_answered)) {
+    if (inspect_can_ask(monitor)) {
+        kelpie__guest_query(monitor, &reply, "ping", "{\"nonce\":\"health\"}", chosen_ms,
+                            health_answered);
+    } else {
         health_reply(monitor, &reply, false, 0, "the VM does not run");
     }
 }

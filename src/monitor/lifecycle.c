@@ -1,17 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * See lifecycle.h. Whatever happens, a VMM's end comes through lifecycle_ended, which finds out what it meant: a start
- * that failed, a stop or kill that was asked for, the guest's own wish, or a crash.
+ * See lifecycle.h. Whatever happens, a VMM's end comes through lifecycle_ended, which finds out
+ * what it meant: a start that failed, a stop or kill that was asked for, the guest's own wish, or a
+ * crash.
  */
 #include "monitor/lifecycle.h"
+
+#include <string.h>
 
 #include "core/text.h"
 #include "monitor/monitor.h"
 #include "os/os_call.h"
 #include "wire/wire.h"
 
-#define LIFECYCLE_CLOSED_NS      (5 * KELPIE_NS_PER_S) /* a VMM outlives its agent's connection for so long */
-#define LIFECYCLE_STOP_MARGIN_MS 500u /* of the stop's timeout: for sync and power-off */
+/* a VMM outlives its agent's connection for so long */
+#define LIFECYCLE_CLOSED_NS (5 * KELPIE_NS_PER_S)
+#define LIFECYCLE_STOP_MARGIN_PART 4u /* of the stop's timeout, for sync and power-off */
 
 static struct kelpie_lifecycle *lifecycle_of(struct kelpie_monitor *monitor) {
     struct kelpie_lifecycle *lifecycle = &monitor->lifecycle;
@@ -20,7 +24,7 @@ static struct kelpie_lifecycle *lifecycle_of(struct kelpie_monitor *monitor) {
     return lifecycle;
 }
 
-/* ---- the record ---- */
+/* ---- the record ------------------------------------------------------------------------------ */
 
 static int lifecycle_save(struct kelpie_lifecycle *lifecycle, struct kelpie_error *error) {
     struct kelpie_monitor *monitor = lifecycle->monitor;
@@ -32,13 +36,14 @@ static int lifecycle_save(struct kelpie_lifecycle *lifecycle, struct kelpie_erro
     return kelpie__record_write(monitor->os, monitor->directory.vm, record, false, error);
 }
 
-/* A state that cannot be written is not fatal: the file then still says that the VM lives, and whoever finds the lock free
- * makes it Crashed. */
+/* A state that cannot be written is not fatal: the file then still says that the VM lives, and
+ * whoever finds the lock free makes it Crashed. */
 static void lifecycle_change(struct kelpie_lifecycle *lifecycle, enum kelpie_vm_state next,
                              const char *reason) {
     struct kelpie_error error = {0};
     kelpie__state_change(&lifecycle->state, next);
-    kelpie__ignore(kelpie__text_copy(lifecycle->record.reason, sizeof(lifecycle->record.reason), reason));
+    kelpie__ignore(
+        kelpie__text_copy(lifecycle->record.reason, sizeof(lifecycle->record.reason), reason));
     if (lifecycle_save(lifecycle, &error) < 0) {
         kelpie__event_log_write(lifecycle->monitor, "notice", "%s", error.message);
     }
@@ -48,8 +53,7 @@ static void lifecycle_change(struct kelpie_lifecycle *lifecycle, enum kelpie_vm_
 int kelpie__lifecycle_init(struct kelpie_lifecycle *lifecycle, struct kelpie_monitor *monitor,
                            struct kelpie_error *error) {
     lifecycle->monitor = monitor;
-    int status =
-        kelpie__record_read(monitor->os, monitor->directory.vm, &lifecycle->record, error);
+    int status = kelpie__record_read(monitor->os, monitor->directory.vm, &lifecycle->record, error);
     if (status < 0) {
         return status;
     }
@@ -75,7 +79,7 @@ void kelpie__lifecycle_deinit(struct kelpie_lifecycle *lifecycle) {
     lifecycle->vmm = NULL;
 }
 
-/* ---- who waits ---- */
+/* ---- who waits ------------------------------------------------------------------------------- */
 
 static bool waiter_add(struct kelpie_reply *waiters, struct kelpie_reply reply) {
     for (uint32_t i = 0; i < KELPIE_LIFECYCLE_WAITER_COUNT; i += 1) {
@@ -96,7 +100,7 @@ static void waiters_result(struct kelpie_monitor *monitor, struct kelpie_reply *
     }
 }
 
-/* ---- the end of a VMM, and of everything in it ---- */
+/* ---- the end of a VMM, and of everything in it ----------------------------------------------- */
 
 static void lifecycle_end_vmm(struct kelpie_lifecycle *lifecycle, const struct kelpie_error *why) {
     struct kelpie_monitor *monitor = lifecycle->monitor;
@@ -157,13 +161,14 @@ static void lifecycle_ended_starting(struct kelpie_lifecycle *lifecycle,
                                      const struct kelpie_vmm_end *end) {
     struct kelpie_error error = {0};
     if (lifecycle->is_kill_wanted) {
-        kelpie__ignore(kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "the start was ended by a kill"));
+        kelpie__ignore(
+            kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "the start was ended by a kill"));
     } else if (lifecycle->has_failure) {
         error = lifecycle->failure;
         lifecycle_describe(lifecycle, NULL, &error);
     } else {
-        kelpie__ignore(kelpie__fail(&error, KELPIE_E_BOOT, 0,
-                                    "the VM ended before its agent said hello"));
+        kelpie__ignore(
+            kelpie__fail(&error, KELPIE_E_BOOT, 0, "the VM ended before its agent said hello"));
         lifecycle_describe(lifecycle, end, &error);
     }
     lifecycle_start_failed(lifecycle, &error);
@@ -183,10 +188,13 @@ static enum kelpie_vm_state lifecycle_judge(struct kelpie_lifecycle *lifecycle,
                                     lifecycle->is_kill_wanted ? "killed" : "stopped"));
         return KELPIE_VM_STOPPED;
     }
-    bool is_own_wish = end->kind == KELPIE_VMM_END_POWER_OFF ||
-                       (end->kind == KELPIE_VMM_END_RESET && said_goodbye);
-    if (is_own_wish) {
-        kelpie__ignore(kelpie__fail(out, KELPIE_E_CRASHED, 0, "the guest switched itself off"));
+    /* With panic=-1 a panic is a reset too: the console tells it from an orderly restart. */
+    const struct kelpie_console_log *console = &lifecycle->monitor->console;
+    bool is_restart = end->kind == KELPIE_VMM_END_RESET && !console->is_panic &&
+                      (said_goodbye || console->is_reboot);
+    if (is_restart || end->kind == KELPIE_VMM_END_POWER_OFF) {
+        kelpie__ignore(kelpie__fail(out, KELPIE_E_CRASHED, 0, "the guest %s itself",
+                                    is_restart ? "restarted" : "switched off"));
         return KELPIE_VM_STOPPED;
     }
     kelpie__ignore(kelpie__fail(out, KELPIE_E_CRASHED, 0, "the VM died"));
@@ -208,14 +216,24 @@ static void lifecycle_ended_running(struct kelpie_lifecycle *lifecycle,
 static void lifecycle_launch(struct kelpie_lifecycle *lifecycle,
                              enum kelpie_vmm_accelerator accelerator);
 
-/* KVM never brought the guest to its hello: the other accelerator takes over within the same start. */
-static void lifecycle_lost_trial(struct kelpie_lifecycle *lifecycle) {
+static void lifecycle_note_reason(struct kelpie_lifecycle *lifecycle, const char *before,
+                                  const char *reason) {
+    struct kelpie_vm_record *record = &lifecycle->record;
+    KELPIE_ASSERT(lifecycle->vmm != NULL);
+    KELPIE_ASSERT(record->accelerator[0] != '\0');
+    kelpie__text_format(record->accelerator_reason, sizeof(record->accelerator_reason), "%s%s",
+                        before, reason);
+}
+
+/* KVM never brought the guest to its hello: the other accelerator takes over within the same start.
+ */
+static void lifecycle_lost_trial(struct kelpie_lifecycle *lifecycle, const char *cause) {
     struct kelpie_error why = {0};
     kelpie__ignore(kelpie__fail(&why, KELPIE_E_BOOT, 0, "KVM did not boot a guest on this host"));
     kelpie__event_log_write(lifecycle->monitor, "notice",
-                            "KVM did not bring a guest to its hello within %u ms; TCG takes over, and "
-                            "will from now on (kelpie doctor tries again)",
-                            KELPIE_KVM_TRIAL_MS);
+                            "KVM did not boot a guest on this host, TCG takes over from now on "
+                            "(kelpie doctor tries again): %s",
+                            cause);
     kelpie__timer_disarm(lifecycle->monitor->loop, &lifecycle->trial_timer);
     kelpie__guest_detach(&lifecycle->monitor->guest, &why);
     kelpie__console_log_detach(&lifecycle->monitor->console);
@@ -223,17 +241,25 @@ static void lifecycle_lost_trial(struct kelpie_lifecycle *lifecycle) {
     lifecycle->vmm = NULL;
     lifecycle->is_trial = false;
     lifecycle->is_trial_lost = false;
+    lifecycle->has_failure = false;
     lifecycle_launch(lifecycle, KELPIE_VMM_ACCELERATOR_TCG);
+    if (lifecycle->vmm != NULL) { /* the driver only knows that it was asked for TCG */
+        lifecycle_note_reason(lifecycle, "KVM was tried on this host just now: ", cause);
+    }
 }
 
 static void lifecycle_ended(struct kelpie_lifecycle *lifecycle, const struct kelpie_vmm_end *end) {
-    bool has_lost_trial = lifecycle->is_trial && lifecycle->state == KELPIE_VM_STARTING &&
-                          !lifecycle->is_kill_wanted;
+    bool has_lost_trial =
+        lifecycle->is_trial && lifecycle->state == KELPIE_VM_STARTING && !lifecycle->is_kill_wanted;
+    /* What the guest said last is still in the stream, and may be the cause. */
+    kelpie__console_log_detach(&lifecycle->monitor->console);
     if (has_lost_trial) {
+        char cause[KELPIE_VMM_TEXT_BYTES_MAX] = "no hello within the time of the trial";
         if (!lifecycle->is_trial_lost) { /* it died by itself, before its time */
-            kelpie__vmm_settle(lifecycle->vmm, false, end->text);
+            memcpy(cause, end->text, sizeof(cause));
         }
-        lifecycle_lost_trial(lifecycle);
+        kelpie__vmm_settle(lifecycle->vmm, false, cause);
+        lifecycle_lost_trial(lifecycle, cause);
     } else if (lifecycle->state == KELPIE_VM_STARTING) {
         lifecycle_ended_starting(lifecycle, end);
     } else {
@@ -267,7 +293,7 @@ void kelpie__lifecycle_fail(struct kelpie_monitor *monitor, const struct kelpie_
     }
 }
 
-/* ---- start ---- */
+/* ---- start ----------------------------------------------------------------------------------- */
 
 static void lifecycle_boot_timed_out(void *context) {
     struct kelpie_lifecycle *lifecycle = context;
@@ -289,7 +315,6 @@ static void lifecycle_trial_timed_out(void *context) {
     struct kelpie_lifecycle *lifecycle = context;
     KELPIE_ASSERT(lifecycle->is_trial && lifecycle->vmm != NULL);
     lifecycle->is_trial_lost = true;
-    kelpie__vmm_settle(lifecycle->vmm, false, "no hello within the time of the trial");
     kelpie__vmm_kill(lifecycle->vmm);
 }
 
@@ -319,9 +344,10 @@ static void lifecycle_launched(struct kelpie_lifecycle *lifecycle,
                                      kelpie__vmm_accelerator_name(started->accelerator)));
     kelpie__ignore(kelpie__text_copy(record->accelerator_reason, sizeof(record->accelerator_reason),
                                      started->accelerator_reason));
+    kelpie__ignore(kelpie__text_copy(record->backend, sizeof(record->backend),
+                                     lifecycle->vmm->operations->name));
     kelpie__ignore(
-        kelpie__text_copy(record->backend, sizeof(record->backend), lifecycle->vmm->operations->name));
-    kelpie__ignore(kelpie__text_copy(record->kernel, sizeof(record->kernel), monitor->prepare.kernel_found));
+        kelpie__text_copy(record->kernel, sizeof(record->kernel), monitor->prepare.kernel_found));
     kelpie__ignore(kelpie__text_copy(record->origin, sizeof(record->origin), "boot"));
     lifecycle->is_trial = started->trial_ns != 0;
     if (lifecycle->is_trial) {
@@ -436,7 +462,7 @@ void kelpie__lifecycle_guest_live(struct kelpie_monitor *monitor) {
     kelpie__reply_result(monitor, &lifecycle->start_reply, "{}");
 }
 
-/* ---- stop, kill, delete ---- */
+/* ---- stop, kill, delete ---------------------------------------------------------------------- */
 
 static void lifecycle_kill_now(struct kelpie_lifecycle *lifecycle) {
     KELPIE_ASSERT(kelpie__state_is_live(lifecycle->state));
@@ -471,9 +497,7 @@ static void lifecycle_ask_to_stop(struct kelpie_lifecycle *lifecycle, uint64_t t
     struct kelpie_monitor *monitor = lifecycle->monitor;
     struct kelpie_wire *wire = kelpie__guest_wire(&monitor->guest);
     char params[64];
-    uint64_t guest_ms = timeout_ms > 2 * LIFECYCLE_STOP_MARGIN_MS
-                            ? timeout_ms - LIFECYCLE_STOP_MARGIN_MS
-                            : timeout_ms / 2 + 1;
+    uint64_t guest_ms = timeout_ms - timeout_ms / LIFECYCLE_STOP_MARGIN_PART;
     kelpie__ignore(kelpie__text_format(params, sizeof(params), "{\"timeout_ms\":%llu}",
                                        (unsigned long long)guest_ms));
     lifecycle->is_stopping = true;
@@ -578,7 +602,7 @@ int kelpie__lifecycle_check_exec(const struct kelpie_monitor *monitor, const cha
     return 0;
 }
 
-/* ---- the agent's connection ---- */
+/* ---- the agent's connection ------------------------------------------------------------------ */
 
 static void lifecycle_closed_timed_out(void *context) {
     struct kelpie_lifecycle *lifecycle = context;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The VM's life: start, stop, kill, delete, and every way in which it can end. The state changes here only, by the table
- * of core/state.h; state.json is written before anybody is told.
+ * The VM's life: start, stop, kill, delete, and every way in which it can end. The state changes
+ * here only, by the table of core/state.h; state.json is written before anybody is told.
  */
 #ifndef KELPIE_MONITOR_LIFECYCLE_H
 #define KELPIE_MONITOR_LIFECYCLE_H
@@ -33,13 +33,13 @@ struct kelpie_lifecycle {
     struct kelpie_reply stop_replies[KELPIE_LIFECYCLE_WAITER_COUNT];
     struct kelpie_reply kill_replies[KELPIE_LIFECYCLE_WAITER_COUNT];
     struct kelpie_reply delete_reply;
-    bool is_stopping;        /* the guest was asked to go */
-    bool is_kill_wanted;     /* somebody wants it dead: the end is Stopped */
+    bool is_stopping;    /* the guest was asked to go */
+    bool is_kill_wanted; /* somebody wants it dead: the end is Stopped */
     bool is_trial;
-    bool is_trial_lost;      /* start again, with the other accelerator */
+    bool is_trial_lost; /* start again, with the other accelerator */
     bool is_deleting;
-    bool is_ending;          /* the monitor goes as soon as nothing lives */
-    bool has_failure;        /* we ended the VMM for this: */
+    bool is_ending;   /* the monitor goes as soon as nothing lives */
+    bool has_failure; /* we ended the VMM for this: */
     struct kelpie_error failure;
 };
 

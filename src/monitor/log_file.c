@@ -40,8 +40,8 @@ int kelpie__log_file_open(struct kelpie_log_file *log, struct kelpie_os *os, int
     int status = kelpie__os_stat(os, directory, name, false, &stat);
     if (status < 0 || stat.kind != KELPIE_OS_KIND_FILE) {
         kelpie__ignore(kelpie__os_close(os, made.file)); /* nothing was written */
-        return kelpie__fail(error, KELPIE_E_IO, status < 0 ? -status : EINVAL,
-                            "inspect log \"%s\"", name);
+        return kelpie__fail(error, KELPIE_E_IO, status < 0 ? -status : EINVAL, "inspect log \"%s\"",
+                            name);
     }
     /* A file that somebody made longer is rotated away by the first append. */
     made.size_bytes = kelpie__min_u64(stat.size_bytes, part_bytes_max);
@@ -77,8 +77,8 @@ void kelpie__log_file_append(struct kelpie_log_file *log, const void *bytes, siz
     size_t done = 0;
     const char *from = bytes;
     while (done < count && log->file != KELPIE_OS_NO_HANDLE) {
-        int64_t wrote = kelpie__os_pwrite(log->os, log->file, from + done, count - done,
-                                          log->size_bytes);
+        int64_t wrote =
+            kelpie__os_pwrite(log->os, log->file, from + done, count - done, log->size_bytes);
         if (wrote <= 0) {
             break; /* full or broken: this piece is lost, the next one tries again */
         }

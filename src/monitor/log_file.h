@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * A log of bounded size: NAME, and the one before it as NAME.1. Together they hold the last `part_bytes_max` bytes at
- * least and twice that at most. Writing goes to the page cache and is never synced: a log is for people.
+ * A log of bounded size: NAME, and the one before it as NAME.1. Together they hold the last
+ * `part_bytes_max` bytes at least and twice that at most. Writing goes to the page cache and is
+ * never synced: a log is for people.
  */
 #ifndef KELPIE_MONITOR_LOG_FILE_H
 #define KELPIE_MONITOR_LOG_FILE_H
@@ -26,7 +27,8 @@ KELPIE_MUST_CHECK int kelpie__log_file_open(struct kelpie_log_file *log, struct 
                                             int directory, const char *name,
                                             uint64_t part_bytes_max, struct kelpie_error *error);
 
-/* Appends all of it, or counts it as lost. No failure of a log may stop a VM. `count` is at most part_bytes_max. */
+/* Appends all of it, or counts it as lost. No failure of a log may stop a VM. `count` is at most
+ * part_bytes_max. */
 void kelpie__log_file_append(struct kelpie_log_file *log, const void *bytes, size_t count);
 
 void kelpie__log_file_close(struct kelpie_log_file *log);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The monitor's own life: takes what it was given (lock, listener, first connection, owner), serves until nothing lives
- * and nobody is connected, and leaves nothing behind.
+ * The monitor's own life: takes what it was given (lock, listener, first connection, owner), serves
+ * until nothing lives and nobody is connected, and leaves nothing behind.
  */
 #include "monitor/monitor.h"
 
@@ -12,9 +12,9 @@
 #include "wire/wire.h"
 
 #define MONITOR_HANDLE_MAX (KELPIE_CLIENT_COUNT_MAX + 32u)
-#define MONITOR_STDERR     2
+#define MONITOR_STDERR 2
 
-/* ---- deletion ---- */
+/* ---- deletion -------------------------------------------------------------------------------- */
 
 void kelpie__monitor_delete(struct kelpie_monitor *monitor, struct kelpie_reply *reply) {
     struct kelpie_error error = {0};
@@ -28,7 +28,7 @@ void kelpie__monitor_delete(struct kelpie_monitor *monitor, struct kelpie_reply 
     kelpie__reply_result(monitor, reply, "{}");
 }
 
-/* ---- the owner ---- */
+/* ---- the owner ------------------------------------------------------------------------------- */
 
 static void monitor_owner_ended(void *context, uint32_t bits) {
     struct kelpie_monitor *monitor = context;
@@ -51,7 +51,7 @@ static int monitor_watch_owner(struct kelpie_monitor *monitor, struct kelpie_err
     return 0;
 }
 
-/* ---- life ---- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static int monitor_open(struct kelpie_monitor *monitor, int argc, char **argv,
                         struct kelpie_error *error) {
@@ -98,15 +98,16 @@ static int monitor_init(struct kelpie_monitor *monitor, struct kelpie_error *err
     return status;
 }
 
-/* The name goes, then whoever came before that is served: no client finds a door that nobody opens. */
+/* The name goes, then whoever came before that is served: no client finds a door that nobody opens.
+ */
 static bool monitor_may_end(struct kelpie_monitor *monitor) {
     if (!kelpie__lifecycle_is_over(monitor)) {
         return false;
     }
     bool is_wanted_gone = monitor->is_deleted || monitor->lifecycle.is_ending;
     if (!monitor->is_deleted) {
-        kelpie__ignore(kelpie__os_unlink(monitor->os, monitor->directory.run,
-                                         KELPIE_VM_SOCKET_FILE, false));
+        kelpie__ignore(
+            kelpie__os_unlink(monitor->os, monitor->directory.run, KELPIE_VM_SOCKET_FILE, false));
     }
     if (!is_wanted_gone) {
         kelpie__clients_accept(&monitor->clients);
@@ -137,9 +138,9 @@ static void monitor_end(struct kelpie_monitor *monitor) {
 
 static void monitor_complain(struct kelpie_os *os, const struct kelpie_error *error) {
     char line[2200];
-    kelpie__ignore(
-        kelpie__text_format(line, sizeof(line), "kelpie-monitor: %s\n", error->message));
-    kelpie__ignore(kelpie__os_write(os, MONITOR_STDERR, line, strlen(line))); /* nobody else to tell */
+    kelpie__ignore(kelpie__text_format(line, sizeof(line), "kelpie-monitor: %s\n", error->message));
+    /* nobody else to tell */
+    kelpie__ignore(kelpie__os_write(os, MONITOR_STDERR, line, strlen(line)));
 }
 
 int kelpie_monitor_main(struct kelpie_os *os, int argc, char **argv) {

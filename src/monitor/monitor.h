@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * kelpie-monitor: owns exactly one VM. Its parts, each with a file of its own, live in one structure; they know each
- * other through the functions of their headers. There is one thread and one loop; nothing in it waits.
+ * kelpie-monitor: owns exactly one VM. Its parts, each with a file of its own, live in one
+ * structure; they know each other through the functions of their headers. There is one thread and
+ * one loop; nothing in it waits.
  */
 #ifndef KELPIE_MONITOR_MONITOR_H
 #define KELPIE_MONITOR_MONITOR_H
@@ -23,7 +24,7 @@ struct kelpie_monitor {
     struct kelpie_os *os;     /* borrowed: until the process ends */
     struct kelpie_loop *loop; /* owned */
     struct kelpie_monitor_options options;
-    struct kelpie_places places;        /* of its two directories only */
+    struct kelpie_places places;          /* of its two directories only */
     struct kelpie_vm_directory directory; /* with the VM's lock */
     struct kelpie_config_values config;
     struct kelpie_os_identity identity;
@@ -42,7 +43,8 @@ struct kelpie_monitor {
 /* Deletes the VM's directory and answers; the monitor then ends. */
 void kelpie__monitor_delete(struct kelpie_monitor *monitor, struct kelpie_reply *reply);
 
-/* The program: arguments and inherited handles as docs/architecture.md says. Gives the process's exit code. */
+/* The program: arguments and inherited handles as docs/architecture.md says. Gives the process's
+ * exit code. */
 int kelpie_monitor_main(struct kelpie_os *os, int argc, char **argv);
 
 #endif

@@ -2,7 +2,8 @@
  *
  * How a monitor is started. Its argv names the VM's directories, so that people and tests find it:
  *     kelpie-monitor --run-dir D --vm-dir D --cache-dir D --libexec-dir D --name N
- * and its descriptors are: 2 its log, 3 the VM's lock, 4 the listener, 5 the first connection, 6 the owner (if owned).
+ * and its descriptors are: 2 its log, 3 the VM's lock, 4 the listener, 5 the first connection, 6
+ * the owner (if owned).
  */
 #ifndef KELPIE_MONITOR_OPTIONS_H
 #define KELPIE_MONITOR_OPTIONS_H

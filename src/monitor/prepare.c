@@ -12,13 +12,14 @@
 #include "monitor/monitor.h"
 #include "os/os_call.h"
 
-#define PREPARE_TIMEOUT_NS   (110 * KELPIE_NS_PER_S) /* the library waits 120 s beyond the boot timeout */
-#define PREPARE_SIGNAL_KILL  9
+/* the library waits 120 s beyond the boot timeout */
+#define PREPARE_TIMEOUT_NS (110 * KELPIE_NS_PER_S)
+#define PREPARE_SIGNAL_KILL 9
 #define PREPARE_HANDLE_COUNT 3u
 
 static void prepare_next(struct kelpie_prepare *prepare);
 
-/* ---- the end ---- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 static void prepare_close(struct kelpie_prepare *prepare) {
     struct kelpie_monitor *monitor = prepare->monitor;
@@ -58,7 +59,7 @@ void kelpie__prepare_cancel(struct kelpie_prepare *prepare) {
     prepare->is_running = false;
 }
 
-/* ---- results of a step ---- */
+/* ---- results of a step ----------------------------------------------------------------------- */
 
 /* The last line of what the child printed. */
 static char *prepare_line(struct kelpie_prepare *prepare) {
@@ -87,7 +88,8 @@ static bool prepare_take(struct kelpie_prepare *prepare) {
     case KELPIE_PREPARE_KERNEL:
         return kelpie__text_copy(prepare->kernel, sizeof(prepare->kernel), prepare->item.path);
     case KELPIE_PREPARE_INITRAMFS:
-        return kelpie__text_copy(prepare->initramfs, sizeof(prepare->initramfs), prepare->item.path);
+        return kelpie__text_copy(prepare->initramfs, sizeof(prepare->initramfs),
+                                 prepare->item.path);
     case KELPIE_PREPARE_ROOT:
         if (prepare->root_kind == KELPIE_PREPARE_ROOT_IMAGE) {
             return prepare_read_image(prepare, line) &&
@@ -103,7 +105,7 @@ static bool prepare_take(struct kelpie_prepare *prepare) {
     return false;
 }
 
-/* ---- the child ---- */
+/* ---- the child ------------------------------------------------------------------------------- */
 
 static void prepare_read(struct kelpie_prepare *prepare) {
     size_t room = sizeof(prepare->text) - 1 - prepare->text_length;
@@ -166,12 +168,12 @@ static void prepare_ended(void *context, uint32_t bits) {
 static void prepare_timed_out(void *context) {
     struct kelpie_prepare *prepare = context;
     struct kelpie_error error = {0};
-    kelpie__ignore(kelpie__fail(&error, prepare_fail_code(prepare), 0,
-                                "kelpie-pack was still at work after %lld s; is the root larger than "
-                                "meant, or the disk very slow?",
-                                (long long)(PREPARE_TIMEOUT_NS / KELPIE_NS_PER_S)));
     kelpie__ignore(
-        kelpie__os_signal(prepare->monitor->os, prepare->process, PREPARE_SIGNAL_KILL));
+        kelpie__fail(&error, prepare_fail_code(prepare), 0,
+                     "kelpie-pack was still at work after %lld s; is the root larger than "
+                     "meant, or the disk very slow?",
+                     (long long)(PREPARE_TIMEOUT_NS / KELPIE_NS_PER_S)));
+    kelpie__ignore(kelpie__os_signal(prepare->monitor->os, prepare->process, PREPARE_SIGNAL_KILL));
     prepare_report(prepare, &error);
 }
 
@@ -234,7 +236,7 @@ static int prepare_spawn(struct kelpie_prepare *prepare, struct kelpie_error *er
     return 0;
 }
 
-/* ---- the steps ---- */
+/* ---- the steps ------------------------------------------------------------------------------- */
 
 static int plan_kernel(struct kelpie_prepare *prepare, struct kelpie_error *error) {
     int status = kelpie__cache_find_kernel(&prepare->cache, prepare->monitor->config.kernel,
@@ -287,7 +289,8 @@ static int step_plan(struct kelpie_prepare *prepare, struct kelpie_error *error)
     case KELPIE_PREPARE_KERNEL:
         return plan_kernel(prepare, error);
     case KELPIE_PREPARE_INITRAMFS:
-        return kelpie__cache_plan_initramfs(&prepare->cache, &prepare->found, &prepare->item, error);
+        return kelpie__cache_plan_initramfs(&prepare->cache, &prepare->found, &prepare->item,
+                                            error);
     case KELPIE_PREPARE_ROOT:
         return plan_root(prepare, error);
     case KELPIE_PREPARE_DISK:
@@ -314,7 +317,8 @@ static void prepare_next(struct kelpie_prepare *prepare) {
                 return;
             }
         } else if (status == 0 && !prepare_take(prepare)) {
-            status = kelpie__fail(&error, KELPIE_E_INTERNAL, 0, "a prepared file has no usable path");
+            status =
+                kelpie__fail(&error, KELPIE_E_INTERNAL, 0, "a prepared file has no usable path");
         }
         if (status < 0) {
             prepare_report(prepare, &error);
@@ -345,11 +349,11 @@ void kelpie__prepare_spec(const struct kelpie_prepare *prepare, struct kelpie_vm
     uint32_t count = 0;
     KELPIE_ASSERT(prepare->step == KELPIE_PREPARE_DONE);
     if (prepare->root_kind != KELPIE_PREPARE_ROOT_BUILTIN) {
-        disks[count] = (struct kelpie_vmm_disk){
-            .path = prepare->root,
-            .serial = KELPIE_PREPARE_ROOT_SERIAL,
-            .format = prepare->is_qcow2 ? KELPIE_VMM_DISK_QCOW2 : KELPIE_VMM_DISK_RAW,
-            .is_read_only = true};
+        disks[count] = (struct kelpie_vmm_disk){.path = prepare->root,
+                                                .serial = KELPIE_PREPARE_ROOT_SERIAL,
+                                                .format = prepare->is_qcow2 ? KELPIE_VMM_DISK_QCOW2
+                                                                            : KELPIE_VMM_DISK_RAW,
+                                                .is_read_only = true};
         count += 1;
     }
     if (prepare->has_upper) {
@@ -394,8 +398,7 @@ static uint64_t memory_available_mib(struct kelpie_os *os) {
     return kelpie__text_u64(digits, &kib) ? kib / 1024 : UINT64_MAX;
 }
 
-int kelpie__prepare_check_memory(const struct kelpie_monitor *monitor,
-                                 struct kelpie_error *error) {
+int kelpie__prepare_check_memory(const struct kelpie_monitor *monitor, struct kelpie_error *error) {
     uint64_t available_mib = memory_available_mib(monitor->os);
     if (monitor->config.allows_overcommit || monitor->config.memory_mib <= available_mib) {
         return 0;

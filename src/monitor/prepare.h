@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * What has to be there before a VM can start: kernel, initramfs, root image, writable disk. What is not in the cache is
- * made by kelpie-pack, one child at a time, while the monitor goes on serving its clients.
+ * What has to be there before a VM can start: kernel, initramfs, root image, writable disk. What is
+ * not in the cache is made by kelpie-pack, one child at a time, while the monitor goes on serving
+ * its clients.
  */
 #ifndef KELPIE_MONITOR_PREPARE_H
 #define KELPIE_MONITOR_PREPARE_H
@@ -10,13 +11,12 @@
 #include "core/limits.h"
 #include "core/loop.h"
 #include "store/cache.h"
-#include "vmm/tail.h"
 #include "vmm/vmm.h"
 
 struct kelpie_monitor;
 
 /* By which the guest finds its disks. */
-#define KELPIE_PREPARE_ROOT_SERIAL  "base"
+#define KELPIE_PREPARE_ROOT_SERIAL "base"
 #define KELPIE_PREPARE_UPPER_SERIAL "upper"
 
 enum kelpie_prepare_root {
@@ -55,7 +55,8 @@ struct kelpie_prepare {
     struct kelpie_cache_kernel found;
     struct kelpie_cache_item item;
     int process; /* owned; KELPIE_OS_NO_HANDLE: none */
-    int output;  /* owned: what it prints, and what it complains of, are told apart by its exit code */
+    /* owned: what it prints, and what it complains of, are told apart by its exit code */
+    int output;
     uint32_t process_watch;
     uint32_t output_watch;
     struct kelpie_timer timer;
@@ -72,7 +73,8 @@ void kelpie__prepare_cancel(struct kelpie_prepare *prepare);
 void kelpie__prepare_spec(const struct kelpie_prepare *prepare, struct kelpie_vmm_spec *out,
                           struct kelpie_vmm_disk disks[KELPIE_VMM_DISK_COUNT_MAX]);
 
-/* LIMIT when the guest's memory is more than the host has available, and overcommit was not asked for. */
+/* LIMIT when the guest's memory is more than the host has available, and overcommit was not asked
+ * for. */
 KELPIE_MUST_CHECK int kelpie__prepare_check_memory(const struct kelpie_monitor *monitor,
                                                    struct kelpie_error *error);
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Who waits for an answer: a request of a client that may be gone by the time it is known. Also the client side of
- * what other modules of the monitor send. Clients are named by serial numbers, which are never used again.
+ * Who waits for an answer: a request of a client that may be gone by the time it is known. Also the
+ * client side of what other modules of the monitor send. Clients are named by serial numbers, which
+ * are never used again.
  */
 #ifndef KELPIE_MONITOR_REPLY_H
 #define KELPIE_MONITOR_REPLY_H
@@ -22,8 +23,8 @@ void kelpie__reply_result(struct kelpie_monitor *monitor, struct kelpie_reply *r
 void kelpie__reply_refuse(struct kelpie_monitor *monitor, struct kelpie_reply *reply,
                           const struct kelpie_error *why);
 KELPIE_PRINTF(4, 5)
-void kelpie__reply_refuse_text(struct kelpie_monitor *monitor, struct kelpie_reply *reply,
-                               int code, const char *format, ...);
+void kelpie__reply_refuse_text(struct kelpie_monitor *monitor, struct kelpie_reply *reply, int code,
+                               const char *format, ...);
 
 /* The open connection of a client, or NULL. */
 struct kelpie_wire *kelpie__client_wire(struct kelpie_monitor *monitor, uint64_t client);

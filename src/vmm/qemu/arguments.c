@@ -149,7 +149,7 @@ static void arguments_add_channels(struct kelpie_qemu_arguments *arguments,
     arguments_add(arguments, "-chardev");
     arguments_add(arguments, "socket,id=agent,fd=%d", input->agent);
     arguments_add(arguments, "-device");
-    arguments_add(arguments, "virtio-serial-device");
+    arguments_add(arguments, "virtio-serial-device,max_ports=2");
     arguments_add(arguments, "-device");
     arguments_add(arguments, "virtserialport,chardev=agent,name=org.kelpie.agent");
 }

@@ -11,13 +11,13 @@
 
 #include "core/limits.h"
 #include "core/loop.h"
+#include "core/tail.h"
 #include "os/os_call.h"
 #include "vmm/qemu/accel.h"
 #include "vmm/qemu/arguments.h"
 #include "vmm/qemu/program.h"
 #include "vmm/qemu/qmp.h"
 #include "vmm/qemu/tsc.h"
-#include "vmm/tail.h"
 
 #define QEMU_SIGNAL_KILL 9
 #define QEMU_QMP_TIMEOUT_MS 5000u

@@ -4,8 +4,8 @@
  * printable form for error messages. What it holds is hostile; nothing but printable ASCII leaves
  * it.
  */
-#ifndef KELPIE_VMM_TAIL_H
-#define KELPIE_VMM_TAIL_H
+#ifndef KELPIE_CORE_TAIL_H
+#define KELPIE_CORE_TAIL_H
 
 #include <stddef.h>
 #include <stdint.h>

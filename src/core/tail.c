@@ -3,7 +3,7 @@
  * The end of a text: see tail.h. The bytes lie in a ring whose next place is total_bytes modulo its
  * size.
  */
-#include "vmm/tail.h"
+#include "core/tail.h"
 
 #include <stdbool.h>
 #include <string.h>
