@@ -149,9 +149,16 @@ def check_build(build, root):
 
     yield from check_undefined(build, listed("allowed-symbols.txt"))
     yield from check_statics(build, listed("allowed-statics.txt"))
-    library = os.path.join(build, "src", "libkelpie.so")
+    library, monitor, command, agent = (
+        os.path.join(build, "src", name)
+        for name in ("libkelpie.so", "kelpie-monitor", "kelpie", "kelpie-agent")
+    )
+    missing = [path for path in (library, monitor, command, agent) if not os.path.exists(path)]
+    if missing:
+        yield from (Finding("missing", path, 0, "was not built") for path in missing)
+        return
     with open(os.path.join(root, "include", "kelpie.h"), encoding="utf-8") as file:
         yield from check_exports(library, file.read())
-    for name in ("libkelpie.so", "kelpie-monitor", "kelpie"):
-        yield from check_needed(os.path.join(build, "src", name))
-    yield from check_agent(os.path.join(build, "src", "kelpie-agent"))
+    for path in (library, monitor, command):
+        yield from check_needed(path)
+    yield from check_agent(agent)

@@ -81,12 +81,12 @@ def planted_source(path, content):
 
 def test_sources(report):
     banned = text.BannedNames(BANNED)
-    for rule, path, content in PLANTED:
+    for number, (rule, path, content) in enumerate(PLANTED, 1):
         found = {finding.rule for finding in check_sources([planted_source(path, content)], banned)}
-        report(f"tidy finds {rule} in {path}", found == {rule}, f"found {sorted(found)}")
+        report(f"finds-{rule}-{number}", found == {rule}, f"found {sorted(found)}")
     for path, content in CLEAN:
         found = [str(finding) for finding in check_sources([planted_source(path, content)], banned)]
-        report(f"tidy passes clean {path}", not found, "; ".join(found))
+        report(f"passes-{path}", not found, "; ".join(found))
 
 
 def build_archive(folder, layer, content):
@@ -123,15 +123,15 @@ def test_archives(report, folder):
     )
     found = [(finding.rule, finding.text) for finding in binary.check_undefined(folder, {})]
     report(
-        "tidy finds seam and layer-link in an archive",
+        "finds-seam-and-layer-link",
         [rule for rule, _ in found] == ["layer-link", "seam"],
         str(found),
     )
     allowed = binary.read_list("rand for the test\n")
     found = [finding.rule for finding in binary.check_undefined(folder, allowed)]
-    report("tidy passes a listed symbol", found == ["layer-link"], str(found))
+    report("passes-listed-symbol", found == ["layer-link"], str(found))
     found = [finding.text for finding in binary.check_statics(folder, {})]
-    report("tidy finds mutable-static", found == ["count lives in .bss"], str(found))
+    report("finds-mutable-static", found == ["count lives in .bss"], str(found))
 
 
 def test_library(report, folder):
@@ -144,9 +144,9 @@ def test_library(report, folder):
     )
     header = "/* kelpie_x() */\nint kelpie_a(double x);\nint kelpie_c(void);\ntypedef void (*kelpie_d)(int a);\n"
     found = sorted(finding.text.split()[0] for finding in binary.check_exports(library, header))
-    report("tidy finds exports", found == ["kelpie_b", "kelpie_c"], str(found))
+    report("finds-exports", found == ["kelpie_b", "kelpie_c"], str(found))
     found = [finding.text for finding in binary.check_needed(library)]
-    report("tidy finds needed", found == ["needs libm.so.6; libc only"], str(found))
+    report("finds-needed", found == ["needs libm.so.6; libc only"], str(found))
     large = os.path.join(folder, "large")
     subprocess.run(
         ["gcc", "-x", "c", "-", "-o", large],
@@ -155,7 +155,7 @@ def test_library(report, folder):
         check=True,
     )
     found = [finding.rule for finding in binary.check_agent(large)]
-    report("tidy finds agent-size and agent-static", found == ["agent-size", "agent-static"], str(found))
+    report("finds-agent-size-and-agent-static", found == ["agent-size", "agent-static"], str(found))
 
 
 def self_test():
