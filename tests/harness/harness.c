@@ -134,11 +134,14 @@ static void test_report(const struct harness_test *test, int status, const char 
 
 static void test_run(const struct harness_test *test, const struct harness_options *options,
                      struct harness_totals *totals) {
-    char root[] = "/tmp/kelpie-test-XXXXXX";
-    char state[64];
-    char runtime[64];
+    const char *base = getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp";
+    char root[512];
+    char state[sizeof(root) + 16];
+    char runtime[sizeof(root) + 16];
+    snprintf(root, sizeof(root), "%s/kelpie-test-XXXXXX", base);
     if (mkdtemp(root) == NULL) {
-        printf("not ok %s: cannot make a directory in /tmp: %s\n", test->name, strerror(errno));
+        printf("not ok %s: cannot make a directory in %s: %s\n", test->name, base,
+               strerror(errno));
         totals->failed++;
         return;
     }

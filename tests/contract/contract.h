@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * What the contract's tests share. Every helper fails the test by itself: a test reads as what should happen.
+ */
+#ifndef KELPIE_TESTS_CONTRACT_H
+#define KELPIE_TESTS_CONTRACT_H
+
+#include "harness/harness.h"
+#include "kelpie.h"
+
+struct contract {
+    const struct harness *harness;
+    struct kelpie *kelpie;
+};
+
+struct contract_result {
+    struct kelpie_exec_result exec;
+    int status; /* of kelpie_vm_exec */
+    struct kelpie_error error;
+};
+
+struct contract contract_open(const struct harness *harness);
+void contract_close(struct contract *contract);
+
+/* A small VM (1 CPU, 256 MiB), owned and ephemeral unless changed. */
+struct kelpie_config *contract_config(struct contract *contract);
+/* Takes the configuration. */
+struct kelpie_vm *contract_create(struct contract *contract, const char *name,
+                                  struct kelpie_config *config);
+struct kelpie_vm *contract_start(struct contract *contract);
+/* Stops, deletes and closes. */
+void contract_end(struct kelpie_vm *vm);
+
+/* Runs `sh -c script`; released by contract_release. */
+struct contract_result contract_sh(struct kelpie_vm *vm, const char *script, uint64_t timeout_ms);
+void contract_release(struct contract_result *result);
+/* The same, with this output and exit code 0, or the test fails. */
+void contract_sh_says(struct kelpie_vm *vm, const char *script, const char *output);
+
+void contract_state_is(struct kelpie_vm *vm, enum kelpie_vm_state state);
+struct kelpie_vm_info contract_inspect(struct kelpie_vm *vm);
+/* Waits until the state is there, driven by the VM's own record; the test fails after 20 s. */
+void contract_wait_state(struct kelpie_vm *vm, enum kelpie_vm_state state);
+
+/* The call fails with this code and its message has the text. */
+void contract_fails(int status, const struct kelpie_error *error, int code, const char *text);
+
+/* This kernel's boot id, as /proc says it. */
+void contract_boot_id(char out[64]);
+
+#define CONTRACT_OK(call)                                                                          \
+    do {                                                                                           \
+        struct kelpie_error error = {0};                                                           \
+        int contract_status = (call);                                                              \
+        HARNESS_CHECK(contract_status == 0, "%s: %s", kelpie_code_name(contract_status),           \
+                      error.message);                                                              \
+    } while (0)
+
+/* The tests, by file. */
+extern const struct harness_test contract_tests_lifecycle[];
+extern const struct harness_test contract_tests_exec[];
+extern const struct harness_test contract_tests_streams[];
+extern const struct harness_test contract_tests_ends[];
+extern const struct harness_test contract_tests_roots[];
+extern const struct harness_test contract_tests_load[];
+
+#endif

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See contract.h.
+ */
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "contract.h"
+
+struct contract contract_open(const struct harness *harness) {
+    const struct kelpie_open_options options = {
+        .struct_size = sizeof(options),
+        .state_directory = harness->state_directory,
+        .runtime_directory = harness->runtime_directory,
+        .cache_directory = harness->cache_directory,
+        .libexec_directory = harness->libexec_directory,
+    };
+    struct contract contract = {.harness = harness};
+    HARNESS_CHECK(strcmp(harness->backend, "qemu") == 0, "unknown backend %s", harness->backend);
+    CONTRACT_OK(kelpie_open(&options, &contract.kelpie, &error));
+    return contract;
+}
+
+void contract_close(struct contract *contract) {
+    kelpie_close(contract->kelpie);
+}
+
+struct kelpie_config *contract_config(struct contract *contract) {
+    struct kelpie_config *config = NULL;
+    CONTRACT_OK(kelpie_config_create(contract->kelpie, &config, &error));
+    kelpie_config_set_cpus(config, 1);
+    kelpie_config_set_memory_mib(config, 256);
+    kelpie_config_set_ephemeral(config, true);
+    kelpie_config_set_boot_timeout_ms(config, 60000);
+    return config;
+}
+
+struct kelpie_vm *contract_create(struct contract *contract, const char *name,
+                                  struct kelpie_config *config) {
+    struct kelpie_vm *vm = NULL;
+    CONTRACT_OK(kelpie_vm_create(contract->kelpie, name, config, &vm, &error));
+    kelpie_config_destroy(config);
+    return vm;
+}
+
+struct kelpie_vm *contract_start(struct contract *contract) {
+    struct kelpie_vm *vm = contract_create(contract, NULL, contract_config(contract));
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &error));
+    return vm;
+}
+
+void contract_end(struct kelpie_vm *vm) {
+    CONTRACT_OK(kelpie_vm_delete(vm, true, &error));
+    kelpie_vm_close(vm);
+}
+
+struct contract_result contract_sh(struct kelpie_vm *vm, const char *script, uint64_t timeout_ms) {
+    const char *const argv[] = {"sh", "-c", script, NULL};
+    const struct kelpie_exec_options options = {
+        .struct_size = sizeof(options), .argv = argv, .timeout_ms = timeout_ms};
+    struct contract_result result = {.exec.struct_size = sizeof(result.exec)};
+    result.status = kelpie_vm_exec(vm, &options, &result.exec, &result.error);
+    return result;
+}
+
+void contract_release(struct contract_result *result) {
+    kelpie_exec_result_release(&result->exec);
+}
+
+void contract_sh_says(struct kelpie_vm *vm, const char *script, const char *output) {
+    struct contract_result result = contract_sh(vm, script, 0);
+    HARNESS_CHECK(result.status == 0, "%s: %s", script, result.error.message);
+    HARNESS_CHECK(result.exec.status.exit_code == 0, "%s: exit code %d: %s", script,
+                  result.exec.status.exit_code, result.exec.stderr_bytes);
+    HARNESS_CHECK(strcmp(result.exec.stdout_bytes, output) == 0, "%s: said \"%s\", not \"%s\"",
+                  script, result.exec.stdout_bytes, output);
+    contract_release(&result);
+}
+
+struct kelpie_vm_info contract_inspect(struct kelpie_vm *vm) {
+    struct kelpie_vm_info info = {.struct_size = sizeof(info)};
+    CONTRACT_OK(kelpie_vm_inspect(vm, &info, &error));
+    return info;
+}
+
+void contract_state_is(struct kelpie_vm *vm, enum kelpie_vm_state state) {
+    struct kelpie_vm_info info = contract_inspect(vm);
+    HARNESS_CHECK(info.state == state, "the VM is %s, not %s (%s)",
+                  kelpie_vm_state_name(info.state), kelpie_vm_state_name(state), info.reason);
+}
+
+void contract_wait_state(struct kelpie_vm *vm, enum kelpie_vm_state state) {
+    uint64_t deadline_ms = harness_now_ms() + 20000;
+    struct kelpie_vm_info info = contract_inspect(vm);
+    while (info.state != state && harness_now_ms() < deadline_ms) {
+        poll(NULL, 0, 20); /* the state is a file: there is nothing to wait for */
+        info = contract_inspect(vm);
+    }
+    HARNESS_CHECK(info.state == state, "the VM stays %s and does not become %s (%s)",
+                  kelpie_vm_state_name(info.state), kelpie_vm_state_name(state), info.reason);
+}
+
+void contract_fails(int status, const struct kelpie_error *error, int code, const char *text) {
+    HARNESS_CHECK(status == code, "%s, not %s: %s", kelpie_code_name(status),
+                  kelpie_code_name(code), error->message);
+    HARNESS_CHECK(error->code == code, "the error holds %s", kelpie_code_name(error->code));
+    HARNESS_CHECK(strstr(error->message, text) != NULL, "\"%s\" is not in \"%s\"", text,
+                  error->message);
+}
+
+void contract_boot_id(char out[64]) {
+    int file = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    ssize_t count = file < 0 ? -1 : read(file, out, 63);
+    HARNESS_CHECK(count > 30, "read this host's boot id");
+    out[count] = '\0';
+    close(file);
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Goal: a boot succeeds while both cores are kept busy: without a known TSC frequency it would hang for ever now and then
+ * (findings: calibration against the PIT fails). Method: two spinning processes a core, alive before and after.
+ */
+#define _GNU_SOURCE
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "contract.h"
+
+#define SPINNERS_MAX 8
+
+static pid_t spin(int cpu) {
+    pid_t child = fork();
+    HARNESS_CHECK(child >= 0, "fork");
+    if (child == 0) {
+        cpu_set_t set;
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        CPU_ZERO(&set);
+        CPU_SET(cpu, &set);
+        sched_setaffinity(0, sizeof(set), &set);
+        for (volatile unsigned turn = 0;; turn += 1) {
+        }
+    }
+    return child;
+}
+
+static void test_boot_under_load(const struct harness *harness) {
+    pid_t spinners[SPINNERS_MAX];
+    int cores = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    int count = cores * 2 < SPINNERS_MAX ? cores * 2 : SPINNERS_MAX;
+    struct contract contract = contract_open(harness);
+    for (int i = 0; i < count; i += 1) {
+        spinners[i] = spin(i % cores);
+    }
+    uint32_t boots = harness->scale >= 4 ? 20 / 4 : 20;
+    for (uint32_t i = 0; i < boots; i += 1) {
+        struct kelpie_vm *vm = contract_start(&contract);
+        contract_sh_says(vm, "echo up", "up\n");
+        contract_end(vm);
+    }
+    for (int i = 0; i < count; i += 1) {
+        HARNESS_CHECK(waitpid(spinners[i], NULL, WNOHANG) == 0, "spinner %d is alive", i);
+        kill(spinners[i], SIGKILL);
+        waitpid(spinners[i], NULL, 0);
+    }
+    contract_close(&contract);
+}
+
+const struct harness_test contract_tests_load[] = {
+    {"boot_under_load", test_boot_under_load, 900},
+    {0},
+};

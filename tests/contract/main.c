@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The contract of a VM (docs/testing.md) as a test program: all files' tests, or the ones named.
+ */
+#include <stdlib.h>
+
+#include "contract.h"
+
+#define TESTS_MAX 128
+
+int main(int argc, char **argv) {
+    static const struct harness_test *const files[] = {
+        contract_tests_lifecycle, contract_tests_exec,  contract_tests_streams,
+        contract_tests_ends,      contract_tests_roots, contract_tests_load,
+    };
+    struct harness_test tests[TESTS_MAX];
+    size_t count = 0;
+    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i += 1) {
+        for (const struct harness_test *test = files[i]; test->name != NULL; test += 1) {
+            if (count == TESTS_MAX) {
+                abort();
+            }
+            tests[count] = *test;
+            count += 1;
+        }
+    }
+    return harness_main(argc, argv, "contract", tests, count);
+}
