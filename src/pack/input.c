@@ -81,8 +81,7 @@ static bool input_sink_take(struct input_sink *sink, const void *bytes, size_t c
     return true;
 }
 
-/* Moves everything over. Bytes behind the compressed data make libarchive fail after the last
- * block, which is no failure when the count is known and reached. */
+/* Moves everything over, or as much as the sink takes. */
 static int input_pump(struct archive *archive, struct input_sink *sink, const char *what) {
     struct archive_entry *entry = NULL;
     int status = archive_read_next_header(archive, &entry);

@@ -21,7 +21,7 @@ static uint32_t kernel_load_u32(const uint8_t *bytes) {
            (uint32_t)bytes[3] << 24;
 }
 
-/* The compressed image inside the file, and its size once decompressed, which stands behind it. */
+/* The compressed image inside the file, and its size once decompressed, which stands at its end. */
 static bool kernel_find_payload(const struct kelpie_pack_bytes *image, const uint8_t **out,
                                 size_t *out_count, uint64_t *out_expanded) {
     const uint8_t *bytes = image->bytes;
@@ -35,9 +35,12 @@ static bool kernel_find_payload(const struct kelpie_pack_bytes *image, const uin
     if (count < 8 || begin > image->count || count > image->count - begin) {
         return false;
     }
-    *out = bytes + begin;
-    *out_count = (size_t)count;
-    *out_expanded = kernel_load_u32(bytes + begin + count - 4);
+    const uint8_t *payload = bytes + begin;
+    *out_expanded = kernel_load_u32(payload + count - 4);
+    /* The last four bytes of gzip are its own; the build appends them to every other format. */
+    bool is_gzip = payload[0] == 0x1f && payload[1] == 0x8b;
+    *out_count = (size_t)count - (is_gzip ? 0 : 4);
+    *out = payload;
     return *out_expanded > 0;
 }
 

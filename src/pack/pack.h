@@ -68,8 +68,7 @@ struct kelpie_pack_bytes {
 
 /* The whole file, decompressed when it is a gzip, xz, zstd or lz4 file. */
 int kelpie__pack_read(const char *path, size_t bytes_max, struct kelpie_pack_bytes *out);
-/* Decompresses a range of a file into another one, up to `bytes_max` bytes; what follows the
- * compressed data is ignored once *inout_bytes have come (0: until the end). */
+/* Decompresses bytes into a file; they have to become exactly `bytes_expected`. */
 int kelpie__pack_decompress(const uint8_t *bytes, size_t count, uint64_t bytes_expected, int to,
                             const char *what);
 

@@ -1,0 +1,474 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * kelpie-pack: what it makes, and what it says about inputs that are damaged or lie. Each run is
+ * the real program in a child process; after a failure nothing may lie in the output's directory.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "pack/pack.h"
+
+#define TEST_TEXT_BYTES 65536
+#define TEST_PAYLOAD_OFFSET 0x400 /* behind one sector of setup */
+
+static char test_directory[] = "/tmp/kelpie-test-pack-XXXXXX";
+static char test_output[TEST_TEXT_BYTES]; /* stdout and stderr of the last run */
+
+static const char *in_test(const char *name) {
+    static char paths[8][256];
+    static unsigned turn;
+    turn = (turn + 1) % 8;
+    snprintf(paths[turn], sizeof(paths[turn]), "%s/%s", test_directory, name);
+    return paths[turn];
+}
+
+static void write_file(const char *path, const void *bytes, size_t count) {
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    assert_int_equal(fwrite(bytes, 1, count, file), count);
+    assert_int_equal(fclose(file), 0);
+}
+
+static size_t read_file(const char *path, uint8_t *out, size_t capacity) {
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    size_t count = fread(out, 1, capacity, file);
+    fclose(file);
+    return count;
+}
+
+static void shell(const char *format, ...) {
+    char command[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(command, sizeof(command), format, arguments);
+    va_end(arguments);
+    assert_int_equal(system(command), 0);
+}
+
+static bool has_tool(const char *name) {
+    char command[128];
+    snprintf(command, sizeof(command), "command -v %s >/dev/null", name);
+    return system(command) == 0;
+}
+
+/* Runs kelpie-pack with up to eight arguments. */
+static int run_pack(const char *first, ...) {
+    char *argv[12] = {(char *)"kelpie-pack", (char *)(uintptr_t)first};
+    int argc = 2;
+    va_list arguments;
+    va_start(arguments, first);
+    for (; argc < 10 && (argv[argc] = va_arg(arguments, char *)) != NULL; argc += 1) {
+    }
+    va_end(arguments);
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(ends[1], 1);
+        dup2(ends[1], 2);
+        close(ends[0]);
+        close(ends[1]);
+        int status = kelpie_pack_main(argc, argv);
+        fflush(stdout);
+        _exit(status);
+    }
+    close(ends[1]);
+    size_t count = 0;
+    ssize_t result = 1;
+    while (result > 0) {
+        result = read(ends[0], test_output + count, sizeof(test_output) - 1 - count);
+        count += result > 0 ? (size_t)result : 0;
+    }
+    test_output[count] = '\0';
+    close(ends[0]);
+    int status = 0;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static void assert_says(const char *text) {
+    if (strstr(test_output, text) == NULL) {
+        fail_msg("\"%s\" is not in: %s", text, test_output);
+    }
+}
+
+/* Not a trace of a failed run, named or temporary; and one line said why. */
+static void assert_nothing_made(const char *directory) {
+    DIR *list = opendir(directory);
+    assert_non_null(strchr(test_output, '\n'));
+    assert_ptr_equal(strchr(test_output, '\n') + 1, test_output + strlen(test_output));
+    for (struct dirent *entry = list == NULL ? NULL : readdir(list); entry != NULL;
+         entry = readdir(list)) {
+        if (entry->d_name[0] != '.' || strlen(entry->d_name) > 2) {
+            fail_msg("left behind: %s/%s", directory, entry->d_name);
+        }
+    }
+    if (list != NULL) {
+        closedir(list);
+    }
+}
+
+/* ---- kernels ---- */
+
+static void store_u32(uint8_t *bytes, uint32_t value) {
+    for (int i = 0; i < 4; i += 1) {
+        bytes[i] = (uint8_t)(value >> (8 * i));
+    }
+}
+
+/* A bzImage around /bin/true, compressed by a tool; returns the bytes in it. */
+static size_t make_kernel(const char *compressor, uint8_t *out, size_t capacity) {
+    struct stat stat_result;
+    assert_int_equal(stat("/bin/true", &stat_result), 0);
+    shell("%s < /bin/true > %s 2>/dev/null", compressor, in_test("payload"));
+    memset(out, 0, TEST_PAYLOAD_OFFSET);
+    size_t count =
+        read_file(in_test("payload"), out + TEST_PAYLOAD_OFFSET, capacity - TEST_PAYLOAD_OFFSET);
+    out[0x1f1] = 1; /* so that the rest begins at 0x400 */
+    memcpy(out + 0x202, "HdrS\x0f\x02", 6);
+    store_u32(out + 0x248, 0);
+    if (strncmp(compressor, "gzip", 4) != 0) { /* which ends with the size by itself */
+        store_u32(out + TEST_PAYLOAD_OFFSET + count, (uint32_t)stat_result.st_size);
+        count += 4;
+    }
+    store_u32(out + 0x24c, (uint32_t)count);
+    return TEST_PAYLOAD_OFFSET + count;
+}
+
+static void test_kernel_of_each_compression(void **state) {
+    static const char *const compressors[] = {"gzip -n", "xz --check=crc32", "zstd -q", "lz4 -l",
+                                              "bzip2"};
+    static uint8_t image[1024 * 1024];
+    assert_non_null(state);
+    for (size_t i = 0; i < sizeof(compressors) / sizeof(compressors[0]); i += 1) {
+        char tool[16];
+        assert_int_equal(sscanf(compressors[i], "%15s", tool), 1);
+        if (!has_tool(tool)) {
+            continue;
+        }
+        size_t count = make_kernel(compressors[i], image, sizeof(image));
+        write_file(in_test("bzImage"), image, count);
+        assert_int_equal(
+            run_pack("kernel", in_test("bzImage"), in_test("kernels/new/vmlinux"), NULL), 0);
+        assert_string_equal(test_output, "");
+        shell("cmp -s /bin/true %s", in_test("kernels/new/vmlinux"));
+        struct stat stat_result;
+        assert_int_equal(stat(in_test("kernels/new/vmlinux"), &stat_result), 0);
+        assert_int_equal(stat_result.st_mode & 07777, 0600);
+    }
+    shell("rm -r %s", in_test("kernels"));
+}
+
+static void test_kernel_that_is_damaged(void **state) {
+    static uint8_t image[1024 * 1024];
+    assert_non_null(state);
+    size_t count = make_kernel("gzip -n", image, sizeof(image));
+    struct {
+        size_t offset;
+        uint32_t value;
+    } damages[] = {
+        {0x202, 0},          /* no header */
+        {0x206, 0x200},      /* a protocol without payload */
+        {0x248, 0x7fffffff}, /* begins behind the end */
+        {0x248, 0xffffffff},
+        {0x24c, 0xffffffff}, /* longer than the file */
+        {0x24c, 3},
+        {(uint32_t)count - 4, 0}, /* its size once decompressed */
+        {(uint32_t)count - 4, 0xffffffff},
+        {(uint32_t)count - 4, 1000000},
+        {TEST_PAYLOAD_OFFSET, 0x12345678}, /* unknown compression */
+        {TEST_PAYLOAD_OFFSET + 3000, 0x5a5a5a5a},
+    };
+    assert_int_equal(mkdir(in_test("out"), 0700), 0);
+    for (size_t i = 0; i < sizeof(damages) / sizeof(damages[0]); i += 1) {
+        uint8_t before[4];
+        memcpy(before, image + damages[i].offset, 4);
+        store_u32(image + damages[i].offset, damages[i].value);
+        write_file(in_test("bzImage"), image, count);
+        memcpy(image + damages[i].offset, before, 4);
+        assert_int_equal(run_pack("kernel", in_test("bzImage"), in_test("out/vmlinux"), NULL), 1);
+        assert_nothing_made(in_test("out"));
+    }
+    write_file(in_test("bzImage"), image, count / 2);
+    assert_int_equal(run_pack("kernel", in_test("bzImage"), in_test("out/vmlinux"), NULL), 1);
+    assert_nothing_made(in_test("out"));
+    assert_int_equal(run_pack("kernel", in_test("missing"), in_test("out/vmlinux"), NULL), 1);
+    assert_says("No such file");
+    assert_nothing_made(in_test("out"));
+}
+
+static void test_kernel_that_holds_no_elf(void **state) {
+    static uint8_t image[4096];
+    assert_non_null(state);
+    shell("head -c 100 /dev/zero | gzip -n > %s", in_test("payload"));
+    memset(image, 0, sizeof(image));
+    size_t count = read_file(in_test("payload"), image + TEST_PAYLOAD_OFFSET, 1000);
+    image[0x1f1] = 1;
+    memcpy(image + 0x202, "HdrS\x0f\x02", 6);
+    store_u32(image + 0x24c, (uint32_t)count);
+    write_file(in_test("bzImage"), image, TEST_PAYLOAD_OFFSET + count);
+    assert_int_equal(run_pack("kernel", in_test("bzImage"), in_test("out/vmlinux"), NULL), 1);
+    assert_says("no ELF");
+    assert_nothing_made(in_test("out"));
+}
+
+static void test_output_replaces_files_and_nothing_else(void **state) {
+    static uint8_t image[1024 * 1024];
+    assert_non_null(state);
+    size_t count = make_kernel("gzip -n", image, sizeof(image));
+    write_file(in_test("bzImage"), image, count);
+    write_file(in_test("old"), "old", 3);
+    assert_int_equal(run_pack("kernel", in_test("bzImage"), in_test("old"), NULL), 0);
+    shell("cmp -s /bin/true %s", in_test("old"));
+    assert_int_equal(mkdir(in_test("folder"), 0700), 0);
+    assert_int_equal(run_pack("kernel", in_test("bzImage"), in_test("folder"), NULL), 1);
+    assert_says("is not a file");
+    assert_int_equal(run_pack("kernel", in_test("bzImage"), in_test("old/below"), NULL), 1);
+    assert_int_equal(run_pack("kernel", in_test("bzImage"), "", NULL), 1);
+}
+
+/* ---- initramfs ---- */
+
+/* A statically linked program: an ELF header without program headers will do. */
+static void make_static_program(const char *path) {
+    uint8_t elf[128] = {0x7f, 'E', 'L', 'F', 2, 1, 1};
+    write_file(path, elf, sizeof(elf));
+}
+
+static void test_initramfs_refuses_programs_with_libraries(void **state) {
+    assert_non_null(state);
+    make_static_program(in_test("agent"));
+    assert_int_equal(run_pack("initramfs", "--agent", in_test("agent"), "--busybox", "/bin/true",
+                              in_test("out/ird"), NULL),
+                     1);
+    assert_says("not statically linked; apt install busybox-static");
+    assert_nothing_made(in_test("out"));
+    assert_int_equal(run_pack("initramfs", "--agent", in_test("agent"), NULL), 2);
+    assert_int_equal(run_pack("initramfs", "--what", "x", in_test("out/ird"), NULL), 2);
+}
+
+static void make_modules(void) {
+    shell("mkdir -p %s/kernel/a", in_test("modules"));
+    static const char signed_module[] = "module body\0sig\0\0\0\0\0\0\0\0\0\0\0\4"
+                                        "~Module signature appended~\n";
+    write_file(in_test("modules/kernel/a/virtio.ko"), signed_module, sizeof(signed_module) - 1);
+    write_file(in_test("modules/kernel/a/virtio-mmio.ko"), "mmio", 4);
+    write_file(in_test("modules/kernel/a/virtio_console.ko"), "console", 7);
+    write_file(in_test("modules/kernel/a/virtio_blk.ko"), "blk", 3);
+    write_file(in_test("modules/kernel/a/erofs.ko"), "erofs", 5);
+    shell("gzip -n %s", in_test("modules/kernel/a/erofs.ko"));
+    static const char dependencies[] = "kernel/a/virtio.ko:\n"
+                                       "kernel/a/virtio-mmio.ko: kernel/a/virtio.ko\n"
+                                       "kernel/a/virtio_console.ko: kernel/a/virtio.ko\n"
+                                       "kernel/a/virtio_blk.ko: kernel/a/virtio.ko\n"
+                                       "kernel/a/erofs.ko.gz:\n";
+    write_file(in_test("modules/modules.dep"), dependencies, sizeof(dependencies) - 1);
+    write_file(in_test("modules/modules.builtin"), "kernel/fs/overlay.ko\n", 21);
+}
+
+static int pack_initramfs(const char *out) {
+    return run_pack("initramfs", "--agent", in_test("agent"), "--busybox", "/usr/bin/busybox",
+                    "--modules-dir", in_test("modules"), out, NULL);
+}
+
+static void test_initramfs_orders_and_strips_modules(void **state) {
+    assert_non_null(state);
+    if (access("/usr/bin/busybox", X_OK) < 0) {
+        skip();
+    }
+    make_static_program(in_test("agent"));
+    make_modules();
+    assert_int_equal(pack_initramfs(in_test("ird")), 0);
+    /* The archive is not compressed, so that what is in it can be looked for. */
+    static uint8_t bytes[8 * 1024 * 1024];
+    size_t count = read_file(in_test("ird"), bytes, sizeof(bytes));
+    static const char order[] = "early virtio.ko\nearly virtio_mmio.ko\nearly virtio_console.ko\n"
+                                "late virtio_blk.ko\nlate erofs.ko\n";
+    assert_non_null(memmem(bytes, count, order, sizeof(order) - 1));
+    assert_non_null(memmem(bytes, count, "module body", 11));
+    assert_null(memmem(bytes, count, "~Module signature", 17));
+    assert_non_null(memmem(bytes, count, "TRAILER!!!", 10));
+    assert_memory_equal(bytes, "070701", 6);
+    assert_int_equal(count % 4, 0);
+    assert_int_equal(pack_initramfs(in_test("ird2")), 0);
+    shell("cmp -s %s %s", in_test("ird"), in_test("ird2"));
+}
+
+static void test_initramfs_names_what_a_kernel_lacks(void **state) {
+    assert_non_null(state);
+    if (access("/usr/bin/busybox", X_OK) < 0) {
+        skip();
+    }
+    make_static_program(in_test("agent"));
+    write_file(in_test("modules/modules.builtin"), "", 0);
+    assert_int_equal(pack_initramfs(in_test("out/ird")), 1);
+    assert_says("has no module overlay");
+    assert_nothing_made(in_test("out"));
+    assert_int_equal(unlink(in_test("modules/modules.dep")), 0);
+    assert_int_equal(pack_initramfs(in_test("out/ird")), 1);
+    assert_says("modules.dep");
+    assert_nothing_made(in_test("out"));
+}
+
+/* ---- roots ---- */
+
+static void test_root_follows_the_directory(void **state) {
+    char first[256];
+    assert_non_null(state);
+    if (!has_tool("mkfs.erofs")) {
+        skip();
+    }
+    shell("mkdir -p %s/etc && echo one > %s/etc/file", in_test("tree"), in_test("tree"));
+    assert_int_equal(run_pack("root", in_test("tree"), in_test("roots"), NULL), 0);
+    snprintf(first, sizeof(first), "%.200s", test_output);
+    first[strcspn(first, "\n")] = '\0';
+    assert_int_equal(run_pack("identify", first, NULL), 0);
+    assert_string_equal(test_output, "raw erofs\n");
+    assert_int_equal(run_pack("root", in_test("tree"), in_test("roots"), NULL), 0);
+    assert_memory_equal(test_output, first, strlen(first));
+    shell("echo two > %s/etc/file", in_test("tree"));
+    assert_int_equal(run_pack("root", in_test("tree"), in_test("roots"), NULL), 0);
+    assert_memory_not_equal(test_output, first, strlen(first));
+}
+
+static void test_root_that_is_no_directory(void **state) {
+    assert_non_null(state);
+    assert_int_equal(run_pack("root", in_test("missing"), in_test("out"), NULL), 1);
+    assert_says("No such file");
+    assert_int_equal(run_pack("root", "/bin/true", in_test("out"), NULL), 1);
+    assert_says("not a directory");
+    assert_nothing_made(in_test("out"));
+}
+
+/* ---- images ---- */
+
+static void assert_unidentified(const char *path, const char *says) {
+    assert_int_equal(run_pack("identify", path, NULL), 1);
+    assert_says(says);
+}
+
+static void test_identify_knows_what_it_does_not_take(void **state) {
+    static uint8_t image[80 * 1024];
+    assert_non_null(state);
+    assert_int_equal(mkfifo(in_test("fifo"), 0600), 0);
+    assert_unidentified(in_test("fifo"), "neither a directory nor a disk image");
+    assert_unidentified(in_test("missing"), "No such file");
+    assert_unidentified("/dev/null", "neither");
+    write_file(in_test("image"), "x", 1);
+    assert_unidentified(in_test("image"), "unknown file system");
+    write_file(in_test("image"), image, sizeof(image));
+    assert_unidentified(in_test("image"), "unknown file system");
+    memcpy(image, "XFSB", 4);
+    write_file(in_test("image"), image, sizeof(image));
+    assert_unidentified(in_test("image"), "xfs");
+    memset(image, 0, 4);
+    memcpy(image + 512, "EFI PART", 8);
+    write_file(in_test("image"), image, sizeof(image));
+    assert_unidentified(in_test("image"), "a partition table");
+}
+
+static void test_identify_trusts_no_qcow2(void **state) {
+    static uint8_t image[4096];
+    assert_non_null(state);
+    memcpy(image, "QFI\xfb\0\0\0\3", 8);
+    image[23] = 16; /* cluster bits */
+    write_file(in_test("image"), image, sizeof(image));
+    assert_unidentified(in_test("image"), "unknown file system");
+    image[23] = 60;
+    write_file(in_test("image"), image, sizeof(image));
+    assert_unidentified(in_test("image"), "unknown version");
+    image[23] = 16;
+    image[15] = 112; /* a backing file's name */
+    write_file(in_test("image"), image, sizeof(image));
+    assert_unidentified(in_test("image"), "depends on another file");
+    image[15] = 0;
+    image[79] = 4; /* an external data file */
+    write_file(in_test("image"), image, sizeof(image));
+    assert_unidentified(in_test("image"), "depends on another file");
+    image[79] = 0;
+    image[35] = 1; /* encryption */
+    write_file(in_test("image"), image, sizeof(image));
+    assert_unidentified(in_test("image"), "encrypted");
+    image[35] = 0;
+    memset(image + 40, 0xff, 8); /* a table far behind the end */
+    write_file(in_test("image"), image, sizeof(image));
+    assert_int_equal(run_pack("identify", in_test("image"), NULL), 1);
+}
+
+static void test_disk_is_an_empty_ext4(void **state) {
+    struct stat stat_result;
+    assert_non_null(state);
+    if (!has_tool("mke2fs") || !has_tool("qemu-img")) {
+        skip();
+    }
+    assert_int_equal(run_pack("disk", "64", in_test("disk"), NULL), 0);
+    assert_int_equal(stat(in_test("disk"), &stat_result), 0);
+    assert_int_equal(stat_result.st_size, 64 * 1024 * 1024);
+    assert_true(stat_result.st_blocks < 2048); /* under 1 MiB of it is there */
+    assert_int_equal(run_pack("identify", in_test("disk"), NULL), 0);
+    assert_string_equal(test_output, "raw ext4\n");
+    shell("qemu-img convert -O qcow2 %s %s", in_test("disk"), in_test("disk.qcow2"));
+    assert_int_equal(run_pack("identify", in_test("disk.qcow2"), NULL), 0);
+    assert_string_equal(test_output, "qcow2 ext4\n");
+    static const char *const sizes[] = {"15", "1048577", "-1", "64x", "", "99999999999999999999"};
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i += 1) {
+        assert_int_equal(run_pack("disk", sizes[i], in_test("out/disk"), NULL), 1);
+        assert_says("is not within 16 to 1048576 MiB");
+        assert_nothing_made(in_test("out"));
+    }
+}
+
+static void test_usage_and_version(void **state) {
+    assert_non_null(state);
+    assert_int_equal(run_pack("what", NULL), 2);
+    assert_says("usage:");
+    assert_int_equal(run_pack("--version", NULL), 0);
+    assert_says("kelpie-pack ");
+    assert_int_equal(run_pack("--help", NULL), 0);
+}
+
+static int setup(void **state) {
+    static int unused;
+    *state = &unused;
+    return mkdtemp(test_directory) == NULL ? -1 : 0;
+}
+
+static int teardown(void **state) {
+    assert_non_null(state);
+    shell("rm -rf %s", test_directory);
+    return 0;
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_kernel_of_each_compression),
+        cmocka_unit_test(test_kernel_that_is_damaged),
+        cmocka_unit_test(test_kernel_that_holds_no_elf),
+        cmocka_unit_test(test_output_replaces_files_and_nothing_else),
+        cmocka_unit_test(test_initramfs_refuses_programs_with_libraries),
+        cmocka_unit_test(test_initramfs_orders_and_strips_modules),
+        cmocka_unit_test(test_initramfs_names_what_a_kernel_lacks),
+        cmocka_unit_test(test_root_follows_the_directory),
+        cmocka_unit_test(test_root_that_is_no_directory),
+        cmocka_unit_test(test_identify_knows_what_it_does_not_take),
+        cmocka_unit_test(test_identify_trusts_no_qcow2),
+        cmocka_unit_test(test_disk_is_an_empty_ext4),
+        cmocka_unit_test(test_usage_and_version),
+    };
+    alarm(50); /* a test that waits for ever is a test that fails */
+    return cmocka_run_group_tests_name("pack", tests, setup, teardown);
+}
