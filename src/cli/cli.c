@@ -14,7 +14,7 @@
 static const struct kelpie_cli_verb verbs[] = {
     {"run", KELPIE_CLI_RUN, 0, WORDS_MANY, true, "[OPTIONS] [--] COMMAND [ARGUMENT...]",
      "boot a VM, run a command in it, delete the VM", kelpie__cli_run},
-    {"create", KELPIE_CLI_CREATE, 0, 1, false, "[OPTIONS] NAME", "make a VM that can be started",
+    {"create", KELPIE_CLI_CREATE, 0, 1, false, "[OPTIONS] [NAME]", "make a VM that can be started",
      kelpie__cli_create},
     {"start", KELPIE_CLI_START, 1, WORDS_MANY, false, "NAME...", "boot VMs", kelpie__cli_start},
     {"exec", KELPIE_CLI_EXEC, 2, WORDS_MANY, true, "[OPTIONS] NAME [--] COMMAND [ARGUMENT...]",
@@ -50,7 +50,7 @@ const struct kelpie_cli_verb *kelpie__cli_find_verb(const char *name) {
     return NULL;
 }
 
-/* ---- the library ---- */
+/* ---- the library ----------------------------------------------------------------------------- */
 
 static void on_log(void *context, enum kelpie_log_level level, const char *message) {
     struct kelpie_cli *cli = context;
@@ -94,7 +94,7 @@ struct kelpie_vm *kelpie__cli_open_vm(struct kelpie_cli *cli, const char *name) 
     return vm;
 }
 
-/* ---- what stands before the verb ---- */
+/* ---- what stands before the verb ------------------------------------------------------------- */
 
 static bool set_state_directory(struct kelpie_cli *cli, const char *path) {
     if (path == NULL || path[0] == '\0') {
@@ -162,6 +162,19 @@ static int run_verb(struct kelpie_cli *cli, int argc, char **argv) {
     return check_words(cli) ? cli->verb->run(cli) : KELPIE_CLI_FAILED;
 }
 
+static int fail_verb(struct kelpie_cli *cli, const char *name) {
+    struct kelpie_cli_suggestion suggestion;
+    kelpie__cli_suggest_begin(&suggestion, name, strlen(name));
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(verbs); i += 1) {
+        kelpie__cli_suggest_offer(&suggestion, verbs[i].name);
+    }
+    if (suggestion.nearest != NULL) {
+        return kelpie__cli_fail(cli, "there is no verb \"%s\"; did you mean \"%s\"?", name,
+                                suggestion.nearest);
+    }
+    return kelpie__cli_fail(cli, "there is no verb \"%s\"; see kelpie help", name);
+}
+
 static int choose(struct kelpie_cli *cli, int argc, char **argv) {
     int at = read_globals(cli, argc, argv);
     if (at < 0) {
@@ -181,7 +194,7 @@ static int choose(struct kelpie_cli *cli, int argc, char **argv) {
     }
     cli->verb = kelpie__cli_find_verb(argv[at]);
     if (cli->verb == NULL) {
-        return kelpie__cli_fail(cli, "unknown command \"%s\"; see kelpie help", argv[at]);
+        return fail_verb(cli, argv[at]);
     }
     return run_verb(cli, argc - at - 1, argv + at + 1);
 }
@@ -193,8 +206,10 @@ int kelpie_cli_main(struct kelpie_os *os, int argc, char **argv) {
         return KELPIE_CLI_FAILED;
     }
     cli->os = os;
+    cli->signals = KELPIE_OS_NO_HANDLE;
     int code = argc == 0 ? KELPIE_CLI_FAILED : choose(cli, argc, argv);
-    kelpie__cli_flush(cli);
+    code = kelpie__cli_finish_output(cli, code);
+    kelpie__cli_loop_close(cli);
     kelpie_close(cli->kelpie);
     kelpie__cli_options_deinit(cli);
     kelpie__free(os, cli, sizeof(*cli));

@@ -10,6 +10,7 @@
 #include "core/base.h"
 #include "core/error.h"
 #include "core/limits.h"
+#include "core/loop.h"
 #include "kelpie.h"
 #include "os/os.h"
 
@@ -68,6 +69,7 @@ struct kelpie_cli_options {
     bool is_forced;
     bool shows_all;
     bool shows_events;
+    bool shows_timings;
     bool is_json;
     bool wants_help;
     const char **environment; /* owned; NULL-terminated */
@@ -83,6 +85,14 @@ struct kelpie_cli_text {
     char text[];
 };
 
+/* Monotonic times of a run; 0: not reached. */
+struct kelpie_cli_timings {
+    int64_t started_ns;
+    int64_t booted_ns;
+    int64_t exec_started_ns;
+    int64_t exec_ended_ns;
+};
+
 struct kelpie_cli {
     struct kelpie_os *os; /* borrowed: until the process ends */
     const struct kelpie_cli_verb *verb;
@@ -93,8 +103,16 @@ struct kelpie_cli {
     struct kelpie_cli_text *texts; /* owned */
     char **words;                  /* borrowed from argv, NULL-terminated: names, or a command */
     uint32_t word_count;
+    struct kelpie_loop *loop; /* owned; NULL: not needed yet */
+    uint32_t library_slot;
+    bool is_library_due; /* its descriptor was seen to be readable */
+    int signals;         /* owned; KELPIE_OS_NO_HANDLE: they have their usual effect */
+    uint32_t signals_slot;
+    void (*signal_callback)(void *context, int number);
+    void *signal_context; /* borrowed: while the callback is set */
+    struct kelpie_cli_timings timings;
     size_t output_count;
-    bool is_output_broken; /* nobody reads standard output any more */
+    int output_error; /* errno value of the first write that failed; 0: none */
     char output[KELPIE_CLI_OUTPUT_BYTES];
     char state_path[KELPIE_PATH_BYTES_MAX + 1];
     char root_path[KELPIE_PATH_BYTES_MAX + 1];
@@ -115,7 +133,7 @@ struct kelpie_cli_verb {
 /* The program: gives its exit code. */
 int kelpie_cli_main(struct kelpie_os *os, int argc, char **argv);
 
-/* ---- cli.c ---- */
+/* ---- cli.c ----------------------------------------------------------------------------------- */
 
 /* The verb of that name; NULL: there is none. */
 const struct kelpie_cli_verb *kelpie__cli_find_verb(const char *name);
@@ -126,7 +144,7 @@ KELPIE_MUST_CHECK bool kelpie__cli_open(struct kelpie_cli *cli);
 /* Opens the library and a VM of that name. NULL: it was reported. */
 KELPIE_MUST_CHECK struct kelpie_vm *kelpie__cli_open_vm(struct kelpie_cli *cli, const char *name);
 
-/* ---- options.c ---- */
+/* ---- options.c ------------------------------------------------------------------------------- */
 
 /* Reads what follows the verb: options and words. False: it was reported. */
 KELPIE_MUST_CHECK bool kelpie__cli_parse(struct kelpie_cli *cli, int argc, char **argv);
@@ -134,7 +152,7 @@ void kelpie__cli_options_deinit(struct kelpie_cli *cli);
 /* Prints the options of a verb. */
 void kelpie__cli_print_options(struct kelpie_cli *cli, const struct kelpie_cli_verb *verb);
 
-/* ---- values.c ---- */
+/* ---- values.c -------------------------------------------------------------------------------- */
 
 /* "5s", "1500ms", "2m", "1h", "10" (seconds), "none". */
 KELPIE_MUST_CHECK bool kelpie__cli_duration(const char *text, uint64_t *out_ms);
@@ -147,14 +165,17 @@ KELPIE_MUST_CHECK bool kelpie__cli_absolute(struct kelpie_cli *cli, const char *
 /* "3 min": for people. */
 void kelpie__cli_age(int64_t age_ms, char *out, size_t capacity);
 
-/* ---- output.c ---- */
+/* ---- output.c -------------------------------------------------------------------------------- */
 
 /* Standard output, collected and written when full and at the end. */
 KELPIE_PRINTF(2, 3) void kelpie__cli_print(struct kelpie_cli *cli, const char *format, ...);
 void kelpie__cli_put(struct kelpie_cli *cli, const char *bytes, size_t count);
 void kelpie__cli_flush(struct kelpie_cli *cli);
-/* All of the bytes, at once. False: nobody reads them. */
-bool kelpie__cli_write(struct kelpie_cli *cli, int handle, const void *bytes, size_t count);
+/* Flushes; gives `code`, or the exit code of output that could not be written. */
+KELPIE_MUST_CHECK int kelpie__cli_finish_output(struct kelpie_cli *cli, int code);
+/* All of the bytes, at once. 0, or an errno value. */
+KELPIE_MUST_CHECK int kelpie__cli_write(struct kelpie_cli *cli, int handle, const void *bytes,
+                                        size_t count);
 /* "kelpie: run: text", on standard error. Gives KELPIE_CLI_FAILED, so that a failure is one
  * expression. */
 KELPIE_PRINTF(2, 3) int kelpie__cli_fail(struct kelpie_cli *cli, const char *format, ...);
@@ -162,13 +183,49 @@ KELPIE_PRINTF(2, 3) void kelpie__cli_note(struct kelpie_cli *cli, const char *fo
 /* Reports an error of the library; gives the exit code that it means. */
 int kelpie__cli_fail_error(struct kelpie_cli *cli, const struct kelpie_error *error);
 
-/* ---- vm_config.c ---- */
+/* ---- vm_config.c ----------------------------------------------------------------------------- */
 
-/* A configuration from the options, checked: every problem is reported. Gives *out. 0, or the exit
- * code. */
-KELPIE_MUST_CHECK int kelpie__cli_make_config(struct kelpie_cli *cli, struct kelpie_config **out);
+/* Makes a VM as the options say; `name` may be NULL. Every problem of the configuration is
+ * reported. Gives *out. 0, or the exit code. */
+KELPIE_MUST_CHECK int kelpie__cli_make_vm(struct kelpie_cli *cli, const char *name,
+                                          struct kelpie_vm **out);
 
-/* ---- session.c ---- */
+/* ---- loop.c ---------------------------------------------------------------------------------- */
+
+/* The loop that waits for the library; may be opened twice. The library must be open. */
+KELPIE_MUST_CHECK int kelpie__cli_loop_open(struct kelpie_cli *cli, struct kelpie_error *error);
+/* From here on signals go to cli->signal_callback; may be called twice. */
+KELPIE_MUST_CHECK int kelpie__cli_signals_open(struct kelpie_cli *cli, struct kelpie_error *error);
+/* Waits once, or looks only when something `is_due` already, and handles what came. */
+KELPIE_MUST_CHECK int kelpie__cli_step(struct kelpie_cli *cli, bool is_due,
+                                       struct kelpie_error *error);
+void kelpie__cli_loop_close(struct kelpie_cli *cli);
+/* A signal callback for times between two that do something. */
+void kelpie__cli_ignore_signal(void *context, int number);
+
+/* ---- boot.c ---------------------------------------------------------------------------------- */
+
+/* Starts a VM. 0, or the exit code: what failed was reported; 128 + a signal that cancelled it. */
+KELPIE_MUST_CHECK int kelpie__cli_boot(struct kelpie_cli *cli, struct kelpie_vm *vm);
+
+/* ---- timings.c ------------------------------------------------------------------------------- */
+
+void kelpie__cli_print_timings(struct kelpie_cli *cli, const struct kelpie_vm_info *info);
+
+/* ---- suggest.c ------------------------------------------------------------------------------- */
+
+struct kelpie_cli_suggestion {
+    const char *word; /* borrowed: until the last offer */
+    size_t count;
+    uint32_t distance;
+    const char *nearest; /* borrowed from the candidates; NULL: none is near */
+};
+
+void kelpie__cli_suggest_begin(struct kelpie_cli_suggestion *suggestion, const char *word,
+                               size_t count);
+void kelpie__cli_suggest_offer(struct kelpie_cli_suggestion *suggestion, const char *candidate);
+
+/* ---- session.c ------------------------------------------------------------------------------- */
 
 /* Starts a command with the options' terminal, stdin, environment and timeout, carries its streams
  * and signals, and waits for its end. Gives its exit code. */
@@ -180,13 +237,16 @@ int kelpie__cli_session_attach(struct kelpie_cli *cli, struct kelpie_vm *vm, con
 int kelpie__cli_session_detached(struct kelpie_cli *cli, struct kelpie_vm *vm,
                                  const char *const *command, bool prints_id);
 
-/* ---- inspect.c ---- */
+/* False: -t was given without a terminal, which was reported. */
+KELPIE_MUST_CHECK bool kelpie__cli_check_terminal(struct kelpie_cli *cli);
+
+/* ---- inspect.c ------------------------------------------------------------------------------- */
 
 /* One VM as a JSON object, in the caller's buffer; its length. */
 int64_t kelpie__cli_write_info(const struct kelpie_vm_info *info, char *out, size_t capacity);
 #define KELPIE_CLI_INFO_BYTES 32768u
 
-/* ---- the verbs ---- */
+/* ---- the verbs ------------------------------------------------------------------------------- */
 
 int kelpie__cli_run(struct kelpie_cli *cli);
 int kelpie__cli_create(struct kelpie_cli *cli);

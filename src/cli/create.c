@@ -1,23 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * kelpie create: makes a VM and prints its name.
+ * kelpie create: a VM that can be started. Its name, given or drawn, is printed.
  */
 #include "cli/cli.h"
 
 int kelpie__cli_create(struct kelpie_cli *cli) {
-    struct kelpie_error error = {0};
-    struct kelpie_config *config = NULL;
     struct kelpie_vm *vm = NULL;
-    const char *name = cli->word_count > 0 ? cli->words[0] : NULL;
-    int code = kelpie__cli_make_config(cli, &config);
+    const char *name = cli->options.name;
+    KELPIE_ASSERT(cli->word_count <= 1);
+    if (cli->word_count == 1 && name != NULL) {
+        return kelpie__cli_fail(cli, "\"%s\" and --name \"%s\" are two names; give one",
+                                cli->words[0], name);
+    }
+    if (cli->word_count == 1) {
+        name = cli->words[0];
+    }
+    int code = kelpie__cli_make_vm(cli, name, &vm);
     if (code != KELPIE_CLI_OK) {
         return code;
     }
-    int status = kelpie_vm_create(cli->kelpie, name, config, &vm, &error);
-    kelpie_config_destroy(config);
-    if (status < 0) {
-        return kelpie__cli_fail_error(cli, &error);
-    }
+    KELPIE_ASSERT(vm != NULL);
     kelpie__cli_print(cli, "%s\n", kelpie_vm_name(vm));
     kelpie_vm_close(vm);
     return KELPIE_CLI_OK;

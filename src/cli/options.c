@@ -52,12 +52,12 @@ static const struct option table[] = {
     {"interactive", 'i', OPTION_FLAG, RUNS_COMMAND | KELPIE_CLI_ATTACH, PLACE(is_interactive), NULL,
      "pass standard input on"},
     {"json", 0, OPTION_FLAG,
-     KELPIE_CLI_PS | KELPIE_CLI_INSPECT | KELPIE_CLI_DOCTOR | KELPIE_CLI_VERSION, PLACE(is_json),
-     NULL, "JSON"},
+     KELPIE_CLI_PS | KELPIE_CLI_INSPECT | KELPIE_CLI_DOCTOR | KELPIE_CLI_VERSION | KELPIE_CLI_RUN,
+     PLACE(is_json), NULL, "JSON"},
     {"kernel", 0, OPTION_TEXT, MAKES_VM, PLACE(kernel), "FILE", "a bzImage or vmlinux"},
     {"memory", 0, OPTION_SIZE_MIB, MAKES_VM, PLACE(memory_mib), "SIZE",
      "MiB, or with a unit: 1g; 128 to 16,384 MiB (512)"},
-    {"name", 0, OPTION_TEXT, KELPIE_CLI_RUN, PLACE(name), "NAME", "the VM's name (drawn)"},
+    {"name", 0, OPTION_TEXT, MAKES_VM, PLACE(name), "NAME", "the VM's name (drawn)"},
     {"overcommit", 0, OPTION_FLAG, MAKES_VM, PLACE(allows_overcommit), NULL,
      "start with more memory than the host has available"},
     {"read-only", 0, OPTION_FLAG, MAKES_VM, PLACE(is_read_only), NULL,
@@ -67,7 +67,9 @@ static const struct option table[] = {
     {"timeout", 0, OPTION_DURATION, RUNS_COMMAND, PLACE(timeout_ms), "TIME",
      "kill the command and all it started after this time (none)"},
     {"timeout", 't', OPTION_DURATION, KELPIE_CLI_STOP, PLACE(timeout_ms), "TIME",
-     "then kill the VM (10s)"},
+     "then kill the VM (10s); 0: at once"},
+    {"timings", 0, OPTION_FLAG, KELPIE_CLI_RUN, PLACE(shows_timings), NULL,
+     "say on standard error what boot and command took (--json: as JSON)"},
     {"tty", 't', OPTION_FLAG, RUNS_COMMAND | KELPIE_CLI_ATTACH, PLACE(has_terminal), NULL,
      "with a terminal"},
     {"user", 'u', OPTION_TEXT, RUNS_COMMAND, PLACE(user), "USER[:GROUP]",
@@ -143,7 +145,8 @@ static bool set_number(struct kelpie_cli *cli, const struct option *option, cons
     } else {
         is_valid = kelpie__cli_duration(value, out);
         form = "a time such as 5s, 1500ms or 2m";
-        if (is_valid && *out == 0) {
+        bool may_be_zero = cli->verb->bit == KELPIE_CLI_STOP; /* at once */
+        if (is_valid && *out == 0 && !may_be_zero) {
             kelpie__ignore(
                 kelpie__cli_fail(cli, "--%s: \"%s\": at least 1ms", option->name, value));
             return false;
@@ -175,9 +178,23 @@ static bool apply(struct kelpie_cli *cli, const struct option *option, const cha
     return false;
 }
 
-static bool fail_unknown(struct kelpie_cli *cli, const char *option) {
-    kelpie__ignore(kelpie__cli_fail(cli, "unknown option \"%s\"; see kelpie %s --help", option,
-                                    cli->verb->name));
+static bool fail_unknown(struct kelpie_cli *cli, const char *word) {
+    struct kelpie_cli_suggestion suggestion;
+    bool is_long = kelpie__text_has_prefix(word, "--");
+    kelpie__cli_suggest_begin(&suggestion, is_long ? word + 2 : "",
+                              is_long ? strcspn(word + 2, "=") : 0);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(table); i += 1) {
+        if ((table[i].verbs & cli->verb->bit) != 0) {
+            kelpie__cli_suggest_offer(&suggestion, table[i].name);
+        }
+    }
+    if (suggestion.nearest != NULL) {
+        kelpie__ignore(kelpie__cli_fail(cli, "unknown option \"%s\"; did you mean --%s?", word,
+                                        suggestion.nearest));
+    } else {
+        kelpie__ignore(kelpie__cli_fail(cli, "unknown option \"%s\"; see kelpie %s --help", word,
+                                        cli->verb->name));
+    }
     return false;
 }
 

@@ -3,6 +3,7 @@
  * What is written. Standard output is collected; standard error goes out line by line, after it.
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,31 +28,46 @@ static void wait_for_room(struct kelpie_cli *cli, int handle) {
     kelpie__ignore(kelpie__os_watch(cli->os, handle, 0, 0));
 }
 
-bool kelpie__cli_write(struct kelpie_cli *cli, int handle, const void *bytes, size_t count) {
+int kelpie__cli_write(struct kelpie_cli *cli, int handle, const void *bytes, size_t count) {
     const char *next = bytes;
     KELPIE_ASSERT(handle == KELPIE_CLI_STDOUT || handle == KELPIE_CLI_STDERR);
-    while (count >
-           0) { /* bound: the bytes; a reader that does not read is waited for, as by any program */
+    /* bound: the bytes; a reader that does not read is waited for, as by any program */
+    while (count > 0) {
         int64_t written = kelpie__os_write(cli->os, handle, next, count);
         if (written == -EAGAIN) {
             wait_for_room(cli, handle);
         } else if (written <= 0) {
-            return false;
+            return written < 0 ? (int)-written : EIO;
         } else {
             next += written;
             count -= (size_t)written;
         }
     }
-    return true;
+    return 0;
 }
 
 void kelpie__cli_flush(struct kelpie_cli *cli) {
     KELPIE_ASSERT(cli->output_count <= sizeof(cli->output));
-    if (cli->output_count > 0 && !cli->is_output_broken) {
-        cli->is_output_broken =
-            !kelpie__cli_write(cli, KELPIE_CLI_STDOUT, cli->output, cli->output_count);
+    if (cli->output_count > 0 && cli->output_error == 0) {
+        cli->output_error =
+            kelpie__cli_write(cli, KELPIE_CLI_STDOUT, cli->output, cli->output_count);
     }
     cli->output_count = 0;
+}
+
+int kelpie__cli_finish_output(struct kelpie_cli *cli, int code) {
+    struct kelpie_error error = {0};
+    kelpie__cli_flush(cli);
+    KELPIE_ASSERT(cli->output_count == 0);
+    if (cli->output_error == 0) {
+        return code;
+    }
+    if (cli->output_error == EPIPE) { /* a reader that has enough, such as `head`, is no failure */
+        return KELPIE_CLI_SIGNALLED + SIGPIPE;
+    }
+    kelpie__ignore(
+        kelpie__fail(&error, KELPIE_E_IO, cli->output_error, "write to standard output"));
+    return kelpie__cli_fail_error(cli, &error);
 }
 
 void kelpie__cli_put(struct kelpie_cli *cli, const char *bytes, size_t count) {
@@ -79,12 +95,13 @@ void kelpie__cli_print(struct kelpie_cli *cli, const char *format, ...) {
     kelpie__cli_put(cli, text, (size_t)kelpie__min_u64((uint64_t)length, sizeof(text) - 1));
 }
 
-KELPIE_PRINTF(2, 0)
-static void write_line(struct kelpie_cli *cli, const char *format, va_list arguments) {
+/* "kelpie: place: text", with one newline at the end. */
+KELPIE_PRINTF(3, 0)
+static void write_line(struct kelpie_cli *cli, const char *place, const char *format,
+                       va_list arguments) {
     char line[OUTPUT_LINE_BYTES];
-    bool has_verb = cli->verb != NULL;
-    kelpie__ignore(kelpie__text_format(line, sizeof(line), "kelpie: %s%s",
-                                       has_verb ? cli->verb->name : "", has_verb ? ": " : ""));
+    bool has_place = place[0] != '\0';
+    kelpie__text_format(line, sizeof(line), "kelpie: %s%s", place, has_place ? ": " : "");
     size_t used = strlen(line);
     kelpie__ignore(vsnprintf(line + used, sizeof(line) - used - 1, format, arguments));
     kelpie__text_trim(line);
@@ -99,7 +116,7 @@ static void write_line(struct kelpie_cli *cli, const char *format, va_list argum
 int kelpie__cli_fail(struct kelpie_cli *cli, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    write_line(cli, format, arguments);
+    write_line(cli, cli->verb == NULL ? "" : cli->verb->name, format, arguments);
     va_end(arguments);
     return KELPIE_CLI_FAILED;
 }
@@ -107,13 +124,26 @@ int kelpie__cli_fail(struct kelpie_cli *cli, const char *format, ...) {
 void kelpie__cli_note(struct kelpie_cli *cli, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    write_line(cli, format, arguments);
+    write_line(cli, cli->verb == NULL ? "" : cli->verb->name, format, arguments);
+    va_end(arguments);
+}
+
+/* What is wrong with a configuration begins with the field's name, which says enough. */
+KELPIE_PRINTF(2, 3)
+static void write_problem(struct kelpie_cli *cli, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    write_line(cli, "", format, arguments);
     va_end(arguments);
 }
 
 int kelpie__cli_fail_error(struct kelpie_cli *cli, const struct kelpie_error *error) {
     KELPIE_ASSERT(error->code < 0);
-    kelpie__ignore(kelpie__cli_fail(cli, "%s", error->message));
+    if (error->field[0] != '\0') {
+        write_problem(cli, "%s", error->message);
+    } else {
+        kelpie__ignore(kelpie__cli_fail(cli, "%s", error->message));
+    }
     switch (error->code) {
     case KELPIE_E_EXEC_TIMEOUT:
         return KELPIE_CLI_TIMED_OUT;

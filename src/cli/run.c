@@ -5,46 +5,67 @@
  */
 #include "cli/cli.h"
 
-static int run_command(struct kelpie_cli *cli, struct kelpie_vm *vm) {
-    struct kelpie_error error = {0};
+static int run_detached(struct kelpie_cli *cli, struct kelpie_vm *vm) {
     const char *const *command = (const char *const *)cli->words;
-    if (kelpie_vm_start(vm, 0, &error) < 0) {
-        return kelpie__cli_fail_error(cli, &error);
-    }
-    if (!cli->options.is_detached) {
-        return kelpie__cli_session_run(cli, vm, command);
-    }
     int code =
         cli->word_count > 0 ? kelpie__cli_session_detached(cli, vm, command, false) : KELPIE_CLI_OK;
+    KELPIE_ASSERT(cli->options.is_detached);
     if (code == KELPIE_CLI_OK) {
         kelpie__cli_print(cli, "%s\n", kelpie_vm_name(vm));
     }
     return code;
 }
 
-int kelpie__cli_run(struct kelpie_cli *cli) {
-    struct kelpie_error error = {0};
-    struct kelpie_config *config = NULL;
-    struct kelpie_vm *vm = NULL;
-    if (cli->word_count == 0 && !cli->options.is_detached) {
-        return kelpie__cli_fail(cli, "no command was given; usage: kelpie run %s",
-                                cli->verb->usage);
-    }
-    int code = kelpie__cli_make_config(cli, &config);
+static int run_in_vm(struct kelpie_cli *cli, struct kelpie_vm *vm) {
+    struct kelpie_vm_info info = {.struct_size = sizeof(info)};
+    int code = kelpie__cli_boot(cli, vm);
     if (code != KELPIE_CLI_OK) {
         return code;
     }
-    if (kelpie_vm_create(cli->kelpie, cli->options.name, config, &vm, &error) < 0) {
-        kelpie_config_destroy(config);
-        return kelpie__cli_fail_error(cli, &error);
+    bool has_info = cli->options.shows_timings && kelpie_vm_inspect(vm, &info, NULL) == 0;
+    code = cli->options.is_detached
+               ? run_detached(cli, vm)
+               : kelpie__cli_session_run(cli, vm, (const char *const *)cli->words);
+    if (has_info) {
+        kelpie__cli_print_timings(cli, &info);
     }
-    kelpie_config_destroy(config);
-    code = run_command(cli, vm);
+    return code;
+}
+
+static bool run_check(struct kelpie_cli *cli) {
+    const struct kelpie_cli_options *options = &cli->options;
+    const char *problem = NULL;
+    if (cli->word_count == 0 && !options->is_detached) {
+        problem = "no command was given; name one, or leave a VM running with -d";
+    } else if (options->is_detached && options->is_interactive) {
+        problem = "-d and -i exclude each other: a command that is left has no standard input";
+    } else if (options->is_json && !options->shows_timings) {
+        problem = "--json is for --timings; give both or none";
+    }
+    if (problem != NULL) {
+        kelpie__ignore(kelpie__cli_fail(cli, "%s", problem));
+        return false;
+    }
+    return kelpie__cli_check_terminal(cli);
+}
+
+int kelpie__cli_run(struct kelpie_cli *cli) {
+    struct kelpie_error error = {0};
+    struct kelpie_vm *vm = NULL;
+    if (!run_check(cli)) {
+        return KELPIE_CLI_FAILED;
+    }
+    int code = kelpie__cli_make_vm(cli, cli->options.name, &vm);
+    if (code != KELPIE_CLI_OK) {
+        return code;
+    }
+    code = run_in_vm(cli, vm);
     bool is_left = cli->options.is_detached && code == KELPIE_CLI_OK;
     if (!is_left && kelpie_vm_delete(vm, true, &error) < 0) {
         /* Its monitor deletes it too, when this connection ends. */
         kelpie__cli_note(cli, "delete VM \"%s\": %s", kelpie_vm_name(vm), error.message);
     }
     kelpie_vm_close(vm);
+    KELPIE_ASSERT(code >= 0 && code <= 255);
     return code;
 }

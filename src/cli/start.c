@@ -7,18 +7,20 @@
 int kelpie__cli_start(struct kelpie_cli *cli) {
     int code = KELPIE_CLI_OK;
     for (uint32_t i = 0; i < cli->word_count; i += 1) {
-        struct kelpie_error error = {0};
         struct kelpie_vm *vm = kelpie__cli_open_vm(cli, cli->words[i]);
         if (vm == NULL) {
             code = KELPIE_CLI_FAILED;
             continue;
         }
-        if (kelpie_vm_start(vm, 0, &error) < 0) {
-            code = kelpie__cli_fail_error(cli, &error);
-        } else {
+        int one = kelpie__cli_boot(cli, vm);
+        if (one == KELPIE_CLI_OK) {
             kelpie__cli_print(cli, "%s\n", kelpie_vm_name(vm));
         }
         kelpie_vm_close(vm);
+        if (one > KELPIE_CLI_SIGNALLED) { /* Ctrl-C is for all of them */
+            return one;
+        }
+        code = one != KELPIE_CLI_OK ? one : code;
     }
     return code;
 }

@@ -7,7 +7,9 @@
 static int stop_one(struct kelpie_cli *cli, const char *name) {
     struct kelpie_error error = {0};
     struct kelpie_stop_result result = {0};
-    uint64_t timeout_ms = cli->options.timeout_ms != KELPIE_CLI_UNSET ? cli->options.timeout_ms : 0;
+    bool has_timeout = cli->options.timeout_ms != KELPIE_CLI_UNSET;
+    /* To the library 0 is its default; to people it is no time at all. */
+    uint64_t timeout_ms = has_timeout ? kelpie__max_u64(cli->options.timeout_ms, 1) : 0;
     struct kelpie_vm *vm = kelpie__cli_open_vm(cli, name);
     if (vm == NULL) {
         return KELPIE_CLI_FAILED;

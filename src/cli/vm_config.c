@@ -40,19 +40,23 @@ static bool set_accelerator(struct kelpie_cli *cli, struct kelpie_config *config
     return name == NULL;
 }
 
+/* False: one of them is not good, which was reported. */
 static bool set_texts(struct kelpie_cli *cli, struct kelpie_config *config) {
     const struct kelpie_cli_options *options = &cli->options;
+    bool is_good = set_accelerator(cli, config);
     if (options->root != NULL) {
-        if (!set_path(cli, "root", options->root, cli->root_path)) {
-            return false;
+        if (set_path(cli, "root", options->root, cli->root_path)) {
+            kelpie_config_set_root(config, cli->root_path);
+        } else {
+            is_good = false;
         }
-        kelpie_config_set_root(config, cli->root_path);
     }
     if (options->kernel != NULL) {
-        if (!set_path(cli, "kernel", options->kernel, cli->kernel_path)) {
-            return false;
+        if (set_path(cli, "kernel", options->kernel, cli->kernel_path)) {
+            kelpie_config_set_kernel(config, cli->kernel_path);
+        } else {
+            is_good = false;
         }
-        kelpie_config_set_kernel(config, cli->kernel_path);
     }
     /* In run, environment and directory are the command's own. */
     bool is_create = cli->verb->bit == KELPIE_CLI_CREATE;
@@ -62,7 +66,7 @@ static bool set_texts(struct kelpie_cli *cli, struct kelpie_config *config) {
     for (uint32_t i = 0; i < options->environment_count && is_create; i += 1) {
         kelpie_config_add_environment(config, options->environment[i]);
     }
-    return set_accelerator(cli, config);
+    return is_good;
 }
 
 static void set_numbers(const struct kelpie_cli_options *options, struct kelpie_config *config) {
@@ -93,7 +97,23 @@ static int report_problems(struct kelpie_cli *cli, const struct kelpie_config *c
     return count > 0 ? KELPIE_CLI_FAILED : kelpie__cli_fail_error(cli, error);
 }
 
-int kelpie__cli_make_config(struct kelpie_cli *cli, struct kelpie_config **out) {
+/* Reports all that is wrong with it. 0, or the exit code. */
+static int fill_config(struct kelpie_cli *cli, struct kelpie_config *config) {
+    struct kelpie_error error = {0};
+    bool is_run = cli->verb->bit == KELPIE_CLI_RUN;
+    bool is_owned = is_run && !cli->options.is_detached;
+    KELPIE_ASSERT(is_run || cli->verb->bit == KELPIE_CLI_CREATE);
+    kelpie_config_set_lifetime(config, is_owned ? KELPIE_LIFETIME_OWNED : KELPIE_LIFETIME_DETACHED);
+    kelpie_config_set_ephemeral(config, is_owned);
+    set_numbers(&cli->options, config);
+    int code = set_texts(cli, config) ? KELPIE_CLI_OK : KELPIE_CLI_FAILED;
+    if (kelpie_config_check(config, &error) < 0) {
+        code = report_problems(cli, config, &error);
+    }
+    return code;
+}
+
+int kelpie__cli_make_vm(struct kelpie_cli *cli, const char *name, struct kelpie_vm **out) {
     struct kelpie_error error = {0};
     struct kelpie_config *config = NULL;
     if (!kelpie__cli_open(cli)) {
@@ -102,19 +122,11 @@ int kelpie__cli_make_config(struct kelpie_cli *cli, struct kelpie_config **out) 
     if (kelpie_config_create(cli->kelpie, &config, &error) < 0) {
         return kelpie__cli_fail_error(cli, &error);
     }
-    bool is_run = cli->verb->bit == KELPIE_CLI_RUN;
-    bool is_owned = is_run && !cli->options.is_detached;
-    kelpie_config_set_lifetime(config, is_owned ? KELPIE_LIFETIME_OWNED : KELPIE_LIFETIME_DETACHED);
-    kelpie_config_set_ephemeral(config, is_owned);
-    set_numbers(&cli->options, config);
-    int code = set_texts(cli, config) ? KELPIE_CLI_OK : KELPIE_CLI_FAILED;
-    if (code == KELPIE_CLI_OK && kelpie_config_check(config, &error) < 0) {
-        code = report_problems(cli, config, &error);
+    int code = fill_config(cli, config);
+    if (code == KELPIE_CLI_OK && kelpie_vm_create(cli->kelpie, name, config, out, &error) < 0) {
+        code = kelpie__cli_fail_error(cli, &error);
     }
-    if (code != KELPIE_CLI_OK) {
-        kelpie_config_destroy(config);
-        return code;
-    }
-    *out = config;
-    return KELPIE_CLI_OK;
+    kelpie_config_destroy(config);
+    KELPIE_ASSERT((code == KELPIE_CLI_OK) == (*out != NULL));
+    return code;
 }
