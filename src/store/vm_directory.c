@@ -13,11 +13,11 @@
 #include "os/os_call.h"
 #include "store/remove.h"
 
-#define VM_DIRECTORY_MODE      0700u
-#define VM_FILE_MODE           0600u
-#define VM_LOCK_TRIES          8u
-#define VM_MADE_PREFIX         ".new-"
-#define VM_DELETED_PREFIX      ".deleted-"
+#define VM_DIRECTORY_MODE 0700u
+#define VM_FILE_MODE 0600u
+#define VM_LOCK_TRIES 8u
+#define VM_MADE_PREFIX ".new-"
+#define VM_DELETED_PREFIX ".deleted-"
 #define VM_TEMPORARY_BYTES_MAX 64u
 
 static int open_directory(struct kelpie_os *os, int parent, const char *name) {
@@ -76,7 +76,7 @@ void kelpie__vm_directory_close(struct kelpie_vm_directory *directory) {
     directory->run = KELPIE_OS_NO_HANDLE;
 }
 
-/* ---- the lock ---- */
+/* ---- the lock -------------------------------------------------------------------------------- */
 
 void kelpie__vm_directory_unlock(struct kelpie_vm_directory *directory) {
     if (directory->lock >= 0) {
@@ -131,7 +131,8 @@ static int lock_try(struct kelpie_vm_directory *directory) {
         kelpie__ignore(kelpie__os_close(os, lock));
         return status;
     }
-    kelpie__ignore(kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_LOCK_FILE, directory->name));
+    kelpie__ignore(
+        kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_LOCK_FILE, directory->name));
     status = kelpie__os_stat(os, directory->places->runtime_vms, path, false, &current);
     if (status < 0 || current.inode != mine.inode || current.device != mine.device) {
         kelpie__ignore(kelpie__os_close(os, lock));
@@ -151,8 +152,8 @@ int kelpie__vm_directory_lock(struct kelpie_vm_directory *directory, struct kelp
         return 0;
     }
     if (status == -EAGAIN) {
-        return kelpie__fail(error, KELPIE_E_BUSY, 0, "VM \"%s\" is being changed by another process",
-                            directory->name);
+        return kelpie__fail(error, KELPIE_E_BUSY, 0,
+                            "VM \"%s\" is being changed by another process", directory->name);
     }
     if (status == 1 || status == -ENOENT) {
         return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0, "VM \"%s\" was deleted meanwhile",
@@ -161,7 +162,7 @@ int kelpie__vm_directory_lock(struct kelpie_vm_directory *directory, struct kelp
     return fail_io(error, status, "lock the directory", directory->name);
 }
 
-/* ---- making ---- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
 static int write_files(struct kelpie_os *os, int made, const struct kelpie_config_values *values,
                        struct kelpie_error *error) {
@@ -193,9 +194,9 @@ static int publish(struct kelpie_vm_directory *directory, int made, const char *
     }
     status = kelpie__os_rename(os, base, temporary, base, directory->name, false);
     if (status == -EEXIST || status == -ENOTEMPTY) {
-        return kelpie__fail_field(error, KELPIE_E_EXISTS, "name",
-                                  "name: VM \"%s\" exists already; delete it or choose another name",
-                                  directory->name);
+        return kelpie__fail_field(
+            error, KELPIE_E_EXISTS, "name",
+            "name: VM \"%s\" exists already; delete it or choose another name", directory->name);
     }
     if (status == 0 && !directory->is_ephemeral) {
         status = kelpie__os_sync(os, base);
@@ -206,17 +207,19 @@ static int publish(struct kelpie_vm_directory *directory, int made, const char *
 static int check_is_free(const struct kelpie_vm_directory *directory, struct kelpie_error *error) {
     const struct kelpie_places *places = directory->places;
     char path[KELPIE_NAME_BYTES_MAX + 16];
-    kelpie__ignore(kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_CONFIG_FILE, directory->name));
+    kelpie__ignore(
+        kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_CONFIG_FILE, directory->name));
     if (has_entry(places->os, places->state_vms, path) ||
         has_entry(places->os, places->runtime_vms, path)) {
-        return kelpie__fail_field(error, KELPIE_E_EXISTS, "name",
-                                  "name: VM \"%s\" exists already; delete it or choose another name",
-                                  directory->name);
+        return kelpie__fail_field(
+            error, KELPIE_E_EXISTS, "name",
+            "name: VM \"%s\" exists already; delete it or choose another name", directory->name);
     }
     return 0;
 }
 
-/* An ephemeral VM's lock is made in the temporary directory, so that it is held before the VM can be seen. */
+/* An ephemeral VM's lock is made in the temporary directory, so that it is held before the VM can
+ * be seen. */
 static int lock_made(struct kelpie_vm_directory *directory, int made) {
     struct kelpie_os *os = directory->places->os;
     int lock = kelpie__os_open(os, made, KELPIE_VM_LOCK_FILE,
@@ -266,7 +269,8 @@ int kelpie__vm_directory_create(struct kelpie_vm_directory *directory,
     char temporary[VM_TEMPORARY_BYTES_MAX];
     KELPIE_ASSERT(strlen(values->id) == KELPIE_EXEC_ID_CHARACTERS);
     directory_reset(directory, places, values->name, values->is_ephemeral);
-    kelpie__ignore(kelpie__text_format(temporary, sizeof(temporary), VM_MADE_PREFIX "%s", values->id));
+    kelpie__ignore(
+        kelpie__text_format(temporary, sizeof(temporary), VM_MADE_PREFIX "%s", values->id));
     int status = kelpie__config_check_name(values->name, error);
     if (status == 0) {
         status = set_paths(directory, error);
@@ -289,7 +293,7 @@ int kelpie__vm_directory_create(struct kelpie_vm_directory *directory,
     return 0;
 }
 
-/* ---- opening ---- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static int vm_open(struct kelpie_vm_directory *directory, bool is_ephemeral) {
     struct kelpie_os *os = directory->places->os;
@@ -356,7 +360,8 @@ int kelpie__vm_directory_adopt(struct kelpie_vm_directory *directory, struct kel
     KELPIE_ASSERT(lock >= 0);
     places->os = os;
     places->state_vms = open_parent(os, vm_path, error);
-    places->runtime_vms = places->state_vms < 0 ? places->state_vms : open_parent(os, run_path, error);
+    places->runtime_vms =
+        places->state_vms < 0 ? places->state_vms : open_parent(os, run_path, error);
     if (places->runtime_vms < 0) {
         return places->runtime_vms;
     }
@@ -386,7 +391,7 @@ int kelpie__vm_directory_config(const struct kelpie_vm_directory *directory,
     return status;
 }
 
-/* ---- recovery and deletion ---- */
+/* ---- recovery and deletion ------------------------------------------------------------------- */
 
 static void remove_socket(const struct kelpie_vm_directory *directory) {
     /* Not there in most cases. */
@@ -455,7 +460,7 @@ int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory, struct ke
     return 0;
 }
 
-/* ---- all of them ---- */
+/* ---- all of them ----------------------------------------------------------------------------- */
 
 int kelpie__vm_directory_list(const struct kelpie_places *places,
                               struct kelpie_vm_directory_cursor *cursor,
@@ -467,7 +472,8 @@ int kelpie__vm_directory_list(const struct kelpie_places *places,
         int base = base_of(places, cursor->is_in_runtime);
         int found = kelpie__os_list(places->os, base, &cursor->position, name, sizeof(name));
         while (found == 1) { /* bound: the directory */
-            kelpie__ignore(kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_CONFIG_FILE, name));
+            kelpie__ignore(
+                kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_CONFIG_FILE, name));
             if (kelpie__config_check_name(name, NULL) == 0 && has_entry(places->os, base, path)) {
                 kelpie__ignore(kelpie__text_copy(out_name, KELPIE_NAME_BYTES_MAX + 1, name));
                 return 1;
@@ -491,10 +497,11 @@ static bool is_abandoned(struct kelpie_os *os, int base, const char *name, const
     if (directory < 0) {
         return false;
     }
-    int lock = lock_name == NULL
-                   ? kelpie__os_open(os, base, name, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0)
-                   : kelpie__os_open(os, directory, lock_name,
-                                     KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE, 0);
+    int lock =
+        lock_name == NULL
+            ? kelpie__os_open(os, base, name, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0)
+            : kelpie__os_open(os, directory, lock_name, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE,
+                              0);
     bool is_free = lock == -ENOENT || (lock >= 0 && kelpie__os_lock(os, lock) == 0);
     if (lock >= 0) {
         kelpie__ignore(kelpie__os_close(os, lock));
@@ -527,7 +534,8 @@ void kelpie__vm_directory_prune(const struct kelpie_places *places) {
         bool is_runtime = place == 1;
         int base = base_of(places, is_runtime);
         uint64_t cursor = 0;
-        while (kelpie__os_list(places->os, base, &cursor, name, sizeof(name)) == 1) { /* bound: the directory */
+        while (kelpie__os_list(places->os, base, &cursor, name, sizeof(name)) ==
+               1) { /* bound: the directory */
             if (is_leftover(places, is_runtime, name)) {
                 kelpie__ignore(kelpie__remove_directory(places->os, base, name));
             }

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The directories of VMs. A VM has a run directory, RUNTIME/vms/NAME, with its lock and its monitor's socket, and a VM
- * directory with what lasts: STATE/vms/NAME, or for an ephemeral VM the run directory itself.
+ * The directories of VMs. A VM has a run directory, RUNTIME/vms/NAME, with its lock and its
+ * monitor's socket, and a VM directory with what lasts: STATE/vms/NAME, or for an ephemeral VM the
+ * run directory itself.
  *
- * Who holds the lock owns the VM: its monitor, or for a moment somebody who creates, recovers or deletes it. A directory
- * is made under a temporary name, which its maker locks, and deleted under another one: a VM is there whole or not at all,
- * and whoever comes next finishes what a dead process began.
+ * Who holds the lock owns the VM: its monitor, or for a moment somebody who creates, recovers or
+ * deletes it. A directory is made under a temporary name, which its maker locks, and deleted under
+ * another one: a VM is there whole or not at all, and whoever comes next finishes what a dead
+ * process began.
  */
 #ifndef KELPIE_STORE_VM_DIRECTORY_H
 #define KELPIE_STORE_VM_DIRECTORY_H
@@ -14,7 +16,7 @@
 #include "store/places.h"
 #include "store/record.h"
 
-#define KELPIE_VM_LOCK_FILE   "lock"
+#define KELPIE_VM_LOCK_FILE "lock"
 #define KELPIE_VM_SOCKET_FILE "monitor.sock"
 #define KELPIE_VM_CONFIG_FILE "config.json"
 
@@ -29,7 +31,8 @@ struct kelpie_vm_directory {
     char run_path[KELPIE_PATH_BYTES_MAX];
 };
 
-/* Makes a VM in Created, with its lock held. `values` has id, name and created_ms. Errors: EXISTS, IO. */
+/* Makes a VM in Created, with its lock held. `values` has id, name and created_ms. Errors: EXISTS,
+ * IO. */
 KELPIE_MUST_CHECK int kelpie__vm_directory_create(struct kelpie_vm_directory *directory,
                                                   const struct kelpie_places *places,
                                                   const struct kelpie_config_values *values,
@@ -40,7 +43,8 @@ KELPIE_MUST_CHECK int kelpie__vm_directory_open(struct kelpie_vm_directory *dire
                                                 const char *name, struct kelpie_error *error);
 void kelpie__vm_directory_close(struct kelpie_vm_directory *directory); /* drops the lock */
 
-/* For a monitor: takes the lock it was given. `places` is filled with the two parent directories, owned from here on. */
+/* For a monitor: takes the lock it was given. `places` is filled with the two parent directories,
+ * owned from here on. */
 KELPIE_MUST_CHECK int kelpie__vm_directory_adopt(struct kelpie_vm_directory *directory,
                                                  struct kelpie_places *places, struct kelpie_os *os,
                                                  const char *vm_path, const char *run_path,
@@ -52,8 +56,8 @@ KELPIE_MUST_CHECK int kelpie__vm_directory_lock(struct kelpie_vm_directory *dire
                                                 struct kelpie_error *error);
 void kelpie__vm_directory_unlock(struct kelpie_vm_directory *directory);
 
-/* With the lock: makes true what a dead monitor left. Starting becomes what was before it, Running and Paused become
- * Crashed; the socket goes; an ephemeral VM is deleted whole (NOT_FOUND then). */
+/* With the lock: makes true what a dead monitor left. Starting becomes what was before it, Running
+ * and Paused become Crashed; the socket goes; an ephemeral VM is deleted whole (NOT_FOUND then). */
 KELPIE_MUST_CHECK int kelpie__vm_directory_recover(struct kelpie_vm_directory *directory,
                                                    struct kelpie_vm_record *out,
                                                    struct kelpie_error *error);
@@ -66,7 +70,8 @@ KELPIE_MUST_CHECK int kelpie__vm_directory_config(const struct kelpie_vm_directo
 KELPIE_MUST_CHECK int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory,
                                                   struct kelpie_error *error);
 
-/* Names one by one, from cursor 0; 1, or 0 at the end, or an error. Durable ones first; not sorted. */
+/* Names one by one, from cursor 0; 1, or 0 at the end, or an error. Durable ones first; not sorted.
+ */
 struct kelpie_vm_directory_cursor {
     bool is_in_runtime;
     uint64_t position;
