@@ -122,7 +122,8 @@ int kelpie_vm_create(struct kelpie *kelpie, const char *name, struct kelpie_conf
         vm_free(vm);
         return status;
     }
-    if (vm->config->lifetime == KELPIE_LIFETIME_OWNED) {
+    /* A monitor keeps what has no other keeper: an owned VM, and an ephemeral one. */
+    if (vm->config->lifetime == KELPIE_LIFETIME_OWNED || vm->config->is_ephemeral) {
         status = kelpie__vm_spawn_monitor(vm, error);
         if (status < 0) {
             kelpie__ignore(kelpie__vm_directory_delete(&vm->directory, NULL));

@@ -117,6 +117,7 @@ void kelpie__stream_receiver_init(struct kelpie_stream_receiver *receiver, uint6
     KELPIE_ASSERT(window_bytes >= KELPIE_STREAM_CREDIT_INITIAL_BYTES);
     *receiver =
         (struct kelpie_stream_receiver){.received = offset,
+                                        .told = offset,
                                         .limit = offset + KELPIE_STREAM_CREDIT_INITIAL_BYTES,
                                         .window_bytes = window_bytes};
 }
@@ -147,12 +148,17 @@ void kelpie__stream_receiver_consumed(struct kelpie_stream_receiver *receiver,
                                       struct kelpie_wire *wire, uint32_t stream,
                                       uint64_t consumed) {
     KELPIE_ASSERT(consumed <= receiver->received);
+    consumed = kelpie__max_u64(consumed, receiver->told); /* after a resumption it may lag behind */
     uint64_t limit = consumed + receiver->window_bytes;
-    bool is_worth_it = limit >= receiver->limit + receiver->window_bytes / 2;
-    if (receiver->is_ended || !is_worth_it) {
+    /* By what was consumed, not by the window: the sender's ring may be as small as the initial
+     * credit, and only an acknowledgement frees it. */
+    bool is_worth_it = consumed - receiver->told >= KELPIE_STREAM_CREDIT_INITIAL_BYTES / 2;
+    bool has_stalled = receiver->limit == receiver->received && limit > receiver->limit;
+    if (receiver->is_ended || (!is_worth_it && !has_stalled)) {
         return;
     }
     if (kelpie__wire_credit(wire, stream, consumed, limit) == 0) {
-        receiver->limit = limit;
+        receiver->limit = kelpie__max_u64(limit, receiver->limit);
+        receiver->told = consumed;
     }
 }

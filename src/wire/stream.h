@@ -52,6 +52,7 @@ KELPIE_MUST_CHECK bool kelpie__stream_sender_resume(struct kelpie_stream_sender 
 struct kelpie_stream_receiver {
     uint64_t received; /* offset of the next byte */
     uint64_t limit;    /* that was given to the peer */
+    uint64_t told;     /* what was acknowledged to the peer */
     uint32_t window_bytes;
     bool is_ended;
 };
@@ -66,8 +67,8 @@ void kelpie__stream_receiver_resume(struct kelpie_stream_receiver *receiver);
 KELPIE_MUST_CHECK const char *kelpie__stream_receiver_data(struct kelpie_stream_receiver *receiver,
                                                            uint64_t offset, size_t count,
                                                            bool is_end);
-/* `consumed`: the offset up to which bytes need no room any more. Sends credit when half the window
- * is free again. */
+/* `consumed`: the offset up to which bytes need no room any more. Sends credit when half the
+ * initial credit is free again. */
 void kelpie__stream_receiver_consumed(struct kelpie_stream_receiver *receiver,
                                       struct kelpie_wire *wire, uint32_t stream, uint64_t consumed);
 
