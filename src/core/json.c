@@ -158,6 +158,19 @@ static bool take_character(struct scanner *scanner, char out[4], size_t *out_cou
     return true;
 }
 
+/* What most strings are made of: ASCII without escapes and control characters. */
+static void skip_plain(struct scanner *scanner) {
+    size_t at = scanner->at;
+    while (at < scanner->length) {
+        int8_t next = (int8_t)scanner->text[at]; /* a byte of a longer sequence is negative */
+        if (next < 0x20 || next == '"' || next == '\\') {
+            break;
+        }
+        at += 1;
+    }
+    scanner->at = at;
+}
+
 static bool skip_string(struct scanner *scanner) {
     char bytes[4];
     size_t count = 1;
@@ -165,6 +178,7 @@ static bool skip_string(struct scanner *scanner) {
         return false;
     }
     while (count > 0) { /* bound: the text; every turn takes a byte */
+        skip_plain(scanner);
         if (!take_character(scanner, bytes, &count)) {
             return false;
         }
