@@ -111,7 +111,7 @@ def check_guard(source):
 
 
 class BannedNames:
-    """tools/banned.txt: NAME SCOPE REASON. Scope `all` is the whole tree, `seam` is src without os and pack."""
+    """tools/banned.txt: NAME SCOPE REASON. Scope `all` is the whole tree, `seam` src without os, pack."""
 
     def __init__(self, text):
         self.entries = {}
@@ -128,7 +128,7 @@ class BannedNames:
             scope, reason = self.entries[match.group(1)]
             if match.group(1) != "errno" and not source.code[match.end() :].lstrip().startswith("("):
                 continue
-            if scope == "all" or is_seam:
+            if scope == "all" or (scope == "src" and source.layer) or is_seam:
                 line = source.line_of(match.start())
                 yield source.finding("banned", line, f"{match.group(1)} is banned: {reason}")
 
