@@ -85,7 +85,11 @@ static int request_read_size(const struct kelpie_agent_params *params, uint16_t 
 
 static int start_read_limit(const struct kelpie_json_value *value, struct kelpie_os_limit *out,
                             struct kelpie_error *error) {
-    const struct kelpie_agent_params params = {.text = value->text, .length = value->length};
+    struct kelpie_agent_params params;
+    if (value->kind != KELPIE_JSON_OBJECT) {
+        return kelpie__fail(error, KELPIE_E_PROTOCOL, 0, "a limit is not an object");
+    }
+    kelpie__agent_params_init(&params, value->text, value->length);
     const struct kelpie_agent_range resource_range = {0, REQUEST_LIMIT_RESOURCE_MAX};
     const struct kelpie_agent_range value_range = {0, UINT64_MAX};
     uint64_t resource = UINT64_MAX;
@@ -113,14 +117,11 @@ static int start_read_limit(const struct kelpie_json_value *value, struct kelpie
 static int start_read_limits(const struct kelpie_agent_params *params,
                              struct kelpie_agent_exec_options *options,
                              struct kelpie_error *error) {
-    struct kelpie_json_value value;
-    if (kelpie__json_find(params->text, params->length, "limits", &value) < 0 ||
-        value.kind == KELPIE_JSON_NULL) {
-        return 0;
-    }
     struct kelpie_json_iterator iterator;
-    if (value.kind != KELPIE_JSON_ARRAY || kelpie__json_iterate(&value, &iterator) < 0) {
-        return kelpie__fail(error, KELPIE_E_PROTOCOL, 0, "\"limits\" is not an array");
+    bool is_there = false;
+    int status = kelpie__agent_params_array(params, "limits", &iterator, &is_there, error);
+    if (status < 0 || !is_there) {
+        return status;
     }
     struct kelpie_json_value item;
     while (kelpie__json_next(&iterator, NULL, &item) > 0) {
@@ -128,7 +129,7 @@ static int start_read_limits(const struct kelpie_agent_params *params,
             return kelpie__fail(error, KELPIE_E_LIMIT, 0, "more than %u limits",
                                 KELPIE_EXEC_LIMIT_COUNT_MAX);
         }
-        int status = start_read_limit(&item, &options->limits[options->limit_count], error);
+        status = start_read_limit(&item, &options->limits[options->limit_count], error);
         if (status < 0) {
             return status;
         }

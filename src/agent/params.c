@@ -6,15 +6,57 @@
 
 #include <string.h>
 
-#include "core/json.h"
+void kelpie__agent_params_init(struct kelpie_agent_params *params, const char *text,
+                               size_t length) {
+    const struct kelpie_json_value object = {
+        .text = text, .length = length, .kind = KELPIE_JSON_OBJECT};
+    struct kelpie_json_iterator iterator;
+    struct kelpie_json_value key;
+    struct kelpie_json_value value;
+    KELPIE_ASSERT(length >= 2 && text[0] == '{');
+    params->text = text;
+    params->length = length;
+    params->member_count = 0;
+    int found = kelpie__json_iterate(&object, &iterator) < 0 ? -1 : 1;
+    bool has_escapes = false;
+    while (found == 1 && params->member_count < KELPIE_AGENT_PARAMS_MEMBER_MAX) {
+        found = kelpie__json_next(&iterator, &key, &value);
+        if (found == 1) {
+            struct kelpie_agent_member *member = &params->members[params->member_count];
+            KELPIE_ASSERT(key.length >= 2); /* its quotes */
+            member->name = key.text + 1;
+            member->name_length = key.length - 2;
+            member->value = value;
+            has_escapes = has_escapes || memchr(key.text, '\\', key.length) != NULL;
+            params->member_count += 1;
+        }
+    }
+    params->is_complete = found == 0 && !has_escapes;
+}
+
+static int params_search(const struct kelpie_agent_params *params, const char *name,
+                         struct kelpie_json_value *out) {
+    size_t length = strlen(name);
+    if (!params->is_complete) {
+        return params->length == 0 ? -1
+                                   : kelpie__json_find(params->text, params->length, name, out);
+    }
+    for (uint32_t i = 0; i < params->member_count; i += 1) { /* of equal names the first counts */
+        const struct kelpie_agent_member *member = &params->members[i];
+        if (member->name_length == length && memcmp(member->name, name, length) == 0) {
+            *out = member->value;
+            return 0;
+        }
+    }
+    return -1;
+}
 
 /* True when the field is there and not null. */
 static bool params_find(const struct kelpie_agent_params *params, const char *name,
                         struct kelpie_json_value *out) {
     KELPIE_ASSERT(name[0] != '\0');
     struct kelpie_json_value value;
-    if (params->length == 0 || kelpie__json_find(params->text, params->length, name, &value) < 0 ||
-        value.kind == KELPIE_JSON_NULL) {
+    if (params_search(params, name, &value) < 0 || value.kind == KELPIE_JSON_NULL) {
         return false;
     }
     KELPIE_ASSERT(value.length > 0);
@@ -99,14 +141,31 @@ int kelpie__agent_params_hex(const struct kelpie_agent_params *params, const cha
 int kelpie__agent_params_object(const struct kelpie_agent_params *params, const char *name,
                                 struct kelpie_agent_params *out, struct kelpie_error *error) {
     struct kelpie_json_value value;
-    *out = (struct kelpie_agent_params){0};
+    out->text = "";
+    out->length = 0;
+    out->member_count = 0;
+    out->is_complete = true;
     if (!params_find(params, name, &value)) {
         return 0;
     }
     if (value.kind != KELPIE_JSON_OBJECT) {
         return kelpie__fail(error, KELPIE_E_PROTOCOL, 0, "\"%s\" is not an object", name);
     }
-    out->text = value.text;
-    out->length = value.length;
+    kelpie__agent_params_init(out, value.text, value.length);
+    return 0;
+}
+
+int kelpie__agent_params_array(const struct kelpie_agent_params *params, const char *name,
+                               struct kelpie_json_iterator *out, bool *out_is_there,
+                               struct kelpie_error *error) {
+    struct kelpie_json_value value;
+    *out_is_there = false;
+    if (!params_find(params, name, &value)) {
+        return 0;
+    }
+    if (value.kind != KELPIE_JSON_ARRAY || kelpie__json_iterate(&value, out) < 0) {
+        return kelpie__fail(error, KELPIE_E_PROTOCOL, 0, "\"%s\" is not an array", name);
+    }
+    *out_is_there = true;
     return 0;
 }

@@ -8,11 +8,26 @@
 
 #include "core/base.h"
 #include "core/error.h"
+#include "core/json.h"
 
+#define KELPIE_AGENT_PARAMS_MEMBER_MAX 24
+
+/* An object, read once: looking for each of a dozen fields in its text would read it a dozen times.
+ */
 struct kelpie_agent_params {
     const char *text; /* borrowed: a JSON object, or empty */
     size_t length;
+    uint32_t member_count;
+    bool is_complete; /* every member is below, by a name without escapes; else the text is searched
+                       */
+    struct kelpie_agent_member {
+        const char *name; /* in the text, without its quotes */
+        size_t name_length;
+        struct kelpie_json_value value;
+    } members[KELPIE_AGENT_PARAMS_MEMBER_MAX];
 };
+
+void kelpie__agent_params_init(struct kelpie_agent_params *params, const char *text, size_t length);
 
 struct kelpie_agent_range {
     uint64_t minimum;
@@ -38,5 +53,10 @@ KELPIE_MUST_CHECK int kelpie__agent_params_hex(const struct kelpie_agent_params 
 KELPIE_MUST_CHECK int kelpie__agent_params_object(const struct kelpie_agent_params *params,
                                                   const char *name, struct kelpie_agent_params *out,
                                                   struct kelpie_error *error);
+
+/* The items of an array, for kelpie__json_next. */
+KELPIE_MUST_CHECK int kelpie__agent_params_array(const struct kelpie_agent_params *params,
+                                                 const char *name, struct kelpie_json_iterator *out,
+                                                 bool *out_is_there, struct kelpie_error *error);
 
 #endif

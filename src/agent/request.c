@@ -392,6 +392,7 @@ void kelpie__agent_request(struct kelpie_agent *agent, uint64_t id, const char *
                                  method);
         return;
     }
-    const struct kelpie_agent_params object = {.text = params, .length = length};
+    struct kelpie_agent_params object;
+    kelpie__agent_params_init(&object, params, length);
     found->handle(agent, id, &object);
 }
