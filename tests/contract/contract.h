@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * What the contract's tests share. Every helper fails the test by itself: a test reads as what should happen.
+ * What the contract's tests share. Every helper fails the test by itself: a test reads as what
+ * should happen.
  */
 #ifndef KELPIE_TESTS_CONTRACT_H
 #define KELPIE_TESTS_CONTRACT_H
@@ -50,10 +51,10 @@ void contract_boot_id(char out[64]);
 
 #define CONTRACT_OK(call)                                                                          \
     do {                                                                                           \
-        struct kelpie_error error = {0};                                                           \
+        struct kelpie_error broken = {0};                                                          \
         int contract_status = (call);                                                              \
         HARNESS_CHECK(contract_status == 0, "%s: %s", kelpie_code_name(contract_status),           \
-                      error.message);                                                              \
+                      broken.message);                                                             \
     } while (0)
 
 /* The tests, by file. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Goal: rows 16 and 17, and everything that a collected command promises. Method: one VM a test, many commands.
+ * Goal: rows 16 and 17, and everything that a collected command promises. Method: one VM a test,
+ * many commands.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,12 +47,12 @@ static void test_concurrent_exec(const struct harness *harness) {
                                                         .argv = argv};
             slots[first + i] = (struct concurrent_slot){&all, first + i};
             all.results[first + i].struct_size = sizeof(all.results[0]);
-            CONTRACT_OK(kelpie_vm_exec_async(vm, &options, &all.results[first + i],
-                                             concurrent_done, &slots[first + i], NULL, &error));
+            CONTRACT_OK(kelpie_vm_exec_async(vm, &options, &all.results[first + i], concurrent_done,
+                                             &slots[first + i], NULL, &broken));
             HARNESS_CHECK(all.done == 0, "no callback before the loop");
         }
         while (all.done < task_count) {
-            CONTRACT_OK(kelpie_wait(contract.kelpie, 60000, &error));
+            CONTRACT_OK(kelpie_wait(contract.kelpie, 60000, &broken));
         }
         for (unsigned i = first; i < first + task_count; i += 1) {
             char wanted[64];
@@ -70,7 +71,8 @@ static void test_concurrent_exec(const struct harness *harness) {
     contract_close(&contract);
 }
 
-/* Row 17: an argument of 100 KiB comes back byte for byte; arguments of 2 MiB work, more is refused. */
+/* Row 17: an argument of 100 KiB comes back byte for byte; arguments of 2 MiB work, more is
+ * refused. */
 static void test_large_exec_output(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct kelpie_vm *vm = contract_start(&contract);
@@ -84,7 +86,7 @@ static void test_large_exec_output(const struct harness *harness) {
     const char *const argv[] = {"printf", "%s", text, NULL};
     struct kelpie_exec_options options = {.struct_size = sizeof(options), .argv = argv};
     struct kelpie_exec_result result = {.struct_size = sizeof(result)};
-    CONTRACT_OK(kelpie_vm_exec(vm, &options, &result, &error));
+    CONTRACT_OK(kelpie_vm_exec(vm, &options, &result, &broken));
     HARNESS_CHECK(result.stdout_count == size && memcmp(result.stdout_bytes, text, size) == 0,
                   "%zu bytes came back", result.stdout_count);
     kelpie_exec_result_release(&result);
@@ -117,7 +119,7 @@ static void test_exec_argument_limit(const struct harness *harness) {
                                           .argv = (const char *const *)argv};
     struct kelpie_exec_result result = {.struct_size = sizeof(result)};
     struct kelpie_error error = {0};
-    CONTRACT_OK(kelpie_vm_exec(vm, &options, &result, &error));
+    CONTRACT_OK(kelpie_vm_exec(vm, &options, &result, &broken));
     HARNESS_CHECK(strcmp(result.stdout_bytes, "19\n100000\n") == 0, "%s%s", result.stdout_bytes,
                   result.stderr_bytes);
     kelpie_exec_result_release(&result);
@@ -136,9 +138,10 @@ static void test_exec_environment(const struct harness *harness) {
     kelpie_config_add_environment(config, "BOTH=vm");
     kelpie_config_set_working_directory(config, "/tmp");
     struct kelpie_vm *vm = contract_create(&contract, NULL, config);
-    CONTRACT_OK(kelpie_vm_start(vm, 0, &error));
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     contract_sh_says(vm, "pwd; echo $FROM_VM $BOTH; id -u; echo $HOME", "/tmp\nvm vm\n0\n/root\n");
-    const char *const argv[] = {"sh", "-c", "pwd; echo $FROM_VM $BOTH; ulimit -n; id -u; id -g", NULL};
+    const char *const argv[] = {"sh", "-c", "pwd; echo $FROM_VM $BOTH; ulimit -n; id -u; id -g",
+                                NULL};
     const char *const environment[] = {"BOTH=exec", NULL};
     const struct kelpie_limit limits[] = {{RLIMIT_NOFILE, 33, 44}};
     const struct kelpie_exec_options options = {
@@ -151,7 +154,7 @@ static void test_exec_environment(const struct harness *harness) {
         .limit_count = 1,
     };
     struct kelpie_exec_result result = {.struct_size = sizeof(result)};
-    CONTRACT_OK(kelpie_vm_exec(vm, &options, &result, &error));
+    CONTRACT_OK(kelpie_vm_exec(vm, &options, &result, &broken));
     HARNESS_CHECK(strcmp(result.stdout_bytes, "/proc\nvm exec\n33\n12\n34\n") == 0, "%s",
                   result.stdout_bytes);
     kelpie_exec_result_release(&result);
@@ -162,8 +165,10 @@ static void test_exec_environment(const struct harness *harness) {
 static void test_exec_failures(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct kelpie_vm *vm = contract_start(&contract);
-    contract_sh_says(vm, "printf '#!/no/such/interpreter\\n' >/tmp/script; chmod +x /tmp/script; echo x >/tmp/plain",
-                     "");
+    contract_sh_says(
+        vm,
+        "printf '#!/no/such/interpreter\\n' >/tmp/script; chmod +x /tmp/script; echo x >/tmp/plain",
+        "");
     static const struct {
         const char *command;
         const char *user;
@@ -200,7 +205,8 @@ static void test_exec_timeout_kills_all(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct kelpie_vm *vm = contract_start(&contract);
     struct contract_result result = contract_sh(
-        vm, "setsid sleep 1234 & (setsid sh -c 'trap \"\" TERM HUP; sleep 1235; sleep 1236' &) ; sleep 1237",
+        vm,
+        "setsid sleep 1234 & (setsid sh -c 'trap \"\" TERM HUP; sleep 1235; sleep 1236' &) ; sleep 1237",
         1000);
     contract_fails(result.status, &result.error, KELPIE_E_EXEC_TIMEOUT, "1000 ms");
     contract_sh_says(vm, "ps | grep -c '[s]leep 123' || true", "0\n");
@@ -238,7 +244,7 @@ static void test_exec_output_limit(const struct harness *harness) {
     const struct kelpie_exec_options options = {
         .struct_size = sizeof(options), .argv = argv, .output_bytes_max = 100000};
     struct kelpie_exec_result result = {.struct_size = sizeof(result)};
-    CONTRACT_OK(kelpie_vm_exec(vm, &options, &result, &error));
+    CONTRACT_OK(kelpie_vm_exec(vm, &options, &result, &broken));
     HARNESS_CHECK(result.stdout_count == 100000 && result.is_stdout_truncated, "%zu bytes",
                   result.stdout_count);
     HARNESS_CHECK(!result.is_stderr_truncated && result.status.exit_code == 0, "the rest is whole");

@@ -21,7 +21,7 @@ struct contract contract_open(const struct harness *harness) {
     };
     struct contract contract = {.harness = harness};
     HARNESS_CHECK(strcmp(harness->backend, "qemu") == 0, "unknown backend %s", harness->backend);
-    CONTRACT_OK(kelpie_open(&options, &contract.kelpie, &error));
+    CONTRACT_OK(kelpie_open(&options, &contract.kelpie, &broken));
     return contract;
 }
 
@@ -31,7 +31,7 @@ void contract_close(struct contract *contract) {
 
 struct kelpie_config *contract_config(struct contract *contract) {
     struct kelpie_config *config = NULL;
-    CONTRACT_OK(kelpie_config_create(contract->kelpie, &config, &error));
+    CONTRACT_OK(kelpie_config_create(contract->kelpie, &config, &broken));
     kelpie_config_set_cpus(config, 1);
     kelpie_config_set_memory_mib(config, 256);
     kelpie_config_set_ephemeral(config, true);
@@ -42,19 +42,19 @@ struct kelpie_config *contract_config(struct contract *contract) {
 struct kelpie_vm *contract_create(struct contract *contract, const char *name,
                                   struct kelpie_config *config) {
     struct kelpie_vm *vm = NULL;
-    CONTRACT_OK(kelpie_vm_create(contract->kelpie, name, config, &vm, &error));
+    CONTRACT_OK(kelpie_vm_create(contract->kelpie, name, config, &vm, &broken));
     kelpie_config_destroy(config);
     return vm;
 }
 
 struct kelpie_vm *contract_start(struct contract *contract) {
     struct kelpie_vm *vm = contract_create(contract, NULL, contract_config(contract));
-    CONTRACT_OK(kelpie_vm_start(vm, 0, &error));
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     return vm;
 }
 
 void contract_end(struct kelpie_vm *vm) {
-    CONTRACT_OK(kelpie_vm_delete(vm, true, &error));
+    CONTRACT_OK(kelpie_vm_delete(vm, true, &broken));
     kelpie_vm_close(vm);
 }
 
@@ -83,7 +83,7 @@ void contract_sh_says(struct kelpie_vm *vm, const char *script, const char *outp
 
 struct kelpie_vm_info contract_inspect(struct kelpie_vm *vm) {
     struct kelpie_vm_info info = {.struct_size = sizeof(info)};
-    CONTRACT_OK(kelpie_vm_inspect(vm, &info, &error));
+    CONTRACT_OK(kelpie_vm_inspect(vm, &info, &broken));
     return info;
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Goal: rows 1, 13, 20 and 21 of the contract, on whatever backend. Method: a VM is led through its states; in each one
- * every operation that is not allowed is tried, and has to be refused without changing anything.
+ * Goal: rows 1, 13, 20 and 21 of the contract, on whatever backend. Method: a VM is led through its
+ * states; in each one every operation that is not allowed is tried, and has to be refused without
+ * changing anything.
  */
 #include <string.h>
 
@@ -18,7 +19,8 @@ static void test_guest_is_real(const struct harness *harness) {
     HARNESS_CHECK(result.exec.stdout_count > 30, "the guest has a boot id");
     HARNESS_CHECK(strcmp(result.exec.stdout_bytes, host_boot_id) != 0, "it is the host's");
     contract_release(&result);
-    contract_sh_says(vm, "tr '\\0' '\\n' </proc/1/cmdline | head -n1; cat /proc/1/comm", "/init\ninit\n");
+    contract_sh_says(vm, "tr '\\0' '\\n' </proc/1/cmdline | head -n1; cat /proc/1/comm",
+                     "/init\ninit\n");
     contract_end(vm);
     contract_close(&contract);
 }
@@ -31,10 +33,10 @@ static void test_lifecycle_basic(const struct harness *harness) {
     struct kelpie_stop_result stopped = {0};
     contract_state_is(vm, KELPIE_VM_CREATED);
     for (unsigned round = 0; round < 2; round += 1) { /* Stopped can be started again */
-        CONTRACT_OK(kelpie_vm_start(vm, 0, &error));
+        CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
         contract_state_is(vm, KELPIE_VM_RUNNING);
         contract_sh_says(vm, "echo up", "up\n");
-        CONTRACT_OK(kelpie_vm_stop(vm, 0, &stopped, &error));
+        CONTRACT_OK(kelpie_vm_stop(vm, 0, &stopped, &broken));
         HARNESS_CHECK(stopped.was_graceful, "the guest went by itself");
         contract_state_is(vm, KELPIE_VM_STOPPED);
     }
@@ -51,7 +53,7 @@ static void refused_when_down(struct kelpie_vm *vm, const char *state) {
     contract_fails(result.status, &result.error, KELPIE_E_STATE, state);
     HARNESS_CHECK(strstr(result.error.message, "running") != NULL, "says what it needs: %s",
                   result.error.message);
-    CONTRACT_OK(kelpie_vm_kill(vm, &error)); /* never fails */
+    CONTRACT_OK(kelpie_vm_kill(vm, &broken)); /* never fails */
 }
 
 static void test_invalid_state_transitions(const struct harness *harness) {
@@ -62,12 +64,12 @@ static void test_invalid_state_transitions(const struct harness *harness) {
     struct kelpie_error error = {0};
     refused_when_down(vm, "created");
     contract_state_is(vm, KELPIE_VM_CREATED);
-    CONTRACT_OK(kelpie_vm_start(vm, 0, &error));
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     contract_fails(kelpie_vm_start(vm, 0, &error), &error, KELPIE_E_ALREADY_RUNNING, "running");
     contract_fails(kelpie_vm_delete(vm, false, &error), &error, KELPIE_E_STATE, "running");
     contract_state_is(vm, KELPIE_VM_RUNNING);
     contract_sh_says(vm, "echo still here", "still here\n");
-    CONTRACT_OK(kelpie_vm_stop(vm, 0, NULL, &error));
+    CONTRACT_OK(kelpie_vm_stop(vm, 0, NULL, &broken));
     refused_when_down(vm, "stopped");
     contract_state_is(vm, KELPIE_VM_STOPPED);
     contract_end(vm);
@@ -77,7 +79,7 @@ static void test_invalid_state_transitions(const struct harness *harness) {
 static void health_is(struct kelpie_vm *vm, bool is_healthy, enum kelpie_vm_state state) {
     struct kelpie_health health = {.struct_size = sizeof(health)};
     uint64_t started_ms = harness_now_ms();
-    CONTRACT_OK(kelpie_vm_health(vm, 0, &health, &error));
+    CONTRACT_OK(kelpie_vm_health(vm, 0, &health, &broken));
     HARNESS_CHECK(harness_now_ms() - started_ms < 6000, "it did not block");
     HARNESS_CHECK(health.is_healthy == is_healthy, "healthy: %d (%s)", health.is_healthy,
                   health.detail);
@@ -90,9 +92,9 @@ static void test_health_checks(const struct harness *harness) {
     kelpie_config_set_ephemeral(config, false);
     struct kelpie_vm *vm = contract_create(&contract, "health", config);
     health_is(vm, false, KELPIE_VM_CREATED);
-    CONTRACT_OK(kelpie_vm_start(vm, 0, &error));
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     health_is(vm, true, KELPIE_VM_RUNNING);
-    CONTRACT_OK(kelpie_vm_stop(vm, 0, NULL, &error));
+    CONTRACT_OK(kelpie_vm_stop(vm, 0, NULL, &broken));
     health_is(vm, false, KELPIE_VM_STOPPED);
     contract_end(vm);
     contract_close(&contract);
@@ -100,7 +102,7 @@ static void test_health_checks(const struct harness *harness) {
 
 static struct kelpie_stats stats_of(struct kelpie_vm *vm) {
     struct kelpie_stats stats = {.struct_size = sizeof(stats)};
-    CONTRACT_OK(kelpie_vm_stats(vm, &stats, &error));
+    CONTRACT_OK(kelpie_vm_stats(vm, &stats, &broken));
     return stats;
 }
 
@@ -109,13 +111,14 @@ static void test_stats(const struct harness *harness) {
     struct kelpie_vm *vm = contract_create(&contract, NULL, contract_config(&contract));
     struct kelpie_stats idle = stats_of(vm);
     HARNESS_CHECK(!idle.has_guest && idle.host_memory_kib == 0, "nothing runs");
-    CONTRACT_OK(kelpie_vm_start(vm, 0, &error));
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     struct kelpie_stats before = stats_of(vm);
     HARNESS_CHECK(before.has_guest, "the guest answers");
     HARNESS_CHECK(before.guest_memory_total_kib > 150000 && before.guest_memory_total_kib < 262144,
                   "%llu KiB of 256 MiB", (unsigned long long)before.guest_memory_total_kib);
-    contract_sh_says(vm, "dd if=/dev/zero of=/tmp/data bs=1M count=24 2>/dev/null; md5sum /tmp/data | wc -l",
-                     "1\n");
+    contract_sh_says(
+        vm, "dd if=/dev/zero of=/tmp/data bs=1M count=24 2>/dev/null; md5sum /tmp/data | wc -l",
+        "1\n");
     struct kelpie_stats after = stats_of(vm);
     HARNESS_CHECK(after.guest_cpu_ms > before.guest_cpu_ms, "CPU time moves");
     HARNESS_CHECK(after.guest_memory_available_kib + 20000 < before.guest_memory_available_kib,
@@ -130,7 +133,8 @@ static void test_stats(const struct harness *harness) {
     contract_close(&contract);
 }
 
-/* Attached by name from a second handle: sees the same VM, survives the first one's close only if detached. */
+/* Attached by name from a second handle: sees the same VM, survives the first one's close only if
+ * detached. */
 static void test_attach_by_name(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct contract other = contract_open(harness);
@@ -140,15 +144,15 @@ static void test_attach_by_name(const struct harness *harness) {
     struct kelpie_vm *vm = contract_create(&contract, "shared", config);
     struct kelpie_vm *same = NULL;
     struct kelpie_error error = {0};
-    CONTRACT_OK(kelpie_vm_start(vm, 0, &error));
-    CONTRACT_OK(kelpie_vm_open(other.kelpie, "shared", &same, &error));
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    CONTRACT_OK(kelpie_vm_open(other.kelpie, "shared", &same, &broken));
     HARNESS_CHECK(strcmp(kelpie_vm_id(vm), kelpie_vm_id(same)) == 0, "it is the same VM");
     contract_sh_says(vm, "echo one >/tmp/file", "");
     kelpie_vm_close(vm);
     contract_close(&contract);
     contract_sh_says(same, "cat /tmp/file", "one\n");
-    contract_fails(kelpie_vm_open(other.kelpie, "nothing", &vm, &error), &error,
-                   KELPIE_E_NOT_FOUND, "nothing");
+    contract_fails(kelpie_vm_open(other.kelpie, "nothing", &vm, &error), &error, KELPIE_E_NOT_FOUND,
+                   "nothing");
     contract_end(same);
     contract_close(&other);
 }
@@ -179,7 +183,7 @@ static void test_names(const struct harness *harness) {
                    KELPIE_E_EXISTS, "taken");
     struct kelpie_vm_info *list = NULL;
     size_t count = 0;
-    CONTRACT_OK(kelpie_list(contract.kelpie, &list, &count, &error));
+    CONTRACT_OK(kelpie_list(contract.kelpie, &list, &count, &broken));
     HARNESS_CHECK(count == 1 && strcmp(list[0].name, "taken") == 0, "%zu are listed", count);
     kelpie_list_free(contract.kelpie, list, count);
     contract_end(vm);
@@ -198,8 +202,10 @@ static void test_configuration_problems(const struct harness *harness) {
     kelpie_config_set_kernel(config, "/nonexistent/kernel");
     HARNESS_CHECK(kelpie_vm_create(contract.kelpie, NULL, config, &vm, &error) == KELPIE_E_CONFIG,
                   "%s", error.message);
-    static const char *const wanted[][2] = {
-        {"cpus", "33"}, {"memory_mib", "128"}, {"root", "/nonexistent/root"}, {"kernel", "/nonexistent/kernel"}};
+    static const char *const wanted[][2] = {{"cpus", "33"},
+                                            {"memory_mib", "128"},
+                                            {"root", "/nonexistent/root"},
+                                            {"kernel", "/nonexistent/kernel"}};
     HARNESS_CHECK(kelpie_config_problem_count(config) == 4, "%zu problems",
                   kelpie_config_problem_count(config));
     for (size_t i = 0; i < 4; i += 1) {

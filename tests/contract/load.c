@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Goal: a boot succeeds while both cores are kept busy: without a known TSC frequency it would hang for ever now and then
- * (findings: calibration against the PIT fails). Method: two spinning processes a core, alive before and after.
+ * Goal: a boot succeeds while both cores are kept busy: without a known TSC frequency it would hang
+ * for ever now and then (findings: calibration against the PIT fails). Method: two spinning
+ * processes a core, alive before and after.
  */
 #define _GNU_SOURCE
 #include <sched.h>
@@ -21,7 +22,7 @@ static pid_t spin(int cpu) {
         cpu_set_t set;
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         CPU_ZERO(&set);
-        CPU_SET(cpu, &set);
+        CPU_SET((size_t)cpu, &set);
         sched_setaffinity(0, sizeof(set), &set);
         for (volatile unsigned turn = 0;; turn += 1) {
         }

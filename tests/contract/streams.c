@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Goal: streamed commands: stdin with back-pressure and end of file, long output with bounded memory, pauses, signals,
- * terminals, detach and attach without a gap or a repeat. Method: bytes whose value follows from their place.
+ * Goal: streamed commands: stdin with back-pressure and end of file, long output with bounded
+ * memory, pauses, signals, terminals, detach and attach without a gap or a repeat. Method: bytes
+ * whose value follows from their place.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,13 +42,13 @@ static void stream_feed(struct stream *stream) {
         for (size_t i = 0; i < count; i += 1) {
             chunk[i] = byte_at(stream->in_bytes + i);
         }
-        CONTRACT_OK(kelpie_exec_write(stream->exec, chunk, count, &written, &error));
+        CONTRACT_OK(kelpie_exec_write(stream->exec, chunk, count, &written, &broken));
         stream->in_bytes += written;
         if (written < count) {
             return; /* `writable` comes */
         }
     }
-    CONTRACT_OK(kelpie_exec_close_stdin(stream->exec, &error));
+    CONTRACT_OK(kelpie_exec_close_stdin(stream->exec, &broken));
 }
 
 static void on_output(void *context, struct kelpie_exec *exec, enum kelpie_stream kind,
@@ -108,7 +109,8 @@ static const struct kelpie_exec_callbacks echo_callbacks = {.struct_size = sizeo
                                                             .ended = on_ended};
 
 static void stream_start(struct stream *stream, struct kelpie_vm *vm, const char *script,
-                         const struct kelpie_exec_callbacks *chosen, bool has_terminal, bool keeps) {
+                         const struct kelpie_exec_callbacks *chosen, bool has_terminal,
+                         bool keeps) {
     const char *const argv[] = {"sh", "-c", script, NULL};
     const struct kelpie_exec_options options = {.struct_size = sizeof(options),
                                                 .argv = argv,
@@ -118,7 +120,7 @@ static void stream_start(struct stream *stream, struct kelpie_vm *vm, const char
                                                 .columns = 101,
                                                 .keep_on_disconnect = keeps,
                                                 .timeout_ms = 300000};
-    CONTRACT_OK(kelpie_vm_exec_start(vm, &options, chosen, stream, &stream->exec, &error));
+    CONTRACT_OK(kelpie_vm_exec_start(vm, &options, chosen, stream, &stream->exec, &broken));
     HARNESS_CHECK(stream->out_bytes == 0 && !stream->has_ended, "nothing before it returned");
 }
 
@@ -127,7 +129,7 @@ static void stream_wait(struct contract *contract, struct stream *stream, uint64
     while (!stream->has_ended) {
         HARNESS_CHECK(harness_now_ms() < deadline_ms, "no end after %llu bytes",
                       (unsigned long long)stream->out_bytes);
-        CONTRACT_OK(kelpie_wait(contract->kelpie, 1000, &error));
+        CONTRACT_OK(kelpie_wait(contract->kelpie, 1000, &broken));
     }
 }
 
@@ -149,7 +151,8 @@ static void test_stdin_to_stdout(const struct harness *harness) {
     HARNESS_CHECK(stream.out_bytes == stream.in_total, "%llu of %llu bytes came back",
                   (unsigned long long)stream.out_bytes, (unsigned long long)stream.in_total);
     HARNESS_CHECK(stream.status.exit_code == 0 && stream.error.code == 0, "cat ended well");
-    HARNESS_CHECK(peak_kib() - before_kib < 6000, "memory grew by %ld KiB", peak_kib() - before_kib);
+    HARNESS_CHECK(peak_kib() - before_kib < 6000, "memory grew by %ld KiB",
+                  peak_kib() - before_kib);
     kelpie_exec_close(stream.exec);
     contract_end(vm);
     contract_close(&contract);
@@ -165,7 +168,7 @@ static void test_paused_output(const struct harness *harness) {
     kelpie_exec_pause_output(stream.exec);
     uint64_t until_ms = harness_now_ms() + 1500;
     while (harness_now_ms() < until_ms) {
-        CONTRACT_OK(kelpie_wait(contract.kelpie, 100, &error));
+        CONTRACT_OK(kelpie_wait(contract.kelpie, 100, &broken));
     }
     HARNESS_CHECK(stream.out_bytes == 0, "paused means paused");
     contract_sh_says(vm, "cat /tmp/done 2>/dev/null; echo waits", "waits\n");
@@ -182,19 +185,20 @@ static void test_signal_and_kill(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct kelpie_vm *vm = contract_start(&contract);
     struct stream stream = {0};
-    stream_start(&stream, vm, "trap 'echo got; exit 5' TERM; echo ready; while :; do sleep 0.05; done",
+    stream_start(&stream, vm,
+                 "trap 'echo got; exit 5' TERM; echo ready; while :; do sleep 0.05; done",
                  &callbacks, false, false);
     while (stream.out_bytes < 6) {
-        CONTRACT_OK(kelpie_wait(contract.kelpie, 10000, &error));
+        CONTRACT_OK(kelpie_wait(contract.kelpie, 10000, &broken));
     }
-    CONTRACT_OK(kelpie_exec_signal(stream.exec, 15, &error));
+    CONTRACT_OK(kelpie_exec_signal(stream.exec, 15, &broken));
     stream_wait(&contract, &stream, 20000);
     HARNESS_CHECK(stream.status.exit_code == 5, "the trap ran: %d", stream.status.exit_code);
     HARNESS_CHECK(strcmp(stream.head, "ready\ngot\n") == 0, "%s", stream.head);
     kelpie_exec_close(stream.exec);
     struct stream endless = {0};
     stream_start(&endless, vm, "setsid sleep 4321 & sleep 4322", &callbacks, false, false);
-    CONTRACT_OK(kelpie_exec_kill(endless.exec, &error));
+    CONTRACT_OK(kelpie_exec_kill(endless.exec, &broken));
     stream_wait(&contract, &endless, 20000);
     HARNESS_CHECK(endless.status.reason == KELPIE_EXEC_CANCELLED, "reason %d",
                   (int)endless.status.reason);
@@ -208,15 +212,16 @@ static void test_terminal(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct kelpie_vm *vm = contract_start(&contract);
     struct stream stream = {0};
-    stream_start(&stream, vm, "stty size; read line; stty size; echo \"<$line>\"; test -t 2 && echo tty",
+    stream_start(&stream, vm,
+                 "stty size; read line; stty size; echo \"<$line>\"; test -t 2 && echo tty",
                  &callbacks, true, false);
     while (stream.out_bytes < 8) {
-        CONTRACT_OK(kelpie_wait(contract.kelpie, 10000, &error));
+        CONTRACT_OK(kelpie_wait(contract.kelpie, 10000, &broken));
     }
     HARNESS_CHECK(strncmp(stream.head, "33 101", 6) == 0, "%s", stream.head);
-    CONTRACT_OK(kelpie_exec_resize(stream.exec, 44, 55, &error));
+    CONTRACT_OK(kelpie_exec_resize(stream.exec, 44, 55, &broken));
     size_t written = 0;
-    CONTRACT_OK(kelpie_exec_write(stream.exec, "hello\n", 6, &written, &error));
+    CONTRACT_OK(kelpie_exec_write(stream.exec, "hello\n", 6, &written, &broken));
     stream_wait(&contract, &stream, 20000);
     HARNESS_CHECK(strstr(stream.head, "44 55") != NULL, "%s", stream.head);
     HARNESS_CHECK(strstr(stream.head, "<hello>") != NULL, "%s", stream.head);
@@ -226,39 +231,43 @@ static void test_terminal(const struct harness *harness) {
     contract_close(&contract);
 }
 
-/* A kept command outlives its client; whoever attaches goes on at the offset where reading stopped. */
+/* A kept command outlives its client; whoever attaches goes on at the offset where reading stopped.
+ */
 static void test_detach_and_attach(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct contract other = contract_open(harness);
     struct kelpie_config *config = contract_config(&contract);
     kelpie_config_set_lifetime(config, KELPIE_LIFETIME_DETACHED);
     struct kelpie_vm *vm = contract_create(&contract, "kept", config);
-    CONTRACT_OK(kelpie_vm_start(vm, 0, &error));
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     struct stream first = {0};
-    stream_start(&first, vm, "for i in 1 2 3 4 5 6 7 8 9; do echo line $i; sleep 0.1; done; read x; echo got $x; exit 9",
-                 &callbacks, false, true);
+    stream_start(
+        &first, vm,
+        "for i in 1 2 3 4 5 6 7 8 9; do echo line $i; sleep 0.1; done; read x; echo got $x; exit 9",
+        &callbacks, false, true);
     while (first.out_bytes < 14) {
-        CONTRACT_OK(kelpie_wait(contract.kelpie, 10000, &error));
+        CONTRACT_OK(kelpie_wait(contract.kelpie, 10000, &broken));
     }
     char id[64];
     snprintf(id, sizeof(id), "%s", kelpie_exec_id(first.exec));
     struct kelpie_vm *again = NULL;
-    CONTRACT_OK(kelpie_vm_open(other.kelpie, "kept", &again, &error));
+    CONTRACT_OK(kelpie_vm_open(other.kelpie, "kept", &again, &broken));
     kelpie_close(contract.kelpie); /* the connection goes without a word about the command */
     struct kelpie_exec_info *list = NULL;
     size_t count = 0;
-    CONTRACT_OK(kelpie_vm_exec_list(again, &list, &count, &error));
+    CONTRACT_OK(kelpie_vm_exec_list(again, &list, &count, &broken));
     HARNESS_CHECK(count == 1 && strcmp(list[0].id, id) == 0 && list[0].is_running, "it is listed");
     kelpie_exec_list_free(other.kelpie, list, count);
     struct stream second = {0};
     CONTRACT_OK(kelpie_vm_exec_attach(again, id, first.out_bytes, 0, &callbacks, &second,
-                                      &second.exec, &error));
+                                      &second.exec, &broken));
     size_t written = 0;
-    CONTRACT_OK(kelpie_exec_write(second.exec, "word\n", 5, &written, &error));
+    CONTRACT_OK(kelpie_exec_write(second.exec, "word\n", 5, &written, &broken));
     stream_wait(&other, &second, 30000);
     char whole[1200];
     snprintf(whole, sizeof(whole), "%s%s", first.head, second.head);
-    const char *wanted = "line 1\nline 2\nline 3\nline 4\nline 5\nline 6\nline 7\nline 8\nline 9\ngot word\n";
+    const char *wanted =
+        "line 1\nline 2\nline 3\nline 4\nline 5\nline 6\nline 7\nline 8\nline 9\ngot word\n";
     HARNESS_CHECK(strcmp(whole, wanted) == 0, "first \"%s\" then \"%s\"", first.head, second.head);
     HARNESS_CHECK(second.status.exit_code == 9, "%d", second.status.exit_code);
     kelpie_exec_close(second.exec);
@@ -271,15 +280,17 @@ static void test_command_ends_with_client(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct contract other = contract_open(harness);
     struct kelpie_vm *vm = contract_create(&contract, "client", contract_config(&contract));
-    CONTRACT_OK(kelpie_vm_start(vm, 0, &error));
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     struct kelpie_vm *same = NULL;
-    CONTRACT_OK(kelpie_vm_open(other.kelpie, "client", &same, &error));
+    CONTRACT_OK(kelpie_vm_open(other.kelpie, "client", &same, &broken));
     struct stream stream = {0};
     stream_start(&stream, same, "sleep 5432", &callbacks, false, false);
     kelpie_close(other.kelpie);
-    contract_sh_says(vm, "i=0; while ps | grep -q '[s]leep 5432' && [ $i -lt 50 ]; do i=$((i+1)); sleep 0.1; done; "
-                         "ps | grep -c '[s]leep 5432' || true",
-                     "0\n");
+    contract_sh_says(
+        vm,
+        "i=0; while ps | grep -q '[s]leep 5432' && [ $i -lt 50 ]; do i=$((i+1)); sleep 0.1; done; "
+        "ps | grep -c '[s]leep 5432' || true",
+        "0\n");
     contract_end(vm);
     contract_close(&contract);
 }

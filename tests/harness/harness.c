@@ -140,8 +140,7 @@ static void test_run(const struct harness_test *test, const struct harness_optio
     char runtime[sizeof(root) + 16];
     snprintf(root, sizeof(root), "%s/kelpie-test-XXXXXX", base);
     if (mkdtemp(root) == NULL) {
-        printf("not ok %s: cannot make a directory in %s: %s\n", test->name, base,
-               strerror(errno));
+        printf("not ok %s: cannot make a directory in %s: %s\n", test->name, base, strerror(errno));
         totals->failed++;
         return;
     }
