@@ -124,6 +124,7 @@ void kelpie__agent_exec_release(struct kelpie_agent_exec *exec) {
     KELPIE_ASSERT(exec->state != KELPIE_AGENT_EXEC_RUNNING);
     struct kelpie_agent *agent = exec->agent;
     kelpie__timer_disarm(agent->loop, &exec->timer);
+    kelpie__timer_disarm(agent->loop, &exec->answer_timer);
     kelpie__agent_exec_streams_reset(exec);
     if (exec->terminal >= 0) {
         kelpie__ignore(kelpie__os_close(agent->os, exec->terminal));
@@ -287,6 +288,7 @@ void kelpie__agent_exec_advance(struct kelpie_agent_exec *exec) {
     if (exec->state == KELPIE_AGENT_EXEC_ENDING && !exec->is_group_gone) {
         exec_clear_group(exec);
     }
+    kelpie__agent_exec_answer(exec); /* it comes before what it announces */
     bool is_delivered = kelpie__agent_exec_streams_advance(exec);
     bool is_read = exec->outputs[0].handle < 0 && exec->outputs[1].handle < 0;
     if (exec->state == KELPIE_AGENT_EXEC_ENDING && exec->is_group_gone && is_read) {
@@ -354,6 +356,7 @@ void kelpie__agent_exec_detach_all(struct kelpie_agent *agent) {
         }
         exec->channel = 0;
         exec->request_id = 0;
+        kelpie__timer_disarm(agent->loop, &exec->answer_timer);
         exec->is_exit_sent = false; /* whether it arrived is not known */
         exec_check(exec);
     }

@@ -110,6 +110,7 @@ struct kelpie_agent_exec {
     bool is_group_gone;
     bool is_exit_sent;
     uint32_t kill_attempt_count;
+    struct kelpie_timer answer_timer; /* until the answer to exec.start is sent */
     struct kelpie_timer timer; /* the timeout while it runs, then the patience with what it left */
 
     struct kelpie_agent_input input;
@@ -162,6 +163,9 @@ void kelpie__agent_exec_destroy_all(struct kelpie_agent *agent);
  * broken rule. */
 KELPIE_MUST_CHECK const char *kelpie__agent_exec_arguments(struct kelpie_agent_exec *exec,
                                                            const struct kelpie_agent_piece *piece);
+
+/* Answers exec.start, if that is still to be done. */
+void kelpie__agent_exec_answer(struct kelpie_agent_exec *exec);
 
 /* --- exec_stream.c --- */
 

@@ -17,6 +17,7 @@
 #include "os/os_call.h"
 
 #define START_ARGUMENTS_CAPACITY_MIN 4096
+#define START_ANSWER_DELAY_NS (2 * KELPIE_NS_PER_MS) /* what a short command takes */
 /* What a command line above this size needs of the stack limit: the kernel gives arguments a
  * quarter of it. */
 #define START_ARGUMENTS_LARGE_BYTES (1024 * 1024)
@@ -213,14 +214,24 @@ static int start_run(struct kelpie_agent_exec *exec, struct kelpie_error *error)
     return status;
 }
 
-static void start_answer(struct kelpie_agent_exec *exec) {
-    KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_RUNNING);
+void kelpie__agent_exec_answer(struct kelpie_agent_exec *exec) {
+    KELPIE_ASSERT(exec->state >= KELPIE_AGENT_EXEC_RUNNING);
+    if (exec->request_id == 0 || !kelpie__agent_may_send(exec->agent)) {
+        return;
+    }
+    kelpie__timer_disarm(exec->agent->loop, &exec->answer_timer);
     char result[96];
     bool is_whole = kelpie__text_format(result, sizeof(result), "{\"id\":\"%s\",\"pid\":%d}",
                                         exec->id, exec->pid);
     KELPIE_ASSERT(is_whole);
     kelpie__wire_result(exec->agent->wire, exec->request_id, result);
     exec->request_id = 0;
+}
+
+static void start_answer_callback(void *context) {
+    struct kelpie_agent_exec *exec = context;
+    KELPIE_ASSERT(exec->request_id != 0);
+    kelpie__agent_exec_answer(exec);
 }
 
 /* Makes room for `count` more bytes. The buffer follows what arrived, never what was announced. */
@@ -266,7 +277,11 @@ static void start_finish(struct kelpie_agent_exec *exec) {
         kelpie__agent_exec_release(exec);
         return;
     }
-    start_answer(exec);
+    /* A short command has its output and its end in the same write as the answer: three of them
+     * would wake up everybody on the way to the client three times. */
+    kelpie__timer_arm(exec->agent->loop, &exec->answer_timer,
+                      exec->agent->loop->now_ns + START_ANSWER_DELAY_NS, start_answer_callback,
+                      exec);
 }
 
 const char *kelpie__agent_exec_arguments(struct kelpie_agent_exec *exec,
