@@ -23,7 +23,7 @@ __attribute__((format(printf, 1, 2))) static void host(const char *format, ...) 
 
 static void make_root(const struct harness *harness, char *out, size_t capacity) {
     snprintf(out, capacity, "%s/root", harness->root_directory);
-    host("mkdir -p '%s'/bin '%s'/etc && cp /usr/bin/busybox '%s'/bin/ && "
+    host("cd / && mkdir -p '%s' && cd '%s' && mkdir bin etc dev proc sys tmp run root && cd / && cp /usr/bin/busybox '%s'/bin/ && "
          "for a in sh cat echo mount touch rm ls grep; do ln -s busybox '%s'/bin/$a; done && "
          "echo from-the-directory >'%s'/etc/mark",
          out, out, out, out, out);

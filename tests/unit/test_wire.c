@@ -434,8 +434,9 @@ static void streams_init(struct pair *pair) {
         struct side *entry = &pair->sides[side];
         entry->has_streams = true;
         for (uint32_t i = 0; i < STREAM_COUNT; i += 1) {
-            assert_int_equal(kelpie__stream_sender_init(&entry->senders[i], &pair->fake->os,
-                                                        i == 0 ? 40000 : 131072, NULL),
+            assert_int_equal(kelpie__stream_sender_init(
+                                 &entry->senders[i], &pair->fake->os,
+                                 (KELPIE_STREAM_CREDIT_INITIAL_BYTES / 2) << (i > 0), NULL),
                              0);
             kelpie__stream_receiver_init(&entry->receivers[i], 0,
                                          KELPIE_STREAM_CREDIT_INITIAL_BYTES << i);
@@ -563,18 +564,18 @@ static void test_stop_drops_what_is_written(void **state) {
     struct pair *pair = pair_create(0);
     streams_init(pair);
     struct kelpie_stream_sender *sender = &pair->sides[0].senders[0];
-    uint8_t bytes[40000];
+    uint8_t bytes[32768];
     for (size_t i = 0; i < sizeof(bytes); i += 1) {
         bytes[i] = stream_byte(4, i);
     }
     assert_int_equal(kelpie__stream_sender_write(sender, bytes, 1000), 1000);
     side_pump(&pair->sides[0]);
-    assert_int_equal(kelpie__stream_sender_write(sender, bytes, sizeof(bytes)), 39000);
+    assert_int_equal(kelpie__stream_sender_write(sender, bytes, sizeof(bytes)), 31768);
     assert_int_equal(kelpie__stream_sender_space(sender), 0);
     assert_int_equal(kelpie__wire_stop(pair->sides[1].wire, 4), 0);
     pair_settle(pair, 10);
     assert_int_equal(pair->sides[0].stop_count, 1);
-    assert_int_equal(kelpie__stream_sender_space(sender), 40000);
+    assert_int_equal(kelpie__stream_sender_space(sender), 32768);
     assert_int_equal(kelpie__stream_sender_write(sender, bytes, 10), 10);
     kelpie__stream_sender_end(sender);
     assert_true(kelpie__stream_sender_pump(sender, pair->sides[0].wire, 4));
