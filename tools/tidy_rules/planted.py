@@ -8,6 +8,7 @@ import tempfile
 from . import binary, code, text
 from .source import Source
 
+LICENSE = "# SPDX-License-Identifier: Apache-2.0 OR MIT\n"
 OPENING = "/* SPDX-License-Identifier: Apache-2.0 OR MIT\n *\n * A planted file.\n */\n"
 ASSERTS = "    KELPIE_ASSERT(a);\n    KELPIE_ASSERT(b);\n"
 LONG_BODY = ASSERTS + "    a = a + 1;\n" * 67
@@ -71,7 +72,7 @@ def check_sources(sources, banned):
             for check in text.C_CHECKS + code.FUNCTION_CHECKS:
                 yield from check(source)
             yield from banned.check(source)
-    for check in code.TREE_CHECKS:
+    for check in text.TREE_CHECKS + code.TREE_CHECKS:
         yield from check(sources)
 
 
@@ -84,6 +85,9 @@ def test_sources(report):
     for number, (rule, path, content) in enumerate(PLANTED, 1):
         found = {finding.rule for finding in check_sources([planted_source(path, content)], banned)}
         report(f"finds-{rule}-{number}", found == {rule}, f"found {sorted(found)}")
+    pair = [planted_source("src/core/a.c", "int a;\n"), Source("src/meson.build", f"{LICENSE}'b.c'\n")]
+    found = {finding.rule for finding in check_sources(pair, banned)}
+    report("finds-unlisted", found == {"unlisted"}, f"found {sorted(found)}")
     for path, content in CLEAN:
         found = [str(finding) for finding in check_sources([planted_source(path, content)], banned)]
         report(f"passes-{path}", not found, "; ".join(found))

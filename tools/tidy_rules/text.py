@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 """Rules that need no more than the text of one file."""
 
+import os
 import re
 
 LINE_COLUMNS_MAX = 100
@@ -110,6 +111,18 @@ def check_guard(source):
         yield source.finding("guard", 1, f"the include guard must be {guard}")
 
 
+def check_listed(sources):
+    """Every C file of src, tests and examples stands in a meson.build: a forgotten test would pass for ever."""
+    text = "\n".join(source.text for source in sources if source.path.endswith("meson.build"))
+    listed = {os.path.basename(word) for word in re.findall(r"'([\w./-]+)'", text)}
+    for source in sources:
+        name = os.path.basename(source.path)
+        if not source.path.endswith(".c") or source.path.startswith("tests/warnings/"):
+            continue
+        if name not in listed and name[:-2] not in listed and listed:
+            yield source.finding("unlisted", 1, "no meson.build names this file")
+
+
 class BannedNames:
     """tools/banned.txt: NAME SCOPE REASON. Scope `all` is the whole tree, `seam` src without os, pack."""
 
@@ -148,3 +161,4 @@ TEXT_CHECKS = [
     check_unfinished,
     check_license,
 ]
+TREE_CHECKS = [check_listed]
