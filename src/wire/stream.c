@@ -14,7 +14,7 @@ void kelpie__stream_sender_check(const struct kelpie_stream_sender *sender) {
 
 int kelpie__stream_sender_init(struct kelpie_stream_sender *sender, struct kelpie_os *os,
                                size_t capacity, struct kelpie_error *error) {
-    KELPIE_ASSERT(capacity >= KELPIE_FRAME_PAYLOAD_BYTES_MAX);
+    KELPIE_ASSERT(capacity >= KELPIE_STREAM_CREDIT_INITIAL_BYTES / 2); /* or it waits for ever */
     *sender = (struct kelpie_stream_sender){.limit = KELPIE_STREAM_CREDIT_INITIAL_BYTES};
     return kelpie__ring_init(&sender->ring, os, capacity, error);
 }
@@ -149,7 +149,8 @@ void kelpie__stream_receiver_consumed(struct kelpie_stream_receiver *receiver,
                                       uint64_t consumed) {
     KELPIE_ASSERT(consumed <= receiver->received);
     consumed = kelpie__max_u64(consumed, receiver->told); /* after a resumption it may lag behind */
-    uint64_t limit = consumed + receiver->window_bytes;
+    /* Never lowered: after a resumption what was received may stand beyond the window. */
+    uint64_t limit = kelpie__max_u64(consumed + receiver->window_bytes, receiver->limit);
     /* By what was consumed, not by the window: the sender's ring may be as small as the initial
      * credit, and only an acknowledgement frees it. */
     bool is_worth_it = consumed - receiver->told >= KELPIE_STREAM_CREDIT_INITIAL_BYTES / 2;
@@ -158,7 +159,7 @@ void kelpie__stream_receiver_consumed(struct kelpie_stream_receiver *receiver,
         return;
     }
     if (kelpie__wire_credit(wire, stream, consumed, limit) == 0) {
-        receiver->limit = kelpie__max_u64(limit, receiver->limit);
+        receiver->limit = limit;
         receiver->told = consumed;
     }
 }
