@@ -2,6 +2,7 @@
  *
  * VMs by name: create, open, close, delete, look at.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "core/json.h"
@@ -10,7 +11,9 @@
 #include "os/os_call.h"
 #include "wire/wire.h"
 
-#define VM_NAME_TRIES 8u
+#define VM_NAME_TRIES    8u
+#define VM_DYING_TURNS   100u
+#define VM_DYING_TURN_NS (2 * KELPIE_NS_PER_MS)
 
 static struct kelpie_vm *vm_allocate(struct kelpie *kelpie, struct kelpie_error *error) {
     struct kelpie_vm *vm = kelpie__alloc(kelpie->os, sizeof(*vm));
@@ -140,10 +143,28 @@ int kelpie_vm_create(struct kelpie *kelpie, const char *name, struct kelpie_conf
 
 /* ---- open and close -------------------------------------------------------------------------- */
 
+/* The lock is held and nobody listens: a killed process closes its socket a moment before its lock, or after it. */
+static bool vm_monitor_is_dying(const struct kelpie_vm *vm) {
+    struct kelpie_os *os = vm->kelpie->os;
+    int stream = kelpie__os_connect(os, vm->directory.run, KELPIE_VM_SOCKET_FILE);
+    if (stream >= 0) {
+        kelpie__ignore(kelpie__os_close(os, stream));
+    }
+    return stream == -ECONNREFUSED || stream == -ENOENT;
+}
+
 /* Nobody owns it but its directory says that it lives: its monitor died. */
 static int vm_recover_if_free(struct kelpie_vm *vm, struct kelpie_vm_record *record,
                               struct kelpie_error *error) {
+    struct kelpie *kelpie = vm->kelpie;
     int status = kelpie__vm_directory_lock(&vm->directory, NULL);
+    for (unsigned i = 0; status == KELPIE_E_BUSY && i < VM_DYING_TURNS; i += 1) {
+        if (kelpie->loop->is_dispatching || !vm_monitor_is_dying(vm)) {
+            return 0;
+        }
+        status = kelpie__turn(kelpie, kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC) + VM_DYING_TURN_NS, NULL);
+        status = status < 0 ? status : kelpie__vm_directory_lock(&vm->directory, NULL);
+    }
     if (status == KELPIE_E_BUSY) {
         return 0;
     }
@@ -217,54 +238,6 @@ const char *kelpie_vm_name(const struct kelpie_vm *vm) {
 
 const char *kelpie_vm_id(const struct kelpie_vm *vm) {
     return vm->config->id;
-}
-
-/* ---- delete ---------------------------------------------------------------------------------- */
-
-static int delete_without_monitor(struct kelpie_vm *vm, struct kelpie_error *error) {
-    struct kelpie_vm_record record;
-    int status = kelpie__vm_directory_lock(&vm->directory, error);
-    if (status < 0) {
-        return status;
-    }
-    status = kelpie__vm_directory_recover(&vm->directory, &record, error);
-    if (status == KELPIE_E_NOT_FOUND) {
-        status = 0;                                    /* an ephemeral one: recovery deleted it */
-    } else if (status == 0 || status == KELPIE_E_IO) { /* a damaged one can be deleted, too */
-        status = kelpie__vm_directory_delete(&vm->directory, error);
-    }
-    kelpie__vm_directory_unlock(&vm->directory);
-    return status;
-}
-
-int kelpie_vm_delete(struct kelpie_vm *vm, bool is_forced, struct kelpie_error *error) {
-    if (vm == NULL) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_delete: vm is NULL");
-    }
-    int status = kelpie__check_may_block(vm->kelpie, "kelpie_vm_delete", error);
-    if (status < 0) {
-        return status;
-    }
-    struct kelpie_error connect_error = {0};
-    status = kelpie__vm_connect_wait(vm, false, NULL, &connect_error);
-    if (status == 0) {
-        const struct kelpie_request request = {
-            .method = "vm.delete",
-            .params = is_forced ? "{\"force\":true}" : "{\"force\":false}",
-            .timeout_ms = KELPIE_CALL_TIMEOUT_MS,
-        };
-        return kelpie__operation_run(vm, &request, error);
-    }
-    if (status == KELPIE_E_NOT_FOUND) {
-        return 0;
-    }
-    if (status == KELPIE_E_STATE || status == KELPIE_E_IO) {
-        return delete_without_monitor(vm, error);
-    }
-    if (error != NULL) {
-        *error = connect_error;
-    }
-    return status;
 }
 
 /* ---- look at --------------------------------------------------------------------------------- */

@@ -64,5 +64,6 @@ extern const struct harness_test contract_tests_streams[];
 extern const struct harness_test contract_tests_ends[];
 extern const struct harness_test contract_tests_roots[];
 extern const struct harness_test contract_tests_load[];
+extern const struct harness_test contract_tests_faults[];
 
 #endif
