@@ -17,7 +17,7 @@
 #include "os/os_call.h"
 
 #define START_ARGUMENTS_CAPACITY_MIN 4096
-#define START_ANSWER_DELAY_NS (2 * KELPIE_NS_PER_MS) /* what a short command takes */
+#define START_ANSWER_DELAY_NS (10 * KELPIE_NS_PER_MS) /* what a short command takes at most */
 /* What a command line above this size needs of the stack limit: the kernel gives arguments a
  * quarter of it. */
 #define START_ARGUMENTS_LARGE_BYTES (1024 * 1024)

@@ -192,7 +192,9 @@ static void collect_started(void *context, const struct kelpie_error *error) {
         collect_end(collect, error);
         return;
     }
-    collect_feed(collect);
+    if (collect->input_count > 0) {
+        collect_feed(collect);
+    }
 }
 
 static const struct kelpie_exec_callbacks collect_callbacks = {
@@ -213,7 +215,7 @@ static int collect_start(struct kelpie_vm *vm, const struct kelpie_exec_options 
     }
     memcpy(&chosen, options, (size_t)kelpie__min_u64(options->struct_size, sizeof(chosen)));
     chosen.struct_size = sizeof(chosen);
-    chosen.has_stdin = true;
+    chosen.has_stdin = chosen.stdin_count > 0; /* an empty input needs no stream, nor an end */
     struct collect *collect = kelpie__alloc(vm->kelpie->os, sizeof(*collect));
     if (collect == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a command");
