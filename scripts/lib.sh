@@ -3,7 +3,8 @@
 # Shell functions shared by scripts/quickstart, scripts/check and .ci/run. Source it from bash with `set -euo pipefail`:
 #     say TEXT               a step, for people
 #     die TEXT               one line on stderr, exit 1
-#     install_packages P...  what scripts/packages.txt lists for the purposes P and what is missing; quick when nothing is
+#     install_packages P...  what scripts/packages.txt lists for the purposes P and what is missing; quick when all is
+#                            there
 # It changes nothing when it is sourced, except that it defines KELPIE_SCRIPTS.
 
 KELPIE_SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -86,7 +87,8 @@ install_packages() {
     if ! packages_apt "$log" install $missing; then
         say "refreshing the package lists"
         packages_apt "$log" update || { tail -n 20 "$log" >&2; die "apt-get update failed; all of it: $log"; }
-        packages_apt "$log" install $missing || { tail -n 20 "$log" >&2; die "apt-get install failed; all of it: $log"; }
+        packages_apt "$log" install $missing ||
+            { tail -n 20 "$log" >&2; die "apt-get install failed; all of it: $log"; }
     fi
     rm -f "$log"
     missing=$(packages_missing "$@")

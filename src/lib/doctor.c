@@ -18,8 +18,8 @@
 #define DOCTOR_PATH_COUNT_MAX 64u
 #define DOCTOR_EXECUTABLE_BITS 0111u
 #define DOCTOR_VERDICT_BYTES_MAX 4096u
-#define DOCTOR_SPACE_FAILED_BYTES (UINT64_C(64) << 20) /* the cache of one kernel and its modules  \
-                                                        */
+/* the cache of one kernel and its modules \ */
+#define DOCTOR_SPACE_FAILED_BYTES (UINT64_C(64) << 20)
 #define DOCTOR_SPACE_WARNING_BYTES (UINT64_C(1) << 30) /* a root file system of some size */
 #define DOCTOR_KVM_DEVICE "/dev/kvm"
 #define DOCTOR_DEFAULT_PATH "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * A table that wraps any other and applies a fault plan to its calls. Test builds of the real programs only. Whether a
- * rule fires is a hash of (seed, point, role, n-th matching call), not a draw: a call that is added elsewhere moves
- * nothing. Every fault that fired is written to KELPIE_FAULT_LOG as a rule with nth=, which replays alone.
+ * A table that wraps any other and applies a fault plan to its calls. Test builds of the real
+ * programs only. Whether a rule fires is a hash of (seed, point, role, n-th matching call), not a
+ * draw: a call that is added elsewhere moves nothing. Every fault that fired is written to
+ * KELPIE_FAULT_LOG as a rule with nth=, which replays alone.
  *
  * Guest operations pass through: they are the agent's, whose faults are made on its channel.
  */
@@ -18,7 +19,7 @@
 #include "os/os_fault_plan.h"
 
 #define FAULT_HANDLE_MAX 1024
-#define FAULT_CHILD_MAX  64
+#define FAULT_CHILD_MAX 64
 #define FAULT_PLAN_BYTES_MAX 65536u
 
 struct fault_handle {
@@ -34,7 +35,7 @@ struct fault_child {
 };
 
 struct os_fault {
-    struct kelpie_os os; /* first */
+    struct kelpie_os os;     /* first */
     struct kelpie_os *inner; /* borrowed: for ever */
     const char *role;
     uint64_t seed;
@@ -54,7 +55,7 @@ static struct fault_handle *handle_of(struct os_fault *fault, int handle) {
     return handle >= 0 && handle < FAULT_HANDLE_MAX ? &fault->handles[handle] : NULL;
 }
 
-/* ---- does a rule fire? ---- */
+/* ---- does a rule fire? ----------------------------------------------------------------------- */
 
 static uint64_t fault_hash(const struct os_fault *fault, const struct kelpie_fault_rule *rule) {
     uint64_t hash = fault->seed ^ UINT64_C(0xcbf29ce484222325);
@@ -181,7 +182,7 @@ static int fault_point(struct os_fault *fault, const char *operation, int handle
     return fault_act(fault, fault_find(fault, operation, handle, path));
 }
 
-/* ---- operations whose calls only fail or not ---- */
+/* ---- operations whose calls only fail or not ------------------------------------------------- */
 
 #define FAULT_CALL(result_type, name, handle, path, parameters, ...)                               \
     static result_type fault_##name parameters {                                                   \
@@ -207,12 +208,12 @@ FAULT_CALL(int, listen, directory, name,
            (struct kelpie_os * os, int directory, const char *name, int backlog), directory, name,
            backlog)
 FAULT_CALL(int, accept, listener, NULL, (struct kelpie_os * os, int listener), listener)
-FAULT_CALL(int, connect, directory, name,
-           (struct kelpie_os * os, int directory, const char *name), directory, name)
+FAULT_CALL(int, connect, directory, name, (struct kelpie_os * os, int directory, const char *name),
+           directory, name)
 FAULT_CALL(int, pair, -1, NULL, (struct kelpie_os * os, int out[2]), out)
 FAULT_CALL(int, pipe, -1, NULL, (struct kelpie_os * os, int out[2]), out)
-FAULT_CALL(int, peer, stream, NULL,
-           (struct kelpie_os * os, int stream, struct kelpie_os_peer *out), stream, out)
+FAULT_CALL(int, peer, stream, NULL, (struct kelpie_os * os, int stream, struct kelpie_os_peer *out),
+           stream, out)
 FAULT_CALL(int64_t, send, stream, NULL,
            (struct kelpie_os * os, int stream, const void *bytes, size_t count, const int *handles,
             uint32_t handle_count),
@@ -229,8 +230,8 @@ FAULT_CALL(int64_t, pread, file, NULL,
            (struct kelpie_os * os, int file, void *out, size_t count, uint64_t offset), file, out,
            count, offset)
 FAULT_CALL(int64_t, pwrite, file, NULL,
-           (struct kelpie_os * os, int file, const void *bytes, size_t count, uint64_t offset), file,
-           bytes, count, offset)
+           (struct kelpie_os * os, int file, const void *bytes, size_t count, uint64_t offset),
+           file, bytes, count, offset)
 FAULT_CALL(int, truncate, file, NULL, (struct kelpie_os * os, int file, uint64_t size), file, size)
 FAULT_CALL(int, sync, file, NULL, (struct kelpie_os * os, int file), file)
 FAULT_CALL(int, rename, from_directory, to,
@@ -244,7 +245,8 @@ FAULT_CALL(int, mkdir, directory, name,
            (struct kelpie_os * os, int directory, const char *name, uint32_t mode), directory, name,
            mode)
 FAULT_CALL(int, list, directory, NULL,
-           (struct kelpie_os * os, int directory, uint64_t *inout_cursor, char *out, size_t capacity),
+           (struct kelpie_os * os, int directory, uint64_t *inout_cursor, char *out,
+            size_t capacity),
            directory, inout_cursor, out, capacity)
 FAULT_CALL(int, stat, directory, path,
            (struct kelpie_os * os, int directory, const char *path, bool follow,
@@ -260,7 +262,7 @@ FAULT_CALL(int, clone_range, from, NULL,
 FAULT_CALL(int, memory_file, -1, name,
            (struct kelpie_os * os, const char *name, uint64_t size_bytes), name, size_bytes)
 
-/* ---- operations with more to them ---- */
+/* ---- operations with more to them ------------------------------------------------------------ */
 
 static int64_t fault_now(struct kelpie_os *os, enum kelpie_os_clock clock) {
     struct os_fault *fault = fault_of(os);
@@ -373,8 +375,8 @@ static void hold_back(struct os_fault *fault, int handle, uint64_t delay_ms) {
         return;
     }
     kelpie__ignore(fault->inner->watch(fault->inner, handle, 0, 0));
-    entry->held_until_ns = fault->inner->now(fault->inner, KELPIE_OS_CLOCK_MONOTONIC) +
-                           (int64_t)delay_ms * 1000000;
+    entry->held_until_ns =
+        fault->inner->now(fault->inner, KELPIE_OS_CLOCK_MONOTONIC) + (int64_t)delay_ms * 1000000;
 }
 
 static int64_t fault_read(struct kelpie_os *os, int handle, void *out, size_t count) {
@@ -558,7 +560,8 @@ void kelpie__os_fault_unwrap(struct kelpie_os *os) {
     free(fault);
 }
 
-/* The text of "@FILE"; NULL: it cannot be read. Never freed: it is read once, at a program's start. */
+/* The text of "@FILE"; NULL: it cannot be read. Never freed: it is read once, at a program's start.
+ */
 static const char *read_plan(const char *path) {
     char *text = calloc(1, FAULT_PLAN_BYTES_MAX);
     FILE *file = fopen(path, "re");

@@ -7,7 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define NS_PER_S  UINT64_C(1000000000)
+#define NS_PER_S UINT64_C(1000000000)
 #define NS_PER_MS UINT64_C(1000000)
 
 static const struct {
@@ -70,7 +70,7 @@ bool kelpie__fault_glob(const char *pattern, const char *text) {
     return *pattern == '\0';
 }
 
-/* ---- parsing ---- */
+/* ---- parsing --------------------------------------------------------------------------------- */
 
 static size_t word_length(const char *text) {
     return strcspn(text, " \t\n;");
@@ -199,7 +199,8 @@ static bool parse_action(struct kelpie_fault_rule *rule, const char *word, size_
     return false;
 }
 
-/* Parses one rule, up to its end; *inout_text then stands at the separator, or at the word that is wrong. */
+/* Parses one rule, up to its end; *inout_text then stands at the separator, or at the word that is
+ * wrong. */
 static bool parse_rule(const char **inout_text, struct kelpie_fault_rule *rule) {
     const char *text = *inout_text;
     bool has_trigger = false;

@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * Fault plans as text (docs/testing.md): one rule a line, or separated by ';'.
- *     point [role=R] [path=GLOB] p=0.02 | nth=7 | every=5 | window=10s..12s [max=N] => action[:argument]
- * A point is the name of an operation ("read"), of a labelled handle's operation ("qmp.read"), or "*".
+ *     point [role=R] [path=GLOB] p=0.02 | nth=7 | every=5 | window=10s..12s [max=N] =>
+ * action[:argument] A point is the name of an operation ("read"), of a labelled handle's operation
+ * ("qmp.read"), or "*".
  */
 #ifndef KELPIE_OS_OS_FAULT_PLAN_H
 #define KELPIE_OS_OS_FAULT_PLAN_H
 
 #include "core/base.h"
 
-#define KELPIE_FAULT_RULE_MAX  32u
-#define KELPIE_FAULT_TEXT_MAX  64u
-#define KELPIE_FAULT_PER_ONE   1000000000u /* a probability is a number of billionths */
+#define KELPIE_FAULT_RULE_MAX 32u
+#define KELPIE_FAULT_TEXT_MAX 64u
+#define KELPIE_FAULT_PER_ONE 1000000000u /* a probability is a number of billionths */
 
 enum kelpie_fault_trigger {
     KELPIE_FAULT_PROBABILITY,
@@ -37,9 +38,9 @@ struct kelpie_fault_rule {
     char role[KELPIE_FAULT_TEXT_MAX]; /* "": any */
     char path[KELPIE_FAULT_TEXT_MAX]; /* "": any; * matches any bytes */
     enum kelpie_fault_trigger trigger;
-    uint64_t value;   /* billionths, n, or the window's begin in ns */
-    uint64_t end;     /* of the window */
-    uint64_t max;     /* firings; 0: no limit */
+    uint64_t value; /* billionths, n, or the window's begin in ns */
+    uint64_t end;   /* of the window */
+    uint64_t max;   /* firings; 0: no limit */
     enum kelpie_fault_action action;
     uint64_t argument;
     uint64_t calls; /* that matched so far */

@@ -5,6 +5,7 @@
  * processes a core, alive before and after.
  */
 #define _GNU_SOURCE
+#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -24,7 +25,9 @@ static pid_t spin(int cpu) {
         CPU_ZERO(&set);
         CPU_SET((size_t)cpu, &set);
         sched_setaffinity(0, sizeof(set), &set);
-        for (volatile unsigned turn = 0;; turn += 1) {
+        volatile unsigned turn = 0;
+        while (turn < UINT_MAX) { /* killed long before; wraps, so that it never ends by itself */
+            turn = (turn + 1) / 2;
         }
     }
     return child;

@@ -107,8 +107,9 @@ def find_functions(code):
             if depth == 0:
                 name = function_name(header)
                 if name and "=" not in header and header.rstrip().endswith(")"):
-                    lead = len(header) - len(header.lstrip())
-                    first = code.count("\n", 0, header_start + lead) + 1
+                    # Macro invocations without a semicolon may stand before: the last paragraph is it.
+                    paragraph = re.split(r"\n[ \t]*\n\s*", header)[-1].lstrip()
+                    first = code.count("\n", 0, start - len(paragraph)) + 1
                     last = code.count("\n", 0, at) + 1
                     body_line = code.count("\n", 0, start) + 1
                     functions.append(
