@@ -77,6 +77,60 @@ static void exec_pump_empty(struct kelpie_exec_stream *stream, struct kelpie_wir
     }
 }
 
+/* A larger ring with the same content, and the source may fill it. Without memory the small one has
+ * to do. */
+static void exec_grow(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
+    struct kelpie_exec_stream *stream = &exec->streams[kind];
+    struct kelpie_ring *ring = &stream->sender.ring;
+    struct kelpie_ring larger = {0};
+    if (!exec_ensure_ring(exec, stream) || ring->capacity >= KELPIE_EXEC_OUTPUT_BYTES ||
+        kelpie__ring_init(&larger, exec->relay->monitor->os, KELPIE_EXEC_OUTPUT_BYTES, NULL) < 0) {
+        return;
+    }
+    /* Everything that is kept counts as unsent in the new ring, then as sent again as far as it
+     * was. */
+    uint64_t sent = ring->sent;
+    bool is_rewound = kelpie__ring_rewind(ring, ring->acknowledged);
+    KELPIE_ASSERT(is_rewound);
+    larger.acknowledged = ring->acknowledged;
+    larger.sent = ring->acknowledged;
+    larger.written = ring->acknowledged;
+    const void *view = NULL;
+    for (size_t count = kelpie__ring_send_view(ring, &view); count > 0;
+         count = kelpie__ring_send_view(ring, &view)) {
+        size_t taken = kelpie__ring_write(&larger, view, count);
+        KELPIE_ASSERT(taken == count);
+        kelpie__ring_mark_sent(ring, count);
+    }
+    kelpie__ring_mark_sent(&larger, (size_t)(sent - larger.acknowledged));
+    KELPIE_ASSERT(larger.written == ring->written);
+    kelpie__ring_deinit(ring);
+    *ring = larger;
+    kelpie__stream_sender_check(&stream->sender);
+    stream->receiver.window_bytes = KELPIE_EXEC_OUTPUT_BYTES;
+    exec_grant(exec, kind);
+}
+
+/* A sink whose window is larger than the ring acknowledges too late to keep a small ring moving: everything is sent, more
+ * would be taken, and nothing makes room. Then the ring grows; one that may not grow forgets what was sent. */
+static void exec_make_room(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
+    struct kelpie_exec_stream *stream = &exec->streams[kind];
+    struct kelpie_ring *ring = &stream->sender.ring;
+    KELPIE_ASSERT(stream->has_ring);
+    bool is_waiting = kelpie__ring_unsent(ring) == 0 && stream->sender.limit > ring->sent &&
+                      kelpie__ring_space(ring) < ring->capacity / 2;
+    if (!is_waiting || stream->receiver.is_ended) {
+        return;
+    }
+    if (!kelpie__exec_is_input(kind) && ring->capacity < KELPIE_EXEC_OUTPUT_BYTES) {
+        exec_grow(exec, kind);
+        return;
+    }
+    bool is_known = kelpie__ring_acknowledge(ring, ring->sent);
+    KELPIE_ASSERT(is_known);
+    exec_grant(exec, kind);
+}
+
 static void exec_pump_stream(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
     struct kelpie_exec_stream *stream = &exec->streams[kind];
     bool is_input = kelpie__exec_is_input(kind);
@@ -87,6 +141,7 @@ static void exec_pump_stream(struct kelpie_relay_exec *exec, enum kelpie_stream_
     uint32_t number = exec_number(exec, kind, is_input);
     if (stream->has_ring) {
         kelpie__ignore(kelpie__stream_sender_pump(&stream->sender, sink, number));
+        exec_make_room(exec, kind);
     } else {
         exec_pump_empty(stream, sink, number);
     }
@@ -409,40 +464,6 @@ void kelpie__relay_guest_drained(struct kelpie_relay *relay) {
 }
 
 /* ---- clients come and go --------------------------------------------------------------------- */
-
-/* A larger ring with the same content, and the source may fill it. Without memory the small one has
- * to do. */
-static void exec_grow(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
-    struct kelpie_exec_stream *stream = &exec->streams[kind];
-    struct kelpie_ring *ring = &stream->sender.ring;
-    struct kelpie_ring larger = {0};
-    if (!exec_ensure_ring(exec, stream) || ring->capacity >= KELPIE_EXEC_OUTPUT_BYTES ||
-        kelpie__ring_init(&larger, exec->relay->monitor->os, KELPIE_EXEC_OUTPUT_BYTES, NULL) < 0) {
-        return;
-    }
-    /* Everything that is kept counts as unsent in the new ring, then as sent again as far as it
-     * was. */
-    uint64_t sent = ring->sent;
-    bool is_rewound = kelpie__ring_rewind(ring, ring->acknowledged);
-    KELPIE_ASSERT(is_rewound);
-    larger.acknowledged = ring->acknowledged;
-    larger.sent = ring->acknowledged;
-    larger.written = ring->acknowledged;
-    const void *view = NULL;
-    for (size_t count = kelpie__ring_send_view(ring, &view); count > 0;
-         count = kelpie__ring_send_view(ring, &view)) {
-        size_t taken = kelpie__ring_write(&larger, view, count);
-        KELPIE_ASSERT(taken == count);
-        kelpie__ring_mark_sent(ring, count);
-    }
-    kelpie__ring_mark_sent(&larger, (size_t)(sent - larger.acknowledged));
-    KELPIE_ASSERT(larger.written == ring->written);
-    kelpie__ring_deinit(ring);
-    *ring = larger;
-    kelpie__stream_sender_check(&stream->sender);
-    stream->receiver.window_bytes = KELPIE_EXEC_OUTPUT_BYTES;
-    exec_grant(exec, kind);
-}
 
 void kelpie__exec_let_go(struct kelpie_relay_exec *exec, bool is_kept) {
     kelpie__exec_check(exec);
