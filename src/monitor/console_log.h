@@ -21,6 +21,7 @@ struct kelpie_console_log {
     struct kelpie_tail tail;
     int stream; /* owned; KELPIE_OS_NO_HANDLE while no VMM runs */
     uint32_t watch;
+    struct kelpie_timer drain_timer;
     bool is_watched;
     uint32_t matched[KELPIE_CONSOLE_MARK_COUNT]; /* bytes of each mark seen so far */
     bool is_panic;                               /* the kernel said so since the last attach */

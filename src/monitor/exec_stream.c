@@ -111,8 +111,9 @@ static void exec_grow(struct kelpie_relay_exec *exec, enum kelpie_stream_kind ki
     exec_grant(exec, kind);
 }
 
-/* A sink whose window is larger than the ring acknowledges too late to keep a small ring moving: everything is sent, more
- * would be taken, and nothing makes room. Then the ring grows; one that may not grow forgets what was sent. */
+/* A sink whose window is larger than the ring acknowledges too late to keep a small ring moving:
+ * everything is sent, more would be taken, and nothing makes room. Then the ring grows; one that
+ * may not grow forgets what was sent. */
 static void exec_make_room(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
     struct kelpie_exec_stream *stream = &exec->streams[kind];
     struct kelpie_ring *ring = &stream->sender.ring;

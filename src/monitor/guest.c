@@ -52,7 +52,9 @@ static void guest_live(struct kelpie_guest *guest) {
 static void guest_boot_failed(struct kelpie_guest *guest, const struct kelpie_error *error) {
     KELPIE_ASSERT(guest->phase != KELPIE_GUEST_LIVE);
     KELPIE_ASSERT(error->code < 0);
-    kelpie__lifecycle_fail(guest->monitor, error);
+    struct kelpie_error failure = *error;
+    failure.code = KELPIE_E_BOOT; /* whatever the guest calls it: the words are kept */
+    kelpie__lifecycle_fail(guest->monitor, &failure);
 }
 
 static void guest_timed(void *context, const struct kelpie_error *error, const char *result,

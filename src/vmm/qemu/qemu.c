@@ -261,7 +261,8 @@ static void qemu_qmp_closed(void *context, const struct kelpie_error *error) {
     if (qemu->process == KELPIE_OS_NO_HANDLE) {
         return; /* the last drain: it has ended already */
     }
-    if (error->code == KELPIE_E_PROTOCOL) {
+    bool is_end = error->os_error == 0 || error->os_error == ECONNRESET;
+    if (error->code == KELPIE_E_PROTOCOL || !is_end) {
         qemu_note_cause(qemu, error);
         qemu_kill_process(qemu);
         return;
