@@ -17,8 +17,8 @@ KELPIE_MUST_CHECK int kelpie__agent_boot_early(struct kelpie_os *os, struct kelp
  * written to the console: a userland without /dev/shm is still worth having. */
 void kelpie__agent_boot_late(struct kelpie_os *os);
 
-/* Loads the modules of one group ("early", "late") in the order of /.kelpie/modules.list. A missing
- * list is a kernel without modules: no error. */
+/* Loads the modules of one group ("early", "disk", "overlay", a file system's name) in the order of
+ * /.kelpie/modules.list. A missing list, or group, is a kernel that has them built in: no error. */
 KELPIE_MUST_CHECK int kelpie__agent_load_modules(struct kelpie_os *os, const char *group,
                                                  struct kelpie_error *error);
 

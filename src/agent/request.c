@@ -207,7 +207,7 @@ static int setup_apply(struct kelpie_agent *agent, const struct setup *setup,
         return status; /* the root is entered once */
     }
     if (setup->loads_late_modules && !setup->root.is_device) {
-        status = kelpie__agent_load_modules(agent->os, "late", error);
+        status = kelpie__agent_load_modules(agent->os, "disk", error);
     }
     if (status == 0) {
         status = kelpie__agent_root_enter(agent->os, &setup->root, error);

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The kernel's modules that a guest needs, with those that they depend on, in the order in which
- * they load: "early" ones to reach the agent's port, "late" ones for disks. Each goes into the
- * archive decompressed and without its signature: the guest's kernel would check it with 4096-bit
- * arithmetic, which takes 10 ms for each module on an emulated processor, and nobody but us made
- * this initramfs.
+ * The kernel's modules that a guest needs, with those that they depend on, in groups, and in the
+ * order in which they load. Each goes into the archive decompressed and without its signature: the
+ * guest's kernel would check it with 4096-bit arithmetic, which takes 10 ms for each module on an
+ * emulated processor, and nobody but us made this initramfs.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -18,7 +17,7 @@
 #define MODULES_FILE_BYTES_MAX (32u * 1024u * 1024u)
 #define MODULES_COUNT_MAX 64u
 #define MODULES_PATH_BYTES 4096u
-#define MODULES_ORDER_BYTES 4096u
+#define MODULES_ORDER_BYTES 8192u
 #define MODULES_NAME_BYTES 64u
 #define MODULES_SIGNATURE_MAGIC "~Module signature appended~\n"
 #define MODULES_SIGNATURE_BYTES                                                                    \
@@ -30,25 +29,30 @@ struct modules_wanted {
     bool is_required;
 };
 
+/* The agent loads "early" always, "disk" for a root on a disk, then the group of its file system,
+ * and "overlay" when there is a writable layer. */
 static const struct modules_wanted modules_wanted[] = {
     {"virtio_mmio", "early", true},
     {"virtio_console", "early", true},
-    {"virtio_blk", "late", true},
-    /* Nothing depends on it by symbols: libcrc32c asks for a checksum by name. */
-    {"crc32c_intel", "late", false},
-    {"crc32c_generic", "late", false},
-    {"erofs", "late", true},
-    {"ext4", "late", false},
-    {"overlay", "late", true},
+    {"virtio_blk", "disk", true},
+    /* Nothing depends on it by symbols: file systems ask for a checksum by name. */
+    {"crc32c_intel", "disk", false},
+    {"crc32c_generic", "disk", false},
+    {"erofs", "erofs", true},
+    {"ext4", "ext4", false},
+    {"overlay", "overlay", true},
 };
 
 struct modules {
     struct kelpie_pack_archive *archive; /* borrowed */
     const char *directory;
-    char *dependencies;                   /* modules.dep */
-    char *built_in;                       /* modules.builtin; empty when there is none */
-    const char *lines[MODULES_COUNT_MAX]; /* of modules.dep, already added */
-    uint32_t count;
+    char *dependencies; /* modules.dep */
+    char *built_in;     /* modules.builtin; empty when there is none */
+    struct modules_added {
+        const char *line; /* of modules.dep */
+        const char *group;
+    } added[MODULES_COUNT_MAX];
+    uint32_t added_count;
     char order[MODULES_ORDER_BYTES]; /* modules.list */
     size_t order_length;
 };
@@ -97,14 +101,12 @@ static size_t modules_without_signature(const struct kelpie_pack_bytes *module) 
     return signature <= count - tail ? count - tail - signature : count;
 }
 
-/* Adds one file, and its line of the order. */
+/* Adds one file to the archive. */
 static int modules_add_file(struct modules *modules, const char *path, size_t length,
-                            const char *group) {
+                            const char *name) {
     char file[MODULES_PATH_BYTES];
     char entry_name[MODULES_NAME_BYTES + 32];
-    char name[MODULES_NAME_BYTES];
     struct kelpie_pack_bytes module = {0};
-    modules_name(path, length, name);
     int file_length =
         snprintf(file, sizeof(file), "%s/%.*s", modules->directory, (int)length, path);
     if (file_length < 0 || (size_t)file_length >= sizeof(file)) {
@@ -122,37 +124,48 @@ static int modules_add_file(struct modules *modules, const char *path, size_t le
                                             .count = modules_without_signature(&module)};
     kelpie__pack_archive_add(modules->archive, &entry);
     free(module.bytes);
-    size_t room = sizeof(modules->order) - modules->order_length;
-    int added = snprintf(modules->order + modules->order_length, room, "%s %s.ko\n", group, name);
-    KELPIE_ASSERT(added > 0 && (size_t)added < room); /* 64 lines of 64 bytes at most */
-    modules->order_length += (size_t)added;
     return KELPIE_PACK_OK;
 }
 
-static bool modules_has(const struct modules *modules, const char *line) {
-    for (uint32_t i = 0; i < modules->count; i += 1) {
-        if (modules->lines[i] == line) {
-            return true;
+/* Whether a module is in the archive, and whether it is loaded by the time that a group is: by that
+ * group itself, or by one that always comes before. */
+static bool modules_has(const struct modules *modules, const char *line, const char *group,
+                        bool *out_is_loaded) {
+    bool has_file = false;
+    *out_is_loaded = false;
+    for (uint32_t i = 0; i < modules->added_count; i += 1) {
+        const struct modules_added *added = &modules->added[i];
+        if (added->line == line) {
+            has_file = true;
+            *out_is_loaded = *out_is_loaded || strcmp(added->group, group) == 0 ||
+                             strcmp(added->group, "early") == 0 ||
+                             strcmp(added->group, "disk") == 0;
         }
     }
-    return false;
+    return has_file;
 }
 
-/* Adds the module of a path, unless it is there. */
+/* Adds the module of a path to a group. */
 static int modules_add_once(struct modules *modules, const char *path, size_t length,
                             const char *group) {
     char name[MODULES_NAME_BYTES];
+    bool is_loaded = false;
     modules_name(path, length, name);
     const char *line = modules_find(modules->dependencies, name);
-    if (line == NULL || modules_has(modules, line)) {
+    bool has_file = line != NULL && modules_has(modules, line, group, &is_loaded);
+    if (line == NULL || is_loaded) {
         return KELPIE_PACK_OK;
     }
-    if (modules->count == MODULES_COUNT_MAX) {
+    if (modules->added_count == MODULES_COUNT_MAX) {
         return kelpie__pack_fail(0, "more than %u modules are needed", MODULES_COUNT_MAX);
     }
-    modules->lines[modules->count] = line;
-    modules->count += 1;
-    return modules_add_file(modules, path, length, group);
+    modules->added[modules->added_count] = (struct modules_added){.line = line, .group = group};
+    modules->added_count += 1;
+    size_t room = sizeof(modules->order) - modules->order_length;
+    int added = snprintf(modules->order + modules->order_length, room, "%s %s.ko\n", group, name);
+    KELPIE_ASSERT(added > 0 && (size_t)added < room); /* 64 lines of less than 80 bytes */
+    modules->order_length += (size_t)added;
+    return has_file ? KELPIE_PACK_OK : modules_add_file(modules, path, length, name);
 }
 
 /* "MODULE: FIRST SECOND ...": all that it needs, directly or not; the last one loads first

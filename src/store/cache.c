@@ -13,7 +13,7 @@
 #include "core/text.h"
 #include "os/os_call.h"
 
-#define CACHE_FORMAT 2u /* of what kelpie-pack makes; part of every key */
+#define CACHE_FORMAT 3u /* of what kelpie-pack makes; part of every key */
 #define CACHE_BOOT_DIRECTORY "/boot"
 #define CACHE_KERNEL_PREFIX "vmlinuz-"
 #define CACHE_KERNEL_CLOUD "-cloud-amd64"

@@ -275,9 +275,13 @@ static void make_modules(void) {
                                        "kernel/a/virtio-mmio.ko: kernel/a/virtio.ko\n"
                                        "kernel/a/virtio_console.ko: kernel/a/virtio.ko\n"
                                        "kernel/a/virtio_blk.ko: kernel/a/virtio.ko\n"
-                                       "kernel/a/erofs.ko.gz:\n";
+                                       "kernel/a/libshared.ko:\n"
+                                       "kernel/a/erofs.ko.gz: kernel/a/libshared.ko\n"
+                                       "kernel/a/overlay.ko: kernel/a/libshared.ko\n";
     write_file(in_test("modules/modules.dep"), dependencies, sizeof(dependencies) - 1);
-    write_file(in_test("modules/modules.builtin"), "kernel/fs/overlay.ko\n", 21);
+    write_file(in_test("modules/kernel/a/libshared.ko"), "shared", 6);
+    write_file(in_test("modules/kernel/a/overlay.ko"), "overlay", 7);
+    write_file(in_test("modules/modules.builtin"), "", 0);
 }
 
 static int pack_initramfs(const char *out) {
@@ -297,7 +301,8 @@ static void test_initramfs_orders_and_strips_modules(void **state) {
     static uint8_t bytes[8 * 1024 * 1024];
     size_t count = read_file(in_test("ird"), bytes, sizeof(bytes));
     static const char order[] = "early virtio.ko\nearly virtio_mmio.ko\nearly virtio_console.ko\n"
-                                "late virtio_blk.ko\nlate erofs.ko\n";
+                                "disk virtio_blk.ko\nerofs libshared.ko\nerofs erofs.ko\n"
+                                "overlay libshared.ko\noverlay overlay.ko\n";
     assert_non_null(memmem(bytes, count, order, sizeof(order) - 1));
     assert_non_null(memmem(bytes, count, "module body", 11));
     assert_null(memmem(bytes, count, "~Module signature", 17));
@@ -314,7 +319,10 @@ static void test_initramfs_names_what_a_kernel_lacks(void **state) {
         skip();
     }
     make_static_program(in_test("agent"));
-    write_file(in_test("modules/modules.builtin"), "", 0);
+    static const char dependencies[] = "kernel/a/virtio-mmio.ko:\nkernel/a/virtio_console.ko:\n"
+                                       "kernel/a/virtio_blk.ko:\n";
+    write_file(in_test("modules/modules.dep"), dependencies, sizeof(dependencies) - 1);
+    write_file(in_test("modules/modules.builtin"), "kernel/fs/erofs.ko\n", 19);
     assert_int_equal(pack_initramfs(in_test("out/ird")), 1);
     assert_says("has no module overlay");
     assert_nothing_made(in_test("out"));
