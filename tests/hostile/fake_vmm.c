@@ -150,7 +150,7 @@ static void read_agent(struct fake *fake) {
 
 /* Until the next message, or, when only the args are waited for, their end. */
 static void wait_for(struct fake *fake, bool waits_for_args) {
-    for (;;) {
+    while (fake->qmp >= 0) { /* bound: the monitor, which kills us */
         bool is_taken = true;
         while (is_taken) {
             if (take_frame(fake, &is_taken) && !waits_for_args) {
@@ -174,7 +174,7 @@ static void wait_for(struct fake *fake, bool waits_for_args) {
 
 /* Says nothing any more, and lives until it is killed. */
 static void idle(struct fake *fake) {
-    for (;;) {
+    while (fake->qmp >= 0) {
         wait_for(fake, false);
     }
 }
@@ -410,7 +410,7 @@ static void run_command(struct fake *fake) {
 }
 
 static void script_running(struct fake *fake) {
-    for (;;) {
+    while (fake->qmp >= 0) {
         wait_for(fake, false);
         unsigned long long id = message_number(fake, "\"id\":");
         if (message_is(fake, "exec.start")) {
@@ -429,7 +429,9 @@ static void script_running(struct fake *fake) {
 static int handle_of(const char *argument, const char *name) {
     char prefix[64];
     snprintf(prefix, sizeof(prefix), "socket,id=%s,fd=", name);
-    return strncmp(argument, prefix, strlen(prefix)) == 0 ? atoi(argument + strlen(prefix)) : -1;
+    return strncmp(argument, prefix, strlen(prefix)) == 0
+               ? (int)strtol(argument + strlen(prefix), NULL, 10)
+               : -1;
 }
 
 int main(int argc, char **argv) {

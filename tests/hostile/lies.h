@@ -40,8 +40,8 @@ static const struct lie_frame lie_frames[] = {
     {"mark-short", "R9", 5, 0, 0, 0, 0, LIE_TEXT("1")},
     {"no-json", "R10", 1, 0, 0, 0, 0, LIE_TEXT("{")},
     {"deep", "R10", 1, 0, 0, 0, 0,
-     LIE_TEXT(
-         "{\"jsonrpc\":\"2.0\",\"method\":\"x\",\"params\":{\"a\":[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]}}")},
+     LIE_TEXT("{\"jsonrpc\":\"2.0\",\"method\":\"x\",\"params\":{\"a\":"
+              "[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]}}")},
     {"no-version", "R10", 1, 0, 0, 0, 0, LIE_TEXT("{\"method\":\"x\"}")},
     {"id-text", "R10", 1, 0, 0, 0, 0,
      LIE_TEXT("{\"jsonrpc\":\"2.0\",\"id\":\"1\",\"method\":\"x\"}")},
