@@ -206,7 +206,8 @@ static void test_exec_timeout_kills_all(const struct harness *harness) {
     struct kelpie_vm *vm = contract_start(&contract);
     struct contract_result result = contract_sh(
         vm,
-        "setsid sleep 1234 & (setsid sh -c 'trap \"\" TERM HUP; sleep 1235; sleep 1236' &) ; sleep 1237",
+        "setsid sleep 1234 & (setsid sh -c 'trap \"\" TERM HUP; sleep 1235; sleep 1236' &) ; "
+        "sleep 1237",
         1000);
     contract_fails(result.status, &result.error, KELPIE_E_EXEC_TIMEOUT, "1000 ms");
     contract_sh_says(vm, "ps | grep -c '[s]leep 123' || true", "0\n");

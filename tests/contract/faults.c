@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Goal: the test builds of the real programs under fault plans (docs/testing.md), on real guests: whatever goes wrong, calls
- * end in time with an error that says why, the VM's state is the contract's, and the next start works. Method: the plan is
- * in the environment that the monitor inherits; without KELPIE_TEST_PROGRAMS (the folder of the test builds) these skip.
+ * Goal: the test builds of the real programs under fault plans (docs/testing.md), on real guests:
+ * whatever goes wrong, calls end in time with an error that says why, the VM's state is the
+ * contract's, and the next start works. Method: the plan is in the environment that the monitor
+ * inherits; without KELPIE_TEST_PROGRAMS (the folder of the test builds) these skip.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,7 +53,8 @@ static void test_fault_qemu_missing(const struct harness *harness) {
     start_fails(harness, "spawn path=*qemu* nth=1 => EACCES", KELPIE_E_BOOT, "qemu");
 }
 
-/* The guest's hello comes with a changed bit: the frame's check or JSON's grammar tells, and the VM pays for it. */
+/* The guest's hello comes with a changed bit: the frame's check or JSON's grammar tells, and the VM
+ * pays for it. */
 static void test_fault_agent_mutated(const struct harness *harness) {
     start_fails(harness, "agent.read nth=1 => mutate", KELPIE_E_BOOT, "rule");
 }
@@ -126,7 +128,8 @@ static void test_fault_vmm_stopped(const struct harness *harness) {
     contract_close(&contract);
 }
 
-/* The monitor dies at one of its calls, drawn from the seed: no orphan, and the next one recovers. */
+/* The monitor dies at one of its calls, drawn from the seed: no orphan, and the next one recovers.
+ */
 static void test_fault_monitor_killed(const struct harness *harness) {
     const uint32_t rounds = harness_count(harness, 100);
     for (uint32_t i = 0; i < rounds; i += 1) {

@@ -23,7 +23,8 @@ __attribute__((format(printf, 1, 2))) static void host(const char *format, ...) 
 
 static void make_root(const struct harness *harness, char *out, size_t capacity) {
     snprintf(out, capacity, "%s/root", harness->root_directory);
-    host("cd / && mkdir -p '%s' && cd '%s' && mkdir bin etc dev proc sys tmp run root && cd / && cp /usr/bin/busybox '%s'/bin/ && "
+    host("cd / && mkdir -p '%s' && cd '%s' && mkdir bin etc dev proc sys tmp run root && "
+         "cd / && cp /usr/bin/busybox '%s'/bin/ && "
          "for a in sh cat echo mount touch rm ls grep; do ln -s busybox '%s'/bin/$a; done && "
          "echo from-the-directory >'%s'/etc/mark",
          out, out, out, out, out);
@@ -161,9 +162,9 @@ static void test_bad_kernels(const struct harness *harness) {
         }
         contract_fails(status, &error, KELPIE_E_CONFIG, i == 0 ? "kernel" : "another machine");
         kelpie_config_destroy(config);
-        host(
-            "cp /usr/bin/busybox '%s' && printf '\\267\\000' | dd of='%s' bs=1 seek=18 conv=notrunc 2>/dev/null",
-            path, path);
+        host("cp /usr/bin/busybox '%s' && "
+             "printf '\\267\\000' | dd of='%s' bs=1 seek=18 conv=notrunc 2>/dev/null",
+             path, path);
     }
     host("rm '%s'", path);
     contract_close(&contract);

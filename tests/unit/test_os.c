@@ -44,7 +44,7 @@ static int world_make(void **state) {
     struct world *world = calloc(1, sizeof(*world));
     assert_non_null(world);
     world->os = kelpie__os_linux_create();
-    strcpy(world->path, "/tmp/kelpie-os-XXXXXX");
+    snprintf(world->path, sizeof(world->path), "/tmp/kelpie-os-XXXXXX");
     assert_non_null(mkdtemp(world->path));
     world->directory = kelpie__os_open(world->os, KELPIE_OS_CWD, world->path,
                                        KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
@@ -273,7 +273,7 @@ static void test_list_names_every_entry_once(void **state) {
     uint64_t cursor = 0;
     unsigned count = 0;
     while (kelpie__os_list(world->os, world->directory, &cursor, name, sizeof(name)) == 1) {
-        unsigned index = (unsigned)atoi(name + 5);
+        unsigned index = (unsigned)strtoul(name + 5, NULL, 10);
         assert_false(seen[index]);
         seen[index] = true;
         count += 1;

@@ -95,7 +95,8 @@ static void test_child_is_as_the_spawn_says(void **state) {
                                              KELPIE_OS_SPAWN_NO_NEW_PRIVILEGES};
     char out[1024];
     run(*state, &spawn,
-        "pwd; echo $ONLY; ulimit -n; read -r _ _ _ _ _ s _ </proc/$$/stat; test $s = $$ && echo session; "
+        "pwd; echo $ONLY; ulimit -n; "
+        "read -r _ _ _ _ _ s _ </proc/$$/stat; test $s = $$ && echo session; "
         "grep NoNewPrivs /proc/$$/status; grep SigIgn /proc/$$/status",
         out);
     assert_string_equal(out,
