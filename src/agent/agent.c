@@ -29,6 +29,16 @@ struct agent_arguments {
     const char *cgroup;
 };
 
+void kelpie__agent_check(const struct kelpie_agent *agent) {
+    bool is_served = agent->phase == KELPIE_AGENT_GREETED || agent->phase == KELPIE_AGENT_QUIESCED;
+    KELPIE_ASSERT(agent->phase <= KELPIE_AGENT_STOPPED);
+    KELPIE_ASSERT(agent->wire == NULL || agent->port >= 0);
+    KELPIE_ASSERT(!is_served || agent->wire != NULL);
+    KELPIE_ASSERT(!is_served || agent->epoch[0] != '\0');
+    KELPIE_ASSERT(agent->phase != KELPIE_AGENT_SEARCHING || agent->wire == NULL);
+    KELPIE_ASSERT(agent->execs.slot_count <= KELPIE_AGENT_EXEC_MAX);
+}
+
 struct kelpie_agent_clock_sample kelpie__agent_sample_clock(struct kelpie_agent *agent) {
     /* The shortest of three tries: an interrupt between the two readings would look like a wrong
      * clock. */
@@ -95,6 +105,7 @@ static void agent_stop_timer_callback(void *context) {
 
 /* Collects who has ended; when that was the last one of all, the end can go on. */
 static void agent_reap(struct kelpie_agent *agent) {
+    kelpie__agent_check(agent);
     bool is_somebody_left = kelpie__agent_exec_reap(agent);
     if (!is_somebody_left && agent->phase == KELPIE_AGENT_STOPPING) {
         agent_finish_stop(agent);
@@ -102,6 +113,7 @@ static void agent_reap(struct kelpie_agent *agent) {
 }
 
 void kelpie__agent_stop(struct kelpie_agent *agent, uint64_t timeout_ms) {
+    kelpie__agent_check(agent);
     if (agent->phase >= KELPIE_AGENT_STOPPING) {
         return;
     }
@@ -136,6 +148,8 @@ static void agent_signal_callback(void *context, uint32_t bits) {
 }
 
 static int agent_watch_signals(struct kelpie_agent *agent, struct kelpie_error *error) {
+    KELPIE_ASSERT(agent->loop != NULL);
+    KELPIE_ASSERT(agent->signals <= 0);
     /* What tools of a userland send to process 1 for halt, power off and reboot. */
     static const int signals[] = {SIGCHLD, SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGPWR};
     uint32_t count = agent->is_guest ? (uint32_t)KELPIE_ARRAY_COUNT(signals) : 1;
@@ -178,6 +192,8 @@ static void agent_search_callback(void *context) {
 /* What must be there to be heard; a failure is told to the peer, should one be found nevertheless.
  */
 static void agent_boot(struct kelpie_agent *agent) {
+    KELPIE_ASSERT(agent->is_guest);
+    KELPIE_ASSERT(agent->phase == KELPIE_AGENT_SEARCHING);
     if (kelpie__agent_boot_early(agent->os, &agent->boot_error) < 0 ||
         kelpie__agent_load_modules(agent->os, "early", &agent->boot_error) < 0) {
         kelpie__agent_log(agent->os, "%s", agent->boot_error.message);
@@ -187,6 +203,8 @@ static void agent_boot(struct kelpie_agent *agent) {
 }
 
 static bool agent_read_arguments(int argc, char **argv, struct agent_arguments *out) {
+    KELPIE_ASSERT(argv != NULL);
+    KELPIE_ASSERT(out->channel == KELPIE_OS_NO_HANDLE);
     for (int i = 1; i + 1 < argc; i += 2) {
         uint64_t number = 0;
         if (strcmp(argv[i], "--channel-fd") == 0 && kelpie__text_u64(argv[i + 1], &number) &&
@@ -203,6 +221,8 @@ static bool agent_read_arguments(int argc, char **argv, struct agent_arguments *
 
 static int agent_init(struct kelpie_agent *agent, const struct agent_arguments *arguments,
                       struct kelpie_error *error) {
+    KELPIE_ASSERT(agent->loop == NULL);
+    KELPIE_ASSERT(agent->is_guest || arguments->channel >= 0);
     int status = kelpie__loop_create(agent->os, AGENT_WATCH_MAX, &agent->loop, error);
     if (status == 0) {
         status = agent_watch_signals(agent, error);
@@ -238,6 +258,7 @@ static void agent_deinit(struct kelpie_agent *agent) {
 /* A reset ends every machine monitor that we run under, when it is told not to reboot. Power off
  * does not: without ACPI (a kernel without it, libkrun) the processor just halts. */
 static void agent_halt(struct kelpie_agent *agent) {
+    KELPIE_ASSERT(agent->is_guest);
     kelpie__agent_root_leave(agent->os);
     kelpie__ignore(kelpie__os_halt(agent->os, false));
     kelpie__ignore(kelpie__os_halt(agent->os, true));

@@ -68,6 +68,7 @@ int kelpie_agent_main(struct kelpie_os *os, int argc, char **argv);
 
 /* --- agent.c --- */
 
+void kelpie__agent_check(const struct kelpie_agent *agent);
 struct kelpie_agent_clock_sample kelpie__agent_sample_clock(struct kelpie_agent *agent);
 
 /* Begins the end of the guest: terminate, wait until `timeout_ms` are over, kill, sync, power off.

@@ -88,6 +88,7 @@ static int boot_mount(struct kelpie_os *os, const struct boot_mount *mount) {
 }
 
 int kelpie__agent_boot_early(struct kelpie_os *os, struct kelpie_error *error) {
+    KELPIE_ASSERT(os->guest != NULL);
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(boot_mounts_early); i += 1) {
         const struct boot_mount *mount = &boot_mounts_early[i];
         int status = boot_mount(os, mount);
@@ -118,6 +119,7 @@ int kelpie__agent_boot_early(struct kelpie_os *os, struct kelpie_error *error) {
 }
 
 void kelpie__agent_boot_late(struct kelpie_os *os) {
+    KELPIE_ASSERT(os->guest != NULL);
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(boot_mounts_late); i += 1) {
         const struct boot_mount *mount = &boot_mounts_late[i];
         int status = boot_mount(os, mount);
@@ -141,6 +143,8 @@ void kelpie__agent_boot_late(struct kelpie_os *os) {
 
 static int boot_load_module(struct kelpie_os *os, const char *name, const char *parameters,
                             struct kelpie_error *error) {
+    KELPIE_ASSERT(name[0] != '\0');
+    KELPIE_ASSERT(parameters != NULL);
     char path[BOOT_PATH_BYTES_MAX];
     int length = snprintf(path, sizeof(path), "%s/%s", BOOT_MODULES_DIRECTORY, name);
     KELPIE_ASSERT(length > 0);
@@ -161,6 +165,7 @@ static int boot_load_module(struct kelpie_os *os, const char *name, const char *
 
 /* Cuts the next word off the line: NULL when there is none. */
 static char *boot_next_word(char **inout_at) {
+    KELPIE_ASSERT(*inout_at != NULL);
     char *word = *inout_at + strspn(*inout_at, " \t");
     char *end = word + strcspn(word, " \t");
     *inout_at = end;

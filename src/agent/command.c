@@ -31,6 +31,8 @@ const char *kelpie__agent_command_variable(const char *const *environment, const
 static int command_split(struct kelpie_agent_command *command,
                          const struct kelpie_agent_command_options *options,
                          struct kelpie_error *error) {
+    KELPIE_ASSERT(options->argument_count > 0);
+    KELPIE_ASSERT(command->vector != NULL);
     const char *at = options->bytes;
     const char *end = options->bytes + options->length;
     size_t string_count = (size_t)options->argument_count + options->environment_count;
@@ -55,6 +57,7 @@ static int command_split(struct kelpie_agent_command *command,
 
 static void command_add_defaults(struct kelpie_agent_command *command,
                                  const struct kelpie_agent_command_options *options) {
+    KELPIE_ASSERT(command->environment > command->vector);
     size_t count = options->environment_count;
     if (kelpie__agent_command_variable(command->environment, "PATH") == NULL) {
         command->environment[count] = "PATH=" COMMAND_PATH_DEFAULT;
@@ -139,6 +142,7 @@ static int command_search(struct kelpie_agent_command *command, struct kelpie_os
 static int command_find(struct kelpie_agent_command *command, struct kelpie_os *os,
                         const struct kelpie_agent_command_options *options,
                         struct kelpie_error *error) {
+    KELPIE_ASSERT(command->vector[0] != NULL);
     const char *name = command->vector[0];
     if (strchr(name, '/') == NULL) {
         return command_search(command, os, options, error);
@@ -154,6 +158,8 @@ static int command_find(struct kelpie_agent_command *command, struct kelpie_os *
 int kelpie__agent_command_init(struct kelpie_agent_command *command, struct kelpie_os *os,
                                const struct kelpie_agent_command_options *options,
                                struct kelpie_error *error) {
+    KELPIE_ASSERT(options->bytes != NULL || options->length == 0);
+    KELPIE_ASSERT(options->home[0] == '/');
     size_t string_count = (size_t)options->argument_count + options->environment_count;
     /* Each string has its NUL, so that the bytes which did arrive bound the counts. */
     if (options->argument_count == 0 || string_count > options->length) {
@@ -189,6 +195,7 @@ void kelpie__agent_command_deinit(struct kelpie_agent_command *command, struct k
 /* execve says ENOENT for a missing file and for a missing interpreter alike. */
 static int command_explain_missing(struct kelpie_os *os, const char *path, const char *directory,
                                    struct kelpie_error *error) {
+    KELPIE_ASSERT(path[0] != '\0');
     char full[KELPIE_AGENT_PATH_BYTES_MAX + 1];
     struct kelpie_os_stat stat;
     bool is_there = command_join(full, sizeof(full), directory, "", 0, path) &&

@@ -35,6 +35,7 @@ void kelpie__agent_greet(struct kelpie_agent *agent, const char *epoch) {
     if (agent->phase != KELPIE_AGENT_STOPPING) {
         agent->phase = KELPIE_AGENT_GREETED;
     }
+    kelpie__agent_check(agent);
 }
 
 void kelpie__agent_quiesce(struct kelpie_agent *agent, const uint8_t mark[KELPIE_MARK_BYTES]) {
@@ -50,6 +51,7 @@ void kelpie__agent_quiesce(struct kelpie_agent *agent, const uint8_t mark[KELPIE
 }
 
 static void connection_advance_all(struct kelpie_agent *agent) {
+    kelpie__agent_check(agent);
     for (uint32_t i = 0; i < agent->execs.slot_count; i += 1) {
         kelpie__agent_exec_advance(agent->execs.slots[i]);
     }
@@ -80,6 +82,7 @@ static void connection_notification_callback(void *context, const char *method, 
                                              size_t length) {
     struct kelpie_agent *agent = context;
     uint64_t request_id = 0;
+    kelpie__agent_check(agent);
     if (strcmp(method, "cancel") != 0 ||
         kelpie__json_find_u64(params, length, "request", &request_id) < 0) {
         return; /* what is not known is ignored */
@@ -97,6 +100,7 @@ static void connection_notification_callback(void *context, const char *method, 
 /* The command that a stream belongs to. NULL when it is over, or when the connection was just ended
  * for naming a stream that never was. */
 static struct kelpie_agent_exec *connection_find(struct kelpie_agent *agent, uint32_t stream) {
+    kelpie__agent_check(agent);
     uint32_t channel = stream >> KELPIE_STREAM_KIND_BITS;
     if (channel == 0 || channel > agent->last_channel) {
         kelpie__wire_break(agent->wire, "R19", "stream %u belongs to no request", stream);
@@ -126,9 +130,11 @@ static void connection_data_callback(void *context, uint32_t stream, uint64_t of
     const struct kelpie_agent_piece piece = {
         .offset = offset, .bytes = bytes, .count = count, .is_end = is_end};
     struct kelpie_agent_exec *exec = connection_find(agent, stream);
+    KELPIE_ASSERT(count > 0 || is_end);
     if (exec == NULL) {
         return;
     }
+    KELPIE_ASSERT(exec->channel == stream >> KELPIE_STREAM_KIND_BITS);
     const char *broken = NULL;
     switch (connection_kind(stream)) {
     case KELPIE_STREAM_ARGUMENTS:
@@ -151,6 +157,7 @@ static void connection_data_callback(void *context, uint32_t stream, uint64_t of
 
 static struct kelpie_agent_output *connection_find_output(struct kelpie_agent *agent,
                                                           uint32_t stream) {
+    kelpie__agent_check(agent);
     struct kelpie_agent_exec *exec = connection_find(agent, stream);
     if (exec == NULL) {
         return NULL;
@@ -175,6 +182,7 @@ static void connection_credit_callback(void *context, uint32_t stream, uint64_t 
     if (output == NULL) {
         return;
     }
+    KELPIE_ASSERT(output->exec->channel != 0);
     const char *broken = kelpie__stream_sender_credit(&output->sender, acknowledged, limit);
     if (broken != NULL) {
         connection_break(agent, broken, stream);
@@ -245,6 +253,7 @@ static const struct kelpie_wire_callbacks connection_callbacks = {
 
 /* The first frame: that somebody is here, since when, and what went wrong on the way. */
 static void connection_send_ready(struct kelpie_agent *agent) {
+    kelpie__agent_check(agent);
     char boot_id[64] = "";
     if (kelpie__agent_read_text(agent->os, "/proc/sys/kernel/random/boot_id", boot_id,
                                 sizeof(boot_id)) < 0) {
@@ -300,6 +309,7 @@ void kelpie__agent_connect(struct kelpie_agent *agent) {
 }
 
 void kelpie__agent_disconnect(struct kelpie_agent *agent) {
+    kelpie__agent_check(agent);
     kelpie__agent_exec_detach_all(agent);
     kelpie__wire_destroy(agent->wire);
     agent->wire = NULL;

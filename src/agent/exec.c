@@ -22,6 +22,10 @@
 static void exec_check(const struct kelpie_agent_exec *exec) {
     KELPIE_ASSERT(exec->state <= KELPIE_AGENT_EXEC_FINISHED);
     KELPIE_ASSERT((exec->state == KELPIE_AGENT_EXEC_FREE) == (exec->id[0] == '\0'));
+    KELPIE_ASSERT(exec->state != KELPIE_AGENT_EXEC_FREE || exec->channel == 0);
+    KELPIE_ASSERT(exec->arguments_bytes <= exec->arguments_capacity);
+    KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_RUNNING || exec->request_id == 0 ||
+                  exec->channel != 0);
     if (exec->state == KELPIE_AGENT_EXEC_RUNNING || exec->state == KELPIE_AGENT_EXEC_ENDING) {
         KELPIE_ASSERT(exec->pid > 1);
     }
@@ -67,6 +71,7 @@ static int exec_create(struct kelpie_agent *agent, struct kelpie_agent_exec **ou
 
 /* How ready a command is to be forgotten; 0: not at all. */
 static int exec_oblivion(const struct kelpie_agent_exec *exec) {
+    exec_check(exec);
     if (exec->state == KELPIE_AGENT_EXEC_FINISHED) {
         return exec->is_exit_sent ? 3 : 2;
     }
@@ -252,6 +257,8 @@ static void exec_patience_callback(void *context) {
 }
 
 static const char *exec_reason_name(const struct kelpie_agent_exec *exec) {
+    KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_FINISHED);
+    KELPIE_ASSERT(exec->exit.value >= 0);
     switch (exec->reason) {
     case KELPIE_AGENT_EXEC_BY_TIMEOUT:
         return "timeout";
@@ -314,6 +321,7 @@ static void exec_end(struct kelpie_agent_exec *exec, const struct kelpie_os_exit
 }
 
 bool kelpie__agent_exec_reap(struct kelpie_agent *agent) {
+    kelpie__agent_check(agent);
     struct kelpie_agent_execs *execs = &agent->execs;
     bool is_somebody_left = true;
     for (uint32_t i = 0; i < EXEC_REAP_COUNT_MAX; i += 1) {
@@ -345,6 +353,7 @@ bool kelpie__agent_exec_reap(struct kelpie_agent *agent) {
 }
 
 void kelpie__agent_exec_detach_all(struct kelpie_agent *agent) {
+    KELPIE_ASSERT(agent->execs.slot_count <= KELPIE_AGENT_EXEC_MAX);
     for (uint32_t i = 0; i < agent->execs.slot_count; i += 1) {
         struct kelpie_agent_exec *exec = agent->execs.slots[i];
         if (exec->state == KELPIE_AGENT_EXEC_FREE) {
@@ -363,6 +372,8 @@ void kelpie__agent_exec_detach_all(struct kelpie_agent *agent) {
 }
 
 void kelpie__agent_exec_destroy_all(struct kelpie_agent *agent) {
+    KELPIE_ASSERT(agent->wire == NULL);
+    KELPIE_ASSERT(!agent->is_guest);
     struct kelpie_agent_execs *execs = &agent->execs;
     for (uint32_t i = 0; i < execs->slot_count; i += 1) {
         struct kelpie_agent_exec *exec = execs->slots[i];

@@ -21,6 +21,7 @@
 
 static int start_read_channel(struct kelpie_agent *agent, const struct kelpie_agent_params *params,
                               uint32_t *out, struct kelpie_error *error) {
+    KELPIE_ASSERT(agent->last_channel <= KELPIE_CHANNEL_MAX);
     const struct kelpie_agent_range range = {1, KELPIE_CHANNEL_MAX};
     uint64_t channel = 0;
     int status = kelpie__agent_params_number(params, "channel", range, &channel, error);
@@ -38,6 +39,8 @@ static int start_read_channel(struct kelpie_agent *agent, const struct kelpie_ag
 
 static int start_read_sizes(const struct kelpie_agent_params *params,
                             struct kelpie_agent_exec *exec, struct kelpie_error *error) {
+    KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_RECEIVING);
+    KELPIE_ASSERT(exec->arguments_bytes_announced == 0);
     const struct kelpie_agent_range bytes_range = {1, KELPIE_EXEC_ARGUMENT_BYTES_MAX};
     const struct kelpie_agent_range count_range = {1, KELPIE_EXEC_ARGUMENT_COUNT_MAX};
     const struct kelpie_agent_range variable_range = {0, KELPIE_EXEC_ARGUMENT_COUNT_MAX};
@@ -140,6 +143,8 @@ static int start_read_limits(const struct kelpie_agent_params *params,
 
 static int start_read_options(const struct kelpie_agent_params *params,
                               struct kelpie_agent_exec *exec, struct kelpie_error *error) {
+    KELPIE_ASSERT(exec->channel == 0);
+    KELPIE_ASSERT(exec->options.limit_count == 0);
     const struct kelpie_agent_range timeout_range = {0, KELPIE_EXEC_TIMEOUT_MS_MAX};
     struct kelpie_agent_exec_options *options = &exec->options;
     struct kelpie_agent_params terminal;
@@ -174,6 +179,7 @@ static int start_read_options(const struct kelpie_agent_params *params,
 
 void kelpie__agent_request_exec_start(struct kelpie_agent *agent, uint64_t id,
                                       const struct kelpie_agent_params *params) {
+    kelpie__agent_check(agent);
     struct kelpie_error error = {0};
     struct kelpie_agent_exec *exec = NULL;
     uint32_t channel = 0;
@@ -207,6 +213,8 @@ void kelpie__agent_request_exec_start(struct kelpie_agent *agent, uint64_t id,
 static struct kelpie_agent_exec *request_find(struct kelpie_agent *agent,
                                               const struct kelpie_agent_params *params,
                                               struct kelpie_error *error) {
+    kelpie__agent_check(agent);
+    KELPIE_ASSERT(agent->is_set_up);
     char exec_id[KELPIE_AGENT_EXEC_ID_BYTES];
     if (kelpie__agent_params_hex(params, "id", KELPIE_EXEC_ID_CHARACTERS, exec_id, error) < 0) {
         return NULL;
@@ -222,6 +230,8 @@ static struct kelpie_agent_exec *request_find(struct kelpie_agent *agent,
 
 static void request_answer(struct kelpie_agent *agent, uint64_t id, int status,
                            const struct kelpie_error *error) {
+    KELPIE_ASSERT(id > 0);
+    KELPIE_ASSERT(status == 0 || error->code == status);
     if (status < 0) {
         kelpie__wire_refuse(agent->wire, id, error);
     } else {
@@ -361,6 +371,7 @@ static void list_write_output(struct kelpie_json_writer *writer, const char *key
 }
 
 void kelpie__agent_exec_write_list(struct kelpie_agent *agent, struct kelpie_json_writer *writer) {
+    kelpie__agent_check(agent);
     kelpie__json_array_begin(writer, "execs");
     for (uint32_t i = 0; i < agent->execs.slot_count; i += 1) {
         const struct kelpie_agent_exec *exec = agent->execs.slots[i];

@@ -47,6 +47,8 @@ static void start_close_terminal(struct kelpie_agent_exec *exec) {
 
 static int start_open_terminal(struct kelpie_agent_exec *exec, struct start_pipes *out,
                                struct kelpie_error *error) {
+    KELPIE_ASSERT(exec->options.has_terminal);
+    KELPIE_ASSERT(exec->terminal < 0);
     int master = KELPIE_OS_NO_HANDLE;
     int slave = KELPIE_OS_NO_HANDLE;
     int status = kelpie__os_open_terminal(exec->agent->os, &master, &slave, exec->options.rows,
@@ -61,6 +63,8 @@ static int start_open_terminal(struct kelpie_agent_exec *exec, struct start_pipe
 
 static int start_open_pipes(struct kelpie_agent_exec *exec, struct start_pipes *out,
                             struct kelpie_error *error) {
+    KELPIE_ASSERT(!exec->options.has_terminal);
+    KELPIE_ASSERT(out->ours[1] < 0 && out->theirs[1] < 0);
     for (size_t i = exec->options.has_input ? 0 : 1; i < 3; i += 1) {
         int ends[2];
         int status = kelpie__os_pipe(exec->agent->os, ends);
@@ -159,6 +163,8 @@ static void start_timeout_callback(void *context) {
 static int start_with_streams(struct kelpie_agent_exec *exec,
                               const struct kelpie_agent_command *command,
                               const struct kelpie_agent_user *user, struct kelpie_error *error) {
+    KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_RECEIVING);
+    KELPIE_ASSERT(exec->terminal < 0);
     struct kelpie_agent *agent = exec->agent;
     struct start_pipes pipes = {.ours = {-1, -1, -1}, .theirs = {-1, -1, -1}};
     int status = exec->options.has_terminal ? start_open_terminal(exec, &pipes, error)
@@ -186,6 +192,8 @@ static int start_with_streams(struct kelpie_agent_exec *exec,
 }
 
 static int start_run(struct kelpie_agent_exec *exec, struct kelpie_error *error) {
+    KELPIE_ASSERT(exec->arguments_bytes == exec->arguments_bytes_announced);
+    KELPIE_ASSERT(exec->options.argument_count > 0);
     struct kelpie_agent *agent = exec->agent;
     struct kelpie_agent_user user = {.name = "root", .home = "/root"};
     if (exec->options.user[0] != '\0') {
@@ -260,6 +268,8 @@ static int start_reserve(struct kelpie_agent_exec *exec, size_t count, struct ke
 
 /* A large buffer is given back; a small one serves the next command in this slot. */
 static void start_release_arguments(struct kelpie_agent_exec *exec) {
+    KELPIE_ASSERT(exec->arguments_bytes <= exec->arguments_capacity);
+    exec->arguments_bytes = 0;
     if (exec->arguments_capacity > START_ARGUMENTS_CAPACITY_MIN) {
         kelpie__free(exec->agent->os, exec->arguments, exec->arguments_capacity);
         exec->arguments = NULL;
@@ -269,6 +279,8 @@ static void start_release_arguments(struct kelpie_agent_exec *exec) {
 
 /* The last byte is here: the command is spawned and the request answered, whatever comes of it. */
 static void start_finish(struct kelpie_agent_exec *exec) {
+    KELPIE_ASSERT(exec->request_id != 0);
+    KELPIE_ASSERT(exec->arguments_receiver.is_ended);
     struct kelpie_error error = {0};
     int status = start_run(exec, &error);
     start_release_arguments(exec);

@@ -22,6 +22,22 @@
 
 static_assert(STREAM_OUTPUT_BYTES >= KELPIE_STREAM_CREDIT_INITIAL_BYTES, "credit can be used");
 
+static void output_check(const struct kelpie_agent_output *output) {
+    KELPIE_ASSERT(output->exec != NULL);
+    KELPIE_ASSERT(output->kind == KELPIE_STREAM_STDOUT || output->kind == KELPIE_STREAM_STDERR);
+    KELPIE_ASSERT(output->handle >= 0 || !output->is_watched);
+    KELPIE_ASSERT(output->handle < 0 || !output->sender.is_end_written);
+    kelpie__stream_sender_check(&output->sender);
+}
+
+static void input_check(const struct kelpie_agent_input *input) {
+    KELPIE_ASSERT(input->exec != NULL);
+    KELPIE_ASSERT(input->handle >= 0 || !input->is_watched);
+    KELPIE_ASSERT(input->handle < 0 || !input->is_stopped);
+    KELPIE_ASSERT(kelpie__ring_unsent(&input->ring) <= input->receiver.received);
+    kelpie__ring_check(&input->ring);
+}
+
 static void output_unwatch(struct kelpie_agent_output *output) {
     if (output->is_watched) {
         kelpie__loop_unwatch(output->exec->agent->loop, output->watch_slot);
@@ -40,6 +56,7 @@ static void output_close(struct kelpie_agent_output *output) {
 
 static void output_callback(void *context, uint32_t bits) {
     struct kelpie_agent_output *output = context;
+    output_check(output);
     KELPIE_ASSERT(bits != 0);
     KELPIE_ASSERT(output->is_watched);
     kelpie__agent_exec_advance(output->exec);
@@ -47,6 +64,7 @@ static void output_callback(void *context, uint32_t bits) {
 
 /* Watches the pipe only while there is room for what it holds. */
 static void output_watch(struct kelpie_agent_output *output) {
+    output_check(output);
     bool wants_watch = output->handle >= 0 && kelpie__stream_sender_space(&output->sender) > 0;
     if (wants_watch == output->is_watched) {
         return;
@@ -66,6 +84,7 @@ static void output_watch(struct kelpie_agent_output *output) {
 }
 
 static int64_t output_read(struct kelpie_agent_output *output, size_t *out_capacity) {
+    output_check(output);
     struct kelpie_os *os = output->exec->agent->os;
     if (output->sender.is_stopped) { /* the command may write on, into nothing */
         char dropped[4096];
@@ -87,6 +106,7 @@ static int64_t output_read(struct kelpie_agent_output *output, size_t *out_capac
  * to its end, and what is empty has ended: someone outside of the command's group may hold the
  * other end for ever. */
 static void output_fill(struct kelpie_agent_output *output) {
+    output_check(output);
     bool is_last = output->exec->is_group_gone;
     for (int i = 0; i < STREAM_READ_COUNT_MAX || is_last; i += 1) {
         if (output->handle < 0 || kelpie__stream_sender_space(&output->sender) == 0) {
@@ -107,6 +127,7 @@ static void output_fill(struct kelpie_agent_output *output) {
 }
 
 bool kelpie__agent_exec_streams_advance(struct kelpie_agent_exec *exec) {
+    KELPIE_ASSERT(exec->state >= KELPIE_AGENT_EXEC_RUNNING);
     struct kelpie_agent *agent = exec->agent;
     bool is_delivered = true;
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(exec->outputs); i += 1) {
@@ -118,6 +139,7 @@ bool kelpie__agent_exec_streams_advance(struct kelpie_agent_exec *exec) {
                                        kelpie__stream_number(exec->channel, output->kind));
         is_delivered = is_delivered && is_sent;
         output_watch(output);
+        output_check(output);
     }
     return is_delivered;
 }
@@ -157,6 +179,7 @@ static void input_send_stop(struct kelpie_agent_input *input) {
 
 /* Nobody reads what still comes: the peer is told, and its bytes are dropped. */
 static void input_stop(struct kelpie_agent_input *input) {
+    input_check(input);
     kelpie__ring_drop(&input->ring);
     if (input->handle >= 0) {
         input_close(input);
@@ -169,6 +192,7 @@ static void input_stop(struct kelpie_agent_input *input) {
 
 /* Tells the peer about room that has become free. */
 static void input_grant(struct kelpie_agent_input *input) {
+    input_check(input);
     size_t held = kelpie__ring_unsent(&input->ring);
     KELPIE_ASSERT(held <= input->receiver.received);
     if (input_is_heard(input)) {
@@ -179,6 +203,7 @@ static void input_grant(struct kelpie_agent_input *input) {
 
 /* Writes as much as the pipe takes. False: the command has closed its end. */
 static bool input_drain(struct kelpie_agent_input *input) {
+    input_check(input);
     int64_t result = 1;
     while (result > 0 && kelpie__ring_unsent(&input->ring) > 0) {
         const void *bytes = NULL;
@@ -209,6 +234,7 @@ static void input_end(struct kelpie_agent_input *input) {
 static void input_callback(void *context, uint32_t bits);
 
 static void input_advance(struct kelpie_agent_input *input) {
+    input_check(input);
     KELPIE_ASSERT(input->handle >= 0);
     if (!input_drain(input)) {
         input_stop(input);
@@ -252,6 +278,7 @@ const char *kelpie__agent_exec_input(struct kelpie_agent_exec *exec,
     }
     size_t count = kelpie__ring_write(&input->ring, piece->bytes, piece->count);
     KELPIE_ASSERT(count == piece->count); /* credit is never above the room */
+    input_check(input);
     if (input->handle >= 0) {
         input_advance(input);
     } else if (exec->state != KELPIE_AGENT_EXEC_RECEIVING) {
@@ -263,6 +290,8 @@ const char *kelpie__agent_exec_input(struct kelpie_agent_exec *exec,
 /* --- Both. --- */
 
 int kelpie__agent_exec_streams_init(struct kelpie_agent_exec *exec, struct kelpie_error *error) {
+    KELPIE_ASSERT(exec->agent != NULL);
+    KELPIE_ASSERT(exec->input.ring.bytes == NULL);
     struct kelpie_os *os = exec->agent->os;
     exec->input.exec = exec;
     exec->input.handle = KELPIE_OS_NO_HANDLE;

@@ -36,6 +36,7 @@ void kelpie__agent_params_init(struct kelpie_agent_params *params, const char *t
 
 static int params_search(const struct kelpie_agent_params *params, const char *name,
                          struct kelpie_json_value *out) {
+    KELPIE_ASSERT(params->member_count <= KELPIE_AGENT_PARAMS_MEMBER_MAX);
     size_t length = strlen(name);
     if (!params->is_complete) {
         return params->length == 0 ? -1

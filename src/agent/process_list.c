@@ -35,6 +35,7 @@ static bool process_parse_number(const char **inout_at, int32_t *out) {
 /* "PID (name) STATE PARENT GROUP SESSION ..."; the name may hold anything, so its end is the last
  * parenthesis. */
 static bool process_parse(const char *text, struct process *out) {
+    KELPIE_ASSERT(text[0] != '\0');
     const char *at = strrchr(text, ')');
     if (at == NULL || at[1] != ' ' || at[2] == '\0') {
         return false;
@@ -70,6 +71,7 @@ static int process_open_list(struct kelpie_os *os) {
 }
 
 static uint32_t process_read_all(struct kelpie_os *os, struct process *out, uint32_t capacity) {
+    KELPIE_ASSERT(capacity > 0);
     int directory = process_open_list(os);
     if (directory < 0) {
         return 0;
@@ -111,6 +113,7 @@ static const struct process *process_find(const struct process *list, uint32_t c
 
 /* Marks children of members until a pass finds none. */
 static void process_mark_descendants(struct process *list, uint32_t count) {
+    KELPIE_ASSERT(count <= PROCESS_COUNT_MAX);
     bool has_changed = true;
     for (uint32_t pass = 0; pass < count && has_changed; pass += 1) {
         has_changed = false;

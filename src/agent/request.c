@@ -59,6 +59,7 @@ static int hello_read(const struct kelpie_agent_params *params, char *epoch,
 
 static void request_hello(struct kelpie_agent *agent, uint64_t id,
                           const struct kelpie_agent_params *params) {
+    kelpie__agent_check(agent);
     struct kelpie_error error = {0};
     char epoch[KELPIE_AGENT_EPOCH_BYTES];
     if (hello_read(params, epoch, &error) < 0) {
@@ -177,6 +178,8 @@ static int setup_read(const struct kelpie_agent_params *params, struct setup *ou
 /* What may be done any number of times: at boot, and again after a restore or a fork. */
 static int setup_identity(struct kelpie_agent *agent, const struct setup *setup,
                           struct kelpie_error *error) {
+    KELPIE_ASSERT(setup->entropy_bytes <= sizeof(setup->entropy));
+    KELPIE_ASSERT(agent->is_guest);
     if (setup->entropy_bytes > 0) {
         int status = kelpie__os_add_entropy(agent->os, setup->entropy, setup->entropy_bytes);
         if (status < 0) {
@@ -202,6 +205,7 @@ static int setup_identity(struct kelpie_agent *agent, const struct setup *setup,
 
 static int setup_apply(struct kelpie_agent *agent, const struct setup *setup,
                        struct kelpie_error *error) {
+    KELPIE_ASSERT(agent->is_guest);
     int status = setup_identity(agent, setup, error);
     if (status < 0 || agent->is_set_up) {
         return status; /* the root is entered once */
@@ -217,6 +221,7 @@ static int setup_apply(struct kelpie_agent *agent, const struct setup *setup,
 
 static void request_setup(struct kelpie_agent *agent, uint64_t id,
                           const struct kelpie_agent_params *params) {
+    kelpie__agent_check(agent);
     struct setup setup = {0};
     struct kelpie_error error = {0};
     int status = setup_read(params, &setup, &error);
@@ -256,6 +261,7 @@ static void request_ping(struct kelpie_agent *agent, uint64_t id,
  * the mark belongs to nobody: it may be half a frame of one that is gone. */
 static void request_quiesce(struct kelpie_agent *agent, uint64_t id,
                             const struct kelpie_agent_params *params) {
+    KELPIE_ASSERT(agent->phase != KELPIE_AGENT_QUIESCED); /* then nothing is heard */
     char mark_text[2 * KELPIE_MARK_BYTES + 1];
     char token[KELPIE_AGENT_TOKEN_BYTES];
     uint8_t mark[KELPIE_MARK_BYTES];
@@ -327,6 +333,7 @@ static void request_guest_clock(struct kelpie_agent *agent, uint64_t id,
 
 static void request_guest_shutdown(struct kelpie_agent *agent, uint64_t id,
                                    const struct kelpie_agent_params *params) {
+    kelpie__agent_check(agent);
     const struct kelpie_agent_range range = {0, REQUEST_STOP_MS_MAX};
     uint64_t timeout_ms = KELPIE_STOP_TIMEOUT_MS_DEFAULT;
     struct kelpie_error error = {0};

@@ -65,6 +65,8 @@ static int root_find_disk(struct kelpie_os *os, const char *serial, char *out, s
 
 static int root_mount(struct kelpie_os *os, const struct kelpie_agent_root *root,
                       const char *target, bool is_read_only, struct kelpie_error *error) {
+    KELPIE_ASSERT(target[0] == '/');
+    KELPIE_ASSERT(root->type[0] != '\0');
     char device[ROOT_PATH_BYTES_MAX];
     int status = root_find_disk(os, root->serial, device, sizeof(device), error);
     if (status < 0) {
@@ -108,6 +110,8 @@ static int root_mount_layer(struct kelpie_os *os, const struct kelpie_agent_root
 
 static int root_mount_overlay(struct kelpie_os *os, const struct kelpie_agent_root *root,
                               struct kelpie_error *error) {
+    KELPIE_ASSERT(root->is_device);
+    KELPIE_ASSERT(root->writable != KELPIE_AGENT_ROOT_WRITABLE_NONE);
     int status = root_mount(os, root, ROOT_LOWER, true, error);
     if (status < 0) {
         return status;
@@ -181,6 +185,8 @@ static void root_mount_scratch(struct kelpie_os *os, bool is_read_only) {
 /* Only what this root needs: a module takes 5 to 20 ms on an emulated processor. */
 static int root_load_modules(struct kelpie_os *os, const struct kelpie_agent_root *root,
                              struct kelpie_error *error) {
+    KELPIE_ASSERT(root->is_device);
+    KELPIE_ASSERT(root->type[0] != '\0');
     bool has_layer = root->writable != KELPIE_AGENT_ROOT_WRITABLE_NONE;
     bool has_disk_layer = root->writable == KELPIE_AGENT_ROOT_WRITABLE_DISK;
     const char *const groups[] = {

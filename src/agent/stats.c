@@ -15,6 +15,7 @@
 
 /* "12.34" in thousandths; digits after the third are dropped. */
 static uint64_t stats_parse_milli(const char *text) {
+    KELPIE_ASSERT(text != NULL);
     uint64_t value = 0;
     uint64_t unit = 1000;
     if (!kelpie__agent_take_number(&text, &value) || value > UINT64_MAX / 1000 - 1) {

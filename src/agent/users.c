@@ -31,6 +31,7 @@ struct users_fields {
 
 static int users_open(struct kelpie_os *os, const char *path, struct users_file *out,
                       struct kelpie_error *error) {
+    KELPIE_ASSERT(path[0] == '/');
     out->os = os;
     out->offset = 0;
     out->begin = 0;
@@ -120,6 +121,7 @@ static bool users_parse_number(const char *text, uint32_t *out) {
 /* Finds the user by name or number in /etc/passwd. 1 found, 0 not, or an error. */
 static int users_find_user(struct kelpie_os *os, const char *name, struct kelpie_agent_user *out,
                            struct kelpie_error *error) {
+    KELPIE_ASSERT(name[0] != '\0');
     uint32_t number = 0;
     bool is_number = users_parse_number(name, &number);
     struct users_file file;
@@ -174,6 +176,7 @@ static int users_find_group(struct kelpie_os *os, const char *name, uint32_t *ou
 }
 
 static bool users_is_member(const char *members, const char *name) {
+    KELPIE_ASSERT(name[0] != '\0');
     size_t length = strlen(name);
     const char *at = members;
     while (at != NULL) {
