@@ -61,12 +61,16 @@ packages_progress() {
     fi
 }
 
-# apt-get with everything it says in the file $1, and its progress shown. The status is apt's.
+# apt-get with everything it says in the file $1, and its progress shown. The status is apt's. Descriptor 3 is made by a
+# shell on root's side, since sudo closes everything above 2; the log is opened on ours, since root may not append to
+# another user's file in /tmp (fs.protected_regular).
 packages_apt() {
     local log=$1
     shift
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -y -o DPkg::Lock::Timeout=300 -o APT::Status-Fd=3 \
-        --no-install-recommends "$@" 3>&1 >>"$log" 2>&1 </dev/null | packages_progress
+    # shellcheck disable=SC2016 # for the inner shell
+    as_root sh -c 'exec 3>&1 1>&2; exec "$@"' sh env DEBIAN_FRONTEND=noninteractive LC_ALL=C \
+        apt-get -y -o DPkg::Lock::Timeout=300 -o APT::Status-Fd=3 --no-install-recommends "$@" \
+        2>>"$log" </dev/null | packages_progress
 }
 
 install_packages() {
