@@ -153,7 +153,8 @@ KELPIE_MUST_CHECK int kelpie_open(const struct kelpie_open_options *options, str
                                   struct kelpie_error *error);
 
 /* Closes everything that came from it: VMs are left as kelpie_vm_close says, operations end without
- * a callback. NULL is allowed. Not inside a callback. */
+ * a callback, configurations are destroyed. Lists and results of commands are released before. NULL
+ * is allowed. Inside a callback it does nothing. */
 void kelpie_close(struct kelpie *kelpie);
 
 /* For an event loop of the caller's: the descriptor is readable when there is something to do
@@ -272,28 +273,31 @@ struct kelpie_vm_info {
 };
 
 /* Makes a VM in Created. `name`: 1 to 64 of a-z 0-9 _ . - beginning with a letter or digit,
- * borrows; NULL: one is drawn. `config` borrows; NULL: the defaults. Gives *out (kelpie_vm_close).
- * Errors: every problem of the configuration; EXISTS, IO, MEMORY, LIMIT, UNAVAILABLE. Nothing is
- * left on failure. */
+ * borrows; NULL: one is drawn, and an owned VM is ephemeral then. `config` borrows; NULL: the
+ * defaults. Gives *out (kelpie_vm_close). Errors: every problem of the configuration; EXISTS, IO,
+ * MEMORY, LIMIT, UNAVAILABLE. Nothing is left on failure. */
 KELPIE_MUST_CHECK int kelpie_vm_create(struct kelpie *kelpie, const char *name,
                                        struct kelpie_config *config, struct kelpie_vm **out,
                                        struct kelpie_error *error);
 
-/* Attaches to a VM by name. Errors: NOT_FOUND, IO, MEMORY, TIMEOUT. Gives *out (kelpie_vm_close).
- */
+/* Attaches to a VM by name. One whose files are damaged is opened, too, but nothing other than
+ * kelpie_vm_delete works. Errors: NOT_FOUND, CONFIG (no name), UNSUPPORTED (a newer format), IO,
+ * MEMORY. Gives *out (kelpie_vm_close). */
 KELPIE_MUST_CHECK int kelpie_vm_open(struct kelpie *kelpie, const char *name,
                                      struct kelpie_vm **out, struct kelpie_error *error);
 
-/* Ends this attachment. An owned VM that this process created is killed, and deleted if it is
- * ephemeral. NULL is allowed. Its execs end as kelpie_exec_close says. */
+/* Ends this attachment and its operations, which do not call back. An owned VM that this process
+ * created is killed, and deleted if it is ephemeral. NULL is allowed. Its execs end as
+ * kelpie_exec_close says. */
 void kelpie_vm_close(struct kelpie_vm *vm);
 
 const char *kelpie_vm_name(const struct kelpie_vm *vm); /* borrowed until kelpie_vm_close */
 const char *kelpie_vm_id(const struct kelpie_vm *vm);
 
-/* Created, Stopped, Crashed -> Running. timeout_ms 0: the configuration's. On failure the state is
- * the one before. Errors: BOOT, BOOT_TIMEOUT, ALREADY_RUNNING, STATE, UNAVAILABLE, ROOT_*, LIMIT
- * (memory), CANCELLED. */
+/* Created, Stopped, Crashed -> Running. timeout_ms 0: the configuration's; at most 3,600,000. The
+ * packing of a root directory, once, is not part of it. On failure the state is the one before.
+ * Errors: BOOT, BOOT_TIMEOUT, ALREADY_RUNNING, STATE, UNAVAILABLE, ROOT_*, LIMIT (memory),
+ * CANCELLED. */
 KELPIE_MUST_CHECK int kelpie_vm_start(struct kelpie_vm *vm, uint64_t timeout_ms,
                                       struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie_vm_start_async(struct kelpie_vm *vm, uint64_t timeout_ms,
@@ -305,7 +309,8 @@ struct kelpie_stop_result {
     bool was_graceful; /* the guest was told and went by itself */
 };
 
-/* Running, Paused -> Stopped. The guest is asked; after timeout_ms (0: 10,000) it is killed. `out`
+/* Running, Paused -> Stopped. The guest is asked; after timeout_ms (0: 10,000; at most 3,600,000)
+ * it is killed. `out`
  * may be NULL; the asynchronous form keeps it until the callback. Errors: STATE. */
 KELPIE_MUST_CHECK int kelpie_vm_stop(struct kelpie_vm *vm, uint64_t timeout_ms,
                                      struct kelpie_stop_result *out, struct kelpie_error *error);
@@ -317,17 +322,25 @@ KELPIE_MUST_CHECK int kelpie_vm_stop_async(struct kelpie_vm *vm, uint64_t timeou
 
 /* Ends it now. In any state; without effect where nothing runs. */
 KELPIE_MUST_CHECK int kelpie_vm_kill(struct kelpie_vm *vm, struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie_vm_kill_async(struct kelpie_vm *vm, kelpie_done_callback callback,
+                                           void *context, struct kelpie_operation **out,
+                                           struct kelpie_error *error);
 
 /* Deletes a VM that does not run; `is_forced`: kills it first. The handle stays, and is good for
  * kelpie_vm_close only. Errors: STATE, BUSY, IO. */
 KELPIE_MUST_CHECK int kelpie_vm_delete(struct kelpie_vm *vm, bool is_forced,
                                        struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie_vm_delete_async(struct kelpie_vm *vm, bool is_forced,
+                                             kelpie_done_callback callback, void *context,
+                                             struct kelpie_operation **out,
+                                             struct kelpie_error *error);
 
 KELPIE_MUST_CHECK int kelpie_vm_inspect(struct kelpie_vm *vm, struct kelpie_vm_info *out,
                                         struct kelpie_error *error);
 
 /* All VMs, by name. Gives *out, an array of *out_count (kelpie_list_free); NULL when there are
- * none. */
+ * none. Its elements keep their size for ever: a larger structure comes with a new version of this
+ * symbol. A VM whose files are damaged is listed as Crashed. Does not block. */
 KELPIE_MUST_CHECK int kelpie_list(struct kelpie *kelpie, struct kelpie_vm_info **out,
                                   size_t *out_count, struct kelpie_error *error);
 void kelpie_list_free(struct kelpie *kelpie, struct kelpie_vm_info *list, size_t count);
@@ -349,9 +362,13 @@ struct kelpie_stats {
     uint64_t host_disk_kib;   /* of the VM's directory */
 };
 
-/* In any state; host figures are 0 where no VMM runs. `out` sets struct_size. */
+/* In any state; host figures are 0 where no VMM runs. */
 KELPIE_MUST_CHECK int kelpie_vm_stats(struct kelpie_vm *vm, struct kelpie_stats *out,
                                       struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie_vm_stats_async(struct kelpie_vm *vm, struct kelpie_stats *out_stats,
+                                            kelpie_done_callback callback, void *context,
+                                            struct kelpie_operation **out,
+                                            struct kelpie_error *error);
 
 struct kelpie_health {
     size_t struct_size;
@@ -364,6 +381,11 @@ struct kelpie_health {
 /* In any state, without blocking longer than 5,000 ms (timeout_ms 0). */
 KELPIE_MUST_CHECK int kelpie_vm_health(struct kelpie_vm *vm, uint64_t timeout_ms,
                                        struct kelpie_health *out, struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie_vm_health_async(struct kelpie_vm *vm, uint64_t timeout_ms,
+                                             struct kelpie_health *out_health,
+                                             kelpie_done_callback callback, void *context,
+                                             struct kelpie_operation **out,
+                                             struct kelpie_error *error);
 
 struct kelpie_event {
     int64_t time_ms;  /* Unix time */
@@ -374,8 +396,9 @@ struct kelpie_event {
 
 typedef void (*kelpie_event_callback)(void *context, const struct kelpie_event *event);
 
-/* Calls back for every event from now on, until kelpie_vm_close. One subscription a handle; NULL
- * ends it. */
+/* Calls back for every event from now on, until kelpie_vm_close, across stops and starts. One
+ * subscription a handle; NULL ends it. Does not block, and is allowed in callbacks. Errors: LIMIT,
+ * IO, MEMORY. */
 KELPIE_MUST_CHECK int kelpie_vm_subscribe(struct kelpie_vm *vm, kelpie_event_callback callback,
                                           void *context, struct kelpie_error *error);
 
@@ -383,7 +406,8 @@ enum kelpie_log_kind { KELPIE_LOG_CONSOLE, KELPIE_LOG_EVENTS };
 
 typedef void (*kelpie_bytes_callback)(void *context, const void *bytes, size_t count);
 
-/* Hands over what is kept of a log (at most 4 MiB), oldest first. */
+/* Hands over what is kept of a log (at most 4 MiB), oldest first. The callback must not close `vm`.
+ */
 KELPIE_MUST_CHECK int kelpie_vm_read_log(struct kelpie_vm *vm, enum kelpie_log_kind kind,
                                          kelpie_bytes_callback callback, void *context,
                                          struct kelpie_error *error);
@@ -459,7 +483,7 @@ KELPIE_MUST_CHECK int kelpie_vm_exec_async(struct kelpie_vm *vm,
                                            struct kelpie_exec_result *out_result,
                                            kelpie_done_callback callback, void *context,
                                            struct kelpie_exec **out, struct kelpie_error *error);
-/* Frees the bytes and zeroes them; the structure is the caller's. */
+/* Frees the bytes and zeroes them, before kelpie_close; the structure is the caller's. */
 void kelpie_exec_result_release(struct kelpie_exec_result *result);
 
 enum kelpie_stream { KELPIE_STDOUT = 1, KELPIE_STDERR = 2 };
@@ -501,6 +525,12 @@ KELPIE_MUST_CHECK int kelpie_vm_exec_attach(struct kelpie_vm *vm, const char *ex
                                             const struct kelpie_exec_callbacks *callbacks,
                                             void *context, struct kelpie_exec **out,
                                             struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie_vm_exec_attach_async(struct kelpie_vm *vm, const char *exec_id,
+                                                  uint64_t stdout_offset, uint64_t stderr_offset,
+                                                  const struct kelpie_exec_callbacks *callbacks,
+                                                  void *context, kelpie_done_callback done,
+                                                  struct kelpie_exec **out,
+                                                  struct kelpie_error *error);
 
 struct kelpie_exec_info {
     char id[33];
@@ -514,6 +544,11 @@ struct kelpie_exec_info {
  * end was seen by a client, at most 64 of them. */
 KELPIE_MUST_CHECK int kelpie_vm_exec_list(struct kelpie_vm *vm, struct kelpie_exec_info **out,
                                           size_t *out_count, struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie_vm_exec_list_async(struct kelpie_vm *vm,
+                                                struct kelpie_exec_info **out_list,
+                                                size_t *out_count, kelpie_done_callback callback,
+                                                void *context, struct kelpie_operation **out,
+                                                struct kelpie_error *error);
 void kelpie_exec_list_free(struct kelpie *kelpie, struct kelpie_exec_info *list, size_t count);
 
 /* 32 digits; "" until it runs; until kelpie_exec_close */

@@ -9,6 +9,9 @@
 #include "core/json.h"
 #include "core/text.h"
 
+static const char *const accelerator_names[] = {"auto", "kvm", "tcg"};
+static const char *const lifetime_names[] = {"owned", "detached"};
+
 void kelpie__config_defaults(struct kelpie_config_values *values) {
     *values = (struct kelpie_config_values){
         .cpus = KELPIE_CPUS_DEFAULT,
@@ -22,6 +25,7 @@ void kelpie__config_defaults(struct kelpie_config_values *values) {
 void kelpie__config_set_text(struct kelpie_config_values *values, char *field, size_t capacity,
                              const char *field_name, const char *text) {
     KELPIE_ASSERT(capacity > 1);
+    KELPIE_ASSERT(field_name != NULL);
     if (!kelpie__text_copy(field, capacity, text == NULL ? "" : text)) {
         values->too_long_field = field_name;
     }
@@ -78,6 +82,44 @@ static void check_absolute(struct problem_list *list, const char *field, const c
     }
 }
 
+/* config.json is UTF-8: another text would come back changed. */
+static void check_utf8(struct problem_list *list, const char *field, const char *text,
+                       size_t length) {
+    size_t at = 0;
+    while (at < length) { /* bound: the text */
+        size_t step = text[at] == '\0' ? 1 : kelpie__text_utf8_length(text + at, length - at);
+        if (step == 0) {
+            kelpie__ignore(kelpie__fail_field(
+                problem_add(list), KELPIE_E_CONFIG, field,
+                "%s: byte %zu (0x%02x) is not UTF-8; give a text or path that is", field, at,
+                (unsigned)(unsigned char)text[at]));
+            return;
+        }
+        at += step;
+    }
+    KELPIE_ASSERT(at == length);
+}
+
+static void check_texts(struct problem_list *list, const struct kelpie_config_values *values) {
+    check_utf8(list, "root", values->root, strlen(values->root));
+    check_utf8(list, "kernel", values->kernel, strlen(values->kernel));
+    check_utf8(list, "working_directory", values->working_directory,
+               strlen(values->working_directory));
+    check_utf8(list, "environment", values->environment, values->environment_bytes);
+    check_absolute(list, "working_directory", values->working_directory);
+}
+
+/* An embedder may have cast anything into the enumerations. */
+static void check_choice(struct problem_list *list, const char *field, const char *const *names,
+                         size_t name_count, int value) {
+    KELPIE_ASSERT(name_count > 1);
+    if (value < 0 || (size_t)value >= name_count) {
+        kelpie__ignore(kelpie__fail_field(problem_add(list), KELPIE_E_CONFIG, field,
+                                          "%s: %d is no choice; give 0 (%s) to %zu (%s)", field,
+                                          value, names[0], name_count - 1, names[name_count - 1]));
+    }
+}
+
 static void check_disk(struct problem_list *list, const struct kelpie_config_values *values) {
     if (values->disk_size_mib != 0) {
         check_range(list, "disk_size_mib", " MiB", values->disk_size_mib, KELPIE_DISK_SIZE_MIB_MIN,
@@ -116,8 +158,12 @@ uint32_t kelpie__config_problems(const struct kelpie_config_values *values,
                 KELPIE_MEMORY_MIB_MAX);
     check_range(&list, "boot_timeout_ms", " ms", values->boot_timeout_ms, 1,
                 KELPIE_BOOT_TIMEOUT_MS_MAX);
+    check_choice(&list, "accelerator", accelerator_names, KELPIE_ARRAY_COUNT(accelerator_names),
+                 (int)values->accelerator);
+    check_choice(&list, "lifetime", lifetime_names, KELPIE_ARRAY_COUNT(lifetime_names),
+                 (int)values->lifetime);
     check_disk(&list, values);
-    check_absolute(&list, "working_directory", values->working_directory);
+    check_texts(&list, values);
     check_environment(&list, values);
     if (values->too_long_field != NULL) {
         bool is_environment = kelpie__text_equal(values->too_long_field, "environment");
@@ -146,8 +192,9 @@ int kelpie__config_check_name(const char *name, struct kelpie_error *error) {
     }
     if (length > KELPIE_NAME_BYTES_MAX) {
         return kelpie__fail_field(error, KELPIE_E_CONFIG, "name",
-                                  "name: \"%.16s...\" has %zu characters, the limit is %u", name,
-                                  length, KELPIE_NAME_BYTES_MAX);
+                                  "name: \"%.16s...\" has %zu characters, the limit is %u; "
+                                  "give a shorter one",
+                                  name, length, KELPIE_NAME_BYTES_MAX);
     }
     for (size_t i = 0; i < length; i += 1) {
         if (!name_character_is_good(name[i], i == 0)) {
@@ -162,9 +209,6 @@ int kelpie__config_check_name(const char *name, struct kelpie_error *error) {
 }
 
 /* ---- config.json ----------------------------------------------------------------------------- */
-
-static const char *const accelerator_names[] = {"auto", "kvm", "tcg"};
-static const char *const lifetime_names[] = {"owned", "detached"};
 
 const char *kelpie__accelerator_name(enum kelpie_accelerator accelerator) {
     KELPIE_ASSERT((size_t)accelerator < KELPIE_ARRAY_COUNT(accelerator_names));

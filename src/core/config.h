@@ -13,7 +13,8 @@
 #define KELPIE_CONFIG_FORMAT 1u
 #define KELPIE_CONFIG_JSON_BYTES_MAX                                                               \
     (256u * 1024u) /* 32 KiB of environment, every byte escaped, and the rest */
-#define KELPIE_CONFIG_PROBLEM_MAX 16u
+/* every check once, and the two of the file system */
+#define KELPIE_CONFIG_PROBLEM_MAX 24u
 
 struct kelpie_config_values {
     char id[33];

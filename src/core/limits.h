@@ -34,6 +34,7 @@
 #define KELPIE_EXEC_TIMEOUT_MS_MAX UINT64_C(31536000000) /* a year; beyond, say none */
 #define KELPIE_EXEC_BACKSTOP_MS 5000u /* the monitor's patience beyond a command's timeout */
 #define KELPIE_STOP_TIMEOUT_MS_DEFAULT 10000u
+#define KELPIE_STOP_TIMEOUT_MS_MAX 3600000u
 #define KELPIE_HEALTH_TIMEOUT_MS_DEFAULT 5000u
 #define KELPIE_HELLO_TIMEOUT_MS 5000u   /* of a monitor to its client */
 #define KELPIE_CALL_TIMEOUT_MS 10000u   /* of any request without one of its own */

@@ -18,15 +18,24 @@ int kelpie_config_create(struct kelpie *kelpie, struct kelpie_config **out,
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a configuration");
     }
     config->kelpie = kelpie;
+    config->next = kelpie->configs;
+    kelpie->configs = config;
     kelpie__config_defaults(&config->values);
     *out = config;
     return 0;
 }
 
 void kelpie_config_destroy(struct kelpie_config *config) {
-    if (config != NULL) {
-        kelpie__free(config->kelpie->os, config, sizeof(*config));
+    if (config == NULL) {
+        return;
     }
+    struct kelpie_config **place = &config->kelpie->configs;
+    while (*place != config) { /* bound: the list has it */
+        KELPIE_ASSERT(*place != NULL);
+        place = &(*place)->next;
+    }
+    *place = config->next;
+    kelpie__free(config->kelpie->os, config, sizeof(*config));
 }
 
 void kelpie_config_set_cpus(struct kelpie_config *config, uint64_t cpus) {
@@ -61,7 +70,9 @@ void kelpie_config_set_disk_size_mib(struct kelpie_config *config, uint64_t disk
 }
 
 void kelpie_config_add_environment(struct kelpie_config *config, const char *assignment) {
-    kelpie__config_add_environment(&config->values, assignment);
+    if (assignment != NULL) {
+        kelpie__config_add_environment(&config->values, assignment);
+    }
 }
 
 void kelpie_config_set_working_directory(struct kelpie_config *config, const char *path) {

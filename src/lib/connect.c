@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "core/json.h"
+#include "core/tail.h"
 #include "core/text.h"
 #include "lib/internal.h"
 #include "os/os_call.h"
@@ -19,17 +20,14 @@
 #define CONNECT_LOG_MODE 0600u
 #define CONNECT_LOG_FILE "monitor.log"
 #define CONNECT_HANDLE_COUNT 7u
+#define CONNECT_LAST_WORDS_BYTES 400u
 
 /* ---- what the connection brings -------------------------------------------------------------- */
 
 static void connection_request(void *context, uint64_t id, const char *method, const char *params,
                                size_t length) {
     struct kelpie_vm *vm = context;
-    kelpie__ignore(params != NULL && length > 0);
-    if (kelpie__text_equal(method, "ping")) {
-        kelpie__wire_result(vm->wire, id, "{}");
-        return;
-    }
+    kelpie__ignore(params != NULL && length > 0); /* whatever it asks */
     kelpie__wire_refuse_text(vm->wire, id, KELPIE_E_UNSUPPORTED, "a client has no method \"%s\"",
                              method);
 }
@@ -39,6 +37,7 @@ static void connection_event(struct kelpie_vm *vm, const char *params, size_t le
     char state[16] = "";
     char detail[512] = "";
     struct kelpie_event event = {.type = type, .detail = detail};
+    struct kelpie *kelpie = vm->kelpie; /* the callback may close the VM */
     if (vm->event_callback == NULL) {
         return;
     }
@@ -48,9 +47,9 @@ static void connection_event(struct kelpie_vm *vm, const char *params, size_t le
     if (kelpie__json_find_string(params, length, "state", state, sizeof(state)) == 0) {
         kelpie__ignore(kelpie__state_parse(state, &event.state));
     }
-    kelpie__callback_enter(vm->kelpie);
+    kelpie__callback_enter(kelpie);
     vm->event_callback(vm->event_context, &event);
-    kelpie__callback_leave(vm->kelpie);
+    kelpie__callback_leave(kelpie);
 }
 
 static void connection_notification(void *context, const char *method, const char *params,
@@ -81,16 +80,61 @@ static void connection_drained(void *context) {
     kelpie__execs_drained(context);
 }
 
-/* The monitor is gone, and the VM with it unless it was detached and stopped; its last words say
- * why. */
+/* Appends the last line that the monitor wrote before it died, if it wrote any. */
+static void append_last_words(struct kelpie_vm *vm, struct kelpie_error *out) {
+    struct kelpie_os *os = vm->kelpie->os;
+    struct kelpie_os_stat status;
+    struct kelpie_tail tail = {0};
+    char bytes[KELPIE_TAIL_BYTES];
+    char text[CONNECT_LAST_WORDS_BYTES];
+    int log = kelpie__os_open(os, vm->directory.vm, CONNECT_LOG_FILE, KELPIE_OS_OPEN_READ, 0);
+    if (log < 0) {
+        return;
+    }
+    int64_t count = 0;
+    if (kelpie__os_stat(os, log, "", false, &status) == 0) {
+        uint64_t skipped =
+            status.size_bytes > sizeof(bytes) ? status.size_bytes - sizeof(bytes) : 0;
+        count = kelpie__os_pread(os, log, bytes, sizeof(bytes), skipped);
+    }
+    kelpie__ignore(kelpie__os_close(os, log)); /* it was only read */
+    if (count > 0) {
+        kelpie__tail_append(&tail, bytes, (size_t)count);
+        kelpie__tail_text(&tail, text, sizeof(text));
+        kelpie__fail_append(out, "; its last words: %s", text);
+    }
+}
+
+void kelpie__vm_explain_loss(struct kelpie_vm *vm, struct kelpie_error *out) {
+    struct kelpie_vm_record record = {0};
+    const char *name = vm->directory.name;
+    int status = kelpie__vm_record(vm, &record, NULL);
+    if (status == KELPIE_E_NOT_FOUND) {
+        kelpie__ignore(kelpie__fail(out, KELPIE_E_CRASHED, 0,
+                                    "the monitor of VM \"%s\" ended, and the VM is deleted", name));
+        return;
+    }
+    if (status < 0 || kelpie__state_is_live(record.state)) { /* not known yet */
+        kelpie__ignore(kelpie__fail(out, KELPIE_E_CRASHED, 0,
+                                    "the monitor of VM \"%s\" ended, and what ran in it is lost",
+                                    name));
+    } else {
+        kelpie__ignore(kelpie__fail(out, KELPIE_E_CRASHED, 0,
+                                    "the monitor of VM \"%s\" ended, and the VM is %s%s%s", name,
+                                    kelpie_vm_state_name(record.state),
+                                    record.reason[0] != '\0' ? ": " : "", record.reason));
+    }
+    append_last_words(vm, out);
+    KELPIE_ASSERT(out->code == KELPIE_E_CRASHED);
+}
+
+/* The monitor is gone, and the VM with it unless it was stopped before. */
 static void connection_closed(void *context, const struct kelpie_error *error) {
     struct kelpie_vm *vm = context;
-    vm->broken = *error;
     struct kelpie_error why = *error;
+    KELPIE_ASSERT(vm->wire != NULL && kelpie__wire_is_closed(vm->wire));
     if (error->code == KELPIE_E_IO) {
-        kelpie__ignore(kelpie__fail(&why, KELPIE_E_CRASHED, 0,
-                                    "the monitor of VM \"%s\" ended, and what ran in it is lost",
-                                    vm->directory.name));
+        kelpie__vm_explain_loss(vm, &why);
     }
     kelpie__wire_destroy(vm->wire);
     vm->wire = NULL;
@@ -153,6 +197,9 @@ static int connection_open(struct kelpie_vm *vm, int stream, struct kelpie_error
         KELPIE_PROTOCOL_VERSION, KELPIE_PROTOCOL_VERSION_MIN, vm->is_creator ? "owner" : "client"));
     status = kelpie__wire_call(vm->wire, "hello", params, KELPIE_HELLO_TIMEOUT_MS, hello_answer, vm,
                                NULL, error);
+    if (status == 0 && vm->event_callback != NULL) {
+        status = kelpie__vm_ask_events(vm, error);
+    }
     if (status < 0) {
         kelpie__vm_disconnect(vm);
     }
@@ -240,8 +287,10 @@ int kelpie__vm_spawn_monitor(struct kelpie_vm *vm, struct kelpie_error *error) {
         kelpie__ignore(kelpie__os_close(os, pair[0]));
         kelpie__ignore(kelpie__os_unlink(os, vm->directory.run, KELPIE_VM_SOCKET_FILE, false));
     } else {
-        kelpie__vm_directory_unlock(&vm->directory); /* the monitor holds its own copy */
         status = connection_open(vm, pair[0], error);
+    }
+    if (status == 0) {
+        kelpie__vm_directory_unlock(&vm->directory); /* the monitor holds its own copy */
     }
 fail_sockets:
     if (listener >= 0) {
@@ -256,6 +305,10 @@ fail_sockets:
 int kelpie__vm_connect(struct kelpie_vm *vm, bool may_start, struct kelpie_vm_record *out_record,
                        struct kelpie_error *error) {
     struct kelpie_vm_record record;
+    int status = kelpie__vm_check_damage(vm, error);
+    if (status < 0) {
+        return status;
+    }
     if (vm->wire != NULL && !kelpie__wire_is_closed(vm->wire)) {
         return 0;
     }
@@ -271,7 +324,7 @@ int kelpie__vm_connect(struct kelpie_vm *vm, bool may_start, struct kelpie_vm_re
         return kelpie__fail(error, KELPIE_E_BUSY, 0, "the monitor of VM \"%s\" has no time",
                             vm->directory.name);
     }
-    int status = kelpie__vm_directory_lock(&vm->directory, error);
+    status = kelpie__vm_directory_lock(&vm->directory, error);
     if (status < 0) {
         return status;
     }

@@ -24,8 +24,10 @@ static void exec_unlink(struct kelpie_exec *exec) {
 }
 
 static void exec_free(struct kelpie_exec *exec) {
-    struct kelpie *kelpie = exec->vm->kelpie;
+    struct kelpie *kelpie = exec->kelpie; /* the VM's handle may be gone */
+    KELPIE_ASSERT(exec->is_destroyed && !exec->is_delivering);
     kelpie__timer_disarm(kelpie->loop, &exec->deliver_timer);
+    kelpie__timer_disarm(kelpie->loop, &exec->backstop_timer);
     kelpie__stream_sender_deinit(&exec->arguments);
     kelpie__stream_sender_deinit(&exec->input);
     for (unsigned i = 0; i < 2; i += 1) {
@@ -38,6 +40,7 @@ void kelpie__exec_destroy(struct kelpie_exec *exec) {
     KELPIE_ASSERT(!exec->is_destroyed);
     exec_unlink(exec);
     exec->is_destroyed = true;
+    kelpie__timer_disarm(exec->kelpie->loop, &exec->deliver_timer);
     if (!exec->is_delivering) {
         exec_free(exec);
     }
@@ -61,6 +64,7 @@ int kelpie__exec_create(struct kelpie_vm *vm, const struct kelpie_exec_callbacks
     if (exec == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a command");
     }
+    exec->kelpie = vm->kelpie;
     exec->vm = vm;
     exec->is_held = true;
     exec->context = context;
@@ -93,6 +97,7 @@ void kelpie__exec_end(struct kelpie_exec *exec, const struct kelpie_error *why) 
         return;
     }
     exec->phase = KELPIE_EXEC_HAS_ENDED;
+    kelpie__timer_disarm(exec->kelpie->loop, &exec->backstop_timer);
     if (why != NULL) {
         KELPIE_ASSERT(why->code < 0);
         exec->error = *why;
@@ -101,6 +106,32 @@ void kelpie__exec_end(struct kelpie_exec *exec, const struct kelpie_error *why) 
         }
     }
     kelpie__exec_plan_delivery(exec);
+}
+
+/* The guest ends a command at its timeout, the monitor a guest that does not, and this a wait for a
+ * monitor that does neither. A reader who has paused is waited for. */
+static void exec_backstop(void *context) {
+    struct kelpie_exec *exec = context;
+    struct kelpie_error error;
+    KELPIE_ASSERT(exec->phase == KELPIE_EXEC_IS_RUNNING && exec->timeout_ms > 0);
+    if (exec->is_paused) {
+        kelpie__exec_arm_backstop(exec);
+        return;
+    }
+    kelpie__ignore(kelpie__fail(&error, KELPIE_E_TIMEOUT, 0,
+                                "the monitor of VM \"%s\" does not report the end of a command "
+                                "with a timeout of %llu ms",
+                                exec->vm->directory.name, (unsigned long long)exec->timeout_ms));
+    kelpie__exec_end(exec, &error);
+}
+
+void kelpie__exec_arm_backstop(struct kelpie_exec *exec) {
+    struct kelpie_loop *loop = exec->kelpie->loop;
+    if (exec->timeout_ms > 0) {
+        uint64_t patience_ms = exec->timeout_ms + KELPIE_EXEC_BACKSTOP_MS + KELPIE_CALL_TIMEOUT_MS;
+        kelpie__timer_arm(loop, &exec->backstop_timer, kelpie__loop_deadline(loop, patience_ms),
+                          exec_backstop, exec);
+    }
 }
 
 static bool read_signed(const char *params, size_t length, const char *key, int *out) {

@@ -21,6 +21,9 @@ void kelpie__exec_destroy(struct kelpie_exec *exec);
 /* After a callback: frees what was destroyed inside it. */
 void kelpie__exec_leave(struct kelpie_exec *exec);
 
+/* From its start on; without effect for a command without a timeout. */
+void kelpie__exec_arm_backstop(struct kelpie_exec *exec);
+
 /* By channel; NULL: closed here, or never opened. */
 struct kelpie_exec *kelpie__exec_find(struct kelpie_vm *vm, uint64_t channel);
 

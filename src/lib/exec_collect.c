@@ -1,16 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Commands whose output is collected: the streamed form and two buffers. And the list of a VM's
- * commands.
+ * Commands whose output is collected: the streamed form and two buffers.
  */
 #include <string.h>
 
-#include "core/json.h"
-#include "core/text.h"
 #include "lib/exec.h"
 #include "lib/internal.h"
 #include "os/os_call.h"
-#include "wire/wire.h"
 
 #define COLLECT_GROWTH_BYTES 4096u
 
@@ -72,7 +68,7 @@ static void buffer_free(struct collect_header *memory) {
 }
 
 void kelpie_exec_result_release(struct kelpie_exec_result *result) {
-    if (result == NULL) {
+    if (!kelpie__struct_is_sized(result)) {
         return;
     }
     if (result->stdout_bytes != NULL) {
@@ -81,8 +77,8 @@ void kelpie_exec_result_release(struct kelpie_exec_result *result) {
     if (result->stderr_bytes != NULL) {
         buffer_free((struct collect_header *)(void *)result->stderr_bytes - 1);
     }
-    size_t struct_size = result->struct_size;
-    *result = (struct kelpie_exec_result){.struct_size = struct_size};
+    const struct kelpie_exec_result empty = {.struct_size = sizeof(empty)};
+    kelpie__struct_give(result, &empty, sizeof(empty));
 }
 
 /* ---- the command ----------------------------------------------------------------------------- */
@@ -135,14 +131,17 @@ static void collect_free(struct collect *collect) {
 
 /* Hands the buffers to the caller's result. */
 static void collect_give(struct collect *collect, const struct kelpie_exec_status *status) {
-    struct kelpie_exec_result *result = collect->result;
-    result->status = *status;
-    result->stdout_bytes = buffer_bytes(&collect->buffers[0]);
-    result->stdout_count = collect->buffers[0].count;
-    result->is_stdout_truncated = collect->buffers[0].is_truncated;
-    result->stderr_bytes = buffer_bytes(&collect->buffers[1]);
-    result->stderr_count = collect->buffers[1].count;
-    result->is_stderr_truncated = collect->buffers[1].is_truncated;
+    const struct kelpie_exec_result result = {
+        .struct_size = sizeof(result),
+        .status = *status,
+        .stdout_bytes = buffer_bytes(&collect->buffers[0]),
+        .stdout_count = collect->buffers[0].count,
+        .is_stdout_truncated = collect->buffers[0].is_truncated,
+        .stderr_bytes = buffer_bytes(&collect->buffers[1]),
+        .stderr_count = collect->buffers[1].count,
+        .is_stderr_truncated = collect->buffers[1].is_truncated,
+    };
+    kelpie__struct_give(collect->result, &result, sizeof(result));
     collect->buffers[0].memory = NULL;
     collect->buffers[1].memory = NULL;
 }
@@ -186,13 +185,21 @@ static void collect_ended(void *context, struct kelpie_exec *exec,
     collect_end(collect, NULL);
 }
 
+/* The VM's handle is closed: it ends without a callback. */
+static void collect_drop(void *context) {
+    struct collect *collect = context;
+    KELPIE_ASSERT(collect->exec != NULL);
+    kelpie_exec_close(collect->exec);
+    collect_free(collect);
+}
+
 static void collect_started(void *context, const struct kelpie_error *error) {
     struct collect *collect = context;
     if (error != NULL) {
         collect_end(collect, error);
         return;
     }
-    if (collect->input_count > 0) {
+    if (collect->exec->is_stdin_open) {
         collect_feed(collect);
     }
 }
@@ -208,14 +215,15 @@ static int collect_start(struct kelpie_vm *vm, const struct kelpie_exec_options 
                          struct kelpie_exec_result *result, kelpie_done_callback callback,
                          void *context, struct collect **out, struct kelpie_error *error) {
     struct kelpie_exec_options chosen = {0};
-    if (vm == NULL || options == NULL || result == NULL || result->struct_size != sizeof(*result) ||
+    if (vm == NULL || !kelpie__struct_is_sized(result) || !kelpie__struct_is_sized(options) ||
         callback == NULL) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0,
                             "kelpie_vm_exec: an argument is NULL, or struct_size is not set");
     }
     memcpy(&chosen, options, (size_t)kelpie__min_u64(options->struct_size, sizeof(chosen)));
     chosen.struct_size = sizeof(chosen);
-    chosen.has_stdin = chosen.stdin_count > 0; /* an empty input needs no stream, nor an end */
+    /* An empty input needs no stream, nor an end; but a terminal's reader waits for one. */
+    chosen.has_stdin = chosen.stdin_count > 0 || chosen.has_terminal;
     struct collect *collect = kelpie__alloc(vm->kelpie->os, sizeof(*collect));
     if (collect == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a command");
@@ -237,6 +245,7 @@ static int collect_start(struct kelpie_vm *vm, const struct kelpie_exec_options 
         collect_free(collect);
         return status;
     }
+    collect->exec->drop = collect_drop;
     *out = collect;
     return 0;
 }
@@ -261,9 +270,8 @@ int kelpie_vm_exec(struct kelpie_vm *vm, const struct kelpie_exec_options *optio
     }
     int status = kelpie__check_may_block(vm->kelpie, "kelpie_vm_exec", error);
     if (status == 0) {
-        status = kelpie__vm_connect_wait(vm, false, NULL, NULL);
-    }
-    if (status == 0 || status == KELPIE_E_STATE) { /* the start says what the state is */
+        /* What is wrong, if anything, is said by the start that follows. */
+        kelpie__ignore(kelpie__vm_connect_wait(vm, false, NULL, NULL));
         status = collect_start(vm, options, out, kelpie__waiter_done, &waiter, &collect, error);
     }
     if (status < 0) {
@@ -271,84 +279,7 @@ int kelpie_vm_exec(struct kelpie_vm *vm, const struct kelpie_exec_options *optio
     }
     status = kelpie__waiter_wait(vm->kelpie, &waiter, error);
     if (!waiter.is_done) { /* the loop itself failed */
-        kelpie_exec_close(collect->exec);
-        collect_free(collect);
+        collect_drop(collect);
     }
     return status;
-}
-
-/* ---- the list -------------------------------------------------------------------------------- */
-
-struct list_result {
-    struct kelpie_os *os;
-    struct kelpie_exec_info *list;
-    size_t count;
-};
-
-static void list_read(struct kelpie_operation *operation, const char *answer, size_t length) {
-    struct list_result *result = operation->result;
-    struct kelpie_json_value execs;
-    struct kelpie_json_value item;
-    struct kelpie_json_iterator iterator;
-    if (kelpie__json_find(answer, length, "execs", &execs) < 0 ||
-        kelpie__json_iterate(&execs, &iterator) < 0) {
-        return;
-    }
-    while (kelpie__json_next(&iterator, NULL, &item) == 1) { /* bound: the answer */
-        struct kelpie_exec_info info = {0};
-        kelpie__ignore(
-            kelpie__json_find_string(item.text, item.length, "id", info.id, sizeof(info.id)));
-        kelpie__ignore(kelpie__json_find_string(item.text, item.length, "command", info.command,
-                                                sizeof(info.command)));
-        kelpie__ignore(
-            kelpie__json_find_bool(item.text, item.length, "is_running", &info.is_running));
-        kelpie__ignore(
-            kelpie__json_find_bool(item.text, item.length, "is_attached", &info.is_attached));
-        kelpie__ignore(
-            kelpie__json_find_i64(item.text, item.length, "started_ms", &info.started_ms));
-        size_t old_bytes = result->count * sizeof(info);
-        struct kelpie_exec_info *larger =
-            kelpie__resize(result->os, result->list, old_bytes, old_bytes + sizeof(info));
-        if (larger == NULL) {
-            return; /* a shorter list */
-        }
-        larger[result->count] = info;
-        result->list = larger;
-        result->count += 1;
-    }
-}
-
-int kelpie_vm_exec_list(struct kelpie_vm *vm, struct kelpie_exec_info **out, size_t *out_count,
-                        struct kelpie_error *error) {
-    struct kelpie_vm_record record = {0};
-    if (vm == NULL || out == NULL || out_count == NULL) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_exec_list: an argument is NULL");
-    }
-    struct list_result result = {.os = vm->kelpie->os};
-    int status = kelpie__check_may_block(vm->kelpie, "kelpie_vm_exec_list", error);
-    if (status == 0) {
-        status = kelpie__vm_connect_wait(vm, false, &record, error);
-    }
-    if (status == KELPIE_E_STATE) {
-        return kelpie__state_allow(record.state, KELPIE_VERB_EXEC, vm->directory.name, error);
-    }
-    if (status == 0) {
-        const struct kelpie_request request = {.method = "exec.list",
-                                               .params = "{}",
-                                               .timeout_ms = KELPIE_CALL_TIMEOUT_MS,
-                                               .read = list_read,
-                                               .result = &result};
-        status = kelpie__operation_run(vm, &request, error);
-    }
-    if (status < 0) {
-        kelpie_exec_list_free(vm->kelpie, result.list, result.count);
-        return status;
-    }
-    *out = result.list;
-    *out_count = result.count;
-    return 0;
-}
-
-void kelpie_exec_list_free(struct kelpie *kelpie, struct kelpie_exec_info *list, size_t count) {
-    kelpie__free(kelpie->os, list, count * sizeof(*list));
 }

@@ -42,6 +42,15 @@ static bool is_overridden(const struct kelpie_exec_options *options, const char 
     return false;
 }
 
+static void arguments_put_text(struct kelpie_stream_sender *sender, const char *text,
+                               size_t count) {
+    KELPIE_ASSERT(count > 0);
+    if (sender != NULL) {
+        size_t written = kelpie__stream_sender_write(sender, text, count);
+        KELPIE_ASSERT(written == count); /* its ring was made for all of them */
+    }
+}
+
 /* Visits every text; writes it when there is a sender. */
 static void arguments_visit(const struct kelpie_vm *vm, const struct kelpie_exec_options *options,
                             struct kelpie_stream_sender *sender, struct exec_arguments *out) {
@@ -50,9 +59,7 @@ static void arguments_visit(const struct kelpie_vm *vm, const struct kelpie_exec
         size_t count = strlen(options->argv[i]) + 1;
         out->bytes += count;
         out->argument_count += 1;
-        if (sender != NULL) {
-            kelpie__ignore(kelpie__stream_sender_write(sender, options->argv[i], count) == count);
-        }
+        arguments_put_text(sender, options->argv[i], count);
     }
     const char *next = vm->config->environment;
     for (uint32_t i = 0; i < vm->config->environment_count; i += 1) {
@@ -60,9 +67,7 @@ static void arguments_visit(const struct kelpie_vm *vm, const struct kelpie_exec
         if (!is_overridden(options, next)) {
             out->bytes += count;
             out->environment_count += 1;
-            if (sender != NULL) {
-                kelpie__ignore(kelpie__stream_sender_write(sender, next, count) == count);
-            }
+            arguments_put_text(sender, next, count);
         }
         next += count;
     }
@@ -70,10 +75,7 @@ static void arguments_visit(const struct kelpie_vm *vm, const struct kelpie_exec
         size_t count = strlen(options->environment[i]) + 1;
         out->bytes += count;
         out->environment_count += 1;
-        if (sender != NULL) {
-            kelpie__ignore(kelpie__stream_sender_write(sender, options->environment[i], count) ==
-                           count);
-        }
+        arguments_put_text(sender, options->environment[i], count);
     }
 }
 
@@ -154,26 +156,25 @@ static int64_t write_params(const struct kelpie_exec *exec,
     return kelpie__json_finish(&writer);
 }
 
-static void start_answer(void *context, const struct kelpie_error *error, const char *result,
-                         size_t length) {
-    struct kelpie_exec *exec = context;
-    struct kelpie *kelpie = exec->vm->kelpie;
-    struct kelpie_error unreadable;
+/* It runs, or the error says why not; whoever started it is told. */
+static void start_end(struct kelpie_exec *exec, const struct kelpie_error *error) {
+    struct kelpie *kelpie = exec->kelpie;
+    struct kelpie_error lost;
+    KELPIE_ASSERT(exec->phase == KELPIE_EXEC_IS_STARTING);
     exec->start_request = 0;
     if (error == NULL) {
         exec->phase = KELPIE_EXEC_IS_RUNNING;
-        if (kelpie__json_find_string(result, length, "id", exec->id, sizeof(exec->id)) < 0) {
-            kelpie__ignore(kelpie__fail(&unreadable, KELPIE_E_PROTOCOL, 0,
-                                        "the monitor started a command without an id"));
-            error = &unreadable;
+        kelpie__exec_arm_backstop(exec);
+    } else {
+        if (error->code == KELPIE_E_IO && kelpie__wire_is_closed(exec->vm->wire)) {
+            kelpie__vm_explain_loss(exec->vm, &lost);
+            error = &lost;
         }
-    }
-    if (error != NULL) {
         exec->phase = KELPIE_EXEC_HAS_ENDED;
         exec->error = *error;
+        exec->id[0] = '\0';
         exec->is_ended_told = true; /* the start's own callback tells it */
     }
-    exec->is_held = error == NULL && exec->is_held;
     if (exec->start_callback != NULL) {
         exec->is_delivering = true;
         kelpie__callback_enter(kelpie);
@@ -181,6 +182,19 @@ static void start_answer(void *context, const struct kelpie_error *error, const 
         kelpie__callback_leave(kelpie);
         kelpie__exec_leave(exec);
     }
+}
+
+static void start_answer(void *context, const struct kelpie_error *error, const char *result,
+                         size_t length) {
+    struct kelpie_exec *exec = context;
+    struct kelpie_error unreadable;
+    if (error == NULL &&
+        kelpie__json_find_string(result, length, "id", exec->id, sizeof(exec->id)) < 0) {
+        kelpie__ignore(kelpie__fail(&unreadable, KELPIE_E_PROTOCOL, 0,
+                                    "the monitor started a command without an id"));
+        error = &unreadable;
+    }
+    start_end(exec, error);
 }
 
 static int check_options(struct kelpie_vm *vm, const struct kelpie_exec_options *options,
@@ -295,8 +309,9 @@ int kelpie_vm_exec_start_async(struct kelpie_vm *vm, const struct kelpie_exec_op
 static int wait_started(struct kelpie_exec *exec, struct kelpie_error *error) {
     int status = 0;
     while (status == 0 && exec->start_request != 0) { /* bound: the request's deadline */
-        status = kelpie__turn(exec->vm->kelpie, -1, error);
+        status = kelpie__turn(exec->kelpie, -1, error);
     }
+    KELPIE_ASSERT(status < 0 || exec->phase != KELPIE_EXEC_IS_STARTING);
     if (status == 0 && exec->phase == KELPIE_EXEC_HAS_ENDED && exec->id[0] == '\0') {
         status = exec->error.code;
         if (error != NULL) {
@@ -333,71 +348,113 @@ int kelpie_vm_exec_start(struct kelpie_vm *vm, const struct kelpie_exec_options 
 
 /* ---- attaching ------------------------------------------------------------------------------- */
 
+struct attach_target {
+    const char *id;
+    uint64_t stdout_offset;
+    uint64_t stderr_offset;
+};
+
 static void attach_answer(void *context, const struct kelpie_error *error, const char *result,
                           size_t length) {
     struct kelpie_exec *exec = context;
-    uint64_t offsets[2] = {exec->outputs[0].receiver.received, exec->outputs[1].receiver.received};
-    uint64_t input = 0;
-    exec->start_request = 0;
-    if (error != NULL) {
-        exec->phase = KELPIE_EXEC_HAS_ENDED;
-        exec->error = *error;
-        exec->is_ended_told = true;
-        exec->id[0] = '\0';
-        return;
+    if (error == NULL) {
+        uint64_t offsets[2] = {exec->outputs[0].receiver.received,
+                               exec->outputs[1].receiver.received};
+        uint64_t input = 0;
+        kelpie__ignore(kelpie__json_find_u64(result, length, "stdout_offset", &offsets[0]));
+        kelpie__ignore(kelpie__json_find_u64(result, length, "stderr_offset", &offsets[1]));
+        kelpie__ignore(kelpie__json_find_u64(result, length, "stdin_offset", &input));
+        for (unsigned i = 0; i < 2; i += 1) { /* bytes that are gone for good are passed over */
+            kelpie__stream_receiver_init(&exec->outputs[i].receiver, offsets[i],
+                                         KELPIE_LIB_OUTPUT_BYTES);
+        }
+        /* What the client before left may fill the monitor's buffer: credit comes by itself. */
+        kelpie__stream_sender_begin(&exec->input, input, 0);
     }
-    exec->phase = KELPIE_EXEC_IS_RUNNING;
-    kelpie__ignore(kelpie__json_find_u64(result, length, "stdout_offset", &offsets[0]));
-    kelpie__ignore(kelpie__json_find_u64(result, length, "stderr_offset", &offsets[1]));
-    kelpie__ignore(kelpie__json_find_u64(result, length, "stdin_offset", &input));
-    for (unsigned i = 0; i < 2; i += 1) { /* bytes that are gone for good are passed over */
-        kelpie__stream_receiver_init(&exec->outputs[i].receiver, offsets[i],
-                                     KELPIE_LIB_OUTPUT_BYTES);
+    start_end(exec, error);
+}
+
+static int attach_send(struct kelpie_exec *exec, const char *exec_id, struct kelpie_error *error) {
+    char params[256];
+    bool fits = kelpie__text_format(
+        params, sizeof(params),
+        "{\"id\":\"%s\",\"channel\":%u,\"stdout_offset\":%llu,\"stderr_offset\":%llu}", exec_id,
+        exec->channel, (unsigned long long)exec->outputs[0].receiver.received,
+        (unsigned long long)exec->outputs[1].receiver.received);
+    KELPIE_ASSERT(fits);
+    KELPIE_ASSERT(exec->phase == KELPIE_EXEC_IS_STARTING);
+    kelpie__ignore(
+        kelpie__text_copy(exec->id, sizeof(exec->id), exec_id)); /* its length is right */
+    int status = kelpie__wire_call(exec->vm->wire, "exec.attach", params, KELPIE_CALL_TIMEOUT_MS,
+                                   attach_answer, exec, &exec->start_request, error);
+    if (status == 0) {
+        kelpie__wire_flush(exec->vm->wire);
     }
-    exec->input.ring.acknowledged = input;
-    exec->input.ring.sent = input;
-    exec->input.ring.written = input;
-    exec->input.limit = input + KELPIE_STREAM_CREDIT_INITIAL_BYTES;
-    kelpie__stream_sender_check(&exec->input);
+    return status;
+}
+
+/* Both forms; `done` NULL: the blocking one. */
+static int attach_begin(struct kelpie_vm *vm, const struct attach_target *target,
+                        const struct kelpie_exec_callbacks *callbacks, void *context,
+                        kelpie_done_callback done, struct kelpie_exec **out,
+                        struct kelpie_error *error) {
+    uint8_t id[KELPIE_EXEC_ID_CHARACTERS / 2];
+    struct kelpie_exec *exec = NULL;
+    if (!kelpie__text_unhex(target->id, id, sizeof(id))) {
+        return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0,
+                            "\"%.40s\" is no exec id: those have 32 hexadecimal digits",
+                            target->id);
+    }
+    int status = connect_running(vm, done == NULL, error);
+    if (status == 0) {
+        status = kelpie__exec_create(vm, callbacks, context, target->stdout_offset,
+                                     target->stderr_offset, &exec, error);
+    }
+    if (status < 0) {
+        return status;
+    }
+    exec->start_callback = done;
+    exec->keeps_on_disconnect = true;
+    exec->has_terminal = true; /* not known: a resize is refused by the guest when there is none */
+    exec->is_stdin_open = true;
+    status = attach_send(exec, target->id, error);
+    if (status < 0) {
+        kelpie__exec_destroy(exec);
+        return status;
+    }
+    *out = exec;
+    return 0;
 }
 
 int kelpie_vm_exec_attach(struct kelpie_vm *vm, const char *exec_id, uint64_t stdout_offset,
                           uint64_t stderr_offset, const struct kelpie_exec_callbacks *callbacks,
                           void *context, struct kelpie_exec **out, struct kelpie_error *error) {
-    char params[256];
-    uint8_t id[KELPIE_EXEC_ID_CHARACTERS / 2];
+    const struct attach_target target = {exec_id, stdout_offset, stderr_offset};
     struct kelpie_exec *exec = NULL;
     if (vm == NULL || exec_id == NULL || out == NULL) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0,
                             "kelpie_vm_exec_attach: an argument is NULL");
     }
-    if (!kelpie__text_unhex(exec_id, id, sizeof(id))) {
-        return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0,
-                            "\"%.40s\" is no exec id: those have 32 hexadecimal digits", exec_id);
-    }
     int status = kelpie__check_may_block(vm->kelpie, "kelpie_vm_exec_attach", error);
     if (status == 0) {
-        status = connect_running(vm, true, error);
+        status = attach_begin(vm, &target, callbacks, context, NULL, &exec, error);
     }
+    return status < 0 ? status : release_held(exec, wait_started(exec, error), out);
+}
+
+int kelpie_vm_exec_attach_async(struct kelpie_vm *vm, const char *exec_id, uint64_t stdout_offset,
+                                uint64_t stderr_offset,
+                                const struct kelpie_exec_callbacks *callbacks, void *context,
+                                kelpie_done_callback done, struct kelpie_exec **out,
+                                struct kelpie_error *error) {
+    const struct attach_target target = {exec_id, stdout_offset, stderr_offset};
+    if (vm == NULL || exec_id == NULL || out == NULL || done == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "kelpie_vm_exec_attach_async: an argument is NULL");
+    }
+    int status = attach_begin(vm, &target, callbacks, context, done, out, error);
     if (status == 0) {
-        status =
-            kelpie__exec_create(vm, callbacks, context, stdout_offset, stderr_offset, &exec, error);
+        (*out)->is_held = false; /* nothing can come before the loop's next step */
     }
-    if (status < 0) {
-        return status;
-    }
-    exec->keeps_on_disconnect = true;
-    exec->has_terminal = true; /* not known: a resize is refused by the guest when there is none */
-    exec->is_stdin_open = true;
-    kelpie__ignore(kelpie__text_copy(exec->id, sizeof(exec->id), exec_id));
-    kelpie__ignore(kelpie__text_format(
-        params, sizeof(params),
-        "{\"id\":\"%s\",\"channel\":%u,\"stdout_offset\":%llu,\"stderr_offset\":%llu}", exec_id,
-        exec->channel, (unsigned long long)stdout_offset, (unsigned long long)stderr_offset));
-    status = kelpie__wire_call(vm->wire, "exec.attach", params, KELPIE_CALL_TIMEOUT_MS,
-                               attach_answer, exec, &exec->start_request, error);
-    if (status == 0) {
-        status = wait_started(exec, error);
-    }
-    return release_held(exec, status, out);
+    return status;
 }

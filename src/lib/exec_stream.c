@@ -45,7 +45,8 @@ static bool can_deliver(const struct kelpie_exec *exec) {
 }
 
 static void tell_output(struct kelpie_exec *exec, unsigned index, const void *bytes, size_t count) {
-    struct kelpie *kelpie = exec->vm->kelpie;
+    struct kelpie *kelpie = exec->kelpie;
+    KELPIE_ASSERT(exec->is_delivering && !exec->is_destroyed);
     if (exec->callbacks.output != NULL) {
         kelpie__callback_enter(kelpie);
         exec->callbacks.output(exec->context, exec, index == 0 ? KELPIE_STDOUT : KELPIE_STDERR,
@@ -56,7 +57,7 @@ static void tell_output(struct kelpie_exec *exec, unsigned index, const void *by
 
 static void give_credit(struct kelpie_exec *exec, unsigned index) {
     struct kelpie_exec_output *output = &exec->outputs[index];
-    if (exec->vm->wire == NULL || exec->is_destroyed) {
+    if (exec->is_destroyed || exec->vm->wire == NULL) {
         return;
     }
     uint64_t waiting = output->has_ring ? kelpie__ring_unsent(&output->ring) : 0;
@@ -94,7 +95,7 @@ static void deliver_end(struct kelpie_exec *exec, unsigned index) {
 }
 
 static void deliver_exit(struct kelpie_exec *exec) {
-    struct kelpie *kelpie = exec->vm->kelpie;
+    struct kelpie *kelpie = exec->kelpie;
     bool is_read = exec->outputs[0].is_end_told && exec->outputs[1].is_end_told;
     if (!can_deliver(exec) || exec->phase != KELPIE_EXEC_HAS_ENDED || !is_read ||
         exec->is_ended_told) {
@@ -123,7 +124,7 @@ static void deliver(void *context) {
 }
 
 void kelpie__exec_plan_delivery(struct kelpie_exec *exec) {
-    struct kelpie_loop *loop = exec->vm->kelpie->loop;
+    struct kelpie_loop *loop = exec->kelpie->loop;
     if (!kelpie__timer_is_armed(&exec->deliver_timer) && !exec->is_destroyed) {
         kelpie__timer_arm(loop, &exec->deliver_timer, loop->now_ns, deliver, exec);
     }
@@ -135,7 +136,7 @@ static void output_keep(struct kelpie_exec *exec, unsigned index, const void *by
     struct kelpie_error error;
     if (!output->has_ring) {
         int status =
-            kelpie__ring_init(&output->ring, exec->vm->kelpie->os, KELPIE_LIB_OUTPUT_BYTES, &error);
+            kelpie__ring_init(&output->ring, exec->kelpie->os, KELPIE_LIB_OUTPUT_BYTES, &error);
         if (status < 0) {
             kelpie__exec_end(exec, &error);
             return;
@@ -194,7 +195,8 @@ void kelpie_exec_resume_output(struct kelpie_exec *exec) {
 /* ---- input ----------------------------------------------------------------------------------- */
 
 static void tell_writable(struct kelpie_exec *exec) {
-    struct kelpie *kelpie = exec->vm->kelpie;
+    struct kelpie *kelpie = exec->kelpie;
+    KELPIE_ASSERT(!exec->is_destroyed && !exec->is_delivering);
     if (!exec->is_stdin_short || kelpie__stream_sender_space(&exec->input) == 0 || exec->is_held) {
         return;
     }
@@ -296,7 +298,7 @@ int kelpie_exec_write(struct kelpie_exec *exec, const void *bytes, size_t count,
     KELPIE_ASSERT(written <= count);
     exec->is_stdin_short = written < count;
     kelpie__exec_pump(exec);
-    if (!exec->vm->kelpie->loop->is_dispatching) {
+    if (!exec->kelpie->loop->is_dispatching) {
         kelpie__wire_flush(exec->vm->wire);
     }
     *out_written = written;
@@ -312,7 +314,7 @@ int kelpie_exec_close_stdin(struct kelpie_exec *exec, struct kelpie_error *error
     }
     kelpie__stream_sender_end(&exec->input);
     kelpie__exec_pump(exec);
-    if (exec->vm->wire != NULL && !exec->vm->kelpie->loop->is_dispatching) {
+    if (exec->vm->wire != NULL && !exec->kelpie->loop->is_dispatching) {
         kelpie__wire_flush(exec->vm->wire);
     }
     return 0;

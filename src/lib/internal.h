@@ -20,12 +20,14 @@ struct kelpie {
     struct kelpie_places places;
     kelpie_log_callback log_callback;
     void *log_context;
-    uint32_t callback_depth; /* above 0: inside a callback of the embedder's */
-    struct kelpie_vm *vms;   /* list of open handles */
+    uint32_t callback_depth;       /* above 0: inside a callback of the embedder's */
+    struct kelpie_vm *vms;         /* list of open handles */
+    struct kelpie_config *configs; /* list */
 };
 
 struct kelpie_config {
     struct kelpie *kelpie; /* borrowed: until destroy */
+    struct kelpie_config *next;
     struct kelpie_config_values values;
     uint32_t problem_count;
     struct kelpie_error problems[KELPIE_CONFIG_PROBLEM_MAX];
@@ -38,9 +40,7 @@ struct kelpie_vm {
     struct kelpie_config_values *config; /* owned */
     struct kelpie_wire *wire;            /* owned; NULL: not connected */
     bool is_creator;                     /* of an owned VM: its connection is what keeps it */
-    bool is_deleted;
-    bool is_closing_wire;       /* the wire has ended and is destroyed at the next chance */
-    struct kelpie_error broken; /* why the last connection ended */
+    struct kelpie_error damage; /* code 0: none; else its files cannot be read, only deleted */
     uint32_t channel_last;
     struct kelpie_exec *execs; /* list */
     struct kelpie_operation *operations;
@@ -56,8 +56,10 @@ struct kelpie_operation {
     /* Reads the answer into `result` (borrowed: the caller keeps it); may be NULL. */
     void (*read)(struct kelpie_operation *operation, const char *answer, size_t length);
     void *result;
+    size_t *result_count; /* of a list */
     kelpie_done_callback callback;
     void *context;
+    struct kelpie_timer timer; /* armed: nothing was asked, it ends in the loop's next step */
 };
 
 enum kelpie_exec_phase { KELPIE_EXEC_IS_STARTING, KELPIE_EXEC_IS_RUNNING, KELPIE_EXEC_HAS_ENDED };
@@ -71,7 +73,8 @@ struct kelpie_exec_output {
 };
 
 struct kelpie_exec {
-    struct kelpie_vm *vm; /* borrowed: until close */
+    struct kelpie *kelpie; /* borrowed: until kelpie_close */
+    struct kelpie_vm *vm;  /* borrowed: until it is destroyed */
     struct kelpie_exec *next;
     uint32_t channel;
     enum kelpie_exec_phase phase;
@@ -96,6 +99,9 @@ struct kelpie_exec {
     struct kelpie_error error; /* code 0: status holds */
     uint64_t timeout_ms;
     struct kelpie_timer deliver_timer;
+    struct kelpie_timer backstop_timer; /* for a monitor that does not report the end */
+    /* Instead of kelpie_exec_close when the VM's handle is closed; NULL: none. */
+    void (*drop)(void *context);
 };
 
 /* ---- kelpie.c -------------------------------------------------------------------------------- */
@@ -126,6 +132,11 @@ void kelpie__waiter_done(void *context, const struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__waiter_wait(struct kelpie *kelpie, struct kelpie_waiter *waiter,
                                           struct kelpie_error *error);
 
+/* Structures of the caller's that begin with struct_size: an older caller's is shorter, a newer
+ * one's longer. What both sides know is written, the rest zeroed. */
+KELPIE_MUST_CHECK bool kelpie__struct_is_sized(const void *out);
+void kelpie__struct_give(void *out, const void *from, size_t bytes);
+
 /* ---- connect.c ------------------------------------------------------------------------------- */
 
 /* Connects to the VM's monitor if there is one, or starts one if `may_start`. STATE or NOT_FOUND
@@ -137,6 +148,8 @@ KELPIE_MUST_CHECK int kelpie__vm_connect(struct kelpie_vm *vm, bool may_start,
 /* With the lock held, which it hands to the monitor: starts one and connects. */
 KELPIE_MUST_CHECK int kelpie__vm_spawn_monitor(struct kelpie_vm *vm, struct kelpie_error *error);
 void kelpie__vm_disconnect(struct kelpie_vm *vm);
+/* The monitor is gone: what its directory says about the VM, and its last words. */
+void kelpie__vm_explain_loss(struct kelpie_vm *vm, struct kelpie_error *out);
 /* As connect, but waits while BUSY, up to the call's default timeout. */
 KELPIE_MUST_CHECK int kelpie__vm_connect_wait(struct kelpie_vm *vm, bool may_start,
                                               struct kelpie_vm_record *out_record,
@@ -150,6 +163,8 @@ struct kelpie_request {
     uint64_t timeout_ms; /* of the answer */
     void (*read)(struct kelpie_operation *operation, const char *answer, size_t length);
     void *result;
+    size_t *result_count;
+    bool is_answered; /* there was nobody to ask, and the result is there: nothing is sent */
 };
 
 /* Sends a request over the open connection. out may be NULL. */
@@ -165,8 +180,16 @@ KELPIE_MUST_CHECK int kelpie__operation_run(struct kelpie_vm *vm,
 /* All operations of a handle end without a callback. */
 void kelpie__operations_drop(struct kelpie_vm *vm);
 
+/* ---- vm_log.c -------------------------------------------------------------------------------- */
+
+/* Asks the open connection for events, as there is somebody who wants them. */
+KELPIE_MUST_CHECK int kelpie__vm_ask_events(struct kelpie_vm *vm, struct kelpie_error *error);
+
 /* ---- vm.c ------------------------------------------------------------------------------------ */
 
+/* The error of a VM whose files cannot be read. */
+KELPIE_MUST_CHECK int kelpie__vm_check_damage(const struct kelpie_vm *vm,
+                                              struct kelpie_error *error);
 /* The state as the directory says, recovered when nobody owns the VM. */
 KELPIE_MUST_CHECK int kelpie__vm_record(struct kelpie_vm *vm, struct kelpie_vm_record *out,
                                         struct kelpie_error *error);

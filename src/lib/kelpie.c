@@ -8,10 +8,30 @@
 #include "lib/internal.h"
 #include "os/os_call.h"
 
-#define LIB_HANDLE_MAX 1024u /* connections of one struct kelpie */
+#define LIB_HANDLE_MAX 1024u        /* connections of one struct kelpie */
+#define LIB_STRUCT_BYTES_MAX 65536u /* a larger struct_size was never set */
 
 const char *kelpie_version(void) {
     return KELPIE_VERSION;
+}
+
+bool kelpie__struct_is_sized(const void *out) {
+    size_t struct_size = 0;
+    if (out != NULL) {
+        memcpy(&struct_size, out, sizeof(struct_size));
+    }
+    return struct_size > sizeof(struct_size) && struct_size <= LIB_STRUCT_BYTES_MAX;
+}
+
+void kelpie__struct_give(void *out, const void *from, size_t bytes) {
+    size_t struct_size = 0;
+    KELPIE_ASSERT(kelpie__struct_is_sized(out));
+    KELPIE_ASSERT(bytes > sizeof(struct_size));
+    memcpy(&struct_size, out, sizeof(struct_size));
+    size_t common = (size_t)kelpie__min_u64(struct_size, bytes);
+    memset(out, 0, struct_size);
+    memcpy(out, from, common);
+    memcpy(out, &struct_size, sizeof(struct_size));
 }
 
 /* Options may be shorter than ours (an older caller) or longer (a newer one, whose additions must
@@ -22,7 +42,7 @@ static int read_options(const struct kelpie_open_options *given, struct kelpie_o
     if (given == NULL) {
         return 0;
     }
-    if (given->struct_size < sizeof(size_t) || given->struct_size > 4096) {
+    if (!kelpie__struct_is_sized(given)) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0,
                             "kelpie_open: struct_size is %zu; set it to sizeof the options",
                             given->struct_size);
@@ -67,6 +87,9 @@ struct kelpie_os *kelpie__close_keeping_os(struct kelpie *kelpie) {
     KELPIE_ASSERT(kelpie->callback_depth == 0);
     while (kelpie->vms != NULL) { /* bound: the open handles */
         kelpie_vm_close(kelpie->vms);
+    }
+    while (kelpie->configs != NULL) { /* bound: the list */
+        kelpie_config_destroy(kelpie->configs);
     }
     kelpie__places_close(&kelpie->places);
     kelpie__loop_destroy(kelpie->loop);

@@ -22,7 +22,7 @@ int kelpie_open(const struct kelpie_open_options *options, struct kelpie **out,
 }
 
 void kelpie_close(struct kelpie *kelpie) {
-    if (kelpie != NULL) {
+    if (kelpie != NULL && kelpie__check_may_block(kelpie, "kelpie_close", NULL) == 0) {
         struct kelpie_os *os = kelpie__close_keeping_os(kelpie);
         kelpie__os_linux_destroy(os);
     }

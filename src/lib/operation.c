@@ -16,25 +16,45 @@ static void operation_unlink(struct kelpie_operation *operation) {
     *place = operation->next;
 }
 
-static void operation_answer(void *context, const struct kelpie_error *error, const char *result,
-                             size_t length) {
-    struct kelpie_operation *operation = context;
+/* Its callback may do anything, even close the VM: nothing of it is used afterwards. */
+static void operation_end(struct kelpie_operation *operation, const struct kelpie_error *error) {
     struct kelpie *kelpie = operation->vm->kelpie;
-    struct kelpie_operation ended = *operation;
-    if (error == NULL && operation->read != NULL && operation->result != NULL) {
-        operation->read(operation, result, length);
-    }
+    kelpie_done_callback callback = operation->callback;
+    void *context = operation->context;
+    KELPIE_ASSERT(callback != NULL);
+    KELPIE_ASSERT(!kelpie__timer_is_armed(&operation->timer));
     operation_unlink(operation);
     kelpie__free(kelpie->os, operation, sizeof(*operation));
     kelpie__callback_enter(kelpie);
-    ended.callback(ended.context, error);
+    callback(context, error);
     kelpie__callback_leave(kelpie);
+}
+
+static void operation_answer(void *context, const struct kelpie_error *error, const char *result,
+                             size_t length) {
+    struct kelpie_operation *operation = context;
+    struct kelpie_vm *vm = operation->vm;
+    struct kelpie_error lost;
+    KELPIE_ASSERT(vm->wire != NULL && operation->request != 0);
+    if (error == NULL && operation->read != NULL && operation->result != NULL) {
+        operation->read(operation, result, length);
+    }
+    if (error != NULL && error->code == KELPIE_E_IO && kelpie__wire_is_closed(vm->wire)) {
+        kelpie__vm_explain_loss(vm, &lost);
+        error = &lost;
+    }
+    operation_end(operation, error);
+}
+
+static void operation_answered_before(void *context) {
+    operation_end(context, NULL);
 }
 
 int kelpie__operation_start(struct kelpie_vm *vm, const struct kelpie_request *request,
                             kelpie_done_callback callback, void *context,
                             struct kelpie_operation **out, struct kelpie_error *error) {
-    KELPIE_ASSERT(vm->wire != NULL);
+    KELPIE_ASSERT(vm->wire != NULL || request->is_answered);
+    KELPIE_ASSERT(request->method != NULL);
     if (callback == NULL) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "%s: callback is NULL", request->method);
     }
@@ -46,17 +66,24 @@ int kelpie__operation_start(struct kelpie_vm *vm, const struct kelpie_request *r
                                            .next = vm->operations,
                                            .read = request->read,
                                            .result = request->result,
+                                           .result_count = request->result_count,
                                            .callback = callback,
                                            .context = context};
     vm->kelpie->loop->now_ns = kelpie__os_now(vm->kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
-    int status = kelpie__wire_call(vm->wire, request->method, request->params, request->timeout_ms,
-                                   operation_answer, operation, &operation->request, error);
-    if (status < 0) {
-        kelpie__free(vm->kelpie->os, operation, sizeof(*operation));
-        return status;
+    if (request->is_answered) {
+        kelpie__timer_arm(vm->kelpie->loop, &operation->timer, vm->kelpie->loop->now_ns,
+                          operation_answered_before, operation);
+    } else {
+        int status =
+            kelpie__wire_call(vm->wire, request->method, request->params, request->timeout_ms,
+                              operation_answer, operation, &operation->request, error);
+        if (status < 0) {
+            kelpie__free(vm->kelpie->os, operation, sizeof(*operation));
+            return status;
+        }
+        kelpie__wire_flush(vm->wire);
     }
     vm->operations = operation;
-    kelpie__wire_flush(vm->wire);
     if (out != NULL) {
         *out = operation;
     }
@@ -64,15 +91,16 @@ int kelpie__operation_start(struct kelpie_vm *vm, const struct kelpie_request *r
 }
 
 void kelpie_operation_cancel(struct kelpie_operation *operation) {
-    if (operation == NULL || operation->vm->wire == NULL) {
-        return;
+    if (operation == NULL || operation->vm->wire == NULL || operation->request == 0) {
+        return; /* there is nothing to end early */
     }
     kelpie__wire_cancel(operation->vm->wire, operation->request);
     kelpie__wire_flush(operation->vm->wire);
 }
 
 static void operation_drop(struct kelpie_operation *operation) {
-    if (operation->vm->wire != NULL) {
+    kelpie__timer_disarm(operation->vm->kelpie->loop, &operation->timer);
+    if (operation->vm->wire != NULL && operation->request != 0) {
         kelpie__wire_forget(operation->vm->wire, operation->request);
     }
     operation_unlink(operation);
@@ -89,6 +117,10 @@ int kelpie__operation_run(struct kelpie_vm *vm, const struct kelpie_request *req
                           struct kelpie_error *error) {
     struct kelpie_waiter waiter = {0};
     struct kelpie_operation *operation = NULL;
+    KELPIE_ASSERT(vm->kelpie->callback_depth == 0);
+    if (request->is_answered) {
+        return 0;
+    }
     int status =
         kelpie__operation_start(vm, request, kelpie__waiter_done, &waiter, &operation, error);
     if (status < 0) {

@@ -11,8 +11,8 @@
 #include "os/os_call.h"
 #include "wire/wire.h"
 
-#define VM_NAME_TRIES    8u
-#define VM_DYING_TURNS   100u
+#define VM_NAME_TRIES 8u
+#define VM_DYING_TURNS 100u
 #define VM_DYING_TURN_NS (2 * KELPIE_NS_PER_MS)
 
 static struct kelpie_vm *vm_allocate(struct kelpie *kelpie, struct kelpie_error *error) {
@@ -34,6 +34,14 @@ static void vm_free(struct kelpie_vm *vm) {
     KELPIE_ASSERT(vm->wire == NULL && vm->execs == NULL && vm->operations == NULL);
     kelpie__free(os, vm->config, sizeof(*vm->config));
     kelpie__free(os, vm, sizeof(*vm));
+}
+
+int kelpie__vm_check_damage(const struct kelpie_vm *vm, struct kelpie_error *error) {
+    KELPIE_ASSERT(vm->damage.code <= 0);
+    if (vm->damage.code < 0 && error != NULL) {
+        *error = vm->damage;
+    }
+    return vm->damage.code;
 }
 
 static void vm_link(struct kelpie_vm *vm) {
@@ -120,6 +128,9 @@ int kelpie_vm_create(struct kelpie *kelpie, const char *name, struct kelpie_conf
     } else {
         kelpie__config_defaults(vm->config);
     }
+    if (name == NULL && vm->config->lifetime == KELPIE_LIFETIME_OWNED) {
+        vm->config->is_ephemeral = true; /* nobody could ask for it by name later */
+    }
     status = create_directory(vm, name, error);
     if (status < 0) {
         vm_free(vm);
@@ -143,7 +154,8 @@ int kelpie_vm_create(struct kelpie *kelpie, const char *name, struct kelpie_conf
 
 /* ---- open and close -------------------------------------------------------------------------- */
 
-/* The lock is held and nobody listens: a killed process closes its socket a moment before its lock, or after it. */
+/* The lock is held and nobody listens: a killed process closes its socket a moment before its lock,
+ * or after it. */
 static bool vm_monitor_is_dying(const struct kelpie_vm *vm) {
     struct kelpie_os *os = vm->kelpie->os;
     int stream = kelpie__os_connect(os, vm->directory.run, KELPIE_VM_SOCKET_FILE);
@@ -151,6 +163,12 @@ static bool vm_monitor_is_dying(const struct kelpie_vm *vm) {
         kelpie__ignore(kelpie__os_close(os, stream));
     }
     return stream == -ECONNREFUSED || stream == -ENOENT;
+}
+
+static int fail_deleted(const struct kelpie_vm *vm, struct kelpie_error *error) {
+    KELPIE_ASSERT(vm->directory.name[0] != '\0');
+    return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0,
+                        "there is no VM \"%s\"; it was deleted meanwhile", vm->directory.name);
 }
 
 /* Nobody owns it but its directory says that it lives: its monitor died. */
@@ -162,7 +180,8 @@ static int vm_recover_if_free(struct kelpie_vm *vm, struct kelpie_vm_record *rec
         if (kelpie->loop->is_dispatching || !vm_monitor_is_dying(vm)) {
             return 0;
         }
-        status = kelpie__turn(kelpie, kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC) + VM_DYING_TURN_NS, NULL);
+        status = kelpie__turn(
+            kelpie, kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC) + VM_DYING_TURN_NS, NULL);
         status = status < 0 ? status : kelpie__vm_directory_lock(&vm->directory, NULL);
     }
     if (status == KELPIE_E_BUSY) {
@@ -173,12 +192,24 @@ static int vm_recover_if_free(struct kelpie_vm *vm, struct kelpie_vm_record *rec
         kelpie__vm_directory_unlock(&vm->directory);
         return status;
     }
-    return kelpie__fail(error, status, 0, "there is no VM \"%s\"; it was deleted meanwhile",
-                        vm->directory.name);
+    return status == KELPIE_E_NOT_FOUND
+               ? fail_deleted(vm, error)
+               : kelpie__fail(error, status, 0, "lock VM \"%s\"", vm->directory.name);
+}
+
+/* Between our finding its directory and reading a file of it, or since. */
+static bool vm_is_gone(const struct kelpie_vm *vm) {
+    struct kelpie_os_stat status;
+    KELPIE_ASSERT(vm->directory.vm >= 0);
+    return kelpie__os_stat(vm->kelpie->os, vm->directory.vm, KELPIE_VM_CONFIG_FILE, false,
+                           &status) == -ENOENT;
 }
 
 int kelpie__vm_record(struct kelpie_vm *vm, struct kelpie_vm_record *out,
                       struct kelpie_error *error) {
+    if (vm_is_gone(vm)) {
+        return fail_deleted(vm, error);
+    }
     int status = kelpie__record_read(vm->kelpie->os, vm->directory.vm, out, error);
     if (status < 0) {
         return status;
@@ -187,9 +218,31 @@ int kelpie__vm_record(struct kelpie_vm *vm, struct kelpie_vm_record *out,
     return may_be_stale ? vm_recover_if_free(vm, out, error) : 0;
 }
 
+/* Reads what the directory says. A VM whose files cannot be read is opened all the same, so that it
+ * can be deleted; every other call then gives this error. */
+static int open_read(struct kelpie_vm *vm, struct kelpie_error *error) {
+    struct kelpie_vm_record record;
+    struct kelpie_error kept = {0};
+    int status = kelpie__vm_directory_config(&vm->directory, vm->config, &kept);
+    if (status == 0) {
+        status = kelpie__vm_record(vm, &record, &kept);
+    }
+    if (status == KELPIE_E_IO && !vm_is_gone(vm)) {
+        KELPIE_ASSERT(kept.code == KELPIE_E_IO);
+        vm->damage = kept;
+        return 0;
+    }
+    if (status == KELPIE_E_IO) {
+        return fail_deleted(vm, error);
+    }
+    if (status < 0 && error != NULL) {
+        *error = kept;
+    }
+    return status;
+}
+
 int kelpie_vm_open(struct kelpie *kelpie, const char *name, struct kelpie_vm **out,
                    struct kelpie_error *error) {
-    struct kelpie_vm_record record;
     if (kelpie == NULL || name == NULL || out == NULL) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_open: an argument is NULL");
     }
@@ -201,17 +254,14 @@ int kelpie_vm_open(struct kelpie *kelpie, const char *name, struct kelpie_vm **o
     if (status < 0) {
         goto fail_directory;
     }
-    status = kelpie__vm_directory_config(&vm->directory, vm->config, error);
-    if (status == 0) {
-        status = kelpie__vm_record(vm, &record, error);
-    }
+    status = open_read(vm, error);
     if (status < 0) {
-        goto fail_config;
+        goto fail_read;
     }
     vm_link(vm);
     *out = vm;
     return 0;
-fail_config:
+fail_read:
     kelpie__vm_directory_close(&vm->directory);
 fail_directory:
     vm_free(vm);
@@ -223,7 +273,13 @@ void kelpie_vm_close(struct kelpie_vm *vm) {
         return;
     }
     while (vm->execs != NULL) { /* bound: the list */
-        kelpie_exec_close(vm->execs);
+        struct kelpie_exec *exec = vm->execs;
+        if (exec->drop != NULL) {
+            exec->drop(exec->context);
+        } else {
+            kelpie_exec_close(exec);
+        }
+        KELPIE_ASSERT(vm->execs != exec);
     }
     kelpie__operations_drop(vm);
     kelpie__vm_disconnect(vm);
@@ -272,15 +328,26 @@ static void fill_info(const struct kelpie_config_values *config,
 int kelpie_vm_inspect(struct kelpie_vm *vm, struct kelpie_vm_info *out,
                       struct kelpie_error *error) {
     struct kelpie_vm_record record;
-    if (vm == NULL || out == NULL || out->struct_size != sizeof(*out)) {
+    if (vm == NULL || !kelpie__struct_is_sized(out)) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0,
                             "kelpie_vm_inspect: an argument is NULL, or struct_size is not set");
     }
-    int status = kelpie__vm_record(vm, &record, error);
+    int status = kelpie__vm_check_damage(vm, error);
     if (status == 0) {
-        fill_info(vm->config, &record, out);
+        status = kelpie__vm_record(vm, &record, error);
     }
-    return status;
+    if (status < 0) {
+        return status;
+    }
+    struct kelpie_vm_info *info = kelpie__alloc(vm->kelpie->os, sizeof(*info));
+    if (info == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory to describe a VM");
+    }
+    info->struct_size = sizeof(*info);
+    fill_info(vm->config, &record, info);
+    kelpie__struct_give(out, info, sizeof(*info));
+    kelpie__free(vm->kelpie->os, info, sizeof(*info));
+    return 0;
 }
 
 static int compare_names(const void *a, const void *b) {

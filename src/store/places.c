@@ -95,7 +95,10 @@ static int choose_libexec(struct kelpie_places *places, const char *given,
     char monitor[KELPIE_PATH_BYTES_MAX];
     struct kelpie_os_stat status;
     if (chosen != NULL) {
-        return path_set(places->libexec_path, "libexec_directory", chosen, "", error);
+        /* One that is not there is told with the program that is looked for in it. */
+        bool is_found = kelpie__os_real_path(os, chosen, program, sizeof(program)) == 0;
+        return path_set(places->libexec_path, "libexec_directory", is_found ? program : chosen, "",
+                        error);
     }
     if (kelpie__os_real_path(os, "/proc/self/exe", program, sizeof(program)) == 0) {
         char *slash = strrchr(program, '/');
@@ -125,11 +128,19 @@ static int choose(struct kelpie_places *places, const struct kelpie_open_options
     return status < 0 ? status : choose_libexec(places, options->libexec_directory, error);
 }
 
+/* Why a directory cannot be used, with the way out. */
+static int fail_place(struct kelpie_error *error, int status, const char *what, const char *path) {
+    KELPIE_ASSERT(status < 0);
+    kelpie__ignore(kelpie__fail(error, KELPIE_E_IO, -status, "%s \"%s\"", what, path));
+    kelpie__fail_append(error, "; use --state-dir or KELPIE_STATE_DIR for a directory of your own");
+    return KELPIE_E_IO;
+}
+
 /* mkdir -p: what is missing is made with mode 0700. */
 static int make_path(struct kelpie_os *os, const char *path, struct kelpie_error *error) {
     char part[KELPIE_PATH_BYTES_MAX];
     size_t length = strlen(path);
-    KELPIE_ASSERT(length < sizeof(part));
+    KELPIE_ASSERT(length > 0 && length < sizeof(part));
     for (size_t at = 1; at <= length; at += 1) {
         if (path[at] != '/' && path[at] != '\0') {
             continue;
@@ -142,7 +153,7 @@ static int make_path(struct kelpie_os *os, const char *path, struct kelpie_error
             if (kelpie__os_stat(os, KELPIE_OS_CWD, part, true, &there) == 0) {
                 continue; /* read-only file systems answer EROFS for what exists */
             }
-            return kelpie__fail(error, KELPIE_E_IO, -status, "make directory \"%s\"", part);
+            return fail_place(error, status, "make directory", part);
         }
     }
     return 0;
@@ -159,11 +170,11 @@ static int open_own(struct kelpie_os *os, const char *path, uint32_t uid, int *o
     int directory =
         kelpie__os_open(os, KELPIE_OS_CWD, path, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
     if (directory < 0) {
-        return kelpie__fail(error, KELPIE_E_IO, -directory, "open directory \"%s\"", path);
+        return fail_place(error, directory, "open directory", path);
     }
     result = kelpie__os_stat(os, directory, "", false, &status);
     if (result < 0) {
-        result = kelpie__fail(error, KELPIE_E_IO, -result, "look at directory \"%s\"", path);
+        result = fail_place(error, result, "look at directory", path);
     } else if (status.uid != uid) {
         result =
             kelpie__fail(error, KELPIE_E_CONFIG, 0,
@@ -193,7 +204,13 @@ static int check_format(struct kelpie_os *os, int directory, const char *path,
     int64_t length = kelpie__small_file_read_in(os, path, "format", text, sizeof(text));
     if (length == -ENOENT) {
         int written = snprintf(text, sizeof(text), "%u\n", KELPIE_STORE_FORMAT);
-        return kelpie__small_file_replace(os, directory, "format", text, (size_t)written, error);
+        KELPIE_ASSERT(written > 0 && (size_t)written < sizeof(text));
+        int status =
+            kelpie__small_file_replace(os, directory, "format", text, (size_t)written, error);
+        if (status < 0) {
+            kelpie__ignore(kelpie__fail_prefix(error, "state directory \"%s\"", path));
+        }
+        return status;
     }
     if (length < 0) {
         return kelpie__fail(error, KELPIE_E_IO, (int)-length, "read \"%s/format\"", path);
@@ -213,12 +230,34 @@ static int check_format(struct kelpie_os *os, int directory, const char *path,
     return 0;
 }
 
-static int open_vms(struct kelpie_os *os, const char *base, uint32_t uid, bool has_format, int *out,
-                    struct kelpie_error *error) {
+/* A monitor's working directory is not ours: from here on every path is absolute. */
+static int make_absolute(struct kelpie_os *os, char path[KELPIE_PATH_BYTES_MAX],
+                         struct kelpie_error *error) {
+    char absolute[KELPIE_PATH_BYTES_MAX];
+    if (path[0] == '/') {
+        return 0;
+    }
+    int status = kelpie__os_real_path(os, path, absolute, sizeof(absolute));
+    if (status < 0) {
+        return fail_place(error, status, "find the directory", path);
+    }
+    KELPIE_ASSERT(absolute[0] == '/');
+    kelpie__ignore(kelpie__text_copy(path, KELPIE_PATH_BYTES_MAX, absolute)); /* same capacity */
+    return 0;
+}
+
+static int open_vms(struct kelpie_os *os, char base[KELPIE_PATH_BYTES_MAX], uint32_t uid,
+                    bool has_format, int *out, struct kelpie_error *error) {
     char path[KELPIE_PATH_BYTES_MAX];
     int directory = KELPIE_OS_NO_HANDLE;
     int status = open_own(os, base, uid, &directory, error);
+    if (status == 0) {
+        status = make_absolute(os, base, error);
+    }
     if (status < 0) {
+        if (directory >= 0) {
+            kelpie__ignore(kelpie__os_close(os, directory));
+        }
         return status;
     }
     if (has_format) {
@@ -257,6 +296,10 @@ int kelpie__places_open(struct kelpie_places *places, struct kelpie_os *os,
         goto fail_cache;
     }
     kelpie__ignore(kelpie__os_close(os, cache));
+    status = make_absolute(os, places->cache_path, error);
+    if (status < 0) {
+        goto fail_cache;
+    }
     KELPIE_ASSERT(places->state_vms >= 0 && places->runtime_vms >= 0);
     return 0;
 fail_cache:

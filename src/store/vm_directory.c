@@ -31,7 +31,14 @@ static bool has_entry(struct kelpie_os *os, int directory, const char *path) {
 
 static int fail_io(struct kelpie_error *error, int status, const char *what, const char *name) {
     KELPIE_ASSERT(status < 0);
-    return kelpie__fail(error, KELPIE_E_IO, -status, "%s of VM \"%s\"", what, name);
+    kelpie__ignore(kelpie__fail(error, KELPIE_E_IO, -status, "%s of VM \"%s\"", what, name));
+    if (status == -ENOSPC || status == -EDQUOT) {
+        kelpie__fail_append(error, "; free some space, or use another state directory");
+    } else if (status == -EROFS || status == -EACCES || status == -EPERM) {
+        kelpie__fail_append(error, "; use --state-dir or KELPIE_STATE_DIR for a directory that can "
+                                   "be written");
+    }
+    return KELPIE_E_IO;
 }
 
 static int base_of(const struct kelpie_places *places, bool is_ephemeral) {
@@ -52,19 +59,30 @@ static void directory_reset(struct kelpie_vm_directory *directory,
 static int set_paths(struct kelpie_vm_directory *directory, struct kelpie_error *error) {
     const struct kelpie_places *places = directory->places;
     const char *base = directory->is_ephemeral ? places->runtime_path : places->state_path;
-    bool fits = kelpie__text_format(directory->vm_path, sizeof(directory->vm_path), "%s/vms/%s",
-                                    base, directory->name) &&
-                kelpie__text_format(directory->run_path, sizeof(directory->run_path), "%s/vms/%s",
-                                    places->runtime_path, directory->name);
-    return fits ? 0
-                : kelpie__fail(error, KELPIE_E_LIMIT, 0,
-                               "the path of VM \"%s\" has more than %u bytes; use a shorter state "
-                               "directory",
-                               directory->name, KELPIE_PATH_BYTES_MAX);
+    bool fits_vm = kelpie__text_format(directory->vm_path, sizeof(directory->vm_path), "%s/vms/%s",
+                                       base, directory->name);
+    bool fits_run = kelpie__text_format(directory->run_path, sizeof(directory->run_path),
+                                        "%s/vms/%s", places->runtime_path, directory->name);
+    return fits_vm && fits_run
+               ? 0
+               : kelpie__fail(error, KELPIE_E_LIMIT, 0,
+                              "the path of VM \"%s\" has more than %u bytes; use a shorter state "
+                              "directory",
+                              directory->name, KELPIE_PATH_BYTES_MAX);
+}
+
+void kelpie__vm_directory_check(const struct kelpie_vm_directory *directory) {
+    KELPIE_ASSERT(directory->places != NULL);
+    KELPIE_ASSERT(directory->name[0] != '\0');
+    KELPIE_ASSERT(directory->lock == KELPIE_OS_NO_HANDLE || directory->lock >= 0);
+    if (directory->is_ephemeral) {
+        KELPIE_ASSERT(kelpie__text_equal(directory->vm_path, directory->run_path));
+    }
 }
 
 void kelpie__vm_directory_close(struct kelpie_vm_directory *directory) {
     struct kelpie_os *os = directory->places->os;
+    kelpie__vm_directory_check(directory);
     kelpie__vm_directory_unlock(directory);
     if (directory->vm >= 0) {
         kelpie__ignore(kelpie__os_close(os, directory->vm));
@@ -179,8 +197,13 @@ static int write_files(struct kelpie_os *os, int made, const struct kelpie_confi
     int status =
         kelpie__small_file_replace(os, made, KELPIE_VM_CONFIG_FILE, text, (size_t)length, error);
     kelpie__free(os, text, KELPIE_CONFIG_JSON_BYTES_MAX);
-    return status < 0 ? status
-                      : kelpie__record_write(os, made, &record, !values->is_ephemeral, error);
+    if (status == 0) {
+        status = kelpie__record_write(os, made, &record, !values->is_ephemeral, error);
+    }
+    if (status < 0) {
+        kelpie__ignore(kelpie__fail_prefix(error, "create VM \"%s\"", values->name));
+    }
+    return status;
 }
 
 /* Fills the temporary directory `made` and gives it its name. */
@@ -232,28 +255,52 @@ static int lock_made(struct kelpie_vm_directory *directory, int made) {
     return kelpie__os_lock(os, lock);
 }
 
-static int make(struct kelpie_vm_directory *directory, const char *temporary,
-                const struct kelpie_config_values *values, struct kelpie_error *error) {
+/* Makes the temporary directory and locks it, which tells prune that its maker lives. 1: prune was
+ * quicker than the lock. */
+static int make_temporary(struct kelpie_vm_directory *directory, const char *temporary) {
     struct kelpie_os *os = directory->places->os;
     int base = base_of(directory->places, directory->is_ephemeral);
     int status = kelpie__os_mkdir(os, base, temporary, VM_DIRECTORY_MODE);
-    int made = status < 0 ? status : open_directory(os, base, temporary);
+    if (status < 0 && status != -EEXIST) {
+        return status;
+    }
+    int made = open_directory(os, base, temporary);
     if (made < 0) {
-        return fail_io(error, made, "make the directory", directory->name);
+        return made == -ENOENT ? 1 : made;
+    }
+    status = kelpie__os_lock(os, made);
+    struct kelpie_os_stat mine;
+    struct kelpie_os_stat current;
+    bool is_ours = status == 0 && kelpie__os_stat(os, made, "", false, &mine) == 0 &&
+                   kelpie__os_stat(os, base, temporary, false, &current) == 0 &&
+                   mine.inode == current.inode;
+    if (!is_ours) {
+        kelpie__ignore(kelpie__os_close(os, made));
+        return status < 0 && status != -EAGAIN ? status : 1;
     }
     directory->vm = made;
-    status = kelpie__os_lock(os, made); /* tells prune that its maker lives */
-    if (status == 0 && directory->is_ephemeral) {
-        status = lock_made(directory, made);
+    return 0;
+}
+
+static int make(struct kelpie_vm_directory *directory, const char *temporary,
+                const struct kelpie_config_values *values, struct kelpie_error *error) {
+    int status = 1;
+    for (uint32_t i = 0; i < VM_LOCK_TRIES && status == 1; i += 1) {
+        status = make_temporary(directory, temporary);
     }
-    if (status < 0) {
-        return fail_io(error, status, "lock the new directory", directory->name);
+    if (status != 0) {
+        return fail_io(error, status == 1 ? -EAGAIN : status, "make the directory",
+                       directory->name);
     }
-    if (!directory->is_ephemeral) {
+    KELPIE_ASSERT(directory->vm >= 0);
+    if (directory->is_ephemeral) {
+        status = lock_made(directory, directory->vm);
+        status = status < 0 ? fail_io(error, status, "lock the new directory", directory->name) : 0;
+    } else {
         status = kelpie__vm_directory_lock(directory, error);
     }
     if (status == 0) {
-        status = publish(directory, made, temporary, values, error);
+        status = publish(directory, directory->vm, temporary, values, error);
     }
     if (status == 0 && directory->is_ephemeral) {
         status = run_open(directory);
@@ -452,7 +499,8 @@ int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory, struct ke
         return fail_io(error, status, "delete the directory", directory->name);
     }
     if (!directory->is_ephemeral) {
-        status = kelpie__os_sync(places->os, base);
+        /* When this cannot be made durable now, the machine's death brings the VM back whole. */
+        kelpie__ignore(kelpie__os_sync(places->os, base));
         kelpie__ignore(kelpie__remove_directory(places->os, places->runtime_vms, directory->name));
     }
     /* It is deleted from here on; what cannot be removed now, prune removes. */
@@ -491,8 +539,11 @@ int kelpie__vm_directory_list(const struct kelpie_places *places,
     return 0;
 }
 
-/* Whether nobody holds the lock of this directory, or of the lock file in it. */
-static bool is_abandoned(struct kelpie_os *os, int base, const char *name, const char *lock_name) {
+/* Takes the lock of this directory, or of the lock file in it: whoever comes for it while it is
+ * being removed sees that somebody is there. False: somebody holds it. *out_lock may be NO_HANDLE
+ * when there is none to hold. */
+static bool take_abandoned(struct kelpie_os *os, int base, const char *name, const char *lock_name,
+                           int *out_lock) {
     int directory = open_directory(os, base, name);
     if (directory < 0) {
         return false;
@@ -503,21 +554,26 @@ static bool is_abandoned(struct kelpie_os *os, int base, const char *name, const
             : kelpie__os_open(os, directory, lock_name, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE,
                               0);
     bool is_free = lock == -ENOENT || (lock >= 0 && kelpie__os_lock(os, lock) == 0);
-    if (lock >= 0) {
-        kelpie__ignore(kelpie__os_close(os, lock));
-    }
     kelpie__ignore(kelpie__os_close(os, directory));
+    if (lock >= 0 && !is_free) {
+        kelpie__ignore(kelpie__os_close(os, lock));
+    } else if (is_free) {
+        *out_lock = lock >= 0 ? lock : KELPIE_OS_NO_HANDLE;
+    }
     return is_free;
 }
 
-static bool is_leftover(const struct kelpie_places *places, bool is_runtime, const char *name) {
+/* Whether it is one; its lock, if it has one, is then held. */
+static bool is_leftover(const struct kelpie_places *places, bool is_runtime, const char *name,
+                        int *out_lock) {
     int base = base_of(places, is_runtime);
     char path[256 + 16];
+    KELPIE_ASSERT(*out_lock == KELPIE_OS_NO_HANDLE);
     if (kelpie__text_has_prefix(name, VM_DELETED_PREFIX)) {
         return true;
     }
     if (kelpie__text_has_prefix(name, VM_MADE_PREFIX)) {
-        return is_abandoned(places->os, base, name, NULL);
+        return take_abandoned(places->os, base, name, NULL, out_lock);
     }
     if (!is_runtime || kelpie__config_check_name(name, NULL) < 0) {
         return false;
@@ -525,7 +581,7 @@ static bool is_leftover(const struct kelpie_places *places, bool is_runtime, con
     /* A run directory whose VM is gone. */
     kelpie__ignore(kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_CONFIG_FILE, name));
     return !has_entry(places->os, base, path) && !has_entry(places->os, places->state_vms, path) &&
-           is_abandoned(places->os, base, name, KELPIE_VM_LOCK_FILE);
+           take_abandoned(places->os, base, name, KELPIE_VM_LOCK_FILE, out_lock);
 }
 
 void kelpie__vm_directory_prune(const struct kelpie_places *places) {
@@ -534,10 +590,14 @@ void kelpie__vm_directory_prune(const struct kelpie_places *places) {
         bool is_runtime = place == 1;
         int base = base_of(places, is_runtime);
         uint64_t cursor = 0;
-        while (kelpie__os_list(places->os, base, &cursor, name, sizeof(name)) ==
-               1) { /* bound: the directory */
-            if (is_leftover(places, is_runtime, name)) {
+        /* bound: the directory */
+        while (kelpie__os_list(places->os, base, &cursor, name, sizeof(name)) == 1) {
+            int lock = KELPIE_OS_NO_HANDLE;
+            if (is_leftover(places, is_runtime, name, &lock)) {
                 kelpie__ignore(kelpie__remove_directory(places->os, base, name));
+            }
+            if (lock >= 0) {
+                kelpie__ignore(kelpie__os_close(places->os, lock));
             }
         }
     }

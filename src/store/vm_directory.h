@@ -42,6 +42,7 @@ KELPIE_MUST_CHECK int kelpie__vm_directory_open(struct kelpie_vm_directory *dire
                                                 const struct kelpie_places *places,
                                                 const char *name, struct kelpie_error *error);
 void kelpie__vm_directory_close(struct kelpie_vm_directory *directory); /* drops the lock */
+void kelpie__vm_directory_check(const struct kelpie_vm_directory *directory);
 
 /* For a monitor: takes the lock it was given. `places` is filled with the two parent directories,
  * owned from here on. */

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The list of a VM's commands.
+ */
+#include "core/json.h"
+#include "core/text.h"
+#include "lib/internal.h"
+#include "os/os_call.h"
+
+static void list_read_one(const struct kelpie_json_value *item, struct kelpie_exec_info *info) {
+    KELPIE_ASSERT(info->id[0] == '\0');
+#define READ(kind, key, ...)                                                                       \
+    kelpie__ignore(kelpie__json_find_##kind(item->text, item->length, key, __VA_ARGS__))
+    READ(string, "id", info->id, sizeof(info->id));
+    READ(string, "command", info->command, sizeof(info->command));
+    READ(bool, "is_running", &info->is_running);
+    READ(bool, "is_attached", &info->is_attached);
+    READ(i64, "started_ms", &info->started_ms);
+#undef READ
+}
+
+/* Without memory the list is shorter. */
+static void list_read(struct kelpie_operation *operation, const char *answer, size_t length) {
+    struct kelpie_os *os = operation->vm->kelpie->os;
+    struct kelpie_exec_info **out = operation->result;
+    struct kelpie_exec_info *list = NULL;
+    size_t count = 0;
+    struct kelpie_json_value execs;
+    struct kelpie_json_value item;
+    struct kelpie_json_iterator iterator;
+    bool is_list = kelpie__json_find(answer, length, "execs", &execs) == 0 &&
+                   kelpie__json_iterate(&execs, &iterator) == 0;
+    while (is_list && kelpie__json_next(&iterator, NULL, &item) == 1) { /* bound: the answer */
+        size_t old_bytes = count * sizeof(*list);
+        struct kelpie_exec_info *larger =
+            kelpie__resize(os, list, old_bytes, old_bytes + sizeof(*list));
+        if (larger == NULL) {
+            break;
+        }
+        larger[count] = (struct kelpie_exec_info){0};
+        list_read_one(&item, &larger[count]);
+        list = larger;
+        count += 1;
+    }
+    KELPIE_ASSERT((list == NULL) == (count == 0));
+    *out = list;
+    *operation->result_count = count;
+}
+
+static int list_begin(struct kelpie_vm *vm, struct kelpie_exec_info **out, size_t *out_count,
+                      bool may_wait, struct kelpie_request *request, struct kelpie_error *error) {
+    struct kelpie_vm_record record = {0};
+    struct kelpie_error kept = {0};
+    *request = (struct kelpie_request){.method = "exec.list",
+                                       .params = "{}",
+                                       .timeout_ms = KELPIE_CALL_TIMEOUT_MS,
+                                       .read = list_read,
+                                       .result = out,
+                                       .result_count = out_count};
+    int status = may_wait ? kelpie__vm_connect_wait(vm, false, &record, &kept)
+                          : kelpie__vm_connect(vm, false, &record, &kept);
+    if (status == KELPIE_E_STATE) {
+        return kelpie__state_allow(record.state, KELPIE_VERB_EXEC, vm->directory.name, error);
+    }
+    if (status < 0 && error != NULL) {
+        *error = kept;
+    }
+    return status;
+}
+
+int kelpie_vm_exec_list(struct kelpie_vm *vm, struct kelpie_exec_info **out, size_t *out_count,
+                        struct kelpie_error *error) {
+    struct kelpie_request request;
+    struct kelpie_exec_info *list = NULL;
+    size_t count = 0;
+    if (vm == NULL || out == NULL || out_count == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_exec_list: an argument is NULL");
+    }
+    int status = kelpie__check_may_block(vm->kelpie, "kelpie_vm_exec_list", error);
+    if (status == 0) {
+        status = list_begin(vm, &list, &count, true, &request, error);
+    }
+    if (status == 0) {
+        status = kelpie__operation_run(vm, &request, error);
+    }
+    if (status == 0) {
+        *out = list;
+        *out_count = count;
+    }
+    return status;
+}
+
+int kelpie_vm_exec_list_async(struct kelpie_vm *vm, struct kelpie_exec_info **out_list,
+                              size_t *out_count, kelpie_done_callback callback, void *context,
+                              struct kelpie_operation **out, struct kelpie_error *error) {
+    struct kelpie_request request;
+    if (vm == NULL || out_list == NULL || out_count == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "kelpie_vm_exec_list_async: an argument is NULL");
+    }
+    int status = list_begin(vm, out_list, out_count, false, &request, error);
+    return status < 0 ? status
+                      : kelpie__operation_start(vm, &request, callback, context, out, error);
+}
+
+void kelpie_exec_list_free(struct kelpie *kelpie, struct kelpie_exec_info *list, size_t count) {
+    KELPIE_ASSERT((list == NULL) == (count == 0));
+    kelpie__free(kelpie->os, list, count * sizeof(*list));
+}
