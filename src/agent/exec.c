@@ -13,6 +13,7 @@
 
 #include "agent/agent.h"
 #include "agent/boot.h"
+#include "agent/process_list.h"
 #include "os/os_call.h"
 
 #define EXEC_KILL_INTERVAL_NS (100 * KELPIE_NS_PER_MS)
@@ -193,6 +194,8 @@ void kelpie__agent_exec_kill(struct kelpie_agent_exec *exec, enum kelpie_agent_e
         exec->reason = reason;
     }
     exec_kill_group(exec);
+    /* A command of root's may have moved itself to another cgroup. */
+    kelpie__ignore(kelpie__os_kill_pid(exec->agent->os, exec->pid, SIGKILL)); /* it may be dead */
 }
 
 /* Nobody is left of the group: accounts for it and gives it back. */
@@ -218,6 +221,18 @@ static void exec_close_group(struct kelpie_agent_exec *exec) {
 
 static void exec_patience_callback(void *context);
 
+/* Kills what moved to another cgroup, which root in the guest may do: when no command runs, every
+ * process that process 1 inherited is a stray. True: there were some. The list of processes is read
+ * only when there is a child that should not be. */
+static bool exec_kill_strays(struct kelpie_agent_exec *exec, uint32_t leader_count) {
+    struct kelpie_agent *agent = exec->agent;
+    KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_ENDING);
+    if (!agent->execs.has_children || leader_count > 0) {
+        return false;
+    }
+    return kelpie__agent_process_list_signal(agent->os, exec->pid, NULL, 0, SIGKILL) > 0;
+}
+
 /* Sees to it that nobody of the group is left: at each look, those that are get killed, and another
  * look is due. */
 static void exec_clear_group(struct kelpie_agent_exec *exec) {
@@ -226,13 +241,16 @@ static void exec_clear_group(struct kelpie_agent_exec *exec) {
     struct kelpie_agent *agent = exec->agent;
     int32_t leaders[KELPIE_AGENT_EXEC_MAX];
     uint32_t count = kelpie__agent_exec_leaders(agent, leaders);
-    if (kelpie__agent_group_is_empty(&agent->groups, &exec->group, leaders, count)) {
+    bool is_empty = kelpie__agent_group_is_empty(&agent->groups, &exec->group, leaders, count);
+    if (is_empty && !exec_kill_strays(exec, count)) {
         exec_close_group(exec);
         return;
     }
     if (exec->kill_attempt_count == 0) {
         exec->kill_attempt_count = 1;
-        exec_kill_group(exec);
+        if (!is_empty) {
+            exec_kill_group(exec);
+        }
         kelpie__timer_arm(agent->loop, &exec->timer, agent->loop->now_ns + EXEC_KILL_INTERVAL_NS,
                           exec_patience_callback, exec);
     }
@@ -330,6 +348,7 @@ bool kelpie__agent_exec_reap(struct kelpie_agent *agent) {
         int status = kelpie__os_reap_any(agent->os, &pid, &exit);
         if (status < 0) {
             is_somebody_left = status != -ECHILD;
+            execs->has_children = is_somebody_left;
             break;
         }
         struct kelpie_agent_exec *found = NULL;

@@ -122,6 +122,7 @@ struct kelpie_agent_execs {
     uint32_t slot_count;
     uint64_t id_counter;
     uint64_t order_counter;
+    bool has_children; /* at the last look: some process of a command, or of what it left, lives */
     uint64_t orphan_count; /* processes reaped that were nobody's command */
 };
 

@@ -196,6 +196,27 @@ static void test_exec_end_kills_what_is_left(void **state) {
     assert_int_equal(client_end(client), 0);
 }
 
+/* Root may leave its cgroup: the command itself, and what it leaves behind. */
+static void test_exec_that_left_its_cgroup_is_killed(void **state) {
+    const char *cgroup = test_mode(state);
+    struct client *client = client_start_ready(cgroup);
+    char script[2048] = "";
+    if (cgroup != NULL) {
+        snprintf(script, sizeof(script), "mkdir %s/escape; echo $$ > %s/escape/cgroup.procs;",
+                 cgroup, cgroup);
+    }
+    strncat(script, "setsid sleep 1000 & echo $!; exec sleep 1000", 64);
+    int channel = client_shell(client, script, ",\"timeout_ms\":300");
+    assert_non_null(strstr(client->exits[channel], "\"reason\":\"timeout\""));
+    assert_string_equal(client_text(client, channel, 1), "");
+    assert_gone(client, strtol(client_text(client, channel, 0), NULL, 10));
+    assert_int_equal(client_end(client), 0);
+    if (cgroup != NULL) {
+        snprintf(script, sizeof(script), "%s/escape", cgroup);
+        assert_int_equal(rmdir(script), 0);
+    }
+}
+
 static void test_exec_kill_is_a_cancel(void **state) {
     struct client *client = client_start_ready(test_mode(state));
     const char *const argv[] = {"sh", "-c", "trap '' TERM INT HUP; sleep 1000 & sleep 1000", NULL};
@@ -541,6 +562,7 @@ int main(void) {
         cmocka_unit_test(test_exec_stopped_output_is_dropped),
         cmocka_unit_test(test_exec_timeout_kills_what_left_its_session),
         cmocka_unit_test(test_exec_end_kills_what_is_left),
+        cmocka_unit_test(test_exec_that_left_its_cgroup_is_killed),
         cmocka_unit_test(test_exec_kill_is_a_cancel),
         cmocka_unit_test(test_exec_signal_reaches_the_group),
         cmocka_unit_test(test_exec_on_a_terminal),
