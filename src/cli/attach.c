@@ -22,7 +22,10 @@ static int list_commands(struct kelpie_cli *cli, struct kelpie_vm *vm) {
 }
 
 int kelpie__cli_attach(struct kelpie_cli *cli) {
-    KELPIE_ASSERT(cli->word_count >= 1);
+    KELPIE_ASSERT(cli->word_count >= 1 && cli->word_count <= 2);
+    if (!kelpie__cli_check_terminal(cli)) {
+        return KELPIE_CLI_FAILED;
+    }
     struct kelpie_vm *vm = kelpie__cli_open_vm(cli, cli->words[0]);
     if (vm == NULL) {
         return KELPIE_CLI_FAILED;

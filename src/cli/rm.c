@@ -13,7 +13,10 @@ int kelpie__cli_rm(struct kelpie_cli *cli) {
             code = KELPIE_CLI_FAILED;
             continue;
         }
-        if (kelpie_vm_delete(vm, cli->options.is_forced, &error) < 0) {
+        int status = kelpie_vm_delete(vm, cli->options.is_forced, &error);
+        if (status == KELPIE_E_STATE) {
+            code = kelpie__cli_fail(cli, "%s (kelpie rm -f does)", error.message);
+        } else if (status < 0) {
             code = kelpie__cli_fail_error(cli, &error);
         } else {
             kelpie__cli_print(cli, "%s\n", cli->words[i]);

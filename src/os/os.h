@@ -234,7 +234,7 @@ struct kelpie_os {
                        uint64_t to_offset, uint64_t count);
     int (*memory_file)(struct kelpie_os *, const char *name, uint64_t size_bytes);
 
-    /* blocks them; read by take_signal */
+    /* blocks them, but for those that are ignored; read by take_signal */
     int (*open_signals)(struct kelpie_os *, const int *signals, uint32_t count);
     int (*take_signal)(struct kelpie_os *, int handle); /* the number, or -EAGAIN */
     int (*is_terminal)(struct kelpie_os *, int handle); /* 1 or 0 */
@@ -251,8 +251,9 @@ struct kelpie_os *kelpie__os_linux_create_guest(void);
 void kelpie__os_linux_destroy(struct kelpie_os *os);
 
 /* The first act of each program's own main (monitor, command, agent), never of the library: a write
- * to a pipe without a reader answers EPIPE instead of killing the process. A child gets the default
- * disposition back at spawn. */
+ * to a pipe without a reader answers EPIPE instead of killing the process (a child gets the default
+ * disposition back at spawn), and a standard stream that is closed answers EBADF instead of being
+ * whatever is opened next. */
 void kelpie__os_linux_prepare_process(void);
 
 /* Applies a fault plan (docs/testing.md) to every call of `inner`, which must outlive the result.

@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -204,8 +205,20 @@ void kelpie__os_linux_destroy(struct kelpie_os *os) {
     free(linux_os);
 }
 
+/* Opened in the direction in which it is never used, so that using it fails as before. Process 1 of
+ * a guest has no /dev yet, but its streams are open. */
+static void occupy_stream(int stream) {
+    if (fcntl(stream, F_GETFD) < 0) {
+        int place = open("/dev/null", stream == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+        KELPIE_ASSERT(place == stream || place < 0); /* the lowest free one */
+    }
+}
+
 void kelpie__os_linux_prepare_process(void) {
     struct sigaction ignore = {.sa_handler = SIG_IGN};
     int status = sigaction(SIGPIPE, &ignore, NULL);
     KELPIE_ASSERT(status == 0);
+    for (int stream = STDIN_FILENO; stream <= STDERR_FILENO; stream += 1) {
+        occupy_stream(stream);
+    }
 }

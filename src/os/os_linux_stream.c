@@ -116,12 +116,13 @@ static uint64_t *no_socket_word(struct kelpie_os *os, int handle, uint64_t *out_
 }
 
 /* Sockets are written with MSG_NOSIGNAL: the library runs in somebody else's process, where SIGPIPE
- * may kill. Our own programs ignore SIGPIPE, and only they write to pipes and files. */
+ * may kill. Our own programs ignore SIGPIPE, and only they write to pipes and files. MSG_DONTWAIT
+ * is for a standard stream of the command: only `wait` sleeps. */
 static int64_t linux_write(struct kelpie_os *os, int handle, const void *bytes, size_t count) {
     uint64_t bit = 0;
     uint64_t *word = no_socket_word(os, handle, &bit);
     bool may_be_socket = word == NULL || (*word & bit) == 0;
-    ssize_t written = may_be_socket ? send(handle, bytes, count, MSG_NOSIGNAL) : -1;
+    ssize_t written = may_be_socket ? send(handle, bytes, count, MSG_NOSIGNAL | MSG_DONTWAIT) : -1;
     if (!may_be_socket || (written < 0 && errno == ENOTSOCK)) {
         if (word != NULL) {
             *word |= bit;

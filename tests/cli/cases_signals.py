@@ -38,8 +38,7 @@ def the_third_interrupt_kills(kelpie):
     interrupt(process)
     process.communicate(timeout=5)
     check_equal(process.returncode, 130, "exit code")
-    gone = lambda: kelpie.run("exec", kelpie.vm, "pgrep", "-f", "sleep 77")[0] == 1
-    wait_for(gone, 5, "the command runs on")
+    wait_for(lambda: kelpie.run("exec", kelpie.vm, "pidof", "sleep")[0] == 1, 5, "it runs on")
 
 
 @case

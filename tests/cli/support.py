@@ -19,6 +19,7 @@ import time
 import traceback
 
 CASES = []
+CASE_SECONDS = 90
 ALL_BYTES = bytes(range(256))
 
 
@@ -209,13 +210,19 @@ class Terminal:
         os.close(self.slave)
 
 
+def out_of_time(_number, _frame):
+    raise Failure(f"no end after {CASE_SECONDS} s")
+
+
 def run_cases(kelpie, wanted):
     """0: all of them passed."""
     failed = 0
+    signal.signal(signal.SIGALRM, out_of_time)
     for function in CASES:
         name = function.__name__
         if wanted and name not in wanted:
             continue
+        signal.alarm(CASE_SECONDS)
         try:
             function(kelpie)
             print(f"ok {name}", flush=True)
@@ -228,6 +235,8 @@ def run_cases(kelpie, wanted):
                 traceback.print_exc()
                 why = f"{type(failure).__name__}: {why}"
             print(f"not ok {name} {why}", flush=True)
+        finally:
+            signal.alarm(0)
     return 1 if failed > 0 else 0
 
 
