@@ -324,7 +324,12 @@ static int relay_check_running(const struct kelpie_relay *relay, const char *ope
 
 static int relay_start_check(struct kelpie_relay *relay, const struct kelpie_reply *reply,
                              const struct relay_start_params *start, struct kelpie_error *error) {
-    int status = relay_check_running(relay, "exec", error);
+    /* The channel counts as opened even when the command is refused: its arguments may be on their
+     * way already, and are not an offence. */
+    int status = kelpie__client_open_channel(relay->monitor, reply->client, start->channel, error);
+    if (status == 0) {
+        status = relay_check_running(relay, "exec", error);
+    }
     if (status < 0) {
         return status;
     }
@@ -336,7 +341,7 @@ static int relay_start_check(struct kelpie_relay *relay, const struct kelpie_rep
         return kelpie__fail(error, KELPIE_E_LIMIT, 0,
                             "all %u channels were used; start the VM anew", KELPIE_CHANNEL_MAX);
     }
-    return kelpie__client_open_channel(relay->monitor, reply->client, start->channel, error);
+    return 0;
 }
 
 void kelpie__relay_start(struct kelpie_relay *relay, struct kelpie_reply reply, const char *params,
