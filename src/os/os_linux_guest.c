@@ -27,6 +27,7 @@
 
 #define GUEST_ENTROPY_BYTES_MAX 512u
 #define GUEST_SCHED_RESET_ON_FORK 0x40000000 /* sched(7) */
+#define GUEST_NICE (-20)
 #ifndef TIOCGPTPEER
 #define TIOCGPTPEER _IO('T', 0x41)
 #endif
@@ -200,12 +201,14 @@ static const struct kelpie_os_guest linux_guest = {
 
 /* A batch process that wakes up does not preempt: a short command runs to its end in one go, then
  * process 1 handles all of its events at once, which halves the changes of address space that an
- * emulated processor pays for dearly. Commands do not inherit it. By system call: musl's function
- * is a stub. */
+ * emulated processor pays for dearly. With the highest priority it gets its turn nevertheless when
+ * thousands of processes want theirs. Commands inherit neither. By system call: musl's
+ * sched_setscheduler is a stub. */
 static void guest_yield_to_commands(void) {
     const struct sched_param parameter = {.sched_priority = 0};
     int policy = SCHED_BATCH | GUEST_SCHED_RESET_ON_FORK;
     kelpie__ignore(syscall(SYS_sched_setscheduler, 0, policy, &parameter)); /* slower without */
+    kelpie__ignore(setpriority(PRIO_PROCESS, 0, GUEST_NICE));
 }
 
 struct kelpie_os *kelpie__os_linux_create_guest(void) {
