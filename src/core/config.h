@@ -11,10 +11,14 @@
 #include "core/limits.h"
 
 #define KELPIE_CONFIG_FORMAT 1u
-#define KELPIE_CONFIG_JSON_BYTES_MAX                                                               \
-    (256u * 1024u) /* 32 KiB of environment, every byte escaped, and the rest */
+/* 32 KiB of environment and three paths, every byte escaped to six, and the rest */
+#define KELPIE_CONFIG_JSON_BYTES_MAX (320u * 1024u)
 /* every check once, and the two of the file system */
 #define KELPIE_CONFIG_PROBLEM_MAX 24u
+
+static_assert(6u * (KELPIE_ENVIRONMENT_BYTES_MAX + 3u * KELPIE_PATH_BYTES_MAX) + 16u * 1024u <=
+                  KELPIE_CONFIG_JSON_BYTES_MAX,
+              "the largest configuration fits its file");
 
 struct kelpie_config_values {
     char id[33];

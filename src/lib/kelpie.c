@@ -73,6 +73,7 @@ int kelpie__open_with_os(struct kelpie_os *os, const struct kelpie_open_options 
     if (status < 0) {
         goto fail_places;
     }
+    kelpie__vm_directory_recover_all(&kelpie->places);
     *out = kelpie;
     return 0;
 fail_places:

@@ -84,5 +84,7 @@ KELPIE_MUST_CHECK int kelpie__vm_directory_list(const struct kelpie_places *plac
 
 /* Removes what dead processes left half made or half deleted. */
 void kelpie__vm_directory_prune(const struct kelpie_places *places);
+/* The same, and recovers every VM whose monitor died. What fails is left to whoever uses the VM. */
+void kelpie__vm_directory_recover_all(const struct kelpie_places *places);
 
 #endif

@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * core/config: every wrong value is told at once, with its field, the value, the limit and a way
+ * out; config.json brings back exactly what was written, or says what is wrong with it.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "core/config.h"
+
+static struct kelpie_config_values values;
+static struct kelpie_error problems[KELPIE_CONFIG_PROBLEM_MAX];
+static char text[KELPIE_CONFIG_JSON_BYTES_MAX];
+
+static void set_identity(void) {
+    memset(values.id, 'a', sizeof(values.id) - 1);
+    snprintf(values.name, sizeof(values.name), "box");
+    values.created_ms = 1700000000123;
+}
+
+static int reset(void **state) {
+    assert_non_null(state);
+    kelpie__config_defaults(&values);
+    set_identity();
+    return 0;
+}
+
+static void assert_problem(const char *field, const char *message) {
+    uint32_t count = kelpie__config_problems(&values, problems);
+    assert_int_equal(count, 1);
+    assert_int_equal(problems[0].code, KELPIE_E_CONFIG);
+    assert_string_equal(problems[0].field, field);
+    if (strcmp(problems[0].message, message) != 0) {
+        fail_msg("\"%s\" instead of \"%s\"", problems[0].message, message);
+    }
+}
+
+static void test_defaults_are_valid(void **state) {
+    assert_non_null(state);
+    assert_int_equal(kelpie__config_problems(&values, problems), 0);
+    assert_int_equal(values.cpus, 2);
+    assert_int_equal(values.memory_mib, 512);
+}
+
+static void test_memory_out_of_range_names_value_limit_and_way_out(void **state) {
+    assert_non_null(state);
+    values.memory_mib = 64;
+    assert_problem("memory_mib",
+                   "memory_mib: 64 is below the minimum of 128 MiB; give 128 to 16384");
+    values.memory_mib = 99999999;
+    assert_problem("memory_mib",
+                   "memory_mib: 99999999 is above the maximum of 16384 MiB; give 128 to 16384");
+    values.memory_mib = 128;
+    assert_int_equal(kelpie__config_problems(&values, problems), 0);
+    values.memory_mib = 16384;
+    assert_int_equal(kelpie__config_problems(&values, problems), 0);
+}
+
+static void test_cpus_out_of_range(void **state) {
+    assert_non_null(state);
+    values.cpus = 0;
+    assert_problem("cpus", "cpus: 0 is below the minimum of 1; give 1 to 32");
+    values.cpus = 33;
+    assert_problem("cpus", "cpus: 33 is above the maximum of 32; give 1 to 32");
+}
+
+static void test_all_problems_are_told_at_once(void **state) {
+    assert_non_null(state);
+    values.cpus = 0;
+    values.memory_mib = 1;
+    values.boot_timeout_ms = 0;
+    values.disk_size_mib = 1;
+    values.is_read_only = true;
+    values.accelerator = (enum kelpie_accelerator)7;
+    values.lifetime = (enum kelpie_lifetime)9;
+    snprintf(values.root, sizeof(values.root), "/\xff");
+    snprintf(values.kernel, sizeof(values.kernel), "/\xc3");
+    snprintf(values.working_directory, sizeof(values.working_directory), "work\x80");
+    kelpie__config_add_environment(&values, "=x\xff");
+    values.too_long_field = "root";
+    uint32_t count = kelpie__config_problems(&values, problems);
+    const char *const fields[] = {"cpus",        "memory_mib", "boot_timeout_ms",
+                                  "accelerator", "lifetime",   "disk_size_mib",
+                                  "read_only",   "root",       "kernel",
+                                  "environment", "root",       "working_directory"};
+    assert_true(count >= KELPIE_ARRAY_COUNT(fields));
+    assert_true(count + 2 <= KELPIE_CONFIG_PROBLEM_MAX); /* the library adds two of its own */
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(fields); i += 1) {
+        bool is_told = false;
+        for (uint32_t k = 0; k < count; k += 1) {
+            is_told = is_told || strcmp(problems[k].field, fields[i]) == 0;
+        }
+        if (!is_told) {
+            fail_msg("%s is not told", fields[i]);
+        }
+    }
+}
+
+static void test_texts_that_do_not_fit_are_problems(void **state) {
+    static char path[KELPIE_PATH_BYTES_MAX + 10];
+    assert_non_null(state);
+    memset(path, 'x', sizeof(path) - 1);
+    path[0] = '/';
+    kelpie__config_set_text(&values, values.root, sizeof(values.root), "root", path);
+    assert_problem("root", "root: longer than the limit of 4096 bytes");
+}
+
+static void test_environment_has_limits_and_a_form(void **state) {
+    assert_non_null(state);
+    kelpie__config_add_environment(&values, "NAME");
+    assert_problem("environment", "environment: \"NAME\" has no name and value; write NAME=value");
+    kelpie__config_defaults(&values);
+    for (unsigned i = 0; i < KELPIE_ENVIRONMENT_MAX; i += 1) {
+        kelpie__config_add_environment(&values, "A=1");
+    }
+    assert_int_equal(kelpie__config_problems(&values, problems), 0);
+    kelpie__config_add_environment(&values, "A=1");
+    assert_int_equal(kelpie__config_problems(&values, problems), 1);
+    assert_string_equal(problems[0].field, "environment");
+}
+
+static void assert_name(const char *name, const char *says) {
+    struct kelpie_error error = {0};
+    assert_int_equal(kelpie__config_check_name(name, &error), KELPIE_E_CONFIG);
+    assert_string_equal(error.field, "name");
+    if (strstr(error.message, says) == NULL) {
+        fail_msg("\"%s\" does not say \"%s\"", error.message, says);
+    }
+}
+
+static void test_names_each_have_their_message(void **state) {
+    char name[KELPIE_NAME_BYTES_MAX + 2];
+    assert_non_null(state);
+    memset(name, 'n', sizeof(name) - 1);
+    name[sizeof(name) - 1] = '\0';
+    assert_name("", "empty");
+    assert_name(name, "65 characters, the limit is 64");
+    assert_name("a/b", "'/' at position 2");
+    assert_name("..", "'.' at position 1");
+    assert_name("Box", "'B' at position 1");
+    assert_name("a\nb", "position 2");
+    name[KELPIE_NAME_BYTES_MAX] = '\0';
+    assert_int_equal(kelpie__config_check_name(name, NULL), 0);
+    assert_int_equal(kelpie__config_check_name("0.a_b-c", NULL), 0);
+}
+
+static void test_json_there_and_back(void **state) {
+    static struct kelpie_config_values back;
+    struct kelpie_error error = {0};
+    assert_non_null(state);
+    values.cpus = 32;
+    values.memory_mib = 1000;
+    values.disk_size_mib = 64;
+    values.is_ephemeral = true;
+    values.allows_overcommit = true;
+    values.accelerator = KELPIE_ACCELERATOR_KVM;
+    values.lifetime = KELPIE_LIFETIME_DETACHED;
+    snprintf(values.root, sizeof(values.root), "/a \"quoted\"\n\xc3\xa4");
+    snprintf(values.kernel, sizeof(values.kernel), "/k");
+    snprintf(values.working_directory, sizeof(values.working_directory), "/w");
+    kelpie__config_add_environment(&values, "A=1\ttab");
+    kelpie__config_add_environment(&values, "B=");
+    int64_t length = kelpie__config_write(&values, text, sizeof(text));
+    assert_true(length > 0);
+    assert_int_equal(kelpie__config_read(text, (size_t)length, &back, &error), 0);
+    assert_memory_equal(&back, &values, sizeof(back));
+}
+
+static void test_largest_configuration_fits_its_file(void **state) {
+    static char assignment[KELPIE_ENVIRONMENT_BYTES_MAX];
+    assert_non_null(state);
+    memset(assignment, '\x01', sizeof(assignment) - 1); /* six bytes each in JSON */
+    assignment[0] = 'A';
+    assignment[1] = '=';
+    kelpie__config_add_environment(&values, assignment);
+    char *const paths[] = {values.root, values.kernel, values.working_directory};
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(paths); i += 1) {
+        memset(paths[i], '\x01', KELPIE_PATH_BYTES_MAX);
+        paths[i][0] = '/';
+    }
+    assert_int_equal(kelpie__config_problems(&values, problems), 0);
+    assert_true(kelpie__config_write(&values, text, sizeof(text)) > 0);
+}
+
+static void assert_unreadable(const char *json, int code, const char *says) {
+    static struct kelpie_config_values back;
+    struct kelpie_error error = {0};
+    assert_int_equal(kelpie__config_read(json, strlen(json), &back, &error), code);
+    if (strstr(error.message, says) == NULL) {
+        fail_msg("\"%s\" does not say \"%s\"", error.message, says);
+    }
+}
+
+static void test_damaged_and_newer_files_are_refused(void **state) {
+    assert_non_null(state);
+    assert_unreadable("", KELPIE_E_IO, "damaged");
+    assert_unreadable("{}", KELPIE_E_IO, "no format");
+    assert_unreadable("{\"format\":2}", KELPIE_E_UNSUPPORTED, "format 2, this version knows 1");
+    assert_unreadable("{\"format\":1,\"cpus\":2}", KELPIE_E_IO, "damaged");
+    int64_t length = kelpie__config_write(&values, text, sizeof(text));
+    assert_true(length > 0);
+    char *cpus = strstr(text, "\"cpus\":2");
+    assert_non_null(cpus);
+    cpus[strlen("\"cpus\":")] = '0';
+    assert_unreadable(text, KELPIE_E_IO, "cpus: 0 is below");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(test_defaults_are_valid, reset),
+        cmocka_unit_test_setup(test_memory_out_of_range_names_value_limit_and_way_out, reset),
+        cmocka_unit_test_setup(test_cpus_out_of_range, reset),
+        cmocka_unit_test_setup(test_all_problems_are_told_at_once, reset),
+        cmocka_unit_test_setup(test_texts_that_do_not_fit_are_problems, reset),
+        cmocka_unit_test_setup(test_environment_has_limits_and_a_form, reset),
+        cmocka_unit_test_setup(test_names_each_have_their_message, reset),
+        cmocka_unit_test_setup(test_json_there_and_back, reset),
+        cmocka_unit_test_setup(test_largest_configuration_fits_its_file, reset),
+        cmocka_unit_test_setup(test_damaged_and_newer_files_are_refused, reset),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
