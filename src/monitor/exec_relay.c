@@ -87,15 +87,19 @@ static struct kelpie_relay_exec *relay_find(const struct kelpie_relay *relay, co
     return NULL;
 }
 
-/* Room for one more whose end nobody has seen: the oldest of those goes. */
+/* Room for one more whose end nobody has seen: the oldest of those goes, one that nobody is
+ * attached to if there is any. */
 static void relay_forget_oldest(struct kelpie_relay *relay) {
     struct kelpie_relay_exec *oldest = NULL;
     for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT; i += 1) {
         struct kelpie_relay_exec *exec = relay->execs[i];
-        if (exec != NULL && exec->phase == KELPIE_RELAY_ENDED &&
-            (oldest == NULL || exec->order < oldest->order)) {
-            oldest = exec;
+        if (exec == NULL || exec->phase != KELPIE_RELAY_ENDED) {
+            continue;
         }
+        bool is_attached = exec->client != 0;
+        bool is_better = oldest == NULL || (!is_attached && oldest->client != 0) ||
+                         (is_attached == (oldest->client != 0) && exec->order < oldest->order);
+        oldest = is_better ? exec : oldest;
     }
     if (relay->finished_count == KELPIE_EXEC_FINISHED_MAX) {
         KELPIE_ASSERT(oldest != NULL);

@@ -83,7 +83,8 @@ static void exec_grow(struct kelpie_relay_exec *exec, enum kelpie_stream_kind ki
     struct kelpie_exec_stream *stream = &exec->streams[kind];
     struct kelpie_ring *ring = &stream->sender.ring;
     struct kelpie_ring larger = {0};
-    if (!exec_ensure_ring(exec, stream) || ring->capacity >= KELPIE_EXEC_OUTPUT_BYTES ||
+    if (stream->sender.is_stopped || !exec_ensure_ring(exec, stream) ||
+        ring->capacity >= KELPIE_EXEC_OUTPUT_BYTES ||
         kelpie__ring_init(&larger, exec->relay->monitor->os, KELPIE_EXEC_OUTPUT_BYTES, NULL) < 0) {
         return;
     }
@@ -485,9 +486,16 @@ void kelpie__exec_let_go(struct kelpie_relay_exec *exec, bool is_kept) {
     exec_stop_stream(exec, KELPIE_STREAM_STDERR);
 }
 
+/* A stream that a client stopped stays so: its bytes were not kept, and only its end is told again.
+ */
 static bool exec_resume_output(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind,
                                uint64_t offset) {
     struct kelpie_exec_stream *stream = &exec->streams[kind];
+    KELPIE_ASSERT(!kelpie__exec_is_input(kind));
+    if (stream->sender.is_stopped) {
+        stream->sender.is_end_sent = false;
+        return true;
+    }
     return exec_ensure_ring(exec, stream) && kelpie__stream_sender_resume(&stream->sender, offset);
 }
 

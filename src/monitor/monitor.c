@@ -98,21 +98,26 @@ static int monitor_init(struct kelpie_monitor *monitor, struct kelpie_error *err
     return status;
 }
 
-/* The name goes, then whoever came before that is served: no client finds a door that nobody opens.
- */
+/* Whoever waits at the door is served first. Then the name goes: one who comes between the two is
+ * cut off, finds the lock free and starts a monitor of its own; served by this one, it could start
+ * a VM that nobody else would ever reach. */
 static bool monitor_may_end(struct kelpie_monitor *monitor) {
     if (!kelpie__lifecycle_is_over(monitor)) {
         return false;
     }
     bool is_wanted_gone = monitor->is_deleted || monitor->lifecycle.is_ending;
+    if (!is_wanted_gone) {
+        kelpie__clients_accept(&monitor->clients);
+        if (monitor->clients.count > 0) {
+            return false;
+        }
+    }
     if (!monitor->is_deleted) {
+        /* Whoever finds it without a monitor behind removes it too. */
         kelpie__ignore(
             kelpie__os_unlink(monitor->os, monitor->directory.run, KELPIE_VM_SOCKET_FILE, false));
     }
-    if (!is_wanted_gone) {
-        kelpie__clients_accept(&monitor->clients);
-    }
-    return is_wanted_gone || monitor->clients.count == 0;
+    return true;
 }
 
 static int monitor_run(struct kelpie_monitor *monitor, struct kelpie_error *error) {
