@@ -80,21 +80,29 @@ static bool search(struct kelpie_os *os, const char *name, char *out, size_t cap
            search_list(os, DOCTOR_DEFAULT_PATH, name, out, capacity);
 }
 
-static void check_qemu(const struct doctor *doctor) {
+/* False: no VM can boot. Looks where a monitor looks: in PATH and nowhere else. */
+static bool check_qemu(const struct doctor *doctor) {
     static const char remedy[] = "apt install qemu-system-x86";
     char path[KELPIE_PATH_BYTES_MAX];
     struct kelpie_os *os = doctor->kelpie->os;
+    const char *list = kelpie__os_environment(os, "PATH");
+    bool has_list = list != NULL && list[0] != '\0';
     const char *chosen = kelpie__os_environment(os, "KELPIE_QEMU");
     if (chosen != NULL && chosen[0] != '\0') {
         bool is_there = chosen[0] == '/' && is_program(os, chosen);
         tell(doctor, "qemu", is_there ? KELPIE_CHECK_OK : KELPIE_CHECK_FAILED,
              is_there ? "" : "unset KELPIE_QEMU", "KELPIE_QEMU is \"%s\"%s", chosen,
              is_there ? "" : ", which is no program with an absolute path");
-    } else if (search(os, "qemu-system-x86_64", path, sizeof(path))) {
-        tell(doctor, "qemu", KELPIE_CHECK_OK, "", "%s", path);
-    } else {
-        tell(doctor, "qemu", KELPIE_CHECK_FAILED, remedy, "no qemu-system-x86_64 in PATH");
+        return is_there;
     }
+    if (!search_list(os, has_list ? list : DOCTOR_DEFAULT_PATH, "qemu-system-x86_64", path,
+                     sizeof(path))) {
+        tell(doctor, "qemu", KELPIE_CHECK_FAILED, remedy, "no qemu-system-x86_64 in PATH");
+        return false;
+    }
+    KELPIE_ASSERT(path[0] == '/');
+    tell(doctor, "qemu", KELPIE_CHECK_OK, "", "%s", path);
+    return true;
 }
 
 /* Kelpie's own programs are needed by every VM; those of others only by what they are named with.
@@ -316,8 +324,8 @@ int kelpie_doctor(struct kelpie *kelpie, bool tries_kvm, kelpie_check_callback c
     check_space_of(&doctor, "state", kelpie->places.state_path);
     check_space_of(&doctor, "cache", kelpie->places.cache_path);
     check_helpers(&doctor);
-    check_qemu(&doctor);
-    bool can_boot = check_kernel(&doctor);
-    check_kvm(&doctor, tries_kvm, can_boot);
+    bool has_qemu = check_qemu(&doctor);
+    bool has_kernel = check_kernel(&doctor);
+    check_kvm(&doctor, tries_kvm, has_qemu && has_kernel);
     return 0;
 }

@@ -98,7 +98,7 @@ class Kelpie:
         check(err.startswith("kelpie: "), "the message does not begin with kelpie:", err)
         for text in texts:
             check(text in err, f"the message lacks {text!r}:", err)
-        check_equal(self.files(), before, "files afterwards")
+        check_equal(self.files() - before, set(), "new files")
         return err
 
     def states(self):
