@@ -6,12 +6,15 @@
 #include <string.h>
 
 #include "core/json.h"
+#include "core/small_file.h"
 #include "core/text.h"
 #include "lib/internal.h"
 #include "os/os_call.h"
 #include "wire/wire.h"
 
 #define VM_NAME_TRIES 8u
+#define VM_STAT_FIELD_FLAGS 9u
+#define VM_PF_EXITING 4u /* linux/sched.h */
 #define VM_DYING_TURNS 100u
 #define VM_DYING_TURN_NS (2 * KELPIE_NS_PER_MS)
 
@@ -154,15 +157,30 @@ int kelpie_vm_create(struct kelpie *kelpie, const char *name, struct kelpie_conf
 
 /* ---- open and close -------------------------------------------------------------------------- */
 
-/* The lock is held and nobody listens: a killed process closes its socket a moment before its lock,
- * or after it. */
-static bool vm_monitor_is_dying(const struct kelpie_vm *vm) {
+/* The lock is held, but by whom? A killed process lets go of its descriptors one by one, in an
+ * order of the kernel's: its connection may have ended, or even still be accepted, before its lock
+ * is free. The kernel's own word is the flag PF_EXITING in proc_pid_stat(5). */
+static bool vm_monitor_is_dying(const struct kelpie_vm *vm, int32_t monitor_pid) {
+    char path[64];
+    char text[1024];
+    uint64_t flags = 0;
     struct kelpie_os *os = vm->kelpie->os;
-    int stream = kelpie__os_connect(os, vm->directory.run, KELPIE_VM_SOCKET_FILE);
-    if (stream >= 0) {
-        kelpie__ignore(kelpie__os_close(os, stream));
+    if (monitor_pid <= 0) {
+        return false;
     }
-    return stream == -ECONNREFUSED || stream == -ENOENT;
+    kelpie__ignore(kelpie__text_format(path, sizeof(path), "/proc/%d/stat", monitor_pid));
+    if (kelpie__small_file_read_start(os, path, text, sizeof(text)) <= 0) {
+        return true; /* gone: somebody else holds the lock, to recover it */
+    }
+    char *next = strrchr(text, ')'); /* the name may hold anything */
+    for (unsigned field = 2; next != NULL && field < VM_STAT_FIELD_FLAGS; field += 1) {
+        next = strchr(next + 1, ' ');
+    }
+    if (next == NULL) {
+        return false;
+    }
+    next[1 + strspn(next + 1, "0123456789")] = '\0';
+    return kelpie__text_u64(next + 1, &flags) && (flags & VM_PF_EXITING) != 0;
 }
 
 static int fail_deleted(const struct kelpie_vm *vm, struct kelpie_error *error) {
@@ -177,7 +195,7 @@ static int vm_recover_if_free(struct kelpie_vm *vm, struct kelpie_vm_record *rec
     struct kelpie *kelpie = vm->kelpie;
     int status = kelpie__vm_directory_lock(&vm->directory, NULL);
     for (unsigned i = 0; status == KELPIE_E_BUSY && i < VM_DYING_TURNS; i += 1) {
-        if (kelpie->loop->is_dispatching || !vm_monitor_is_dying(vm)) {
+        if (kelpie->loop->is_dispatching || !vm_monitor_is_dying(vm, record->monitor_pid)) {
             return 0;
         }
         status = kelpie__turn(
