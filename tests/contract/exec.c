@@ -182,7 +182,7 @@ static void test_exec_failures(const struct harness *harness) {
         {"/tmp/plain", NULL, NULL, KELPIE_E_EXEC_DENIED, "/tmp/plain"},
         {"/tmp/script", NULL, NULL, KELPIE_E_EXEC_DENIED, "interpreter"},
         {"true", "nobodyhere", NULL, KELPIE_E_EXEC, "nobodyhere"},
-        {"true", NULL, "/no/directory", KELPIE_E_EXEC, "/no/directory"},
+        {"true", NULL, "/no/directory", KELPIE_E_EXEC_DENIED, "/no/directory"},
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i += 1) {
         const char *const argv[] = {bad[i].command, NULL};
