@@ -254,6 +254,15 @@ SPAWN_CHILD static void child_reset_signals(const struct spawn_plan *plan) {
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
+/* Process 1 of a guest runs as a batch process (os_linux_guest.c), which is inherited; commands are
+ * ordinary ones. */
+SPAWN_CHILD static void child_leave_batch(const struct spawn_plan *plan) {
+    const struct sched_param parameter = {.sched_priority = 0};
+    if (plan->parent == 1) {
+        kelpie__ignore(syscall(SYS_sched_setscheduler, 0, SCHED_OTHER, &parameter));
+    }
+}
+
 SPAWN_CHILD static int child_main(void *context) {
     struct spawn_plan *plan = context;
     const struct kelpie_os_spawn *spawn = plan->spawn;
@@ -269,6 +278,7 @@ SPAWN_CHILD static int child_main(void *context) {
     }
     if (is_ready) {
         child_reset_signals(plan);
+        child_leave_batch(plan);
         child_exec(plan);
     }
     _exit(127);
