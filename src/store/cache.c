@@ -30,6 +30,8 @@
 #define BZIMAGE_LOADFLAG_64 1u
 #define ELF_MACHINE_OFFSET 18u
 #define ELF_MACHINE_X86_64 62u
+#define ELF_MACHINE_I386 3u
+#define ELF_MACHINE_AARCH64 183u
 
 static uint32_t load_u16(const uint8_t *bytes) {
     return (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8;
@@ -53,6 +55,32 @@ static void kernel_read_release(struct kelpie_os *os, int file, const uint8_t *h
     kelpie__ignore(kelpie__text_copy(out->release, sizeof(out->release), text)); /* it is as long */
 }
 
+/* "it is for another machine (aarch64) than x86-64", by the number in an ELF header. */
+static int kernel_fail_machine(struct kelpie_error *error, const char *path, uint32_t machine) {
+    static const struct {
+        uint32_t number;
+        const char *name;
+    } machines[] = {{ELF_MACHINE_I386, "i386"},
+                    {8, "mips"},
+                    {20, "powerpc"},
+                    {21, "powerpc64"},
+                    {22, "s390x"},
+                    {40, "arm"},
+                    {ELF_MACHINE_AARCH64, "aarch64"},
+                    {243, "riscv"},
+                    {258, "loongarch"}};
+    const char *name = "unknown";
+    char what[CACHE_RELEASE_HEAD_BYTES];
+    KELPIE_ASSERT(machine != ELF_MACHINE_X86_64);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(machines); i += 1) {
+        name = machines[i].number == machine ? machines[i].name : name;
+    }
+    bool is_whole =
+        kelpie__text_format(what, sizeof(what), "it is for another machine (%s) than x86-64", name);
+    KELPIE_ASSERT(is_whole);
+    return kernel_fail(error, path, what);
+}
+
 static int kernel_read_head(struct kelpie_os *os, int file, struct kelpie_cache_kernel *inout,
                             struct kelpie_error *error) {
     uint8_t head[CACHE_HEAD_BYTES];
@@ -66,7 +94,7 @@ static int kernel_read_head(struct kelpie_os *os, int file, struct kelpie_cache_
     inout->is_elf = memcmp(head, "\177ELF", 4) == 0;
     if (inout->is_elf) {
         if (load_u16(head + ELF_MACHINE_OFFSET) != ELF_MACHINE_X86_64) {
-            return kernel_fail(error, inout->path, "it is for another machine than x86-64");
+            return kernel_fail_machine(error, inout->path, load_u16(head + ELF_MACHINE_OFFSET));
         }
         const char *name = strstr(inout->path, "/vmlinux-");
         if (name != NULL && !kelpie__text_copy(inout->release, sizeof(inout->release),
@@ -76,13 +104,16 @@ static int kernel_read_head(struct kelpie_os *os, int file, struct kelpie_cache_
         return 0;
     }
     if (memcmp(head + BZIMAGE_MAGIC_OFFSET, "HdrS", 4) != 0) {
-        bool is_other = memcmp(head, "MZ", 2) == 0 || memcmp(head + 56, "ARM\x64", 4) == 0;
+        if (memcmp(head + 56, "ARM\x64", 4) == 0) {
+            return kernel_fail_machine(error, inout->path, ELF_MACHINE_AARCH64);
+        }
+        bool is_other = memcmp(head, "MZ", 2) == 0; /* an EFI program */
         return kernel_fail(error, inout->path,
                            is_other ? "it is for another machine than x86-64"
                                     : "it is no Linux kernel (neither an ELF file nor a bzImage)");
     }
     if ((load_u16(head + BZIMAGE_LOADFLAGS_OFFSET) & BZIMAGE_LOADFLAG_64) == 0) {
-        return kernel_fail(error, inout->path, "it is for another machine than x86-64");
+        return kernel_fail_machine(error, inout->path, ELF_MACHINE_I386);
     }
     kernel_read_release(os, file, head, inout);
     return 0;

@@ -1,10 +1,47 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * What a program does first: it makes true what dead monitors have left, VM by VM. See
+ * All VMs: their list, and what a program does first, making true what dead monitors have left. See
  * vm_directory.h.
  */
 #include "core/state.h"
+#include "core/text.h"
+#include "os/os_call.h"
 #include "store/vm_directory.h"
+
+static bool has_entry(struct kelpie_os *os, int directory, const char *path) {
+    struct kelpie_os_stat status;
+    KELPIE_ASSERT(directory >= 0);
+    return kelpie__os_stat(os, directory, path, false, &status) == 0;
+}
+
+int kelpie__vm_directory_list(const struct kelpie_places *places,
+                              struct kelpie_vm_directory_cursor *cursor,
+                              char out_name[KELPIE_NAME_BYTES_MAX + 1],
+                              struct kelpie_error *error) {
+    char name[256];
+    char path[sizeof(name) + 16];
+    for (unsigned place = 0; place < 2; place += 1) {
+        int base = cursor->is_in_runtime ? places->runtime_vms : places->state_vms;
+        int found = kelpie__os_list(places->os, base, &cursor->position, name, sizeof(name));
+        while (found == 1) { /* bound: the directory */
+            kelpie__ignore(
+                kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_CONFIG_FILE, name));
+            if (kelpie__config_check_name(name, NULL) == 0 && has_entry(places->os, base, path)) {
+                kelpie__ignore(kelpie__text_copy(out_name, KELPIE_NAME_BYTES_MAX + 1, name));
+                return 1;
+            }
+            found = kelpie__os_list(places->os, base, &cursor->position, name, sizeof(name));
+        }
+        if (found < 0) {
+            return kelpie__fail(error, KELPIE_E_IO, -found, "list the VMs");
+        }
+        if (cursor->is_in_runtime) {
+            return 0;
+        }
+        *cursor = (struct kelpie_vm_directory_cursor){.is_in_runtime = true};
+    }
+    return 0;
+}
 
 /* A VM whose directory says that it lives, or that should have gone with its monitor. */
 static bool may_be_orphan(const struct kelpie_vm_directory *directory) {

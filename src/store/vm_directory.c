@@ -510,35 +510,6 @@ int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory, struct ke
 
 /* ---- all of them ----------------------------------------------------------------------------- */
 
-int kelpie__vm_directory_list(const struct kelpie_places *places,
-                              struct kelpie_vm_directory_cursor *cursor,
-                              char out_name[KELPIE_NAME_BYTES_MAX + 1],
-                              struct kelpie_error *error) {
-    char name[256];
-    char path[sizeof(name) + 16];
-    for (unsigned place = 0; place < 2; place += 1) {
-        int base = base_of(places, cursor->is_in_runtime);
-        int found = kelpie__os_list(places->os, base, &cursor->position, name, sizeof(name));
-        while (found == 1) { /* bound: the directory */
-            kelpie__ignore(
-                kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_CONFIG_FILE, name));
-            if (kelpie__config_check_name(name, NULL) == 0 && has_entry(places->os, base, path)) {
-                kelpie__ignore(kelpie__text_copy(out_name, KELPIE_NAME_BYTES_MAX + 1, name));
-                return 1;
-            }
-            found = kelpie__os_list(places->os, base, &cursor->position, name, sizeof(name));
-        }
-        if (found < 0) {
-            return kelpie__fail(error, KELPIE_E_IO, -found, "list the VMs");
-        }
-        if (cursor->is_in_runtime) {
-            return 0;
-        }
-        *cursor = (struct kelpie_vm_directory_cursor){.is_in_runtime = true};
-    }
-    return 0;
-}
-
 /* Takes the lock of this directory, or of the lock file in it: whoever comes for it while it is
  * being removed sees that somebody is there. False: somebody holds it. *out_lock may be NO_HANDLE
  * when there is none to hold. */

@@ -51,7 +51,8 @@ static int open_places(struct kelpie_places *out, struct kelpie_error *error) {
 
 static int set_up(void **state) {
     assert_non_null(state);
-    assert_non_null(mkdtemp(strcpy(base, "/tmp/kelpie-test-store-XXXXXX")));
+    snprintf(base, sizeof(base), "/tmp/kelpie-test-store-XXXXXX");
+    assert_non_null(mkdtemp(base));
     os = kelpie__os_linux_create();
     assert_non_null(os);
     assert_int_equal(open_places(&places, NULL), 0);
