@@ -239,6 +239,8 @@ static void lifecycle_lost_trial(struct kelpie_lifecycle *lifecycle, const char 
     kelpie__console_log_detach(&lifecycle->monitor->console);
     kelpie__vmm_destroy(lifecycle->vmm);
     lifecycle->vmm = NULL;
+    /* Armed when KVM's VMM took its agent's connection along; it must not end the next one. */
+    kelpie__timer_disarm(lifecycle->monitor->loop, &lifecycle->closed_timer);
     lifecycle->is_trial = false;
     lifecycle->is_trial_lost = false;
     lifecycle->has_failure = false;
