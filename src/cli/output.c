@@ -128,19 +128,28 @@ void kelpie__cli_note(struct kelpie_cli *cli, const char *format, ...) {
     va_end(arguments);
 }
 
-/* What is wrong with a configuration begins with the field's name, which says enough. */
+/* For a text that says its place itself. */
 KELPIE_PRINTF(2, 3)
-static void write_problem(struct kelpie_cli *cli, const char *format, ...) {
+static void write_placed(struct kelpie_cli *cli, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     write_line(cli, "", format, arguments);
     va_end(arguments);
 }
 
+/* A configuration's field, or an operation of the verb's own name. */
+static bool error_is_placed(const struct kelpie_cli *cli, const struct kelpie_error *error) {
+    size_t length = cli->verb == NULL ? 0 : strlen(cli->verb->name);
+    bool has_verb = length > 0 && strncmp(error->message, cli->verb->name, length) == 0 &&
+                    error->message[length] == ':';
+    KELPIE_ASSERT(!has_verb || length < sizeof(error->message));
+    return has_verb || error->field[0] != '\0';
+}
+
 int kelpie__cli_fail_error(struct kelpie_cli *cli, const struct kelpie_error *error) {
     KELPIE_ASSERT(error->code < 0);
-    if (error->field[0] != '\0') {
-        write_problem(cli, "%s", error->message);
+    if (error_is_placed(cli, error)) {
+        write_placed(cli, "%s", error->message);
     } else {
         kelpie__ignore(kelpie__cli_fail(cli, "%s", error->message));
     }
