@@ -2,11 +2,12 @@
  *
  * Takes the ELF image out of a bzImage (Documentation/arch/x86/boot.rst): QEMU starts it by its PVH
  * entry, and the guest need not decompress itself, which takes half a second when its processor is
- * emulated.
+ * emulated. An ELF image is checked and copied.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/mman.h>
 
 #include "pack/pack.h"
 
@@ -44,6 +45,35 @@ static bool kernel_find_payload(const struct kelpie_pack_bytes *image, const uin
     return *out_expanded > 0;
 }
 
+/* What was decompressed, as the file that it became. */
+static int kernel_check(const struct kelpie_pack_output *output, size_t count, const char *from) {
+    void *bytes = mmap(NULL, count, PROT_READ, MAP_PRIVATE, output->file, 0);
+    if (bytes == MAP_FAILED) {
+        return kelpie__pack_fail(errno, "read what \"%s\" holds", from);
+    }
+    const struct kelpie_pack_bytes image = {.bytes = bytes, .count = count};
+    int status = kelpie__pack_check_elf(&image, from);
+    munmap(bytes, count);
+    return status;
+}
+
+static int kernel_copy(const struct kelpie_pack_bytes *image, const char *from, const char *path) {
+    struct kelpie_pack_output output;
+    int status = kelpie__pack_check_elf(image, from);
+    if (status != KELPIE_PACK_OK) {
+        return status;
+    }
+    status = kelpie__pack_output_open(&output, path);
+    if (status == KELPIE_PACK_OK && !kelpie__pack_write(output.file, image->bytes, image->count)) {
+        status = kelpie__pack_fail(errno, "write \"%s\"", path);
+    }
+    if (status == KELPIE_PACK_OK) {
+        status = kelpie__pack_output_commit(&output);
+    }
+    kelpie__pack_output_close(&output);
+    return status;
+}
+
 static int kernel_extract(const struct kelpie_pack_bytes *image, const char *from,
                           const char *path) {
     const uint8_t *payload = NULL;
@@ -57,11 +87,8 @@ static int kernel_extract(const struct kelpie_pack_bytes *image, const char *fro
     if (status == KELPIE_PACK_OK) {
         status = kelpie__pack_decompress(payload, count, expanded, output.file, from);
     }
-    char magic[4] = "";
-    if (status == KELPIE_PACK_OK &&
-        (pread(output.file, magic, sizeof(magic), 0) != (ssize_t)sizeof(magic) ||
-         memcmp(magic, "\177ELF", sizeof(magic)) != 0)) {
-        status = kelpie__pack_fail(0, "what \"%s\" holds is no ELF image", from);
+    if (status == KELPIE_PACK_OK) {
+        status = kernel_check(&output, (size_t)expanded, from);
     }
     if (status == KELPIE_PACK_OK) {
         status = kelpie__pack_output_commit(&output);
@@ -77,7 +104,9 @@ int kelpie__pack_kernel(int argc, char **argv) {
     struct kelpie_pack_bytes image = {0};
     int status = kelpie__pack_read(argv[1], KERNEL_IMAGE_BYTES_MAX, &image);
     if (status == KELPIE_PACK_OK) {
-        status = kernel_extract(&image, argv[1], argv[2]);
+        bool is_elf = image.count >= 4 && memcmp(image.bytes, "\177ELF", 4) == 0;
+        status = is_elf ? kernel_copy(&image, argv[1], argv[2])
+                        : kernel_extract(&image, argv[1], argv[2]);
     }
     free(image.bytes);
     return status;

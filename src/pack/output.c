@@ -106,13 +106,7 @@ static bool output_link(struct kelpie_pack_output *output) {
     return false;
 }
 
-int kelpie__pack_output_commit(struct kelpie_pack_output *output) {
-    KELPIE_ASSERT(output->file >= 0);
-    KELPIE_ASSERT(output->name[0] != '\0');
-    /* A machine that dies must not leave a kernel of zero bytes under a name that is trusted. */
-    if (fsync(output->file) < 0) {
-        return kelpie__pack_fail(errno, "write \"%s\"", output->name);
-    }
+static int output_name(struct kelpie_pack_output *output) {
     if (!output->is_named) {
         if (linkat(AT_FDCWD, output->path, output->directory, output->name, AT_SYMLINK_FOLLOW) ==
             0) {
@@ -127,6 +121,20 @@ int kelpie__pack_output_commit(struct kelpie_pack_output *output) {
     }
     output->is_named = false;
     return KELPIE_PACK_OK;
+}
+
+int kelpie__pack_output_commit(struct kelpie_pack_output *output) {
+    KELPIE_ASSERT(output->file >= 0);
+    KELPIE_ASSERT(output->name[0] != '\0');
+    /* A machine that dies must not leave a kernel of zero bytes under a name that is trusted. */
+    if (fsync(output->file) < 0) {
+        return kelpie__pack_fail(errno, "write \"%s\"", output->name);
+    }
+    int status = output_name(output);
+    if (status == KELPIE_PACK_OK) {
+        kelpie__pack_prune(output->directory, output->name);
+    }
+    return status;
 }
 
 void kelpie__pack_output_close(struct kelpie_pack_output *output) {

@@ -59,6 +59,12 @@ void kelpie__pack_output_close(struct kelpie_pack_output *output);
 /* All of it, or false with errno. Runs of zeros at block borders stay holes. */
 bool kelpie__pack_write(int file, const void *bytes, size_t count);
 
+/* ---- prune.c ---- */
+
+/* After `made` came into a folder of the cache: removes what is over the folder's limits, the files
+ * longest unused first, never one used within the last hour. */
+void kelpie__pack_prune(int directory, const char *made);
+
 /* ---- input.c ---- */
 
 struct kelpie_pack_bytes {
@@ -71,6 +77,11 @@ int kelpie__pack_read(const char *path, size_t bytes_max, struct kelpie_pack_byt
 /* Decompresses bytes into a file; they have to become exactly `bytes_expected`. */
 int kelpie__pack_decompress(const uint8_t *bytes, size_t count, uint64_t bytes_expected, int to,
                             const char *what);
+
+/* ---- elf.c ---- */
+
+/* A whole kernel for x86-64 with a PVH entry. `from` names it in messages. */
+int kelpie__pack_check_elf(const struct kelpie_pack_bytes *image, const char *from);
 
 /* ---- run.c ---- */
 

@@ -5,11 +5,13 @@
  * nothing changed would take longer than packing.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <fts.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/hash.h"
@@ -18,6 +20,8 @@
 #define ROOT_FORMAT 1u
 #define ROOT_TRIES 3 /* a directory that changes while it is packed is packed again */
 #define ROOT_OUTPUT_BYTES 8192u
+/* Kernels stamp files with the time of the last timer tick, at most 10 ms ago. */
+#define ROOT_TICK_NS 20000000
 
 static int root_compare(const FTSENT **a, const FTSENT **b) {
     return strcmp((*a)->fts_name, (*b)->fts_name);
@@ -41,8 +45,14 @@ static void root_hash_entry(struct kelpie_hash *hash, const FTSENT *entry, size_
     root_hash_time(hash, &stat->st_ctim);
 }
 
-/* The state of the directory as a key. */
-static int root_hash(const char *directory, char out[KELPIE_HASH_CHARACTERS + 1]) {
+static int64_t root_time_ns(const struct timespec *time) {
+    return (int64_t)time->tv_sec * 1000000000 + time->tv_nsec;
+}
+
+/* The state of the directory as a key, and when it last changed. */
+static int root_hash(const char *directory, char out[KELPIE_HASH_CHARACTERS + 1],
+                     int64_t *out_changed_ns) {
+    int64_t changed_ns = INT64_MIN;
     char *paths[] = {(char *)(uintptr_t)directory, NULL};
     struct kelpie_hash hash;
     int status = KELPIE_PACK_OK;
@@ -62,18 +72,70 @@ static int root_hash(const char *directory, char out[KELPIE_HASH_CHARACTERS + 1]
         if (is_error) {
             status = kelpie__pack_fail(entry->fts_errno, "read \"%s\"", entry->fts_path);
         } else if (entry->fts_info != FTS_DP) {
+            int64_t entry_ns = root_time_ns(&entry->fts_statp->st_ctim);
+            changed_ns = entry_ns > changed_ns ? entry_ns : changed_ns;
             root_hash_entry(&hash, entry, prefix);
         }
     }
     fts_close(walk);
     kelpie__hash_hex(&hash, out);
+    *out_changed_ns = changed_ns;
+    return status;
+}
+
+/* A file that changed within the last tick may change again under the same times; waits until what
+ * is read now can no longer be mistaken for what is read later. True: it waited, hash again. */
+static bool root_wait_for_tick(int64_t changed_ns, int64_t hashed_ns) {
+    const struct timespec tick = {.tv_nsec = ROOT_TICK_NS};
+    if (changed_ns < hashed_ns - ROOT_TICK_NS || changed_ns > hashed_ns + ROOT_TICK_NS) {
+        return false; /* long ago, or in the future, where waiting does not help */
+    }
+    kelpie__ignore(nanosleep(&tick, NULL)); /* a signal ends it early, and it is repeated */
+    return true;
+}
+
+/* The state once it is settled; a directory that never settles is found out later. */
+static int root_hash_settled(const char *directory, char out[KELPIE_HASH_CHARACTERS + 1]) {
+    int status = KELPIE_PACK_OK;
+    bool is_settled = false;
+    for (int i = 0; i < ROOT_TRIES && status == KELPIE_PACK_OK && !is_settled; i += 1) {
+        struct timespec now = {0};
+        int64_t changed_ns = 0;
+        kelpie__ignore(clock_gettime(CLOCK_REALTIME, &now)); /* cannot fail for this clock */
+        status = root_hash(directory, out, &changed_ns);
+        is_settled =
+            status != KELPIE_PACK_OK || !root_wait_for_tick(changed_ns, root_time_ns(&now));
+    }
+    return status;
+}
+
+/* mkfs.erofs says that it may not read a file, but not which. Root may read all of them. */
+static int root_check_readable(const char *directory) {
+    char *paths[] = {(char *)(uintptr_t)directory, NULL};
+    int status = KELPIE_PACK_OK;
+    FTS *walk = geteuid() == 0 ? NULL : fts_open(paths, FTS_PHYSICAL | FTS_NOCHDIR, NULL);
+    if (walk == NULL) {
+        return KELPIE_PACK_OK; /* mkfs.erofs finds out what is wrong */
+    }
+    const FTSENT *entry = fts_read(walk);
+    for (; entry != NULL && status == KELPIE_PACK_OK;
+         entry = fts_read(walk)) { /* bound: the tree */
+        if (entry->fts_info == FTS_F && access(entry->fts_accpath, R_OK) < 0) {
+            status = kelpie__pack_fail(errno, "read \"%s\"", entry->fts_path);
+        }
+    }
+    fts_close(walk);
     return status;
 }
 
 static int root_make(const char *directory, const char *path) {
     char text[ROOT_OUTPUT_BYTES];
     struct kelpie_pack_output output;
-    int status = kelpie__pack_output_open(&output, path);
+    int status = root_check_readable(directory);
+    if (status != KELPIE_PACK_OK) {
+        return status;
+    }
+    status = kelpie__pack_output_open(&output, path);
     const char *argv[12] = {"mkfs.erofs", "--quiet", "-T0",
                             "-x1",        "-U",      "00000000-0000-0000-0000-000000000000"};
     size_t count = 6;
@@ -114,7 +176,8 @@ static int root_try(const char *directory, const char *cache, char *out_path, si
                     bool *out_is_stable) {
     char key[KELPIE_HASH_CHARACTERS + 1];
     char key_after[KELPIE_HASH_CHARACTERS + 1];
-    int status = root_hash(directory, key);
+    int64_t changed_ns = 0;
+    int status = root_hash_settled(directory, key);
     if (status != KELPIE_PACK_OK) {
         return status;
     }
@@ -123,12 +186,13 @@ static int root_try(const char *directory, const char *cache, char *out_path, si
         return kelpie__pack_fail(ENAMETOOLONG, "\"%s\"", cache);
     }
     *out_is_stable = true;
-    if (access(out_path, R_OK) == 0) {
+    /* Touched, so that pruning sees that it is used; a cache that is read-only is not pruned. */
+    if (utimensat(AT_FDCWD, out_path, NULL, 0) == 0 || access(out_path, R_OK) == 0) {
         return KELPIE_PACK_OK;
     }
     status = root_make(directory, out_path);
     if (status == KELPIE_PACK_OK) {
-        status = root_hash(directory, key_after);
+        status = root_hash(directory, key_after, &changed_ns);
     }
     if (status == KELPIE_PACK_OK && strcmp(key, key_after) != 0) {
         *out_is_stable = false;

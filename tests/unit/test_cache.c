@@ -81,11 +81,11 @@ static void test_kernel_that_cannot_be_used_is_refused(void **state) {
     assert_refused(in_test("zeros"), "no Linux kernel");
     memcpy(bytes + 56, "ARM\x64", 4);
     write_file(in_test("arm"), bytes, sizeof(bytes));
-    assert_refused(in_test("arm"), "another machine");
+    assert_refused(in_test("arm"), "another machine (aarch64)");
     make_elf(in_test("elf-arm"), 183);
-    assert_refused(in_test("elf-arm"), "another machine");
+    assert_refused(in_test("elf-arm"), "another machine (aarch64)");
     make_bzimage(in_test("bz32"), "1.0", 0);
-    assert_refused(in_test("bz32"), "another machine");
+    assert_refused(in_test("bz32"), "another machine (i386)");
 }
 
 static void test_kernel_is_found_by_path_then_variable_then_own(void **state) {

@@ -4,16 +4,20 @@
  * the real program in a child process; after a failure nothing may lie in the output's directory.
  */
 #include <dirent.h>
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -21,6 +25,8 @@
 #include "pack/pack.h"
 
 #define TEST_TEXT_BYTES 65536
+#define TEST_ELF_BYTES 65536
+#define TEST_NOTE_PVH 18
 #define TEST_PAYLOAD_OFFSET 0x400 /* behind one sector of setup */
 
 static char test_directory[] = "/tmp/kelpie-test-pack-XXXXXX";
@@ -64,6 +70,8 @@ static bool has_tool(const char *name) {
     return system(command) == 0;
 }
 
+static uid_t test_user; /* who runs it; 0: this user */
+
 /* Runs kelpie-pack with up to eight arguments. */
 static int run_pack(const char *first, ...) {
     char *argv[12] = {(char *)"kelpie-pack", (char *)(uintptr_t)first};
@@ -77,6 +85,9 @@ static int run_pack(const char *first, ...) {
     assert_int_equal(pipe(ends), 0);
     pid_t child = fork();
     if (child == 0) {
+        if (test_user != 0 && (setgid(test_user) < 0 || setuid(test_user) < 0)) {
+            _exit(126);
+        }
         dup2(ends[1], 1);
         dup2(ends[1], 2);
         close(ends[0]);
@@ -131,10 +142,40 @@ static void store_u32(uint8_t *bytes, uint32_t value) {
 }
 
 /* A bzImage around /bin/true, compressed by a tool; returns the bytes in it. */
+/* What a bzImage holds: an ELF image with a PVH entry, and bytes that no compressor makes much of.
+ */
+static void make_elf(const char *path, uint16_t machine, uint32_t note_type) {
+    static uint8_t image[TEST_ELF_BYTES];
+    uint32_t random = 1;
+    for (size_t i = 0; i < sizeof(image); i += 1) {
+        random = random * 1664525 + 1013904223;
+        image[i] = (uint8_t)(random >> 28);
+    }
+    const Elf64_Ehdr header = {.e_ident = {0x7f, 'E', 'L', 'F', ELFCLASS64, ELFDATA2LSB, 1},
+                               .e_type = ET_EXEC,
+                               .e_machine = machine,
+                               .e_phoff = sizeof(header),
+                               .e_phentsize = sizeof(Elf64_Phdr),
+                               .e_phnum = 2};
+    const Elf64_Phdr segments[2] = {
+        {.p_type = PT_LOAD, .p_offset = 4096, .p_filesz = sizeof(image) - 4096},
+        {.p_type = PT_NOTE, .p_offset = 512, .p_filesz = 56}};
+    const struct {
+        Elf64_Nhdr head;
+        char text[8];
+        uint32_t value;
+    } other = {{4, 8, 1}, "GNU\0....", 0}, note = {{4, 8, note_type}, "Xen", 0};
+    memcpy(image, &header, sizeof(header));
+    memcpy(image + sizeof(header), segments, sizeof(segments));
+    memset(image + 512, 0, 56);
+    memcpy(image + 512, &other, 24);
+    memcpy(image + 536, &note, 24);
+    write_file(path, image, sizeof(image));
+}
+
 static size_t make_kernel(const char *compressor, uint8_t *out, size_t capacity) {
-    struct stat stat_result;
-    assert_int_equal(stat("/bin/true", &stat_result), 0);
-    shell("%s < /bin/true > %s 2>/dev/null", compressor, in_test("payload"));
+    make_elf(in_test("vmlinux"), EM_X86_64, TEST_NOTE_PVH);
+    shell("%s < %s > %s 2>/dev/null", compressor, in_test("vmlinux"), in_test("payload"));
     memset(out, 0, TEST_PAYLOAD_OFFSET);
     size_t count =
         read_file(in_test("payload"), out + TEST_PAYLOAD_OFFSET, capacity - TEST_PAYLOAD_OFFSET);
@@ -142,7 +183,7 @@ static size_t make_kernel(const char *compressor, uint8_t *out, size_t capacity)
     memcpy(out + 0x202, "HdrS\x0f\x02", 6);
     store_u32(out + 0x248, 0);
     if (strncmp(compressor, "gzip", 4) != 0) { /* which ends with the size by itself */
-        store_u32(out + TEST_PAYLOAD_OFFSET + count, (uint32_t)stat_result.st_size);
+        store_u32(out + TEST_PAYLOAD_OFFSET + count, TEST_ELF_BYTES);
         count += 4;
     }
     store_u32(out + 0x24c, (uint32_t)count);
@@ -165,7 +206,7 @@ static void test_kernel_of_each_compression(void **state) {
         assert_int_equal(
             run_pack("kernel", in_test("bzImage"), in_test("kernels/new/vmlinux"), NULL), 0);
         assert_string_equal(test_output, "");
-        shell("cmp -s /bin/true %s", in_test("kernels/new/vmlinux"));
+        shell("cmp -s %s %s", in_test("vmlinux"), in_test("kernels/new/vmlinux"));
         struct stat stat_result;
         assert_int_equal(stat(in_test("kernels/new/vmlinux"), &stat_result), 0);
         assert_int_equal(stat_result.st_mode & 07777, 0600);
@@ -226,6 +267,30 @@ static void test_kernel_that_holds_no_elf(void **state) {
     assert_nothing_made(in_test("out"));
 }
 
+static void assert_elf_refused(const char *says) {
+    assert_int_equal(run_pack("kernel", in_test("elf"), in_test("out/vmlinux"), NULL), 1);
+    assert_says(says);
+    assert_nothing_made(in_test("out"));
+}
+
+static void test_kernel_that_is_an_elf_is_checked_and_copied(void **state) {
+    assert_non_null(state);
+    make_elf(in_test("elf"), EM_X86_64, TEST_NOTE_PVH);
+    assert_int_equal(run_pack("kernel", in_test("elf"), in_test("copy"), NULL), 0);
+    shell("cmp -s %s %s", in_test("elf"), in_test("copy"));
+    make_elf(in_test("elf"), EM_X86_64, TEST_NOTE_PVH + 1);
+    assert_elf_refused("has no PVH entry");
+    make_elf(in_test("elf"), EM_AARCH64, TEST_NOTE_PVH);
+    assert_elf_refused("another machine (ELF machine 183)");
+    make_elf(in_test("elf"), EM_X86_64, TEST_NOTE_PVH);
+    assert_int_equal(truncate(in_test("elf"), TEST_ELF_BYTES - 1), 0);
+    assert_elf_refused("is cut off");
+    assert_int_equal(truncate(in_test("elf"), 100), 0);
+    assert_elf_refused("is cut off");
+    assert_int_equal(truncate(in_test("elf"), 20), 0);
+    assert_elf_refused("no ELF");
+}
+
 static void test_output_replaces_files_and_nothing_else(void **state) {
     static uint8_t image[1024 * 1024];
     assert_non_null(state);
@@ -233,12 +298,58 @@ static void test_output_replaces_files_and_nothing_else(void **state) {
     write_file(in_test("bzImage"), image, count);
     write_file(in_test("old"), "old", 3);
     assert_int_equal(run_pack("kernel", in_test("bzImage"), in_test("old"), NULL), 0);
-    shell("cmp -s /bin/true %s", in_test("old"));
+    shell("cmp -s %s %s", in_test("vmlinux"), in_test("old"));
     assert_int_equal(mkdir(in_test("folder"), 0700), 0);
     assert_int_equal(run_pack("kernel", in_test("bzImage"), in_test("folder"), NULL), 1);
     assert_says("is not a file");
     assert_int_equal(run_pack("kernel", in_test("bzImage"), in_test("old/below"), NULL), 1);
     assert_int_equal(run_pack("kernel", in_test("bzImage"), "", NULL), 1);
+}
+
+/* ---- the cache ---- */
+
+static const char *cache_file(const char *digit, const char *suffix) {
+    static char name[64];
+    memset(name, 0, sizeof(name));
+    memset(name, digit[0], 32);
+    snprintf(name + 32, sizeof(name) - 32, "%s", suffix);
+    static char path[128];
+    snprintf(path, sizeof(path), "kernels/%s", name);
+    return in_test(path);
+}
+
+/* A file that was last used so many hours ago. */
+static void make_used(const char *path, int hours_ago) {
+    const time_t then = time(NULL) - (time_t)hours_ago * 3600;
+    const struct timespec times[2] = {{.tv_sec = then}, {.tv_sec = then}};
+    write_file(path, "x", 1);
+    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+}
+
+static bool is_there(const char *path) {
+    return access(path, F_OK) == 0;
+}
+
+static void test_cache_is_pruned_of_what_is_old(void **state) {
+    assert_non_null(state);
+    make_elf(in_test("vmlinux"), EM_X86_64, TEST_NOTE_PVH);
+    assert_int_equal(mkdir(in_test("kernels"), 0700), 0);
+    make_used(cache_file("1", ".vmlinux"), 24 * 31);
+    make_used(cache_file("2", ".vmlinux"), 24 * 29);
+    make_used(cache_file("3", ".cpio"), 24 * 31);   /* of another folder's kind */
+    make_used(in_test("kernels/vmlinux"), 24 * 31); /* somebody's own */
+    make_used(in_test("kernels/.44444444444444444444444444444444.vmlinux.12"), 2);
+    make_used(in_test("kernels/.55555555555555555555555555555555.vmlinux.12"), 0);
+    /* A file somewhere else does not prune. */
+    assert_int_equal(run_pack("kernel", in_test("vmlinux"), in_test("kernels/new"), NULL), 0);
+    assert_true(is_there(cache_file("1", ".vmlinux")));
+    assert_int_equal(run_pack("kernel", in_test("vmlinux"), cache_file("0", ".vmlinux"), NULL), 0);
+    assert_false(is_there(cache_file("1", ".vmlinux")));
+    assert_true(is_there(cache_file("0", ".vmlinux")) && is_there(cache_file("2", ".vmlinux")));
+    assert_true(is_there(cache_file("3", ".cpio")) && is_there(in_test("kernels/vmlinux")));
+    assert_false(is_there(in_test("kernels/.44444444444444444444444444444444.vmlinux.12")));
+    assert_true(is_there(in_test("kernels/.55555555555555555555555555555555.vmlinux.12")));
+    shell("rm -r %s", in_test("kernels"));
 }
 
 /* ---- initramfs ---- */
@@ -362,6 +473,85 @@ static void test_root_that_is_no_directory(void **state) {
     assert_nothing_made(in_test("out"));
 }
 
+static void test_root_names_the_file_that_cannot_be_read(void **state) {
+    assert_non_null(state);
+    if (!has_tool("mkfs.erofs") || geteuid() != 0) {
+        skip();
+    }
+    shell("rm -rf %s; mkdir -p %s/a; touch %s/a/secret; chmod 0 %s/a/secret; chmod 755 %s",
+          in_test("tree"), in_test("tree"), in_test("tree"), in_test("tree"), test_directory);
+    assert_int_equal(chmod(in_test("out"), 0777), 0);
+    test_user = 65534;
+    int status = run_pack("root", in_test("tree"), in_test("out"), NULL);
+    test_user = 0;
+    assert_int_equal(status, 1);
+    assert_says("a/secret\": Permission denied");
+    assert_nothing_made(in_test("out"));
+}
+
+/* Only its times tell the second content from the first. */
+static void test_root_sees_a_change_of_the_same_size(void **state) {
+    char paths[2][256] = {"", ""};
+    assert_non_null(state);
+    if (!has_tool("mkfs.erofs")) {
+        skip();
+    }
+    shell("rm -rf %s; mkdir -p %s", in_test("tree"), in_test("tree"));
+    for (int i = 0; i < 2; i += 1) {
+        write_file(in_test("tree/file"), i == 0 ? "one" : "two", 3);
+        assert_int_equal(run_pack("root", in_test("tree"), in_test("roots"), NULL), 0);
+        snprintf(paths[i], sizeof(paths[i]), "%.200s", test_output);
+    }
+    assert_string_not_equal(paths[0], paths[1]);
+}
+
+/* In a file system of 256 KiB; seen by this process's children only. */
+static void test_full_disk_leaves_nothing(void **state) {
+    assert_non_null(state);
+    if (geteuid() != 0 || !has_tool("mkfs.erofs") || unshare(CLONE_NEWNS) < 0) {
+        skip();
+    }
+    assert_int_equal(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
+    assert_int_equal(mkdir(in_test("small"), 0700), 0);
+    assert_int_equal(mount("none", in_test("small"), "tmpfs", 0, "size=256k"), 0);
+    make_static_program(in_test("agent"));
+    shell("rm -rf %s; mkdir %s; head -c 1000000 /dev/urandom > %s/file", in_test("tree"),
+          in_test("tree"), in_test("tree"));
+    assert_int_equal(run_pack("root", in_test("tree"), in_test("small"), NULL), 3);
+    assert_says("No space left on device");
+    assert_nothing_made(in_test("small"));
+    if (access("/usr/bin/busybox", X_OK) == 0) {
+        assert_int_equal(run_pack("initramfs", "--agent", in_test("agent"), "--busybox",
+                                  "/usr/bin/busybox", in_test("small/ird"), NULL),
+                         3);
+        assert_says("No space left on device");
+        assert_nothing_made(in_test("small"));
+    }
+    assert_int_equal(umount(in_test("small")), 0);
+    assert_int_equal(rmdir(in_test("small")), 0);
+}
+
+static void test_makers_at_the_same_time_agree(void **state) {
+    pid_t children[4];
+    assert_non_null(state);
+    make_elf(in_test("vmlinux"), EM_X86_64, TEST_NOTE_PVH);
+    assert_int_equal(mkdir(in_test("kernels"), 0700), 0);
+    for (size_t i = 0; i < 4; i += 1) {
+        children[i] = fork();
+        if (children[i] == 0) {
+            _exit(run_pack("kernel", in_test("vmlinux"), cache_file("0", ".vmlinux"), NULL));
+        }
+    }
+    for (size_t i = 0; i < 4; i += 1) {
+        int status = -1;
+        assert_int_equal(waitpid(children[i], &status, 0), children[i]);
+        assert_int_equal(status, 0);
+    }
+    shell("cmp -s %s %s", in_test("vmlinux"), cache_file("0", ".vmlinux"));
+    shell("test \"$(ls -A %s | wc -l)\" = 1", in_test("kernels"));
+    shell("rm -r %s", in_test("kernels"));
+}
+
 /* ---- images ---- */
 
 static void assert_unidentified(const char *path, const char *says) {
@@ -466,12 +656,18 @@ int main(void) {
         cmocka_unit_test(test_kernel_of_each_compression),
         cmocka_unit_test(test_kernel_that_is_damaged),
         cmocka_unit_test(test_kernel_that_holds_no_elf),
+        cmocka_unit_test(test_kernel_that_is_an_elf_is_checked_and_copied),
+        cmocka_unit_test(test_cache_is_pruned_of_what_is_old),
         cmocka_unit_test(test_output_replaces_files_and_nothing_else),
         cmocka_unit_test(test_initramfs_refuses_programs_with_libraries),
         cmocka_unit_test(test_initramfs_orders_and_strips_modules),
         cmocka_unit_test(test_initramfs_names_what_a_kernel_lacks),
         cmocka_unit_test(test_root_follows_the_directory),
         cmocka_unit_test(test_root_that_is_no_directory),
+        cmocka_unit_test(test_root_names_the_file_that_cannot_be_read),
+        cmocka_unit_test(test_root_sees_a_change_of_the_same_size),
+        cmocka_unit_test(test_full_disk_leaves_nothing),
+        cmocka_unit_test(test_makers_at_the_same_time_agree),
         cmocka_unit_test(test_identify_knows_what_it_does_not_take),
         cmocka_unit_test(test_identify_trusts_no_qcow2),
         cmocka_unit_test(test_disk_is_an_empty_ext4),
