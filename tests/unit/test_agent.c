@@ -200,12 +200,13 @@ static void test_exec_end_kills_what_is_left(void **state) {
 static void test_exec_that_left_its_cgroup_is_killed(void **state) {
     const char *cgroup = test_mode(state);
     struct client *client = client_start_ready(cgroup);
-    char script[2048] = "";
+    char move[1200] = "";
+    char script[2048];
     if (cgroup != NULL) {
-        snprintf(script, sizeof(script), "mkdir %s/escape; echo $$ > %s/escape/cgroup.procs;",
-                 cgroup, cgroup);
+        snprintf(move, sizeof(move), "mkdir %s/escape; echo $$ > %s/escape/cgroup.procs;", cgroup,
+                 cgroup);
     }
-    strncat(script, "setsid sleep 1000 & echo $!; exec sleep 1000", 64);
+    snprintf(script, sizeof(script), "%s setsid sleep 1000 & echo $!; exec sleep 1000", move);
     int channel = client_shell(client, script, ",\"timeout_ms\":300");
     assert_non_null(strstr(client->exits[channel], "\"reason\":\"timeout\""));
     assert_string_equal(client_text(client, channel, 1), "");
