@@ -21,6 +21,7 @@
 #define CONNECT_LOG_FILE "monitor.log"
 #define CONNECT_HANDLE_COUNT 7u
 #define CONNECT_LAST_WORDS_BYTES 400u
+#define CONNECT_LOSSES_MAX 3u
 
 /* ---- what the connection brings -------------------------------------------------------------- */
 
@@ -109,6 +110,13 @@ void kelpie__vm_explain_loss(struct kelpie_vm *vm, struct kelpie_error *out) {
     struct kelpie_vm_record record = {0};
     const char *name = vm->directory.name;
     int status = kelpie__vm_record(vm, &record, NULL);
+    if (!vm->is_greeted) { /* it was ending when we came, and has done nothing that was asked */
+        kelpie__ignore(kelpie__fail(out, KELPIE_E_BUSY, 0,
+                                    "the monitor of VM \"%s\" ended before it answered; try again",
+                                    name));
+        append_last_words(vm, out);
+        return;
+    }
     if (status == KELPIE_E_NOT_FOUND) {
         kelpie__ignore(kelpie__fail(out, KELPIE_E_CRASHED, 0,
                                     "the monitor of VM \"%s\" ended, and the VM is deleted", name));
@@ -136,6 +144,7 @@ static void connection_closed(void *context, const struct kelpie_error *error) {
     if (error->code == KELPIE_E_IO) {
         kelpie__vm_explain_loss(vm, &why);
     }
+    vm->loss = why;
     kelpie__wire_destroy(vm->wire);
     vm->wire = NULL;
     kelpie__execs_fail(vm, &why);
@@ -157,12 +166,9 @@ static void hello_answer(void *context, const struct kelpie_error *error, const 
                          size_t length) {
     struct kelpie_vm *vm = context;
     uint64_t version = 0;
-    if (error != NULL) {
-        kelpie__log(vm->kelpie, KELPIE_LOG_WARNING, error->message);
-        if (error->code == KELPIE_E_TIMEOUT) {
-            kelpie__wire_break(vm->wire, "R21", "no answer to hello within %u ms",
-                               KELPIE_HELLO_TIMEOUT_MS);
-        }
+    KELPIE_ASSERT(!vm->is_greeted);
+    if (error != NULL) { /* without effect when it is the connection's end */
+        kelpie__wire_break(vm->wire, "R21", "hello was not answered: %s", error->message);
         return;
     }
     if (kelpie__json_find_u64(result, length, "version", &version) < 0 ||
@@ -170,7 +176,9 @@ static void hello_answer(void *context, const struct kelpie_error *error, const 
         kelpie__wire_break(
             vm->wire, "R21", "the monitor speaks version %llu, this library %u to %u",
             (unsigned long long)version, KELPIE_PROTOCOL_VERSION_MIN, KELPIE_PROTOCOL_VERSION);
+        return;
     }
+    vm->is_greeted = true;
 }
 
 /* Takes the stream in any case. Hello goes first; requests may follow it at once. */
@@ -191,6 +199,7 @@ static int connection_open(struct kelpie_vm *vm, int stream, struct kelpie_error
         return status;
     }
     vm->channel_last = 0;
+    vm->is_greeted = false;
     kelpie__ignore(kelpie__text_format(
         params, sizeof(params),
         "{\"version\":%u,\"version_min\":%u,\"features\":[],\"role\":\"%s\"}",
@@ -345,17 +354,49 @@ int kelpie__vm_connect(struct kelpie_vm *vm, bool may_start, struct kelpie_vm_re
     return status;
 }
 
+/* Waits until the monitor has answered hello. BUSY: it ended before, as one does whose VM has just
+ * stopped. */
+static int wait_greeted(struct kelpie_vm *vm, struct kelpie_error *error) {
+    int status = 0;
+    while (status == 0 && vm->wire != NULL && !vm->is_greeted) { /* bound: hello's deadline */
+        status = kelpie__turn(vm->kelpie, -1, error);
+    }
+    if (status == 0 && vm->wire == NULL) {
+        KELPIE_ASSERT(vm->loss.code < 0);
+        status = vm->loss.code;
+        *error = vm->loss;
+    }
+    return status;
+}
+
 int kelpie__vm_connect_wait(struct kelpie_vm *vm, bool may_start,
                             struct kelpie_vm_record *out_record, struct kelpie_error *error) {
     struct kelpie *kelpie = vm->kelpie;
+    struct kelpie_error kept = {0};
+    unsigned loss_count = 0;
     kelpie->loop->now_ns = kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
     int64_t deadline_ns = kelpie__loop_deadline(kelpie->loop, KELPIE_CALL_TIMEOUT_MS);
-    int status = kelpie__vm_connect(vm, may_start, out_record, error);
-    while (status == KELPIE_E_BUSY && kelpie->loop->now_ns < deadline_ns) {
-        status = kelpie__turn(kelpie, kelpie->loop->now_ns + CONNECT_RETRY_NS, error);
+    int status = KELPIE_E_BUSY;
+    while (status == KELPIE_E_BUSY && loss_count < CONNECT_LOSSES_MAX) { /* and the deadline */
+        status = kelpie__vm_connect(vm, may_start, out_record, &kept);
         if (status == 0) {
-            status = kelpie__vm_connect(vm, may_start, out_record, error);
+            status = wait_greeted(vm, &kept);
+            loss_count += status == KELPIE_E_BUSY ? 1 : 0;
         }
+        if (status == KELPIE_E_BUSY && kelpie->loop->now_ns >= deadline_ns) {
+            break;
+        }
+        if (status == KELPIE_E_BUSY) {
+            int turned = kelpie__turn(kelpie, kelpie->loop->now_ns + CONNECT_RETRY_NS, &kept);
+            status = turned < 0 ? turned : status;
+        }
+    }
+    if (loss_count == CONNECT_LOSSES_MAX) { /* every one that was started died at once */
+        status = KELPIE_E_CRASHED;
+        kept.code = status;
+    }
+    if (status < 0 && error != NULL) {
+        *error = kept;
     }
     return status;
 }

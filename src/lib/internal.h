@@ -41,6 +41,8 @@ struct kelpie_vm {
     struct kelpie_wire *wire;            /* owned; NULL: not connected */
     bool is_creator;                     /* of an owned VM: its connection is what keeps it */
     struct kelpie_error damage; /* code 0: none; else its files cannot be read, only deleted */
+    bool is_greeted;            /* this connection's hello was answered */
+    struct kelpie_error loss;   /* why the last connection ended */
     uint32_t channel_last;
     struct kelpie_exec *execs; /* list */
     struct kelpie_operation *operations;
