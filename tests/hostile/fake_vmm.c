@@ -371,6 +371,8 @@ static bool script_command(struct fake *fake, uint32_t channel) {
         write_all(fake->agent, "garbagegarbagegarbagegarbage", 28);
     } else if (lies(fake, "vmm-dies-late")) {
         exit(5);
+    } else if (lies(fake, "hang")) {
+        return true; /* a command that does nothing and never ends */
     } else {
         return false;
     }

@@ -24,6 +24,7 @@ struct lie_frame {
 };
 
 #define LIE_TEXT(text) sizeof(text) - 1, text
+#define LIE_PAYLOAD(text) .length = sizeof(text) - 1, .payload = text
 
 static const struct lie_frame lie_frames[] = {
     {"length", "R2", 1, 0, 0, 0, 0, 40000, ""},
