@@ -7,9 +7,12 @@
 
 int main(int argc, char **argv) {
     kelpie__os_linux_prepare_process();
-    struct kelpie_os *os = kelpie__os_linux_create();
+    struct kelpie_os *linux_os = kelpie__os_linux_create();
+    struct kelpie_os *os = linux_os;
 #ifdef KELPIE_TEST_BUILD
     os = os == NULL ? NULL : kelpie__os_fault_from_environment(os, "monitor");
 #endif
-    return os == NULL ? 1 : kelpie_monitor_main(os, argc, argv);
+    int code = os == NULL ? 1 : kelpie_monitor_main(os, argc, argv);
+    kelpie__os_linux_destroy(linux_os);
+    return code;
 }

@@ -139,6 +139,14 @@ static void monitor_end(struct kelpie_monitor *monitor) {
     if (is_leftover) { /* ephemeral: its end is its deletion */
         kelpie__ignore(kelpie__vm_directory_delete(&monitor->directory, NULL));
     }
+    if (monitor->is_owner_watched) {
+        kelpie__loop_unwatch(monitor->loop, monitor->owner_watch);
+        monitor->is_owner_watched = false;
+    }
+    kelpie__loop_destroy(monitor->loop);
+    /* The lock goes last: whoever takes it finds all done. */
+    kelpie__vm_directory_close(&monitor->directory);
+    kelpie__places_close(&monitor->places);
 }
 
 static void monitor_complain(struct kelpie_os *os, const struct kelpie_error *error) {
@@ -163,8 +171,9 @@ int kelpie_monitor_main(struct kelpie_os *os, int argc, char **argv) {
             monitor_end(monitor);
         }
     }
+    kelpie__free(os, monitor, sizeof(*monitor));
     if (status < 0) {
-        monitor_complain(os, &error);
+        monitor_complain(os, &error); /* what a failed start leaves open, the kernel closes */
     }
-    return status < 0 ? 1 : 0; /* the kernel frees the rest, the lock last */
+    return status < 0 ? 1 : 0;
 }
