@@ -215,9 +215,13 @@ static bool input_feed(struct kelpie_cli_session *session) {
 }
 
 void kelpie__cli_io_take_input(struct kelpie_cli_session *session) {
+    bool had_rest = session->input_count > 0;
     session->is_input_due = false;
     if (!input_feed(session) || !session->has_input) {
         return;
+    }
+    if (had_rest && !session->is_input_file) {
+        return; /* not known to be ready: the handle may be one that blocks */
     }
     int64_t count = kelpie__os_read(session->cli->os, session->input_handle, session->input,
                                     sizeof(session->input));

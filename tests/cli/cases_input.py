@@ -8,6 +8,8 @@ import subprocess
 
 from support import Skip, case, check, check_equal, wait_for
 
+NOBODY = 65534
+
 
 def path_of(kelpie, name, content=None):
     path = os.path.join(kelpie.folder, name)
@@ -60,13 +62,30 @@ def root_that_cannot_be_used(kelpie):
     kelpie.refuse([garbage, "ext4"], "run", "--root", garbage, "true")
 
 
+def become_nobody():
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+
+
 @case
 def root_that_cannot_be_read(kelpie):
-    if os.geteuid() == 0:
-        raise Skip("user", "root may read everything")
+    if os.geteuid() != 0:
+        raise Skip("root", "only root can become somebody else")
     secret = path_of(kelpie, "secret", b"")
     os.chmod(secret, 0)
-    kelpie.refuse(["root", secret, "EACCES"], "create", "--root", secret, "x")
+    os.chmod(kelpie.folder, 0o755)
+    theirs = path_of(kelpie, "theirs")
+    os.mkdir(theirs, 0o700)
+    os.chown(theirs, NOBODY, NOBODY)
+    command = ["--state-dir", theirs, "create", "--root", secret, "x"]
+    try:
+        kelpie.refuse(["root", secret, "permission denied"], *command, preexec_fn=become_nobody)
+        kelpie.refuse(["EACCES", "--state-dir"], "ps", preexec_fn=become_nobody)
+    except PermissionError:
+        raise Skip("path", "the program is out of nobody's reach") from None
+    finally:
+        os.chmod(kelpie.folder, 0o700)
 
 
 @case

@@ -19,7 +19,7 @@ import time
 import traceback
 
 CASES = []
-CASE_SECONDS = 90
+CASE_SECONDS = 120
 ALL_BYTES = bytes(range(256))
 
 
@@ -66,7 +66,7 @@ class Kelpie:
         environment = dict(self.environment, **options.pop("environment", {}))
         return subprocess.Popen([self.program, *arguments], env=environment, **options)
 
-    def run(self, *arguments, stdin_bytes=None, seconds=30, **options):
+    def run(self, *arguments, stdin_bytes=None, seconds=60, **options):
         """Runs it to its end. Gives (exit code, standard output, standard error as text)."""
         if stdin_bytes is not None:
             options["stdin"] = subprocess.PIPE
