@@ -248,6 +248,7 @@ static int open_read(struct kelpie_vm *vm, struct kelpie_error *error) {
     if (status == KELPIE_E_IO && !vm_is_gone(vm)) {
         KELPIE_ASSERT(kept.code == KELPIE_E_IO);
         vm->damage = kept;
+        kelpie__config_defaults(vm->config);
         return 0;
     }
     if (status == KELPIE_E_IO) {
