@@ -3,135 +3,16 @@
  * kelpie-pack: what it makes, and what it says about inputs that are damaged or lie. Each run is
  * the real program in a child process; after a failure nothing may lie in the output's directory.
  */
-#include <dirent.h>
 #include <elf.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <sched.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
-#include <cmocka.h>
+#include "pack_run.h"
 
-#include "pack/pack.h"
-
-#define TEST_TEXT_BYTES 65536
 #define TEST_ELF_BYTES 65536
 #define TEST_NOTE_PVH 18
 #define TEST_PAYLOAD_OFFSET 0x400 /* behind one sector of setup */
-
-static char test_directory[] = "/tmp/kelpie-test-pack-XXXXXX";
-static char test_output[TEST_TEXT_BYTES]; /* stdout and stderr of the last run */
-
-static const char *in_test(const char *name) {
-    static char paths[8][256];
-    static unsigned turn;
-    turn = (turn + 1) % 8;
-    snprintf(paths[turn], sizeof(paths[turn]), "%s/%s", test_directory, name);
-    return paths[turn];
-}
-
-static void write_file(const char *path, const void *bytes, size_t count) {
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    assert_int_equal(fwrite(bytes, 1, count, file), count);
-    assert_int_equal(fclose(file), 0);
-}
-
-static size_t read_file(const char *path, uint8_t *out, size_t capacity) {
-    FILE *file = fopen(path, "r");
-    assert_non_null(file);
-    size_t count = fread(out, 1, capacity, file);
-    fclose(file);
-    return count;
-}
-
-static void shell(const char *format, ...) {
-    char command[1024];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(command, sizeof(command), format, arguments);
-    va_end(arguments);
-    assert_int_equal(system(command), 0);
-}
-
-static bool has_tool(const char *name) {
-    char command[128];
-    snprintf(command, sizeof(command), "command -v %s >/dev/null", name);
-    return system(command) == 0;
-}
-
-static uid_t test_user; /* who runs it; 0: this user */
-
-/* Runs kelpie-pack with up to eight arguments. */
-static int run_pack(const char *first, ...) {
-    char *argv[12] = {(char *)"kelpie-pack", (char *)(uintptr_t)first};
-    int argc = 2;
-    va_list arguments;
-    va_start(arguments, first);
-    for (; argc < 10 && (argv[argc] = va_arg(arguments, char *)) != NULL; argc += 1) {
-    }
-    va_end(arguments);
-    int ends[2];
-    assert_int_equal(pipe(ends), 0);
-    pid_t child = fork();
-    if (child == 0) {
-        if (test_user != 0 && (setgid(test_user) < 0 || setuid(test_user) < 0)) {
-            _exit(126);
-        }
-        dup2(ends[1], 1);
-        dup2(ends[1], 2);
-        close(ends[0]);
-        close(ends[1]);
-        int status = kelpie_pack_main(argc, argv);
-        fflush(stdout);
-        _exit(status);
-    }
-    close(ends[1]);
-    size_t count = 0;
-    ssize_t result = 1;
-    while (result > 0) {
-        result = read(ends[0], test_output + count, sizeof(test_output) - 1 - count);
-        count += result > 0 ? (size_t)result : 0;
-    }
-    test_output[count] = '\0';
-    close(ends[0]);
-    int status = 0;
-    assert_int_equal(waitpid(child, &status, 0), child);
-    assert_true(WIFEXITED(status));
-    return WEXITSTATUS(status);
-}
-
-static void assert_says(const char *text) {
-    if (strstr(test_output, text) == NULL) {
-        fail_msg("\"%s\" is not in: %s", text, test_output);
-    }
-}
-
-/* Not a trace of a failed run, named or temporary; and one line said why. */
-static void assert_nothing_made(const char *directory) {
-    DIR *list = opendir(directory);
-    assert_non_null(strchr(test_output, '\n'));
-    assert_ptr_equal(strchr(test_output, '\n') + 1, test_output + strlen(test_output));
-    for (struct dirent *entry = list == NULL ? NULL : readdir(list); entry != NULL;
-         entry = readdir(list)) {
-        if (entry->d_name[0] != '.' || strlen(entry->d_name) > 2) {
-            fail_msg("left behind: %s/%s", directory, entry->d_name);
-        }
-    }
-    if (list != NULL) {
-        closedir(list);
-    }
-}
 
 /* ---- kernels ---- */
 
@@ -352,13 +233,28 @@ static void test_cache_is_pruned_of_what_is_old(void **state) {
     shell("rm -r %s", in_test("kernels"));
 }
 
-/* ---- initramfs ---- */
-
-/* A statically linked program: an ELF header without program headers will do. */
-static void make_static_program(const char *path) {
-    uint8_t elf[128] = {0x7f, 'E', 'L', 'F', 2, 1, 1};
-    write_file(path, elf, sizeof(elf));
+static void test_makers_at_the_same_time_agree(void **state) {
+    pid_t children[4];
+    assert_non_null(state);
+    make_elf(in_test("vmlinux"), EM_X86_64, TEST_NOTE_PVH);
+    assert_int_equal(mkdir(in_test("kernels"), 0700), 0);
+    for (size_t i = 0; i < 4; i += 1) {
+        children[i] = fork();
+        if (children[i] == 0) {
+            _exit(run_pack("kernel", in_test("vmlinux"), cache_file("0", ".vmlinux"), NULL));
+        }
+    }
+    for (size_t i = 0; i < 4; i += 1) {
+        int status = -1;
+        assert_int_equal(waitpid(children[i], &status, 0), children[i]);
+        assert_int_equal(status, 0);
+    }
+    shell("cmp -s %s %s", in_test("vmlinux"), cache_file("0", ".vmlinux"));
+    shell("test \"$(ls -A %s | wc -l)\" = 1", in_test("kernels"));
+    shell("rm -r %s", in_test("kernels"));
 }
+
+/* ---- initramfs ---- */
 
 static void test_initramfs_refuses_programs_with_libraries(void **state) {
     assert_non_null(state);
@@ -443,193 +339,6 @@ static void test_initramfs_names_what_a_kernel_lacks(void **state) {
     assert_nothing_made(in_test("out"));
 }
 
-/* ---- roots ---- */
-
-static void test_root_follows_the_directory(void **state) {
-    char first[256];
-    assert_non_null(state);
-    if (!has_tool("mkfs.erofs")) {
-        skip();
-    }
-    shell("mkdir -p %s/etc && echo one > %s/etc/file", in_test("tree"), in_test("tree"));
-    assert_int_equal(run_pack("root", in_test("tree"), in_test("roots"), NULL), 0);
-    snprintf(first, sizeof(first), "%.200s", test_output);
-    first[strcspn(first, "\n")] = '\0';
-    assert_int_equal(run_pack("identify", first, NULL), 0);
-    assert_string_equal(test_output, "raw erofs\n");
-    assert_int_equal(run_pack("root", in_test("tree"), in_test("roots"), NULL), 0);
-    assert_memory_equal(test_output, first, strlen(first));
-    shell("echo two > %s/etc/file", in_test("tree"));
-    assert_int_equal(run_pack("root", in_test("tree"), in_test("roots"), NULL), 0);
-    assert_memory_not_equal(test_output, first, strlen(first));
-}
-
-static void test_root_that_is_no_directory(void **state) {
-    assert_non_null(state);
-    assert_int_equal(run_pack("root", in_test("missing"), in_test("out"), NULL), 1);
-    assert_says("No such file");
-    assert_int_equal(run_pack("root", "/bin/true", in_test("out"), NULL), 1);
-    assert_says("not a directory");
-    assert_nothing_made(in_test("out"));
-}
-
-static void test_root_names_the_file_that_cannot_be_read(void **state) {
-    assert_non_null(state);
-    if (!has_tool("mkfs.erofs") || geteuid() != 0) {
-        skip();
-    }
-    shell("rm -rf %s; mkdir -p %s/a; touch %s/a/secret; chmod 0 %s/a/secret; chmod 755 %s",
-          in_test("tree"), in_test("tree"), in_test("tree"), in_test("tree"), test_directory);
-    assert_int_equal(chmod(in_test("out"), 0777), 0);
-    test_user = 65534;
-    int status = run_pack("root", in_test("tree"), in_test("out"), NULL);
-    test_user = 0;
-    assert_int_equal(status, 1);
-    assert_says("a/secret\": Permission denied");
-    assert_nothing_made(in_test("out"));
-}
-
-/* Only its times tell the second content from the first. */
-static void test_root_sees_a_change_of_the_same_size(void **state) {
-    char paths[2][256] = {"", ""};
-    assert_non_null(state);
-    if (!has_tool("mkfs.erofs")) {
-        skip();
-    }
-    shell("rm -rf %s; mkdir -p %s", in_test("tree"), in_test("tree"));
-    for (int i = 0; i < 2; i += 1) {
-        write_file(in_test("tree/file"), i == 0 ? "one" : "two", 3);
-        assert_int_equal(run_pack("root", in_test("tree"), in_test("roots"), NULL), 0);
-        snprintf(paths[i], sizeof(paths[i]), "%.200s", test_output);
-    }
-    assert_string_not_equal(paths[0], paths[1]);
-}
-
-/* In a file system of 256 KiB; seen by this process's children only. */
-static void test_full_disk_leaves_nothing(void **state) {
-    assert_non_null(state);
-    if (geteuid() != 0 || !has_tool("mkfs.erofs") || unshare(CLONE_NEWNS) < 0) {
-        skip();
-    }
-    assert_int_equal(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
-    assert_int_equal(mkdir(in_test("small"), 0700), 0);
-    assert_int_equal(mount("none", in_test("small"), "tmpfs", 0, "size=256k"), 0);
-    make_static_program(in_test("agent"));
-    shell("rm -rf %s; mkdir %s; head -c 1000000 /dev/urandom > %s/file", in_test("tree"),
-          in_test("tree"), in_test("tree"));
-    assert_int_equal(run_pack("root", in_test("tree"), in_test("small"), NULL), 3);
-    assert_says("No space left on device");
-    assert_nothing_made(in_test("small"));
-    if (access("/usr/bin/busybox", X_OK) == 0) {
-        assert_int_equal(run_pack("initramfs", "--agent", in_test("agent"), "--busybox",
-                                  "/usr/bin/busybox", in_test("small/ird"), NULL),
-                         3);
-        assert_says("No space left on device");
-        assert_nothing_made(in_test("small"));
-    }
-    assert_int_equal(umount(in_test("small")), 0);
-    assert_int_equal(rmdir(in_test("small")), 0);
-}
-
-static void test_makers_at_the_same_time_agree(void **state) {
-    pid_t children[4];
-    assert_non_null(state);
-    make_elf(in_test("vmlinux"), EM_X86_64, TEST_NOTE_PVH);
-    assert_int_equal(mkdir(in_test("kernels"), 0700), 0);
-    for (size_t i = 0; i < 4; i += 1) {
-        children[i] = fork();
-        if (children[i] == 0) {
-            _exit(run_pack("kernel", in_test("vmlinux"), cache_file("0", ".vmlinux"), NULL));
-        }
-    }
-    for (size_t i = 0; i < 4; i += 1) {
-        int status = -1;
-        assert_int_equal(waitpid(children[i], &status, 0), children[i]);
-        assert_int_equal(status, 0);
-    }
-    shell("cmp -s %s %s", in_test("vmlinux"), cache_file("0", ".vmlinux"));
-    shell("test \"$(ls -A %s | wc -l)\" = 1", in_test("kernels"));
-    shell("rm -r %s", in_test("kernels"));
-}
-
-/* ---- images ---- */
-
-static void assert_unidentified(const char *path, const char *says) {
-    assert_int_equal(run_pack("identify", path, NULL), 1);
-    assert_says(says);
-}
-
-static void test_identify_knows_what_it_does_not_take(void **state) {
-    static uint8_t image[80 * 1024];
-    assert_non_null(state);
-    assert_int_equal(mkfifo(in_test("fifo"), 0600), 0);
-    assert_unidentified(in_test("fifo"), "neither a directory nor a disk image");
-    assert_unidentified(in_test("missing"), "No such file");
-    assert_unidentified("/dev/null", "neither");
-    write_file(in_test("image"), "x", 1);
-    assert_unidentified(in_test("image"), "unknown file system");
-    write_file(in_test("image"), image, sizeof(image));
-    assert_unidentified(in_test("image"), "unknown file system");
-    memcpy(image, "XFSB", 4);
-    write_file(in_test("image"), image, sizeof(image));
-    assert_unidentified(in_test("image"), "xfs");
-    memset(image, 0, 4);
-    memcpy(image + 512, "EFI PART", 8);
-    write_file(in_test("image"), image, sizeof(image));
-    assert_unidentified(in_test("image"), "a partition table");
-}
-
-static void test_identify_trusts_no_qcow2(void **state) {
-    static uint8_t image[4096];
-    assert_non_null(state);
-    memcpy(image, "QFI\xfb\0\0\0\3", 8);
-    image[23] = 16; /* cluster bits */
-    write_file(in_test("image"), image, sizeof(image));
-    assert_unidentified(in_test("image"), "unknown file system");
-    image[23] = 60;
-    write_file(in_test("image"), image, sizeof(image));
-    assert_unidentified(in_test("image"), "unknown version");
-    image[23] = 16;
-    image[15] = 112; /* a backing file's name */
-    write_file(in_test("image"), image, sizeof(image));
-    assert_unidentified(in_test("image"), "depends on another file");
-    image[15] = 0;
-    image[79] = 4; /* an external data file */
-    write_file(in_test("image"), image, sizeof(image));
-    assert_unidentified(in_test("image"), "depends on another file");
-    image[79] = 0;
-    image[35] = 1; /* encryption */
-    write_file(in_test("image"), image, sizeof(image));
-    assert_unidentified(in_test("image"), "encrypted");
-    image[35] = 0;
-    memset(image + 40, 0xff, 8); /* a table far behind the end */
-    write_file(in_test("image"), image, sizeof(image));
-    assert_int_equal(run_pack("identify", in_test("image"), NULL), 1);
-}
-
-static void test_disk_is_an_empty_ext4(void **state) {
-    struct stat stat_result;
-    assert_non_null(state);
-    if (!has_tool("mke2fs") || !has_tool("qemu-img")) {
-        skip();
-    }
-    assert_int_equal(run_pack("disk", "64", in_test("disk"), NULL), 0);
-    assert_int_equal(stat(in_test("disk"), &stat_result), 0);
-    assert_int_equal(stat_result.st_size, 64 * 1024 * 1024);
-    assert_true(stat_result.st_blocks < 2048); /* under 1 MiB of it is there */
-    assert_int_equal(run_pack("identify", in_test("disk"), NULL), 0);
-    assert_string_equal(test_output, "raw ext4\n");
-    shell("qemu-img convert -O qcow2 %s %s", in_test("disk"), in_test("disk.qcow2"));
-    assert_int_equal(run_pack("identify", in_test("disk.qcow2"), NULL), 0);
-    assert_string_equal(test_output, "qcow2 ext4\n");
-    static const char *const sizes[] = {"15", "1048577", "-1", "64x", "", "99999999999999999999"};
-    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i += 1) {
-        assert_int_equal(run_pack("disk", sizes[i], in_test("out/disk"), NULL), 1);
-        assert_says("is not within 16 to 1048576 MiB");
-        assert_nothing_made(in_test("out"));
-    }
-}
-
 static void test_usage_and_version(void **state) {
     assert_non_null(state);
     assert_int_equal(run_pack("what", NULL), 2);
@@ -639,40 +348,20 @@ static void test_usage_and_version(void **state) {
     assert_int_equal(run_pack("--help", NULL), 0);
 }
 
-static int setup(void **state) {
-    static int unused;
-    *state = &unused;
-    return mkdtemp(test_directory) == NULL ? -1 : 0;
-}
-
-static int teardown(void **state) {
-    assert_non_null(state);
-    shell("rm -rf %s", test_directory);
-    return 0;
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_kernel_of_each_compression),
         cmocka_unit_test(test_kernel_that_is_damaged),
         cmocka_unit_test(test_kernel_that_holds_no_elf),
         cmocka_unit_test(test_kernel_that_is_an_elf_is_checked_and_copied),
-        cmocka_unit_test(test_cache_is_pruned_of_what_is_old),
         cmocka_unit_test(test_output_replaces_files_and_nothing_else),
+        cmocka_unit_test(test_cache_is_pruned_of_what_is_old),
+        cmocka_unit_test(test_makers_at_the_same_time_agree),
         cmocka_unit_test(test_initramfs_refuses_programs_with_libraries),
         cmocka_unit_test(test_initramfs_orders_and_strips_modules),
         cmocka_unit_test(test_initramfs_names_what_a_kernel_lacks),
-        cmocka_unit_test(test_root_follows_the_directory),
-        cmocka_unit_test(test_root_that_is_no_directory),
-        cmocka_unit_test(test_root_names_the_file_that_cannot_be_read),
-        cmocka_unit_test(test_root_sees_a_change_of_the_same_size),
-        cmocka_unit_test(test_full_disk_leaves_nothing),
-        cmocka_unit_test(test_makers_at_the_same_time_agree),
-        cmocka_unit_test(test_identify_knows_what_it_does_not_take),
-        cmocka_unit_test(test_identify_trusts_no_qcow2),
-        cmocka_unit_test(test_disk_is_an_empty_ext4),
         cmocka_unit_test(test_usage_and_version),
     };
     alarm(50); /* a test that waits for ever is a test that fails */
-    return cmocka_run_group_tests_name("pack", tests, setup, teardown);
+    return cmocka_run_group_tests_name("pack", tests, pack_setup, pack_teardown);
 }
