@@ -29,6 +29,9 @@
 #define BZIMAGE_LOADFLAGS_OFFSET 0x236u
 #define BZIMAGE_LOADFLAG_64 1u
 #define ELF_MACHINE_OFFSET 18u
+#define ELF_SEGMENTS_OFFSET 32u
+#define ELF_SEGMENT_COUNT_OFFSET 56u
+#define ELF_SEGMENT_BYTES 56u
 #define ELF_MACHINE_X86_64 62u
 #define ELF_MACHINE_I386 3u
 #define ELF_MACHINE_AARCH64 183u
@@ -81,8 +84,32 @@ static int kernel_fail_machine(struct kelpie_error *error, const char *path, uin
     return kernel_fail(error, path, what);
 }
 
-static int kernel_read_head(struct kelpie_os *os, int file, struct kelpie_cache_kernel *inout,
-                            struct kelpie_error *error) {
+static uint64_t load_u64(const uint8_t *bytes) {
+    uint64_t value = 0;
+    for (size_t i = sizeof(value); i > 0; i -= 1) {
+        value = value << 8 | bytes[i - 1];
+    }
+    return value;
+}
+
+/* Whether all segments of an ELF image are in the file; QEMU's own message would name neither file
+ * nor reason. Segment headers beyond the bytes that were read are QEMU's to check. */
+static bool kernel_is_whole(const uint8_t *head, uint64_t size_bytes) {
+    uint64_t at = load_u64(head + ELF_SEGMENTS_OFFSET);
+    uint32_t count = load_u16(head + ELF_SEGMENT_COUNT_OFFSET);
+    bool is_whole = true;
+    for (uint32_t i = 0; i < count && at <= CACHE_HEAD_BYTES - ELF_SEGMENT_BYTES; i += 1) {
+        uint64_t end = 0;
+        is_whole = is_whole &&
+                   kelpie__add_u64(load_u64(head + at + 8), load_u64(head + at + 32), &end) &&
+                   end <= size_bytes;
+        at += ELF_SEGMENT_BYTES;
+    }
+    return is_whole;
+}
+
+static int kernel_read_head(struct kelpie_os *os, int file, uint64_t size_bytes,
+                            struct kelpie_cache_kernel *inout, struct kelpie_error *error) {
     uint8_t head[CACHE_HEAD_BYTES];
     int64_t count = kelpie__os_pread(os, file, head, sizeof(head), 0);
     if (count < 0) {
@@ -95,6 +122,9 @@ static int kernel_read_head(struct kelpie_os *os, int file, struct kelpie_cache_
     if (inout->is_elf) {
         if (load_u16(head + ELF_MACHINE_OFFSET) != ELF_MACHINE_X86_64) {
             return kernel_fail_machine(error, inout->path, load_u16(head + ELF_MACHINE_OFFSET));
+        }
+        if (!kernel_is_whole(head, size_bytes)) {
+            return kernel_fail(error, inout->path, "it is cut off");
         }
         const char *name = strstr(inout->path, "/vmlinux-");
         if (name != NULL && !kelpie__text_copy(inout->release, sizeof(inout->release),
@@ -136,7 +166,7 @@ static int kernel_open(const struct kelpie_cache *cache, struct kelpie_cache_ker
         return kelpie__fail_field(error, KELPIE_E_CONFIG, "kernel", "kernel \"%s\": %s",
                                   inout->path, kelpie__errno_text(-file));
     }
-    status = kernel_read_head(cache->os, file, inout, error);
+    status = kernel_read_head(cache->os, file, stat.size_bytes, inout, error);
     kelpie__ignore(kelpie__os_close(cache->os, file)); /* it was only read */
     return status;
 }

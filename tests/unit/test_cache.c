@@ -59,6 +59,17 @@ static void make_elf(const char *path, uint8_t machine) {
     write_file(path, bytes, sizeof(bytes));
 }
 
+/* One segment that ends one byte behind the file. */
+static void make_cut_elf(const char *path) {
+    uint8_t bytes[0x400] = {0x7f, 'E', 'L', 'F', 2, 1, 1};
+    bytes[18] = 62;
+    bytes[32] = 64;     /* where the segments' headers are */
+    bytes[56] = 1;      /* how many */
+    bytes[64 + 8] = 1;  /* offset */
+    bytes[64 + 33] = 4; /* 0x400 bytes */
+    write_file(path, bytes, sizeof(bytes));
+}
+
 static void assert_refused(const char *path, const char *says) {
     const struct kelpie_cache cache = cache_of_test();
     struct kelpie_cache_kernel kernel = {.path = "untouched"};
@@ -84,6 +95,8 @@ static void test_kernel_that_cannot_be_used_is_refused(void **state) {
     assert_refused(in_test("arm"), "another machine (aarch64)");
     make_elf(in_test("elf-arm"), 183);
     assert_refused(in_test("elf-arm"), "another machine (aarch64)");
+    make_cut_elf(in_test("elf-cut"));
+    assert_refused(in_test("elf-cut"), "cut off");
     make_bzimage(in_test("bz32"), "1.0", 0);
     assert_refused(in_test("bz32"), "another machine (i386)");
 }
