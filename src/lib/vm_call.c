@@ -248,7 +248,9 @@ static int delete_begin(struct kelpie_vm *vm, bool is_forced, bool may_wait, str
     bool is_damaged = status == KELPIE_E_IO && vm->wire == NULL;
     call->request.is_answered = true;
     if (status == KELPIE_E_NOT_FOUND) {
-        return 0; /* gone already */
+        /* Gone already; a monitor that died over it may have left the files: finish its work. */
+        kelpie__vm_directory_prune(&vm->kelpie->places);
+        return 0;
     }
     if (status == 1 || is_damaged) {
         return delete_without_monitor(vm, error);

@@ -498,6 +498,7 @@ int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory, struct ke
     if (status < 0 && status != -ENOENT) {
         return fail_io(error, status, "delete the directory", directory->name);
     }
+    bool was_begun = status == -ENOENT; /* by somebody who died over it: finish his work */
     if (!directory->is_ephemeral) {
         /* When this cannot be made durable now, the machine's death brings the VM back whole. */
         kelpie__ignore(kelpie__os_sync(places->os, base));
@@ -505,6 +506,9 @@ int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory, struct ke
     }
     /* It is deleted from here on; what cannot be removed now, prune removes. */
     kelpie__ignore(kelpie__remove_directory(places->os, base, deleted));
+    if (was_begun) {
+        kelpie__vm_directory_prune(places);
+    }
     return 0;
 }
 
