@@ -396,7 +396,8 @@ static int64_t fault_read(struct kelpie_os *os, int handle, void *out, size_t co
     int64_t got = fault->inner->read(fault->inner, handle, out, count);
     if (rule != NULL && got > 0 && rule->action == KELPIE_FAULT_MUTATE) {
         uint64_t hash = fault_hash(fault, rule);
-        ((uint8_t *)out)[hash % (uint64_t)got] ^= (uint8_t)(1u << (hash >> 32) % 8);
+        uint64_t at = rule->argument > 0 ? rule->argument - 1 : hash;
+        ((uint8_t *)out)[at % (uint64_t)got] ^= (uint8_t)(1u << (hash >> 32) % 8);
     }
     if (rule != NULL && got > 0 && rule->action == KELPIE_FAULT_DROP) {
         return -EAGAIN;

@@ -27,10 +27,11 @@ enum kelpie_fault_action {
     KELPIE_FAULT_STOP,       /* SIGSTOP of this process */
     KELPIE_FAULT_KILL_CHILD, /* SIGKILL of the children whose path matches path= (of the spawn) */
     KELPIE_FAULT_STOP_CHILD,
-    KELPIE_FAULT_DELAY,  /* what is read arrives so many ms later */
-    KELPIE_FAULT_SHORT,  /* at most so many bytes (1) */
-    KELPIE_FAULT_MUTATE, /* one byte of what was read is changed */
-    KELPIE_FAULT_DROP,   /* what was read is thrown away */
+    KELPIE_FAULT_DELAY, /* what is read arrives so many ms later */
+    KELPIE_FAULT_SHORT, /* at most so many bytes (1) */
+    /* one bit of what was read is changed; argument: in its n-th byte, 0: anywhere */
+    KELPIE_FAULT_MUTATE,
+    KELPIE_FAULT_DROP, /* what was read is thrown away */
 };
 
 struct kelpie_fault_rule {
