@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Faults of the simulated world: which call goes wrong, and how. A plan is text (docs/testing.md,
+ * docs/simulation.md); os_fault_plan.h parses it for the real programs and for the simulator.
+ * Decisions are hashes of seed, point, role, birth of the process and number of the call, so that a
+ * call added elsewhere moves nothing.
+ */
+#ifndef KELPIE_SIM_FAULT_H
+#define KELPIE_SIM_FAULT_H
+
+#include "sim/machine.h"
+
+struct sim_faults;
+
+/* NULL for a bad plan (out_problem: line, column, what was expected), or without memory. plan NULL:
+ * none. */
+struct sim_faults *kelpie__sim_faults_create(struct sim_world *world, const char *plan,
+                                             char out_problem[256]);
+void kelpie__sim_faults_destroy(struct sim_faults *faults); /* takes NULL */
+
+/* At a call's entry: fills in call->fault_*, or kills, stops, delays, cuts the power through the
+ * world's functions. Called by kelpie__sim_enter only. */
+void kelpie__sim_faults_call(struct sim_faults *faults, struct sim_call *call);
+/* At a named point of an inhabitant ("qmp.migrate", "guest.boot", "agent.frame"): the action's name
+ * when one fires ("fail", "short", "panic", ...), with its argument; else NULL. `role` as of the
+ * process. */
+const char *kelpie__sim_faults_point(struct sim_faults *faults, struct sim_process *process,
+                                     const char *point, uint64_t *out_argument);
+
+/* No fault fires from now on (liveness), stopped peers go on. Damage that a rule calls permanent
+ * stays. */
+void kelpie__sim_faults_off(struct sim_faults *faults);
+/* Every fault that fired, as a plan of nth= rules that replays alone; with its header. Gives its
+ * length; cut to capacity. */
+size_t kelpie__sim_faults_concrete(const struct sim_faults *faults, char *out, size_t capacity);
+uint32_t kelpie__sim_faults_fired(const struct sim_faults *faults);
+/* Fired of one class ("qmp", "disk", "agent", "kill", ...; index < count). */
+uint32_t kelpie__sim_faults_class_count(void);
+const char *kelpie__sim_faults_class_name(uint32_t index);
+uint32_t kelpie__sim_faults_class_fired(const struct sim_faults *faults, uint32_t index);
+
+/* A plan for a swarm seed: each class off with p = 1/2, else p log-uniform. Written to out;
+ * deterministic in the seed. */
+size_t kelpie__sim_faults_swarm(uint64_t seed, char *out, size_t capacity);
+/* The contract's names ("boot fails p=0.5") as plan text; NULL: unknown. */
+const char *kelpie__sim_faults_alias(const char *name);
+
+#endif

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * A simulated guest: a machine of its own (machine.h) that runs the real kelpie_agent_main over a
+ * simulated kernel, with a port to the host, a console, a clock that stands while it is halted, and
+ * memory that can be saved and brought back. QEMU (qemu.c) owns it: the guest runs while its owner
+ * process lives, is not stopped, and has let it run.
+ *
+ * Memory. A guest's heap, stacks included, lies in a slot: a fixed range of addresses. A guest that
+ * boots takes a free slot; a restored one takes that of the guest it comes from, and guests that
+ * share a slot are swapped by copying. A guest's image (save) is its heap as bytes: nothing in it
+ * points outside, but the few places that load sets anew.
+ */
+#ifndef KELPIE_SIM_GUEST_H
+#define KELPIE_SIM_GUEST_H
+
+#include "sim/machine.h"
+
+#define SIM_GUEST_SLOT_BYTES (16u * 1024u * 1024u)
+#define SIM_GUEST_NONCE_BYTES 16u
+
+struct sim_guest;
+
+struct sim_guest_config {
+    uint32_t memory_mib;
+    uint32_t cpu_count;
+    const char *kernel;       /* path as in QEMU's argv; borrowed during create */
+    const char *command_line; /* the kernel's; borrowed during create */
+    const char *port_name;    /* of the agent's port */
+    uint32_t disk_count;
+    uint64_t tsc_khz;
+    bool has_init; /* false: the initramfs holds no agent; the kernel panics */
+};
+
+enum sim_guest_end {
+    SIM_GUEST_LIVES,
+    SIM_GUEST_POWER_OFF,
+    SIM_GUEST_RESET, /* reboot, or a panic with panic=-1 */
+};
+
+/* A guest that stands at its first instruction. NULL: no slot, no memory. */
+struct sim_guest *kelpie__sim_guest_create(struct sim_process *owner,
+                                           const struct sim_guest_config *config);
+void kelpie__sim_guest_destroy(struct sim_guest *guest); /* takes NULL */
+
+/* The processor runs, or stands still: no tick, no guest code. */
+void kelpie__sim_guest_run(struct sim_guest *guest);
+void kelpie__sim_guest_halt(struct sim_guest *guest);
+bool kelpie__sim_guest_is_running(const struct sim_guest *guest);
+enum sim_guest_end kelpie__sim_guest_end(const struct sim_guest *guest);
+/* An object for its owner to wait for: readable while there is output of the port or the console,
+ * or it has ended; writable while the port has room. */
+struct sim_object *kelpie__sim_guest_events(struct sim_guest *guest);
+
+/* The virtio-serial port and the console, from the host's side: bytes moved, 0 when there is no
+ * room or nothing. */
+size_t kelpie__sim_guest_port_put(struct sim_guest *guest, const void *bytes, size_t count);
+size_t kelpie__sim_guest_port_take(struct sim_guest *guest, void *out, size_t capacity);
+size_t kelpie__sim_guest_console_take(struct sim_guest *guest, void *out, size_t capacity);
+/* Bytes go to a guest that does not listen yet, and come out when it does (virtio-serial's queue):
+ * so do those that were in the queues when it was saved. */
+
+/* The processor's and devices' share of a snapshot, and the memory. The image is a copy; loading
+ * makes a new guest of the same lineage, halted. */
+size_t kelpie__sim_guest_image_bytes(struct sim_guest *guest);
+size_t kelpie__sim_guest_save(struct sim_guest *guest, void *out, size_t capacity);
+struct sim_guest *kelpie__sim_guest_load(struct sim_process *owner, const void *image,
+                                         size_t count);
+
+/* Faults: the kernel panics; every process of it stops for good (a hang); the agent's process dies;
+ * the port turns deaf (bytes vanish, both ways). */
+void kelpie__sim_guest_panic(struct sim_guest *guest, const char *why);
+void kelpie__sim_guest_hang(struct sim_guest *guest);
+void kelpie__sim_guest_deafen(struct sim_guest *guest);
+/* Bytes that its agent writes to the port are changed, by this chance for each write: the hostile
+ * guest. */
+void kelpie__sim_guest_lie(struct sim_guest *guest, uint32_t billionth);
+
+/* ---- the truth, for invariants: outside the agent's reach -------------------------------------
+ */
+
+struct sim_guest_truth {
+    uint64_t id;                          /* of the world: the n-th guest */
+    uint64_t lineage;                     /* the id of the guest that booted */
+    uint8_t nonce[SIM_GUEST_NONCE_BYTES]; /* in its memory, drawn at boot */
+    uint64_t ticks;                       /* while it runs: 1 each virtual ms */
+    uint64_t command_starts;              /* spawned by the agent */
+    bool has_agent;                       /* process 1 lives */
+    bool is_greeted; /* the agent has answered a hello on the port since boot or load */
+    uint32_t process_count;
+    char boot_id[40];
+};
+void kelpie__sim_guest_truth(struct sim_guest *guest, struct sim_guest_truth *out);
+struct sim_process *kelpie__sim_guest_owner(const struct sim_guest *guest);
+struct sim_machine *kelpie__sim_guest_machine(
+    struct sim_guest *guest); /* resident after this call */
+
+/* ---- programs in guests ---------------------------------------------------------------------- */
+
+/* programs.c registers the builtin ones (echo, cat, true, false, sleep, touch, ls, rm, env, pwd,
+ * kill, sh -c of these, source, sink, script) at /bin and /usr/bin of every guest. A user's: */
+void kelpie__sim_guest_program(struct sim_world *world, const char *name, sim_main main);
+
+/* For programs: calls that wait, on a table whose calls do not. */
+int64_t kelpie__sim_read_wait(struct kelpie_os *os, int handle, void *out, size_t count);
+int64_t kelpie__sim_write_wait(struct kelpie_os *os, int handle, const void *bytes, size_t count);
+void kelpie__sim_sleep(struct kelpie_os *os, int64_t duration_ns);
+
+/* For the scheduler (world.c): the next guest that has a ready process, in a fair turn; when one
+ * wants to wake next (world time, -1: none); lets it run one process until that leaves. */
+bool kelpie__sim_guest_is_ready(const struct sim_guest *guest);
+int64_t kelpie__sim_guest_deadline(const struct sim_guest *guest);
+/* Brings the guest's memory to its slot. */
+struct sim_machine *kelpie__sim_guest_enter(struct sim_guest *guest);
+/* After anything ran or changed in the machine: refreshes what is kept outside (readiness,
+ * deadline). */
+void kelpie__sim_guest_update(struct sim_guest *guest);
+
+#endif

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Memory of the simulated world: a range of addresses reserved once and handed out in blocks. The
+ * heap's own record stands at its beginning, so that a copy of [base, base + extent) is the whole
+ * heap, and copying it back to the same address brings everything in it back: that is how a
+ * simulated guest is saved. Blocks are zeroed. Sizes must be told when freeing, as in the seam's
+ * `memory`.
+ */
+#ifndef KELPIE_SIM_HEAP_H
+#define KELPIE_SIM_HEAP_H
+
+#include <stddef.h>
+
+struct sim_heap;
+
+/* Reserves address space; NULL when the system refuses. Fixed addresses are not promised. */
+void *kelpie__sim_heap_reserve(size_t capacity);
+void kelpie__sim_heap_unreserve(void *base, size_t capacity);
+
+/* An empty heap in [base, base + capacity), which is reserved and whose used part is zero or may be
+ * zeroed. */
+struct sim_heap *kelpie__sim_heap_init(void *base, size_t capacity);
+/* NULL when it is full. */
+void *kelpie__sim_heap_alloc(struct sim_heap *heap, size_t bytes);
+/* Takes NULL. */
+void kelpie__sim_heap_free(struct sim_heap *heap, void *block, size_t bytes);
+/* Bytes from the base that were ever in use: what a copy has to hold. */
+size_t kelpie__sim_heap_extent(const struct sim_heap *heap);
+/* Bytes that are handed out now. */
+size_t kelpie__sim_heap_live_bytes(const struct sim_heap *heap);
+
+#endif
