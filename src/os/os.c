@@ -165,6 +165,13 @@ int64_t kelpie__os_read_memory(struct kelpie_os *os, int32_t pid, uint64_t addre
     return answer_count(os->read_memory(os, pid, address, out, count), count);
 }
 
+int64_t kelpie__os_write_memory(struct kelpie_os *os, int32_t pid, uint64_t address,
+                                const void *bytes, size_t count) {
+    KELPIE_ASSERT(pid > 0);
+    KELPIE_ASSERT(bytes != NULL && count > 0);
+    return answer_count(os->write_memory(os, pid, address, bytes, count), count);
+}
+
 /* ---- streams --------------------------------------------------------------------------------- */
 
 int kelpie__os_listen(struct kelpie_os *os, int directory, const char *name, int backlog) {
@@ -287,6 +294,12 @@ int kelpie__os_unlink(struct kelpie_os *os, int directory, const char *name, boo
     return answer(os->unlink(os, directory, name, is_directory));
 }
 
+int kelpie__os_link(struct kelpie_os *os, int file, int directory, const char *name) {
+    KELPIE_ASSERT(file >= 0);
+    KELPIE_ASSERT(name[0] != '\0');
+    return answer(os->link(os, file, directory, name));
+}
+
 int kelpie__os_mkdir(struct kelpie_os *os, int directory, const char *name, uint32_t mode) {
     KELPIE_ASSERT(name[0] != '\0');
     return answer(os->mkdir(os, directory, name, mode));
@@ -319,11 +332,31 @@ int kelpie__os_lock(struct kelpie_os *os, int file) {
     return answer(os->lock(os, file));
 }
 
+int kelpie__os_lock_shared(struct kelpie_os *os, int file) {
+    KELPIE_ASSERT(file >= 0);
+    return answer(os->lock_shared(os, file));
+}
+
 int kelpie__os_clone_range(struct kelpie_os *os, int from, uint64_t from_offset, int to,
                            uint64_t to_offset, uint64_t count) {
     KELPIE_ASSERT(from >= 0 && to >= 0);
     KELPIE_ASSERT(count > 0);
     return answer(os->clone_range(os, from, from_offset, to, to_offset, count));
+}
+
+int kelpie__os_next_data(struct kelpie_os *os, int file, uint64_t offset, uint64_t *out_start,
+                         uint64_t *out_end) {
+    uint64_t start = 0;
+    uint64_t end = 0;
+    KELPIE_ASSERT(file >= 0);
+    int status = answer(os->next_data(os, file, offset, &start, &end));
+    KELPIE_ASSERT(status <= 1);
+    if (status == 1) {
+        KELPIE_ASSERT(start >= offset && end > start);
+        *out_start = start;
+        *out_end = end;
+    }
+    return status;
 }
 
 int kelpie__os_memory_file(struct kelpie_os *os, const char *name, uint64_t size_bytes) {

@@ -193,8 +193,12 @@ struct kelpie_os {
     int (*reap)(struct kelpie_os *, int process, struct kelpie_os_exit *out);
     int (*page_map)(struct kelpie_os *, int32_t pid, uint64_t address, uint64_t *out,
                     size_t page_count);
+    /* of a process that we may trace; a part when the rest is not mapped, -EFAULT when nothing is
+     */
     int64_t (*read_memory)(struct kelpie_os *, int32_t pid, uint64_t address, void *out,
                            size_t count);
+    int64_t (*write_memory)(struct kelpie_os *, int32_t pid, uint64_t address, const void *bytes,
+                            size_t count);
 
     int (*listen)(struct kelpie_os *, int directory, const char *name, int backlog);
     int (*accept)(struct kelpie_os *, int listener);
@@ -222,6 +226,9 @@ struct kelpie_os {
     int (*rename)(struct kelpie_os *, int from_dir, const char *from, int to_dir, const char *to,
                   bool may_replace);
     int (*unlink)(struct kelpie_os *, int directory, const char *name, bool is_directory);
+    /* Another name for an open file that still has one: -EEXIST, -EXDEV (another file system: copy
+     * it), -ENOENT (it has no name left), -EMLINK. */
+    int (*link)(struct kelpie_os *, int file, int directory, const char *name);
     int (*mkdir)(struct kelpie_os *, int directory, const char *name, uint32_t mode);
     /* 1, 0 end */
     int (*list)(struct kelpie_os *, int directory, uint64_t *inout_cursor, char *out_name,
@@ -230,8 +237,15 @@ struct kelpie_os {
                 struct kelpie_os_stat *out);
     int (*space)(struct kelpie_os *, int handle, struct kelpie_os_space *out);
     int (*lock)(struct kelpie_os *, int file); /* exclusive, -EAGAIN when taken, until close */
+    /* with others that share it; on a handle that holds the other kind: changes to this one, and is
+     * not atomic (-EAGAIN: none is held) */
+    int (*lock_shared)(struct kelpie_os *, int file);
     int (*clone_range)(struct kelpie_os *, int from, uint64_t from_offset, int to,
                        uint64_t to_offset, uint64_t count);
+    /* 1: the first range at or after `offset` that may hold anything but zeros. 0: there is none. A
+     * system without holes names all that is left. */
+    int (*next_data)(struct kelpie_os *, int file, uint64_t offset, uint64_t *out_start,
+                     uint64_t *out_end);
     int (*memory_file)(struct kelpie_os *, const char *name, uint64_t size_bytes);
 
     /* blocks them, but for those that are ignored; read by take_signal */

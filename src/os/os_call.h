@@ -47,6 +47,10 @@ KELPIE_MUST_CHECK int kelpie__os_page_map(struct kelpie_os *os, int32_t pid, uin
 KELPIE_MUST_CHECK int64_t kelpie__os_read_memory(struct kelpie_os *os, int32_t pid,
                                                  uint64_t address, void *out, size_t count);
 
+KELPIE_MUST_CHECK int64_t kelpie__os_write_memory(struct kelpie_os *os, int32_t pid,
+                                                  uint64_t address, const void *bytes,
+                                                  size_t count);
+
 /* Streams. */
 KELPIE_MUST_CHECK int kelpie__os_listen(struct kelpie_os *os, int directory, const char *name,
                                         int backlog);
@@ -82,6 +86,8 @@ KELPIE_MUST_CHECK int kelpie__os_rename(struct kelpie_os *os, int from_directory
                                         int to_directory, const char *to, bool may_replace);
 KELPIE_MUST_CHECK int kelpie__os_unlink(struct kelpie_os *os, int directory, const char *name,
                                         bool is_directory);
+KELPIE_MUST_CHECK int kelpie__os_link(struct kelpie_os *os, int file, int directory,
+                                      const char *name);
 KELPIE_MUST_CHECK int kelpie__os_mkdir(struct kelpie_os *os, int directory, const char *name,
                                        uint32_t mode);
 KELPIE_MUST_CHECK int kelpie__os_list(struct kelpie_os *os, int directory, uint64_t *inout_cursor,
@@ -91,8 +97,11 @@ KELPIE_MUST_CHECK int kelpie__os_stat(struct kelpie_os *os, int directory, const
 KELPIE_MUST_CHECK int kelpie__os_space(struct kelpie_os *os, int handle,
                                        struct kelpie_os_space *out);
 KELPIE_MUST_CHECK int kelpie__os_lock(struct kelpie_os *os, int file);
+KELPIE_MUST_CHECK int kelpie__os_lock_shared(struct kelpie_os *os, int file);
 KELPIE_MUST_CHECK int kelpie__os_clone_range(struct kelpie_os *os, int from, uint64_t from_offset,
                                              int to, uint64_t to_offset, uint64_t count);
+KELPIE_MUST_CHECK int kelpie__os_next_data(struct kelpie_os *os, int file, uint64_t offset,
+                                           uint64_t *out_start, uint64_t *out_end);
 KELPIE_MUST_CHECK int kelpie__os_memory_file(struct kelpie_os *os, const char *name,
                                              uint64_t size_bytes);
 

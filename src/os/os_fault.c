@@ -204,6 +204,9 @@ FAULT_CALL(int, page_map, -1, NULL,
 FAULT_CALL(int64_t, read_memory, -1, NULL,
            (struct kelpie_os * os, int32_t pid, uint64_t address, void *out, size_t count), pid,
            address, out, count)
+FAULT_CALL(int64_t, write_memory, -1, NULL,
+           (struct kelpie_os * os, int32_t pid, uint64_t address, const void *bytes, size_t count),
+           pid, address, bytes, count)
 FAULT_CALL(int, listen, directory, name,
            (struct kelpie_os * os, int directory, const char *name, int backlog), directory, name,
            backlog)
@@ -241,6 +244,9 @@ FAULT_CALL(int, rename, from_directory, to,
 FAULT_CALL(int, unlink, directory, name,
            (struct kelpie_os * os, int directory, const char *name, bool is_directory), directory,
            name, is_directory)
+FAULT_CALL(int, link, file, name,
+           (struct kelpie_os * os, int file, int directory, const char *name), file, directory,
+           name)
 FAULT_CALL(int, mkdir, directory, name,
            (struct kelpie_os * os, int directory, const char *name, uint32_t mode), directory, name,
            mode)
@@ -255,6 +261,11 @@ FAULT_CALL(int, stat, directory, path,
 FAULT_CALL(int, space, handle, NULL,
            (struct kelpie_os * os, int handle, struct kelpie_os_space *out), handle, out)
 FAULT_CALL(int, lock, file, NULL, (struct kelpie_os * os, int file), file)
+FAULT_CALL(int, lock_shared, file, NULL, (struct kelpie_os * os, int file), file)
+FAULT_CALL(int, next_data, file, NULL,
+           (struct kelpie_os * os, int file, uint64_t offset, uint64_t *out_start,
+            uint64_t *out_end),
+           file, offset, out_start, out_end)
 FAULT_CALL(int, clone_range, from, NULL,
            (struct kelpie_os * os, int from, uint64_t from_offset, int to, uint64_t to_offset,
             uint64_t count),
@@ -493,6 +504,7 @@ static const struct kelpie_os fault_table = {
     .reap = fault_reap,
     .page_map = fault_page_map,
     .read_memory = fault_read_memory,
+    .write_memory = fault_write_memory,
     .listen = fault_listen,
     .accept = fault_accept,
     .connect = fault_connect,
@@ -513,12 +525,15 @@ static const struct kelpie_os fault_table = {
     .sync = fault_sync,
     .rename = fault_rename,
     .unlink = fault_unlink,
+    .link = fault_link,
     .mkdir = fault_mkdir,
     .list = fault_list,
     .stat = fault_stat,
     .space = fault_space,
     .lock = fault_lock,
+    .lock_shared = fault_lock_shared,
     .clone_range = fault_clone_range,
+    .next_data = fault_next_data,
     .memory_file = fault_memory_file,
     .open_signals = fault_open_signals,
     .take_signal = fault_take_signal,

@@ -90,6 +90,14 @@ static int linux_unlink(struct kelpie_os *os, int directory, const char *name, b
     return kelpie__os_linux_result(unlinkat(directory, name, is_directory ? AT_REMOVEDIR : 0));
 }
 
+/* By the name that the kernel gives to an open file: AT_EMPTY_PATH would need a capability. */
+static int linux_link(struct kelpie_os *os, int file, int directory, const char *name) {
+    char path[64];
+    kelpie__ignore(os != NULL);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", file);
+    return kelpie__os_linux_result(linkat(AT_FDCWD, path, directory, name, AT_SYMLINK_FOLLOW));
+}
+
 static int linux_mkdir(struct kelpie_os *os, int directory, const char *name, uint32_t mode) {
     kelpie__ignore(os != NULL);
     return kelpie__os_linux_result(mkdirat(directory, name, (mode_t)mode));
@@ -189,6 +197,28 @@ static int linux_lock(struct kelpie_os *os, int file) {
     return kelpie__os_linux_result(flock(file, LOCK_EX | LOCK_NB));
 }
 
+static int linux_lock_shared(struct kelpie_os *os, int file) {
+    kelpie__ignore(os != NULL);
+    return kelpie__os_linux_result(flock(file, LOCK_SH | LOCK_NB));
+}
+
+/* Moves the file's position, which nothing of ours depends on: files are read by pread. */
+static int linux_next_data(struct kelpie_os *os, int file, uint64_t offset, uint64_t *out_start,
+                           uint64_t *out_end) {
+    kelpie__ignore(os != NULL);
+    off_t start = lseek(file, (off_t)offset, SEEK_DATA);
+    if (start < 0) {
+        return errno == ENXIO ? 0 : -errno;
+    }
+    off_t end = lseek(file, start, SEEK_HOLE);
+    if (end <= start) { /* cut off meanwhile */
+        return end < 0 && errno != ENXIO ? -errno : 0;
+    }
+    *out_start = (uint64_t)start;
+    *out_end = (uint64_t)end;
+    return 1;
+}
+
 static int linux_clone_range(struct kelpie_os *os, int from, uint64_t from_offset, int to,
                              uint64_t to_offset, uint64_t count) {
     struct file_clone_range range = {from, from_offset, count, to_offset};
@@ -252,6 +282,15 @@ static int64_t linux_read_memory(struct kelpie_os *os, int32_t pid, uint64_t add
     return got < 0 ? -errno : got;
 }
 
+static int64_t linux_write_memory(struct kelpie_os *os, int32_t pid, uint64_t address,
+                                  const void *bytes, size_t count) {
+    struct iovec local = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = count};
+    struct iovec remote = {.iov_base = (void *)(uintptr_t)address, .iov_len = count};
+    kelpie__ignore(os != NULL);
+    ssize_t written = process_vm_writev(pid, &local, 1, &remote, 1, 0);
+    return written < 0 ? -errno : written;
+}
+
 void kelpie__os_linux_fill_file(struct kelpie_os *os) {
     os->open = linux_open;
     os->pread = linux_pread;
@@ -260,13 +299,17 @@ void kelpie__os_linux_fill_file(struct kelpie_os *os) {
     os->sync = linux_sync;
     os->rename = linux_rename;
     os->unlink = linux_unlink;
+    os->link = linux_link;
     os->mkdir = linux_mkdir;
     os->list = linux_list;
     os->stat = linux_stat;
     os->space = linux_space;
     os->lock = linux_lock;
+    os->lock_shared = linux_lock_shared;
     os->clone_range = linux_clone_range;
+    os->next_data = linux_next_data;
     os->memory_file = linux_memory_file;
     os->page_map = linux_page_map;
     os->read_memory = linux_read_memory;
+    os->write_memory = linux_write_memory;
 }

@@ -310,6 +310,67 @@ static void test_lock_is_dropped_at_death(void **state) {
     close(ready[1]);
 }
 
+static void test_link_names_an_open_file(void **state) {
+    struct world *world = *state;
+    struct kelpie_os_stat first;
+    struct kelpie_os_stat second;
+    int file = make_file(world, "a", "text");
+    int dir = world->directory;
+    assert_int_equal(kelpie__os_mkdir(world->os, dir, "sub", 0700), 0);
+    int sub =
+        kelpie__os_open(world->os, dir, "sub", KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
+    assert_true(sub >= 0);
+    assert_int_equal(kelpie__os_link(world->os, file, sub, "b"), 0);
+    assert_int_equal(kelpie__os_link(world->os, file, sub, "b"), -EEXIST);
+    assert_int_equal(kelpie__os_stat(world->os, dir, "a", false, &first), 0);
+    assert_int_equal(kelpie__os_stat(world->os, sub, "b", false, &second), 0);
+    assert_int_equal(first.inode, second.inode);
+    assert_int_equal(kelpie__os_unlink(world->os, dir, "a", false), 0);
+    assert_int_equal(kelpie__os_link(world->os, file, dir, "c"), 0); /* "b" is left */
+    assert_int_equal(kelpie__os_unlink(world->os, sub, "b", false), 0);
+    assert_int_equal(kelpie__os_unlink(world->os, dir, "c", false), 0);
+    assert_int_equal(kelpie__os_link(world->os, file, dir, "d"), -ENOENT);
+    kelpie__os_close(world->os, sub);
+    kelpie__os_close(world->os, file);
+}
+
+static void test_shared_locks_exclude_the_exclusive_one(void **state) {
+    struct world *world = *state;
+    int files[3];
+    files[0] = make_file(world, "lock", "");
+    for (unsigned i = 1; i < 3; i += 1) {
+        files[i] = kelpie__os_open(world->os, world->directory, "lock", KELPIE_OS_OPEN_READ, 0);
+        assert_true(files[i] >= 0);
+    }
+    assert_int_equal(kelpie__os_lock_shared(world->os, files[0]), 0);
+    assert_int_equal(kelpie__os_lock_shared(world->os, files[1]), 0);
+    assert_int_equal(kelpie__os_lock(world->os, files[2]), -EAGAIN);
+    kelpie__os_close(world->os, files[0]);
+    assert_int_equal(kelpie__os_lock(world->os, files[1]), 0); /* the last one may change it */
+    assert_int_equal(kelpie__os_lock_shared(world->os, files[2]), -EAGAIN);
+    assert_int_equal(kelpie__os_lock_shared(world->os, files[1]), 0);
+    assert_int_equal(kelpie__os_lock_shared(world->os, files[2]), 0);
+    kelpie__os_close(world->os, files[1]);
+    kelpie__os_close(world->os, files[2]);
+}
+
+/* A file system without holes passes, too: it has one range. */
+static void test_data_is_found_between_holes(void **state) {
+    struct world *world = *state;
+    uint64_t start = 0;
+    uint64_t end = 0;
+    int file = make_file(world, "sparse", "");
+    assert_int_equal(kelpie__os_next_data(world->os, file, 0, &start, &end), 0);
+    assert_int_equal(kelpie__os_truncate(world->os, file, 8u << 20), 0);
+    assert_int_equal(kelpie__os_pwrite(world->os, file, "x", 1, 5u << 20), 1);
+    assert_int_equal(kelpie__os_next_data(world->os, file, 0, &start, &end), 1);
+    assert_true(start <= 5u << 20 && end > 5u << 20 && end <= 8u << 20);
+    assert_int_equal(kelpie__os_next_data(world->os, file, (5u << 20) + 1, &start, &end), 1);
+    assert_true(start == (5u << 20) + 1);
+    assert_int_equal(kelpie__os_next_data(world->os, file, 8u << 20, &start, &end), 0);
+    kelpie__os_close(world->os, file);
+}
+
 static void test_own_memory_and_page_map(void **state) {
     struct world *world = *state;
     char *pages = aligned_alloc(4096, 4 * 4096);
@@ -324,6 +385,11 @@ static void test_own_memory_and_page_map(void **state) {
     assert_int_equal(
         kelpie__os_read_memory(world->os, getpid(), (uint64_t)(uintptr_t)pages, copy, 5), 5);
     assert_string_equal(copy, "read");
+    assert_int_equal(
+        kelpie__os_write_memory(world->os, getpid(), (uint64_t)(uintptr_t)pages, "writ", 5), 5);
+    assert_string_equal(pages, "writ");
+    assert_int_equal(kelpie__os_write_memory(world->os, getpid(), 4096, "x", 1), -EFAULT);
+    assert_int_equal(kelpie__os_read_memory(world->os, getpid(), 4096, copy, 1), -EFAULT);
     free(pages);
 }
 
@@ -342,6 +408,9 @@ int main(void) {
         WORLD_TEST(test_links_are_not_followed),
         WORLD_TEST(test_list_names_every_entry_once),
         WORLD_TEST(test_lock_is_dropped_at_death),
+        WORLD_TEST(test_link_names_an_open_file),
+        WORLD_TEST(test_shared_locks_exclude_the_exclusive_one),
+        WORLD_TEST(test_data_is_found_between_holes),
         WORLD_TEST(test_own_memory_and_page_map),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
