@@ -24,14 +24,15 @@ struct sim_disk *kelpie__sim_disk_create(struct sim_machine *machine, enum sim_d
 int kelpie__sim_disk_put(struct sim_disk *disk, const char *path, uint32_t mode, const void *bytes,
                          size_t count);
 int kelpie__sim_disk_put_directory(struct sim_disk *disk, const char *path, uint32_t mode);
+int kelpie__sim_disk_put_link(struct sim_disk *disk, const char *path, const char *target);
 /* What is below `path` is tmpfs: never durable. */
 int kelpie__sim_disk_put_tmpfs(struct sim_disk *disk, const char *path);
-/* A file whose content is made at each open: gives its length, or -errno (an open fails with it).
- */
+/* A file whose content is made at each open, and again at each read at offset 0: gives its length,
+ * or -errno (an open fails with it). */
 typedef int64_t (*sim_synthetic)(struct sim_machine *machine, struct sim_process *reader,
                                  const char *path, char *out, size_t capacity);
-/* `pattern`: an absolute path in which one component may be "*" (a pid). is_listed: shown by list.
- */
+/* `pattern`: an absolute path in which one component may be "*" (a pid, a group). Directories that
+ * hold nothing else can be removed. */
 int kelpie__sim_disk_put_synthetic(struct sim_disk *disk, const char *pattern,
                                    sim_synthetic content);
 /* A write to such a file, if it takes any: gives -errno or `count`. */
@@ -56,6 +57,9 @@ int64_t kelpie__sim_disk_peek(struct sim_disk *disk, bool is_durable, const char
 /* Names in a directory, one after the other; false after the last. *inout_cursor begins at 0. */
 bool kelpie__sim_disk_walk(struct sim_disk *disk, const char *path, uint64_t *inout_cursor,
                            char out_name[256]);
+int kelpie__sim_disk_chmod(struct sim_disk *disk, const char *path, uint32_t mode);
+/* The absolute path of an open file or directory. -EBADF, -ENOENT (it has no name left). */
+int kelpie__sim_disk_path_of(struct sim_process *process, int handle, char *out, size_t capacity);
 uint64_t kelpie__sim_disk_used_bytes(const struct sim_disk *disk);
 /* Less space from now on (or more): bytes that count as used by others. */
 void kelpie__sim_disk_set_quota(struct sim_disk *disk, uint64_t capacity_bytes);

@@ -15,17 +15,24 @@
 
 #include "sim/machine.h"
 
-#define SIM_GUEST_SLOT_BYTES (16u * 1024u * 1024u)
+#define SIM_GUEST_SLOT_BYTES (64u * 1024u * 1024u) /* of addresses */
 #define SIM_GUEST_NONCE_BYTES 16u
 
 struct sim_guest;
 
+struct sim_guest_disk {
+    const char *serial;
+    const char *path; /* of the host's file */
+    bool is_read_only;
+};
+
 struct sim_guest_config {
     uint32_t memory_mib;
     uint32_t cpu_count;
-    const char *kernel;       /* path as in QEMU's argv; borrowed during create */
-    const char *command_line; /* the kernel's; borrowed during create */
-    const char *port_name;    /* of the agent's port */
+    const char *kernel;                 /* path as in QEMU's argv; borrowed during create */
+    const char *command_line;           /* the kernel's; borrowed during create */
+    const char *port_name;              /* of the agent's port */
+    const struct sim_guest_disk *disks; /* borrowed during create */
     uint32_t disk_count;
     uint64_t tsc_khz;
     bool has_init; /* false: the initramfs holds no agent; the kernel panics */
@@ -99,6 +106,18 @@ struct sim_machine *kelpie__sim_guest_machine(
 /* programs.c registers the builtin ones (echo, cat, true, false, sleep, touch, ls, rm, env, pwd,
  * kill, sh -c of these, source, sink, script) at /bin and /usr/bin of every guest. A user's: */
 void kelpie__sim_guest_program(struct sim_world *world, const char *name, sim_main main);
+
+/* ---- for process.c, in machines that have a guest -------------------------------------------- */
+
+/* The child is complete and not yet ready: it joins its cgroup, takes its limits and is counted.
+ * Negative: it is not born. */
+int kelpie__sim_guest_spawned(struct sim_process *parent, struct sim_process *child,
+                              const struct kelpie_os_spawn *spawn, const char **out_step);
+/* It has just become a zombie, its `exit` is filled in: leaves its cgroup, accounts for CPU time
+ * and memory. The end of process 1 is the kernel's panic. */
+void kelpie__sim_guest_ended(struct sim_process *process);
+/* For world.c, when all guests are gone. */
+void kelpie__sim_guest_slots_destroy(struct sim_world *world);
 
 /* For programs: calls that wait, on a table whose calls do not. */
 int64_t kelpie__sim_read_wait(struct kelpie_os *os, int handle, void *out, size_t count);

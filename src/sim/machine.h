@@ -121,7 +121,10 @@ struct sim_process {
     struct sim_object *signals; /* what open_signals gave; borrowed */
     uint64_t signals_blocked;
     uint64_t signals_pending;
-    uint64_t memory_bytes;                  /* held through the seam's `memory` */
+    uint64_t
+        signals_ignored;   /* SIG_IGN; children inherit it. Bit n - 1 is signal n, in all three */
+    uint64_t cpu_ns;       /* what its calls have cost so far */
+    uint64_t memory_bytes; /* held through the seam's `memory` */
     struct sim_memory_block *memory_blocks; /* all of them, to drop at its death */
     struct sim_object
         *exit_watchers; /* process objects that name it (list by its implementation) */
@@ -129,7 +132,7 @@ struct sim_process {
     int64_t deadline_ns; /* while it waits: in the machine's monotonic time; -1: none */
     uint64_t random_state[4];
     uint64_t call_count;
-    void *extra; /* of the machine's kind: guest.h's cgroup membership and terminal */
+    void *extra; /* a guest's: cgroup, limits (guest.c) */
 };
 
 struct sim_machine {
@@ -146,6 +149,7 @@ struct sim_machine {
     int64_t monotonic_offset_ns; /* monotonic = world's now + this; a guest's stands while it is
                                     halted */
     uint64_t tsc_khz;
+    uint64_t random_state[4]; /* a guest's: what all its processes draw from */
     char hostname[65];
     char boot_id[40];
 };
@@ -191,6 +195,10 @@ struct sim_process *kelpie__sim_process_find(struct sim_machine *machine,
  * disposition. When it is the running one, this returns and it ends at its next call's entry, or
  * call kelpie__sim_process_die. */
 void kelpie__sim_process_signal(struct sim_process *process, int signal);
+/* Collects a zombie, as wait(2) does. */
+void kelpie__sim_process_collect(struct sim_process *zombie);
+/* Whoever waits with a deadline that is over becomes ready. */
+void kelpie__sim_machine_expire(struct sim_machine *machine);
 /* The running process ends now; does not return. */
 _Noreturn void kelpie__sim_process_exit(struct sim_process *process, int code);
 

@@ -170,6 +170,10 @@ const struct sim_options *kelpie__sim_world_options(const struct sim_world *worl
 struct sim_process *kelpie__sim_world_current(struct sim_world *world); /* NULL: the scheduler */
 /* Guests in the order of their birth; NULL after the last. */
 struct sim_guest *kelpie__sim_world_guest(struct sim_world *world, uint32_t index);
+/* For guest.c: the list above, and what it keeps of the world (its slots; *NULL at first). */
+void kelpie__sim_world_add_guest(struct sim_world *world, struct sim_guest *guest);
+void kelpie__sim_world_remove_guest(struct sim_world *world, struct sim_guest *guest);
+void **kelpie__sim_world_guest_slots(struct sim_world *world);
 void kelpie__sim_world_observe(struct sim_world *world, sim_observer observer, void *context);
 void kelpie__sim_world_emit(struct sim_world *world, const struct sim_event *event);
 /* Adds to the rolling hash what no call has shown (a fault's decision, a guest's end). */
