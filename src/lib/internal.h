@@ -20,6 +20,7 @@ struct kelpie {
     struct kelpie_places places;
     kelpie_log_callback log_callback;
     void *log_context;
+    bool is_simulated;             /* `os` came from kelpie__os_sim_open */
     uint32_t callback_depth;       /* above 0: inside a callback of the embedder's */
     struct kelpie_vm *vms;         /* list of open handles */
     struct kelpie_config *configs; /* list */
@@ -108,6 +109,10 @@ struct kelpie_exec {
 
 /* ---- kelpie.c -------------------------------------------------------------------------------- */
 
+/* A copy of the caller's options, whatever their size; NULL: the defaults. */
+KELPIE_MUST_CHECK int kelpie__open_read_options(const struct kelpie_open_options *given,
+                                                struct kelpie_open_options *out,
+                                                struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__open_with_os(struct kelpie_os *os,
                                            const struct kelpie_open_options *options,
                                            struct kelpie **out, struct kelpie_error *error);

@@ -36,8 +36,8 @@ void kelpie__struct_give(void *out, const void *from, size_t bytes) {
 
 /* Options may be shorter than ours (an older caller) or longer (a newer one, whose additions must
  * then be zero). */
-static int read_options(const struct kelpie_open_options *given, struct kelpie_open_options *out,
-                        struct kelpie_error *error) {
+int kelpie__open_read_options(const struct kelpie_open_options *given,
+                              struct kelpie_open_options *out, struct kelpie_error *error) {
     *out = (struct kelpie_open_options){0};
     if (given == NULL) {
         return 0;
@@ -48,13 +48,14 @@ static int read_options(const struct kelpie_open_options *given, struct kelpie_o
                             given->struct_size);
     }
     memcpy(out, given, (size_t)kelpie__min_u64(given->struct_size, sizeof(*out)));
+    out->struct_size = sizeof(*out);
     return 0;
 }
 
 int kelpie__open_with_os(struct kelpie_os *os, const struct kelpie_open_options *options,
                          struct kelpie **out, struct kelpie_error *error) {
     struct kelpie_open_options chosen;
-    int status = read_options(options, &chosen, error);
+    int status = kelpie__open_read_options(options, &chosen, error);
     if (status < 0) {
         return status;
     }

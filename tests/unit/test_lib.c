@@ -417,6 +417,25 @@ static void test_a_missing_monitor_leaves_nothing(void **state) {
     assert_int_equal(count, 0);
 }
 
+/* The simulator is a library of its own; where it is not, the way out is named. */
+static void test_a_missing_simulator_is_unavailable(void **state) {
+    struct kelpie_open_options options = {.struct_size = sizeof(options),
+                                          .state_directory = "sim:seed=1"};
+    struct kelpie *kelpie = NULL;
+    struct kelpie_error error = {0};
+    (void)state;
+    assert_int_equal(setenv("KELPIE_SIM_LIBRARY", "/nonexistent/libkelpie-sim.so", 1), 0);
+    assert_int_equal(kelpie_open(&options, &kelpie, &error), KELPIE_E_UNAVAILABLE);
+    assert_null(kelpie);
+    assert_non_null(strstr(error.message, "/nonexistent/libkelpie-sim.so"));
+    assert_non_null(strstr(error.message, "install libkelpie-sim"));
+    assert_string_equal(error.field, "state_directory");
+    assert_int_equal(setenv("KELPIE_STATE_DIR", "sim:", 1), 0);
+    assert_int_equal(kelpie_open(NULL, &kelpie, &error), KELPIE_E_UNAVAILABLE);
+    assert_int_equal(unsetenv("KELPIE_STATE_DIR"), 0);
+    assert_int_equal(unsetenv("KELPIE_SIM_LIBRARY"), 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(int argc, char **argv) {
@@ -434,6 +453,7 @@ int main(int argc, char **argv) {
         TEST(test_closing_ends_operations_without_a_callback),
         TEST(test_monitors_that_fail_are_explained),
         TEST(test_a_missing_monitor_leaves_nothing),
+        TEST(test_a_missing_simulator_is_unavailable),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
