@@ -85,38 +85,48 @@ static bool point_matches(const struct kelpie_fault_rule *rule, const char *oper
 }
 
 static bool trigger_fires(const struct os_fault *fault, const struct kelpie_fault_rule *rule) {
+    if (rule->has_window) {
+        uint64_t now_ns = (uint64_t)(fault->inner->now(fault->inner, KELPIE_OS_CLOCK_MONOTONIC) -
+                                     fault->start_ns);
+        if (now_ns < rule->window_begin_ns || now_ns >= rule->window_end_ns) {
+            return false;
+        }
+    }
     switch (rule->trigger) {
+    case KELPIE_FAULT_ALWAYS:
+        return true;
     case KELPIE_FAULT_PROBABILITY:
         return fault_hash(fault, rule) % KELPIE_FAULT_PER_ONE < rule->value;
     case KELPIE_FAULT_NTH:
         return rule->calls == rule->value;
     case KELPIE_FAULT_EVERY:
         return rule->calls % rule->value == 0;
-    case KELPIE_FAULT_WINDOW: {
-        uint64_t now_ns = (uint64_t)(fault->inner->now(fault->inner, KELPIE_OS_CLOCK_MONOTONIC) -
-                                     fault->start_ns);
-        return now_ns >= rule->value && now_ns < rule->end;
-    }
     }
     return false;
 }
 
-static void fault_log(const struct os_fault *fault, const struct kelpie_fault_rule *rule) {
-    char line[320];
-    int length = snprintf(line, sizeof(line), "%s role=%s%s%s nth=%llu => %s:%llu\n", rule->point,
-                          fault->role, rule->path[0] != '\0' ? " path=" : "", rule->path,
-                          (unsigned long long)rule->calls, kelpie__fault_action_name(rule),
-                          (unsigned long long)rule->argument);
-    if (fault->log >= 0 && length > 0) {
-        ssize_t written = write(fault->log, line, (size_t)length);
+static void fault_log(const struct os_fault *fault, const struct kelpie_fault_rule *fired) {
+    char line[KELPIE_FAULT_LINE_MAX];
+    struct kelpie_fault_rule rule = *fired;
+    rule.trigger = KELPIE_FAULT_NTH;
+    rule.value = fired->calls;
+    rule.has_window = false;
+    rule.max = 0;
+    snprintf(rule.role, sizeof(rule.role), "%s", fault->role);
+    size_t length = kelpie__fault_rule_format(&rule, line);
+    line[length] = '\n';
+    if (fault->log >= 0) {
+        ssize_t written = write(fault->log, line, length + 1);
         kelpie__ignore(written); /* a test without its log fails by itself */
     }
 }
 
-/* The first rule that fires for this call, or NULL. `path` may be NULL. */
+/* The first rule that fires for this call, or NULL. All that match count it, so that a rule can be
+ * taken away without moving the others. `path` may be NULL. */
 static struct kelpie_fault_rule *fault_find(struct os_fault *fault, const char *operation,
                                             int handle, const char *path) {
     const struct fault_handle *entry = handle_of(fault, handle);
+    struct kelpie_fault_rule *found = NULL;
     for (uint32_t i = 0; i < fault->plan.count; i += 1) {
         struct kelpie_fault_rule *rule = &fault->plan.rules[i];
         bool is_of_child =
@@ -129,13 +139,13 @@ static struct kelpie_fault_rule *fault_find(struct os_fault *fault, const char *
             continue;
         }
         rule->calls += 1;
-        if (trigger_fires(fault, rule)) {
+        if (found == NULL && trigger_fires(fault, rule)) {
             rule->fired += 1;
             fault_log(fault, rule);
-            return rule;
+            found = rule;
         }
     }
-    return NULL;
+    return found;
 }
 
 static void signal_children(struct os_fault *fault, const char *pattern, int signal) {
@@ -172,6 +182,16 @@ static int fault_act(struct os_fault *fault, const struct kelpie_fault_rule *rul
     case KELPIE_FAULT_SHORT:
     case KELPIE_FAULT_MUTATE:
     case KELPIE_FAULT_DROP:
+        return 0;
+    case KELPIE_FAULT_LIE:
+    case KELPIE_FAULT_POWER_LOSS:
+    case KELPIE_FAULT_JUMP:
+    case KELPIE_FAULT_FULL:
+    case KELPIE_FAULT_READ_ONLY:
+    case KELPIE_FAULT_ROT:
+    case KELPIE_FAULT_SWIZZLE:
+    case KELPIE_FAULT_NAMED:
+        KELPIE_ASSERT(!rule->is_simulated); /* the plan's parser refuses them */
         return 0;
     }
     return 0;
@@ -546,12 +566,12 @@ static const struct kelpie_os fault_table = {
 struct kelpie_os *kelpie__os_fault_wrap(struct kelpie_os *inner, const char *role,
                                         const char *plan) {
     struct os_fault *fault = calloc(1, sizeof(*fault));
-    const char *problem = "";
+    char problem[KELPIE_FAULT_PROBLEM_MAX] = "";
     if (fault == NULL) {
         return NULL;
     }
-    if (!kelpie__fault_plan_parse(plan, &fault->plan, &problem)) {
-        fprintf(stderr, "kelpie: the fault plan is not understood at \"%.40s\"\n", problem);
+    if (!kelpie__fault_plan_parse(plan, &fault->plan, problem)) {
+        fprintf(stderr, "kelpie: fault plan, %s\n", problem);
         free(fault);
         return NULL;
     }
@@ -562,7 +582,7 @@ struct kelpie_os *kelpie__os_fault_wrap(struct kelpie_os *inner, const char *rol
     fault->os.guest = inner->guest;
     fault->inner = inner;
     fault->role = role;
-    fault->seed = seed == NULL ? 0 : strtoull(seed, NULL, 0);
+    fault->seed = seed == NULL ? fault->plan.header.seed : strtoull(seed, NULL, 0);
     fault->start_ns = inner->now(inner, KELPIE_OS_CLOCK_MONOTONIC);
     fault->log = log == NULL ? -1 : open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     return &fault->os;

@@ -4,45 +4,20 @@
  */
 #include "os/os_fault_plan.h"
 
-#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #define NS_PER_S UINT64_C(1000000000)
 #define NS_PER_MS UINT64_C(1000000)
-
-static const struct {
-    const char *name;
-    enum kelpie_fault_action action;
-    uint64_t argument; /* default */
-} actions[] = {
-    {"EIO", KELPIE_FAULT_ERRNO, EIO},
-    {"ENOSPC", KELPIE_FAULT_ERRNO, ENOSPC},
-    {"ENOMEM", KELPIE_FAULT_ERRNO, ENOMEM},
-    {"EMFILE", KELPIE_FAULT_ERRNO, EMFILE},
-    {"EACCES", KELPIE_FAULT_ERRNO, EACCES},
-    {"EROFS", KELPIE_FAULT_ERRNO, EROFS},
-    {"EAGAIN", KELPIE_FAULT_ERRNO, EAGAIN},
-    {"EPIPE", KELPIE_FAULT_ERRNO, EPIPE},
-    {"ECONNRESET", KELPIE_FAULT_ERRNO, ECONNRESET},
-    {"kill", KELPIE_FAULT_KILL, 0},
-    {"stop", KELPIE_FAULT_STOP, 0},
-    {"kill-child", KELPIE_FAULT_KILL_CHILD, 0},
-    {"stop-child", KELPIE_FAULT_STOP_CHILD, 0},
-    {"delay", KELPIE_FAULT_DELAY, 1000},
-    {"short", KELPIE_FAULT_SHORT, 1},
-    {"mutate", KELPIE_FAULT_MUTATE, 0},
-    {"drop", KELPIE_FAULT_DROP, 0},
-};
+#define NS_PER_US UINT64_C(1000)
+#define TIME_MAX_NS (UINT64_C(1000000000) * NS_PER_S) /* some 30 years */
+#define HEADER_WORD "kelpie-plan"
+#define FOUND_CHARACTERS 40
 
 const char *kelpie__fault_action_name(const struct kelpie_fault_rule *rule) {
-    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(actions); i += 1) {
-        bool is_same_errno =
-            rule->action != KELPIE_FAULT_ERRNO || actions[i].argument == rule->argument;
-        if (actions[i].action == rule->action && is_same_errno) {
-            return actions[i].name;
-        }
-    }
-    return "unknown";
+    KELPIE_ASSERT(rule->action_index < kelpie__fault_word_count());
+    return kelpie__fault_word(rule->action_index)->name;
 }
 
 bool kelpie__fault_glob(const char *pattern, const char *text) {
@@ -70,15 +45,46 @@ bool kelpie__fault_glob(const char *pattern, const char *text) {
     return *pattern == '\0';
 }
 
-/* ---- parsing --------------------------------------------------------------------------------- */
+/* ---- problems -------------------------------------------------------------------------------- */
 
 static size_t word_length(const char *text) {
     return strcspn(text, " \t\n;");
 }
 
-static bool copy_word(char out[KELPIE_FAULT_TEXT_MAX], const char *word, size_t length) {
+/* Where, what was expected, what stands there. Gives false. */
+KELPIE_PRINTF(3, 4)
+static bool problem(struct kelpie_fault_reader *reader, const char *where, const char *format,
+                    ...) {
+    uint32_t line = 1;
+    uint32_t column = 1;
+    KELPIE_ASSERT(where >= reader->text);
+    for (const char *at = reader->text; at < where; at += 1) {
+        column = *at == '\n' ? 1 : column + 1;
+        line += *at == '\n' ? 1 : 0;
+    }
+    size_t length = word_length(where);
+    int shown = length > FOUND_CHARACTERS ? FOUND_CHARACTERS : (int)length;
+    char expected[KELPIE_FAULT_PROBLEM_MAX / 2];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(expected, sizeof(expected), format, arguments);
+    va_end(arguments);
+    if (shown == 0) {
+        snprintf(reader->problem, sizeof(reader->problem), "line %u, column %u: %s", line, column,
+                 expected);
+    } else {
+        snprintf(reader->problem, sizeof(reader->problem), "line %u, column %u: %s, not \"%.*s\"",
+                 line, column, expected, shown, where);
+    }
+    return false;
+}
+
+/* ---- values ---------------------------------------------------------------------------------- */
+
+static bool copy_word(struct kelpie_fault_reader *reader, char out[KELPIE_FAULT_TEXT_MAX],
+                      const char *word, size_t length) {
     if (length == 0 || length >= KELPIE_FAULT_TEXT_MAX) {
-        return false;
+        return problem(reader, word, "expected a text of 1 to %u bytes", KELPIE_FAULT_TEXT_MAX - 1);
     }
     memcpy(out, word, length);
     out[length] = '\0';
@@ -97,6 +103,29 @@ static bool take_number(const char **text, uint64_t *out) {
     *text += digits;
     *out = value;
     return true;
+}
+
+/* A number of up to 20 digits, or hexadecimal: seeds. */
+static bool take_seed(const char **text, uint64_t *out) {
+    bool is_hex = strncmp(*text, "0x", 2) == 0;
+    const char *at = *text + (is_hex ? 2 : 0);
+    uint64_t base = is_hex ? 16 : 10;
+    uint64_t value = 0;
+    static const char digits[] = "0123456789abcdef";
+    const char *first = at;
+    for (; *at != '\0' && at - first < 20; at += 1) {
+        const char *digit = strchr(digits, *at);
+        if (digit == NULL || (uint64_t)(digit - digits) >= base) {
+            break;
+        }
+        if (__builtin_mul_overflow(value, base, &value) ||
+            __builtin_add_overflow(value, (uint64_t)(digit - digits), &value)) {
+            return false;
+        }
+    }
+    *text = at;
+    *out = value;
+    return at != first;
 }
 
 /* "0.02" in billionths; no floating point decides anything here. */
@@ -118,134 +147,420 @@ static bool take_probability(const char **text, uint64_t *out) {
     return *out <= KELPIE_FAULT_PER_ONE;
 }
 
-/* "10s" or "250ms", in ns. */
-static bool take_time(const char **text, uint64_t *out) {
+/* "10s", "250ms", "7us", "1ns", in ns; a bare number has the default's unit (0: it is refused). */
+static bool take_time(const char **text, uint64_t default_unit, uint64_t *out) {
+    static const struct {
+        const char *name;
+        uint64_t unit;
+    } units[] = {{"ms", NS_PER_MS}, {"us", NS_PER_US}, {"ns", 1}, {"s", NS_PER_S}};
     uint64_t value = 0;
-    if (!take_number(text, &value) || value > UINT64_C(1000000)) {
+    uint64_t unit = default_unit;
+    if (!take_number(text, &value)) {
         return false;
     }
-    if (strncmp(*text, "ms", 2) == 0) {
-        *text += 2;
-        *out = value * NS_PER_MS;
-        return true;
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(units); i += 1) {
+        size_t length = strlen(units[i].name);
+        if (strncmp(*text, units[i].name, length) == 0) {
+            unit = units[i].unit;
+            *text += length;
+            break;
+        }
     }
-    if (**text != 's') {
-        return false;
-    }
-    *text += 1;
-    *out = value * NS_PER_S;
-    return true;
+    return unit != 0 && !__builtin_mul_overflow(value, unit, out) && *out <= TIME_MAX_NS;
 }
 
-static bool parse_trigger(struct kelpie_fault_rule *rule, const char *word, const char **value) {
-    if (strncmp(word, "p=", 2) == 0) {
-        rule->trigger = KELPIE_FAULT_PROBABILITY;
-        return take_probability(value, &rule->value);
+/* ---- conditions ------------------------------------------------------------------------------ */
+
+/* A value that has to end with its word. */
+static bool ends(const char *value, const char *end) {
+    return value == end;
+}
+
+static bool parse_trigger(struct kelpie_fault_reader *reader, struct kelpie_fault_rule *rule,
+                          const char *value, const char *end, enum kelpie_fault_trigger trigger) {
+    const char *start = value;
+    if (rule->trigger != KELPIE_FAULT_ALWAYS) {
+        return problem(reader, start, "expected one of p=, nth=, every= only");
     }
-    if (strncmp(word, "nth=", 4) == 0) {
-        rule->trigger = KELPIE_FAULT_NTH;
-        return take_number(value, &rule->value) && rule->value > 0;
+    rule->trigger = trigger;
+    if (trigger == KELPIE_FAULT_PROBABILITY) {
+        return (take_probability(&value, &rule->value) && ends(value, end)) ||
+               problem(reader, start, "expected a probability from 0 to 1");
     }
-    if (strncmp(word, "every=", 6) == 0) {
-        rule->trigger = KELPIE_FAULT_EVERY;
-        return take_number(value, &rule->value) && rule->value > 0;
+    return (take_number(&value, &rule->value) && rule->value > 0 && ends(value, end)) ||
+           problem(reader, start, "expected a number from 1");
+}
+
+static bool parse_window(struct kelpie_fault_reader *reader, struct kelpie_fault_rule *rule,
+                         const char *value, const char *end) {
+    const char *start = value;
+    rule->has_window = true;
+    bool is_good = take_time(&value, 0, &rule->window_begin_ns) && strncmp(value, "..", 2) == 0;
+    value += is_good ? 2 : 0;
+    is_good = is_good && take_time(&value, 0, &rule->window_end_ns) && ends(value, end) &&
+              rule->window_end_ns > rule->window_begin_ns;
+    return is_good || problem(reader, start, "expected a window as 10s..12s");
+}
+
+static bool parse_number(struct kelpie_fault_reader *reader, uint64_t *out, const char *value,
+                         const char *end) {
+    const char *start = value;
+    return (take_number(&value, out) && ends(value, end)) ||
+           problem(reader, start, "expected a number");
+}
+
+static bool parse_mark(struct kelpie_fault_reader *reader, struct kelpie_fault_rule *rule,
+                       const char *value, const char *end) {
+    if (strncmp(value, "mark:", 5) != 0) {
+        return problem(reader, value, "expected after=mark:NAME");
     }
-    if (strncmp(word, "window=", 7) == 0) {
-        rule->trigger = KELPIE_FAULT_WINDOW;
-        if (!take_time(value, &rule->value) || strncmp(*value, "..", 2) != 0) {
-            return false;
-        }
-        *value += 2;
-        return take_time(value, &rule->end) && rule->end > rule->value;
-    }
-    return false;
+    return copy_word(reader, rule->mark, value + 5, (size_t)(end - value) - 5);
+}
+
+static bool parse_while(struct kelpie_fault_reader *reader, struct kelpie_fault_rule *rule,
+                        const char *value, const char *end) {
+    rule->needs_pending = end - value == 7 && memcmp(value, "pending", 7) == 0;
+    return rule->needs_pending || problem(reader, value, "expected while=pending");
 }
 
 /* One "key=value" before the arrow. */
-static bool parse_condition(struct kelpie_fault_rule *rule, const char *word, size_t length,
-                            bool *inout_has_trigger) {
+static bool parse_condition(struct kelpie_fault_reader *reader, struct kelpie_fault_rule *rule,
+                            const char *word, size_t length) {
+    static const char *const keys[] = {"p",  "nth",   "every", "window", "role", "path",
+                                       "vm", "birth", "max",   "after",  "while"};
     const char *equals = memchr(word, '=', length);
-    if (equals == NULL) {
+    size_t key_length = equals == NULL ? 0 : (size_t)(equals - word);
+    size_t key = 0;
+    while (key < KELPIE_ARRAY_COUNT(keys) &&
+           (strlen(keys[key]) != key_length || memcmp(keys[key], word, key_length) != 0)) {
+        key += 1;
+    }
+    const char *value = equals == NULL ? word : equals + 1;
+    const char *end = word + length;
+    size_t value_length = (size_t)(end - value);
+    switch (key) {
+    case 0:
+        return parse_trigger(reader, rule, value, end, KELPIE_FAULT_PROBABILITY);
+    case 1:
+        return parse_trigger(reader, rule, value, end, KELPIE_FAULT_NTH);
+    case 2:
+        return parse_trigger(reader, rule, value, end, KELPIE_FAULT_EVERY);
+    case 3:
+        return parse_window(reader, rule, value, end);
+    case 4:
+        return copy_word(reader, rule->role, value, value_length);
+    case 5:
+        return copy_word(reader, rule->path, value, value_length);
+    case 6:
+        return copy_word(reader, rule->vm, value, value_length);
+    case 7:
+        return parse_number(reader, &rule->birth, value, end);
+    case 8:
+        return parse_number(reader, &rule->max, value, end);
+    case 9:
+        return parse_mark(reader, rule, value, end);
+    case 10:
+        return parse_while(reader, rule, value, end);
+    default:
+        return problem(reader, word,
+                       "expected p=, nth=, every=, window=, after=, role=, path=, vm=, birth=, "
+                       "while=, max= or \"=>\"");
+    }
+}
+
+/* ---- actions --------------------------------------------------------------------------------- */
+
+static bool take_profile(const char **value, const char *end, uint64_t *out) {
+    size_t length = (size_t)(end - *value);
+    if (length == 4 && memcmp(*value, "ext4", 4) == 0) {
+        *out = KELPIE_FAULT_PROFILE_EXT4;
+    } else if (length == 5 && memcmp(*value, "posix", 5) == 0) {
+        *out = KELPIE_FAULT_PROFILE_POSIX;
+    } else {
         return false;
     }
-    const char *value = equals + 1;
-    size_t value_length = length - (size_t)(value - word);
-    if (strncmp(word, "role=", 5) == 0) {
-        return copy_word(rule->role, value, value_length);
-    }
-    if (strncmp(word, "path=", 5) == 0) {
-        return copy_word(rule->path, value, value_length);
-    }
-    if (strncmp(word, "max=", 4) == 0) {
-        return take_number(&value, &rule->max) && value == word + length;
-    }
-    *inout_has_trigger = true;
-    return parse_trigger(rule, word, &value) && value == word + length;
+    *value = end;
+    return true;
 }
 
-static bool parse_action(struct kelpie_fault_rule *rule, const char *word, size_t length) {
+static bool take_lie(struct kelpie_fault_rule *rule, const char **value, const char *end) {
+    if (end - *value == 3 && memcmp(*value, "lie", 3) == 0) {
+        rule->is_lie = true;
+        *value = end;
+        return true;
+    }
+    uint64_t number = 0; /* as a log of os_fault spelled it: EIO:5 */
+    return take_number(value, &number) && number == rule->argument;
+}
+
+static bool take_jump(const char **value, uint64_t *out) {
+    bool is_negative = **value == '-';
+    *value += is_negative || **value == '+' ? 1 : 0;
+    uint64_t length = 0;
+    if (!take_time(value, NS_PER_S, &length)) {
+        return false;
+    }
+    *out = is_negative ? 0 - length : length;
+    return true;
+}
+
+static bool parse_argument(struct kelpie_fault_reader *reader, struct kelpie_fault_rule *rule,
+                           const struct kelpie_fault_word *word, const char *value,
+                           const char *end) {
+    const char *start = value;
+    bool is_good = false;
+    const char *expected = "no argument of this action";
+    switch (word->takes) {
+    case KELPIE_FAULT_ARGUMENT_NONE:
+        break;
+    case KELPIE_FAULT_ARGUMENT_NUMBER:
+        expected = "a number";
+        is_good = take_number(&value, &rule->argument);
+        break;
+    case KELPIE_FAULT_ARGUMENT_LIE:
+        expected = "\"lie\"";
+        is_good = take_lie(rule, &value, end);
+        break;
+    case KELPIE_FAULT_ARGUMENT_TIME:
+        expected = "a time as 10s or 250ms";
+        is_good = take_time(&value, NS_PER_MS, &rule->argument);
+        break;
+    case KELPIE_FAULT_ARGUMENT_JUMP:
+        expected = "a time as -86400s";
+        is_good = take_jump(&value, &rule->argument);
+        break;
+    case KELPIE_FAULT_ARGUMENT_PROFILE:
+        expected = "ext4 or posix";
+        is_good = take_profile(&value, end, &rule->argument);
+        break;
+    }
+    return (is_good && ends(value, end)) || problem(reader, start, "expected %s", expected);
+}
+
+static bool parse_action(struct kelpie_fault_reader *reader, struct kelpie_fault_rule *rule,
+                         const char *word, size_t length) {
     const char *colon = memchr(word, ':', length);
     size_t name_length = colon == NULL ? length : (size_t)(colon - word);
-    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(actions); i += 1) {
-        if (strlen(actions[i].name) == name_length &&
-            strncmp(actions[i].name, word, name_length) == 0) {
-            rule->action = actions[i].action;
-            rule->argument = actions[i].argument;
-            const char *value = colon == NULL ? NULL : colon + 1;
-            return value == NULL ||
-                   (take_number(&value, &rule->argument) && value == word + length);
+    for (uint32_t i = 0; i < kelpie__fault_word_count(); i += 1) {
+        const struct kelpie_fault_word *known = kelpie__fault_word(i);
+        if (strlen(known->name) != name_length || memcmp(known->name, word, name_length) != 0) {
+            continue;
         }
+        if (!kelpie__fault_point_knows(rule->point, rule->kind, known)) {
+            return problem(reader, word, "expected an action that \"%s\" knows", rule->point);
+        }
+        rule->action = known->action;
+        rule->action_index = i;
+        rule->argument = known->argument;
+        return colon == NULL || parse_argument(reader, rule, known, colon + 1, word + length);
     }
-    return false;
+    return problem(reader, word, "expected an action");
 }
 
-/* Parses one rule, up to its end; *inout_text then stands at the separator, or at the word that is
- * wrong. */
-static bool parse_rule(const char **inout_text, struct kelpie_fault_rule *rule) {
-    const char *text = *inout_text;
-    bool has_trigger = false;
-    bool is_good = copy_word(rule->point, text, word_length(text));
-    text += is_good ? word_length(text) : 0;
-    while (is_good) { /* bound: the text */
+/* ---- rules ----------------------------------------------------------------------------------- */
+
+/* Whether an alias stands here; its length, or 0. */
+static size_t parse_alias(struct kelpie_fault_rule *rule, const char *text) {
+    size_t found = 0;
+    for (uint32_t i = 0; kelpie__fault_alias(i) != NULL; i += 1) {
+        const struct kelpie_fault_alias *alias = kelpie__fault_alias(i);
+        size_t length = strlen(alias->name);
+        if (strncmp(text, alias->name, length) != 0 ||
+            (text[length] != '\0' && strchr(" \t\n;", text[length]) == NULL)) {
+            continue;
+        }
+        found = length;
+        snprintf(rule->point, sizeof(rule->point), "%s", alias->point);
+        snprintf(rule->mark, sizeof(rule->mark), "%s", alias->mark);
+        for (uint32_t j = 0; j < kelpie__fault_word_count(); j += 1) {
+            const struct kelpie_fault_word *word = kelpie__fault_word(j);
+            if (strcmp(word->name, alias->action) == 0) {
+                rule->action = word->action;
+                rule->action_index = j;
+                rule->argument = word->argument;
+            }
+        }
+    }
+    return found;
+}
+
+/* What can be said only of a whole rule. */
+static bool finish_rule(struct kelpie_fault_reader *reader, struct kelpie_fault_rule *rule,
+                        const char *start) {
+    bool is_errno = rule->action == KELPIE_FAULT_ERRNO;
+    const struct kelpie_fault_word *word = kelpie__fault_word(rule->action_index);
+    KELPIE_ASSERT(rule->action == word->action);
+    if (rule->trigger == KELPIE_FAULT_ALWAYS && !rule->has_window && rule->mark[0] == '\0') {
+        return problem(reader, start, "expected p=, nth=, every=, window= or after= for this rule");
+    }
+    if (rule->kind == KELPIE_FAULT_POINT_WORLD && rule->mark[0] == '\0' && !rule->has_window) {
+        return problem(reader, start, "expected window= or after= for this point");
+    }
+    if (rule->kind == KELPIE_FAULT_POINT_WORLD && rule->mark[0] != '\0' && rule->has_window) {
+        return problem(reader, start, "expected either window= or after= for this point");
+    }
+    if (rule->action == KELPIE_FAULT_ROT && rule->mark[0] == '\0') {
+        return problem(reader, start, "expected after=, whose file rots,");
+    }
+    rule->is_simulated = !word->is_real || rule->kind == KELPIE_FAULT_POINT_NAMED ||
+                         rule->kind == KELPIE_FAULT_POINT_WORLD || rule->vm[0] != '\0' ||
+                         rule->birth != 0 || rule->mark[0] != '\0' || rule->needs_pending ||
+                         (is_errno && rule->is_lie) ||
+                         (rule->action == KELPIE_FAULT_STOP && rule->argument != 0);
+    return true;
+}
+
+/* From the first condition to the rule's end. */
+static bool parse_rest(struct kelpie_fault_reader *reader, struct kelpie_fault_rule *rule,
+                       const char *start, const char *text, bool is_alias) {
+    bool is_done = false;
+    while (!is_done) { /* bound: the text */
         text += strspn(text, " \t");
-        *inout_text = text;
         size_t length = word_length(text);
-        if (length == 2 && strncmp(text, "=>", 2) == 0) {
+        bool is_arrow = length == 2 && strncmp(text, "=>", 2) == 0;
+        if (length == 0 && is_alias) {
+            is_done = true;
+        } else if (length == 0) {
+            return problem(reader, text, "expected \"=> ACTION\" at the rule's end");
+        } else if (is_arrow && is_alias) {
+            return problem(reader, text, "expected no action for an alias");
+        } else if (is_arrow) {
             text += 2;
             text += strspn(text, " \t");
-            *inout_text = text;
             length = word_length(text);
-            is_good = has_trigger && length > 0 && parse_action(rule, text, length);
+            if (!parse_action(reader, rule, text, length)) {
+                return false;
+            }
             text += length;
-            break;
+            is_done = true;
+        } else if (!parse_condition(reader, rule, text, length)) {
+            return false;
+        } else {
+            text += length;
         }
-        is_good = length > 0 && parse_condition(rule, text, length, &has_trigger);
-        text += length;
     }
-    if (is_good) {
-        *inout_text = text;
+    text += strspn(text, " \t");
+    if (*text != '\0' && *text != ';' && *text != '\n') {
+        return problem(reader, text, "expected the rule's end");
     }
-    return is_good;
+    reader->at = text;
+    return finish_rule(reader, rule, start);
 }
 
-bool kelpie__fault_plan_parse(const char *text, struct kelpie_fault_plan *out,
-                              const char **out_problem) {
-    *out = (struct kelpie_fault_plan){0};
-    text += strspn(text, " \t\n;");
-    while (*text != '\0') { /* bound: the text */
-        struct kelpie_fault_rule rule = {0};
-        if (out->count == KELPIE_FAULT_RULE_MAX || !parse_rule(&text, &rule)) {
-            *out_problem = text;
-            return false;
-        }
-        out->rules[out->count] = rule;
-        out->count += 1;
-        text += strspn(text, " \t");
-        if (*text != '\0' && *text != ';' && *text != '\n') {
-            *out_problem = text;
-            return false;
-        }
+int kelpie__fault_reader_next(struct kelpie_fault_reader *reader, struct kelpie_fault_rule *out) {
+    struct kelpie_fault_rule rule = {0};
+    const char *text = reader->at + strspn(reader->at, " \t\n;");
+    while (*text == '#') { /* bound: the text. A comment, up to its line's end. */
+        text += strcspn(text, "\n");
         text += strspn(text, " \t\n;");
     }
+    reader->at = text;
+    if (*text == '\0') {
+        return 0;
+    }
+    const char *start = text;
+    size_t length = parse_alias(&rule, text);
+    bool is_alias = length > 0;
+    if (!is_alias) {
+        length = word_length(text);
+        if (!copy_word(reader, rule.point, text, length)) {
+            return -1;
+        }
+    }
+    rule.kind = kelpie__fault_point_kind(rule.point);
+    if (rule.kind == KELPIE_FAULT_POINT_UNKNOWN) {
+        kelpie__ignore(problem(reader, start, "expected an operation, a point or an alias"));
+        return -1;
+    }
+    if (!parse_rest(reader, &rule, start, text + length, is_alias)) {
+        return -1;
+    }
+    *out = rule;
+    return 1;
+}
+
+/* ---- header ---------------------------------------------------------------------------------- */
+
+static bool parse_header_word(struct kelpie_fault_reader *reader, const char *word, size_t length) {
+    struct kelpie_fault_header *header = &reader->header;
+    const char *end = word + length;
+    if (strncmp(word, "seed=", 5) == 0) {
+        const char *value = word + 5;
+        header->has_seed = take_seed(&value, &header->seed) && ends(value, end);
+        return header->has_seed || problem(reader, word + 5, "expected a seed, a number");
+    }
+    if (strncmp(word, "commit=", 7) == 0) {
+        return copy_word(reader, header->commit, word + 7, length - 7);
+    }
+    if (strncmp(word, "options=", 8) == 0 && length - 8 < sizeof(header->options)) {
+        memcpy(header->options, word + 8, length - 8);
+        header->options[length - 8] = '\0';
+        return true;
+    }
+    return problem(reader, word, "expected seed=, commit= or options=");
+}
+
+bool kelpie__fault_reader_open(struct kelpie_fault_reader *reader, const char *text) {
+    *reader = (struct kelpie_fault_reader){.text = text, .at = text + strspn(text, " \t\n;")};
+    const char *at = reader->at;
+    size_t length = word_length(at);
+    if (length != strlen(HEADER_WORD) || strncmp(at, HEADER_WORD, length) != 0) {
+        return true;
+    }
+    at += length;
+    at += strspn(at, " \t");
+    const char *version_text = at;
+    uint64_t version = 0;
+    if (!take_number(&at, &version) || word_length(at) != 0) {
+        return problem(reader, version_text, "expected the plan's version, a number");
+    }
+    if (version != KELPIE_FAULT_PLAN_VERSION) {
+        return problem(reader, version_text, "expected a plan of version %u",
+                       KELPIE_FAULT_PLAN_VERSION);
+    }
+    reader->header.is_given = true;
+    at += strspn(at, " \t");
+    while (*at != '\0' && *at != '\n' && *at != ';') { /* bound: the text */
+        length = word_length(at);
+        if (!parse_header_word(reader, at, length)) {
+            return false;
+        }
+        at += length;
+        at += strspn(at, " \t");
+    }
+    reader->at = at;
     return true;
+}
+
+/* ---- whole plans ----------------------------------------------------------------------------- */
+
+bool kelpie__fault_plan_parse(const char *text, struct kelpie_fault_plan *out,
+                              char out_problem[KELPIE_FAULT_PROBLEM_MAX]) {
+    struct kelpie_fault_reader reader;
+    struct kelpie_fault_rule rule;
+    bool is_good = kelpie__fault_reader_open(&reader, text);
+    *out = (struct kelpie_fault_plan){.header = reader.header};
+    int status = is_good ? 1 : -1;
+    while (status == 1) { /* bound: the text */
+        const char *start = reader.at + strspn(reader.at, " \t\n;");
+        status = kelpie__fault_reader_next(&reader, &rule);
+        if (status == 1 && rule.is_simulated) {
+            kelpie__ignore(problem(&reader, start,
+                                   "expected no rule that needs the simulator (point \"%s\", "
+                                   "action \"%s\")",
+                                   rule.point, kelpie__fault_action_name(&rule)));
+            status = -1;
+        } else if (status == 1 && out->count == KELPIE_FAULT_RULE_MAX) {
+            kelpie__ignore(
+                problem(&reader, start, "expected at most %u rules", KELPIE_FAULT_RULE_MAX));
+            status = -1;
+        } else if (status == 1) {
+            out->rules[out->count] = rule;
+            out->count += 1;
+        }
+    }
+    if (status < 0) {
+        memcpy(out_problem, reader.problem, KELPIE_FAULT_PROBLEM_MAX);
+    }
+    return status == 0;
 }
