@@ -252,8 +252,9 @@ struct kelpie_vm_info {
     char id[33];        /* 32 hexadecimal digits */
     char name[65];
     enum kelpie_vm_state state;
-    char reason[512];    /* of the last end or failed start, or "" */
+    char reason[512];    /* of the state: why it ended, failed to start, or was paused; or "" */
     char backend[16];    /* "qemu" */
+    char pause[8];       /* how it pauses: "vmm", no processor of the guest runs; or "" */
     char accelerator[8]; /* "kvm", "tcg", or "" before the first start */
     char accelerator_reason[256];
     char origin[16]; /* of this run: "boot" */
@@ -310,8 +311,8 @@ struct kelpie_stop_result {
 };
 
 /* Running, Paused -> Stopped. The guest is asked; after timeout_ms (0: 10,000; at most 3,600,000)
- * it is killed. `out`
- * may be NULL; the asynchronous form keeps it until the callback. Errors: STATE. */
+ * it is killed. A paused one is resumed for that, within the same time. `out` may be NULL; the
+ * asynchronous form keeps it until the callback. Errors: STATE. */
 KELPIE_MUST_CHECK int kelpie_vm_stop(struct kelpie_vm *vm, uint64_t timeout_ms,
                                      struct kelpie_stop_result *out, struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie_vm_stop_async(struct kelpie_vm *vm, uint64_t timeout_ms,
@@ -325,6 +326,23 @@ KELPIE_MUST_CHECK int kelpie_vm_kill(struct kelpie_vm *vm, struct kelpie_error *
 KELPIE_MUST_CHECK int kelpie_vm_kill_async(struct kelpie_vm *vm, kelpie_done_callback callback,
                                            void *context, struct kelpie_operation **out,
                                            struct kelpie_error *error);
+
+/* Running -> Paused: no processor of the guest runs, its memory stays. Commands in it stand still,
+ * and their timeouts do not count meanwhile; deadlines of this program do (kelpie_exec_wait's and
+ * the like). On failure it is Running. Errors: PAUSE, STATE, BUSY (it is being paused or resumed),
+ * UNSUPPORTED (by the backend), CRASHED. */
+KELPIE_MUST_CHECK int kelpie_vm_pause(struct kelpie_vm *vm, struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie_vm_pause_async(struct kelpie_vm *vm, kelpie_done_callback callback,
+                                            void *context, struct kelpie_operation **out,
+                                            struct kelpie_error *error);
+
+/* Paused -> Running: the guest goes on where it was, has proved that its agent answers, and has the
+ * right time of day. On failure it is Paused (a guest that did not answer within 5,000 ms is paused
+ * again), and a later resume can succeed. Errors: RESUME, STATE, BUSY, CRASHED. */
+KELPIE_MUST_CHECK int kelpie_vm_resume(struct kelpie_vm *vm, struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie_vm_resume_async(struct kelpie_vm *vm, kelpie_done_callback callback,
+                                             void *context, struct kelpie_operation **out,
+                                             struct kelpie_error *error);
 
 /* Deletes a VM that does not run; `is_forced`: kills it first. The handle stays, and is good for
  * kelpie_vm_close only. Errors: STATE, BUSY, IO. */
@@ -431,7 +449,7 @@ struct kelpie_exec_options {
     bool has_terminal; /* a pseudo-terminal: stderr then comes with stdout */
     uint16_t rows;     /* of the terminal; 0: 24 */
     uint16_t columns;  /* 0: 80 */
-    /* 0: 60,000; counted in the guest, then it and all it started are killed */
+    /* 0: 60,000; counted in the guest while that runs, then it and all it started are killed */
     uint64_t timeout_ms;
     const struct kelpie_limit *limits; /* borrows */
     size_t limit_count;

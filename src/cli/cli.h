@@ -47,6 +47,8 @@ enum kelpie_cli_verbs {
     KELPIE_CLI_DOCTOR = 2048,
     KELPIE_CLI_VERSION = 4096,
     KELPIE_CLI_HELP = 8192,
+    KELPIE_CLI_PAUSE = 16384,
+    KELPIE_CLI_RESUME = 32768,
 };
 
 struct kelpie_cli_options {
@@ -258,6 +260,8 @@ int kelpie__cli_inspect(struct kelpie_cli *cli);
 int kelpie__cli_logs(struct kelpie_cli *cli);
 int kelpie__cli_stop(struct kelpie_cli *cli);
 int kelpie__cli_kill(struct kelpie_cli *cli);
+int kelpie__cli_pause(struct kelpie_cli *cli);
+int kelpie__cli_resume(struct kelpie_cli *cli);
 int kelpie__cli_rm(struct kelpie_cli *cli);
 int kelpie__cli_doctor(struct kelpie_cli *cli);
 int kelpie__cli_version(struct kelpie_cli *cli);

@@ -38,6 +38,7 @@
 #define KELPIE_HEALTH_TIMEOUT_MS_DEFAULT 5000u
 #define KELPIE_HELLO_TIMEOUT_MS 5000u   /* of a monitor to its client */
 #define KELPIE_CALL_TIMEOUT_MS 10000u   /* of any request without one of its own */
+#define KELPIE_RESUME_TIMEOUT_MS 5000u  /* of a guest that runs again, to prove that it lives */
 #define KELPIE_QUIESCE_TIMEOUT_MS 1000u /* design.md, "Across time" */
 #define KELPIE_KVM_TRIAL_MS 5000u       /* for a first boot on a KVM not known to work */
 

@@ -108,13 +108,25 @@ void kelpie__exec_end(struct kelpie_exec *exec, const struct kelpie_error *why) 
     kelpie__exec_plan_delivery(exec);
 }
 
+/* Whether the VM is, or was, paused since the backstop was armed: the command's timeout did not
+ * count then, and how long that was is not known here. */
+static bool exec_was_frozen(struct kelpie_exec *exec) {
+    struct kelpie_vm_record record;
+    KELPIE_ASSERT(exec->vm != NULL);
+    if (kelpie__record_read(exec->kelpie->os, exec->vm->directory.vm, &record, NULL) < 0) {
+        return false;
+    }
+    return record.state == KELPIE_VM_PAUSED ||
+           (record.state == KELPIE_VM_RUNNING && record.changed_ms >= exec->backstop_armed_ms);
+}
+
 /* The guest ends a command at its timeout, the monitor a guest that does not, and this a wait for a
- * monitor that does neither. A reader who has paused is waited for. */
+ * monitor that does neither. A reader who has paused is waited for, and so is a VM. */
 static void exec_backstop(void *context) {
     struct kelpie_exec *exec = context;
     struct kelpie_error error;
     KELPIE_ASSERT(exec->phase == KELPIE_EXEC_IS_RUNNING && exec->timeout_ms > 0);
-    if (exec->is_paused) {
+    if (exec->is_paused || exec_was_frozen(exec)) {
         kelpie__exec_arm_backstop(exec);
         return;
     }
@@ -129,6 +141,8 @@ void kelpie__exec_arm_backstop(struct kelpie_exec *exec) {
     struct kelpie_loop *loop = exec->kelpie->loop;
     if (exec->timeout_ms > 0) {
         uint64_t patience_ms = exec->timeout_ms + KELPIE_EXEC_BACKSTOP_MS + KELPIE_CALL_TIMEOUT_MS;
+        exec->backstop_armed_ms =
+            kelpie__os_now(exec->kelpie->os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
         kelpie__timer_arm(loop, &exec->backstop_timer, kelpie__loop_deadline(loop, patience_ms),
                           exec_backstop, exec);
     }

@@ -103,6 +103,7 @@ struct kelpie_exec {
     uint64_t timeout_ms;
     struct kelpie_timer deliver_timer;
     struct kelpie_timer backstop_timer; /* for a monitor that does not report the end */
+    int64_t backstop_armed_ms;          /* Unix time */
     /* Instead of kelpie_exec_close when the VM's handle is closed; NULL: none. */
     void (*drop)(void *context);
 };

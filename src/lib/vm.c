@@ -336,6 +336,7 @@ static void fill_info(const struct kelpie_config_values *config,
     COPY(name, config->name);
     COPY(reason, record->reason);
     COPY(backend, record->backend);
+    COPY(pause, record->pause);
     COPY(accelerator, record->accelerator);
     COPY(accelerator_reason, record->accelerator_reason);
     COPY(origin, record->origin);

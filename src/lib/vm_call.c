@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * What is asked of a VM's monitor: start, stop, kill, delete, health, stats. Each call has a
- * beginning that its blocking and its asynchronous form share: arguments checked, monitor found,
- * request written, or the answer given where no monitor is needed for it.
+ * What is asked of a VM's monitor: start, stop, pause, resume, kill, delete, health, stats. Each
+ * call has a beginning that its blocking and its asynchronous form share: arguments checked,
+ * monitor found, request written, or the answer given where no monitor is needed for it.
  */
 #include "core/json.h"
 #include "core/text.h"
@@ -16,6 +16,8 @@
 #define CALL_PREPARE_MS 120000u
 /* a monitor that hangs is unhealthy, and its caller does not wait for it */
 #define CALL_HEALTH_MARGIN_MS 500u
+/* the VMM may take 5 s to do it and 5 s to undo it, and the guest 5 s to show that it lives */
+#define CALL_PAUSE_MS (15000u + KELPIE_RESUME_TIMEOUT_MS)
 #define CALL_END_TRIES 3u
 
 static uint64_t timeout_or(uint64_t timeout_ms, uint64_t fallback_ms) {
@@ -161,6 +163,61 @@ int kelpie_vm_stop_async(struct kelpie_vm *vm, uint64_t timeout_ms,
     int status = check_vm(vm, "kelpie_vm_stop_async", error);
     if (status == 0) {
         status = stop_begin(vm, timeout_ms, out_result, false, &call, error);
+    }
+    return status < 0 ? status
+                      : kelpie__operation_start(vm, &call.request, callback, context, out, error);
+}
+
+/* ---- pause and resume ------------------------------------------------------------------------ */
+
+static int pause_begin(struct kelpie_vm *vm, enum kelpie_vm_verb verb, bool may_wait,
+                       struct call *call, struct kelpie_error *error) {
+    struct kelpie_vm_record record = {0};
+    KELPIE_ASSERT(verb == KELPIE_VERB_PAUSE || verb == KELPIE_VERB_RESUME);
+    call_set(call, verb == KELPIE_VERB_PAUSE ? "vm.pause" : "vm.resume", CALL_PAUSE_MS);
+    int status = connect_or_record(vm, may_wait, &record, error);
+    if (status == 1) { /* nothing runs: the answer is the state table's */
+        status = kelpie__state_allow(record.state, verb, vm->directory.name, error);
+        KELPIE_ASSERT(status < 0);
+    }
+    return status;
+}
+
+int kelpie_vm_pause(struct kelpie_vm *vm, struct kelpie_error *error) {
+    struct call call = {0};
+    int status = check_blocking(vm, "kelpie_vm_pause", error);
+    if (status == 0) {
+        status = pause_begin(vm, KELPIE_VERB_PAUSE, true, &call, error);
+    }
+    return status < 0 ? status : kelpie__operation_run(vm, &call.request, error);
+}
+
+int kelpie_vm_pause_async(struct kelpie_vm *vm, kelpie_done_callback callback, void *context,
+                          struct kelpie_operation **out, struct kelpie_error *error) {
+    struct call call = {0};
+    int status = check_vm(vm, "kelpie_vm_pause_async", error);
+    if (status == 0) {
+        status = pause_begin(vm, KELPIE_VERB_PAUSE, false, &call, error);
+    }
+    return status < 0 ? status
+                      : kelpie__operation_start(vm, &call.request, callback, context, out, error);
+}
+
+int kelpie_vm_resume(struct kelpie_vm *vm, struct kelpie_error *error) {
+    struct call call = {0};
+    int status = check_blocking(vm, "kelpie_vm_resume", error);
+    if (status == 0) {
+        status = pause_begin(vm, KELPIE_VERB_RESUME, true, &call, error);
+    }
+    return status < 0 ? status : kelpie__operation_run(vm, &call.request, error);
+}
+
+int kelpie_vm_resume_async(struct kelpie_vm *vm, kelpie_done_callback callback, void *context,
+                           struct kelpie_operation **out, struct kelpie_error *error) {
+    struct call call = {0};
+    int status = check_vm(vm, "kelpie_vm_resume_async", error);
+    if (status == 0) {
+        status = pause_begin(vm, KELPIE_VERB_RESUME, false, &call, error);
     }
     return status < 0 ? status
                       : kelpie__operation_start(vm, &call.request, callback, context, out, error);

@@ -202,6 +202,20 @@ static void client_kill(struct kelpie_client *client, struct kelpie_reply reply,
     kelpie__lifecycle_kill(client->monitor, reply);
 }
 
+static void client_pause(struct kelpie_client *client, struct kelpie_reply reply,
+                         const char *params, size_t length) {
+    (void)params;
+    (void)length;
+    kelpie__pause_pause(client->monitor, reply);
+}
+
+static void client_resume(struct kelpie_client *client, struct kelpie_reply reply,
+                          const char *params, size_t length) {
+    (void)params;
+    (void)length;
+    kelpie__pause_resume(client->monitor, reply);
+}
+
 static void client_delete(struct kelpie_client *client, struct kelpie_reply reply,
                           const char *params, size_t length) {
     bool is_forced = false;
@@ -287,6 +301,8 @@ static const struct client_method client_methods[] = {
     {"vm.start", client_start},
     {"vm.stop", client_stop},
     {"vm.kill", client_kill},
+    {"vm.pause", client_pause},
+    {"vm.resume", client_resume},
     {"vm.delete", client_delete},
     {"vm.inspect", client_inspect},
     {"vm.stats", client_stats},

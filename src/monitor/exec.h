@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * One command in the guest as the relay keeps it; shared by exec_relay.c (requests) and
- * exec_stream.c (bytes) only.
+ * One command in the guest as the relay keeps it; shared by exec_relay.c (requests),
+ * exec_stream.c (bytes) and exec_backstop.c (timeouts) only.
  *
  * Life: Starting (the guest was asked) -> Live (it has an id) -> Ended (the guest said how, or the
  * VM died) -> freed once a client has been told. Input streams go client -> ring -> guest, output
@@ -61,6 +61,7 @@ struct kelpie_relay_exec {
     uint64_t order; /* the oldest ended one is forgotten first */
     int64_t started_ms;
     struct kelpie_timer backstop;
+    int64_t backstop_left_ns; /* while the guest stands still */
     struct kelpie_exec_end end;
     size_t command_length;
     bool is_command_known;
@@ -98,6 +99,9 @@ KELPIE_MUST_CHECK bool kelpie__exec_take_over(struct kelpie_relay_exec *exec, ui
 /* exec_stream.c: after the answer: the new client gets credit and what waits for it. It may free
  * the exec. */
 void kelpie__exec_taken_over(struct kelpie_relay_exec *exec);
+
+/* exec_backstop.c: it runs, and its timeout counts. */
+void kelpie__exec_arm_backstop(struct kelpie_relay_exec *exec);
 
 /* exec_relay.c: unlinks and frees. */
 void kelpie__exec_free(struct kelpie_relay_exec *exec);

@@ -43,6 +43,7 @@ void kelpie__relay_begin(struct kelpie_relay *relay) {
     relay_check(relay);
     KELPIE_ASSERT(relay->live_count == 0);
     relay->guest_channel_last = 0;
+    relay->is_frozen = false;
 }
 
 uint32_t kelpie__relay_live_count(const struct kelpie_relay *relay) {
@@ -125,18 +126,6 @@ static void exec_ended(struct kelpie_relay_exec *exec, const char *how) {
     relay_check(relay);
 }
 
-static void exec_backstop(void *context) {
-    struct kelpie_relay_exec *exec = context;
-    struct kelpie_error error = {0};
-    kelpie__exec_check(exec);
-    KELPIE_ASSERT(exec->timeout_ms > 0);
-    kelpie__ignore(kelpie__fail(
-        &error, KELPIE_E_CRASHED, 0,
-        "the guest did not end command \"%s\" within %u ms after its timeout of %llu ms",
-        exec->command, KELPIE_EXEC_BACKSTOP_MS, (unsigned long long)exec->timeout_ms));
-    kelpie__lifecycle_fail(exec->relay->monitor, &error);
-}
-
 /* The guest's answer to a request that needs none: what happens to a command is told by its end. */
 static void exec_ignore_answer(void *context, const struct kelpie_error *error, const char *result,
                                size_t length) {
@@ -181,11 +170,7 @@ static void exec_started(struct kelpie_relay_exec *exec, const char *result, siz
     exec->phase = KELPIE_RELAY_LIVE;
     kelpie__reply_result(monitor, &exec->start_reply, result);
     kelpie__event_log_write(monitor, "exec_started", "%s %s", exec->id, exec->command);
-    if (exec->timeout_ms > 0) {
-        uint64_t patience_ms = exec->timeout_ms + KELPIE_EXEC_BACKSTOP_MS;
-        kelpie__timer_arm(monitor->loop, &exec->backstop,
-                          kelpie__loop_deadline(monitor->loop, patience_ms), exec_backstop, exec);
-    }
+    kelpie__exec_arm_backstop(exec);
     if (exec->is_kill_wanted) {
         kelpie__exec_kill(exec);
     }

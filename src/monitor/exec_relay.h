@@ -23,6 +23,7 @@ struct kelpie_relay {
     uint32_t finished_count;     /* ended, and the end not delivered yet */
     uint32_t guest_channel_last; /* of this connection to the guest */
     uint64_t order_next;
+    bool is_frozen; /* the guest stands still */
 };
 
 void kelpie__relay_init(struct kelpie_relay *relay, struct kelpie_monitor *monitor);
@@ -36,6 +37,10 @@ void kelpie__relay_fail_all(struct kelpie_relay *relay, const struct kelpie_erro
 
 /* Frees all, without a word to anybody. */
 void kelpie__relay_deinit(struct kelpie_relay *relay);
+
+/* The guest stands still, or runs again: its commands' timeouts count while it runs only. May be
+ * repeated. */
+void kelpie__relay_freeze(struct kelpie_relay *relay, bool is_frozen);
 
 uint32_t kelpie__relay_live_count(const struct kelpie_relay *relay);
 

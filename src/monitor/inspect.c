@@ -33,6 +33,7 @@ void kelpie__inspect_state(struct kelpie_monitor *monitor, struct kelpie_reply r
     kelpie__json_write_i64(&writer, "changed_ms", record->changed_ms);
     kelpie__json_write_string(&writer, "reason", record->reason);
     kelpie__json_write_string(&writer, "backend", record->backend);
+    kelpie__json_write_string(&writer, "pause", record->pause);
     kelpie__json_write_string(&writer, "accelerator", record->accelerator);
     kelpie__json_write_string(&writer, "accelerator_reason", record->accelerator_reason);
     kelpie__json_write_u64(&writer, "boot_us", record->boot_us);
@@ -201,6 +202,8 @@ void kelpie__inspect_health(struct kelpie_monitor *monitor, struct kelpie_reply 
         kelpie__guest_query(monitor, &reply, "ping", "{\"nonce\":\"health\"}", chosen_ms,
                             health_answered);
     } else {
-        health_reply(monitor, &reply, false, 0, "the VM does not run");
+        health_reply(monitor, &reply, false, 0,
+                     monitor->lifecycle.state == KELPIE_VM_PAUSED ? "the VM is paused"
+                                                                  : "the VM does not run");
     }
 }

@@ -25,6 +25,7 @@ struct kelpie_lifecycle {
     struct kelpie_vmm_disk disks[KELPIE_VMM_DISK_COUNT_MAX];
     int64_t start_ns;
     int64_t boot_deadline_ns;
+    int64_t stop_deadline_ns; /* while is_stopping */
     struct kelpie_timer boot_timer;
     struct kelpie_timer trial_timer; /* of an accelerator that was never seen to work */
     struct kelpie_timer stop_timer;

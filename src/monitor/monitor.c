@@ -81,6 +81,7 @@ static int monitor_init(struct kelpie_monitor *monitor, struct kelpie_error *err
     int directory = monitor->directory.vm;
     kelpie__guest_init(&monitor->guest, monitor);
     kelpie__relay_init(&monitor->relay, monitor);
+    kelpie__pause_init(&monitor->pause, monitor);
     int status = kelpie__lifecycle_init(&monitor->lifecycle, monitor, error);
     if (status == 0) {
         status = kelpie__event_log_open(&monitor->events, os, directory, error);

@@ -17,6 +17,7 @@
 #include "monitor/guest.h"
 #include "monitor/lifecycle.h"
 #include "monitor/options.h"
+#include "monitor/pause.h"
 #include "monitor/prepare.h"
 #include "store/vm_directory.h"
 
@@ -30,6 +31,7 @@ struct kelpie_monitor {
     struct kelpie_os_identity identity;
     struct kelpie_clients clients;
     struct kelpie_lifecycle lifecycle;
+    struct kelpie_pause pause;
     struct kelpie_prepare prepare;
     struct kelpie_guest guest;
     struct kelpie_relay relay;

@@ -20,6 +20,7 @@ static int64_t record_format(const struct kelpie_vm_record *record, char *out, s
     kelpie__json_write_i64(&writer, "changed_ms", record->changed_ms);
     kelpie__json_write_string(&writer, "reason", record->reason);
     kelpie__json_write_string(&writer, "backend", record->backend);
+    kelpie__json_write_string(&writer, "pause", record->pause);
     kelpie__json_write_string(&writer, "accelerator", record->accelerator);
     kelpie__json_write_string(&writer, "accelerator_reason", record->accelerator_reason);
     kelpie__json_write_string(&writer, "origin", record->origin);
@@ -71,6 +72,7 @@ static bool record_parse(const char *text, size_t length, struct kelpie_vm_recor
     kelpie__ignore(kelpie__json_find_string(text, length, #field, out->field, sizeof(out->field)))
     READ_TEXT(reason);
     READ_TEXT(backend);
+    READ_TEXT(pause);
     READ_TEXT(accelerator);
     READ_TEXT(accelerator_reason);
     READ_TEXT(origin);

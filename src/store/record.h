@@ -20,6 +20,7 @@ struct kelpie_vm_record {
     int64_t changed_ms;
     char reason[512];
     char backend[16];
+    char pause[8];
     char accelerator[8];
     char accelerator_reason[256];
     char origin[16];

@@ -34,6 +34,7 @@ const struct kelpie_vmm_operations *kelpie__vmm_driver(uint32_t index) {
     const struct kelpie_vmm_operations *driver = vmm_drivers[index];
     bool has_pause = driver->pause != NULL && driver->resume != NULL;
     KELPIE_ASSERT(has_pause == ((driver->capabilities & KELPIE_VMM_CAN_PAUSE) != 0));
+    KELPIE_ASSERT(has_pause == (driver->pause_kind[0] != '\0'));
     return driver;
 }
 

@@ -136,6 +136,7 @@ struct kelpie_vmm_create {
 struct kelpie_vmm_operations {
     const char *name;
     uint32_t capabilities;
+    const char *pause_kind; /* "vmm": no processor of the guest runs; "": it cannot pause */
 
     /* Makes an instance in New: memory only. */
     int (*create)(const struct kelpie_vmm_create *create, struct kelpie_vmm **out,
@@ -155,10 +156,13 @@ struct kelpie_vmm_operations {
     int (*check_clock)(struct kelpie_vmm *vmm, const struct kelpie_vmm_guest_clock *clock,
                        struct kelpie_error *error);
 
-    /* Running: the guest stands still when kelpie__vmm_emit_done says so. Needs CAN_PAUSE. */
+    /* Running: the guest stands still when kelpie__vmm_emit_done says so, and the instance is then
+     * Paused. On failure it is Running: what was not confirmed in time is undone. Needs
+     * CAN_PAUSE. */
     int (*pause)(struct kelpie_vmm *vmm, struct kelpie_error *error);
 
-    /* Paused: the guest runs again when kelpie__vmm_emit_done says so. Needs CAN_PAUSE. */
+    /* Paused: the guest runs again when kelpie__vmm_emit_done says so. On failure it is Paused.
+     * Needs CAN_PAUSE. */
     int (*resume)(struct kelpie_vmm *vmm, struct kelpie_error *error);
 
     /* Starting, Running, Paused: ends it now; ENDED follows. May be repeated. */

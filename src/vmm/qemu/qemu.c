@@ -53,10 +53,12 @@ struct qemu {
     bool is_process_watched;
     bool is_stderr_watched;
     bool is_kill_requested;
+    bool is_pausing; /* of vmm.is_changing: which way */
     bool has_shutdown;
     char shutdown_reason[KELPIE_QMP_REASON_BYTES_MAX];
     char program[4096];
     char cache_directory[4096];
+    struct kelpie_error change_error;      /* why what is being undone failed */
     char cause[KELPIE_VMM_TEXT_BYTES_MAX]; /* what the driver itself saw go wrong, or "" */
     struct kelpie_tail stderr_tail;
 };
@@ -470,22 +472,58 @@ static int qemu_check_clock(struct kelpie_vmm *vmm, const struct kelpie_vmm_gues
     return kelpie__tsc_compare(qemu->tsc_khz, clock, error);
 }
 
+/* QEMU's own event comes before its answer; it is missing when QEMU was there already. */
+static void qemu_note_change(struct qemu *qemu, bool is_paused) {
+    enum kelpie_vmm_state wanted = is_paused ? KELPIE_VMM_PAUSED : KELPIE_VMM_RUNNING;
+    KELPIE_ASSERT(qemu->vmm.is_changing);
+    if (qemu->vmm.state != wanted) {
+        kelpie__vmm_emit(&qemu->vmm,
+                         &(struct kelpie_vmm_event){.type = is_paused ? KELPIE_VMM_EVENT_PAUSED
+                                                                      : KELPIE_VMM_EVENT_RESUMED});
+    }
+}
+
+static void qemu_undone(void *context, int status, const struct kelpie_error *error) {
+    struct qemu *qemu = context;
+    KELPIE_ASSERT(qemu->change_error.code < 0);
+    KELPIE_ASSERT(status == 0 || error != NULL);
+    if (status == 0) {
+        qemu_note_change(qemu, !qemu->is_pausing);
+    }
+    kelpie__vmm_emit_done(&qemu->vmm, qemu->change_error.code, &qemu->change_error);
+}
+
+/* A command that was not answered in time may still be carried out, or have been: the opposite one
+ * behind it puts things right, as QEMU takes commands in order. */
 static void qemu_changed(void *context, int status, const struct kelpie_error *error) {
     struct qemu *qemu = context;
     KELPIE_ASSERT(qemu->vmm.is_changing);
+    if (status == 0) {
+        qemu_note_change(qemu, qemu->is_pausing);
+    }
+    if (status == KELPIE_E_TIMEOUT) {
+        qemu->change_error = *error;
+        if (kelpie__qmp_execute(qemu->qmp, qemu->is_pausing ? "cont" : "stop", QEMU_QMP_TIMEOUT_MS,
+                                qemu_undone, qemu, NULL) == 0) {
+            return;
+        }
+    }
     kelpie__vmm_emit_done(&qemu->vmm, status, error);
 }
 
-static int qemu_pause(struct kelpie_vmm *vmm, struct kelpie_error *error) {
-    struct qemu *qemu = qemu_of(vmm);
+static int qemu_change(struct qemu *qemu, bool is_pausing, struct kelpie_error *error) {
     KELPIE_ASSERT(qemu->qmp != NULL);
-    return kelpie__qmp_execute(qemu->qmp, "stop", QEMU_QMP_TIMEOUT_MS, qemu_changed, qemu, error);
+    qemu->is_pausing = is_pausing;
+    return kelpie__qmp_execute(qemu->qmp, is_pausing ? "stop" : "cont", QEMU_QMP_TIMEOUT_MS,
+                               qemu_changed, qemu, error);
+}
+
+static int qemu_pause(struct kelpie_vmm *vmm, struct kelpie_error *error) {
+    return qemu_change(qemu_of(vmm), true, error);
 }
 
 static int qemu_resume(struct kelpie_vmm *vmm, struct kelpie_error *error) {
-    struct qemu *qemu = qemu_of(vmm);
-    KELPIE_ASSERT(qemu->qmp != NULL);
-    return kelpie__qmp_execute(qemu->qmp, "cont", QEMU_QMP_TIMEOUT_MS, qemu_changed, qemu, error);
+    return qemu_change(qemu_of(vmm), false, error);
 }
 
 static void qemu_kill(struct kelpie_vmm *vmm) {
@@ -545,6 +583,7 @@ static int qemu_create(const struct kelpie_vmm_create *create, struct kelpie_vmm
 const struct kelpie_vmm_operations kelpie__qemu_operations = {
     .name = "qemu",
     .capabilities = KELPIE_VMM_CAN_PAUSE,
+    .pause_kind = "vmm",
     .create = qemu_create,
     .start = qemu_start,
     .settle = qemu_settle,

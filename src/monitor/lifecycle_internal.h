@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * What the files of the lifecycle share: lifecycle.c (state, record, start), lifecycle_stop.c
+ * (stop, kill, delete), lifecycle_end.c (ends), pause.c (pause, resume). Nobody else includes this.
+ */
+#ifndef KELPIE_MONITOR_LIFECYCLE_INTERNAL_H
+#define KELPIE_MONITOR_LIFECYCLE_INTERNAL_H
+
+#include "monitor/lifecycle.h"
+
+struct kelpie_lifecycle *kelpie__lifecycle_of(struct kelpie_monitor *monitor);
+
+/* Changes the state by the table, writes the record, then tells everybody. A record that cannot be
+ * written is not fatal: the file then still says that the VM lives, and whoever finds the lock free
+ * makes it Crashed. */
+void kelpie__lifecycle_change(struct kelpie_lifecycle *lifecycle, enum kelpie_vm_state next,
+                              const char *reason);
+
+void kelpie__lifecycle_disarm(struct kelpie_lifecycle *lifecycle);
+
+/* lifecycle.c: one attempt of a start. */
+void kelpie__lifecycle_launch(struct kelpie_lifecycle *lifecycle,
+                              enum kelpie_vmm_accelerator accelerator);
+
+/* lifecycle_end.c: Starting -> the state before it. */
+void kelpie__lifecycle_start_failed(struct kelpie_lifecycle *lifecycle,
+                                    const struct kelpie_error *error);
+
+/* lifecycle_end.c: the VMM has ended. */
+void kelpie__lifecycle_ended(struct kelpie_lifecycle *lifecycle, const struct kelpie_vmm_end *end);
+
+/* lifecycle_stop.c: ends the VMM, or the start before there is one. */
+void kelpie__lifecycle_kill_now(struct kelpie_lifecycle *lifecycle);
+
+/* lifecycle_stop.c: is_stopping, and the guest runs: asks it to shut down in what is left of the
+ * time. */
+void kelpie__lifecycle_ask_to_go(struct kelpie_lifecycle *lifecycle);
+
+/* lifecycle_stop.c: STATE when the VM is being stopped or killed, or has lost its agent. */
+KELPIE_MUST_CHECK int kelpie__lifecycle_check_ending(const struct kelpie_monitor *monitor,
+                                                     const char *operation,
+                                                     struct kelpie_error *error);
+
+#endif

@@ -1,0 +1,404 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See pause.h. One request at a time; the VMM's answer decides, and the VM's state changes only
+ * when all of it is done. While a request is under way the state is the one before it.
+ */
+#include "monitor/pause.h"
+
+#include <string.h>
+
+#include "core/json.h"
+#include "core/text.h"
+#include "monitor/lifecycle_internal.h"
+#include "monitor/monitor.h"
+#include "os/os_call.h"
+#include "wire/wire.h"
+
+/* what clients wrote to a guest that stood still may fill its connection for a moment */
+#define PAUSE_RETRY_NS (10 * KELPIE_NS_PER_MS)
+
+static struct kelpie_lifecycle *pause_lifecycle(const struct kelpie_pause *pause) {
+    struct kelpie_lifecycle *lifecycle = kelpie__lifecycle_of(pause->monitor);
+    KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_IDLE || lifecycle->vmm != NULL);
+    KELPIE_ASSERT(pause->call == 0 || pause->phase == KELPIE_PAUSE_PROVING ||
+                  pause->phase == KELPIE_PAUSE_SETTING);
+    return lifecycle;
+}
+
+void kelpie__pause_init(struct kelpie_pause *pause, struct kelpie_monitor *monitor) {
+    *pause = (struct kelpie_pause){.monitor = monitor, .phase = KELPIE_PAUSE_IDLE};
+    KELPIE_ASSERT(pause->reply.client == 0);
+}
+
+/* Nothing is awaited any more. */
+static void pause_idle(struct kelpie_pause *pause) {
+    struct kelpie_wire *wire = kelpie__guest_wire(&pause->monitor->guest);
+    if (pause->call != 0 && wire != NULL) {
+        kelpie__wire_forget(wire, pause->call);
+    }
+    pause->call = 0;
+    pause->phase = KELPIE_PAUSE_IDLE;
+    kelpie__timer_disarm(pause->monitor->loop, &pause->retry_timer);
+}
+
+/* An operation that failed, with its own code unless the VM has died of it. */
+static void pause_refuse(struct kelpie_pause *pause, int code, const struct kelpie_error *why) {
+    struct kelpie_error error = *why;
+    KELPIE_ASSERT(code == KELPIE_E_PAUSE || code == KELPIE_E_RESUME);
+    error.code = why->code == KELPIE_E_CRASHED || why->code == KELPIE_E_STATE ? why->code : code;
+    kelpie__fail_prefix(&error, code == KELPIE_E_PAUSE ? "pause" : "resume");
+    kelpie__reply_refuse(pause->monitor, &pause->reply, &error);
+}
+
+static bool pause_is_ending(const struct kelpie_lifecycle *lifecycle) {
+    return lifecycle->is_stopping || lifecycle->is_kill_wanted || lifecycle->has_failure;
+}
+
+/* What is under way ends because the VM does. A VM that is killed or has failed is about to end,
+ * and its end refuses the request with the cause. */
+static void pause_abandon(struct kelpie_pause *pause) {
+    struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
+    struct kelpie_error error = {0};
+    KELPIE_ASSERT(pause_is_ending(lifecycle));
+    int code = pause->phase == KELPIE_PAUSE_PAUSING ? KELPIE_E_PAUSE : KELPIE_E_RESUME;
+    pause_idle(pause);
+    if (!lifecycle->is_kill_wanted && !lifecycle->has_failure) {
+        kelpie__ignore(kelpie__fail(&error, KELPIE_E_STATE, 0, "VM \"%s\" is being stopped",
+                                    pause->monitor->config.name));
+        pause_refuse(pause, code, &error);
+    }
+}
+
+/* ---- what the VMM does ----------------------------------------------------------------------- */
+
+void kelpie__pause_changed(struct kelpie_pause *pause) {
+    struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
+    KELPIE_ASSERT(lifecycle->vmm != NULL);
+    bool is_paused = lifecycle->vmm->state == KELPIE_VMM_PAUSED;
+    kelpie__relay_freeze(&pause->monitor->relay, is_paused);
+    if (pause->phase != KELPIE_PAUSE_IDLE || pause_is_ending(lifecycle)) {
+        return; /* who asked for it sees to the state */
+    }
+    if (is_paused && lifecycle->state == KELPIE_VM_RUNNING) {
+        kelpie__lifecycle_change(lifecycle, KELPIE_VM_PAUSED, "the VMM paused the guest by itself");
+    } else if (!is_paused && lifecycle->state == KELPIE_VM_PAUSED) {
+        kelpie__lifecycle_change(lifecycle, KELPIE_VM_RUNNING,
+                                 "the VMM resumed the guest by itself");
+    }
+}
+
+/* ---- making way for a stop ------------------------------------------------------------------- */
+
+static void pause_clock_answered(void *context, const struct kelpie_error *error,
+                                 const char *result, size_t length) {
+    (void)context;
+    (void)error; /* it shuts down with a clock that is behind */
+    (void)result;
+    (void)length;
+}
+
+static void pause_released(void *context, int status, const struct kelpie_error *error) {
+    struct kelpie_pause *pause = context;
+    struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
+    struct kelpie_wire *wire = kelpie__guest_wire(&pause->monitor->guest);
+    char params[64];
+    KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_RELEASING);
+    KELPIE_ASSERT(lifecycle->is_stopping);
+    pause_idle(pause);
+    if (lifecycle->is_kill_wanted || lifecycle->has_failure) {
+        return; /* its end is on the way */
+    }
+    if (status < 0) {
+        kelpie__event_log_write(pause->monitor, "notice", "resume it to stop it: %s",
+                                error->message);
+        kelpie__lifecycle_kill_now(lifecycle);
+        return;
+    }
+    kelpie__ignore(
+        kelpie__text_format(params, sizeof(params), "{\"wall_ns\":%lld}",
+                            (long long)kelpie__os_now(pause->monitor->os, KELPIE_OS_CLOCK_WALL)));
+    if (wire != NULL) { /* what it writes last should bear the right time */
+        kelpie__ignore(kelpie__wire_call(wire, "guest.clock", params, KELPIE_TIMEOUT_NONE,
+                                         pause_clock_answered, NULL, NULL, NULL));
+    }
+    kelpie__lifecycle_ask_to_go(lifecycle);
+}
+
+void kelpie__pause_release(struct kelpie_pause *pause) {
+    struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
+    struct kelpie_error error = {0};
+    KELPIE_ASSERT(lifecycle->is_stopping);
+    switch (pause->phase) {
+    case KELPIE_PAUSE_PROVING:
+    case KELPIE_PAUSE_SETTING:
+        pause_abandon(pause);
+        break;
+    case KELPIE_PAUSE_PAUSING:
+    case KELPIE_PAUSE_RESUMING:
+    case KELPIE_PAUSE_UNDOING:
+    case KELPIE_PAUSE_RELEASING:
+        return; /* comes back here when the VMM has answered */
+    case KELPIE_PAUSE_IDLE:
+        break;
+    }
+    if (lifecycle->vmm->state != KELPIE_VMM_PAUSED) {
+        kelpie__lifecycle_ask_to_go(lifecycle);
+    } else if (kelpie__vmm_resume(lifecycle->vmm, pause_released, pause, &error) == 0) {
+        pause->phase = KELPIE_PAUSE_RELEASING;
+    } else {
+        kelpie__lifecycle_kill_now(lifecycle);
+    }
+}
+
+/* A step has ended in a VM that is being ended meanwhile. */
+static void pause_give_way(struct kelpie_pause *pause) {
+    struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
+    pause_abandon(pause);
+    if (lifecycle->is_stopping && !lifecycle->is_kill_wanted && !lifecycle->has_failure) {
+        kelpie__pause_release(pause);
+    }
+}
+
+/* ---- pause ----------------------------------------------------------------------------------- */
+
+static void pause_paused(void *context, int status, const struct kelpie_error *error) {
+    struct kelpie_pause *pause = context;
+    struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
+    KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_PAUSING);
+    if (pause_is_ending(lifecycle)) {
+        pause_give_way(pause);
+        return;
+    }
+    pause_idle(pause);
+    if (status < 0) {
+        pause_refuse(pause, KELPIE_E_PAUSE, error);
+        kelpie__pause_changed(pause); /* it should run; if it does not, that is shown */
+        return;
+    }
+    KELPIE_ASSERT(lifecycle->vmm->state == KELPIE_VMM_PAUSED);
+    kelpie__lifecycle_change(lifecycle, KELPIE_VM_PAUSED, "paused on request");
+    kelpie__reply_result(pause->monitor, &pause->reply, "{}");
+}
+
+/* 0 when this may begin now. */
+static int pause_check(struct kelpie_pause *pause, enum kelpie_vm_verb verb,
+                       struct kelpie_error *error) {
+    struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
+    const char *name = pause->monitor->config.name;
+    int status = kelpie__state_allow(lifecycle->state, verb, name, error);
+    if (status == 0) {
+        status = kelpie__lifecycle_check_ending(pause->monitor, kelpie__verb_name(verb), error);
+    }
+    if (status == 0 && (lifecycle->vmm->operations->capabilities & KELPIE_VMM_CAN_PAUSE) == 0) {
+        status =
+            kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0, "%s: the backend \"%s\" cannot pause a VM",
+                         kelpie__verb_name(verb), lifecycle->vmm->operations->name);
+    }
+    if (status == 0 && (pause->phase != KELPIE_PAUSE_IDLE || lifecycle->vmm->is_changing)) {
+        status = kelpie__fail(error, KELPIE_E_BUSY, 0, "%s: VM \"%s\" is being paused or resumed",
+                              kelpie__verb_name(verb), name);
+    }
+    return status;
+}
+
+void kelpie__pause_pause(struct kelpie_monitor *monitor, struct kelpie_reply reply) {
+    struct kelpie_pause *pause = &monitor->pause;
+    struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
+    struct kelpie_error error = {0};
+    if (pause_check(pause, KELPIE_VERB_PAUSE, &error) < 0) {
+        kelpie__reply_refuse(monitor, &reply, &error);
+        return;
+    }
+    pause->reply = reply;
+    int status = 0;
+    if (lifecycle->vmm->state != KELPIE_VMM_RUNNING) { /* a guest that was quicker than its VMM */
+        status = kelpie__fail(&error, KELPIE_E_PAUSE, 0, "the VMM has not answered yet");
+    } else {
+        status = kelpie__vmm_pause(lifecycle->vmm, pause_paused, pause, &error);
+    }
+    if (status < 0) {
+        pause_refuse(pause, KELPIE_E_PAUSE, &error);
+        return;
+    }
+    pause->phase = KELPIE_PAUSE_PAUSING;
+}
+
+/* ---- resume ---------------------------------------------------------------------------------- */
+
+static void pause_undone(void *context, int status, const struct kelpie_error *error) {
+    struct kelpie_pause *pause = context;
+    struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
+    KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_UNDOING);
+    KELPIE_ASSERT(lifecycle->state == KELPIE_VM_PAUSED);
+    if (pause_is_ending(lifecycle)) {
+        pause_give_way(pause);
+        return;
+    }
+    if (status < 0) { /* it is Paused to everybody; the next resume begins with the proof */
+        kelpie__event_log_write(pause->monitor, "notice", "pause it again: %s", error->message);
+    }
+    pause_idle(pause);
+    pause_refuse(pause, KELPIE_E_RESUME, &pause->failure);
+}
+
+/* The guest runs and gives no sign of life: it is stopped again, so that a later resume finds what
+ * this one found. */
+static void pause_undo(struct kelpie_pause *pause, const struct kelpie_error *why) {
+    struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
+    struct kelpie_error error = {0};
+    KELPIE_ASSERT(why->code < 0);
+    if (pause_is_ending(lifecycle)) {
+        pause_give_way(pause);
+        return;
+    }
+    pause->failure = *why;
+    pause_idle(pause);
+    bool runs = lifecycle->vmm->state == KELPIE_VMM_RUNNING;
+    pause->phase = KELPIE_PAUSE_UNDOING;
+    if (!runs || kelpie__vmm_pause(lifecycle->vmm, pause_undone, pause, &error) < 0) {
+        pause_undone(pause, runs ? error.code : 0, runs ? &error : NULL);
+    }
+}
+
+static uint64_t pause_left_ms(const struct kelpie_pause *pause) {
+    int64_t left_ms = (pause->deadline_ns - pause->monitor->loop->now_ns) / KELPIE_NS_PER_MS;
+    KELPIE_ASSERT(left_ms <= KELPIE_RESUME_TIMEOUT_MS);
+    return left_ms > 0 ? (uint64_t)left_ms : 1;
+}
+
+static void pause_resumed(struct kelpie_pause *pause) {
+    struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
+    KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_SETTING);
+    pause_idle(pause);
+    kelpie__lifecycle_change(lifecycle, KELPIE_VM_RUNNING, "resumed on request");
+    kelpie__reply_result(pause->monitor, &pause->reply, "{}");
+    kelpie__pause_changed(pause); /* the VMM may have stopped it meanwhile */
+}
+
+static void pause_clock_set(void *context, const struct kelpie_error *error, const char *result,
+                            size_t length) {
+    struct kelpie_pause *pause = context;
+    KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_SETTING);
+    KELPIE_ASSERT(error != NULL || result[length] == '\0');
+    pause->call = 0;
+    if (error != NULL && (error->code == KELPIE_E_TIMEOUT || error->code == KELPIE_E_PROTOCOL)) {
+        pause_undo(pause, error);
+        return;
+    }
+    if (error != NULL) { /* it lives, with a clock that is behind */
+        kelpie__event_log_write(pause->monitor, "notice", "set the guest's clock: %s",
+                                error->message);
+    }
+    pause_resumed(pause);
+}
+
+static void pause_proved(void *context, const struct kelpie_error *error, const char *result,
+                         size_t length);
+
+/* Asks the guest, or tries again in a moment. */
+static void pause_ask(void *context) {
+    struct kelpie_pause *pause = context;
+    struct kelpie_monitor *monitor = pause->monitor;
+    struct kelpie_wire *wire = kelpie__guest_wire(&monitor->guest);
+    struct kelpie_error error = {0};
+    char params[96];
+    bool is_ping = pause->phase == KELPIE_PAUSE_PROVING;
+    KELPIE_ASSERT(is_ping || pause->phase == KELPIE_PAUSE_SETTING);
+    KELPIE_ASSERT(pause->call == 0);
+    bool is_whole =
+        is_ping ? kelpie__text_format(params, sizeof(params), "{\"nonce\":\"%s\"}", pause->nonce)
+                : kelpie__text_format(params, sizeof(params), "{\"wall_ns\":%lld}",
+                                      (long long)kelpie__os_now(monitor->os, KELPIE_OS_CLOCK_WALL));
+    KELPIE_ASSERT(is_whole);
+    int status = wire == NULL ? kelpie__fail(&error, KELPIE_E_IO, 0, "the agent's connection ended")
+                              : kelpie__wire_call(wire, is_ping ? "ping" : "guest.clock", params,
+                                                  pause_left_ms(pause),
+                                                  is_ping ? pause_proved : pause_clock_set, pause,
+                                                  &pause->call, &error);
+    if (status == KELPIE_E_LIMIT && monitor->loop->now_ns < pause->deadline_ns) {
+        kelpie__timer_arm(monitor->loop, &pause->retry_timer,
+                          monitor->loop->now_ns + PAUSE_RETRY_NS, pause_ask, pause);
+    } else if (status < 0) {
+        pause_undo(pause, &error);
+    }
+}
+
+static void pause_proved(void *context, const struct kelpie_error *error, const char *result,
+                         size_t length) {
+    struct kelpie_pause *pause = context;
+    char nonce[sizeof(pause->nonce)];
+    KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_PROVING);
+    pause->call = 0;
+    if (error != NULL) {
+        struct kelpie_error silent = *error;
+        kelpie__fail_prefix(&silent, "the guest runs, but its agent does not answer");
+        pause_undo(pause, &silent);
+        return;
+    }
+    if (kelpie__json_find_string(result, length, "nonce", nonce, sizeof(nonce)) < 0 ||
+        strcmp(nonce, pause->nonce) != 0) {
+        kelpie__guest_break(&pause->monitor->guest, "R22: ping was answered with another nonce");
+        return; /* the VM's end refuses the request */
+    }
+    pause->phase = KELPIE_PAUSE_SETTING;
+    pause_ask(pause);
+}
+
+static void pause_prove(struct kelpie_pause *pause) {
+    struct kelpie_error error = {0};
+    uint8_t nonce[KELPIE_PAUSE_NONCE_BYTES];
+    int status = kelpie__os_random(pause->monitor->os, nonce, sizeof(nonce));
+    if (status < 0) {
+        kelpie__ignore(kelpie__fail(&error, KELPIE_E_RESUME, -status, "draw a nonce"));
+        pause_undo(pause, &error);
+        return;
+    }
+    kelpie__text_hex(pause->nonce, sizeof(pause->nonce), nonce, sizeof(nonce));
+    pause->phase = KELPIE_PAUSE_PROVING;
+    pause->deadline_ns = kelpie__loop_deadline(pause->monitor->loop, KELPIE_RESUME_TIMEOUT_MS);
+    pause_ask(pause);
+}
+
+static void pause_runs(void *context, int status, const struct kelpie_error *error) {
+    struct kelpie_pause *pause = context;
+    struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
+    KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_RESUMING);
+    KELPIE_ASSERT(lifecycle->state == KELPIE_VM_PAUSED);
+    if (pause_is_ending(lifecycle)) {
+        pause_give_way(pause);
+        return;
+    }
+    if (status < 0) {
+        pause_idle(pause);
+        pause_refuse(pause, KELPIE_E_RESUME, error);
+        return;
+    }
+    pause_prove(pause);
+}
+
+void kelpie__pause_resume(struct kelpie_monitor *monitor, struct kelpie_reply reply) {
+    struct kelpie_pause *pause = &monitor->pause;
+    struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
+    struct kelpie_error error = {0};
+    if (pause_check(pause, KELPIE_VERB_RESUME, &error) < 0) {
+        kelpie__reply_refuse(monitor, &reply, &error);
+        return;
+    }
+    pause->reply = reply;
+    pause->phase = KELPIE_PAUSE_RESUMING;
+    if (lifecycle->vmm->state == KELPIE_VMM_RUNNING) { /* it could not be paused again */
+        pause_prove(pause);
+    } else if (kelpie__vmm_resume(lifecycle->vmm, pause_runs, pause, &error) < 0) {
+        pause_idle(pause);
+        pause_refuse(pause, KELPIE_E_RESUME, &error);
+    }
+}
+
+/* ---- the end --------------------------------------------------------------------------------- */
+
+void kelpie__pause_end(struct kelpie_pause *pause, const struct kelpie_error *why) {
+    KELPIE_ASSERT(why->code < 0);
+    pause_idle(pause);
+    kelpie__reply_refuse(pause->monitor, &pause->reply, why);
+    KELPIE_ASSERT(pause->reply.client == 0);
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Pause and resume of the whole VM by its VMM. A resume has succeeded only when the guest's agent
+ * answered a fresh nonce; one that did not is undone. What the VMM does by itself is shown too.
+ */
+#ifndef KELPIE_MONITOR_PAUSE_H
+#define KELPIE_MONITOR_PAUSE_H
+
+#include "core/error.h"
+#include "core/loop.h"
+#include "monitor/reply.h"
+
+#define KELPIE_PAUSE_NONCE_BYTES 16u
+
+enum kelpie_pause_phase {
+    KELPIE_PAUSE_IDLE,
+    KELPIE_PAUSE_PAUSING,   /* the VMM was asked to stop the guest */
+    KELPIE_PAUSE_RESUMING,  /* it was asked to let it run */
+    KELPIE_PAUSE_PROVING,   /* the guest runs, and was asked for a sign of life */
+    KELPIE_PAUSE_SETTING,   /* it gave one, and is told what time it is */
+    KELPIE_PAUSE_UNDOING,   /* it gave none, and is stopped again */
+    KELPIE_PAUSE_RELEASING, /* it has to run to shut down */
+};
+
+struct kelpie_pause {
+    struct kelpie_monitor *monitor; /* borrowed: for ever */
+    enum kelpie_pause_phase phase;
+    struct kelpie_reply reply;
+    int64_t deadline_ns; /* of the proof */
+    uint64_t call;       /* the guest's answer that is awaited; 0: none */
+    struct kelpie_timer retry_timer;
+    struct kelpie_error failure; /* of the resume that is being undone */
+    char nonce[2 * KELPIE_PAUSE_NONCE_BYTES + 1];
+};
+
+void kelpie__pause_init(struct kelpie_pause *pause, struct kelpie_monitor *monitor);
+
+/* Requests of clients. */
+void kelpie__pause_pause(struct kelpie_monitor *monitor, struct kelpie_reply reply);
+void kelpie__pause_resume(struct kelpie_monitor *monitor, struct kelpie_reply reply);
+
+/* The VMM's state has changed, or the VM's: commands' deadlines stand still with the guest, and a
+ * change that nobody asked for is shown. */
+void kelpie__pause_changed(struct kelpie_pause *pause);
+
+/* The VM is being stopped: what is under way is refused; when the guest runs,
+ * kelpie__lifecycle_ask_to_go is called, and when it cannot be made to, the VMM is killed. */
+void kelpie__pause_release(struct kelpie_pause *pause);
+
+/* The VMM is going to be destroyed: whoever waits is refused with this. */
+void kelpie__pause_end(struct kelpie_pause *pause, const struct kelpie_error *why);
+
+#endif
