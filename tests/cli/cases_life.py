@@ -40,6 +40,23 @@ def logs_of_both_kinds(kelpie):
 
 
 @case
+def pause_and_resume(kelpie):
+    kelpie.refuse(["running", "paused"], "resume", kelpie.vm)
+    check_equal(kelpie.expect(0, "pause", kelpie.vm)[0], b"shared\n", "pause")
+    check_equal(kelpie.states()[kelpie.vm], "paused", "state")
+    info = json.loads(kelpie.expect(0, "inspect", "--json", kelpie.vm)[0])[0]
+    check_equal((info["state"], info["pause"]), ("paused", "vmm"), "inspect")
+    kelpie.refuse(["is paused", "there is nothing to do"], "pause", kelpie.vm)
+    kelpie.refuse(["is paused", "resume it first"], "exec", kelpie.vm, "true")
+    check_equal(kelpie.expect(0, "resume", kelpie.vm)[0], b"shared\n", "resume")
+    kelpie.execute(0, "true")
+    code, out, err = kelpie.run("pause", "nobody", kelpie.vm)
+    check(code == 125 and out == b"shared\n" and '"nobody"' in err, "one of two", out, err)
+    kelpie.expect(0, "resume", kelpie.vm)
+    kelpie.refuse(["pause"], "pause")
+
+
+@case
 def stop_and_start_again(kelpie):
     kelpie.refuse(["running", "rm -f"], "rm", kelpie.vm)
     check_equal(kelpie.expect(0, "stop", kelpie.vm)[0], b"shared\n", "stop")

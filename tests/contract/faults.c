@@ -165,6 +165,38 @@ static void test_fault_disk_full(const struct harness *harness) {
     start_fails(harness, "pwrite nth=1 => ENOSPC", KELPIE_E_IO, "ENOSPC");
 }
 
+/* Row 5: three in ten commands to the VMM are lost. A pause that fails leaves Running, a resume
+ * that fails leaves Paused, and each succeeds when it is tried again. */
+static void test_pause_resume_with_faults(const struct harness *harness) {
+    const uint32_t rounds = harness_count(harness, 20);
+    unsigned failures[2] = {0};
+    struct contract contract =
+        open_faulty(harness, "qmp.write nth=1 => short:65536; qmp.write p=0.3 => drop");
+    struct kelpie_vm *vm = create_durable(&contract, "pauses");
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    for (uint32_t i = 0; i < rounds; i += 1) {
+        struct kelpie_error failure = {0};
+        for (unsigned tries = 0; kelpie_vm_pause(vm, &failure) != 0; tries += 1) {
+            HARNESS_CHECK(tries < 20, "it never succeeds: %s", failure.message);
+            contract_fails(failure.code, &failure, KELPIE_E_PAUSE, "did not answer");
+            contract_state_is(vm, KELPIE_VM_RUNNING);
+            contract_sh_says(vm, "echo still running", "still running\n");
+            failures[0] += 1;
+        }
+        contract_state_is(vm, KELPIE_VM_PAUSED);
+        for (unsigned tries = 0; kelpie_vm_resume(vm, &failure) != 0; tries += 1) {
+            HARNESS_CHECK(tries < 20, "it never succeeds: %s", failure.message);
+            contract_fails(failure.code, &failure, KELPIE_E_RESUME, "did not answer");
+            contract_state_is(vm, KELPIE_VM_PAUSED);
+            failures[1] += 1;
+        }
+        contract_sh_says(vm, "echo running", "running\n");
+    }
+    printf("# %u rounds: %u pauses and %u resumes failed\n", rounds, failures[0], failures[1]);
+    contract_end(vm);
+    contract_close(&contract);
+}
+
 const struct harness_test contract_tests_faults[] = {
     {"fault_qmp_read", test_fault_qmp_read, 60},
     {"fault_qemu_missing", test_fault_qemu_missing, 60},
@@ -175,5 +207,6 @@ const struct harness_test contract_tests_faults[] = {
     {"fault_vmm_stopped", test_fault_vmm_stopped, 60},
     {"fault_monitor_killed", test_fault_monitor_killed, 600},
     {"fault_disk_full", test_fault_disk_full, 60},
+    {"pause_resume_with_faults", test_pause_resume_with_faults, 900},
     {0},
 };

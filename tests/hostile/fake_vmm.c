@@ -25,6 +25,8 @@ struct fake {
     int agent;
     unsigned long long khz; /* of the counter that the guest is told; 0: it is not */
     bool is_args_ended;
+    bool has_stopped;
+    unsigned ping_count;
     size_t qmp_count;
     size_t input_count;
     char message[INPUT_BYTES]; /* the last one */
@@ -411,12 +413,37 @@ static void run_command(struct fake *fake) {
                                       : "\"code\":0,\"reason\":\"exited\",\"extra\":{}");
 }
 
+static void answer_ping(struct fake *fake, unsigned long long id) {
+    char result[128];
+    const char *found = strstr(fake->message, "\"nonce\":\"");
+    int length = found == NULL ? 0 : (int)strcspn(found + 9, "\"");
+    fake->ping_count += 1;
+    if (lies(fake, "resume-silent") && fake->ping_count == 1) {
+        return;
+    }
+    snprintf(result, sizeof(result), "{\"nonce\":\"%.*s%s\"}", length < 64 ? length : 64,
+             found == NULL ? "" : found + 9, lies(fake, "resume-nonce") ? "0" : "");
+    send_result(fake, id, result);
+}
+
+/* Once, behind the first command: a VMM that cannot write to its disk does this. */
+static void stop_by_itself(struct fake *fake) {
+    static const char event[] = "{\"event\":\"STOP\",\"timestamp\":{}}\n";
+    if (lies(fake, "stops-itself") && !fake->has_stopped) {
+        fake->has_stopped = true;
+        write_all(fake->qmp, event, sizeof(event) - 1);
+    }
+}
+
 static void script_running(struct fake *fake) {
     while (fake->qmp >= 0) {
         wait_for(fake, false);
         unsigned long long id = message_number(fake, "\"id\":");
         if (message_is(fake, "exec.start")) {
             run_command(fake);
+            stop_by_itself(fake);
+        } else if (message_is(fake, "ping")) {
+            answer_ping(fake, id);
         } else if (message_is(fake, "guest.shutdown")) {
             send_result(fake, id, "{}");
             exit(0);

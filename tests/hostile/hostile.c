@@ -319,6 +319,53 @@ struct client_lie {
     uint32_t times;
 };
 
+static void state_becomes(struct kelpie_vm *vm, enum kelpie_vm_state state) {
+    struct kelpie_vm_info info = hostile_inspect(vm);
+    uint64_t end_ms = harness_now_ms() + 5000;
+    while (info.state != state && harness_now_ms() < end_ms) {
+        usleep(10000);
+        info = hostile_inspect(vm);
+    }
+    HARNESS_CHECK(info.state == state, "%s is %s, not %s", kelpie_vm_name(vm),
+                  kelpie_vm_state_name(info.state), kelpie_vm_state_name(state));
+}
+
+/* A guest that runs again without a sign of life, one that answers with something old, and a VMM
+ * that pauses without being asked. */
+static void test_pause_lies(const struct harness *harness) {
+    struct hostile hostile = hostile_open(harness);
+    struct kelpie_error error = {0};
+    struct kelpie_exec_result result;
+    struct kelpie_vm *vm = hostile_create_liar(&hostile, "resume-silent");
+    HOSTILE_OK(kelpie_vm_start(vm, 0, &broken));
+    HOSTILE_OK(kelpie_vm_pause(vm, &broken));
+    HARNESS_CHECK(kelpie_vm_resume(vm, &error) == KELPIE_E_RESUME, "%s", error.message);
+    HARNESS_CHECK(strstr(error.message, "does not answer") != NULL, "%s", error.message);
+    HARNESS_CHECK(hostile_inspect(vm).state == KELPIE_VM_PAUSED, "it is paused again");
+    HOSTILE_OK(kelpie_vm_resume(vm, &broken));
+    HARNESS_CHECK(hostile_exec(vm, &result, &error) == 0, "%s", error.message);
+    kelpie_exec_result_release(&result);
+    hostile_end(vm);
+    vm = hostile_create_liar(&hostile, "resume-nonce");
+    HOSTILE_OK(kelpie_vm_start(vm, 0, &broken));
+    HOSTILE_OK(kelpie_vm_pause(vm, &broken));
+    HARNESS_CHECK(kelpie_vm_resume(vm, &error) < 0, "an old nonce proves nothing");
+    HARNESS_CHECK(strstr(error.message, "rule R22") != NULL, "%s", error.message);
+    hostile_end(vm);
+    vm = hostile_create_liar(&hostile, "stops-itself");
+    HOSTILE_OK(kelpie_vm_start(vm, 0, &broken));
+    HARNESS_CHECK(hostile_exec(vm, &result, &error) == 0, "%s", error.message);
+    kelpie_exec_result_release(&result);
+    state_becomes(vm, KELPIE_VM_PAUSED);
+    HARNESS_CHECK(strstr(hostile_inspect(vm).reason, "by itself") != NULL, "the reason is told");
+    HARNESS_CHECK(kelpie_vm_pause(vm, &error) == KELPIE_E_STATE, "%s", error.message);
+    HOSTILE_OK(kelpie_vm_resume(vm, &broken));
+    HARNESS_CHECK(hostile_exec(vm, &result, &error) == 0, "%s", error.message);
+    kelpie_exec_result_release(&result);
+    hostile_end(vm);
+    hostile_close(&hostile);
+}
+
 static const struct client_lie client_lies[] = {
     {"R15", {.type = 2, .stream = 5, .offset = 1, LIE_PAYLOAD("x")}, 1},
     {"R16", {.type = 2, .stream = 5, .flags = 1, .payload = ""}, 2},
@@ -406,6 +453,7 @@ static const struct harness_test tests[] = {
     {"hostile_vmm", test_vmm_lies, 60},
     {"hostile_running_rules", test_running_rules, 90},
     {"hostile_tolerated", test_tolerated, 60},
+    {"hostile_pause", test_pause_lies, 60},
     {"hostile_client_rules", test_client_rules, 60},
     {"hostile_client_stream_rules", test_client_stream_rules, 60},
     {"hostile_client_crowd", test_client_crowd, 60},
