@@ -50,6 +50,16 @@ int kelpie__sim_disk_put_device(struct sim_disk *disk, const char *path, sim_dev
 typedef int (*sim_directory_hook)(struct sim_machine *machine, const char *path, bool is_made);
 int kelpie__sim_disk_put_hook(struct sim_disk *disk, const char *path, sim_directory_hook hook);
 
+/* Names of sockets. A node carries a number and points nowhere: it outlives its listener, and a
+ * machine. As bind(2): makes the node; -EADDRINUSE when the name exists, and what a path may
+ * answer. */
+int kelpie__sim_disk_bind(struct sim_process *process, int directory, const char *name,
+                          uint64_t socket);
+/* As connect(2) looks it up, links followed: -ECONNREFUSED when it is no socket, -EACCES when the
+ * caller may not write to it. */
+int kelpie__sim_disk_socket(struct sim_process *process, int directory, const char *name,
+                            uint64_t *out_socket);
+
 /* Looking at the truth, as processes see it (is_durable false) or as a crash with nothing pending
  * kept would leave it. Gives the size, copies at most `capacity`; -ENOENT. */
 int64_t kelpie__sim_disk_peek(struct sim_disk *disk, bool is_durable, const char *path, void *out,

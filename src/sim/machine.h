@@ -23,6 +23,7 @@
 #define SIM_STACK_BYTES (64u * 1024u)
 #define SIM_STACK_BYTES_USER (1024u * 1024u)
 
+struct sim_listener;
 struct sim_object;
 struct sim_watch;
 
@@ -140,6 +141,8 @@ struct sim_machine {
     struct sim_heap *heap;
     struct sim_guest *guest; /* NULL: the host; set anew like `world` */
     struct sim_disk *disk;
+    struct sim_listener *listeners; /* list; listener.c's, as the next one */
+    uint64_t socket_next;
     struct sim_process *processes; /* list */
     struct sim_process *ready_first;
     struct sim_process *ready_last;
