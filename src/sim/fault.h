@@ -10,6 +10,10 @@
 
 #include "sim/machine.h"
 
+#define SIM_FAULT_RULE_MAX 16384u
+/* Fired faults that the concrete plan holds; more are counted only. */
+#define SIM_FAULT_LOG_BYTES_MAX (8u * 1024u * 1024u)
+
 struct sim_faults;
 
 /* NULL for a bad plan (out_problem: line, column, what was expected), or without memory. plan NULL:
@@ -19,30 +23,41 @@ struct sim_faults *kelpie__sim_faults_create(struct sim_world *world, const char
 void kelpie__sim_faults_destroy(struct sim_faults *faults); /* takes NULL */
 
 /* At a call's entry: fills in call->fault_*, or kills, stops, delays, cuts the power through the
- * world's functions. Called by kelpie__sim_enter only. */
+ * world's functions. Called by kelpie__sim_enter only, which looks at the process's state
+ * afterwards. */
 void kelpie__sim_faults_call(struct sim_faults *faults, struct sim_call *call);
-/* At a named point of an inhabitant ("qmp.migrate", "guest.boot", "agent.frame"): the action's name
- * when one fires ("fail", "short", "panic", ...), with its argument; else NULL. `role` as of the
- * process. */
+/* At a named point of an inhabitant ("qmp.migrate", "guest.boot", "agent.frame"; all of them in
+ * os_fault_words.c): the action's name when one fires ("fail", "short", "panic", ...), with its
+ * argument; else NULL. `kill`, `stop` and `power-loss` are done here, and NULL is given. `role` as
+ * of the process. */
 const char *kelpie__sim_faults_point(struct sim_faults *faults, struct sim_process *process,
                                      const char *point, uint64_t *out_argument);
 
-/* No fault fires from now on (liveness), stopped peers go on. Damage that a rule calls permanent
- * stays. */
+/* No fault fires from now on (liveness); stopped peers go on, the disk has room and can be written.
+ * What has rotted stays. */
 void kelpie__sim_faults_off(struct sim_faults *faults);
+bool kelpie__sim_faults_are_off(const struct sim_faults *faults);
 /* Every fault that fired, as a plan of nth= rules that replays alone; with its header. Gives its
- * length; cut to capacity. */
+ * whole length; cut to capacity (out may be NULL when that is 0). */
 size_t kelpie__sim_faults_concrete(const struct sim_faults *faults, char *out, size_t capacity);
 uint32_t kelpie__sim_faults_fired(const struct sim_faults *faults);
 /* Fired of one class ("qmp", "disk", "agent", "kill", ...; index < count). */
 uint32_t kelpie__sim_faults_class_count(void);
 const char *kelpie__sim_faults_class_name(uint32_t index);
 uint32_t kelpie__sim_faults_class_fired(const struct sim_faults *faults, uint32_t index);
+/* How often the index-th rule of the plan has fired; false: there is none. out: its text. */
+bool kelpie__sim_faults_rule_fired(const struct sim_faults *faults, uint32_t index, char out[512],
+                                   uint64_t *out_fired);
 
-/* A plan for a swarm seed: each class off with p = 1/2, else p log-uniform. Written to out;
- * deterministic in the seed. */
+/* A plan for a swarm seed (swarm.h): each class off with p = 1/2, else p log-uniform. Written to
+ * out; deterministic in the seed. Gives its length. */
 size_t kelpie__sim_faults_swarm(uint64_t seed, char *out, size_t capacity);
-/* The contract's names ("boot fails p=0.5") as plan text; NULL: unknown. */
-const char *kelpie__sim_faults_alias(const char *name);
+/* The rule that one of the contract's names stands for ("boot fails"), without its trigger, in
+ * `out`. False: unknown. Plans understand the names by themselves: "boot fails p=0.5". */
+bool kelpie__sim_faults_alias(const char *name, char *out, size_t capacity);
+
+/* What decides: a hash of these words. kelpie__sim_decide is this with the world's seed. */
+uint64_t kelpie__sim_fault_hash(uint64_t seed, const char *point, const char *role, uint64_t birth,
+                                uint64_t nth);
 
 #endif

@@ -22,7 +22,11 @@ INCLUDES = {
     "agent": ["agent/", "wire/", "core/", "os/"],
     "cli": ["cli/", "core/", "os/"],
     "pack": ["pack/", "store/", "core/", "os/"],
+    "sim": ["sim/", "cli/", "agent/", "lib/", "monitor/", "vmm/", "store/", "wire/", "core/", "os/"],
 }
+
+# The simulator is no product code: the world's own records, outside its machines, are of the C library's heap.
+SIM_ALLOWED = ("malloc", "calloc", "realloc", "free")
 
 
 def check_line_length(source):
@@ -140,6 +144,8 @@ class BannedNames:
         for match in self.pattern.finditer(source.code):
             scope, reason = self.entries[match.group(1)]
             if match.group(1) != "errno" and not source.code[match.end() :].lstrip().startswith("("):
+                continue
+            if source.layer == "sim" and match.group(1) in SIM_ALLOWED:
                 continue
             if scope == "all" or (scope == "src" and source.layer) or is_seam:
                 line = source.line_of(match.start())
