@@ -42,6 +42,9 @@
 #define KELPIE_QUIESCE_TIMEOUT_MS 1000u /* design.md, "Across time" */
 #define KELPIE_KVM_TRIAL_MS 5000u       /* for a first boot on a KVM not known to work */
 
+/* ---- snapshots ------------------------------------------------------------------------------- */
+#define KELPIE_DEVICE_STATE_BYTES_MAX (UINT64_C(1) << 30) /* contract.md, 2 */
+
 /* ---- the wire (docs/protocol.md) ---- */
 #define KELPIE_PROTOCOL_VERSION 1u
 #define KELPIE_PROTOCOL_VERSION_MIN 1u

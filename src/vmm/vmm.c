@@ -35,6 +35,9 @@ const struct kelpie_vmm_operations *kelpie__vmm_driver(uint32_t index) {
     bool has_pause = driver->pause != NULL && driver->resume != NULL;
     KELPIE_ASSERT(has_pause == ((driver->capabilities & KELPIE_VMM_CAN_PAUSE) != 0));
     KELPIE_ASSERT(has_pause == (driver->pause_kind[0] != '\0'));
+    bool has_snapshot = driver->describe != NULL && driver->save != NULL &&
+                        driver->switch_disk != NULL && driver->make_overlay != NULL;
+    KELPIE_ASSERT(has_snapshot == ((driver->capabilities & KELPIE_VMM_CAN_SNAPSHOT) != 0));
     return driver;
 }
 
@@ -64,6 +67,13 @@ int kelpie__vmm_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
     KELPIE_ASSERT(vmm->state == KELPIE_VMM_NEW);
     KELPIE_ASSERT(spec->disk_count <= KELPIE_VMM_DISK_COUNT_MAX);
     KELPIE_ASSERT(spec->cpu_count >= 1 && spec->memory_mib >= 1);
+    const struct kelpie_vmm_restore *restore = spec->restore;
+    if (restore != NULL) {
+        KELPIE_ASSERT((vmm->operations->capabilities & KELPIE_VMM_CAN_SNAPSHOT) != 0);
+        KELPIE_ASSERT(restore->device >= 0 && restore->base >= 0 && restore->description != NULL);
+        KELPIE_ASSERT((restore->memory < 0) == (restore->map < 0));
+    }
+    vmm->is_restored = restore != NULL;
     struct kelpie_vmm_started started = {.agent = KELPIE_OS_NO_HANDLE,
                                          .console = KELPIE_OS_NO_HANDLE};
     int status = vmm->operations->start(vmm, spec, &started, error);
@@ -93,18 +103,21 @@ int kelpie__vmm_check_clock(struct kelpie_vmm *vmm, const struct kelpie_vmm_gues
     return vmm->operations->check_clock(vmm, clock, error);
 }
 
-static int vmm_change(struct kelpie_vmm *vmm, enum kelpie_vmm_state from,
-                      kelpie_vmm_done_callback callback, void *context,
-                      struct kelpie_error *error) {
+static void vmm_change_begin(struct kelpie_vmm *vmm, enum kelpie_vmm_state from,
+                             enum kelpie_vmm_capability capability,
+                             kelpie_vmm_done_callback callback, void *context) {
     kelpie__vmm_check(vmm);
     KELPIE_ASSERT(callback != NULL);
     KELPIE_ASSERT(vmm->state == from && !vmm->is_changing);
-    KELPIE_ASSERT((vmm->operations->capabilities & KELPIE_VMM_CAN_PAUSE) != 0);
+    KELPIE_ASSERT((vmm->operations->capabilities & capability) != 0);
     vmm->is_changing = true;
     vmm->done_callback = callback;
     vmm->done_context = context;
-    int status = from == KELPIE_VMM_RUNNING ? vmm->operations->pause(vmm, error)
-                                            : vmm->operations->resume(vmm, error);
+}
+
+/* Takes it back when the driver did not accept it. Returns the driver's status. */
+static int vmm_change_begun(struct kelpie_vmm *vmm, int status) {
+    KELPIE_ASSERT(vmm->is_changing);
     if (status < 0) {
         vmm->is_changing = false;
         vmm->done_callback = NULL;
@@ -115,12 +128,49 @@ static int vmm_change(struct kelpie_vmm *vmm, enum kelpie_vmm_state from,
 
 int kelpie__vmm_pause(struct kelpie_vmm *vmm, kelpie_vmm_done_callback callback, void *context,
                       struct kelpie_error *error) {
-    return vmm_change(vmm, KELPIE_VMM_RUNNING, callback, context, error);
+    vmm_change_begin(vmm, KELPIE_VMM_RUNNING, KELPIE_VMM_CAN_PAUSE, callback, context);
+    return vmm_change_begun(vmm, vmm->operations->pause(vmm, error));
 }
 
 int kelpie__vmm_resume(struct kelpie_vmm *vmm, kelpie_vmm_done_callback callback, void *context,
                        struct kelpie_error *error) {
-    return vmm_change(vmm, KELPIE_VMM_PAUSED, callback, context, error);
+    vmm_change_begin(vmm, KELPIE_VMM_PAUSED, KELPIE_VMM_CAN_PAUSE, callback, context);
+    return vmm_change_begun(vmm, vmm->operations->resume(vmm, error));
+}
+
+int kelpie__vmm_save(struct kelpie_vmm *vmm, const struct kelpie_vmm_save *save,
+                     struct kelpie_vmm_saved *out, kelpie_vmm_done_callback callback, void *context,
+                     struct kelpie_error *error) {
+    KELPIE_ASSERT(save->device >= 0 && save->memory >= 0);
+    KELPIE_ASSERT((save->map >= 0) == vmm->is_restored);
+    vmm_change_begin(vmm, KELPIE_VMM_PAUSED, KELPIE_VMM_CAN_SNAPSHOT, callback, context);
+    return vmm_change_begun(vmm, vmm->operations->save(vmm, save, out, error));
+}
+
+int kelpie__vmm_switch_disk(struct kelpie_vmm *vmm, uint32_t index, const char *path,
+                            kelpie_vmm_done_callback callback, void *context,
+                            struct kelpie_error *error) {
+    KELPIE_ASSERT(index < KELPIE_VMM_DISK_COUNT_MAX);
+    KELPIE_ASSERT(path[0] == '/');
+    vmm_change_begin(vmm, KELPIE_VMM_PAUSED, KELPIE_VMM_CAN_SNAPSHOT, callback, context);
+    return vmm_change_begun(vmm, vmm->operations->switch_disk(vmm, index, path, error));
+}
+
+void kelpie__vmm_describe(struct kelpie_vmm *vmm, struct kelpie_vmm_description *out) {
+    kelpie__vmm_check(vmm);
+    KELPIE_ASSERT(vmm->state == KELPIE_VMM_RUNNING || vmm->state == KELPIE_VMM_PAUSED);
+    KELPIE_ASSERT((vmm->operations->capabilities & KELPIE_VMM_CAN_SNAPSHOT) != 0);
+    vmm->operations->describe(vmm, out);
+    KELPIE_ASSERT(out->vmm[0] != '\0' && out->machine[0] != '\0' && out->cpu[0] != '\0');
+    KELPIE_ASSERT(out->accelerator != KELPIE_VMM_ACCELERATOR_AUTO);
+}
+
+int kelpie__vmm_make_overlay(const struct kelpie_vmm_operations *operations, struct kelpie_os *os,
+                             const struct kelpie_vmm_overlay *overlay, struct kelpie_error *error) {
+    KELPIE_ASSERT((operations->capabilities & KELPIE_VMM_CAN_SNAPSHOT) != 0);
+    KELPIE_ASSERT(overlay->file >= 0 && overlay->backing >= 0);
+    KELPIE_ASSERT(overlay->backing_name[0] != '\0');
+    return operations->make_overlay(os, overlay, error);
 }
 
 void kelpie__vmm_kill(struct kelpie_vmm *vmm) {
@@ -154,7 +204,7 @@ void kelpie__vmm_emit(struct kelpie_vmm *vmm, const struct kelpie_vmm_event *eve
     switch (event->type) {
     case KELPIE_VMM_EVENT_STARTED:
         KELPIE_ASSERT(vmm->state == KELPIE_VMM_STARTING);
-        vmm->state = KELPIE_VMM_RUNNING;
+        vmm->state = vmm->is_restored ? KELPIE_VMM_PAUSED : KELPIE_VMM_RUNNING;
         break;
     case KELPIE_VMM_EVENT_PAUSED:
         KELPIE_ASSERT(vmm->state == KELPIE_VMM_RUNNING);

@@ -6,13 +6,13 @@
  * asserts what each operation asks for.
  *
  * An instance lives through New -> Starting -> Running <-> Paused -> Ended, never backwards: a
- * second boot is a second instance. Nothing here waits. Every event comes from the loop, never from
- * inside a call, and ENDED is the last one.
+ * second boot is a second instance. A restore is a start that arrives in Paused. Nothing here
+ * waits: work on memory goes on in slices of at most 4 ms for each turn of the loop. Every event
+ * comes from the loop, never from inside a call, and ENDED is the last one.
  *
- * Snapshots will be two more operations (findings.md, way 2): `save` of a Paused instance writes
- * the device state to a handle and names the process and the mapping whose private pages are the
- * memory; `restore` is a `start` whose spec names that state and a base file for the memory. A
- * capability bit shows them.
+ * A guest's memory is private to its VMM and lies over a base, a file that never changes again, or
+ * over nothing when it was booted. `save` gives every private page, so what it gives of a VM over a
+ * base is relative to that base, however often it was saved and restored: there is no chain.
  */
 #ifndef KELPIE_VMM_VMM_H
 #define KELPIE_VMM_VMM_H
@@ -30,7 +30,8 @@ struct kelpie_vmm;
 #define KELPIE_VMM_TEXT_BYTES_MAX 512u
 
 enum kelpie_vmm_capability {
-    KELPIE_VMM_CAN_PAUSE = 1, /* pause and resume are there */
+    KELPIE_VMM_CAN_PAUSE = 1,    /* pause and resume are there */
+    KELPIE_VMM_CAN_SNAPSHOT = 2, /* save, restore, describe, make_overlay, switch_disk are there */
 };
 
 enum kelpie_vmm_accelerator {
@@ -56,6 +57,31 @@ struct kelpie_vmm_disk {
     bool is_read_only;
 };
 
+/* What a saved state depends on, besides the configuration of the VM (memory, processors, disks in
+ * their order): it goes into the manifest, and comes back with a restore, which is refused where it
+ * does not fit. Texts have no control characters. */
+struct kelpie_vmm_description {
+    char vmm[16];     /* "qemu" */
+    char version[32]; /* "7.2.22": a restore wants the same but for the last number */
+    char machine[64]; /* "microvm,acpi=on,rtc=on" */
+    char cpu[64];     /* "max", or "host-" and a digest of the host's processor */
+    enum kelpie_vmm_accelerator accelerator;
+    uint64_t tsc_khz; /* the rate of the guest's time-stamp counter; 0: KVM, or none is known */
+};
+
+/* A saved state. The handles are files opened for reading, and borrowed until STARTED or ENDED. */
+struct kelpie_vmm_restore {
+    /* Read by the VMM from its position: opened for this restore alone, nothing read yet. */
+    int device;
+    /* As large as the guest's memory, never written: `memory` of a save without `map`. Its mode
+     * must allow writing all the same, for QEMU opens it so. */
+    int base;
+    /* `memory` and `map` of a save over that base, or both KELPIE_OS_NO_HANDLE. */
+    int memory;
+    int map;
+    const struct kelpie_vmm_description *description;
+};
+
 /* What to start. All of it is borrowed until STARTED or ENDED. */
 struct kelpie_vmm_spec {
     /* stands in the VMM's argv, so that people and tests find the process */
@@ -69,6 +95,35 @@ struct kelpie_vmm_spec {
     uint32_t cpu_count;
     uint32_t memory_mib;
     enum kelpie_vmm_accelerator accelerator;
+    /* NULL: boot. Else kernel, initramfs, kernel_kind and accelerator are not used: the first two
+     * are in the guest's memory, the others in the description. */
+    const struct kelpie_vmm_restore *restore;
+};
+
+/* Where a save goes: files of the caller, borrowed until it is done. */
+struct kelpie_vmm_save {
+    int device; /* empty, opened for writing only */
+    /* Empty; gets the size of the guest's memory. Pages stand at their offsets, those of zeros are
+     * holes. */
+    int memory;
+    /* Empty; gets one bit for each page (page 0: bit 0 of byte 0), set when `memory` has it instead
+     * of the base, zeros included. KELPIE_OS_NO_HANDLE exactly when the instance was booted: then
+     * `memory` alone is the whole memory, fit as a base. */
+    int map;
+};
+
+struct kelpie_vmm_saved {
+    uint64_t page_count;   /* private to the VM, zeros included */
+    uint64_t stored_bytes; /* written to `memory` */
+    uint64_t device_bytes;
+};
+
+/* A new writable layer over a disk image. */
+struct kelpie_vmm_overlay {
+    int file;    /* empty, for reading and writing */
+    int backing; /* the image under it, for reading: gives the size of the disk */
+    enum kelpie_vmm_disk_format backing_format;
+    const char *backing_name; /* as the new layer will say it: relative to its own directory */
 };
 
 /* What a started instance gives to its owner. */
@@ -84,8 +139,9 @@ struct kelpie_vmm_started {
 };
 
 enum kelpie_vmm_event_type {
-    KELPIE_VMM_EVENT_STARTED, /* the VMM answers its control channel, guest code runs */
-    KELPIE_VMM_EVENT_PAUSED,  /* no guest code runs, whoever asked for it */
+    /* the VMM answers its control channel; guest code runs, or stands still after a restore */
+    KELPIE_VMM_EVENT_STARTED,
+    KELPIE_VMM_EVENT_PAUSED, /* no guest code runs, whoever asked for it */
     KELPIE_VMM_EVENT_RESUMED,
     KELPIE_VMM_EVENT_ENDED, /* no process is left; `end` says why */
 };
@@ -99,6 +155,7 @@ enum kelpie_vmm_end_kind {
 
 struct kelpie_vmm_end {
     enum kelpie_vmm_end_kind kind;
+    int code; /* of the cause that the driver saw (KELPIE_E_*), or 0 */
     bool has_exit;
     struct kelpie_os_exit exit;
     char text[KELPIE_VMM_TEXT_BYTES_MAX]; /* cause, exit code or signal, last lines of stderr */
@@ -112,8 +169,8 @@ struct kelpie_vmm_event {
 /* Called from the loop. The instance may be destroyed inside the call for ENDED, and only there. */
 typedef void (*kelpie_vmm_event_callback)(void *context, const struct kelpie_vmm_event *event);
 
-/* Called exactly once, from the loop, for a pause or resume that was accepted; `error` is borrowed
- * during the call. */
+/* Called exactly once, from the loop, for a pause, resume, save or switch_disk that was accepted;
+ * `error` is borrowed during the call. */
 typedef void (*kelpie_vmm_done_callback)(void *context, int status,
                                          const struct kelpie_error *error);
 
@@ -165,6 +222,24 @@ struct kelpie_vmm_operations {
      * Needs CAN_PAUSE. */
     int (*resume)(struct kelpie_vmm *vmm, struct kelpie_error *error);
 
+    /* Running, Paused: what a restore will need. Needs CAN_SNAPSHOT, as all below. */
+    void (*describe)(struct kelpie_vmm *vmm, struct kelpie_vmm_description *out);
+
+    /* Paused: writes device state and memory, and leaves the instance as it is; may be repeated.
+     * `out` is filled when kelpie__vmm_emit_done says 0. Between the pause and then nobody writes
+     * to the instance's streams: their bytes would reach the guest's memory in the middle of it. */
+    int (*save)(struct kelpie_vmm *vmm, const struct kelpie_vmm_save *save,
+                struct kelpie_vmm_saved *out, struct kelpie_error *error);
+
+    /* Paused: what the guest writes to the disk `index` of its spec goes to the file at `path` from
+     * now on, which make_overlay made over what the disk was; that one is not written any more. */
+    int (*switch_disk)(struct kelpie_vmm *vmm, uint32_t index, const char *path,
+                       struct kelpie_error *error);
+
+    /* Without an instance: fills in a new layer, in the one format that this driver layers. */
+    int (*make_overlay)(struct kelpie_os *os, const struct kelpie_vmm_overlay *overlay,
+                        struct kelpie_error *error);
+
     /* Starting, Running, Paused: ends it now; ENDED follows. May be repeated. */
     void (*kill)(struct kelpie_vmm *vmm);
 
@@ -185,7 +260,8 @@ struct kelpie_vmm {
     const struct kelpie_vmm_operations *operations;
     enum kelpie_vmm_state state;
     int32_t pid;      /* of the VMM's process; 0 before it is spawned */
-    bool is_changing; /* a pause or resume is under way */
+    bool is_restored; /* its start is, or was, a restore */
+    bool is_changing; /* a pause, resume, save or switch_disk is under way */
     kelpie_vmm_event_callback callback;
     void *context;
     kelpie_vmm_done_callback done_callback;
@@ -208,6 +284,18 @@ KELPIE_MUST_CHECK int kelpie__vmm_pause(struct kelpie_vmm *vmm, kelpie_vmm_done_
                                         void *context, struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__vmm_resume(struct kelpie_vmm *vmm, kelpie_vmm_done_callback callback,
                                          void *context, struct kelpie_error *error);
+void kelpie__vmm_describe(struct kelpie_vmm *vmm, struct kelpie_vmm_description *out);
+KELPIE_MUST_CHECK int kelpie__vmm_save(struct kelpie_vmm *vmm, const struct kelpie_vmm_save *save,
+                                       struct kelpie_vmm_saved *out,
+                                       kelpie_vmm_done_callback callback, void *context,
+                                       struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie__vmm_switch_disk(struct kelpie_vmm *vmm, uint32_t index,
+                                              const char *path, kelpie_vmm_done_callback callback,
+                                              void *context, struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie__vmm_make_overlay(const struct kelpie_vmm_operations *operations,
+                                               struct kelpie_os *os,
+                                               const struct kelpie_vmm_overlay *overlay,
+                                               struct kelpie_error *error);
 void kelpie__vmm_kill(struct kelpie_vmm *vmm);
 void kelpie__vmm_destroy(struct kelpie_vmm *vmm); /* takes NULL */
 

@@ -30,6 +30,7 @@ static struct kelpie_qemu_arguments_input input_plain(const struct kelpie_vmm_sp
         .spec = spec,
         .program = "/usr/bin/qemu-system-x86_64",
         .accelerator = KELPIE_VMM_ACCELERATOR_TCG,
+        .base = KELPIE_OS_NO_HANDLE,
         .tsc_khz = 2596140,
         .qmp = 3,
         .agent = 4,
@@ -104,7 +105,7 @@ static void test_own_kernel_has_no_acpi(void **state) {
     (void)state;
     struct kelpie_vmm_spec spec = spec_plain();
     struct kelpie_qemu_arguments_input input = input_plain(&spec);
-    spec.kernel_kind = KELPIE_VMM_KERNEL_OWN;
+    input.kernel_kind = KELPIE_VMM_KERNEL_OWN;
     struct kelpie_qemu_arguments *arguments = build(&input);
     assert_non_null(strstr(value_of(arguments, "-M", 0), "acpi=off"));
     free(arguments);

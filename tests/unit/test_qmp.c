@@ -34,6 +34,7 @@ struct scene {
     struct kelpie_error closed;
     uint32_t answer_count;
     int answer_status;
+    char result[256];
     uint32_t order;        /* counts events and answers */
     uint32_t event_order;  /* of the last event */
     uint32_t answer_order; /* of the last answer */
@@ -59,13 +60,20 @@ static void on_closed(void *context, const struct kelpie_error *error) {
     scene->closed = *error;
 }
 
-static void on_answer(void *context, int status, const struct kelpie_error *error) {
+static void on_answer(void *context, int status, const struct kelpie_json_value *result,
+                      const struct kelpie_error *error) {
     struct scene *scene = context;
     scene->answer_count += 1;
     scene->answer_status = status;
     scene->order += 1;
     scene->answer_order = scene->order;
     assert_true((status == 0) == (error == NULL));
+    assert_true((status == 0) == (result != NULL));
+    if (result != NULL) {
+        assert_true(result->length < sizeof(scene->result));
+        memcpy(scene->result, result->text, result->length);
+        scene->result[result->length] = '\0';
+    }
 }
 
 static void steps(struct scene *scene, uint32_t count) {
@@ -126,19 +134,26 @@ static void negotiate(struct scene *scene) {
     assert_int_equal(scene->ready_count, 1);
 }
 
-static void execute(struct scene *scene, const char *command, uint32_t timeout_ms) {
-    assert_int_equal(kelpie__qmp_execute(scene->qmp, command, timeout_ms, on_answer, scene, NULL),
-                     0);
+static int try_execute(struct scene *scene, const struct kelpie_qmp_command *command) {
+    return kelpie__qmp_execute(scene->qmp, command, on_answer, scene, NULL);
+}
+
+static void execute(struct scene *scene, const char *name, uint32_t timeout_ms) {
+    const struct kelpie_qmp_command command = {
+        .name = name, .timeout_ms = timeout_ms, .handle = KELPIE_OS_NO_HANDLE};
+    assert_int_equal(try_execute(scene, &command), 0);
 }
 
 static void test_greeting_negotiates_and_nothing_is_sent_before(void **state) {
     struct scene *scene = *state;
     char text[256];
-    struct kelpie_error error = {0};
     steps(scene, 1);
     assert_string_equal(heard(scene, text, sizeof(text)), "");
-    assert_int_equal(kelpie__qmp_execute(scene->qmp, "stop", 100, on_answer, scene, &error),
-                     KELPIE_E_CRASHED);
+    assert_int_equal(
+        try_execute(scene, &(struct kelpie_qmp_command){.name = "stop",
+                                                        .timeout_ms = 100,
+                                                        .handle = KELPIE_OS_NO_HANDLE}),
+        KELPIE_E_CRASHED);
     negotiate(scene);
     execute(scene, "stop", 1000);
     assert_string_equal(heard(scene, text, sizeof(text)), "{\"execute\":\"stop\",\"id\":2}\n");
@@ -276,14 +291,91 @@ static void test_endless_line_is_cut_off(void **state) {
 
 static void test_too_many_commands_are_refused(void **state) {
     struct scene *scene = *state;
-    struct kelpie_error error = {0};
     negotiate(scene);
     for (uint32_t i = 0; i < KELPIE_QMP_COMMAND_COUNT_MAX; i += 1) {
         execute(scene, "stop", 10000);
     }
-    assert_int_equal(kelpie__qmp_execute(scene->qmp, "stop", 10000, on_answer, scene, &error),
-                     KELPIE_E_LIMIT);
+    assert_int_equal(
+        try_execute(scene, &(struct kelpie_qmp_command){.name = "stop",
+                                                        .timeout_ms = 10000,
+                                                        .handle = KELPIE_OS_NO_HANDLE}),
+        KELPIE_E_LIMIT);
     assert_int_equal(scene->answer_count, 0);
+}
+
+static void test_version_is_that_of_the_greeting(void **state) {
+    struct scene *scene = *state;
+    assert_string_equal(kelpie__qmp_version(scene->qmp), "");
+    say(scene, "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, \"major\": 7}, "
+               "\"package\": \"Debian\"}, \"capabilities\": [\"oob\"]}}\r\n");
+    assert_string_equal(kelpie__qmp_version(scene->qmp), "7.2.22");
+}
+
+static void test_arguments_are_sent_and_results_given(void **state) {
+    struct scene *scene = *state;
+    char text[256];
+    negotiate(scene);
+    assert_int_equal(
+        try_execute(scene, &(struct kelpie_qmp_command){.name = "human-monitor-command",
+                                                        .arguments = "{\"a\":1}",
+                                                        .timeout_ms = 1000,
+                                                        .handle = KELPIE_OS_NO_HANDLE}),
+        0);
+    assert_string_equal(
+        heard(scene, text, sizeof(text)),
+        "{\"execute\":\"human-monitor-command\",\"arguments\":{\"a\":1},\"id\":2}\n");
+    say(scene, "{\"return\": \"words\", \"id\": 2}\r\n");
+    assert_string_equal(scene->result, "\"words\"");
+}
+
+/* The handle goes with its own command's first byte, also when others wait to be written. */
+static void test_handle_goes_with_its_command(void **state) {
+    struct scene *scene = *state;
+    const struct kelpie_qmp_command with = {.name = "getfd", .timeout_ms = 1000, .handle = 0};
+    static char big[KELPIE_QMP_ARGUMENT_BYTES_MAX];
+    char text[4096];
+    uint32_t got = 0;
+    negotiate(scene);
+    memset(big, ' ', sizeof(big) - 1);
+    memcpy(big, "{}", 2);
+    const struct kelpie_qmp_command filler = {
+        .name = "stop", .arguments = big, .timeout_ms = 10000, .handle = KELPIE_OS_NO_HANDLE};
+    uint32_t sent = 0;
+    char all[] = "{\"execute\":\"getfd\",\"id\":";
+    /* Fill the stream until a filler has to wait, then queue the command with the handle. */
+    while (sent < KELPIE_QMP_COMMAND_COUNT_MAX - 1 && try_execute(scene, &filler) == 0) {
+        sent += 1;
+    }
+    assert_true(sent > 0);
+    assert_int_equal(try_execute(scene, &with), 0);
+    bool has_seen = false;
+    for (uint32_t i = 0; i < 1000 && !has_seen; i += 1) {
+        int handle = KELPIE_OS_NO_HANDLE;
+        uint32_t count = 1;
+        int64_t length =
+            kelpie__os_receive(scene->os, scene->peer, text, sizeof(text) - 1, &handle, &count);
+        text[length > 0 ? length : 0] = '\0';
+        has_seen = strstr(text, all) != NULL;
+        if (count > 0) {
+            got += 1;
+            assert_true(has_seen);
+            kelpie__os_close(scene->os, handle);
+        }
+        steps(scene, 1);
+    }
+    assert_true(has_seen);
+    assert_int_equal(got, 1);
+}
+
+static void test_migration_events_carry_their_status(void **state) {
+    struct scene *scene = *state;
+    negotiate(scene);
+    say(scene, "{\"event\": \"MIGRATION\", \"data\": {\"status\": \"completed\"}}\r\n"
+               "{\"event\": \"MIGRATION\", \"data\": 7}\r\n");
+    assert_int_equal(scene->event_count, 2);
+    assert_int_equal(scene->events[0].type, KELPIE_QMP_EVENT_MIGRATION);
+    assert_string_equal(scene->events[0].reason, "completed");
+    assert_string_equal(scene->events[1].reason, "");
 }
 
 #define ROW(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
@@ -302,6 +394,10 @@ int main(void) {
         ROW(test_broken_texts_end_the_conversation),
         ROW(test_endless_line_is_cut_off),
         ROW(test_too_many_commands_are_refused),
+        ROW(test_version_is_that_of_the_greeting),
+        ROW(test_arguments_are_sent_and_results_given),
+        ROW(test_handle_goes_with_its_command),
+        ROW(test_migration_events_carry_their_status),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -66,6 +66,40 @@ static void arguments_append_value(struct kelpie_qemu_arguments *arguments, cons
     arguments->used_bytes = at + 1;
 }
 
+const char *kelpie__qemu_machine_name(enum kelpie_vmm_kernel kernel_kind) {
+    return kernel_kind == KELPIE_VMM_KERNEL_OWN ? "microvm,acpi=off,rtc=on"
+                                                : "microvm,acpi=on,rtc=on";
+}
+
+/* A booted VM's private memory lies over nothing at all: anonymous pages are found in the page map
+ * as well as a file's private ones, and there is no file in which reading a hole would allocate a
+ * page. The saved device state holds no memory section, so a restore lays a private mapping of the
+ * base in its place. QEMU opens that for writing, and would punch holes into it for a balloon:
+ * never add one to a machine over a base. */
+static void arguments_add_memory(struct kelpie_qemu_arguments *arguments,
+                                 const struct kelpie_qemu_arguments_input *input) {
+    arguments_add(arguments, "-object");
+    if (input->base == KELPIE_OS_NO_HANDLE) {
+        arguments_add(arguments, "memory-backend-ram,id=memory,size=%uM", input->spec->memory_mib);
+    } else {
+        KELPIE_ASSERT(input->base > 2);
+        arguments_add(arguments,
+                      "memory-backend-file,id=memory,size=%uM,mem-path=/proc/self/fd/%d,share=off",
+                      input->spec->memory_mib, input->base);
+    }
+}
+
+/* The state of xen-save-devices-state has neither a section of the configuration nor a description
+ * at its end. -S: it arrives paused, whatever it was. The kernel is in the guest's memory. */
+static void arguments_add_incoming(struct kelpie_qemu_arguments *arguments) {
+    KELPIE_ASSERT(arguments->count > 0);
+    arguments_add(arguments, "-S");
+    arguments_add(arguments, "-incoming");
+    arguments_add(arguments, "defer");
+    arguments_add(arguments, "-global");
+    arguments_add(arguments, "migration.send-configuration=off");
+}
+
 static void arguments_add_machine(struct kelpie_qemu_arguments *arguments,
                                   const struct kelpie_qemu_arguments_input *input) {
     const struct kelpie_vmm_spec *spec = input->spec;
@@ -82,14 +116,10 @@ static void arguments_add_machine(struct kelpie_qemu_arguments *arguments,
     arguments_add(arguments, "guest=");
     arguments_append_value(arguments, spec->vm_directory);
     arguments_add(arguments, "-M");
-    arguments_add(arguments, "microvm,acpi=%s,rtc=on,memory-backend=memory",
-                  spec->kernel_kind == KELPIE_VMM_KERNEL_OWN ? "off" : "on");
-    /* A booted VM's private memory lies over nothing at all: anonymous pages are found in the page
-     * map as well as a file's private ones, and there is no file in which reading a hole would
-     * allocate a page. The saved device state holds no memory section, so a restore may lay
-     * memory-backend-file,share=off over a snapshot instead. */
-    arguments_add(arguments, "-object");
-    arguments_add(arguments, "memory-backend-ram,id=memory,size=%uM", spec->memory_mib);
+    arguments_add(arguments, "%s,memory-backend=memory%s",
+                  kelpie__qemu_machine_name(input->kernel_kind),
+                  input->base != KELPIE_OS_NO_HANDLE ? ",suppress-vmdesc=on" : "");
+    arguments_add_memory(arguments, input);
     arguments_add(arguments, "-m");
     arguments_add(arguments, "%u", spec->memory_mib);
     arguments_add(arguments, "-smp");
@@ -187,7 +217,11 @@ int kelpie__qemu_arguments_build(struct kelpie_qemu_arguments *arguments,
     arguments->is_full = false;
     arguments_add(arguments, "%s", input->program);
     arguments_add_machine(arguments, input);
-    arguments_add_kernel(arguments, input);
+    if (input->base == KELPIE_OS_NO_HANDLE) {
+        arguments_add_kernel(arguments, input);
+    } else {
+        arguments_add_incoming(arguments);
+    }
     arguments_add_channels(arguments, input);
     for (uint32_t i = 0; i < input->spec->disk_count; i += 1) {
         arguments_add_disk(arguments, &input->spec->disks[i], i);

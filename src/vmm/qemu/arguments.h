@@ -8,15 +8,17 @@
 
 #include "vmm/vmm.h"
 
-#define KELPIE_QEMU_ARGUMENT_COUNT_MAX 64u
+#define KELPIE_QEMU_ARGUMENT_COUNT_MAX 72u
 #define KELPIE_QEMU_ARGUMENT_BYTES_MAX (48u * 1024u)
 
 struct kelpie_qemu_arguments_input {
     const struct kelpie_vmm_spec *spec;
     const char *program;
     enum kelpie_vmm_accelerator accelerator; /* KVM or TCG */
-    uint64_t tsc_khz;                        /* of the host; 0: not known. TCG only */
-    int qmp;                                 /* the child's descriptors */
+    enum kelpie_vmm_kernel kernel_kind;
+    int base; /* the child's descriptor of a restore's memory base; KELPIE_OS_NO_HANDLE: a boot */
+    uint64_t tsc_khz; /* of the host; 0: not known. TCG only */
+    int qmp;          /* the child's descriptors */
     int agent;
     int console;
 };
@@ -29,6 +31,9 @@ struct kelpie_qemu_arguments {
     bool is_full;
     char text[KELPIE_QEMU_ARGUMENT_BYTES_MAX];
 };
+
+/* "microvm,acpi=on,rtc=on": what of the machine a saved state depends on. */
+const char *kelpie__qemu_machine_name(enum kelpie_vmm_kernel kernel_kind);
 
 /* KELPIE_E_LIMIT when paths are so long that the vector does not fit. */
 KELPIE_MUST_CHECK int kelpie__qemu_arguments_build(struct kelpie_qemu_arguments *arguments,

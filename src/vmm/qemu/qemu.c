@@ -10,61 +10,20 @@
 #include <string.h>
 
 #include "core/limits.h"
-#include "core/loop.h"
-#include "core/tail.h"
+#include "core/text.h"
 #include "os/os_call.h"
-#include "vmm/qemu/accel.h"
 #include "vmm/qemu/arguments.h"
+#include "vmm/qemu/instance.h"
 #include "vmm/qemu/program.h"
-#include "vmm/qemu/qmp.h"
-#include "vmm/qemu/tsc.h"
 
 #define QEMU_SIGNAL_KILL 9
-#define QEMU_QMP_TIMEOUT_MS 5000u
 /* After QMP closed, or the guest ended, QEMU's exit is a matter of milliseconds; then it is helped.
  */
 #define QEMU_EXIT_GRACE_NS (3000 * KELPIE_NS_PER_MS)
 #define QEMU_STDERR_READS_MAX 64u
 
-/* The child's descriptors: stdin, stdout and stderr come first. */
-enum qemu_descriptor {
-    QEMU_STDERR = 2,
-    QEMU_QMP,
-    QEMU_AGENT,
-    QEMU_CONSOLE,
-    QEMU_DESCRIPTOR_COUNT,
-};
-
-struct qemu {
-    struct kelpie_vmm vmm; /* first: see vmm.h */
-    struct kelpie_os *os;
-    struct kelpie_loop *loop;
-    const struct kelpie_vmm_spec *spec; /* borrowed: until STARTED or ENDED */
-    struct kelpie_accel accel;
-    struct kelpie_tsc tsc;
-    uint64_t tsc_khz; /* 0: not known, or KVM */
-    struct kelpie_qmp *qmp;
-    struct kelpie_timer end_timer;
-    int process; /* owned; KELPIE_OS_NO_HANDLE before the spawn and after the reap */
-    int stderr_pipe;
-    int pending[QEMU_DESCRIPTOR_COUNT]; /* owned: the child's ends, until the spawn */
-    uint32_t process_watch;
-    uint32_t stderr_watch;
-    bool is_process_watched;
-    bool is_stderr_watched;
-    bool is_kill_requested;
-    bool is_pausing; /* of vmm.is_changing: which way */
-    bool has_shutdown;
-    char shutdown_reason[KELPIE_QMP_REASON_BYTES_MAX];
-    char program[4096];
-    char cache_directory[4096];
-    struct kelpie_error change_error;      /* why what is being undone failed */
-    char cause[KELPIE_VMM_TEXT_BYTES_MAX]; /* what the driver itself saw go wrong, or "" */
-    struct kelpie_tail stderr_tail;
-};
-
-static struct qemu *qemu_of(struct kelpie_vmm *vmm) {
-    struct qemu *qemu = KELPIE_CONTAINER_OF(vmm, struct qemu, vmm);
+struct kelpie_qemu *kelpie__qemu_of(struct kelpie_vmm *vmm) {
+    struct kelpie_qemu *qemu = KELPIE_CONTAINER_OF(vmm, struct kelpie_qemu, vmm);
     KELPIE_ASSERT(qemu->vmm.operations == &kelpie__qemu_operations);
     if (qemu->is_process_watched) {
         KELPIE_ASSERT(qemu->process != KELPIE_OS_NO_HANDLE);
@@ -75,27 +34,27 @@ static struct qemu *qemu_of(struct kelpie_vmm *vmm) {
     return qemu;
 }
 
-static void qemu_close(struct qemu *qemu, int *handle) {
+static void qemu_close(struct kelpie_qemu *qemu, int *handle) {
     if (*handle != KELPIE_OS_NO_HANDLE) {
         kelpie__ignore(kelpie__os_close(qemu->os, *handle)); /* pipes and process handles only */
         *handle = KELPIE_OS_NO_HANDLE;
     }
 }
 
-static void qemu_close_pending(struct qemu *qemu) {
-    for (uint32_t i = 0; i < QEMU_DESCRIPTOR_COUNT; i += 1) {
+static void qemu_close_pending(struct kelpie_qemu *qemu) {
+    for (uint32_t i = 0; i < KELPIE_QEMU_DESCRIPTOR_COUNT; i += 1) {
         qemu_close(qemu, &qemu->pending[i]);
     }
 }
 
-static void qemu_kill_process(struct qemu *qemu) {
+static void qemu_kill_process(struct kelpie_qemu *qemu) {
     if (qemu->process != KELPIE_OS_NO_HANDLE) {
         /* It fails only for a process that has ended, whose handle is about to be readable. */
         kelpie__ignore(kelpie__os_signal(qemu->os, qemu->process, QEMU_SIGNAL_KILL));
     }
 }
 
-static void qemu_read_stderr(struct qemu *qemu, uint32_t budget) {
+static void qemu_read_stderr(struct kelpie_qemu *qemu, uint32_t budget) {
     KELPIE_ASSERT(budget > 0);
     for (uint32_t i = 0; i < budget && qemu->stderr_pipe != KELPIE_OS_NO_HANDLE; i += 1) {
         char bytes[2048];
@@ -117,7 +76,7 @@ static void qemu_read_stderr(struct qemu *qemu, uint32_t budget) {
 }
 
 static void qemu_stderr_ready(void *context, uint32_t bits) {
-    struct qemu *qemu = context;
+    struct kelpie_qemu *qemu = context;
     KELPIE_ASSERT(bits != 0);
     KELPIE_ASSERT(qemu->is_stderr_watched);
     qemu_read_stderr(qemu, 1);
@@ -125,7 +84,7 @@ static void qemu_stderr_ready(void *context, uint32_t bits) {
 
 /* "QEMU exited with code 1: last lines" in the order of what helps most: what the driver saw, how
  * it ended, its words. */
-static void qemu_describe_end(const struct qemu *qemu, struct kelpie_vmm_end *end) {
+static void qemu_describe_end(const struct kelpie_qemu *qemu, struct kelpie_vmm_end *end) {
     char how[96] = "QEMU never ran";
     char words[320];
     if (end->has_exit) {
@@ -142,7 +101,7 @@ static void qemu_describe_end(const struct qemu *qemu, struct kelpie_vmm_end *en
     KELPIE_ASSERT(length > 0); /* a cut text is still good for people */
 }
 
-static enum kelpie_vmm_end_kind qemu_end_kind(const struct qemu *qemu,
+static enum kelpie_vmm_end_kind qemu_end_kind(const struct kelpie_qemu *qemu,
                                               const struct kelpie_vmm_end *end) {
     bool is_clean = end->has_exit && !end->exit.is_signalled && end->exit.value == 0;
     if (is_clean && qemu->cause[0] == '\0' && qemu->has_shutdown) {
@@ -157,12 +116,13 @@ static enum kelpie_vmm_end_kind qemu_end_kind(const struct qemu *qemu,
 }
 
 /* The last act: nothing of the process is left. The instance may be gone when this returns. */
-static void qemu_end(struct qemu *qemu, const struct kelpie_os_exit *process_exit) {
+static void qemu_end(struct kelpie_qemu *qemu, const struct kelpie_os_exit *process_exit) {
     KELPIE_ASSERT(qemu->process == KELPIE_OS_NO_HANDLE);
     KELPIE_ASSERT(!qemu->is_process_watched);
     struct kelpie_vmm_end end = {0};
     kelpie__timer_disarm(qemu->loop, &qemu->end_timer);
     kelpie__tsc_cancel(&qemu->tsc);
+    kelpie__qemu_restore_cancel(qemu);
     if (process_exit != NULL) {
         end.has_exit = true;
         end.exit = *process_exit;
@@ -171,7 +131,9 @@ static void qemu_end(struct qemu *qemu, const struct kelpie_os_exit *process_exi
     if (qemu->qmp != NULL) {
         kelpie__qmp_drain(qemu->qmp); /* a last SHUTDOWN tells why */
     }
+    kelpie__qemu_save_cancel(qemu);
     end.kind = qemu_end_kind(qemu, &end);
+    end.code = qemu->cause_code;
     qemu_describe_end(qemu, &end);
     if (qemu->vmm.is_changing) {
         struct kelpie_error error = {0};
@@ -183,7 +145,7 @@ static void qemu_end(struct qemu *qemu, const struct kelpie_os_exit *process_exi
 }
 
 static void qemu_process_ready(void *context, uint32_t bits) {
-    struct qemu *qemu = context;
+    struct kelpie_qemu *qemu = context;
     KELPIE_ASSERT(bits != 0);
     KELPIE_ASSERT(qemu->is_process_watched);
     struct kelpie_os_exit process_exit = {0};
@@ -198,7 +160,7 @@ static void qemu_process_ready(void *context, uint32_t bits) {
 }
 
 static void qemu_exit_overdue(void *context) {
-    struct qemu *qemu = context;
+    struct kelpie_qemu *qemu = context;
     if (qemu->process == KELPIE_OS_NO_HANDLE) {
         KELPIE_ASSERT(!qemu->is_process_watched);
         qemu_end(qemu, NULL); /* killed, or failed, before it was spawned */
@@ -208,30 +170,56 @@ static void qemu_exit_overdue(void *context) {
     qemu_kill_process(qemu);
 }
 
-static void qemu_arm_end(struct qemu *qemu, int64_t delay_ns) {
+static void qemu_arm_end(struct kelpie_qemu *qemu, int64_t delay_ns) {
     KELPIE_ASSERT(delay_ns >= 0);
     kelpie__timer_disarm(qemu->loop, &qemu->end_timer);
     kelpie__timer_arm(qemu->loop, &qemu->end_timer, qemu->loop->now_ns + delay_ns,
                       qemu_exit_overdue, qemu);
 }
 
-static void qemu_note_cause(struct qemu *qemu, const struct kelpie_error *error) {
+static void qemu_note_cause(struct kelpie_qemu *qemu, const struct kelpie_error *error) {
     KELPIE_ASSERT(error->code < 0);
     if (qemu->cause[0] == '\0') {
+        qemu->cause_code = error->code;
         int length = snprintf(qemu->cause, sizeof(qemu->cause), "%s", error->message);
         KELPIE_ASSERT(length >= 0); /* a cut text is still good for people */
     }
 }
 
+void kelpie__qemu_give_up(struct kelpie_qemu *qemu, const struct kelpie_error *error,
+                          int64_t grace_ns) {
+    KELPIE_ASSERT(qemu->process != KELPIE_OS_NO_HANDLE || grace_ns == 0);
+    qemu_note_cause(qemu, error);
+    if (grace_ns > 0) {
+        qemu_arm_end(qemu, grace_ns);
+    } else {
+        qemu_kill_process(qemu);
+    }
+}
+
+int kelpie__qemu_execute(struct kelpie_qemu *qemu, const char *name, const char *arguments,
+                         kelpie_qmp_answer_callback callback, struct kelpie_error *error) {
+    const struct kelpie_qmp_command command = {.name = name,
+                                               .arguments = arguments,
+                                               .handle = KELPIE_OS_NO_HANDLE,
+                                               .timeout_ms = KELPIE_QEMU_TIMEOUT_MS};
+    KELPIE_ASSERT(qemu->qmp != NULL);
+    return kelpie__qmp_execute(qemu->qmp, &command, callback, qemu, error);
+}
+
 static void qemu_qmp_ready(void *context) {
-    struct qemu *qemu = context;
+    struct kelpie_qemu *qemu = context;
     KELPIE_ASSERT(qemu->vmm.state == KELPIE_VMM_STARTING);
     KELPIE_ASSERT(qemu->process != KELPIE_OS_NO_HANDLE);
+    if (qemu->vmm.is_restored) {
+        kelpie__qemu_restore_begin(qemu);
+        return;
+    }
     kelpie__vmm_emit(&qemu->vmm, &(struct kelpie_vmm_event){.type = KELPIE_VMM_EVENT_STARTED});
 }
 
 static void qemu_qmp_event(void *context, const struct kelpie_qmp_event *event) {
-    struct qemu *qemu = context;
+    struct kelpie_qemu *qemu = context;
     enum kelpie_vmm_state state = qemu->vmm.state;
     switch (event->type) {
     case KELPIE_QMP_EVENT_STOP:
@@ -241,6 +229,7 @@ static void qemu_qmp_event(void *context, const struct kelpie_qmp_event *event) 
         }
         break;
     case KELPIE_QMP_EVENT_RESUME:
+        qemu->save.has_run = true;
         if (state == KELPIE_VMM_PAUSED) {
             kelpie__vmm_emit(&qemu->vmm,
                              &(struct kelpie_vmm_event){.type = KELPIE_VMM_EVENT_RESUMED});
@@ -254,11 +243,14 @@ static void qemu_qmp_event(void *context, const struct kelpie_qmp_event *event) 
             qemu_arm_end(qemu, QEMU_EXIT_GRACE_NS);
         }
         break;
+    case KELPIE_QMP_EVENT_MIGRATION:
+        kelpie__qemu_restore_event(qemu, event->reason);
+        break;
     }
 }
 
 static void qemu_qmp_closed(void *context, const struct kelpie_error *error) {
-    struct qemu *qemu = context;
+    struct kelpie_qemu *qemu = context;
     KELPIE_ASSERT(error->code < 0);
     if (qemu->process == KELPIE_OS_NO_HANDLE) {
         return; /* the last drain: it has ended already */
@@ -276,7 +268,7 @@ static void qemu_qmp_closed(void *context, const struct kelpie_error *error) {
     }
 }
 
-static int qemu_watch_child(struct qemu *qemu, struct kelpie_error *error) {
+static int qemu_watch_child(struct kelpie_qemu *qemu, struct kelpie_error *error) {
     int status = kelpie__loop_watch(qemu->loop, qemu->process, KELPIE_OS_READABLE,
                                     qemu_process_ready, qemu, &qemu->process_watch);
     if (status == 0) {
@@ -292,17 +284,22 @@ static int qemu_watch_child(struct qemu *qemu, struct kelpie_error *error) {
     return 0;
 }
 
-static int qemu_spawn_process(struct qemu *qemu, const char *const *argv,
+static int qemu_spawn_process(struct kelpie_qemu *qemu, const char *const *argv,
                               struct kelpie_error *error) {
     /* No environment: nothing of the user's belongs into a process that a guest may take over. */
     static const char *const environment[] = {"LC_ALL=C", NULL};
+    int handles[KELPIE_QEMU_DESCRIPTOR_COUNT];
+    memcpy(handles, qemu->pending, sizeof(handles));
+    if (qemu->vmm.is_restored) {
+        handles[KELPIE_QEMU_BASE] = qemu->spec->restore->base;
+    }
     struct kelpie_os_spawn spawn = {
         .path = qemu->program,
         .argv = argv,
         .environment = environment,
         .directory = "/",
-        .handles = qemu->pending,
-        .handle_count = QEMU_DESCRIPTOR_COUNT,
+        .handles = handles,
+        .handle_count = qemu->vmm.is_restored ? KELPIE_QEMU_BASE + 1 : KELPIE_QEMU_BASE,
         .flags = KELPIE_OS_SPAWN_DIE_WITH_PARENT | KELPIE_OS_SPAWN_NEW_SESSION |
                  KELPIE_OS_SPAWN_NO_NEW_PRIVILEGES,
         .cgroup = KELPIE_OS_NO_HANDLE,
@@ -320,7 +317,7 @@ static int qemu_spawn_process(struct qemu *qemu, const char *const *argv,
     return qemu_watch_child(qemu, error);
 }
 
-static int qemu_spawn(struct qemu *qemu, struct kelpie_error *error) {
+static int qemu_spawn(struct kelpie_qemu *qemu, struct kelpie_error *error) {
     KELPIE_ASSERT(qemu->process == KELPIE_OS_NO_HANDLE);
     KELPIE_ASSERT(qemu->spec != NULL);
     struct kelpie_qemu_arguments *arguments = kelpie__alloc(qemu->os, sizeof(*arguments));
@@ -331,10 +328,12 @@ static int qemu_spawn(struct qemu *qemu, struct kelpie_error *error) {
         .spec = qemu->spec,
         .program = qemu->program,
         .accelerator = qemu->accel.accelerator,
+        .kernel_kind = qemu->kernel_kind,
         .tsc_khz = qemu->tsc_khz,
-        .qmp = QEMU_QMP,
-        .agent = QEMU_AGENT,
-        .console = QEMU_CONSOLE,
+        .base = qemu->vmm.is_restored ? KELPIE_QEMU_BASE : KELPIE_OS_NO_HANDLE,
+        .qmp = KELPIE_QEMU_QMP,
+        .agent = KELPIE_QEMU_AGENT,
+        .console = KELPIE_QEMU_CONSOLE,
     };
     int status = kelpie__qemu_arguments_build(arguments, &input, error);
     if (status == 0) {
@@ -344,9 +343,20 @@ static int qemu_spawn(struct qemu *qemu, struct kelpie_error *error) {
     return status;
 }
 
+/* The host's clock is known: for a boot it is the guest's, for a restore it must be. */
+static int qemu_clock_known(struct kelpie_qemu *qemu, struct kelpie_error *error) {
+    KELPIE_ASSERT(qemu->spec != NULL);
+    if (!qemu->vmm.is_restored) {
+        qemu->guest_tsc_khz = qemu->tsc_khz;
+        return qemu_spawn(qemu, error);
+    }
+    int status = kelpie__qemu_restore_check_clock(qemu, error);
+    return status < 0 ? status : qemu_spawn(qemu, error);
+}
+
 static void qemu_tsc_known(void *context, int status, uint64_t khz,
                            const struct kelpie_error *error) {
-    struct qemu *qemu = context;
+    struct kelpie_qemu *qemu = context;
     struct kelpie_error spawn_error = {0};
     KELPIE_ASSERT(qemu->vmm.state == KELPIE_VMM_STARTING);
     if (status < 0) {
@@ -355,7 +365,7 @@ static void qemu_tsc_known(void *context, int status, uint64_t khz,
         return;
     }
     qemu->tsc_khz = khz;
-    if (qemu_spawn(qemu, &spawn_error) < 0) {
+    if (qemu_clock_known(qemu, &spawn_error) < 0) {
         qemu_note_cause(qemu, &spawn_error);
         qemu_kill_process(qemu);
         if (!qemu->is_process_watched) {
@@ -365,7 +375,7 @@ static void qemu_tsc_known(void *context, int status, uint64_t khz,
 }
 
 /* Makes the three streams and the pipe. On failure what was made is closed by destroy. */
-static int qemu_make_streams(struct qemu *qemu, struct kelpie_vmm_started *out,
+static int qemu_make_streams(struct kelpie_qemu *qemu, struct kelpie_vmm_started *out,
                              struct kelpie_error *error) {
     static const struct kelpie_qmp_callbacks callbacks = {
         .ready = qemu_qmp_ready, .event = qemu_qmp_event, .closed = qemu_qmp_closed};
@@ -375,7 +385,7 @@ static int qemu_make_streams(struct qemu *qemu, struct kelpie_vmm_started *out,
     while (made < 3 && status >= 0) {
         status = kelpie__os_pair(qemu->os, streams[made]);
         if (status >= 0) {
-            qemu->pending[QEMU_QMP + made] = streams[made][1];
+            qemu->pending[KELPIE_QEMU_QMP + made] = streams[made][1];
             made += 1;
         }
     }
@@ -388,7 +398,7 @@ static int qemu_make_streams(struct qemu *qemu, struct kelpie_vmm_started *out,
         goto fail_streams;
     }
     qemu->stderr_pipe = ends[0];
-    qemu->pending[QEMU_STDERR] = ends[1];
+    qemu->pending[KELPIE_QEMU_STDERR] = ends[1];
     status = kelpie__qmp_create(qemu->os, qemu->loop, streams[0][0], &callbacks, qemu, &qemu->qmp,
                                 error);
     if (status < 0) {
@@ -408,21 +418,37 @@ fail_streams:
     return status;
 }
 
-static int qemu_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
-                      struct kelpie_vmm_started *out, struct kelpie_error *error) {
-    struct qemu *qemu = qemu_of(vmm);
-    int length =
-        snprintf(qemu->cache_directory, sizeof(qemu->cache_directory), "%s", spec->cache_directory);
-    KELPIE_ASSERT(length > 0);
-    if ((size_t)length >= sizeof(qemu->cache_directory)) {
+/* What can be known of a spec before anything is made. */
+static int qemu_take_spec(struct kelpie_qemu *qemu, const struct kelpie_vmm_spec *spec,
+                          struct kelpie_error *error) {
+    KELPIE_ASSERT(spec->cache_directory[0] != '\0');
+    if (!kelpie__text_copy(qemu->cache_directory, sizeof(qemu->cache_directory),
+                           spec->cache_directory)) {
         return kelpie__fail(error, KELPIE_E_LIMIT, 0, "the cache directory's path is too long");
     }
-    int status = kelpie__qemu_program_find(qemu->os, qemu->program, sizeof(qemu->program), error);
-    if (status < 0) {
-        return status;
+    qemu->memory_bytes = (uint64_t)spec->memory_mib << 20;
+    qemu->kernel_kind = spec->kernel_kind;
+    qemu->disks.count = spec->disk_count;
+    for (uint32_t i = 0; i < spec->disk_count; i += 1) {
+        qemu->disks.is_read_only[i] = spec->disks[i].is_read_only;
     }
-    status = kelpie__accel_choose(qemu->os, qemu->cache_directory, qemu->program, spec->accelerator,
-                                  &qemu->accel, error);
+    int status = kelpie__qemu_program_find(qemu->os, qemu->program, sizeof(qemu->program), error);
+    if (status == 0 && spec->restore != NULL) {
+        status = kelpie__qemu_restore_check(qemu, spec, error);
+    }
+    if (status == 0) {
+        enum kelpie_vmm_accelerator wanted =
+            spec->restore != NULL ? spec->restore->description->accelerator : spec->accelerator;
+        status = kelpie__accel_choose(qemu->os, qemu->cache_directory, qemu->program, wanted,
+                                      &qemu->accel, error);
+    }
+    return status;
+}
+
+static int qemu_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
+                      struct kelpie_vmm_started *out, struct kelpie_error *error) {
+    struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
+    int status = qemu_take_spec(qemu, spec, error);
     if (status < 0) {
         return status;
     }
@@ -441,7 +467,7 @@ static int qemu_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
         kelpie__tsc_measure(&qemu->tsc, qemu->os, qemu->loop, qemu->cache_directory, qemu_tsc_known,
                             qemu);
     } else {
-        status = qemu_spawn(qemu, error);
+        status = qemu_clock_known(qemu, error);
         if (status < 0) {
             kelpie__ignore(kelpie__os_close(qemu->os, started.agent));   /* never used */
             kelpie__ignore(kelpie__os_close(qemu->os, started.console)); /* never used */
@@ -453,7 +479,7 @@ static int qemu_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
 }
 
 static void qemu_settle(struct kelpie_vmm *vmm, bool is_good, const char *reason) {
-    struct qemu *qemu = qemu_of(vmm);
+    struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
     KELPIE_ASSERT(qemu->vmm.state != KELPIE_VMM_NEW);
     if (qemu->accel.trial_ns > 0) {
         kelpie__accel_remember(qemu->os, qemu->cache_directory, &qemu->accel, is_good, reason);
@@ -464,7 +490,7 @@ static void qemu_settle(struct kelpie_vmm *vmm, bool is_good, const char *reason
 
 static int qemu_check_clock(struct kelpie_vmm *vmm, const struct kelpie_vmm_guest_clock *clock,
                             struct kelpie_error *error) {
-    struct qemu *qemu = qemu_of(vmm);
+    struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
     if (qemu->tsc_khz == 0) {
         return 0; /* the guest measured for itself, or KVM tells it */
     }
@@ -472,62 +498,22 @@ static int qemu_check_clock(struct kelpie_vmm *vmm, const struct kelpie_vmm_gues
     return kelpie__tsc_compare(qemu->tsc_khz, clock, error);
 }
 
-/* QEMU's own event comes before its answer; it is missing when QEMU was there already. */
-static void qemu_note_change(struct qemu *qemu, bool is_paused) {
-    enum kelpie_vmm_state wanted = is_paused ? KELPIE_VMM_PAUSED : KELPIE_VMM_RUNNING;
-    KELPIE_ASSERT(qemu->vmm.is_changing);
-    if (qemu->vmm.state != wanted) {
-        kelpie__vmm_emit(&qemu->vmm,
-                         &(struct kelpie_vmm_event){.type = is_paused ? KELPIE_VMM_EVENT_PAUSED
-                                                                      : KELPIE_VMM_EVENT_RESUMED});
-    }
-}
-
-static void qemu_undone(void *context, int status, const struct kelpie_error *error) {
-    struct qemu *qemu = context;
-    KELPIE_ASSERT(qemu->change_error.code < 0);
-    KELPIE_ASSERT(status == 0 || error != NULL);
-    if (status == 0) {
-        qemu_note_change(qemu, !qemu->is_pausing);
-    }
-    kelpie__vmm_emit_done(&qemu->vmm, qemu->change_error.code, &qemu->change_error);
-}
-
-/* A command that was not answered in time may still be carried out, or have been: the opposite one
- * behind it puts things right, as QEMU takes commands in order. */
-static void qemu_changed(void *context, int status, const struct kelpie_error *error) {
-    struct qemu *qemu = context;
-    KELPIE_ASSERT(qemu->vmm.is_changing);
-    if (status == 0) {
-        qemu_note_change(qemu, qemu->is_pausing);
-    }
-    if (status == KELPIE_E_TIMEOUT) {
-        qemu->change_error = *error;
-        if (kelpie__qmp_execute(qemu->qmp, qemu->is_pausing ? "cont" : "stop", QEMU_QMP_TIMEOUT_MS,
-                                qemu_undone, qemu, NULL) == 0) {
-            return;
-        }
-    }
-    kelpie__vmm_emit_done(&qemu->vmm, status, error);
-}
-
-static int qemu_change(struct qemu *qemu, bool is_pausing, struct kelpie_error *error) {
+static void qemu_describe(struct kelpie_vmm *vmm, struct kelpie_vmm_description *out) {
+    const struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
     KELPIE_ASSERT(qemu->qmp != NULL);
-    qemu->is_pausing = is_pausing;
-    return kelpie__qmp_execute(qemu->qmp, is_pausing ? "stop" : "cont", QEMU_QMP_TIMEOUT_MS,
-                               qemu_changed, qemu, error);
-}
-
-static int qemu_pause(struct kelpie_vmm *vmm, struct kelpie_error *error) {
-    return qemu_change(qemu_of(vmm), true, error);
-}
-
-static int qemu_resume(struct kelpie_vmm *vmm, struct kelpie_error *error) {
-    return qemu_change(qemu_of(vmm), false, error);
+    *out = (struct kelpie_vmm_description){.accelerator = qemu->accel.accelerator,
+                                           .tsc_khz = qemu->guest_tsc_khz};
+    bool fits =
+        kelpie__text_copy(out->vmm, sizeof(out->vmm), "qemu") &&
+        kelpie__text_copy(out->version, sizeof(out->version), kelpie__qmp_version(qemu->qmp)) &&
+        kelpie__text_copy(out->machine, sizeof(out->machine),
+                          kelpie__qemu_machine_name(qemu->kernel_kind));
+    KELPIE_ASSERT(fits);
+    kelpie__accel_cpu(qemu->os, qemu->accel.accelerator, out->cpu, sizeof(out->cpu));
 }
 
 static void qemu_kill(struct kelpie_vmm *vmm) {
-    struct qemu *qemu = qemu_of(vmm);
+    struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
     KELPIE_ASSERT(qemu->vmm.state != KELPIE_VMM_ENDED);
     qemu->is_kill_requested = true;
     kelpie__tsc_cancel(&qemu->tsc);
@@ -540,9 +526,11 @@ static void qemu_kill(struct kelpie_vmm *vmm) {
 }
 
 static void qemu_destroy(struct kelpie_vmm *vmm) {
-    struct qemu *qemu = qemu_of(vmm);
+    struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
     kelpie__tsc_cancel(&qemu->tsc);
     kelpie__timer_disarm(qemu->loop, &qemu->end_timer);
+    kelpie__qemu_restore_cancel(qemu);
+    kelpie__qemu_save_cancel(qemu);
     qemu_kill_process(qemu);
     if (qemu->is_process_watched) {
         kelpie__loop_unwatch(qemu->loop, qemu->process_watch);
@@ -562,7 +550,7 @@ static void qemu_destroy(struct kelpie_vmm *vmm) {
 
 static int qemu_create(const struct kelpie_vmm_create *create, struct kelpie_vmm **out,
                        struct kelpie_error *error) {
-    struct qemu *qemu = kelpie__alloc(create->os, sizeof(*qemu));
+    struct kelpie_qemu *qemu = kelpie__alloc(create->os, sizeof(*qemu));
     if (qemu == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "allocate %zu bytes for QEMU",
                             sizeof(*qemu));
@@ -571,7 +559,8 @@ static int qemu_create(const struct kelpie_vmm_create *create, struct kelpie_vmm
     qemu->loop = create->loop;
     qemu->process = KELPIE_OS_NO_HANDLE;
     qemu->stderr_pipe = KELPIE_OS_NO_HANDLE;
-    for (uint32_t i = 0; i < QEMU_DESCRIPTOR_COUNT; i += 1) {
+    qemu->kernel_kind = KELPIE_VMM_KERNEL_GENERIC;
+    for (uint32_t i = 0; i < KELPIE_QEMU_DESCRIPTOR_COUNT; i += 1) {
         qemu->pending[i] = KELPIE_OS_NO_HANDLE;
     }
     KELPIE_ASSERT(qemu->qmp == NULL);
@@ -582,14 +571,18 @@ static int qemu_create(const struct kelpie_vmm_create *create, struct kelpie_vmm
 
 const struct kelpie_vmm_operations kelpie__qemu_operations = {
     .name = "qemu",
-    .capabilities = KELPIE_VMM_CAN_PAUSE,
     .pause_kind = "vmm",
+    .capabilities = KELPIE_VMM_CAN_PAUSE | KELPIE_VMM_CAN_SNAPSHOT,
     .create = qemu_create,
     .start = qemu_start,
     .settle = qemu_settle,
     .check_clock = qemu_check_clock,
-    .pause = qemu_pause,
-    .resume = qemu_resume,
+    .pause = kelpie__qemu_pause,
+    .resume = kelpie__qemu_resume,
+    .describe = qemu_describe,
+    .save = kelpie__qemu_save,
+    .switch_disk = kelpie__qemu_switch_disk,
+    .make_overlay = kelpie__qemu_make_overlay,
     .kill = qemu_kill,
     .destroy = qemu_destroy,
 };

@@ -14,11 +14,13 @@
 #include "os/os_call.h"
 
 #define QMP_LINE_BYTES_MAX (8u * 1024u)
-#define QMP_SEND_BYTES_MAX 512u
+#define QMP_SEND_BYTES_MAX (32u * 1024u)
 #define QMP_STRAY_COUNT_MAX 64u
 #define QMP_READS_PER_STEP_MAX 4u
 #define QMP_DRAIN_READS_MAX 64u
 #define QMP_NEGOTIATE_ID 1u
+
+static_assert(KELPIE_QMP_ARGUMENT_BYTES_MAX < QMP_SEND_BYTES_MAX, "a command fits");
 
 enum qmp_state { QMP_GREETING, QMP_NEGOTIATING, QMP_READY, QMP_CLOSED };
 
@@ -48,6 +50,9 @@ struct kelpie_qmp {
     int write_error; /* positive errno value, once a write failed */
     size_t line_bytes;
     size_t send_bytes;
+    int handle;       /* borrowed: goes with the byte at handle_at; or KELPIE_OS_NO_HANDLE */
+    size_t handle_at; /* in what is to be sent */
+    char version[KELPIE_QMP_VERSION_BYTES_MAX];
     char line[QMP_LINE_BYTES_MAX];
     char send[QMP_SEND_BYTES_MAX];
 };
@@ -56,20 +61,24 @@ static void kelpie__qmp_check(const struct kelpie_qmp *qmp) {
     KELPIE_ASSERT(qmp->line_bytes <= sizeof(qmp->line));
     KELPIE_ASSERT(qmp->send_bytes <= sizeof(qmp->send));
     KELPIE_ASSERT(qmp->next_id > QMP_NEGOTIATE_ID);
+    if (qmp->handle != KELPIE_OS_NO_HANDLE) {
+        KELPIE_ASSERT(qmp->handle_at < qmp->send_bytes);
+    }
     if (qmp->state == QMP_CLOSED) {
         KELPIE_ASSERT(!qmp->is_watched);
     }
 }
 
 /* Frees the entry, then answers: the callback may send the next command. */
-static void qmp_answer(struct qmp_command *command, int status, const struct kelpie_error *error) {
+static void qmp_answer(struct qmp_command *command, int status,
+                       const struct kelpie_json_value *result, const struct kelpie_error *error) {
     KELPIE_ASSERT(command->id != 0);
-    KELPIE_ASSERT(status == 0 || error != NULL);
+    KELPIE_ASSERT(status == 0 ? result != NULL : error != NULL);
     kelpie_qmp_answer_callback callback = command->callback;
     void *context = command->context;
     kelpie__timer_disarm(command->qmp->loop, &command->timer);
     command->id = 0;
-    callback(context, status, error);
+    callback(context, status, result, error);
 }
 
 static void qmp_close(struct kelpie_qmp *qmp, const struct kelpie_error *error) {
@@ -78,6 +87,7 @@ static void qmp_close(struct kelpie_qmp *qmp, const struct kelpie_error *error) 
     }
     KELPIE_ASSERT(error->code < 0);
     qmp->state = QMP_CLOSED;
+    qmp->handle = KELPIE_OS_NO_HANDLE;
     kelpie__timer_disarm(qmp->loop, &qmp->write_failed);
     if (qmp->is_watched) {
         kelpie__loop_unwatch(qmp->loop, qmp->watch);
@@ -85,7 +95,7 @@ static void qmp_close(struct kelpie_qmp *qmp, const struct kelpie_error *error) 
     }
     for (uint32_t i = 0; i < KELPIE_QMP_COMMAND_COUNT_MAX; i += 1) {
         if (qmp->commands[i].id != 0) {
-            qmp_answer(&qmp->commands[i], error->code, error);
+            qmp_answer(&qmp->commands[i], error->code, NULL, error);
         }
     }
     kelpie__qmp_check(qmp);
@@ -112,15 +122,34 @@ static void qmp_write_failed(void *context) {
     qmp_close(qmp, &error);
 }
 
-/* Writes what is waiting; the rest goes when the stream is writable. */
+/* Writes what is waiting, up to the byte that takes a handle along; then that byte and the rest. */
+static int64_t qmp_write(struct kelpie_qmp *qmp) {
+    if (qmp->handle == KELPIE_OS_NO_HANDLE) {
+        return kelpie__os_write(qmp->os, qmp->stream, qmp->send, qmp->send_bytes);
+    }
+    if (qmp->handle_at > 0) {
+        int64_t count = kelpie__os_write(qmp->os, qmp->stream, qmp->send, qmp->handle_at);
+        qmp->handle_at -= count > 0 ? (size_t)count : 0;
+        return count;
+    }
+    int64_t count =
+        kelpie__os_send(qmp->os, qmp->stream, qmp->send, qmp->send_bytes, &qmp->handle, 1);
+    if (count > 0) {
+        qmp->handle = KELPIE_OS_NO_HANDLE;
+    }
+    return count;
+}
+
+/* What cannot be written now goes when the stream is writable. */
 static void qmp_flush(struct kelpie_qmp *qmp) {
     KELPIE_ASSERT(qmp->state != QMP_CLOSED);
     KELPIE_ASSERT(qmp->send_bytes > 0);
-    int64_t count = kelpie__os_write(qmp->os, qmp->stream, qmp->send, qmp->send_bytes);
+    int64_t count = qmp_write(qmp);
     if (count < 0 && count != -EAGAIN && count != -EINTR) {
         /* Told from the loop: the caller of execute is not called back inside its call. */
         qmp->write_error = (int)-count;
         qmp->send_bytes = 0;
+        qmp->handle = KELPIE_OS_NO_HANDLE;
         kelpie__timer_arm(qmp->loop, &qmp->write_failed, qmp->loop->now_ns, qmp_write_failed, qmp);
         return;
     }
@@ -133,29 +162,58 @@ static void qmp_flush(struct kelpie_qmp *qmp) {
                                            : KELPIE_OS_READABLE);
 }
 
-static bool qmp_send(struct kelpie_qmp *qmp, const char *command, uint64_t id) {
+static bool qmp_send(struct kelpie_qmp *qmp, const struct kelpie_qmp_command *command,
+                     uint64_t id) {
     kelpie__qmp_check(qmp);
     size_t room = sizeof(qmp->send) - qmp->send_bytes;
-    int length = snprintf(qmp->send + qmp->send_bytes, room, "{\"execute\":\"%s\",\"id\":%llu}\n",
-                          command, (unsigned long long)id);
+    bool has_handle = command->handle != KELPIE_OS_NO_HANDLE;
+    const char *arguments = command->arguments != NULL ? command->arguments : "";
+    int length = snprintf(
+        qmp->send + qmp->send_bytes, room, "{\"execute\":\"%s\"%s%s,\"id\":%llu}\n", command->name,
+        arguments[0] != '\0' ? ",\"arguments\":" : "", arguments, (unsigned long long)id);
     KELPIE_ASSERT(length > 0);
-    if ((size_t)length >= room) {
+    if ((size_t)length >= room || (has_handle && qmp->handle != KELPIE_OS_NO_HANDLE)) {
         return false; /* never half a text: see the head of qmp.h */
+    }
+    if (has_handle) {
+        qmp->handle = command->handle;
+        qmp->handle_at = qmp->send_bytes;
     }
     qmp->send_bytes += (size_t)length;
     qmp_flush(qmp);
     return true;
 }
 
-static void qmp_greeting(struct kelpie_qmp *qmp, bool is_greeting) {
+/* "7.2.22" of {"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}}}. */
+static void qmp_greeting_version(struct kelpie_qmp *qmp, const struct kelpie_json_value *greeting) {
+    struct kelpie_json_value version;
+    struct kelpie_json_value qemu;
+    uint64_t number[3];
+    if (kelpie__json_find(greeting->text, greeting->length, "version", &version) == 0 &&
+        kelpie__json_find(version.text, version.length, "qemu", &qemu) == 0 &&
+        kelpie__json_find_u64(qemu.text, qemu.length, "major", &number[0]) == 0 &&
+        kelpie__json_find_u64(qemu.text, qemu.length, "minor", &number[1]) == 0 &&
+        kelpie__json_find_u64(qemu.text, qemu.length, "micro", &number[2]) == 0 &&
+        number[0] <= UINT16_MAX && number[1] <= UINT16_MAX && number[2] <= UINT16_MAX) {
+        int length = snprintf(qmp->version, sizeof(qmp->version), "%llu.%llu.%llu",
+                              (unsigned long long)number[0], (unsigned long long)number[1],
+                              (unsigned long long)number[2]);
+        KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(qmp->version));
+    }
+}
+
+static void qmp_greeting(struct kelpie_qmp *qmp, const struct kelpie_json_value *greeting) {
+    const struct kelpie_qmp_command negotiate = {.name = "qmp_capabilities",
+                                                 .handle = KELPIE_OS_NO_HANDLE};
     KELPIE_ASSERT(qmp->state == QMP_GREETING);
     KELPIE_ASSERT(qmp->send_bytes == 0);
-    if (!is_greeting) {
+    if (greeting == NULL) {
         qmp_break(qmp, "the first message is not a greeting");
         return;
     }
+    qmp_greeting_version(qmp, greeting);
     qmp->state = QMP_NEGOTIATING;
-    bool is_sent = qmp_send(qmp, "qmp_capabilities", QMP_NEGOTIATE_ID);
+    bool is_sent = qmp_send(qmp, &negotiate, QMP_NEGOTIATE_ID);
     KELPIE_ASSERT(is_sent);
 }
 
@@ -167,8 +225,10 @@ static void qmp_stray(struct kelpie_qmp *qmp) {
     }
 }
 
-/* An answer: "return", or "error" with its words. */
-static void qmp_message_answer(struct kelpie_qmp *qmp, const struct kelpie_json_value *refusal) {
+/* An answer: "return" with its result, or "error" with its words. */
+static void qmp_message_answer(struct kelpie_qmp *qmp, const struct kelpie_json_value *result,
+                               const struct kelpie_json_value *refusal) {
+    KELPIE_ASSERT((result == NULL) != (refusal == NULL));
     uint64_t id = 0;
     struct kelpie_json_value value;
     bool has_id = kelpie__json_find(qmp->line, qmp->line_bytes, "id", &value) == 0 &&
@@ -194,13 +254,25 @@ static void qmp_message_answer(struct kelpie_qmp *qmp, const struct kelpie_json_
     }
     for (uint32_t i = 0; has_id && i < KELPIE_QMP_COMMAND_COUNT_MAX; i += 1) {
         if (qmp->commands[i].id == id && id != 0) {
-            qmp_answer(&qmp->commands[i], status, status < 0 ? &error : NULL);
+            qmp_answer(&qmp->commands[i], status, result, status < 0 ? &error : NULL);
             return;
         }
     }
     bool is_late = has_id && id > QMP_NEGOTIATE_ID && id < qmp->next_id;
     if (!is_late) {
         qmp_stray(qmp);
+    }
+}
+
+/* A word of the event's data; empty when there is none, or one that is none of ours. */
+static void qmp_event_word(const struct kelpie_qmp *qmp, const char *key,
+                           char out[KELPIE_QMP_REASON_BYTES_MAX]) {
+    struct kelpie_json_value data;
+    bool has_word = kelpie__json_find(qmp->line, qmp->line_bytes, "data", &data) == 0 &&
+                    kelpie__json_find_string(data.text, data.length, key, out,
+                                             KELPIE_QMP_REASON_BYTES_MAX) == 0;
+    if (!has_word) {
+        out[0] = '\0';
     }
 }
 
@@ -217,15 +289,10 @@ static void qmp_message_event(struct kelpie_qmp *qmp, const struct kelpie_json_v
         event.type = KELPIE_QMP_EVENT_RESUME;
     } else if (strcmp(text, "SHUTDOWN") == 0) {
         event.type = KELPIE_QMP_EVENT_SHUTDOWN;
-        struct kelpie_json_value data;
-        struct kelpie_json_value reason;
-        bool has_reason =
-            kelpie__json_find(qmp->line, qmp->line_bytes, "data", &data) == 0 &&
-            kelpie__json_find(data.text, data.length, "reason", &reason) == 0 &&
-            kelpie__json_string(&reason, event.reason, sizeof(event.reason), NULL) == 0;
-        if (!has_reason) {
-            event.reason[0] = '\0';
-        }
+        qmp_event_word(qmp, "reason", event.reason);
+    } else if (strcmp(text, "MIGRATION") == 0) {
+        event.type = KELPIE_QMP_EVENT_MIGRATION;
+        qmp_event_word(qmp, "status", event.reason);
     } else {
         return;
     }
@@ -243,15 +310,15 @@ static void qmp_message(struct kelpie_qmp *qmp) {
     }
     bool is_greeting = kelpie__json_find(qmp->line, qmp->line_bytes, "QMP", &value) == 0;
     if (qmp->state == QMP_GREETING) {
-        qmp_greeting(qmp, is_greeting);
+        qmp_greeting(qmp, is_greeting ? &value : NULL);
     } else if (is_greeting) {
         qmp_break(qmp, "a second greeting");
     } else if (kelpie__json_find(qmp->line, qmp->line_bytes, "event", &value) == 0) {
         qmp_message_event(qmp, &value);
     } else if (kelpie__json_find(qmp->line, qmp->line_bytes, "return", &value) == 0) {
-        qmp_message_answer(qmp, NULL);
+        qmp_message_answer(qmp, &value, NULL);
     } else if (kelpie__json_find(qmp->line, qmp->line_bytes, "error", &value) == 0) {
-        qmp_message_answer(qmp, &value);
+        qmp_message_answer(qmp, NULL, &value);
     } else {
         qmp_break(qmp, "a message is neither an answer nor an event");
     }
@@ -313,7 +380,12 @@ static void qmp_command_timeout(void *context) {
     int status =
         kelpie__fail(&error, KELPIE_E_TIMEOUT, 0, "QEMU did not answer \"%s\" within %u ms",
                      command->name, command->timeout_ms);
-    qmp_answer(command, status, &error);
+    if (command->qmp->handle != KELPIE_OS_NO_HANDLE) {
+        /* Its owner may close the handle now, and half a text would wedge QEMU. */
+        qmp_break(command->qmp, "it reads no more commands");
+        return;
+    }
+    qmp_answer(command, status, NULL, &error);
 }
 
 int kelpie__qmp_create(struct kelpie_os *os, struct kelpie_loop *loop, int stream,
@@ -331,6 +403,7 @@ int kelpie__qmp_create(struct kelpie_os *os, struct kelpie_loop *loop, int strea
     qmp->callbacks = *callbacks;
     qmp->context = context;
     qmp->next_id = QMP_NEGOTIATE_ID + 1;
+    qmp->handle = KELPIE_OS_NO_HANDLE;
     int status = kelpie__loop_watch(loop, stream, KELPIE_OS_READABLE, qmp_ready, qmp, &qmp->watch);
     if (status < 0) {
         kelpie__free(os, qmp, sizeof(*qmp));
@@ -343,38 +416,44 @@ int kelpie__qmp_create(struct kelpie_os *os, struct kelpie_loop *loop, int strea
     return 0;
 }
 
-int kelpie__qmp_execute(struct kelpie_qmp *qmp, const char *name, uint32_t timeout_ms,
+int kelpie__qmp_execute(struct kelpie_qmp *qmp, const struct kelpie_qmp_command *command,
                         kelpie_qmp_answer_callback callback, void *context,
                         struct kelpie_error *error) {
     kelpie__qmp_check(qmp);
-    KELPIE_ASSERT(callback != NULL && timeout_ms > 0);
+    KELPIE_ASSERT(callback != NULL && command->timeout_ms > 0);
     if (qmp->state != QMP_READY) {
-        return kelpie__fail(error, KELPIE_E_CRASHED, 0, "QMP is not open for \"%s\"", name);
+        return kelpie__fail(error, KELPIE_E_CRASHED, 0, "QMP is not open for \"%s\"",
+                            command->name);
     }
-    struct qmp_command *command = NULL;
-    for (uint32_t i = 0; i < KELPIE_QMP_COMMAND_COUNT_MAX && command == NULL; i += 1) {
+    struct qmp_command *entry = NULL;
+    for (uint32_t i = 0; i < KELPIE_QMP_COMMAND_COUNT_MAX && entry == NULL; i += 1) {
         if (qmp->commands[i].id == 0) {
-            command = &qmp->commands[i];
+            entry = &qmp->commands[i];
         }
     }
-    if (command == NULL) {
+    if (entry == NULL) {
         return kelpie__fail(error, KELPIE_E_LIMIT, 0, "%u QMP commands are under way, at most %u",
                             KELPIE_QMP_COMMAND_COUNT_MAX, KELPIE_QMP_COMMAND_COUNT_MAX);
     }
     uint64_t id = qmp->next_id;
     qmp->next_id += 1;
-    if (!qmp_send(qmp, name, id)) {
+    if (!qmp_send(qmp, command, id)) {
         return kelpie__fail(error, KELPIE_E_LIMIT, 0, "QEMU reads no more QMP commands");
     }
-    *command = (struct qmp_command){.qmp = qmp,
-                                    .id = id,
-                                    .name = name,
-                                    .timeout_ms = timeout_ms,
-                                    .callback = callback,
-                                    .context = context};
-    int64_t deadline_ns = qmp->loop->now_ns + (int64_t)timeout_ms * KELPIE_NS_PER_MS;
-    kelpie__timer_arm(qmp->loop, &command->timer, deadline_ns, qmp_command_timeout, command);
+    *entry = (struct qmp_command){.qmp = qmp,
+                                  .id = id,
+                                  .name = command->name,
+                                  .timeout_ms = command->timeout_ms,
+                                  .callback = callback,
+                                  .context = context};
+    int64_t deadline_ns = qmp->loop->now_ns + (int64_t)command->timeout_ms * KELPIE_NS_PER_MS;
+    kelpie__timer_arm(qmp->loop, &entry->timer, deadline_ns, qmp_command_timeout, entry);
     return 0;
+}
+
+const char *kelpie__qmp_version(const struct kelpie_qmp *qmp) {
+    kelpie__qmp_check(qmp);
+    return qmp->version;
 }
 
 void kelpie__qmp_drain(struct kelpie_qmp *qmp) {

@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See memory.h. What makes a page private stands in the kernel's Documentation/admin-guide/mm/
+ * pagemap.rst: present (bit 63) or swapped (62), and not a page of a file (61). That holds for
+ * anonymous memory and for a private mapping of a file, whose untouched pages are the file's.
+ */
+#include "vmm/qemu/memory.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/limits.h"
+#include "os/os_call.h"
+
+#define LOCATE_TIMEOUT_MS 5000u
+#define LOCATE_TEXT_BYTES_MAX 160u
+/* microvm's memory is one block, seen by the guest in two parts: up to 3 GiB, and from 4 GiB. */
+#define LOCATE_LOW_BYTES (UINT64_C(3) << 30)
+#define LOCATE_HIGH_ADDRESS (UINT64_C(4) << 30)
+#define LOCATE_ADDRESS_MAX (UINT64_C(1) << 56) /* of a process, with five levels of page tables */
+
+#define COPY_UNIT_PAGES                                                                            \
+    8192u                  /* whose bits are looked at together: 32 MiB of the guest's memory      \
+                            */
+#define COPY_RUN_PAGES 64u /* copied at once */
+#define COPY_SLICE_NS (2500 * KELPIE_NS_PER_US) /* and what was begun: 4 ms at most */
+#define COPY_SLICE_STEPS 256u
+#define COPY_WRITES_MAX 16u
+
+#define PAGE_MAP_PRESENT (UINT64_C(1) << 63)
+#define PAGE_MAP_SWAPPED (UINT64_C(1) << 62)
+#define PAGE_MAP_FILE (UINT64_C(1) << 61)
+
+struct kelpie_qemu_copy_buffers {
+    uint64_t entries[COPY_UNIT_PAGES];
+    uint8_t bits[COPY_UNIT_PAGES / 8];
+    uint8_t data[COPY_RUN_PAGES * KELPIE_QEMU_PAGE_BYTES];
+};
+
+static_assert(COPY_UNIT_PAGES % 8 == 0, "a unit is whole bytes of the map");
+
+/* ---- where it is ----------------------------------------------------------------------------- */
+
+/* "Host virtual address for 0x0 (memory) is 0x7f24efe00000": false for any other text. */
+static bool locate_parse(const char *text, uint64_t *out) {
+    static const char digits[] = "0123456789abcdef";
+    const char *place = strstr(text, " is 0x");
+    uint64_t value = 0;
+    if (place == NULL) {
+        return false;
+    }
+    place += strlen(" is 0x");
+    size_t length = strspn(place, digits);
+    if (length == 0 || length > 16) {
+        return false;
+    }
+    for (size_t i = 0; i < length; i += 1) {
+        const char *digit = strchr(digits, place[i]);
+        KELPIE_ASSERT(digit != NULL);
+        value = value << 4 | (uint64_t)(digit - digits);
+    }
+    *out = value;
+    return true;
+}
+
+static uint64_t locate_guest_address(const struct kelpie_qemu_locate *locate) {
+    uint64_t last = locate->memory_bytes - KELPIE_QEMU_PAGE_BYTES;
+    if (!locate->is_last) {
+        return 0;
+    }
+    return last < LOCATE_LOW_BYTES ? last : last - LOCATE_LOW_BYTES + LOCATE_HIGH_ADDRESS;
+}
+
+static void locate_answer(void *context, int status, const struct kelpie_json_value *result,
+                          const struct kelpie_error *error);
+
+static int locate_ask(struct kelpie_qemu_locate *locate, struct kelpie_error *error) {
+    char arguments[96];
+    int length = snprintf(arguments, sizeof(arguments), "{\"command-line\":\"gpa2hva 0x%llx\"}",
+                          (unsigned long long)locate_guest_address(locate));
+    KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(arguments));
+    const struct kelpie_qmp_command command = {.name = "human-monitor-command",
+                                               .arguments = arguments,
+                                               .handle = KELPIE_OS_NO_HANDLE,
+                                               .timeout_ms = LOCATE_TIMEOUT_MS};
+    return kelpie__qmp_execute(locate->qmp, &command, locate_answer, locate, error);
+}
+
+/* Its address, whatever it is, is used on QEMU's own process alone. */
+static int locate_take(struct kelpie_qemu_locate *locate, const struct kelpie_json_value *result,
+                       struct kelpie_error *error) {
+    char text[LOCATE_TEXT_BYTES_MAX] = "";
+    uint64_t address = 0;
+    bool is_known =
+        kelpie__json_string(result, text, sizeof(text), NULL) == 0 && locate_parse(text, &address);
+    if (!is_known) {
+        return kelpie__fail(error, KELPIE_E_INTERNAL, 0,
+                            "QEMU does not say where the guest's memory is: \"%s\"", text);
+    }
+    if (!locate->is_last) {
+        locate->address = address;
+    }
+    bool is_right = address % KELPIE_QEMU_PAGE_BYTES == 0 && address > 0 &&
+                    address < LOCATE_ADDRESS_MAX &&
+                    (!locate->is_last ||
+                     address - locate->address == locate->memory_bytes - KELPIE_QEMU_PAGE_BYTES);
+    if (!is_right) {
+        return kelpie__fail(error, KELPIE_E_INTERNAL, 0,
+                            "QEMU's %llu bytes of guest memory are not in one piece: \"%s\"",
+                            (unsigned long long)locate->memory_bytes, text);
+    }
+    return 0;
+}
+
+static void locate_answer(void *context, int status, const struct kelpie_json_value *result,
+                          const struct kelpie_error *error) {
+    struct kelpie_qemu_locate *locate = context;
+    struct kelpie_error own = {0};
+    if (status == 0) {
+        error = &own;
+        status = locate_take(locate, result, &own);
+    }
+    if (status == 0 && !locate->is_last) {
+        locate->is_last = true;
+        status = locate_ask(locate, &own);
+        if (status == 0) {
+            return;
+        }
+    }
+    locate->callback(locate->context, status, status < 0 ? error : NULL);
+}
+
+int kelpie__qemu_locate(struct kelpie_qemu_locate *locate, struct kelpie_qmp *qmp,
+                        uint64_t memory_bytes, kelpie_qemu_memory_callback callback, void *context,
+                        struct kelpie_error *error) {
+    KELPIE_ASSERT(callback != NULL);
+    KELPIE_ASSERT(memory_bytes > 0 && memory_bytes % KELPIE_QEMU_PAGE_BYTES == 0);
+    *locate = (struct kelpie_qemu_locate){
+        .qmp = qmp, .memory_bytes = memory_bytes, .callback = callback, .context = context};
+    return locate_ask(locate, error);
+}
+
+/* ---- copying it ------------------------------------------------------------------------------ */
+
+static void copy_check(const struct kelpie_qemu_copy *copy) {
+    KELPIE_ASSERT(copy->buffers != NULL);
+    KELPIE_ASSERT(copy->unit_page + copy->unit_count <=
+                  copy->order.memory_bytes / KELPIE_QEMU_PAGE_BYTES);
+    KELPIE_ASSERT(copy->unit_next <= copy->unit_count);
+    KELPIE_ASSERT(copy->stored_bytes <= copy->page_count * KELPIE_QEMU_PAGE_BYTES);
+}
+
+static bool copy_bit(const struct kelpie_qemu_copy *copy, uint64_t index) {
+    KELPIE_ASSERT(index < COPY_UNIT_PAGES);
+    return (copy->buffers->bits[index / 8] >> (index % 8) & 1) != 0;
+}
+
+static bool bytes_are_zero(const uint8_t *bytes, size_t count) {
+    KELPIE_ASSERT(count > 0);
+    return bytes[0] == 0 && memcmp(bytes, bytes + 1, count - 1) == 0;
+}
+
+static int copy_code(const struct kelpie_qemu_copy *copy) {
+    return copy->order.is_load ? KELPIE_E_RESTORE : KELPIE_E_SNAPSHOT;
+}
+
+static int copy_fail(const struct kelpie_qemu_copy *copy, int64_t status, const char *what,
+                     uint64_t offset, struct kelpie_error *error) {
+    int os_error = status < 0 ? (int)-status : EIO; /* a part of what was asked for */
+    kelpie__ignore(kelpie__fail(
+        error, copy_code(copy), os_error, "%s of the guest's memory, at %llu of %llu bytes", what,
+        (unsigned long long)offset, (unsigned long long)copy->order.memory_bytes));
+    if (os_error == EPERM || os_error == EACCES) {
+        kelpie__fail_append(error, "; QEMU's memory is closed to us: look at "
+                                   "kernel.yama.ptrace_scope, 1 at most");
+    } else if (os_error == ENOSPC || os_error == EDQUOT) {
+        kelpie__fail_append(error, "; make room, or delete snapshots");
+    }
+    return copy_code(copy);
+}
+
+/* A file system may write a part, and only then say that it is full. */
+static int64_t copy_write(struct kelpie_qemu_copy *copy, int file, const uint8_t *bytes,
+                          size_t count, uint64_t offset) {
+    size_t done = 0;
+    for (uint32_t budget = COPY_WRITES_MAX; done < count && budget > 0; budget -= 1) {
+        int64_t written =
+            kelpie__os_pwrite(copy->os, file, bytes + done, count - done, offset + done);
+        if (written < 0 && written != -EINTR) {
+            return written;
+        }
+        done += written > 0 ? (size_t)written : 0;
+    }
+    return (int64_t)done;
+}
+
+/* Which pages of the unit are private: from QEMU's page map, and into the map. */
+static int copy_unit_look(struct kelpie_qemu_copy *copy, struct kelpie_error *error) {
+    struct kelpie_qemu_copy_buffers *buffers = copy->buffers;
+    size_t count = (size_t)copy->unit_count;
+    uint64_t offset = copy->unit_page * KELPIE_QEMU_PAGE_BYTES;
+    bool has_any = false;
+    int status = kelpie__os_page_map(copy->os, copy->order.pid, copy->order.address + offset,
+                                     buffers->entries, count);
+    if (status < 0) {
+        return copy_fail(copy, status, "read the page map", offset, error);
+    }
+    for (size_t i = 0; i < count; i += 1) {
+        uint64_t entry = buffers->entries[i];
+        bool is_private =
+            (entry & (PAGE_MAP_PRESENT | PAGE_MAP_SWAPPED)) != 0 && (entry & PAGE_MAP_FILE) == 0;
+        buffers->bits[i / 8] |= is_private ? (uint8_t)(1u << i % 8) : 0;
+        has_any = has_any || is_private;
+    }
+    if (!has_any || copy->order.map == KELPIE_OS_NO_HANDLE) {
+        return 0;
+    }
+    size_t bytes = (count + 7) / 8;
+    int64_t written = copy_write(copy, copy->order.map, buffers->bits, bytes, copy->unit_page / 8);
+    return written == (int64_t)bytes
+               ? 0
+               : copy_fail(copy, written, "write the map of changes", offset, error);
+}
+
+/* Which pages of the unit have to be laid: from the map. */
+static int copy_unit_read(struct kelpie_qemu_copy *copy, struct kelpie_error *error) {
+    size_t bytes = (size_t)(copy->unit_count + 7) / 8;
+    int64_t got = kelpie__os_pread(copy->os, copy->order.map, copy->buffers->bits, bytes,
+                                   copy->unit_page / 8);
+    if (got != (int64_t)bytes) {
+        return copy_fail(copy, got, "read the map of changes",
+                         copy->unit_page * KELPIE_QEMU_PAGE_BYTES, error);
+    }
+    return 0;
+}
+
+static int copy_unit_begin(struct kelpie_qemu_copy *copy, struct kelpie_error *error) {
+    uint64_t left = copy->order.memory_bytes / KELPIE_QEMU_PAGE_BYTES - copy->unit_page;
+    KELPIE_ASSERT(copy->unit_count == 0 && left > 0);
+    copy->unit_count = left < COPY_UNIT_PAGES ? left : COPY_UNIT_PAGES;
+    copy->unit_next = 0;
+    memset(copy->buffers->bits, 0, sizeof(copy->buffers->bits));
+    return copy->order.is_load ? copy_unit_read(copy, error) : copy_unit_look(copy, error);
+}
+
+/* Writes what is not all zeros, in pieces as long as possible. */
+static int copy_store(struct kelpie_qemu_copy *copy, uint64_t offset, size_t page_count,
+                      struct kelpie_error *error) {
+    const uint8_t *data = copy->buffers->data;
+    size_t first = 0;
+    for (size_t i = 0; i <= page_count; i += 1) {
+        bool is_kept = i < page_count &&
+                       !bytes_are_zero(data + i * KELPIE_QEMU_PAGE_BYTES, KELPIE_QEMU_PAGE_BYTES);
+        if (is_kept) {
+            continue;
+        }
+        size_t bytes = (i - first) * KELPIE_QEMU_PAGE_BYTES;
+        uint64_t at = offset + first * KELPIE_QEMU_PAGE_BYTES;
+        if (bytes > 0) {
+            int64_t written = copy_write(copy, copy->order.memory,
+                                         data + first * KELPIE_QEMU_PAGE_BYTES, bytes, at);
+            if (written != (int64_t)bytes) {
+                return copy_fail(copy, written, "write a part", at, error);
+            }
+            copy->stored_bytes += bytes;
+        }
+        first = i + 1;
+    }
+    return 0;
+}
+
+static int copy_run(struct kelpie_qemu_copy *copy, uint64_t page, size_t page_count,
+                    struct kelpie_error *error) {
+    KELPIE_ASSERT(page_count > 0 && page_count <= COPY_RUN_PAGES);
+    uint8_t *data = copy->buffers->data;
+    size_t bytes = page_count * KELPIE_QEMU_PAGE_BYTES;
+    uint64_t offset = page * KELPIE_QEMU_PAGE_BYTES;
+    uint64_t address = copy->order.address + offset;
+    copy->page_count += page_count;
+    if (!copy->order.is_load) {
+        int64_t got = kelpie__os_read_memory(copy->os, copy->order.pid, address, data, bytes);
+        return got == (int64_t)bytes ? copy_store(copy, offset, page_count, error)
+                                     : copy_fail(copy, got, "read a part", offset, error);
+    }
+    int64_t got = kelpie__os_pread(copy->os, copy->order.memory, data, bytes, offset);
+    if (got != (int64_t)bytes) {
+        return copy_fail(copy, got, "read a part", offset, error);
+    }
+    got = kelpie__os_write_memory(copy->os, copy->order.pid, address, data, bytes);
+    if (got != (int64_t)bytes) {
+        return copy_fail(copy, got, "lay a part", offset, error);
+    }
+    copy->stored_bytes += bytes;
+    return 0;
+}
+
+/* One unit's bits, or one run of its pages. */
+static int copy_step(struct kelpie_qemu_copy *copy, struct kelpie_error *error) {
+    copy_check(copy);
+    if (copy->unit_count == 0) {
+        return copy_unit_begin(copy, error);
+    }
+    uint64_t next = copy->unit_next;
+    while (next < copy->unit_count && !copy_bit(copy, next)) {
+        next += 1;
+    }
+    uint64_t end = next;
+    while (end < copy->unit_count && end - next < COPY_RUN_PAGES && copy_bit(copy, end)) {
+        end += 1;
+    }
+    copy->unit_next = end;
+    if (end > next) {
+        return copy_run(copy, copy->unit_page + next, (size_t)(end - next), error);
+    }
+    copy->unit_page += copy->unit_count;
+    copy->unit_count = 0;
+    copy->unit_next = 0;
+    return 0;
+}
+
+static void copy_finish(struct kelpie_qemu_copy *copy, int status,
+                        const struct kelpie_error *error) {
+    kelpie__qemu_copy_cancel(copy);
+    KELPIE_ASSERT(copy->buffers == NULL);
+    copy->callback(copy->context, status, error);
+}
+
+static void copy_slice(void *context) {
+    struct kelpie_qemu_copy *copy = context;
+    struct kelpie_error error = {0};
+    int64_t start_ns = kelpie__os_now(copy->os, KELPIE_OS_CLOCK_MONOTONIC);
+    uint64_t page_count = copy->order.memory_bytes / KELPIE_QEMU_PAGE_BYTES;
+    copy_check(copy);
+    for (uint32_t budget = COPY_SLICE_STEPS; budget > 0; budget -= 1) {
+        int status = copy_step(copy, &error);
+        if (status < 0) {
+            copy_finish(copy, status, &error);
+            return;
+        }
+        if (copy->unit_page == page_count) {
+            copy_finish(copy, 0, NULL);
+            return;
+        }
+        if (kelpie__os_now(copy->os, KELPIE_OS_CLOCK_MONOTONIC) - start_ns >= COPY_SLICE_NS) {
+            break;
+        }
+    }
+    kelpie__timer_arm(copy->loop, &copy->timer, copy->loop->now_ns, copy_slice, copy);
+}
+
+int kelpie__qemu_copy_start(struct kelpie_qemu_copy *copy, struct kelpie_os *os,
+                            struct kelpie_loop *loop, const struct kelpie_qemu_copy_order *order,
+                            kelpie_qemu_memory_callback callback, void *context,
+                            struct kelpie_error *error) {
+    KELPIE_ASSERT(copy->buffers == NULL && callback != NULL);
+    KELPIE_ASSERT(order->memory_bytes % KELPIE_QEMU_PAGE_BYTES == 0 && order->memory_bytes > 0);
+    KELPIE_ASSERT(!order->is_load || order->map >= 0);
+    struct kelpie_qemu_copy_buffers *buffers = kelpie__alloc(os, sizeof(*buffers));
+    if (buffers == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "allocate %zu bytes to copy memory",
+                            sizeof(*buffers));
+    }
+    *copy = (struct kelpie_qemu_copy){.os = os,
+                                      .loop = loop,
+                                      .order = *order,
+                                      .buffers = buffers,
+                                      .callback = callback,
+                                      .context = context};
+    copy_check(copy);
+    kelpie__timer_arm(loop, &copy->timer, loop->now_ns, copy_slice, copy);
+    return 0;
+}
+
+void kelpie__qemu_copy_cancel(struct kelpie_qemu_copy *copy) {
+    if (copy->buffers == NULL) {
+        return;
+    }
+    kelpie__timer_disarm(copy->loop, &copy->timer);
+    kelpie__free(copy->os, copy->buffers, sizeof(*copy->buffers));
+    copy->buffers = NULL;
+    KELPIE_ASSERT(!kelpie__timer_is_armed(&copy->timer));
+}

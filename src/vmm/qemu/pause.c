@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Pause and resume: one QMP command each, and the opposite one when it was not answered in time.
+ */
+#include "os/os_call.h"
+#include "vmm/qemu/instance.h"
+
+/* QEMU's own event comes before its answer; it is missing when QEMU was there already. */
+static void pause_note(struct kelpie_qemu *qemu, bool is_paused) {
+    enum kelpie_vmm_state wanted = is_paused ? KELPIE_VMM_PAUSED : KELPIE_VMM_RUNNING;
+    KELPIE_ASSERT(qemu->vmm.is_changing);
+    if (qemu->vmm.state != wanted) {
+        kelpie__vmm_emit(&qemu->vmm,
+                         &(struct kelpie_vmm_event){.type = is_paused ? KELPIE_VMM_EVENT_PAUSED
+                                                                      : KELPIE_VMM_EVENT_RESUMED});
+    }
+}
+
+static void pause_undone(void *context, int status, const struct kelpie_json_value *result,
+                         const struct kelpie_error *error) {
+    struct kelpie_qemu *qemu = context;
+    KELPIE_ASSERT(qemu->change_error.code < 0);
+    KELPIE_ASSERT(status == 0 ? result != NULL : error != NULL);
+    if (status == 0) {
+        pause_note(qemu, !qemu->is_pausing);
+    }
+    kelpie__vmm_emit_done(&qemu->vmm, qemu->change_error.code, &qemu->change_error);
+}
+
+/* A command that was not answered in time may still be carried out, or have been: the opposite one
+ * behind it puts things right, as QEMU takes commands in order. */
+static void pause_done(void *context, int status, const struct kelpie_json_value *result,
+                       const struct kelpie_error *error) {
+    struct kelpie_qemu *qemu = context;
+    KELPIE_ASSERT(qemu->vmm.is_changing);
+    KELPIE_ASSERT(status < 0 || result != NULL);
+    if (status == 0) {
+        pause_note(qemu, qemu->is_pausing);
+    }
+    if (status == KELPIE_E_TIMEOUT) {
+        qemu->change_error = *error;
+        if (kelpie__qemu_execute(qemu, qemu->is_pausing ? "cont" : "stop", NULL, pause_undone,
+                                 NULL) == 0) {
+            return;
+        }
+    }
+    kelpie__vmm_emit_done(&qemu->vmm, status, error);
+}
+
+int kelpie__qemu_pause(struct kelpie_vmm *vmm, struct kelpie_error *error) {
+    struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
+    qemu->is_pausing = true;
+    return kelpie__qemu_execute(qemu, "stop", NULL, pause_done, error);
+}
+
+int kelpie__qemu_resume(struct kelpie_vmm *vmm, struct kelpie_error *error) {
+    struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
+    qemu->is_pausing = false;
+    return kelpie__qemu_execute(qemu, "cont", NULL, pause_done, error);
+}

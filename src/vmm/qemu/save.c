@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * A paused QEMU's state into files. The device state comes from xen-save-devices-state, which in
+ * spite of its name is in every QEMU: it writes no memory, leaves the run state alone and may be
+ * repeated, none of which `migrate` does. It gets its file as a descriptor. Then the private pages
+ * are copied.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "core/limits.h"
+#include "os/os_call.h"
+#include "vmm/qemu/instance.h"
+
+static void save_ignore(void *context, int status, const struct kelpie_json_value *result,
+                        const struct kelpie_error *error) {
+    kelpie__ignore(context != NULL && status == 0 && result != NULL && error == NULL);
+}
+
+static int save_remove_handle(struct kelpie_qemu *qemu, kelpie_qmp_answer_callback callback,
+                              struct kelpie_error *error) {
+    char arguments[48];
+    int length = snprintf(arguments, sizeof(arguments), "{\"fdset-id\":%u}", qemu->save.handle_set);
+    KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(arguments));
+    return kelpie__qemu_execute(qemu, "remove-fd", arguments, callback, error);
+}
+
+void kelpie__qemu_save_cancel(struct kelpie_qemu *qemu) {
+    kelpie__qemu_copy_cancel(&qemu->copy);
+    qemu->save.step = KELPIE_QEMU_SAVE_NONE;
+}
+
+static void save_finish(struct kelpie_qemu *qemu, int status, const struct kelpie_error *error) {
+    struct kelpie_qemu_save *save = &qemu->save;
+    struct kelpie_error own = {0};
+    KELPIE_ASSERT(save->step != KELPIE_QEMU_SAVE_NONE);
+    KELPIE_ASSERT(qemu->vmm.is_changing);
+    if (save->step == KELPIE_QEMU_SAVE_DEVICES) {
+        /* QEMU would keep the file open. It may not even listen any more: then it ends. */
+        kelpie__ignore(save_remove_handle(qemu, save_ignore, NULL));
+    }
+    if (status == 0 && save->has_run) {
+        error = &own;
+        status = kelpie__fail(&own, KELPIE_E_SNAPSHOT, 0, "the guest ran while it was saved");
+    }
+    kelpie__qemu_save_cancel(qemu);
+    if (status == 0) {
+        *save->out = save->saved;
+    }
+    kelpie__vmm_emit_done(&qemu->vmm, status, error);
+}
+
+static void save_memory_copied(void *context, int status, const struct kelpie_error *error) {
+    struct kelpie_qemu *qemu = context;
+    KELPIE_ASSERT(qemu->save.step == KELPIE_QEMU_SAVE_MEMORY);
+    qemu->save.saved.page_count = qemu->copy.page_count;
+    qemu->save.saved.stored_bytes = qemu->copy.stored_bytes;
+    save_finish(qemu, status, error);
+}
+
+/* Both files get their whole size first: what is not written is a hole. */
+static int save_memory(struct kelpie_qemu *qemu, struct kelpie_error *error) {
+    const struct kelpie_vmm_save *order = &qemu->save.order;
+    uint64_t page_count = qemu->memory_bytes / KELPIE_QEMU_PAGE_BYTES;
+    const struct kelpie_qemu_copy_order copy = {
+        .pid = qemu->vmm.pid,
+        .address = qemu->locate.address,
+        .memory_bytes = qemu->memory_bytes,
+        .memory = order->memory,
+        .map = order->map,
+    };
+    int status = kelpie__os_truncate(qemu->os, order->memory, qemu->memory_bytes);
+    if (status >= 0 && order->map != KELPIE_OS_NO_HANDLE) {
+        status = kelpie__os_truncate(qemu->os, order->map, page_count / 8);
+    }
+    if (status < 0) {
+        return kelpie__fail(error, KELPIE_E_SNAPSHOT, -status,
+                            "make the file of the guest's memory %llu bytes long",
+                            (unsigned long long)qemu->memory_bytes);
+    }
+    qemu->save.step = KELPIE_QEMU_SAVE_MEMORY;
+    return kelpie__qemu_copy_start(&qemu->copy, qemu->os, qemu->loop, &copy, save_memory_copied,
+                                   qemu, error);
+}
+
+/* QEMU's word alone is not enough: an empty state makes a restore hang or die. */
+static int save_check_devices(struct kelpie_qemu *qemu, struct kelpie_error *error) {
+    struct kelpie_os_stat stat = {0};
+    int status = kelpie__os_stat(qemu->os, qemu->save.order.device, "", false, &stat);
+    if (status < 0) {
+        return kelpie__fail(error, KELPIE_E_SNAPSHOT, -status, "look at the device state");
+    }
+    if (stat.size_bytes == 0) {
+        return kelpie__fail(error, KELPIE_E_SNAPSHOT, 0,
+                            "QEMU wrote no device state, and says that it did");
+    }
+    if (stat.size_bytes > KELPIE_DEVICE_STATE_BYTES_MAX) {
+        return kelpie__fail(
+            error, KELPIE_E_SNAPSHOT_TOO_LARGE, 0, "the device state has %llu bytes, at most %llu",
+            (unsigned long long)stat.size_bytes, (unsigned long long)KELPIE_DEVICE_STATE_BYTES_MAX);
+    }
+    qemu->save.saved.device_bytes = stat.size_bytes;
+    return 0;
+}
+
+static void save_answer(void *context, int status, const struct kelpie_json_value *result,
+                        const struct kelpie_error *error);
+
+static int save_add_handle(struct kelpie_qemu *qemu, struct kelpie_error *error) {
+    char arguments[48];
+    qemu->save.step = KELPIE_QEMU_SAVE_ADD_HANDLE;
+    qemu->save.handle_set += 1;
+    int length = snprintf(arguments, sizeof(arguments), "{\"fdset-id\":%u}", qemu->save.handle_set);
+    KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(arguments));
+    const struct kelpie_qmp_command command = {.name = "add-fd",
+                                               .arguments = arguments,
+                                               .handle = qemu->save.order.device,
+                                               .timeout_ms = KELPIE_QEMU_TIMEOUT_MS};
+    return kelpie__qmp_execute(qemu->qmp, &command, save_answer, qemu, error);
+}
+
+static int save_devices(struct kelpie_qemu *qemu, struct kelpie_error *error) {
+    char arguments[96];
+    qemu->save.step = KELPIE_QEMU_SAVE_DEVICES;
+    int length = snprintf(arguments, sizeof(arguments),
+                          "{\"filename\":\"/dev/fdset/%u\",\"live\":false}", qemu->save.handle_set);
+    KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(arguments));
+    return kelpie__qemu_execute(qemu, "xen-save-devices-state", arguments, save_answer, error);
+}
+
+/* What comes after the step that has just succeeded. */
+static int save_next(struct kelpie_qemu *qemu, struct kelpie_error *error) {
+    int status = 0;
+    switch (qemu->save.step) {
+    case KELPIE_QEMU_SAVE_LOCATE:
+        return save_add_handle(qemu, error);
+    case KELPIE_QEMU_SAVE_ADD_HANDLE:
+        return save_devices(qemu, error);
+    case KELPIE_QEMU_SAVE_DEVICES:
+        status = save_check_devices(qemu, error);
+        if (status == 0) {
+            status = save_remove_handle(qemu, save_answer, error);
+        }
+        if (status == 0) {
+            qemu->save.step = KELPIE_QEMU_SAVE_REMOVE_HANDLE;
+        }
+        return status;
+    case KELPIE_QEMU_SAVE_REMOVE_HANDLE:
+        return save_memory(qemu, error);
+    case KELPIE_QEMU_SAVE_MEMORY:
+    case KELPIE_QEMU_SAVE_NONE:
+        break;
+    }
+    KELPIE_ASSERT(false);
+    return KELPIE_E_INTERNAL;
+}
+
+static void save_go_on(struct kelpie_qemu *qemu, int status, const struct kelpie_error *error) {
+    struct kelpie_error own = {0};
+    if (qemu->save.step == KELPIE_QEMU_SAVE_NONE) {
+        return; /* cancelled meanwhile */
+    }
+    if (status == 0) {
+        error = &own;
+        status = save_next(qemu, &own);
+    }
+    if (status < 0) {
+        save_finish(qemu, status, error);
+    }
+}
+
+static void save_answer(void *context, int status, const struct kelpie_json_value *result,
+                        const struct kelpie_error *error) {
+    KELPIE_ASSERT(status < 0 || result != NULL);
+    save_go_on(context, status, error);
+}
+
+static void save_located(void *context, int status, const struct kelpie_error *error) {
+    save_go_on(context, status, error);
+}
+
+int kelpie__qemu_save(struct kelpie_vmm *vmm, const struct kelpie_vmm_save *order,
+                      struct kelpie_vmm_saved *out, struct kelpie_error *error) {
+    struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
+    struct kelpie_qemu_save *save = &qemu->save;
+    KELPIE_ASSERT(save->step == KELPIE_QEMU_SAVE_NONE);
+    KELPIE_ASSERT(qemu->qmp != NULL);
+    save->order = *order;
+    save->out = out;
+    save->saved = (struct kelpie_vmm_saved){0};
+    save->has_run = false;
+    save->step = KELPIE_QEMU_SAVE_LOCATE;
+    /* It cannot move: asked for once. */
+    int status = qemu->locate.address != 0
+                     ? save_add_handle(qemu, error)
+                     : kelpie__qemu_locate(&qemu->locate, qemu->qmp, qemu->memory_bytes,
+                                           save_located, qemu, error);
+    if (status < 0) {
+        save->step = KELPIE_QEMU_SAVE_NONE;
+    }
+    return status;
+}
