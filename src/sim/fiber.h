@@ -28,5 +28,7 @@ void kelpie__sim_fiber_init(struct sim_fiber *fiber, void *stack, size_t stack_b
 void kelpie__sim_fiber_resume(struct sim_fiber *scheduler, struct sim_fiber *fiber);
 /* From the fiber: back to the scheduler; returns when it is resumed. is_last: it never will be. */
 void kelpie__sim_fiber_leave(struct sim_fiber *scheduler, struct sim_fiber *fiber, bool is_last);
+/* A fiber on this stack will never run again: its marks for the address sanitizer go. */
+void kelpie__sim_fiber_forget(void *stack, size_t stack_bytes);
 
 #endif

@@ -24,6 +24,8 @@ struct sim_heap *kelpie__sim_heap_init(void *base, size_t capacity);
 void *kelpie__sim_heap_alloc(struct sim_heap *heap, size_t bytes);
 /* Takes NULL. */
 void kelpie__sim_heap_free(struct sim_heap *heap, void *block, size_t bytes);
+/* What a block of so many bytes really has: it may be used for any size of the same block. */
+size_t kelpie__sim_heap_block_bytes(size_t bytes);
 /* Bytes from the base that were ever in use: what a copy has to hold. */
 size_t kelpie__sim_heap_extent(const struct sim_heap *heap);
 /* Bytes that are handed out now. */

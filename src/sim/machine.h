@@ -25,6 +25,7 @@
 
 struct sim_listener;
 struct sim_object;
+struct sim_process_object;
 struct sim_watch;
 
 /* ---- objects: what a handle stands for ------------------------------------------------------- */
@@ -35,7 +36,7 @@ struct sim_object_operations {
     const char
         *kind; /* "stream", "listener", "pipe", "file", "directory", "process", "signals", ... */
     uint32_t (*ready)(
-        struct sim_object *object); /* KELPIE_OS_* bits that hold now; NULL: always both */
+        struct sim_object *object); /* KELPIE_OS_* bits that hold now; NULL: cannot be watched, as files */
     int64_t (*read)(struct sim_process *process, struct sim_object *object, void *out,
                     size_t count);
     int64_t (*write)(struct sim_process *process, struct sim_object *object, const void *bytes,
@@ -63,8 +64,11 @@ struct sim_object {
 struct sim_watch {
     struct sim_process *process;
     struct sim_object *object;
-    struct sim_watch *object_next;  /* of the same object */
-    struct sim_watch *process_next; /* of the same process, in the order of watching */
+    struct sim_watch *object_next; /* of the same object */
+    struct sim_watch *object_previous;
+    struct sim_watch *ready_next; /* of the same process: those that may have something to report */
+    struct sim_watch *ready_previous;
+    bool is_listed; /* as ready */
     int handle;
     uint32_t bits;
     uint64_t cookie;
@@ -74,8 +78,11 @@ void kelpie__sim_object_init(struct sim_object *object, struct sim_machine *mach
                              const struct sim_object_operations *operations);
 void kelpie__sim_object_ref(struct sim_object *object);
 void kelpie__sim_object_unref(struct sim_object *object);
-/* It may be ready now, or no longer: processes that wait for it look again. */
+/* It may be ready now: processes that wait for it look again. To be called after whatever can make
+ * an object ready, for readiness is not polled. Takes NULL. */
 void kelpie__sim_object_changed(struct sim_object *object);
+/* /dev/null: the machine's only one, with a reference for the caller. NULL: no memory. */
+struct sim_object *kelpie__sim_object_null(struct sim_machine *machine);
 
 /* ---- processes ------------------------------------------------------------------------------- */
 
@@ -89,13 +96,27 @@ enum sim_process_state {
 
 struct sim_handle {
     struct sim_object *object; /* NULL: free */
+    struct sim_watch *watch;   /* of this handle, or NULL */
+};
+
+/* What page_map, read_memory and write_memory find in a process: as in os.h. */
+struct sim_memory_operations {
+    int (*page_map)(struct sim_process *owner, uint64_t address, uint64_t *out, size_t page_count);
+    int64_t (*read)(struct sim_process *owner, uint64_t address, void *out, size_t count);
+    int64_t (*write)(struct sim_process *owner, uint64_t address, const void *bytes, size_t count);
 };
 
 struct sim_process {
     struct kelpie_os os; /* first: what the program is given; os.context is this process */
     struct sim_machine *machine;
-    struct sim_process *next;   /* of the machine, in the order of pids */
+    struct sim_process *next; /* of the machine, in the order of pids */
+    struct sim_process *previous;
     struct sim_process *parent; /* NULL: the machine's first, or an orphan's (process 1) */
+    struct sim_process *children;
+    struct sim_process *sibling_next;
+    struct sim_process *sibling_previous;
+    struct sim_process *ready_next; /* of the machine's ready list, or of those that are dying */
+    struct sim_process *ready_previous;
     int32_t pid;
     int32_t group;
     int32_t session;
@@ -108,6 +129,9 @@ struct sim_process {
     enum sim_process_state state;
     bool is_stopped;  /* SIGSTOP */
     bool is_embedder; /* the caller's own stack: no fiber, cannot be killed */
+    bool is_queued;   /* in the ready list */
+    bool is_asleep;   /* waits for time only (kelpie__sim_process_sleep) */
+    bool is_ending;   /* killed or exited: the scheduler is about to take it away */
     bool dies_with_parent;
     bool is_orphan;
     int argc;
@@ -116,9 +140,13 @@ struct sim_process {
     char directory[256];
     struct sim_fiber fiber;
     sim_main main;
-    struct sim_handle handles[SIM_HANDLE_MAX];
-    uint32_t handle_count;
-    struct sim_watch *watches;  /* list */
+    struct sim_handle *handles; /* in the heap */
+    uint32_t handle_capacity;
+    uint32_t handle_count;         /* all that are open are below */
+    uint32_t handle_free;          /* none below is free */
+    int wait_handle;               /* what `wait_handle` gave, + 1; 0: none yet */
+    struct sim_watch *ready_watches;
+    struct sim_watch *ready_watches_last;
     struct sim_object *signals; /* what open_signals gave; borrowed */
     uint64_t signals_blocked;
     uint64_t signals_pending;
@@ -127,10 +155,15 @@ struct sim_process {
     uint64_t cpu_ns;       /* what its calls have cost so far */
     uint64_t memory_bytes; /* held through the seam's `memory` */
     struct sim_memory_block *memory_blocks; /* all of them, to drop at its death */
-    struct sim_object
-        *exit_watchers; /* process objects that name it (list by its implementation) */
+    struct sim_process_object *exit_watchers; /* process handles' objects that name it */
     struct kelpie_os_exit exit;
-    int64_t deadline_ns; /* while it waits: in the machine's monotonic time; -1: none */
+    int64_t deadline_ns;     /* while it waits: in the machine's monotonic time; -1: none */
+    uint64_t deadline_order; /* among equal ones */
+    uint32_t timer_index;    /* in the machine's timers; UINT32_MAX: none */
+    uint64_t priority;       /* SIM_SCHEDULE_PCT: the highest goes first */
+    size_t argument_bytes;   /* of the block at argv */
+    size_t environment_bytes;
+    const struct sim_memory_operations *memory_operations; /* NULL: nobody can read its memory */
     uint64_t random_state[4];
     uint64_t call_count;
     void *extra; /* a guest's: cgroup, limits (guest.c) */
@@ -144,10 +177,19 @@ struct sim_machine {
     struct sim_listener *listeners; /* list; listener.c's, as the next one */
     uint64_t socket_next;
     struct sim_process *processes; /* list */
+    struct sim_process *processes_last;
     struct sim_process *ready_first;
     struct sim_process *ready_last;
+    struct sim_process *dying; /* list: to be taken away */
+    bool is_burying;
+    uint32_t ready_count;
+    struct sim_process **timers; /* processes with a deadline: a heap, the first ends first */
+    uint32_t timer_count;
+    uint32_t timer_capacity;
+    uint64_t timer_order;
+    struct sim_object *null; /* borrowed: it clears this when it goes */
     int32_t pid_next;
-    uint32_t process_count;
+    uint32_t process_count; /* zombies too */
     int64_t wall_offset_ns;      /* wall = monotonic + this */
     int64_t monotonic_offset_ns; /* monotonic = world's now + this; a guest's stands while it is
                                     halted */
@@ -157,8 +199,13 @@ struct sim_machine {
     char boot_id[40];
 };
 
-/* The host's machine. `heap` is an empty heap. */
+/* The host's machine, or a guest's. `heap` is an empty heap. */
 struct sim_machine *kelpie__sim_machine_create(struct sim_world *world, struct sim_heap *heap);
+/* Every process ends without a word to anybody, and gives up its handles: a power loss. */
+void kelpie__sim_machine_clear(struct sim_machine *machine);
+/* Some process could run; when one wants to wake next, in the machine's time (-1: never). */
+bool kelpie__sim_machine_is_ready(const struct sim_machine *machine);
+int64_t kelpie__sim_machine_deadline(const struct sim_machine *machine);
 
 int64_t kelpie__sim_machine_now(const struct sim_machine *machine); /* its monotonic time */
 
@@ -198,6 +245,10 @@ struct sim_process *kelpie__sim_process_find(struct sim_machine *machine,
  * disposition. When it is the running one, this returns and it ends at its next call's entry, or
  * call kelpie__sim_process_die. */
 void kelpie__sim_process_signal(struct sim_process *process, int signal);
+/* The running process stands still, in the middle of a call: nothing but time wakes it. */
+void kelpie__sim_process_sleep(struct sim_process *process, int64_t duration_ns);
+/* A process that is in `wait` becomes ready and looks again. */
+void kelpie__sim_process_wake(struct sim_process *process);
 /* Collects a zombie, as wait(2) does. */
 void kelpie__sim_process_collect(struct sim_process *zombie);
 /* Whoever waits with a deadline that is over becomes ready. */
@@ -207,6 +258,8 @@ _Noreturn void kelpie__sim_process_exit(struct sim_process *process, int code);
 
 /* Puts an object (taking a reference) at the lowest free handle; -EMFILE. */
 int kelpie__sim_handle_install(struct sim_process *process, struct sim_object *object);
+/* Forgets its watch and gives up its object. -EBADF. */
+int kelpie__sim_handle_close(struct sim_process *process, int handle);
 /* The object behind a handle, or NULL. */
 struct sim_object *kelpie__sim_handle_object(struct sim_process *process, int handle);
 
@@ -216,14 +269,15 @@ struct sim_object *kelpie__sim_handle_object(struct sim_process *process, int ha
 /* clang-format off */
 #define SIM_OPS(X) \
     X(now) X(cycles) X(random) X(memory) X(identity) X(environment) X(real_path) X(watch) \
-    X(wait) X(spawn) X(open_process) X(signal) X(reap) X(page_map) X(read_memory) \
+    X(wait) X(wait_handle) X(spawn) X(open_process) X(signal) X(reap) X(page_map) X(read_memory) \
     X(listen) X(accept) X(connect) X(pair) X(pipe) X(peer) X(read) X(write) X(send) \
     X(receive) X(shut_write) X(close) X(label) X(open) X(pread) X(pwrite) X(truncate) \
     X(sync) X(rename) X(unlink) X(mkdir) X(list) X(stat) X(space) X(lock) X(clone_range) \
     X(memory_file) X(open_signals) X(take_signal) X(is_terminal) X(terminal_size) \
     X(set_terminal_size) X(set_terminal_raw) X(exit) X(mount) X(enter_root) \
     X(load_module) X(open_terminal) X(set_wall_clock) X(add_entropy) X(set_hostname) \
-    X(make_node) X(make_link) X(reap_any) X(kill_pid) X(sync_all) X(halt) X(link_up)
+    X(make_node) X(make_link) X(reap_any) X(kill_pid) X(sync_all) X(halt) X(link_up) \
+    X(link) X(lock_shared) X(next_data) X(write_memory)
 /* clang-format on */
 
 enum sim_op {
@@ -245,6 +299,7 @@ struct sim_call {
     uint64_t number;   /* the world's n-th call */
     uint64_t nth;      /* the process's n-th */
     int64_t time_ns;
+    uint64_t argument; /* whatever else belongs into the hash: an offset, flags; 0 at first */
     /* What a fault asks of this call (fault.h); 0 everywhere: nothing. */
     int fault_errno;       /* > 0: fail with it, do nothing */
     uint64_t fault_short;  /* > 0: move at most so many bytes */

@@ -174,6 +174,11 @@ struct sim_guest *kelpie__sim_world_guest(struct sim_world *world, uint32_t inde
 void kelpie__sim_world_add_guest(struct sim_world *world, struct sim_guest *guest);
 void kelpie__sim_world_remove_guest(struct sim_world *world, struct sim_guest *guest);
 void **kelpie__sim_world_guest_slots(struct sim_world *world);
+/* The guest's readiness or deadline is another now (kelpie__sim_guest_update calls it). */
+void kelpie__sim_world_guest_changed(struct sim_world *world, struct sim_guest *guest);
+/* What a workload hangs on the world; NULL at first. */
+void kelpie__sim_world_set_context(struct sim_world *world, void *context);
+void *kelpie__sim_world_context(const struct sim_world *world);
 void kelpie__sim_world_observe(struct sim_world *world, sim_observer observer, void *context);
 void kelpie__sim_world_emit(struct sim_world *world, const struct sim_event *event);
 /* Adds to the rolling hash what no call has shown (a fault's decision, a guest's end). */

@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * What world.c, schedule.c, process.c, object.c and os_sim.c share and nobody else needs.
+ */
+#ifndef KELPIE_SIM_CORE_H
+#define KELPIE_SIM_CORE_H
+
+#include "sim/machine.h"
+
+#define SIM_GUESTS_MAX 128u
+#define SIM_OBSERVERS_MAX 16u
+#define SIM_PCT_CHANGES 3u
+#define SIM_PCT_STEPS 20000u       /* within which the changes of priority fall */
+#define SIM_SPIN_CALLS_MAX 1000000u /* without SIM_SPIN_PROGRESS_NS of waiting */
+#define SIM_SPIN_PROGRESS_NS 1000000
+#define SIM_COST_NS_MAX 5000u /* of one call, at factor 1 */
+#define SIM_FAILURE_BYTES 512u
+
+struct sim_event_at {
+    int64_t time_ns;
+    uint64_t order; /* of arming: equal times fire in it */
+    sim_timer_callback callback;
+    void *context;
+    uint64_t argument;
+};
+
+struct sim_program {
+    bool is_guest;
+    uint32_t stack_bytes;
+    sim_main main;
+    char role[SIM_NAME_BYTES_MAX];
+    char path[256];
+    struct sim_program *next; /* of the same bucket */
+};
+
+#define SIM_PROGRAM_BUCKETS 256u
+
+struct sim_guest_entry {
+    struct sim_guest *guest;
+    bool is_ready;
+    int64_t deadline_ns; /* in the world's time; -1: none */
+};
+
+/* Stacks of one size that nobody uses. */
+struct sim_stack_pool {
+    void *free; /* each holds the next at its lowest word */
+    size_t stack_bytes;
+};
+
+struct sim_stack_chunk {
+    struct sim_stack_chunk *next;
+    void *base;
+    size_t bytes;
+};
+
+struct sim_world {
+    struct sim_options options;
+    int64_t now_ns;
+    uint64_t hash;
+    uint64_t calls;
+    uint64_t births;
+    uint64_t streams[SIM_STREAM_COUNT][4];
+    uint64_t cost_span; /* cost_factor * (SIM_COST_NS_MAX + 1) */
+
+    struct sim_fiber scheduler;
+    struct sim_process *current;
+    struct sim_process *embedder;
+    bool is_running; /* inside kelpie__sim_world_run */
+    bool is_power_lost;
+    bool turn_of_guests;
+    bool has_failed;
+    bool is_spinning;
+    uint32_t guest_turn;
+    uint64_t steps;
+    uint64_t pct_changes[SIM_PCT_CHANGES];
+    struct sim_process *pct_last;
+    uint32_t pct_repeats;
+    int64_t idle_ns; /* since the last progress: time that passed while nobody could run */
+    uint64_t spin_calls;
+
+    struct sim_event_at *events; /* a heap */
+    uint32_t event_count;
+    uint32_t event_capacity;
+    uint64_t event_order;
+
+    void *heap_base;
+    size_t heap_bytes;
+    struct sim_machine *host;
+    struct sim_faults *faults;
+    struct sim_guest_entry guests[SIM_GUESTS_MAX];
+    uint32_t guest_count;
+    uint32_t guest_ready_count;
+    int64_t guest_deadline_ns; /* of all; -1: none */
+    void *guest_slots;
+    void *context;
+
+    struct sim_stack_pool stacks[2];
+    struct sim_stack_chunk *stack_chunks;
+    struct sim_program *programs[SIM_PROGRAM_BUCKETS];
+    struct kelpie_os table_host;
+    struct kelpie_os table_guest;
+
+    struct {
+        sim_observer callback;
+        void *context;
+    } observers[SIM_OBSERVERS_MAX];
+    uint32_t observer_count;
+    char failure[SIM_FAILURE_BYTES];
+};
+
+/* ---- random.c -------------------------------------------------------------------------------- */
+
+void kelpie__sim_random_seed(uint64_t state[4], uint64_t seed, uint64_t salt);
+
+static inline uint64_t kelpie__sim_random_next(uint64_t state[4]) { /* xoshiro256** */
+    uint64_t result = state[1] * 5;
+    uint64_t shifted = state[1] << 17;
+    result = ((result << 7) | (result >> 57)) * 9;
+    state[2] ^= state[0];
+    state[3] ^= state[1];
+    state[1] ^= state[2];
+    state[0] ^= state[3];
+    state[2] ^= shifted;
+    state[3] = (state[3] << 45) | (state[3] >> 19);
+    return result;
+}
+
+/* ---- schedule.c ------------------------------------------------------------------------------ */
+
+void kelpie__sim_ready_push(struct sim_process *process);
+void kelpie__sim_ready_remove(struct sim_process *process);
+/* With process->deadline_ns set. False: no memory. */
+bool kelpie__sim_timer_add(struct sim_process *process);
+void kelpie__sim_timer_remove(struct sim_process *process);
+/* From the running process: lets the scheduler go on, in the state that was set. */
+void kelpie__sim_process_leave(struct sim_process *process);
+/* The running process is ready, and lets others go first. */
+void kelpie__sim_process_yield(struct sim_process *process);
+/* Whether anybody else could go on now. */
+bool kelpie__sim_world_is_busy(const struct sim_world *world);
+/* The embedder lets the world go on until it is ready itself. False: that will never be. */
+bool kelpie__sim_embedder_wait(struct sim_process *process);
+/* The embedder asks without waiting: whoever is ready has one turn, or else time moves to the next
+ * timer. */
+void kelpie__sim_embedder_step(struct sim_process *process);
+/* Lets one process run until it leaves. */
+void kelpie__sim_world_step(struct sim_world *world);
+
+/* ---- object.c -------------------------------------------------------------------------------- */
+
+/* Adds, changes (or with bits 0 forgets) the watch of a handle: 0 or -errno. */
+int kelpie__sim_watch_set(struct sim_process *process, int handle, uint32_t bits, uint64_t cookie);
+/* What watches have to report: at most `max`. */
+uint32_t kelpie__sim_watch_collect(struct sim_process *process, struct kelpie_os_event *out,
+                                   uint32_t max);
+/* All handles, in order. */
+void kelpie__sim_handles_close(struct sim_process *process);
+/* Room for `count` handles. False: no memory. */
+bool kelpie__sim_handles_grow(struct sim_process *process, uint32_t count);
+
+/* ---- process.c, spawn.c ---------------------------------------------------------------------- */
+
+/* A process that is not ready yet and has no handle; NULL: the machine is full. */
+struct sim_process *kelpie__sim_process_new(struct sim_machine *machine, struct sim_process *parent,
+                                            const char *path, const char *role);
+/* Copies; false: no memory. */
+bool kelpie__sim_process_arguments(struct sim_process *process, const char *const *argv,
+                                   const char *const *environment);
+/* Other arguments (a script's); false: no memory. */
+bool kelpie__sim_process_replace_argv(struct sim_process *process, const char *const *argv);
+/* Gives it a stack; it is ready. False: no memory. */
+bool kelpie__sim_process_begin(struct sim_process *process, sim_main main, uint32_t stack_bytes);
+/* It never lived: everything of it is given back. */
+void kelpie__sim_process_drop(struct sim_process *process);
+/* It is over: an exit code or a signal. Its end is seen by nobody else before this returns, unless
+ * it is the running one, which ends when it leaves. */
+void kelpie__sim_process_end(struct sim_process *process, bool is_signalled, int value);
+/* Takes away those of the machine that are dying, and whoever dies with them. */
+void kelpie__sim_machine_bury(struct sim_machine *machine);
+void *kelpie__sim_process_memory(struct sim_process *process, void *old, size_t old_bytes,
+                                 size_t new_bytes);
+/* It has no parent any more (or process 1 of a guest). */
+void kelpie__sim_process_orphan(struct sim_process *process);
+/* Of a process handle's object; NULL: it is none. */
+struct sim_process *kelpie__sim_process_subject(struct sim_object *object);
+/* A new handle of `subject` for `process`. */
+int kelpie__sim_process_handle(struct sim_process *process, struct sim_process *subject);
+int kelpie__sim_os_spawn(struct kelpie_os *os, const struct kelpie_os_spawn *spawn,
+                         int *out_process, int32_t *out_pid, const char **out_step);
+int kelpie__sim_os_open_process(struct kelpie_os *os, int32_t pid);
+int kelpie__sim_os_signal(struct kelpie_os *os, int handle, int signal);
+int kelpie__sim_os_reap(struct kelpie_os *os, int handle, struct kelpie_os_exit *out);
+
+/* ---- world.c --------------------------------------------------------------------------------- */
+
+/* A stack of at least so many bytes; NULL: no memory. */
+void *kelpie__sim_stack_take(struct sim_world *world, size_t bytes, size_t *out_bytes);
+void kelpie__sim_stack_give(struct sim_world *world, void *stack, size_t bytes);
+/* Fires what is due. */
+void kelpie__sim_world_fire(struct sim_world *world);
+/* Asks every guest again whether it is ready: its owner was stopped, or goes on. */
+void kelpie__sim_world_guests_refresh(struct sim_world *world);
+/* When the first is due; -1: none. */
+int64_t kelpie__sim_world_next(const struct sim_world *world);
+
+#endif

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See heap.h. Blocks of 16 bytes to 512 come in steps of 16, larger ones in four steps for each
+ * power of two; what is freed goes to its class's list and is handed out again, last first. Nothing
+ * is ever merged: a world's needs repeat, and the same calls always give the same addresses.
+ */
+#define _GNU_SOURCE
+#include "sim/heap.h"
+
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "core/base.h"
+
+#define HEAP_STEP_BYTES 16u
+#define HEAP_SMALL_BYTES_MAX 512u
+#define HEAP_SMALL_CLASSES (HEAP_SMALL_BYTES_MAX / HEAP_STEP_BYTES)
+#define HEAP_SMALL_BITS 9u /* 512 = 2^9 */
+#define HEAP_LARGE_BITS_MAX 40u
+#define HEAP_CLASS_COUNT (HEAP_SMALL_CLASSES + 4u * (HEAP_LARGE_BITS_MAX - HEAP_SMALL_BITS))
+
+struct heap_free {
+    struct heap_free *next;
+};
+
+/* At the base of its range, 16-byte aligned. */
+struct sim_heap {
+    size_t capacity;
+    size_t extent; /* bytes from the base that were handed out once; the rest is zero */
+    size_t live_bytes;
+    size_t unused;
+    struct heap_free *free[HEAP_CLASS_COUNT];
+};
+
+static_assert(HEAP_SMALL_BYTES_MAX == 1u << HEAP_SMALL_BITS, "the classes meet");
+static_assert(sizeof(struct sim_heap) % HEAP_STEP_BYTES == 0, "the first block is aligned");
+
+/* The class of a size, and the bytes that its blocks have. */
+static inline size_t heap_class(size_t bytes, size_t *out_bytes) {
+    if (bytes <= HEAP_SMALL_BYTES_MAX) {
+        size_t index = (bytes + HEAP_STEP_BYTES - 1) / HEAP_STEP_BYTES;
+        *out_bytes = index * HEAP_STEP_BYTES;
+        return index - 1;
+    }
+    unsigned bits = 63u - (unsigned)__builtin_clzll((unsigned long long)(bytes - 1));
+    unsigned shift = bits - 2;
+    size_t quarter = (bytes - 1) >> shift; /* 4 to 7 */
+    *out_bytes = (quarter + 1) << shift;
+    return HEAP_SMALL_CLASSES + 4 * (size_t)(bits - HEAP_SMALL_BITS) + (quarter - 4);
+}
+
+void *kelpie__sim_heap_reserve(size_t capacity) {
+    KELPIE_ASSERT(capacity >= sizeof(struct sim_heap));
+    void *base = mmap(NULL, capacity, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return base == MAP_FAILED ? NULL : base;
+}
+
+void kelpie__sim_heap_unreserve(void *base, size_t capacity) {
+    if (base != NULL) {
+        int status = munmap(base, capacity);
+        KELPIE_ASSERT(status == 0);
+    }
+}
+
+struct sim_heap *kelpie__sim_heap_init(void *base, size_t capacity) {
+    struct sim_heap *heap = base;
+    KELPIE_ASSERT((uintptr_t)base % HEAP_STEP_BYTES == 0);
+    KELPIE_ASSERT(capacity > sizeof(*heap));
+    if (heap->extent != 0) { /* used before */
+        KELPIE_ASSERT(heap->extent <= capacity);
+        memset(base, 0, heap->extent);
+    }
+    heap->capacity = capacity;
+    heap->extent = sizeof(*heap);
+    return heap;
+}
+
+size_t kelpie__sim_heap_block_bytes(size_t bytes) {
+    size_t block_bytes = 0;
+    KELPIE_ASSERT(bytes > 0);
+    kelpie__ignore(heap_class(bytes, &block_bytes) >= HEAP_CLASS_COUNT);
+    KELPIE_ASSERT(block_bytes >= bytes);
+    return block_bytes;
+}
+
+void *kelpie__sim_heap_alloc(struct sim_heap *heap, size_t bytes) {
+    size_t block_bytes = 0;
+    if (bytes == 0 || bytes > heap->capacity) {
+        return NULL;
+    }
+    size_t class = heap_class(bytes, &block_bytes);
+    KELPIE_ASSERT(class < HEAP_CLASS_COUNT);
+    struct heap_free *block = heap->free[class];
+    if (block != NULL) {
+        heap->free[class] = block->next;
+        memset(block, 0, bytes);
+    } else if (block_bytes <= heap->capacity - heap->extent) {
+        block = (struct heap_free *)(void *)((char *)heap + heap->extent);
+        heap->extent += block_bytes;
+    } else {
+        return NULL;
+    }
+    heap->live_bytes += block_bytes;
+    return block;
+}
+
+void kelpie__sim_heap_free(struct sim_heap *heap, void *block, size_t bytes) {
+    size_t block_bytes = 0;
+    struct heap_free *entry = block;
+    if (block == NULL) {
+        return;
+    }
+    KELPIE_ASSERT(bytes > 0);
+    size_t class = heap_class(bytes, &block_bytes);
+    KELPIE_ASSERT((char *)block > (char *)heap &&
+                  (char *)block + block_bytes <= (char *)heap + heap->extent);
+    KELPIE_ASSERT(heap->live_bytes >= block_bytes);
+    heap->live_bytes -= block_bytes;
+    entry->next = heap->free[class];
+    heap->free[class] = entry;
+}
+
+size_t kelpie__sim_heap_extent(const struct sim_heap *heap) {
+    KELPIE_ASSERT(heap->extent <= heap->capacity);
+    return heap->extent;
+}
+
+size_t kelpie__sim_heap_live_bytes(const struct sim_heap *heap) {
+    return heap->live_bytes;
+}

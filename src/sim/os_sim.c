@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The table of a simulated process: what every call passes on its way in and out, and the operations
+ * of time, memory, identity and waiting. What a call costs, whether others run first, whether it
+ * fails or is the process's last is decided at its entry; at its end it becomes part of the rolling
+ * hash. The hash holds no address: handles, counts, bytes.
+ */
+#include <errno.h>
+#include <string.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "sim/core.h"
+#include "sim/fault.h"
+#include "sim/heap.h"
+#include "sim/trace.h"
+
+#define CHEAP_NS 25 /* a call that is no system call */
+#define WAKES_MAX 1000000000u
+
+static const char *const op_names[] = {
+#define SIM_OP_NAME(name) [SIM_OP_##name] = #name,
+    SIM_OPS(SIM_OP_NAME)
+#undef SIM_OP_NAME
+};
+
+static_assert(KELPIE_ARRAY_COUNT(op_names) == SIM_OP_COUNT, "each operation has a name");
+
+const char *kelpie__sim_op_name(enum sim_op op) {
+    KELPIE_ASSERT((unsigned)op < SIM_OP_COUNT);
+    return op_names[op];
+}
+
+/* ---- every call ------------------------------------------------------------------------------ */
+
+/* Those that Linux answers without entering the kernel. */
+static bool op_is_cheap(enum sim_op op) {
+    const uint64_t cheap = UINT64_C(1) << SIM_OP_now | UINT64_C(1) << SIM_OP_cycles |
+                           UINT64_C(1) << SIM_OP_memory | UINT64_C(1) << SIM_OP_environment |
+                           UINT64_C(1) << SIM_OP_identity | UINT64_C(1) << SIM_OP_label |
+                           UINT64_C(1) << SIM_OP_wait_handle;
+    return op < 64 && (cheap >> op & 1) != 0;
+}
+
+/* Whoever is killed stays here for ever; whoever is stopped, until he is continued. */
+static void process_pause(struct sim_process *process) {
+    while (process->is_ending || (process->is_stopped && !process->is_embedder)) {
+        process->state = process->is_ending ? process->state : SIM_PROCESS_READY;
+        kelpie__sim_process_leave(process); /* bound: a kill or a SIGCONT */
+    }
+}
+
+static void call_cost(struct sim_world *world, struct sim_process *process, enum sim_op op) {
+    uint64_t cost_ns = CHEAP_NS;
+    if (!op_is_cheap(op)) {
+        __extension__ typedef unsigned __int128 wide;
+        uint64_t draw = kelpie__sim_random_next(world->streams[SIM_STREAM_COST]);
+        cost_ns = (uint64_t)((wide)draw * world->cost_span >> 64);
+    } else if (world->cost_span == 0) {
+        cost_ns = 0;
+    }
+    world->now_ns += (int64_t)cost_ns;
+    process->cpu_ns += cost_ns;
+}
+
+bool kelpie__sim_enter(struct sim_call *call, struct kelpie_os *os, enum sim_op op, int handle,
+                       const char *path) {
+    struct sim_process *process = kelpie__sim_process_of(os);
+    struct sim_world *world = process->machine->world;
+    KELPIE_ASSERT(world->current == process && process->state == SIM_PROCESS_RUNNING);
+    world->calls += 1;
+    process->call_count += 1;
+    const struct sim_object *object =
+        handle < 0 ? NULL : kelpie__sim_handle_object(process, handle);
+    *call = (struct sim_call){
+        .process = process,
+        .op = op,
+        .handle = handle,
+        .label = object != NULL ? object->label : NULL,
+        .path = path,
+        .number = world->calls,
+        .nth = process->call_count,
+    };
+    call_cost(world, process, op);
+    if (world->calls - world->spin_calls > SIM_SPIN_CALLS_MAX) {
+        world->is_spinning = true;
+    }
+    bool yields = world->is_spinning ||
+                  (world->options.preempt_billionth > 0 && !op_is_cheap(op) &&
+                   kelpie__sim_chance(world, SIM_STREAM_SCHEDULER,
+                                      world->options.preempt_billionth));
+    if (yields && (!process->is_embedder || kelpie__sim_world_is_busy(world))) {
+        kelpie__sim_process_yield(process);
+    }
+    call->time_ns = world->now_ns;
+    kelpie__sim_faults_call(world->faults, call);
+    process_pause(process);
+    return call->fault_errno <= 0;
+}
+
+int64_t kelpie__sim_leave(struct sim_call *call, int64_t result, const void *data, size_t count) {
+    struct sim_process *process = call->process;
+    struct sim_world *world = process->machine->world;
+    KELPIE_ASSERT(world->current == process);
+    const uint64_t record[] = {
+        (uint64_t)world->now_ns,
+        process->birth,
+        (uint64_t)call->op << 32 | (uint32_t)call->handle,
+        (uint64_t)result,
+        call->argument,
+        call->path != NULL ? XXH3_64bits(call->path, strlen(call->path)) : 0,
+        count > 0 ? XXH3_64bits(data, count) : 0,
+    };
+    world->hash = XXH3_64bits_withSeed(record, sizeof(record), world->hash);
+    if (world->options.trace != NULL) {
+        kelpie__sim_trace_call(world->options.trace, call, result, world->hash);
+    }
+    process_pause(process);
+    return result;
+}
+
+/* ---- time, memory, identity ------------------------------------------------------------------ */
+
+static int64_t sim_now(struct kelpie_os *os, enum kelpie_os_clock clock) {
+    struct sim_call call;
+    const struct sim_machine *machine = kelpie__sim_process_of(os)->machine;
+    kelpie__ignore(
+        kelpie__sim_enter(&call, os, SIM_OP_now, KELPIE_OS_NO_HANDLE, NULL)); /* it cannot fail */
+    int64_t now_ns = kelpie__sim_machine_now(machine);
+    now_ns += clock == KELPIE_OS_CLOCK_WALL ? machine->wall_offset_ns : 0;
+    return kelpie__sim_leave(&call, now_ns < 0 ? 0 : now_ns, NULL, 0);
+}
+
+static uint64_t sim_cycles(struct kelpie_os *os) {
+    struct sim_call call;
+    const struct sim_machine *machine = kelpie__sim_process_of(os)->machine;
+    kelpie__ignore(kelpie__sim_enter(&call, os, SIM_OP_cycles, KELPIE_OS_NO_HANDLE, NULL));
+    __extension__ typedef unsigned __int128 wide;
+    uint64_t cycles =
+        (uint64_t)((wide)kelpie__sim_machine_now(machine) * machine->tsc_khz / 1000000);
+    return (uint64_t)kelpie__sim_leave(&call, (int64_t)cycles, NULL, 0);
+}
+
+static int sim_random(struct kelpie_os *os, void *out, size_t count) {
+    struct sim_call call;
+    struct sim_process *process = kelpie__sim_process_of(os);
+    if (!kelpie__sim_enter(&call, os, SIM_OP_random, KELPIE_OS_NO_HANDLE, NULL)) {
+        return (int)kelpie__sim_leave(&call, -call.fault_errno, NULL, 0);
+    }
+    uint64_t *state = process->machine->guest != NULL ? process->machine->random_state
+                                                      : process->random_state;
+    for (size_t done = 0; done < count; done += sizeof(uint64_t)) {
+        uint64_t word = kelpie__sim_random_next(state);
+        size_t left = count - done;
+        memcpy((char *)out + done, &word, left < sizeof(word) ? left : sizeof(word));
+    }
+    return (int)kelpie__sim_leave(&call, 0, out, count);
+}
+
+static void *sim_memory(struct kelpie_os *os, void *old, size_t old_bytes, size_t new_bytes) {
+    struct sim_call call;
+    struct sim_process *process = kelpie__sim_process_of(os);
+    bool may = kelpie__sim_enter(&call, os, SIM_OP_memory, KELPIE_OS_NO_HANDLE, NULL);
+    void *block = may || new_bytes == 0
+                      ? kelpie__sim_process_memory(process, old, old_bytes, new_bytes)
+                      : NULL;
+    call.argument = (uint64_t)old_bytes << 32 ^ new_bytes;
+    kelpie__ignore(kelpie__sim_leave(&call, block != NULL ? 1 : 0, NULL, 0));
+    return block;
+}
+
+static int sim_identity(struct kelpie_os *os, struct kelpie_os_identity *out) {
+    struct sim_call call;
+    const struct sim_process *process = kelpie__sim_process_of(os);
+    if (!kelpie__sim_enter(&call, os, SIM_OP_identity, KELPIE_OS_NO_HANDLE, NULL)) {
+        return (int)kelpie__sim_leave(&call, -call.fault_errno, NULL, 0);
+    }
+    *out = (struct kelpie_os_identity){process->pid, process->uid, process->gid};
+    return (int)kelpie__sim_leave(&call, 0, out, sizeof(*out));
+}
+
+static const char *sim_environment(struct kelpie_os *os, const char *name) {
+    struct sim_call call;
+    const struct sim_process *process = kelpie__sim_process_of(os);
+    size_t length = strlen(name);
+    const char *value = NULL;
+    kelpie__ignore(kelpie__sim_enter(&call, os, SIM_OP_environment, KELPIE_OS_NO_HANDLE, name));
+    for (size_t i = 0; value == NULL && process->environment[i] != NULL; i += 1) {
+        if (strncmp(process->environment[i], name, length) == 0 &&
+            process->environment[i][length] == '=') {
+            value = process->environment[i] + length + 1;
+        }
+    }
+    kelpie__ignore(kelpie__sim_leave(&call, value != NULL ? 1 : 0, value,
+                                     value != NULL ? strlen(value) : 0));
+    return value;
+}
+
+/* ---- waiting --------------------------------------------------------------------------------- */
+
+static int sim_watch(struct kelpie_os *os, int handle, uint32_t bits, uint64_t cookie) {
+    struct sim_call call;
+    struct sim_process *process = kelpie__sim_process_of(os);
+    bool may = kelpie__sim_enter(&call, os, SIM_OP_watch, handle, NULL);
+    int status = may || bits == 0 ? kelpie__sim_watch_set(process, handle, bits, cookie)
+                                  : -call.fault_errno;
+    call.argument = cookie << 2 ^ bits;
+    return (int)kelpie__sim_leave(&call, status, NULL, 0);
+}
+
+static bool is_over(const struct sim_process *process, int64_t deadline_ns) {
+    return deadline_ns >= 0 && kelpie__sim_machine_now(process->machine) >= deadline_ns;
+}
+
+/* Until something is ready or the time is over. */
+static int wait_block(struct sim_process *process, struct kelpie_os_event *out, uint32_t max,
+                      int64_t deadline_ns) {
+    uint32_t count = 0;
+    for (uint32_t budget = WAKES_MAX;
+         budget > 0 && count == 0 && !is_over(process, deadline_ns); budget -= 1) {
+        process->deadline_ns = deadline_ns;
+        if (deadline_ns >= 0 && !kelpie__sim_timer_add(process)) {
+            return -ENOMEM;
+        }
+        process->state = SIM_PROCESS_WAITING;
+        if (!process->is_embedder) {
+            kelpie__sim_process_leave(process);
+        } else if (!kelpie__sim_embedder_wait(process)) {
+            return -EDEADLK; /* the world has ended, and nobody is left to wake it */
+        }
+        count = kelpie__sim_watch_collect(process, out, max);
+    }
+    return (int)count;
+}
+
+static int sim_wait(struct kelpie_os *os, struct kelpie_os_event *out, uint32_t max,
+                    int64_t deadline_ns) {
+    struct sim_call call;
+    struct sim_process *process = kelpie__sim_process_of(os);
+    KELPIE_ASSERT(max > 0);
+    if (!kelpie__sim_enter(&call, os, SIM_OP_wait, KELPIE_OS_NO_HANDLE, NULL)) {
+        return (int)kelpie__sim_leave(&call, -call.fault_errno, NULL, 0);
+    }
+    if (process->is_embedder && is_over(process, deadline_ns)) {
+        kelpie__sim_embedder_step(process); /* an event loop of its own: the world must go on */
+    } else if (kelpie__sim_world_is_busy(process->machine->world)) {
+        kelpie__sim_process_yield(process);
+    }
+    int count = (int)kelpie__sim_watch_collect(process, out, max);
+    if (count == 0) {
+        count = wait_block(process, out, max, deadline_ns);
+    }
+    for (int i = 0; i < count; i += 1) {
+        call.argument = call.argument * 31 + (out[i].cookie << 3 ^ out[i].bits);
+    }
+    return (int)kelpie__sim_leave(&call, count, NULL, 0);
+}
+
+static uint32_t wait_object_ready(struct sim_object *object) {
+    kelpie__ignore(object != NULL);
+    return 0; /* whoever drives a world from outside is not told by a handle */
+}
+
+static void wait_object_close(struct sim_object *object) {
+    kelpie__sim_heap_free(object->machine->heap, object, sizeof(*object));
+}
+
+static const struct sim_object_operations wait_operations = {
+    .kind = "wait",
+    .ready = wait_object_ready,
+    .close = wait_object_close,
+};
+
+static int sim_wait_handle(struct kelpie_os *os) {
+    struct sim_call call;
+    struct sim_process *process = kelpie__sim_process_of(os);
+    kelpie__ignore(kelpie__sim_enter(&call, os, SIM_OP_wait_handle, KELPIE_OS_NO_HANDLE, NULL));
+    if (process->wait_handle == 0) {
+        struct sim_object *object =
+            kelpie__sim_heap_alloc(process->machine->heap, sizeof(*object));
+        KELPIE_ASSERT(object != NULL);
+        kelpie__sim_object_init(object, process->machine, &wait_operations);
+        process->wait_handle = kelpie__sim_handle_install(process, object) + 1;
+        kelpie__sim_object_unref(object);
+        KELPIE_ASSERT(process->wait_handle > 0);
+    }
+    return (int)kelpie__sim_leave(&call, process->wait_handle - 1, NULL, 0);
+}
+
+/* ---- memory of others ------------------------------------------------------------------------ */
+
+static int memory_owner(struct sim_process *process, int32_t pid, struct sim_process **out) {
+    struct sim_process *owner = kelpie__sim_process_find(process->machine, pid);
+    if (owner == NULL || owner->state >= SIM_PROCESS_ZOMBIE) {
+        return -ESRCH;
+    }
+    if (process->uid != 0 && process->uid != owner->uid) {
+        return -EPERM;
+    }
+    *out = owner;
+    return owner->memory_operations == NULL ? -EFAULT : 0;
+}
+
+static int sim_page_map(struct kelpie_os *os, int32_t pid, uint64_t address, uint64_t *out,
+                        size_t page_count) {
+    struct sim_call call;
+    struct sim_process *owner = NULL;
+    if (!kelpie__sim_enter(&call, os, SIM_OP_page_map, KELPIE_OS_NO_HANDLE, NULL)) {
+        return (int)kelpie__sim_leave(&call, -call.fault_errno, NULL, 0);
+    }
+    int status = memory_owner(kelpie__sim_process_of(os), pid, &owner);
+    status = status < 0 ? status
+                        : owner->memory_operations->page_map(owner, address, out, page_count);
+    call.argument = page_count;
+    return (int)kelpie__sim_leave(&call, status, out,
+                                  status < 0 ? 0 : page_count * sizeof(uint64_t));
+}
+
+static int64_t sim_read_memory(struct kelpie_os *os, int32_t pid, uint64_t address, void *out,
+                               size_t count) {
+    struct sim_call call;
+    struct sim_process *owner = NULL;
+    if (!kelpie__sim_enter(&call, os, SIM_OP_read_memory, KELPIE_OS_NO_HANDLE, NULL)) {
+        return kelpie__sim_leave(&call, -call.fault_errno, NULL, 0);
+    }
+    int64_t status = memory_owner(kelpie__sim_process_of(os), pid, &owner);
+    status = status < 0 ? status : owner->memory_operations->read(owner, address, out, count);
+    call.argument = count;
+    return kelpie__sim_leave(&call, status, out, status > 0 ? (size_t)status : 0);
+}
+
+static int64_t sim_write_memory(struct kelpie_os *os, int32_t pid, uint64_t address,
+                                const void *bytes, size_t count) {
+    struct sim_call call;
+    struct sim_process *owner = NULL;
+    if (!kelpie__sim_enter(&call, os, SIM_OP_write_memory, KELPIE_OS_NO_HANDLE, NULL)) {
+        return kelpie__sim_leave(&call, -call.fault_errno, NULL, 0);
+    }
+    int64_t status = memory_owner(kelpie__sim_process_of(os), pid, &owner);
+    status = status < 0 ? status : owner->memory_operations->write(owner, address, bytes, count);
+    call.argument = count;
+    return kelpie__sim_leave(&call, status, bytes, status > 0 ? (size_t)status : 0);
+}
+
+void kelpie__sim_os_fill(struct kelpie_os *os) {
+    os->now = sim_now;
+    os->cycles = sim_cycles;
+    os->random = sim_random;
+    os->memory = sim_memory;
+    os->identity = sim_identity;
+    os->environment = sim_environment;
+    os->watch = sim_watch;
+    os->wait = sim_wait;
+    os->wait_handle = sim_wait_handle;
+    os->spawn = kelpie__sim_os_spawn;
+    os->open_process = kelpie__sim_os_open_process;
+    os->signal = kelpie__sim_os_signal;
+    os->reap = kelpie__sim_os_reap;
+    os->page_map = sim_page_map;
+    os->read_memory = sim_read_memory;
+    os->write_memory = sim_write_memory;
+}
