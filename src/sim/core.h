@@ -10,7 +10,7 @@
 #define SIM_GUESTS_MAX 128u
 #define SIM_OBSERVERS_MAX 16u
 #define SIM_PCT_CHANGES 3u
-#define SIM_PCT_STEPS 20000u       /* within which the changes of priority fall */
+#define SIM_PCT_STEPS 20000u        /* within which the changes of priority fall */
 #define SIM_SPIN_CALLS_MAX 1000000u /* without SIM_SPIN_PROGRESS_NS of waiting */
 #define SIM_SPIN_PROGRESS_NS 1000000
 #define SIM_COST_NS_MAX 5000u /* of one call, at factor 1 */
@@ -190,6 +190,9 @@ int kelpie__sim_os_spawn(struct kelpie_os *os, const struct kelpie_os_spawn *spa
 int kelpie__sim_os_open_process(struct kelpie_os *os, int32_t pid);
 int kelpie__sim_os_signal(struct kelpie_os *os, int handle, int signal);
 int kelpie__sim_os_reap(struct kelpie_os *os, int handle, struct kelpie_os_exit *out);
+
+/* terminal.c, for spawn.c */
+int kelpie__sim_terminal_control(struct sim_object *object, struct sim_process *leader);
 
 /* ---- world.c --------------------------------------------------------------------------------- */
 

@@ -70,6 +70,10 @@ bool kelpie__sim_disk_walk(struct sim_disk *disk, const char *path, uint64_t *in
 int kelpie__sim_disk_chmod(struct sim_disk *disk, const char *path, uint32_t mode);
 /* The absolute path of an open file or directory. -EBADF, -ENOENT (it has no name left). */
 int kelpie__sim_disk_path_of(struct sim_process *process, int handle, char *out, size_t capacity);
+/* For spawn: what execve and chdir would say of an absolute path; with its links resolved. */
+int kelpie__sim_disk_executable(struct sim_process *process, const char *path,
+                                char out_real[SIM_PATH_BYTES_MAX]);
+int kelpie__sim_disk_directory(struct sim_process *process, const char *path);
 uint64_t kelpie__sim_disk_used_bytes(const struct sim_disk *disk);
 /* Less space from now on (or more): bytes that count as used by others. */
 void kelpie__sim_disk_set_quota(struct sim_disk *disk, uint64_t capacity_bytes);

@@ -35,8 +35,8 @@ struct sim_watch;
 struct sim_object_operations {
     const char
         *kind; /* "stream", "listener", "pipe", "file", "directory", "process", "signals", ... */
-    uint32_t (*ready)(
-        struct sim_object *object); /* KELPIE_OS_* bits that hold now; NULL: cannot be watched, as files */
+    uint32_t (*ready)(struct sim_object *object); /* KELPIE_OS_* bits that hold now; NULL: cannot be
+                                                     watched, as files */
     int64_t (*read)(struct sim_process *process, struct sim_object *object, void *out,
                     size_t count);
     int64_t (*write)(struct sim_process *process, struct sim_object *object, const void *bytes,
@@ -142,9 +142,9 @@ struct sim_process {
     sim_main main;
     struct sim_handle *handles; /* in the heap */
     uint32_t handle_capacity;
-    uint32_t handle_count;         /* all that are open are below */
-    uint32_t handle_free;          /* none below is free */
-    int wait_handle;               /* what `wait_handle` gave, + 1; 0: none yet */
+    uint32_t handle_count; /* all that are open are below */
+    uint32_t handle_free;  /* none below is free */
+    int wait_handle;       /* what `wait_handle` gave, + 1; 0: none yet */
     struct sim_watch *ready_watches;
     struct sim_watch *ready_watches_last;
     struct sim_object *signals; /* what open_signals gave; borrowed */
@@ -154,7 +154,7 @@ struct sim_process {
         signals_ignored;   /* SIG_IGN; children inherit it. Bit n - 1 is signal n, in all three */
     uint64_t cpu_ns;       /* what its calls have cost so far */
     uint64_t memory_bytes; /* held through the seam's `memory` */
-    struct sim_memory_block *memory_blocks; /* all of them, to drop at its death */
+    struct sim_memory_block *memory_blocks;   /* all of them, to drop at its death */
     struct sim_process_object *exit_watchers; /* process handles' objects that name it */
     struct kelpie_os_exit exit;
     int64_t deadline_ns;     /* while it waits: in the machine's monotonic time; -1: none */
@@ -189,7 +189,7 @@ struct sim_machine {
     uint64_t timer_order;
     struct sim_object *null; /* borrowed: it clears this when it goes */
     int32_t pid_next;
-    uint32_t process_count; /* zombies too */
+    uint32_t process_count;      /* zombies too */
     int64_t wall_offset_ns;      /* wall = monotonic + this */
     int64_t monotonic_offset_ns; /* monotonic = world's now + this; a guest's stands while it is
                                     halted */

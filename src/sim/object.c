@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * Objects, handles and watches. A watch works as epoll does: whatever may have something to report
- * stands in its process's ready list, and `wait` looks only there. A watch that was reported goes to
- * the end of the list, so that many busy handles take turns.
+ * stands in its process's ready list, and `wait` looks only there. A watch that was reported goes
+ * to the end of the list, so that many busy handles take turns.
  */
 #include <errno.h>
 #include <string.h>
@@ -17,8 +17,7 @@
 void kelpie__sim_object_init(struct sim_object *object, struct sim_machine *machine,
                              const struct sim_object_operations *operations) {
     KELPIE_ASSERT(operations->kind != NULL && operations->close != NULL);
-    *object =
-        (struct sim_object){.operations = operations, .machine = machine, .references = 1};
+    *object = (struct sim_object){.operations = operations, .machine = machine, .references = 1};
 }
 
 void kelpie__sim_object_ref(struct sim_object *object) {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The table of a simulated process: what every call passes on its way in and out, and the operations
- * of time, memory, identity and waiting. What a call costs, whether others run first, whether it
- * fails or is the process's last is decided at its entry; at its end it becomes part of the rolling
- * hash. The hash holds no address: handles, counts, bytes.
+ * The table of a simulated process: what every call passes on its way in and out, and the
+ * operations of time, memory, identity and waiting. What a call costs, whether others run first,
+ * whether it fails or is the process's last is decided at its entry; at its end it becomes part of
+ * the rolling hash. The hash holds no address: handles, counts, bytes.
  */
 #include <errno.h>
 #include <string.h>
@@ -17,6 +17,7 @@
 #include "sim/trace.h"
 
 #define CHEAP_NS 25 /* a call that is no system call */
+#define NS_PER_MS 1000000u
 #define WAKES_MAX 1000000000u
 
 static const char *const op_names[] = {
@@ -86,10 +87,9 @@ bool kelpie__sim_enter(struct sim_call *call, struct kelpie_os *os, enum sim_op 
     if (world->calls - world->spin_calls > SIM_SPIN_CALLS_MAX) {
         world->is_spinning = true;
     }
-    bool yields = world->is_spinning ||
-                  (world->options.preempt_billionth > 0 && !op_is_cheap(op) &&
-                   kelpie__sim_chance(world, SIM_STREAM_SCHEDULER,
-                                      world->options.preempt_billionth));
+    bool yields = world->is_spinning || (world->options.preempt_billionth > 0 && !op_is_cheap(op) &&
+                                         kelpie__sim_chance(world, SIM_STREAM_SCHEDULER,
+                                                            world->options.preempt_billionth));
     if (yields && (!process->is_embedder || kelpie__sim_world_is_busy(world))) {
         kelpie__sim_process_yield(process);
     }
@@ -136,9 +136,9 @@ static uint64_t sim_cycles(struct kelpie_os *os) {
     struct sim_call call;
     const struct sim_machine *machine = kelpie__sim_process_of(os)->machine;
     kelpie__ignore(kelpie__sim_enter(&call, os, SIM_OP_cycles, KELPIE_OS_NO_HANDLE, NULL));
-    __extension__ typedef unsigned __int128 wide;
+    uint64_t now_ns = (uint64_t)kelpie__sim_machine_now(machine);
     uint64_t cycles =
-        (uint64_t)((wide)kelpie__sim_machine_now(machine) * machine->tsc_khz / 1000000);
+        now_ns / NS_PER_MS * machine->tsc_khz + now_ns % NS_PER_MS * machine->tsc_khz / NS_PER_MS;
     return (uint64_t)kelpie__sim_leave(&call, (int64_t)cycles, NULL, 0);
 }
 
@@ -148,8 +148,8 @@ static int sim_random(struct kelpie_os *os, void *out, size_t count) {
     if (!kelpie__sim_enter(&call, os, SIM_OP_random, KELPIE_OS_NO_HANDLE, NULL)) {
         return (int)kelpie__sim_leave(&call, -call.fault_errno, NULL, 0);
     }
-    uint64_t *state = process->machine->guest != NULL ? process->machine->random_state
-                                                      : process->random_state;
+    uint64_t *state =
+        process->machine->guest != NULL ? process->machine->random_state : process->random_state;
     for (size_t done = 0; done < count; done += sizeof(uint64_t)) {
         uint64_t word = kelpie__sim_random_next(state);
         size_t left = count - done;
@@ -192,8 +192,8 @@ static const char *sim_environment(struct kelpie_os *os, const char *name) {
             value = process->environment[i] + length + 1;
         }
     }
-    kelpie__ignore(kelpie__sim_leave(&call, value != NULL ? 1 : 0, value,
-                                     value != NULL ? strlen(value) : 0));
+    kelpie__ignore(
+        kelpie__sim_leave(&call, value != NULL ? 1 : 0, value, value != NULL ? strlen(value) : 0));
     return value;
 }
 
@@ -203,8 +203,8 @@ static int sim_watch(struct kelpie_os *os, int handle, uint32_t bits, uint64_t c
     struct sim_call call;
     struct sim_process *process = kelpie__sim_process_of(os);
     bool may = kelpie__sim_enter(&call, os, SIM_OP_watch, handle, NULL);
-    int status = may || bits == 0 ? kelpie__sim_watch_set(process, handle, bits, cookie)
-                                  : -call.fault_errno;
+    int status =
+        may || bits == 0 ? kelpie__sim_watch_set(process, handle, bits, cookie) : -call.fault_errno;
     call.argument = cookie << 2 ^ bits;
     return (int)kelpie__sim_leave(&call, status, NULL, 0);
 }
@@ -217,8 +217,8 @@ static bool is_over(const struct sim_process *process, int64_t deadline_ns) {
 static int wait_block(struct sim_process *process, struct kelpie_os_event *out, uint32_t max,
                       int64_t deadline_ns) {
     uint32_t count = 0;
-    for (uint32_t budget = WAKES_MAX;
-         budget > 0 && count == 0 && !is_over(process, deadline_ns); budget -= 1) {
+    for (uint32_t budget = WAKES_MAX; budget > 0 && count == 0 && !is_over(process, deadline_ns);
+         budget -= 1) {
         process->deadline_ns = deadline_ns;
         if (deadline_ns >= 0 && !kelpie__sim_timer_add(process)) {
             return -ENOMEM;
@@ -277,8 +277,7 @@ static int sim_wait_handle(struct kelpie_os *os) {
     struct sim_process *process = kelpie__sim_process_of(os);
     kelpie__ignore(kelpie__sim_enter(&call, os, SIM_OP_wait_handle, KELPIE_OS_NO_HANDLE, NULL));
     if (process->wait_handle == 0) {
-        struct sim_object *object =
-            kelpie__sim_heap_alloc(process->machine->heap, sizeof(*object));
+        struct sim_object *object = kelpie__sim_heap_alloc(process->machine->heap, sizeof(*object));
         KELPIE_ASSERT(object != NULL);
         kelpie__sim_object_init(object, process->machine, &wait_operations);
         process->wait_handle = kelpie__sim_handle_install(process, object) + 1;
@@ -310,8 +309,8 @@ static int sim_page_map(struct kelpie_os *os, int32_t pid, uint64_t address, uin
         return (int)kelpie__sim_leave(&call, -call.fault_errno, NULL, 0);
     }
     int status = memory_owner(kelpie__sim_process_of(os), pid, &owner);
-    status = status < 0 ? status
-                        : owner->memory_operations->page_map(owner, address, out, page_count);
+    status =
+        status < 0 ? status : owner->memory_operations->page_map(owner, address, out, page_count);
     call.argument = page_count;
     return (int)kelpie__sim_leave(&call, status, out,
                                   status < 0 ? 0 : page_count * sizeof(uint64_t));

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * Machines and their processes: birth, signals, death. A process that ends gives up its handles in
- * order, then its memory and its stack; then its children learn of it, then whoever holds a handle of
- * it, then its parent: Linux' order. Deaths that follow from a death wait in the machine's list until
- * their turn comes, so that nothing here is called within itself.
+ * order, then its memory and its stack; then its children learn of it, then whoever holds a handle
+ * of it, then its parent: Linux' order. Deaths that follow from a death wait in the machine's list
+ * until their turn comes, so that nothing here is called within itself.
  */
 #include <errno.h>
 #include <signal.h>
@@ -305,8 +305,7 @@ struct sim_process *kelpie__sim_process_adopt(struct sim_world *world, const cha
     if (process == NULL) {
         return NULL;
     }
-    if (!standard_handles(process) ||
-        !kelpie__sim_process_arguments(process, no_arguments, NULL)) {
+    if (!standard_handles(process) || !kelpie__sim_process_arguments(process, no_arguments, NULL)) {
         kelpie__sim_process_drop(process);
         return NULL;
     }
@@ -323,8 +322,7 @@ struct sim_process *kelpie__sim_process_adopt(struct sim_world *world, const cha
 void *kelpie__sim_process_memory(struct sim_process *process, void *old, size_t old_bytes,
                                  size_t new_bytes) {
     struct sim_heap *heap = process->machine->heap;
-    struct sim_memory_block *block =
-        old == NULL ? NULL : (struct sim_memory_block *)old - 1;
+    struct sim_memory_block *block = old == NULL ? NULL : (struct sim_memory_block *)old - 1;
     const size_t head = sizeof(*block);
     if (block != NULL) {
         KELPIE_ASSERT(block->bytes == old_bytes);

@@ -47,9 +47,9 @@ bool kelpie__sim_chance(struct sim_world *world, enum sim_stream stream, uint32_
 static int64_t scale(int64_t value, int64_t exponent) {
     int64_t whole = exponent >> ABOUT_SCALE_SHIFT;
     int64_t fraction = exponent & ((1 << ABOUT_SCALE_SHIFT) - 1);
-    int64_t factor = (1 << ABOUT_SCALE_SHIFT) +
-                     ((fraction * (43025 + ((22511 * fraction) >> ABOUT_SCALE_SHIFT))) >>
-                      ABOUT_SCALE_SHIFT);
+    int64_t factor =
+        (1 << ABOUT_SCALE_SHIFT) +
+        ((fraction * (43025 + ((22511 * fraction) >> ABOUT_SCALE_SHIFT))) >> ABOUT_SCALE_SHIFT);
     __extension__ typedef __int128 wide;
     wide product = (wide)value * factor >> ABOUT_SCALE_SHIFT;
     return (int64_t)(whole >= 0 ? product << whole : product >> -whole);

@@ -12,7 +12,6 @@
 
 #define TIMERS_FIRST 16u
 #define TIMER_NONE UINT32_MAX
-#define WAKES_MAX 1000000000u /* of one wait: a bound, never reached */
 #define PCT_REPEATS_MAX 1000u /* turns of one process while others could go */
 
 /* ---- ready lists ----------------------------------------------------------------------------- */
@@ -61,7 +60,8 @@ bool kelpie__sim_machine_is_ready(const struct sim_machine *machine) {
     return machine->ready_first != NULL;
 }
 
-/* ---- a machine's timers: a binary heap -------------------------------------------------------- */
+/* ---- a machine's timers: a binary heap --------------------------------------------------------
+ */
 
 static bool timer_precedes(const struct sim_process *a, const struct sim_process *b) {
     return a->deadline_ns != b->deadline_ns ? a->deadline_ns < b->deadline_ns
@@ -256,8 +256,7 @@ static struct sim_process *machine_pick(struct sim_world *world,
     case SIM_SCHEDULE_FIFO:
         break;
     case SIM_SCHEDULE_UNIFORM:
-        for (uint64_t skip =
-                 kelpie__sim_below(world, SIM_STREAM_SCHEDULER, machine->ready_count);
+        for (uint64_t skip = kelpie__sim_below(world, SIM_STREAM_SCHEDULER, machine->ready_count);
              skip > 0; skip -= 1) {
             process = process->ready_next;
         }

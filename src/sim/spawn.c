@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Spawn, and what is done with a process by its handle. The steps of a birth are checked in the order
- * of the real system's child (os_linux_process.c), and a failure is named as there; nobody has seen
- * a child that was not born.
+ * Spawn, and what is done with a process by its handle. The steps of a birth are checked in the
+ * order of the real system's child (os_linux_process.c), and a failure is named as there; nobody
+ * has seen a child that was not born.
  */
 #include <errno.h>
 #include <string.h>
@@ -10,7 +10,6 @@
 #include "sim/core.h"
 #include "sim/disk.h"
 #include "sim/guest.h"
-#include "sim/stream.h"
 
 #define SCRIPT_LINE_BYTES 255u /* BINPRM_BUF_SIZE - 1 */
 #define SCRIPT_ARGUMENTS_MAX 64u
@@ -157,7 +156,8 @@ static int exec_script(struct sim_process *child, const char *path,
     char line[SCRIPT_LINE_BYTES + 1] = "";
     char absolute[SIM_PATH_BYTES_MAX];
     const char *argv[SCRIPT_ARGUMENTS_MAX + 2];
-    int64_t size = kelpie__sim_disk_peek(child->machine->disk, false, path, line, SCRIPT_LINE_BYTES);
+    int64_t size =
+        kelpie__sim_disk_peek(child->machine->disk, false, path, line, SCRIPT_LINE_BYTES);
     if (size < 2 || line[0] != '#' || line[1] != '!') {
         return -ENOEXEC;
     }
@@ -168,13 +168,12 @@ static int exec_script(struct sim_process *child, const char *path,
     if (status < 0) {
         return status;
     }
-    uint32_t count = 0;
+    uint32_t count = 1;
     argv[0] = name;
     argv[1] = absolute;
-    for (count = 1; count < SCRIPT_ARGUMENTS_MAX && child->argv[count - 1] != NULL &&
-                    child->argv[count] != NULL;
-         count += 1) {
+    while (count < SCRIPT_ARGUMENTS_MAX && child->argv[count] != NULL) {
         argv[count + 1] = child->argv[count];
+        count += 1;
     }
     argv[count + 1] = NULL;
     return kelpie__sim_process_replace_argv(child, argv) ? 0 : -ENOMEM;
@@ -185,9 +184,8 @@ static int exec_script(struct sim_process *child, const char *path,
 static int spawn_prepare(struct sim_process *parent, struct sim_process *child,
                          const struct kelpie_os_spawn *spawn, const struct sim_program **out,
                          const char **out_step) {
-    const char *const *environment = spawn->environment != NULL
-                                         ? spawn->environment
-                                         : (const char *const *)parent->environment;
+    const char *const *environment =
+        spawn->environment != NULL ? spawn->environment : (const char *const *)parent->environment;
     *out_step = "clone";
     int status = kelpie__sim_process_arguments(child, spawn->argv, environment) ? 0 : -ENOMEM;
     if (status == 0) {
@@ -201,11 +199,11 @@ static int spawn_prepare(struct sim_process *parent, struct sim_process *child,
         status = spawn_directory(child, spawn->directory);
     }
     if (status == 0) {
-        bool searches = (spawn->flags & KELPIE_OS_SPAWN_SEARCH_PATH) != 0 &&
-                        strchr(spawn->path, '/') == NULL;
+        bool searches =
+            (spawn->flags & KELPIE_OS_SPAWN_SEARCH_PATH) != 0 && strchr(spawn->path, '/') == NULL;
         *out_step = "exec";
-        status = searches ? exec_search(child, spawn->path, out)
-                          : exec_find(child, spawn->path, out);
+        status =
+            searches ? exec_search(child, spawn->path, out) : exec_find(child, spawn->path, out);
         if (status == -ENOEXEC) {
             status = exec_script(child, spawn->path, out);
         }

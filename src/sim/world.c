@@ -236,8 +236,7 @@ static bool world_make_host(struct sim_world *world) {
     world->host->pid_next = 1000;
     kelpie__ignore(snprintf(world->host->hostname, sizeof(world->host->hostname), "host"));
     uint64_t bytes = world->options.disk_bytes == 0 ? WORLD_DISK_BYTES : world->options.disk_bytes;
-    world->host->disk =
-        kelpie__sim_disk_create(world->host, world->options.disk_profile, bytes);
+    world->host->disk = kelpie__sim_disk_create(world->host, world->options.disk_profile, bytes);
     return world->host->disk != NULL;
 }
 
@@ -377,8 +376,7 @@ static void guests_summarise(struct sim_world *world) {
     world->guest_deadline_ns = -1;
     for (uint32_t i = 0; i < world->guest_count; i += 1) {
         world->guest_ready_count += world->guests[i].is_ready ? 1 : 0;
-        world->guest_deadline_ns =
-            earlier(world->guest_deadline_ns, world->guests[i].deadline_ns);
+        world->guest_deadline_ns = earlier(world->guest_deadline_ns, world->guests[i].deadline_ns);
     }
 }
 

@@ -20,9 +20,11 @@ LINKS = {
     "agent": ["wire", "core", "os"],
     "cli": ["lib", "core", "os"],
     "pack": ["store", "core", "os"],
+    "sim": ["os", "os_fault", "core", "wire", "store", "vmm", "monitor", "lib", "agent", "cli"],
 }
-# Outside the seam: they call the system themselves.
+# Outside the seam: they call the system themselves. The simulator's memory comes from libc: a list of its own.
 OUTSIDE_SEAM = {"os", "pack"}
+SIM_PREFIX = "kelpie__sim_"
 LIBC_ONLY = re.compile(r"libc\.so\.6|ld-linux-x86-64\.so\.2|ld-linux-aarch64\.so\.1")
 
 
@@ -66,8 +68,9 @@ def read_list(text):
     return entries
 
 
-def check_undefined(build, allowed):
+def check_undefined(build, allowed, allowed_sim=None):
     """Nothing but os calls the system, and nobody calls a layer above."""
+    allowed_sim = allowed_sim or {}
     paths = archives(build)
     table = {layer: symbols(path) for layer, path in paths.items()}
     owner = {name: layer for layer, (defined, _) in table.items() for name in defined}
@@ -78,6 +81,8 @@ def check_undefined(build, allowed):
                 if home is not None and home != layer and home not in LINKS[layer]:
                     text = f"{layer} calls {name} of {home}, a layer it may not know"
                     yield Finding("layer-link", paths[layer], 0, text)
+            elif layer == "sim" and name in allowed_sim:
+                continue
             elif layer not in OUTSIDE_SEAM and name not in allowed:
                 text = f"{layer} needs {name}, which is not in tools/allowed-symbols.txt"
                 yield Finding("seam", paths[layer], 0, text)
@@ -125,6 +130,16 @@ def check_exports(library, header_text):
             yield Finding("exports", library, 0, f"{name} has no symbol version")
 
 
+def check_no_simulator(paths):
+    """No product carries a simulator; `sim:` loads it."""
+    for path in paths:
+        for line in run("nm", path).splitlines():
+            name = line.split()[-1]
+            if name.startswith(SIM_PREFIX):
+                yield Finding("sim-in-product", path, 0, f"has {name} of the simulator")
+                break
+
+
 def check_needed(path):
     for line in run("readelf", "-d", path).splitlines():
         match = re.search(r"\(NEEDED\).*\[(.+)\]", line)
@@ -147,7 +162,9 @@ def check_build(build, root):
         with open(os.path.join(root, "tools", name), encoding="utf-8") as file:
             return read_list(file.read())
 
-    yield from check_undefined(build, listed("allowed-symbols.txt"))
+    yield from check_undefined(
+        build, listed("allowed-symbols.txt"), listed("allowed-symbols-sim.txt")
+    )
     yield from check_statics(build, listed("allowed-statics.txt"))
     library, monitor, command, agent = (
         os.path.join(build, "src", name)
@@ -161,4 +178,5 @@ def check_build(build, root):
         yield from check_exports(library, file.read())
     for path in (library, monitor, command):
         yield from check_needed(path)
+    yield from check_no_simulator((library, monitor, command))
     yield from check_agent(agent)

@@ -12,7 +12,10 @@ LICENSE = "# SPDX-License-Identifier: Apache-2.0 OR MIT\n"
 OPENING = "/* SPDX-License-Identifier: Apache-2.0 OR MIT\n *\n * A planted file.\n */\n"
 ASSERTS = "    KELPIE_ASSERT(a);\n    KELPIE_ASSERT(b);\n"
 LONG_BODY = ASSERTS + "    a = a + 1;\n" * 67
-BANNED = "strcpy all use kelpie__text_copy\nmalloc seam use kelpie__alloc\nerrno seam only src/os has it\n"
+BANNED = (
+    "strcpy all use kelpie__text_copy\nmalloc seam use kelpie__alloc\ntime seam use now\n"
+    "errno seam only src/os has it\n"
+)
 
 # Rule, path, text after the opening comment (or the whole text when it starts with "!").
 PLANTED = [
@@ -30,9 +33,11 @@ PLANTED = [
     ("layer", "src/core/a.c", '#include "monitor/monitor.h"\n'),
     ("layer", "src/monitor/a.c", '#include "vmm/qemu/qmp.h"\n'),
     ("layer", "src/cli/a.c", '#include "lib/client.h"\n'),
+    ("layer", "src/lib/a.c", '#include "sim/world.h"\n'),
     ("guard", "src/core/a.h", "#ifndef A_H\n#define A_H\n#endif\n"),
     ("banned", "src/core/a.c", "static void f(void) {\n    p = malloc(3);\n}\n"),
     ("banned", "tests/unit/a.c", "static void f(void) {\n    strcpy(a, b);\n}\n"),
+    ("banned", "src/sim/a.c", "static void f(void) {\n    p = time(3);\n}\n"),
     ("banned", "src/wire/a.c", "static int f(void) {\n    return -errno;\n}\n"),
     ("function-length", "src/core/a.c", "static void f(int a) {\n" + LONG_BODY + "}\n"),
     ("braces", "src/core/a.c", "static void f(int a) {\n    if (a)\n        g();\n}\n"),
@@ -61,6 +66,7 @@ CLEAN = [
     ),
     ("src/core/a.h", "#ifndef KELPIE_CORE_A_H\n#define KELPIE_CORE_A_H\n#endif\n"),
     ("src/cli/main.c", "int main(void) {\n    return 0;\n}\n"),
+    ("src/sim/a.c", '#include "agent/agent.h"\nstatic void f(void) {\n    p = malloc(3);\n}\n'),
 ]
 
 
@@ -136,6 +142,22 @@ def test_archives(report, folder):
     report("passes-listed-symbol", found == ["layer-link"], str(found))
     found = [finding.text for finding in binary.check_statics(folder, {})]
     report("finds-mutable-static", found == ["count lives in .bss"], str(found))
+    build_archive(
+        folder,
+        "sim",
+        "void *malloc(unsigned long); long time(long *); void *kelpie__sim_a(void);\n"
+        "void *kelpie__sim_a(void) { return malloc((unsigned long)time(0)); }",
+    )
+    found = [
+        finding.text.split()[:3]
+        for finding in binary.check_undefined(folder, allowed, {"malloc": "its own memory"})
+        if finding.rule == "seam"
+    ]
+    report("finds-time-in-simulator", found == [["sim", "needs", "time,"]], str(found))
+    found = [finding.rule for finding in binary.check_no_simulator([os.path.join(folder, "sim.o")])]
+    report("finds-simulator-in-product", found == ["sim-in-product"], str(found))
+    found = [finding.rule for finding in binary.check_no_simulator([os.path.join(folder, "os.o")])]
+    report("passes-product", found == [], str(found))
 
 
 def test_library(report, folder):
