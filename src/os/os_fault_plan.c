@@ -418,7 +418,7 @@ static bool parse_rest(struct kelpie_fault_reader *reader, struct kelpie_fault_r
         text += strspn(text, " \t");
         size_t length = word_length(text);
         bool is_arrow = length == 2 && strncmp(text, "=>", 2) == 0;
-        if (length == 0 && is_alias) {
+        if ((length == 0 || *text == '#') && is_alias) {
             is_done = true;
         } else if (length == 0) {
             return problem(reader, text, "expected \"=> ACTION\" at the rule's end");
@@ -440,6 +440,9 @@ static bool parse_rest(struct kelpie_fault_reader *reader, struct kelpie_fault_r
         }
     }
     text += strspn(text, " \t");
+    if (*text == '#') { /* a comment, up to the line's end */
+        text += strcspn(text, "\n");
+    }
     if (*text != '\0' && *text != ';' && *text != '\n') {
         return problem(reader, text, "expected the rule's end");
     }

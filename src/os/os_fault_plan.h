@@ -5,8 +5,9 @@
  *     kelpie-plan 1 seed=42 commit=0123abc options=disk=posix,cost=1
  *     point [conditions] => action[:argument]
  *     boot fails p=0.5
- * The last form is an alias: one of the contract's names with conditions. What only the simulator
- * can do is marked in the rule, and refused by kelpie__fault_plan_parse.
+ * The last form is an alias: one of the contract's names with conditions. A line's rest from a '#'
+ * that begins or follows a rule is a comment. What only the simulator can do is marked in the rule,
+ * and refused by kelpie__fault_plan_parse.
  */
 #ifndef KELPIE_OS_OS_FAULT_PLAN_H
 #define KELPIE_OS_OS_FAULT_PLAN_H

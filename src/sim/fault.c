@@ -18,6 +18,7 @@
 #define LABEL_NAMED SIM_OP_COUNT /* the bucket of inhabitants' points */
 #define PARENTS_MAX 8u
 #define NS_PER_MS 1000000
+#define WHERE_BYTES_MAX 200
 
 /* ---- hashes ---------------------------------------------------------------------------------- */
 
@@ -366,9 +367,9 @@ static bool matches(const struct sim_fault_rule *rule, const struct sim_call *ca
 /* ---- what a fired rule does ------------------------------------------------------------------ */
 
 void kelpie__sim_fault_record(struct sim_faults *faults, const struct sim_fault_rule *rule,
-                              struct sim_process *process, uint64_t nth,
-                              enum sim_fault_class class) {
-    char line[KELPIE_FAULT_LINE_MAX];
+                              struct sim_process *process, uint64_t nth, enum sim_fault_class class,
+                              const char *where) {
+    char line[KELPIE_FAULT_LINE_MAX + WHERE_BYTES_MAX];
     struct kelpie_fault_rule concrete = rule->rule;
     bool is_of_world = rule->rule.kind == KELPIE_FAULT_POINT_WORLD;
     KELPIE_ASSERT(is_of_world == (process == NULL));
@@ -388,10 +389,18 @@ void kelpie__sim_fault_record(struct sim_faults *faults, const struct sim_fault_
         concrete.window_end_ns = concrete.window_begin_ns + 1;
     }
     size_t length = kelpie__fault_rule_format(&concrete, line);
+    uint64_t now_ms = (uint64_t)kelpie__sim_now(faults->world) / NS_PER_MS;
+    kelpie__sim_world_mix(faults->world, line, length);
+    int added =
+        snprintf(line + length, WHERE_BYTES_MAX, " # %llu.%03llu s %s",
+                 (unsigned long long)(now_ms / 1000), (unsigned long long)(now_ms % 1000), where);
+    for (char *at = line + length; *at != '\0'; at += 1) {
+        *at = (uint8_t)*at < 0x20 ? '?' : *at; /* a path with a line's end in it ends no line */
+    }
+    length += (size_t)(added < WHERE_BYTES_MAX ? added : WHERE_BYTES_MAX - 1);
     struct sim_event event = {.type = SIM_EVENT_FAULT, .process = process, .detail = line};
     faults->fired += 1;
     faults->class_fired[class] += 1;
-    kelpie__sim_world_mix(faults->world, line, length);
     kelpie__sim_world_emit(faults->world, &event);
     if (faults->log_length + length + 2 > faults->log_capacity) {
         size_t capacity = faults->log_capacity == 0 ? 4096 : faults->log_capacity * 2;
@@ -468,8 +477,13 @@ void kelpie__sim_faults_call(struct sim_faults *faults, struct sim_call *call) {
     uint64_t hash = hash_nth(found->base, found->calls);
     rule->rule.fired += 1;
     rule->armed -= rule->armed > 0 ? 1 : 0;
+    char where[WHERE_BYTES_MAX];
+    snprintf(where, sizeof(where), "in %s(%s%s%s)", kelpie__sim_op_name(call->op),
+             call->label == NULL ? "" : call->label,
+             call->label == NULL || call->path == NULL ? "" : ", ",
+             call->path == NULL ? "" : call->path);
     kelpie__sim_fault_record(faults, rule, call->process, found->calls,
-                             kelpie__sim_fault_class_of_call(&rule->rule, call->op));
+                             kelpie__sim_fault_class_of_call(&rule->rule, call->op), where);
     act_on_call(call, &rule->rule, hash);
     act_on_process(faults, call->process, &rule->rule);
 }
@@ -494,13 +508,15 @@ const char *kelpie__sim_faults_point(struct sim_faults *faults, struct sim_proce
         return NULL;
     }
     struct sim_fault_rule *rule = &faults->rules[found->rule];
+    char where[KELPIE_FAULT_TEXT_MAX + 4];
+    snprintf(where, sizeof(where), "at %.63s", point);
     bool is_signal = rule->rule.action == KELPIE_FAULT_KILL ||
                      rule->rule.action == KELPIE_FAULT_STOP ||
                      rule->rule.action == KELPIE_FAULT_POWER_LOSS;
     rule->rule.fired += 1;
     rule->armed -= rule->armed > 0 ? 1 : 0;
     kelpie__sim_fault_record(faults, rule, process, found->calls,
-                             kelpie__sim_fault_class_of_point(&rule->rule));
+                             kelpie__sim_fault_class_of_point(&rule->rule), where);
     if (is_signal) {
         act_on_process(faults, process, &rule->rule);
         return NULL;

@@ -220,7 +220,7 @@ static void window_begins(struct sim_world *world, void *context, uint64_t argum
     KELPIE_ASSERT(faults->world == world && argument < faults->rule_count);
     if (!faults->is_off && world_rule_fires(faults, rule, 1)) {
         rule->rule.fired += 1;
-        kelpie__sim_fault_record(faults, rule, NULL, 1, class_of(&rule->rule));
+        kelpie__sim_fault_record(faults, rule, NULL, 1, class_of(&rule->rule), "in its window");
         suffer(faults, rule, 1, "");
     }
 }
@@ -254,7 +254,9 @@ bool kelpie__sim_fault_run_pending(struct sim_faults *faults) {
                 faults->pending_count * sizeof(faults->pending[0]));
         KELPIE_ASSERT(!faults->is_off && pending.rule < faults->rule_count);
         rule->rule.fired += 1;
-        kelpie__sim_fault_record(faults, rule, NULL, pending.nth, class_of(&rule->rule));
+        char where[128];
+        snprintf(where, sizeof(where), "after %.120s", pending.path);
+        kelpie__sim_fault_record(faults, rule, NULL, pending.nth, class_of(&rule->rule), where);
         suffer(faults, rule, pending.nth, pending.path);
         is_power_lost = is_power_lost || rule->rule.action == KELPIE_FAULT_POWER_LOSS;
     }

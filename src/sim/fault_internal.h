@@ -93,10 +93,11 @@ bool kelpie__sim_fault_suits(const struct kelpie_fault_rule *rule, const struct 
 /* machine.h's: the running process stands still for virtual time. */
 void kelpie__sim_process_sleep(struct sim_process *process, int64_t duration_ns);
 
-/* The concrete form of a fired rule goes to the log, the observers, the hash and the counters. */
+/* The concrete form of a fired rule goes to the log, the observers, the hash and the counters; with
+ * time and `where` ("in rename(/a)") behind it as a comment. process NULL: of the world. */
 void kelpie__sim_fault_record(struct sim_faults *faults, const struct sim_fault_rule *rule,
-                              struct sim_process *process, uint64_t nth,
-                              enum sim_fault_class class);
+                              struct sim_process *process, uint64_t nth, enum sim_fault_class class,
+                              const char *where);
 
 /* Stops a process of the host; duration_ns 0: until the faults end. False: it cannot be stopped. */
 bool kelpie__sim_fault_stop(struct sim_faults *faults, struct sim_process *process,

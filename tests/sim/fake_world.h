@@ -44,7 +44,7 @@ static void fake_log(struct sim_world *world, const char *what, const char *deta
 }
 
 /* Time passes; timers that are due are called, in order. */
-static void fake_pass(struct sim_world *world, int64_t until_ns) {
+static inline void fake_pass(struct sim_world *world, int64_t until_ns) {
     for (uint32_t budget = 0; budget < 1000; budget += 1) {
         struct fake_timer *first = NULL;
         for (uint32_t i = 0; i < world->timer_count; i += 1) {
@@ -88,7 +88,10 @@ void kelpie__sim_world_observe(struct sim_world *world, sim_observer observer, v
 
 void kelpie__sim_world_emit(struct sim_world *world, const struct sim_event *event) {
     if (event->type == SIM_EVENT_FAULT) {
-        fake_log(world, "fault", event->detail, 0);
+        char rule[512]; /* without its comment */
+        snprintf(rule, sizeof(rule), "%.*s", (int)(strstr(event->detail, " # ") - event->detail),
+                 event->detail);
+        fake_log(world, "fault", rule, 0);
     }
     if (world->observer != NULL) {
         world->observer(world->observer_context, world, event);

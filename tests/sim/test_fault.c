@@ -172,6 +172,7 @@ static void test_concrete_plan_replays_alone(void **state) {
     assert_int_equal(kelpie__sim_faults_fired(fixture->faults), count);
     assert_int_equal(strncmp(plan, "kelpie-plan 1 seed=7\nwrite role=monitor birth=", 45), 0);
     assert_null(strstr(plan, "p="));
+    assert_non_null(strstr(plan, " => EIO # 1.000 s in write()\n"));
     unmake(fixture);
     fixture = make(99, plan);
     assert_int_equal(failing(fixture, second), count);

@@ -24,10 +24,10 @@ static void test_plan_is_read(void **state) {
     struct kelpie_fault_plan plan;
     char problem[KELPIE_FAULT_PROBLEM_MAX] = "";
     (void)state;
-    assert_true(
-        kelpie__fault_plan_parse("qmp.read role=monitor nth=7 => EIO; * p=0.02 max=3 => kill\n"
-                                 "open path=*/x window=1s..2500ms => delay:40",
-                                 &plan, problem));
+    assert_true(kelpie__fault_plan_parse(
+        "qmp.read role=monitor nth=7 => EIO; * p=0.02 max=3 => kill\n"
+        "open path=*/x window=1s..2500ms => delay:40 # 1.204 s in open(/x); kill",
+        &plan, problem));
     assert_int_equal(plan.count, 3);
     assert_string_equal(plan.rules[0].point, "qmp.read");
     assert_string_equal(plan.rules[0].role, "monitor");
@@ -124,7 +124,7 @@ static void test_header_comments_and_aliases(void **state) {
     (void)state;
     assert_true(kelpie__fault_reader_open(
         &reader, "kelpie-plan 1 seed=0xff commit=0123abc options=disk=ext4,cost=1\n# found today\n"
-                 "boot fails p=0.5; exec times out nth=2\n\nsnapshot corrupted p=0.2"));
+                 "boot fails p=0.5; exec times out nth=2 # in a test\n\nsnapshot corrupted p=0.2"));
     assert_true(reader.header.is_given && reader.header.has_seed);
     assert_int_equal(reader.header.seed, 255);
     assert_string_equal(reader.header.commit, "0123abc");

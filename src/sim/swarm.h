@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Swarm testing: each run has a configuration of its own, drawn from its seed. What is off in a run
+ * cannot hide what needs its absence, and what is on meets every mixture of the rest. One run in
+ * ten is calm: there, no fault fires and nothing is hostile, so that any error at all is a failure.
+ */
+#ifndef KELPIE_SIM_SWARM_H
+#define KELPIE_SIM_SWARM_H
+
+#include "sim/model.h"
+#include "sim/world.h"
+
+#define SIM_SWARM_PLAN_BYTES 8192u
+#define SIM_SWARM_VM_MAX 20u
+#define SIM_SWARM_CLIENT_MAX 5u
+
+/* What stays broken when the faults end; the rest must recover. */
+enum sim_swarm_damage {
+    SIM_SWARM_DAMAGE_NONE,
+    SIM_SWARM_DAMAGE_GUEST,  /* one guest is hostile */
+    SIM_SWARM_DAMAGE_VMM,    /* one QEMU is hung */
+    SIM_SWARM_DAMAGE_CLIENT, /* one client never comes back */
+    SIM_SWARM_DAMAGE_COUNT,
+};
+
+struct sim_swarm {
+    uint64_t seed;
+    bool is_calm;
+    struct sim_options options;           /* plan and trace are NULL: the caller sets them */
+    uint32_t vm_count;                    /* 1..20 */
+    uint32_t client_count;                /* 1..5 */
+    uint32_t owner_count;                 /* 1..2: how many of the clients own VMs */
+    uint32_t operation_count;             /* of all clients together: 20..200 */
+    uint32_t weights[SIM_MODEL_OP_COUNT]; /* 0 (never) or 1..100; START and EXEC never 0 */
+    uint32_t credit_bytes;                /* window of a stream; 0: as the product has it */
+    uint32_t buffer_bytes;                /* clients read and write so much at once; 0: likewise */
+    uint32_t timeout_tenths;              /* of every timeout: 1 (a tenth) .. 100; 10: as it is */
+    uint32_t pool_size;                   /* 0..5 */
+    enum sim_swarm_damage damage;
+    char plan[SIM_SWARM_PLAN_BYTES]; /* of faults, with its header */
+};
+
+/* A function of the seed alone. */
+void kelpie__sim_swarm_draw(uint64_t seed, struct sim_swarm *out);
+
+#endif
