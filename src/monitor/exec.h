@@ -85,7 +85,7 @@ void kelpie__exec_check(const struct kelpie_relay_exec *exec);
 
 /* exec_stream.c: sends what credit and room allow, of all streams, and the end when all else has
  * gone. Frees the exec when there is nothing more to do for it; true then. */
-bool kelpie__exec_pump(struct kelpie_relay_exec *exec);
+bool kelpie__relay_exec_pump(struct kelpie_relay_exec *exec);
 
 /* exec_stream.c: makes room for a client that is away, and stops waiting for one that was told to
  * be. */
@@ -101,7 +101,7 @@ KELPIE_MUST_CHECK bool kelpie__exec_take_over(struct kelpie_relay_exec *exec, ui
 void kelpie__exec_taken_over(struct kelpie_relay_exec *exec);
 
 /* exec_backstop.c: it runs, and its timeout counts. */
-void kelpie__exec_arm_backstop(struct kelpie_relay_exec *exec);
+void kelpie__relay_exec_arm_backstop(struct kelpie_relay_exec *exec);
 
 /* exec_relay.c: unlinks and frees. */
 void kelpie__exec_free(struct kelpie_relay_exec *exec);

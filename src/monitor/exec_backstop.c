@@ -29,7 +29,7 @@ static void backstop_arm(struct kelpie_relay_exec *exec, int64_t left_ns) {
     }
 }
 
-void kelpie__exec_arm_backstop(struct kelpie_relay_exec *exec) {
+void kelpie__relay_exec_arm_backstop(struct kelpie_relay_exec *exec) {
     kelpie__exec_check(exec);
     KELPIE_ASSERT(exec->timeout_ms <= KELPIE_EXEC_TIMEOUT_MS_MAX);
     if (exec->timeout_ms > 0) {

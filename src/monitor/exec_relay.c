@@ -122,7 +122,7 @@ static void exec_ended(struct kelpie_relay_exec *exec, const char *how) {
     relay->finished_count += 1;
     kelpie__timer_disarm(relay->monitor->loop, &exec->backstop);
     kelpie__event_log_write(relay->monitor, "exec_exited", "%s %s", exec->id, how);
-    kelpie__ignore(kelpie__exec_pump(exec)); /* freed or not: this was the last use */
+    kelpie__ignore(kelpie__relay_exec_pump(exec)); /* freed or not: this was the last use */
     relay_check(relay);
 }
 
@@ -170,7 +170,7 @@ static void exec_started(struct kelpie_relay_exec *exec, const char *result, siz
     exec->phase = KELPIE_RELAY_LIVE;
     kelpie__reply_result(monitor, &exec->start_reply, result);
     kelpie__event_log_write(monitor, "exec_started", "%s %s", exec->id, exec->command);
-    kelpie__exec_arm_backstop(exec);
+    kelpie__relay_exec_arm_backstop(exec);
     if (exec->is_kill_wanted) {
         kelpie__exec_kill(exec);
     }

@@ -202,7 +202,7 @@ static bool exec_deliver_end(struct kelpie_relay_exec *exec) {
     return kelpie__wire_notify(wire, "exec.exit", text) == 0; /* else again at `drained` */
 }
 
-bool kelpie__exec_pump(struct kelpie_relay_exec *exec) {
+bool kelpie__relay_exec_pump(struct kelpie_relay_exec *exec) {
     kelpie__exec_check(exec);
     for (uint32_t kind = 0; kind < KELPIE_EXEC_STREAM_COUNT; kind += 1) {
         exec_pump_stream(exec, (enum kelpie_stream_kind)kind);
@@ -335,7 +335,7 @@ void kelpie__relay_client_credit(struct kelpie_relay *relay, uint64_t client, ui
         return;
     }
     exec_grant(exec, kind);
-    kelpie__ignore(kelpie__exec_pump(exec)); /* freed or not: this was the last use */
+    kelpie__ignore(kelpie__relay_exec_pump(exec)); /* freed or not: this was the last use */
 }
 
 /* Throws away what a stream holds and what still comes. The source is told where it can do
@@ -370,14 +370,15 @@ void kelpie__relay_client_stop(struct kelpie_relay *relay, uint64_t client, uint
         /* Without room the guest is not told, and its output is thrown away here. */
         kelpie__ignore(kelpie__wire_stop(guest, exec_number(exec, kind, true)));
     }
-    kelpie__ignore(kelpie__exec_pump(exec)); /* freed or not: this was the last use */
+    kelpie__ignore(kelpie__relay_exec_pump(exec)); /* freed or not: this was the last use */
 }
 
 void kelpie__relay_client_drained(struct kelpie_relay *relay, uint64_t client) {
     KELPIE_ASSERT(client != 0);
     for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT; i += 1) {
         if (relay->execs[i] != NULL && relay->execs[i]->client == client) {
-            kelpie__ignore(kelpie__exec_pump(relay->execs[i])); /* freed or not: not used again */
+            kelpie__ignore(
+                kelpie__relay_exec_pump(relay->execs[i])); /* freed or not: not used again */
         }
     }
 }
@@ -522,5 +523,5 @@ void kelpie__exec_taken_over(struct kelpie_relay_exec *exec) {
     if (exec->phase == KELPIE_RELAY_LIVE && exec_ensure_ring(exec, input)) {
         exec_grant(exec, KELPIE_STREAM_STDIN);
     }
-    kelpie__ignore(kelpie__exec_pump(exec)); /* freed or not: this was the last use */
+    kelpie__ignore(kelpie__relay_exec_pump(exec)); /* freed or not: this was the last use */
 }

@@ -84,6 +84,33 @@ int kelpie__sim_disk_directory(struct sim_process *process, const char *path) {
     return 0;
 }
 
+int kelpie__sim_disk_put(struct sim_disk *disk, const char *path, uint32_t mode, const void *bytes,
+                         size_t count) {
+    kelpie__ignore(disk != NULL && path != NULL && bytes != NULL && mode + count > 0);
+    return 0;
+}
+
+int kelpie__sim_disk_put_directory(struct sim_disk *disk, const char *path, uint32_t mode) {
+    kelpie__ignore(disk != NULL && path != NULL && mode > 0);
+    return 0;
+}
+
+int kelpie__sim_disk_put_tmpfs(struct sim_disk *disk, const char *path) {
+    kelpie__ignore(disk != NULL && path != NULL);
+    return 0;
+}
+
+int kelpie__sim_disk_put_synthetic(struct sim_disk *disk, const char *pattern,
+                                   sim_synthetic content) {
+    kelpie__ignore(disk != NULL && pattern != NULL && content != NULL);
+    return 0;
+}
+
+int kelpie__sim_disk_put_device(struct sim_disk *disk, const char *path, sim_device_open open) {
+    kelpie__ignore(disk != NULL && path != NULL && open != NULL);
+    return 0;
+}
+
 /* ---- S6: trace.c -------------------------------------------------------------------------- */
 
 void kelpie__sim_trace_call(struct sim_trace *trace, const struct sim_call *call, int64_t result,
@@ -94,13 +121,6 @@ void kelpie__sim_trace_call(struct sim_trace *trace, const struct sim_call *call
 void kelpie__sim_trace_event(struct sim_trace *trace, int64_t time_ns,
                              const struct sim_event *event) {
     kelpie__ignore(trace != NULL && event != NULL && time_ns > 0);
-}
-
-/* ---- S4: install.c --------------------------------------------------------------------------- */
-
-int kelpie__sim_install(struct sim_world *world) {
-    kelpie__ignore(world != NULL);
-    return 0;
 }
 
 /* ---- S5: guest*.c ---------------------------------------------------------------------------- */
@@ -147,4 +167,60 @@ int kelpie__sim_guest_spawned(struct sim_process *parent, struct sim_process *ch
 
 void kelpie__sim_guest_ended(struct sim_process *process) {
     kelpie__ignore(process != NULL);
+}
+
+int kelpie__sim_install_guest_programs(struct sim_world *world) {
+    kelpie__ignore(world != NULL);
+    return 0;
+}
+
+struct sim_guest *kelpie__sim_guest_create(struct sim_process *owner,
+                                           const struct sim_guest_config *config) {
+    kelpie__ignore(owner != NULL && config != NULL);
+    return NULL;
+}
+
+void kelpie__sim_guest_run(struct sim_guest *guest) {
+    kelpie__ignore(guest != NULL);
+}
+
+void kelpie__sim_guest_halt(struct sim_guest *guest) {
+    kelpie__ignore(guest != NULL);
+}
+
+enum sim_guest_end kelpie__sim_guest_end(const struct sim_guest *guest) {
+    kelpie__ignore(guest != NULL);
+    return SIM_GUEST_LIVES;
+}
+
+struct sim_object *kelpie__sim_guest_events(struct sim_guest *guest) {
+    kelpie__ignore(guest != NULL);
+    return NULL;
+}
+
+size_t kelpie__sim_guest_port_put(struct sim_guest *guest, const void *bytes, size_t count) {
+    kelpie__ignore(guest != NULL && bytes != NULL);
+    return count;
+}
+
+size_t kelpie__sim_guest_port_take(struct sim_guest *guest, void *out, size_t capacity) {
+    kelpie__ignore(guest != NULL && out != NULL && capacity > 0);
+    return 0;
+}
+
+size_t kelpie__sim_guest_console_take(struct sim_guest *guest, void *out, size_t capacity) {
+    kelpie__ignore(guest != NULL && out != NULL && capacity > 0);
+    return 0;
+}
+
+void kelpie__sim_guest_panic(struct sim_guest *guest, const char *why) {
+    kelpie__ignore(guest != NULL && why != NULL);
+}
+
+void kelpie__sim_guest_hang(struct sim_guest *guest) {
+    kelpie__ignore(guest != NULL);
+}
+
+void kelpie__sim_guest_deafen(struct sim_guest *guest) {
+    kelpie__ignore(guest != NULL);
 }
