@@ -113,7 +113,7 @@ struct machine *machine_create(const struct harness *harness) {
                   "%s", error.message);
     machine->spec.vm_directory = harness->root_directory;
     machine->spec.cache_directory = harness->cache_directory;
-    machine->spec.cpu_count = 1;
+    machine->spec.cpu_count = 2;
     machine->spec.memory_mib = MACHINE_MEMORY_MIB;
     machine->spec.accelerator = KELPIE_VMM_ACCELERATOR_TCG;
     return machine;

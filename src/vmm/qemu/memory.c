@@ -94,6 +94,7 @@ static int locate_take(struct kelpie_qemu_locate *locate, const struct kelpie_js
     uint64_t address = 0;
     bool is_known =
         kelpie__json_string(result, text, sizeof(text), NULL) == 0 && locate_parse(text, &address);
+    text[strcspn(text, "\r\n")] = '\0';
     if (!is_known) {
         return kelpie__fail(error, KELPIE_E_INTERNAL, 0,
                             "QEMU does not say where the guest's memory is: \"%s\"", text);
@@ -127,6 +128,9 @@ static void locate_answer(void *context, int status, const struct kelpie_json_va
         if (status == 0) {
             return;
         }
+    }
+    if (status < 0) {
+        locate->address = 0; /* nothing that was not proved is kept */
     }
     locate->callback(locate->context, status, status < 0 ? error : NULL);
 }

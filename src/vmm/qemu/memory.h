@@ -23,7 +23,7 @@ typedef void (*kelpie_qemu_memory_callback)(void *context, int status,
 struct kelpie_qemu_locate {
     struct kelpie_qmp *qmp; /* borrowed: until the callback, or its end */
     uint64_t memory_bytes;
-    uint64_t address; /* the result: of the guest's first page in QEMU's process */
+    uint64_t address; /* the result: of the guest's first page in QEMU's process; else 0 */
     bool is_last;     /* the last page is being asked for */
     kelpie_qemu_memory_callback callback;
     void *context;
