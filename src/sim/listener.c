@@ -126,7 +126,7 @@ int kelpie__sim_listener_create(struct sim_process *process, uint32_t backlog,
 }
 
 int kelpie__sim_listener_connect(struct sim_process *process, uint64_t socket,
-                                 struct sim_stream *stream) {
+                                 struct sim_socket *stream) {
     const struct kelpie_os_peer client = {process->pid, process->uid, process->gid};
     struct sim_listener *listener = process->machine->listeners;
     while (listener != NULL && listener->socket != socket) { /* bound: the machine's listeners */

@@ -21,9 +21,9 @@
 #define STREAM_SHARED_INFO 320u      /* struct skb_shared_info */
 #define STREAM_PAGE_BYTES 4096u
 
-struct sim_stream {
+struct sim_socket {
     struct sim_object object;
-    struct sim_stream *other; /* borrowed; NULL: it was never there, or is closed */
+    struct sim_socket *other; /* borrowed; NULL: it was never there, or is closed */
     struct sim_channel input;
     struct kelpie_os_peer peer;
     bool is_read_shut;
@@ -31,16 +31,16 @@ struct sim_stream {
     bool has_reset; /* a pending ECONNRESET: told once */
 };
 
-static struct sim_stream *stream_of(struct sim_object *object) {
-    return KELPIE_CONTAINER_OF(object, struct sim_stream, object);
+static struct sim_socket *stream_of(struct sim_object *object) {
+    return KELPIE_CONTAINER_OF(object, struct sim_socket, object);
 }
 
-static bool stream_is_writable(const struct sim_stream *stream) {
+static bool stream_is_writable(const struct sim_socket *stream) {
     return stream->other == NULL || stream->other->input.charge * 4 <= STREAM_BUFFER_BYTES;
 }
 
 static uint32_t stream_ready(struct sim_object *object) {
-    const struct sim_stream *stream = stream_of(object);
+    const struct sim_socket *stream = stream_of(object);
     uint32_t bits = 0;
     if (stream->input.segment_count > 0 || stream->is_read_shut) {
         bits |= KELPIE_OS_READABLE;
@@ -69,9 +69,9 @@ static uint32_t stream_charge(uint32_t count) {
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
-static int64_t stream_put(struct sim_stream *stream, const void *bytes, size_t count,
+static int64_t stream_put(struct sim_socket *stream, const void *bytes, size_t count,
                           struct sim_object *const *objects, uint32_t object_count) {
-    struct sim_stream *other = stream->other;
+    struct sim_socket *other = stream->other;
     if (stream->is_write_shut) {
         return -EPIPE;
     }
@@ -113,7 +113,7 @@ static int64_t stream_write(struct sim_process *process, struct sim_object *obje
 
 static int64_t stream_send(struct sim_process *process, struct sim_object *object,
                            const void *bytes, size_t count, const int *handles, uint32_t n) {
-    struct sim_object *objects[SIM_SEGMENT_OBJECTS_MAX];
+    struct sim_object *objects[SIM_SEGMENT_OBJECTS_MAX] = {NULL};
     KELPIE_ASSERT(process->machine == object->machine);
     KELPIE_ASSERT(n <= SIM_SEGMENT_OBJECTS_MAX);
     for (uint32_t i = 0; i < n; i += 1) {
@@ -135,7 +135,7 @@ static int64_t stream_send(struct sim_process *process, struct sim_object *objec
 /* ---- reading --------------------------------------------------------------------------------- */
 
 /* Objects that are found are given to `out_objects`; the read ends after their segment. */
-static int64_t stream_take(struct sim_stream *stream, void *out, size_t count,
+static int64_t stream_take(struct sim_socket *stream, void *out, size_t count,
                            struct sim_object **out_objects, uint32_t *out_object_count) {
     struct sim_heap *heap = stream->object.machine->heap;
     bool was_writable = stream->other == NULL || stream_is_writable(stream->other);
@@ -178,7 +178,7 @@ static int64_t stream_read(struct sim_process *process, struct sim_object *objec
 /* Handles for which there is no room, with the caller or in its table, are closed. */
 static int64_t stream_receive(struct sim_process *process, struct sim_object *object, void *out,
                               size_t count, int *handles, uint32_t *inout_n) {
-    struct sim_object *objects[SIM_SEGMENT_OBJECTS_MAX];
+    struct sim_object *objects[SIM_SEGMENT_OBJECTS_MAX] = {NULL};
     uint32_t object_count = 0;
     uint32_t room = *inout_n;
     KELPIE_ASSERT(process->machine == object->machine);
@@ -198,8 +198,8 @@ static int64_t stream_receive(struct sim_process *process, struct sim_object *ob
 /* ---- life ------------------------------------------------------------------------------------ */
 
 static void stream_close(struct sim_object *object) {
-    struct sim_stream *stream = stream_of(object);
-    struct sim_stream *other = stream->other;
+    struct sim_socket *stream = stream_of(object);
+    struct sim_socket *other = stream->other;
     struct sim_heap *heap = object->machine->heap;
     KELPIE_ASSERT(object->references == 0);
     if (other != NULL) {
@@ -224,12 +224,12 @@ static const struct sim_object_operations stream_operations = {
     .close = stream_close,
 };
 
-struct sim_stream *kelpie__sim_stream_of(struct sim_object *object) {
+struct sim_socket *kelpie__sim_stream_of(struct sim_object *object) {
     return object->operations == &stream_operations ? stream_of(object) : NULL;
 }
 
 int kelpie__sim_stream_create(struct sim_machine *machine, struct sim_object **out) {
-    struct sim_stream *stream = kelpie__sim_heap_alloc(machine->heap, sizeof(*stream));
+    struct sim_socket *stream = kelpie__sim_heap_alloc(machine->heap, sizeof(*stream));
     if (stream == NULL) {
         return -ENOMEM;
     }
@@ -239,7 +239,7 @@ int kelpie__sim_stream_create(struct sim_machine *machine, struct sim_object **o
     return 0;
 }
 
-int kelpie__sim_stream_join(struct sim_stream *stream, const struct kelpie_os_peer *server,
+int kelpie__sim_stream_join(struct sim_socket *stream, const struct kelpie_os_peer *server,
                             const struct kelpie_os_peer *client, struct sim_object **out) {
     struct sim_object *object = NULL;
     KELPIE_ASSERT(stream->other == NULL && !stream->is_write_shut);
@@ -247,7 +247,7 @@ int kelpie__sim_stream_join(struct sim_stream *stream, const struct kelpie_os_pe
     if (status < 0) {
         return status;
     }
-    struct sim_stream *other = stream_of(object);
+    struct sim_socket *other = stream_of(object);
     stream->other = other;
     stream->peer = *server;
     other->other = stream;
@@ -274,7 +274,7 @@ int kelpie__sim_stream_pair(struct sim_process *process, struct sim_object *out[
 }
 
 void kelpie__sim_stream_refuse(struct sim_object *object) {
-    struct sim_stream *stream = stream_of(object);
+    struct sim_socket *stream = stream_of(object);
     KELPIE_ASSERT(object->operations == &stream_operations);
     KELPIE_ASSERT(object->references == 1);
     if (stream->other != NULL) {
@@ -287,7 +287,7 @@ int kelpie__sim_stream_shut_write(struct sim_object *object) {
     if (kelpie__sim_listener_of(object) != NULL) {
         return 0;
     }
-    struct sim_stream *stream = kelpie__sim_stream_of(object);
+    struct sim_socket *stream = kelpie__sim_stream_of(object);
     if (stream == NULL) {
         return -ENOTSOCK;
     }
@@ -306,7 +306,7 @@ int kelpie__sim_stream_peer(struct sim_object *object, struct kelpie_os_peer *ou
         *out = *kelpie__sim_listener_owner(listener);
         return 0;
     }
-    struct sim_stream *stream = kelpie__sim_stream_of(object);
+    struct sim_socket *stream = kelpie__sim_stream_of(object);
     if (stream == NULL) {
         return -ENOTSOCK;
     }

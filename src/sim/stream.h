@@ -11,16 +11,16 @@
 
 /* ---- unix streams (stream.c) ----------------------------------------------------------------- */
 
-struct sim_stream;
+struct sim_socket;
 
 /* `process`: whose credentials both ends see. */
 int kelpie__sim_stream_pair(struct sim_process *process, struct sim_object *out[2]);
 /* An end without a peer; connect gives it one. */
 int kelpie__sim_stream_create(struct sim_machine *machine, struct sim_object **out);
 /* NULL: the object is no stream. */
-struct sim_stream *kelpie__sim_stream_of(struct sim_object *object);
+struct sim_socket *kelpie__sim_stream_of(struct sim_object *object);
 /* Makes the other end, which knows `client` as its peer, while the end itself knows `server`. */
-int kelpie__sim_stream_join(struct sim_stream *stream, const struct kelpie_os_peer *server,
+int kelpie__sim_stream_join(struct sim_socket *stream, const struct kelpie_os_peer *server,
                             const struct kelpie_os_peer *client, struct sim_object **out);
 /* The end was never accepted: its peer is told (ECONNRESET). Gives up the reference. */
 void kelpie__sim_stream_refuse(struct sim_object *object);
@@ -41,7 +41,7 @@ uint64_t kelpie__sim_listener_socket(const struct sim_listener *listener);
 const struct kelpie_os_peer *kelpie__sim_listener_owner(const struct sim_listener *listener);
 /* -ECONNREFUSED: nobody listens there; -EAGAIN: the queue is full. */
 int kelpie__sim_listener_connect(struct sim_process *process, uint64_t socket,
-                                 struct sim_stream *stream);
+                                 struct sim_socket *stream);
 /* The oldest connection, which stays until it is dropped from the queue; -EAGAIN. */
 int kelpie__sim_listener_first(struct sim_listener *listener, struct sim_object **out);
 void kelpie__sim_listener_drop_first(struct sim_listener *listener);
