@@ -12,17 +12,6 @@
 #include "sim/install.h"
 #include "sim/trace.h"
 
-/* ---- S2: stream.c, terminal.c ---------------------------------------------------------------- */
-
-void kelpie__sim_os_fill_streams(struct kelpie_os *os) {
-    kelpie__ignore(os != NULL);
-}
-
-int kelpie__sim_terminal_control(struct sim_object *object, struct sim_process *leader) {
-    kelpie__ignore(object != NULL && leader != NULL);
-    return -ENOTTY;
-}
-
 /* ---- S3: disk.c, disk_os.c ------------------------------------------------------------------- */
 
 void kelpie__sim_os_fill_files(struct kelpie_os *os) {
@@ -69,6 +58,18 @@ uint64_t kelpie__sim_disk_used_bytes(const struct sim_disk *disk) {
 int64_t kelpie__sim_disk_peek(struct sim_disk *disk, bool is_durable, const char *path, void *out,
                               size_t capacity) {
     kelpie__ignore(disk != NULL && is_durable && path != NULL && out != NULL && capacity > 0);
+    return -ENOENT;
+}
+
+int kelpie__sim_disk_bind(struct sim_process *process, int directory, const char *name,
+                          uint64_t socket) {
+    kelpie__ignore(process != NULL && directory >= 0 && name != NULL && socket > 0);
+    return -ENOENT;
+}
+
+int kelpie__sim_disk_socket(struct sim_process *process, int directory, const char *name,
+                            uint64_t *out_socket) {
+    kelpie__ignore(process != NULL && directory >= 0 && name != NULL && out_socket != NULL);
     return -ENOENT;
 }
 
