@@ -158,7 +158,8 @@ void kelpie__sim_handles_close(struct sim_process *process);
 /* Room for `count` handles. False: no memory. */
 bool kelpie__sim_handles_grow(struct sim_process *process, uint32_t count);
 
-/* ---- process.c, spawn.c ---------------------------------------------------------------------- */
+/* ---- process.c, death.c, spawn.c
+ * ---------------------------------------------------------------------- */
 
 /* A process that is not ready yet and has no handle; NULL: the machine is full. */
 struct sim_process *kelpie__sim_process_new(struct sim_machine *machine, struct sim_process *parent,
@@ -179,10 +180,20 @@ void kelpie__sim_process_end(struct sim_process *process, bool is_signalled, int
 void kelpie__sim_machine_bury(struct sim_machine *machine);
 void *kelpie__sim_process_memory(struct sim_process *process, void *old, size_t old_bytes,
                                  size_t new_bytes);
+void kelpie__sim_process_unlist(struct sim_process *process);
+void kelpie__sim_child_add(struct sim_process *parent, struct sim_process *child); /* takes NULL */
+void kelpie__sim_child_remove(struct sim_process *child);
+/* All that it has, but its handles and its entry in the process table. */
+void kelpie__sim_process_release(struct sim_process *process);
+void kelpie__sim_process_free(struct sim_process *process);
+void kelpie__sim_process_emit(struct sim_process *process, enum sim_event_type type,
+                              const char *detail);
 /* It has no parent any more (or process 1 of a guest). */
 void kelpie__sim_process_orphan(struct sim_process *process);
 /* Of a process handle's object; NULL: it is none. */
 struct sim_process *kelpie__sim_process_subject(struct sim_object *object);
+/* Who holds a handle of it sees that it has ended. */
+void kelpie__sim_process_tell(struct sim_process *process);
 /* A new handle of `subject` for `process`. */
 int kelpie__sim_process_handle(struct sim_process *process, struct sim_process *subject);
 int kelpie__sim_os_spawn(struct kelpie_os *os, const struct kelpie_os_spawn *spawn,
