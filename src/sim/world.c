@@ -31,10 +31,11 @@
 #define STACK_GUARD_BYTES 4096u
 #define STACKS_PER_CHUNK 16u
 #if defined(__SANITIZE_ADDRESS__)
-#define STACK_HOST_BYTES (512u * 1024u)
+#define STACK_FACTOR 2u /* its frames are larger */
 #else
-#define STACK_HOST_BYTES (256u * 1024u) /* of addresses: only what is touched is there */
+#define STACK_FACTOR 1u
 #endif
+#define STACK_HOST_BYTES (256u * 1024u) /* of addresses: only what is touched is there */
 
 /* ---- stacks ---------------------------------------------------------------------------------- */
 
@@ -72,8 +73,8 @@ static void **stack_link(void *stack, size_t bytes) {
 }
 
 void *kelpie__sim_stack_take(struct sim_world *world, size_t bytes, size_t *out_bytes) {
-    struct sim_stack_pool *pool = stack_pool(world, bytes);
-    KELPIE_ASSERT(bytes <= pool->stack_bytes);
+    struct sim_stack_pool *pool = stack_pool(world, bytes * STACK_FACTOR);
+    KELPIE_ASSERT(bytes * STACK_FACTOR <= pool->stack_bytes);
     if (pool->free == NULL && !stacks_map(world, pool)) {
         return NULL;
     }
@@ -203,6 +204,7 @@ void kelpie__sim_jump_wall(struct sim_world *world, int64_t delta_ns) {
 static void world_fill_tables(struct sim_world *world) {
     struct kelpie_os *const tables[] = {&world->table_host, &world->table_guest};
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(tables); i += 1) {
+        tables[i]->context = world; /* a process puts itself there */
         kelpie__sim_os_fill(tables[i]);
         kelpie__sim_os_fill_streams(tables[i]);
         kelpie__sim_os_fill_files(tables[i]);
@@ -252,7 +254,7 @@ struct sim_world *kelpie__sim_world_create(const struct sim_options *options,
     world->guest_deadline_ns = -1;
     world->cost_span = (uint64_t)options->cost_factor * (SIM_COST_NS_MAX + 1);
     world->stacks[0].stack_bytes = STACK_HOST_BYTES;
-    world->stacks[1].stack_bytes = SIM_STACK_BYTES_USER;
+    world->stacks[1].stack_bytes = SIM_STACK_BYTES_USER * STACK_FACTOR;
     world_seed(world);
     world_fill_tables(world);
     bool is_made = world_make_host(world);
