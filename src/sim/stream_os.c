@@ -439,7 +439,7 @@ static int sim_set_terminal_raw(struct kelpie_os *os, int handle, bool is_raw) {
 }
 
 void kelpie__sim_os_fill_streams(struct kelpie_os *os) {
-    KELPIE_ASSERT(os->context != NULL);
+    KELPIE_ASSERT(os != NULL && os->read == NULL);
     os->listen = sim_listen;
     os->accept = sim_accept;
     os->connect = sim_connect;
