@@ -104,15 +104,18 @@ static void run_query_version(struct sim_qemu *qemu) {
 }
 
 static void run_query_name(struct sim_qemu *qemu) {
-    char text[SIM_QEMU_PROBLEM_BYTES];
+    char quoted[SIM_QEMU_PROBLEM_BYTES];
+    char text[SIM_QEMU_PROBLEM_BYTES + 16];
     struct kelpie_json_writer writer;
-    kelpie__json_begin(&writer, text, sizeof(text));
-    kelpie__json_object_begin(&writer, NULL);
-    if (qemu->options.name != NULL) {
-        kelpie__json_write_string(&writer, "name", qemu->options.name);
+    if (qemu->options.name == NULL) {
+        kelpie__sim_qemu_return(qemu, "{}");
+        return;
     }
-    kelpie__json_object_end(&writer);
-    kelpie__sim_qemu_return(qemu, kelpie__json_finish(&writer) < 0 ? "{}" : text);
+    kelpie__json_begin(&writer, quoted, sizeof(quoted));
+    kelpie__json_write_string(&writer, NULL, qemu->options.name);
+    bool is_whole = kelpie__json_finish(&writer) > 0 &&
+                    kelpie__text_format(text, sizeof(text), "{\"name\": %s}", quoted);
+    kelpie__sim_qemu_return(qemu, is_whole ? text : "{}");
 }
 
 static void run_query_kvm(struct sim_qemu *qemu) {

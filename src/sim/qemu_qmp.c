@@ -290,14 +290,24 @@ static void qmp_begin(struct sim_qemu *qemu, const struct sim_qemu_command *comm
     }
 }
 
-/* The members of a command: execute, id and arguments. NULL: it is a good one; else what is wrong.
+/* The id comes first: it is in the answer whatever else is wrong. */
+static void qmp_read_id(struct sim_qemu_qmp *qmp, const struct kelpie_json_value *text) {
+    struct kelpie_json_value value;
+    qmp->id[0] = '\0';
+    if (kelpie__json_find(text->text, text->length, "id", &value) == 0 &&
+        value.length < sizeof(qmp->id)) {
+        memcpy(qmp->id, value.text, value.length);
+        qmp->id[value.length] = '\0';
+    }
+}
+
+/* The members of a command: execute and arguments. NULL: it is a good one; else what is wrong.
  * `out_detail` is the member's name. */
 static const char *qmp_read_members(struct sim_qemu_qmp *qmp, const struct kelpie_json_value *text,
                                     char name[64], char out_detail[64]) {
     struct kelpie_json_iterator iterator;
     struct kelpie_json_value key;
     struct kelpie_json_value value;
-    const char *problem = NULL;
     bool has_name = false;
     kelpie__ignore(kelpie__json_iterate(text, &iterator));    /* it is an object */
     while (kelpie__json_next(&iterator, &key, &value) == 1) { /* bound: the text */
@@ -306,23 +316,18 @@ static const char *qmp_read_members(struct sim_qemu_qmp *qmp, const struct kelpi
         }
         if (strcmp(out_detail, "execute") == 0) {
             has_name = true;
-            problem = kelpie__json_string(&value, name, 64, NULL) == 0
-                          ? problem
-                          : "QMP input member '%s' must be a string";
-        } else if (strcmp(out_detail, "id") == 0 && value.length < sizeof(qmp->id)) {
-            memcpy(qmp->id, value.text, value.length);
-            qmp->id[value.length] = '\0';
+            if (kelpie__json_string(&value, name, 64, NULL) < 0) {
+                return "QMP input member '%s' must be a string";
+            }
         } else if (strcmp(out_detail, "arguments") == 0) {
-            bool is_object = value.kind == KELPIE_JSON_OBJECT;
             KELPIE_ASSERT(value.length < sizeof(qmp->arguments));
             memcpy(qmp->arguments, value.text, value.length);
             qmp->arguments[value.length] = '\0';
-            problem = is_object ? problem : "QMP input member '%s' must be an object";
-        } else {
+            if (value.kind != KELPIE_JSON_OBJECT) {
+                return "QMP input member '%s' must be an object";
+            }
+        } else if (strcmp(out_detail, "id") != 0) {
             return "QMP input member '%s' is unexpected";
-        }
-        if (problem != NULL) {
-            return problem;
         }
     }
     kelpie__ignore(kelpie__text_copy(out_detail, 64, "execute"));
@@ -367,6 +372,7 @@ static void qmp_text(struct sim_qemu *qemu) {
         qmp_refuse_input(qemu, "QMP input must be a JSON object");
         return;
     }
+    qmp_read_id(qmp, &value);
     const char *problem = qmp_read_members(qmp, &value, name, detail);
     if (problem != NULL) {
         char words[256];
