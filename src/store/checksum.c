@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See checksum.h. The header-only form: nothing is linked.
+ */
+#include "store/checksum.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "core/base.h"
+#include "core/text.h"
+
+uint64_t kelpie__checksum_u64(const void *bytes, size_t count) {
+    KELPIE_ASSERT(bytes != NULL);
+    return XXH3_64bits(bytes, count);
+}
+
+void kelpie__checksum_text(const void *bytes, size_t count, char out[KELPIE_CHECKSUM_TEXT_BYTES]) {
+    KELPIE_ASSERT(bytes != NULL);
+    XXH128_hash_t sum = XXH3_128bits(bytes, count);
+    bool fits = kelpie__text_format(out, KELPIE_CHECKSUM_TEXT_BYTES, "%016llx%016llx",
+                                    (unsigned long long)sum.high64, (unsigned long long)sum.low64);
+    KELPIE_ASSERT(fits);
+}

@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See manifest.h.
+ */
+#include "store/manifest.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "core/config.h"
+#include "core/json.h"
+#include "core/small_file.h"
+#include "core/text.h"
+#include "os/os_call.h"
+#include "store/checksum.h"
+
+/* The text begins with its own checksum, of all that follows it: a manifest with a flipped bit is
+ * no manifest. */
+#define MANIFEST_SELF "{\"self\":\""
+#define MANIFEST_SELF_BYTES (sizeof(MANIFEST_SELF) - 1)
+#define MANIFEST_SUM_DIGITS (KELPIE_CHECKSUM_TEXT_BYTES - 1)
+#define MANIFEST_NO_SUM "00000000000000000000000000000000"
+
+/* The texts, by name: one list for writing and reading. */
+#define MANIFEST_TEXTS(X)                                                                          \
+    X(id)                                                                                          \
+    X(name)                                                                                        \
+    X(label)                                                                                       \
+    X(vm_id)                                                                                       \
+    X(vm_name)                                                                                     \
+    X(parent)                                                                                      \
+    X(kind)                                                                                        \
+    X(architecture)                                                                                \
+    X(backend)                                                                                     \
+    X(vmm_version)                                                                                 \
+    X(machine)                                                                                     \
+    X(cpu)                                                                                         \
+    X(accelerator)                                                                                 \
+    X(kernel_digest)                                                                               \
+    X(checksum)
+
+bool kelpie__manifest_is_file_name(const char *name) {
+    size_t length = strlen(name);
+    if (length == 0 || length >= KELPIE_MANIFEST_NAME_BYTES_MAX || name[0] == '.') {
+        return false;
+    }
+    return strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") ==
+           length;
+}
+
+/* ---- writing --------------------------------------------------------------------------------- */
+
+static void write_disks(struct kelpie_json_writer *writer, const struct kelpie_manifest *manifest) {
+    kelpie__json_array_begin(writer, "disks");
+    for (uint32_t i = 0; i < manifest->disk_count; i += 1) {
+        const struct kelpie_manifest_disk *disk = &manifest->disks[i];
+        kelpie__json_object_begin(writer, NULL);
+        kelpie__json_write_string(writer, "serial", disk->serial);
+        kelpie__json_write_string(writer, "format", disk->format);
+        kelpie__json_write_string(writer, "file", disk->file);
+        kelpie__json_write_bool(writer, "is_read_only", disk->is_read_only);
+        kelpie__json_object_end(writer);
+    }
+    kelpie__json_array_end(writer);
+}
+
+static void write_files(struct kelpie_json_writer *writer, const struct kelpie_manifest *manifest) {
+    kelpie__json_array_begin(writer, "files");
+    for (uint32_t i = 0; i < manifest->file_count; i += 1) {
+        KELPIE_ASSERT(kelpie__manifest_is_file_name(manifest->files[i].name));
+        kelpie__json_object_begin(writer, NULL);
+        kelpie__json_write_string(writer, "name", manifest->files[i].name);
+        kelpie__json_write_u64(writer, "size_bytes", manifest->files[i].size_bytes);
+        kelpie__json_object_end(writer);
+    }
+    kelpie__json_array_end(writer);
+}
+
+static int64_t manifest_format(const struct kelpie_manifest *manifest, char *out, size_t capacity) {
+    struct kelpie_json_writer writer;
+    kelpie__json_begin(&writer, out, capacity);
+    kelpie__json_object_begin(&writer, NULL);
+    kelpie__json_write_string(&writer, "self", MANIFEST_NO_SUM);
+    kelpie__json_write_u64(&writer, "format", KELPIE_MANIFEST_FORMAT);
+#define WRITE_TEXT(field) kelpie__json_write_string(&writer, #field, manifest->field);
+    MANIFEST_TEXTS(WRITE_TEXT)
+#undef WRITE_TEXT
+    kelpie__json_write_i64(&writer, "created_ms", manifest->created_ms);
+    kelpie__json_write_u64(&writer, "tsc_khz", manifest->tsc_khz);
+    kelpie__json_write_u64(&writer, "cpu_count", manifest->cpu_count);
+    kelpie__json_write_u64(&writer, "memory_mib", manifest->memory_mib);
+    kelpie__json_write_bool(&writer, "is_paused", manifest->is_paused);
+    kelpie__json_write_bool(&writer, "has_base", manifest->has_base);
+    kelpie__json_write_u64(&writer, "page_count", manifest->page_count);
+    kelpie__json_write_u64(&writer, "stored_bytes", manifest->stored_bytes);
+    write_disks(&writer, manifest);
+    write_files(&writer, manifest);
+    kelpie__json_object_end(&writer);
+    int64_t length = kelpie__json_finish(&writer);
+    if (length > 0) {
+        char sum[KELPIE_CHECKSUM_TEXT_BYTES];
+        size_t begin = MANIFEST_SELF_BYTES + MANIFEST_SUM_DIGITS;
+        KELPIE_ASSERT(strncmp(out, MANIFEST_SELF MANIFEST_NO_SUM, begin) == 0);
+        kelpie__checksum_text(out + begin, (size_t)length - begin, sum);
+        memcpy(out + MANIFEST_SELF_BYTES, sum, MANIFEST_SUM_DIGITS);
+    }
+    return length;
+}
+
+int kelpie__manifest_write(struct kelpie_os *os, int directory,
+                           const struct kelpie_manifest *manifest, bool is_synced,
+                           struct kelpie_error *error) {
+    char text[KELPIE_MANIFEST_BYTES_MAX];
+    KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
+    KELPIE_ASSERT(manifest->disk_count <= KELPIE_MANIFEST_DISK_COUNT_MAX);
+    int64_t length = manifest_format(manifest, text, sizeof(text));
+    KELPIE_ASSERT(length > 0); /* every field is bounded far below the buffer */
+    int status = kelpie__small_file_replace(os, directory, KELPIE_MANIFEST_FILE, text,
+                                            (size_t)length, error);
+    if (status < 0 || !is_synced) {
+        return status;
+    }
+    int file = kelpie__os_open(os, directory, KELPIE_MANIFEST_FILE, KELPIE_OS_OPEN_READ, 0);
+    status = file;
+    if (file >= 0) {
+        status = kelpie__os_sync(os, file);
+        kelpie__ignore(kelpie__os_close(os, file));
+    }
+    return status < 0 ? kelpie__fail(error, KELPIE_E_IO, -status, "sync " KELPIE_MANIFEST_FILE) : 0;
+}
+
+/* ---- reading --------------------------------------------------------------------------------- */
+
+static bool read_disk(const struct kelpie_json_value *value, struct kelpie_manifest_disk *out) {
+    const char *text = value->text;
+    size_t length = value->length;
+    return kelpie__json_find_string(text, length, "serial", out->serial, sizeof(out->serial)) ==
+               0 &&
+           kelpie__json_find_string(text, length, "format", out->format, sizeof(out->format)) ==
+               0 &&
+           kelpie__json_find_string(text, length, "file", out->file, sizeof(out->file)) == 0 &&
+           kelpie__json_find_bool(text, length, "is_read_only", &out->is_read_only) == 0 &&
+           kelpie__manifest_is_file_name(out->file);
+}
+
+static bool read_file(const struct kelpie_json_value *value, struct kelpie_manifest_file *out) {
+    return kelpie__json_find_string(value->text, value->length, "name", out->name,
+                                    sizeof(out->name)) == 0 &&
+           kelpie__json_find_u64(value->text, value->length, "size_bytes", &out->size_bytes) == 0 &&
+           kelpie__manifest_is_file_name(out->name);
+}
+
+static bool read_lists(const char *text, size_t length, struct kelpie_manifest *out) {
+    struct kelpie_json_value list;
+    struct kelpie_json_value item;
+    struct kelpie_json_iterator iterator;
+    if (kelpie__json_find(text, length, "disks", &list) < 0 ||
+        kelpie__json_iterate(&list, &iterator) < 0 || iterator.is_object) {
+        return false;
+    }
+    int found = kelpie__json_next(&iterator, NULL, &item);
+    while (found == 1 && out->disk_count < KELPIE_MANIFEST_DISK_COUNT_MAX) {
+        if (!read_disk(&item, &out->disks[out->disk_count])) {
+            return false;
+        }
+        out->disk_count += 1;
+        found = kelpie__json_next(&iterator, NULL, &item);
+    }
+    if (found != 0 || kelpie__json_find(text, length, "files", &list) < 0 ||
+        kelpie__json_iterate(&list, &iterator) < 0 || iterator.is_object) {
+        return false;
+    }
+    found = kelpie__json_next(&iterator, NULL, &item);
+    while (found == 1 && out->file_count < KELPIE_MANIFEST_FILE_COUNT_MAX) {
+        if (!read_file(&item, &out->files[out->file_count])) {
+            return false;
+        }
+        out->file_count += 1;
+        found = kelpie__json_next(&iterator, NULL, &item);
+    }
+    return found == 0;
+}
+
+static bool read_u32(const char *text, size_t length, const char *key, uint32_t *out) {
+    uint64_t value = 0;
+    if (kelpie__json_find_u64(text, length, key, &value) < 0 || value > UINT32_MAX) {
+        return false;
+    }
+    *out = (uint32_t)value;
+    return true;
+}
+
+static bool manifest_is_whole(const char *text, size_t length) {
+    char sum[KELPIE_CHECKSUM_TEXT_BYTES];
+    size_t begin = MANIFEST_SELF_BYTES + MANIFEST_SUM_DIGITS;
+    if (length <= begin || strncmp(text, MANIFEST_SELF, MANIFEST_SELF_BYTES) != 0) {
+        return false;
+    }
+    kelpie__checksum_text(text + begin, length - begin, sum);
+    return memcmp(text + MANIFEST_SELF_BYTES, sum, MANIFEST_SUM_DIGITS) == 0;
+}
+
+static bool manifest_parse(const char *text, size_t length, struct kelpie_manifest *out) {
+    bool is_good = manifest_is_whole(text, length) && kelpie__json_validate(text, length) == 0;
+    *out = (struct kelpie_manifest){0};
+#define READ_TEXT(field)                                                                           \
+    is_good = is_good &&                                                                           \
+              kelpie__json_find_string(text, length, #field, out->field, sizeof(out->field)) == 0;
+    MANIFEST_TEXTS(READ_TEXT)
+#undef READ_TEXT
+    return is_good && kelpie__json_find_i64(text, length, "created_ms", &out->created_ms) == 0 &&
+           kelpie__json_find_u64(text, length, "tsc_khz", &out->tsc_khz) == 0 &&
+           read_u32(text, length, "cpu_count", &out->cpu_count) &&
+           read_u32(text, length, "memory_mib", &out->memory_mib) &&
+           kelpie__json_find_bool(text, length, "is_paused", &out->is_paused) == 0 &&
+           kelpie__json_find_bool(text, length, "has_base", &out->has_base) == 0 &&
+           kelpie__json_find_u64(text, length, "page_count", &out->page_count) == 0 &&
+           kelpie__json_find_u64(text, length, "stored_bytes", &out->stored_bytes) == 0 &&
+           read_lists(text, length, out) && kelpie__config_check_name(out->name, NULL) == 0;
+}
+
+int kelpie__manifest_read(struct kelpie_os *os, int directory, struct kelpie_manifest *out,
+                          struct kelpie_error *error) {
+    char text[KELPIE_MANIFEST_BYTES_MAX];
+    uint64_t format = 0;
+    struct kelpie_manifest manifest;
+    int64_t length =
+        kelpie__small_file_read_at(os, directory, KELPIE_MANIFEST_FILE, text, sizeof(text));
+    if (length == -ENOENT) {
+        return kelpie__fail(error, KELPIE_E_SNAPSHOT_CORRUPTED, 0,
+                            "there is no " KELPIE_MANIFEST_FILE "; it can only be removed");
+    }
+    if (length < 0 && length != -EFBIG) {
+        return kelpie__fail(error, KELPIE_E_IO, (int)-length, "read " KELPIE_MANIFEST_FILE);
+    }
+    if (length > 0 && kelpie__json_find_u64(text, (size_t)length, "format", &format) == 0 &&
+        format > KELPIE_MANIFEST_FORMAT) {
+        return kelpie__fail(error, KELPIE_E_SNAPSHOT_INCOMPATIBLE, 0,
+                            "the snapshot has format %llu, this version knows %u; use a newer "
+                            "Kelpie",
+                            (unsigned long long)format, KELPIE_MANIFEST_FORMAT);
+    }
+    if (length <= 0 || format == 0 || !manifest_parse(text, (size_t)length, &manifest)) {
+        return kelpie__fail(error, KELPIE_E_SNAPSHOT_CORRUPTED, 0,
+                            KELPIE_MANIFEST_FILE " is damaged; the snapshot can only be removed");
+    }
+    *out = manifest;
+    return 0;
+}

@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See seal.h. The same walk over the files makes the table of checksums and compares with it.
+ */
+#include "store/seal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/json.h"
+#include "core/small_file.h"
+#include "core/text.h"
+#include "os/os_call.h"
+#include "store/checksum.h"
+
+#define SEAL_KNOWN_FILE "verified"
+#define SEAL_BOOT_ID "/proc/sys/kernel/random/boot_id"
+#define SEAL_FILE_MODE 0600u
+#define SEAL_READS_MAX 4096u /* of one extent */
+/* A file's time moves with the timer tick, 10 ms at most: a change in the tick of the check would
+ * not show. */
+#define SEAL_SETTLED_NS (50 * KELPIE_NS_PER_MS)
+
+struct seal {
+    struct kelpie_os *os;
+    int directory;
+    uint8_t *buffer; /* owned: an extent */
+    uint64_t *table; /* owned: KELPIE_SEAL_EXTENT_COUNT_MAX */
+    uint32_t count;
+    uint32_t capacity;
+    uint64_t zero_sum; /* of an extent of zeros */
+};
+
+static void seal_deinit(struct seal *seal) {
+    kelpie__free(seal->os, seal->buffer, KELPIE_SEAL_EXTENT_BYTES);
+    kelpie__free(seal->os, seal->table, (size_t)seal->capacity * sizeof(*seal->table));
+}
+
+static uint64_t extents_of(uint64_t size_bytes) {
+    return (size_bytes + KELPIE_SEAL_EXTENT_BYTES - 1) / KELPIE_SEAL_EXTENT_BYTES;
+}
+
+static int seal_init(struct seal *seal, struct kelpie_os *os, int directory,
+                     const struct kelpie_manifest *manifest, struct kelpie_error *error) {
+    uint64_t extents = 0;
+    *seal = (struct seal){.os = os, .directory = directory};
+    for (uint32_t i = 0; i < manifest->file_count; i += 1) {
+        extents += extents_of(manifest->files[i].size_bytes);
+        if (extents > KELPIE_SEAL_EXTENT_COUNT_MAX) {
+            return kelpie__fail(error, KELPIE_E_LIMIT, 0,
+                                "the files of the snapshot have more than %u MiB",
+                                KELPIE_SEAL_EXTENT_COUNT_MAX);
+        }
+    }
+    seal->capacity = (uint32_t)extents;
+    seal->buffer = kelpie__alloc(os, KELPIE_SEAL_EXTENT_BYTES);
+    if (extents > 0) {
+        seal->table = kelpie__alloc(os, (size_t)extents * sizeof(*seal->table));
+    }
+    if (seal->buffer == NULL || (extents > 0 && seal->table == NULL)) {
+        seal_deinit(seal);
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for the checksums");
+    }
+    seal->zero_sum = kelpie__checksum_u64(seal->buffer, KELPIE_SEAL_EXTENT_BYTES);
+    return 0;
+}
+
+static int read_extent(struct seal *seal, int file, uint64_t offset, size_t count) {
+    size_t done = 0;
+    KELPIE_ASSERT(count <= KELPIE_SEAL_EXTENT_BYTES);
+    for (uint32_t i = 0; i < SEAL_READS_MAX && done < count; i += 1) {
+        int64_t got =
+            kelpie__os_pread(seal->os, file, seal->buffer + done, count - done, offset + done);
+        if (got == -EINTR) {
+            continue;
+        }
+        if (got <= 0) {
+            return got < 0 ? (int)got : -EIO; /* shorter than a moment ago */
+        }
+        done += (size_t)got;
+    }
+    return done == count ? 0 : -EIO;
+}
+
+/* Adds the checksums of one file's extents. *inout_data: where the next data begins, so that long
+ * holes cost one call. */
+static int sum_extent(struct seal *seal, int file, uint64_t offset, size_t count,
+                      uint64_t *inout_data) {
+    if (*inout_data <= offset) {
+        uint64_t end = 0;
+        int found = kelpie__os_next_data(seal->os, file, offset, inout_data, &end);
+        if (found < 0) {
+            return found;
+        }
+        *inout_data = found == 0 ? UINT64_MAX : *inout_data;
+    }
+    KELPIE_ASSERT(seal->count < seal->capacity);
+    uint64_t sum = seal->zero_sum;
+    if (*inout_data < offset + count || count < KELPIE_SEAL_EXTENT_BYTES) {
+        int status = read_extent(seal, file, offset, count);
+        if (status < 0) {
+            return status;
+        }
+        sum = kelpie__checksum_u64(seal->buffer, count);
+    }
+    seal->table[seal->count] = sum;
+    seal->count += 1;
+    return 0;
+}
+
+static int sum_file(struct seal *seal, const struct kelpie_manifest_file *entry, bool is_synced,
+                    struct kelpie_error *error) {
+    struct kelpie_os_stat stat;
+    int file = kelpie__os_open(seal->os, seal->directory, entry->name, KELPIE_OS_OPEN_READ, 0);
+    if (file < 0) {
+        return kelpie__fail(error, KELPIE_E_IO, -file, "open \"%s\" of the snapshot", entry->name);
+    }
+    int status = kelpie__os_stat(seal->os, file, "", false, &stat);
+    if (status == 0 && stat.size_bytes != entry->size_bytes) {
+        kelpie__ignore(kelpie__os_close(seal->os, file));
+        return kelpie__fail(error, KELPIE_E_SNAPSHOT_CORRUPTED, 0,
+                            "\"%s\" of the snapshot has %llu bytes, not %llu; remove the snapshot",
+                            entry->name, (unsigned long long)stat.size_bytes,
+                            (unsigned long long)entry->size_bytes);
+    }
+    uint64_t data = 0;
+    uint64_t offset = 0;
+    while (status == 0 && offset < entry->size_bytes) { /* bound: seal_init's */
+        uint64_t count = kelpie__min_u64(entry->size_bytes - offset, KELPIE_SEAL_EXTENT_BYTES);
+        status = sum_extent(seal, file, offset, (size_t)count, &data);
+        offset += count;
+    }
+    if (status == 0 && is_synced) {
+        status = kelpie__os_sync(seal->os, file);
+    }
+    kelpie__ignore(kelpie__os_close(seal->os, file)); /* it was only read */
+    return status < 0 ? kelpie__fail(error, KELPIE_E_IO, -status, "read \"%s\" of the snapshot",
+                                     entry->name)
+                      : 0;
+}
+
+/* ---- sealing --------------------------------------------------------------------------------- */
+
+static int take_sizes(struct kelpie_os *os, int directory, struct kelpie_manifest *manifest,
+                      struct kelpie_error *error) {
+    for (uint32_t i = 0; i < manifest->file_count; i += 1) {
+        struct kelpie_os_stat stat;
+        struct kelpie_manifest_file *file = &manifest->files[i];
+        int status = kelpie__os_stat(os, directory, file->name, false, &stat);
+        if (status < 0) {
+            return kelpie__fail(error, KELPIE_E_IO, -status, "look at \"%s\" of the snapshot",
+                                file->name);
+        }
+        file->size_bytes = stat.size_bytes;
+    }
+    return 0;
+}
+
+static int write_table(struct seal *seal, bool is_synced, struct kelpie_error *error) {
+    size_t count = (size_t)seal->count * sizeof(*seal->table);
+    const uint8_t *bytes = (const uint8_t *)seal->table;
+    size_t done = 0;
+    int file = kelpie__os_open(
+        seal->os, seal->directory, KELPIE_SEAL_FILE,
+        KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE | KELPIE_OS_OPEN_TRUNCATE, SEAL_FILE_MODE);
+    int status = file;
+    for (uint32_t i = 0; i < SEAL_READS_MAX && file >= 0 && done < count; i += 1) {
+        int64_t put = kelpie__os_pwrite(seal->os, file, bytes + done, count - done, done);
+        if (put < 0 && put != -EINTR) {
+            status = (int)put;
+            break;
+        }
+        done += put > 0 ? (size_t)put : 0;
+    }
+    if (file >= 0) {
+        if (status >= 0 && done < count) {
+            status = -EIO;
+        }
+        if (status >= 0 && is_synced) {
+            status = kelpie__os_sync(seal->os, file);
+        }
+        int closed = kelpie__os_close(seal->os, file);
+        status = status < 0 ? status : closed;
+    }
+    return status < 0 ? kelpie__fail(error, KELPIE_E_IO, -status, "write \"" KELPIE_SEAL_FILE "\"")
+                      : 0;
+}
+
+int kelpie__seal(struct kelpie_os *os, int directory, struct kelpie_manifest *manifest,
+                 bool is_synced, struct kelpie_error *error) {
+    struct seal seal = {0};
+    KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
+    int status = take_sizes(os, directory, manifest, error);
+    if (status == 0) {
+        status = seal_init(&seal, os, directory, manifest, error);
+    }
+    if (status < 0) {
+        return status;
+    }
+    for (uint32_t i = 0; i < manifest->file_count && status == 0; i += 1) {
+        status = sum_file(&seal, &manifest->files[i], is_synced, error);
+    }
+    if (status == 0) {
+        KELPIE_ASSERT(seal.count == seal.capacity);
+        status = write_table(&seal, is_synced, error);
+    }
+    if (status == 0) {
+        const void *bytes = seal.table != NULL ? (const void *)seal.table : "";
+        kelpie__checksum_text(bytes, (size_t)seal.count * sizeof(*seal.table), manifest->checksum);
+    }
+    seal_deinit(&seal);
+    return status;
+}
+
+/* ---- comparing ------------------------------------------------------------------------------- */
+
+/* The table as it was written, into `seal->table`; the sums that follow are compared with it one by
+ * one. */
+static int read_table(struct seal *seal, const struct kelpie_manifest *manifest, uint64_t *out,
+                      struct kelpie_error *error) {
+    size_t count = (size_t)seal->capacity * sizeof(*out);
+    char sum[KELPIE_CHECKSUM_TEXT_BYTES];
+    size_t done = 0;
+    int64_t got = 0;
+    int file = kelpie__os_open(seal->os, seal->directory, KELPIE_SEAL_FILE, KELPIE_OS_OPEN_READ, 0);
+    if (file < 0) {
+        return kelpie__fail(error, KELPIE_E_SNAPSHOT_CORRUPTED, -file,
+                            "the snapshot's \"" KELPIE_SEAL_FILE "\" cannot be opened");
+    }
+    for (uint32_t i = 0; i < SEAL_READS_MAX && done < count; i += 1) {
+        got = kelpie__os_pread(seal->os, file, (uint8_t *)out + done, count - done, done);
+        if (got == 0 || (got < 0 && got != -EINTR)) {
+            break;
+        }
+        done += got > 0 ? (size_t)got : 0;
+    }
+    kelpie__ignore(kelpie__os_close(seal->os, file)); /* it was only read */
+    kelpie__checksum_text(done > 0 ? (const void *)out : "", done, sum);
+    if (done != count || strcmp(sum, manifest->checksum) != 0) {
+        return kelpie__fail(error, KELPIE_E_SNAPSHOT_CORRUPTED, 0,
+                            "the snapshot's \"" KELPIE_SEAL_FILE
+                            "\" is damaged; remove the snapshot");
+    }
+    return 0;
+}
+
+static int compare_file(struct seal *seal, const struct kelpie_manifest_file *file,
+                        const uint64_t *table, struct kelpie_error *error) {
+    uint32_t first = seal->count;
+    int status = sum_file(seal, file, false, error);
+    if (status < 0) {
+        return status;
+    }
+    for (uint32_t i = first; i < seal->count; i += 1) {
+        if (seal->table[i] != table[i]) {
+            return kelpie__fail(error, KELPIE_E_SNAPSHOT_CORRUPTED, 0,
+                                "\"%s\" of the snapshot is damaged in its MiB %u; remove the "
+                                "snapshot",
+                                file->name, i - first);
+        }
+    }
+    return 0;
+}
+
+int kelpie__seal_verify(struct kelpie_os *os, int directory, const struct kelpie_manifest *manifest,
+                        struct kelpie_error *error) {
+    struct seal seal = {0};
+    int status = seal_init(&seal, os, directory, manifest, error);
+    if (status < 0) {
+        return status;
+    }
+    size_t bytes = (size_t)seal.capacity * sizeof(uint64_t);
+    uint64_t *table = bytes > 0 ? kelpie__alloc(os, bytes) : NULL;
+    if (bytes > 0 && table == NULL) {
+        status = kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for the checksums");
+    }
+    if (status == 0) {
+        status = read_table(&seal, manifest, table, error);
+    }
+    for (uint32_t i = 0; i < manifest->file_count && status == 0; i += 1) {
+        status = compare_file(&seal, &manifest->files[i], table, error);
+    }
+    kelpie__free(os, table, bytes);
+    seal_deinit(&seal);
+    return status;
+}
+
+/* ---- what was compared already --------------------------------------------------------------- */
+
+/* Boot id, and of each file what tells that it is the same; false: something is not there. */
+static bool describe_files(struct kelpie_os *os, int directory,
+                           const struct kelpie_manifest *manifest, char *out, size_t capacity,
+                           int64_t *out_newest_ns) {
+    char boot_id[64];
+    struct kelpie_json_writer writer;
+    struct kelpie_os_stat stat;
+    bool is_good = kelpie__small_file_read(os, SEAL_BOOT_ID, boot_id, sizeof(boot_id)) > 0;
+    kelpie__json_begin(&writer, out, capacity);
+    kelpie__json_array_begin(&writer, NULL);
+    if (is_good) {
+        kelpie__json_write_string(&writer, NULL, boot_id);
+        kelpie__json_write_string(&writer, NULL, manifest->checksum);
+    }
+    for (uint32_t i = 0; i < manifest->file_count && is_good; i += 1) {
+        is_good = kelpie__os_stat(os, directory, manifest->files[i].name, false, &stat) == 0;
+        if (is_good) {
+            kelpie__json_write_u64(&writer, NULL, stat.device);
+            kelpie__json_write_u64(&writer, NULL, stat.inode);
+            kelpie__json_write_u64(&writer, NULL, stat.size_bytes);
+            *out_newest_ns = stat.modified_ns > *out_newest_ns ? stat.modified_ns : *out_newest_ns;
+            /* Not the time of change: each link that somebody makes moves it. */
+            kelpie__json_write_i64(&writer, NULL, stat.modified_ns);
+        }
+    }
+    kelpie__json_array_end(&writer);
+    return is_good && kelpie__json_finish(&writer) > 0;
+}
+
+bool kelpie__seal_is_known(struct kelpie_os *os, int directory,
+                           const struct kelpie_manifest *manifest) {
+    char now[KELPIE_MANIFEST_BYTES_MAX];
+    char then[KELPIE_MANIFEST_BYTES_MAX];
+    int64_t newest_ns = 0;
+    return describe_files(os, directory, manifest, now, sizeof(now), &newest_ns) &&
+           kelpie__small_file_read_at(os, directory, SEAL_KNOWN_FILE, then, sizeof(then)) > 0 &&
+           strcmp(now, then) == 0;
+}
+
+void kelpie__seal_remember(struct kelpie_os *os, int directory,
+                           const struct kelpie_manifest *manifest) {
+    char now[KELPIE_MANIFEST_BYTES_MAX];
+    int64_t newest_ns = 0;
+    if (describe_files(os, directory, manifest, now, sizeof(now), &newest_ns) &&
+        kelpie__os_now(os, KELPIE_OS_CLOCK_WALL) - newest_ns > SEAL_SETTLED_NS) {
+        kelpie__ignore(kelpie__small_file_replace(os, directory, SEAL_KNOWN_FILE, now, strlen(now),
+                                                  NULL)); /* then it is checked again */
+    }
+}
