@@ -229,6 +229,67 @@ static void test_disks_keep_their_content(const struct harness *harness) {
     clean(harness);
 }
 
+/* A counter in memory and one on the disk, written as fast as the guest can. */
+static void be_busy(struct machine *machine) {
+    const char *const argv[] = {
+        "sh", "-c",
+        "(i=0; while :; do i=$((i+1)); echo $i > /tmp/count; done) & "
+        "i=0; while :; do i=$((i+1)); echo $i | dd of=/dev/vda bs=4096 conv=sync,fsync 2>/dev/null; done",
+        NULL};
+    const struct client_exec exec = {.argv = argv};
+    HARNESS_CHECK(client_exec_start(&machine->client, &exec) > 0);
+}
+
+/* It is rewritten all the time, and empty in between. */
+static long counter(struct machine *machine, const char *script) {
+    long value = 0;
+    for (uint32_t i = 0; i < 100 && value == 0; i += 1) {
+        value = strtol(machine_shell(machine, script), NULL, 10);
+    }
+    HARNESS_CHECK(value > 0);
+    return value;
+}
+
+static void goes_on(struct machine *machine) {
+    long memory = counter(machine, "cat /tmp/count");
+    long disk = counter(machine, DISK_READ);
+    uint64_t start_ms = harness_now_ms();
+    bool has_moved = false;
+    while (!has_moved && harness_now_ms() - start_ms < 10000) {
+        has_moved =
+            counter(machine, "cat /tmp/count") > memory && counter(machine, DISK_READ) > disk;
+    }
+    HARNESS_CHECK(has_moved, "memory stayed at %ld, disk at %ld", memory, disk);
+}
+
+static void test_busy_guest_goes_on_in_both(const struct harness *harness) {
+    struct state state;
+    char paths[3][600];
+    static const char *const names[] = {"disk.raw", "one.qcow2", "two.qcow2"};
+    for (size_t i = 0; i < 3; i += 1) {
+        snprintf(paths[i], sizeof(paths[i]), "%s/%s", harness->root_directory, names[i]);
+    }
+    make_disk(paths[0]);
+    make_layer(paths[1], paths[0], names[0]);
+    make_layer(paths[2], paths[0], names[0]);
+    struct machine *source = machine_boot(harness, paths[0]);
+    machine_shell(source, "echo generation 0 > /tmp/generation");
+    be_busy(source);
+    goes_on(source);
+    machine_quiesce(source);
+    machine_pause(source);
+    HARNESS_CHECK(machine_save(source, "first", &state) == 0, "%s", source->done_error.message);
+    switch_disk(source, paths[1]);
+    machine_resume(source);
+    machine_mark(source);
+    struct machine *copy = come_back(harness, &state, paths[2], 0);
+    goes_on(copy);
+    goes_on(source);
+    machine_destroy(copy);
+    machine_destroy(source);
+    clean(harness);
+}
+
 /* ---- what does not work ---------------------------------------------------------------------- */
 
 static void cut(const struct state *state, const char *name, off_t size) {
@@ -344,6 +405,7 @@ int main(int argc, char **argv) {
         {"ten_generations_deep", test_ten_generations, 120},
         {"saved_again_while_paused_is_the_same", test_saved_again_while_paused_is_the_same, 60},
         {"disks_keep_their_content", test_disks_keep_their_content, 120},
+        {"busy_guest_goes_on_in_both", test_busy_guest_goes_on_in_both, 120},
         {"what_does_not_fit_is_refused", test_what_does_not_fit_is_refused, 120},
         {"save_that_fails_leaves_the_guest_alone", test_save_that_fails_leaves_the_guest_alone, 60},
     };

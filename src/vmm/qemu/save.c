@@ -17,12 +17,13 @@ static void save_ignore(void *context, int status, const struct kelpie_json_valu
     kelpie__ignore(context != NULL && status == 0 && result != NULL && error == NULL);
 }
 
-static int save_remove_handle(struct kelpie_qemu *qemu, kelpie_qmp_answer_callback callback,
-                              struct kelpie_error *error) {
+/* QEMU would keep the file open. Nobody waits for the answer: the guest stands still meanwhile, and
+ * a QEMU that does not listen any more ends. */
+static void save_remove_handle(struct kelpie_qemu *qemu) {
     char arguments[48];
     int length = snprintf(arguments, sizeof(arguments), "{\"fdset-id\":%u}", qemu->save.handle_set);
     KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(arguments));
-    return kelpie__qemu_execute(qemu, "remove-fd", arguments, callback, error);
+    kelpie__ignore(kelpie__qemu_execute(qemu, "remove-fd", arguments, save_ignore, NULL));
 }
 
 void kelpie__qemu_save_cancel(struct kelpie_qemu *qemu) {
@@ -36,8 +37,7 @@ static void save_finish(struct kelpie_qemu *qemu, int status, const struct kelpi
     KELPIE_ASSERT(save->step != KELPIE_QEMU_SAVE_NONE);
     KELPIE_ASSERT(qemu->vmm.is_changing);
     if (save->step == KELPIE_QEMU_SAVE_DEVICES) {
-        /* QEMU would keep the file open. It may not even listen any more: then it ends. */
-        kelpie__ignore(save_remove_handle(qemu, save_ignore, NULL));
+        save_remove_handle(qemu);
     }
     if (status == 0 && save->has_run) {
         error = &own;
@@ -69,6 +69,7 @@ static int save_memory(struct kelpie_qemu *qemu, struct kelpie_error *error) {
         .memory = order->memory,
         .map = order->map,
     };
+    qemu->save.step = KELPIE_QEMU_SAVE_MEMORY;
     int status = kelpie__os_truncate(qemu->os, order->memory, qemu->memory_bytes);
     if (status >= 0 && order->map != KELPIE_OS_NO_HANDLE) {
         status = kelpie__os_truncate(qemu->os, order->map, page_count / 8);
@@ -78,7 +79,6 @@ static int save_memory(struct kelpie_qemu *qemu, struct kelpie_error *error) {
                             "make the file of the guest's memory %llu bytes long",
                             (unsigned long long)qemu->memory_bytes);
     }
-    qemu->save.step = KELPIE_QEMU_SAVE_MEMORY;
     return kelpie__qemu_copy_start(&qemu->copy, qemu->os, qemu->loop, &copy, save_memory_copied,
                                    qemu, error);
 }
@@ -138,14 +138,10 @@ static int save_next(struct kelpie_qemu *qemu, struct kelpie_error *error) {
         return save_devices(qemu, error);
     case KELPIE_QEMU_SAVE_DEVICES:
         status = save_check_devices(qemu, error);
-        if (status == 0) {
-            status = save_remove_handle(qemu, save_answer, error);
+        if (status < 0) {
+            return status;
         }
-        if (status == 0) {
-            qemu->save.step = KELPIE_QEMU_SAVE_REMOVE_HANDLE;
-        }
-        return status;
-    case KELPIE_QEMU_SAVE_REMOVE_HANDLE:
+        save_remove_handle(qemu);
         return save_memory(qemu, error);
     case KELPIE_QEMU_SAVE_MEMORY:
     case KELPIE_QEMU_SAVE_NONE:
