@@ -223,7 +223,7 @@ static void test_disks_keep_their_content(const struct harness *harness) {
     machine_destroy(source);
     for (size_t i = 1; i < 5; i += 1) { /* each is a sound image, over the one that it names */
         char command[700];
-        snprintf(command, sizeof(command), "qemu-img check -q %s", paths[i]);
+        snprintf(command, sizeof(command), "qemu-img check -qU %s", paths[i]);
         HARNESS_CHECK(system("command -v qemu-img >/dev/null") != 0 || system(command) == 0);
     }
     clean(harness);
@@ -231,11 +231,10 @@ static void test_disks_keep_their_content(const struct harness *harness) {
 
 /* A counter in memory and one on the disk, written as fast as the guest can. */
 static void be_busy(struct machine *machine) {
-    const char *const argv[] = {
-        "sh", "-c",
-        "(i=0; while :; do i=$((i+1)); echo $i > /tmp/count; done) & "
-        "i=0; while :; do i=$((i+1)); echo $i | dd of=/dev/vda bs=4096 conv=sync,fsync 2>/dev/null; done",
-        NULL};
+    const char *const script =
+        "(i=0; while :; do i=$((i+1)); echo $i > /tmp/count; done) & i=0; while :; do "
+        "i=$((i+1)); echo $i | dd of=/dev/vda bs=4096 conv=sync,fsync 2>/dev/null; done";
+    const char *const argv[] = {"sh", "-c", script, NULL};
     const struct client_exec exec = {.argv = argv};
     HARNESS_CHECK(client_exec_start(&machine->client, &exec) > 0);
 }
