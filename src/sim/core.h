@@ -149,10 +149,13 @@ void kelpie__sim_world_step(struct sim_world *world);
 /* ---- object.c -------------------------------------------------------------------------------- */
 
 /* Adds, changes (or with bits 0 forgets) the watch of a handle: 0 or -errno. */
-int kelpie__sim_watch_set(struct sim_process *process, int handle, uint32_t bits, uint64_t cookie);
+int kelpie__sim_watch_put(struct sim_process *process, struct sim_watch_set *set, int handle,
+                          uint32_t bits, uint64_t cookie);
 /* What watches have to report: at most `max`. */
-uint32_t kelpie__sim_watch_collect(struct sim_process *process, struct kelpie_os_event *out,
+uint32_t kelpie__sim_watch_collect(struct sim_watch_set *set, struct kelpie_os_event *out,
                                    uint32_t max);
+/* All of a set. */
+void kelpie__sim_watches_drop(struct sim_process *process, const struct sim_watch_set *set);
 /* All handles, in order. */
 void kelpie__sim_handles_close(struct sim_process *process);
 /* Room for `count` handles. False: no memory. */
@@ -204,6 +207,11 @@ int kelpie__sim_os_reap(struct kelpie_os *os, int handle, struct kelpie_os_exit 
 
 /* terminal.c, for spawn.c */
 int kelpie__sim_terminal_control(struct sim_object *object, struct sim_process *leader);
+
+/* ---- os_sim.c -------------------------------------------------------------------------------- */
+
+/* Those that kelpie__sim_table_create made. */
+void kelpie__sim_tables_drop(struct sim_process *process);
 
 /* ---- world.c --------------------------------------------------------------------------------- */
 

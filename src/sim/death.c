@@ -11,6 +11,7 @@
 #include "sim/core.h"
 #include "sim/guest.h"
 
+#define PROGRAM_BYTES (1024u * 1024u) /* that a program has before it allocates any */
 #define DEATHS_MAX (2 * SIM_PROCESS_MAX)
 
 /* ---- death ----------------------------------------------------------------------------------- */
@@ -111,6 +112,9 @@ static void bury(struct sim_process *process) {
     process->is_ending = false;
     if (machine->guest != NULL) {
         kelpie__sim_guest_ended(process);
+    } else {
+        process->exit.cpu_user_us = process->cpu_ns / 1000;
+        process->exit.peak_memory_kib = (process->memory_bytes_peak + PROGRAM_BYTES) / 1024;
     }
     size_t length = process->exit.is_signalled ? 7 : 5;
     memcpy(detail, process->exit.is_signalled ? "signal " : "code ", length);
@@ -159,7 +163,7 @@ static void process_vanish(struct sim_process *process) {
     kelpie__sim_timer_remove(process);
     process->is_ending = !process->is_embedder;
     process->signals_blocked = 0;
-    process->wait_handle = 0;
+    process->watches.wait_handle = 0;
 }
 
 void kelpie__sim_machine_clear(struct sim_machine *machine) {

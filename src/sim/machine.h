@@ -26,7 +26,9 @@
 struct sim_listener;
 struct sim_object;
 struct sim_process_object;
+struct sim_table;
 struct sim_watch;
+struct sim_watch_set;
 
 /* ---- objects: what a handle stands for ------------------------------------------------------- */
 
@@ -63,10 +65,11 @@ struct sim_object {
 
 struct sim_watch {
     struct sim_process *process;
+    struct sim_watch_set *set;
     struct sim_object *object;
     struct sim_watch *object_next; /* of the same object */
     struct sim_watch *object_previous;
-    struct sim_watch *ready_next; /* of the same process: those that may have something to report */
+    struct sim_watch *ready_next; /* of the same set */
     struct sim_watch *ready_previous;
     bool is_listed; /* as ready */
     int handle;
@@ -92,6 +95,13 @@ enum sim_process_state {
     SIM_PROCESS_WAITING, /* in `wait` */
     SIM_PROCESS_ZOMBIE,
     SIM_PROCESS_GONE, /* reaped; lives on for process handles that name it */
+};
+
+/* What one `wait` looks at. */
+struct sim_watch_set {
+    struct sim_watch *ready_first; /* those that may have something to report */
+    struct sim_watch *ready_last;
+    int wait_handle; /* what `wait_handle` gave, + 1; 0: none yet */
 };
 
 struct sim_handle {
@@ -144,16 +154,17 @@ struct sim_process {
     uint32_t handle_capacity;
     uint32_t handle_count; /* all that are open are below */
     uint32_t handle_free;  /* none below is free */
-    int wait_handle;       /* what `wait_handle` gave, + 1; 0: none yet */
-    struct sim_watch *ready_watches;
-    struct sim_watch *ready_watches_last;
-    struct sim_object *signals; /* what open_signals gave; borrowed */
+    struct sim_watch_set watches;
+    struct sim_watch_set *waits_for; /* while it is in `wait` */
+    struct sim_table *tables;        /* further ones, with watches of their own; list */
+    struct sim_object *signals;      /* what open_signals gave; borrowed */
     uint64_t signals_blocked;
     uint64_t signals_pending;
     uint64_t
         signals_ignored;   /* SIG_IGN; children inherit it. Bit n - 1 is signal n, in all three */
     uint64_t cpu_ns;       /* what its calls have cost so far */
     uint64_t memory_bytes; /* held through the seam's `memory` */
+    uint64_t memory_bytes_peak;
     struct sim_memory_block *memory_blocks;   /* all of them, to drop at its death */
     struct sim_process_object *exit_watchers; /* process handles' objects that name it */
     struct kelpie_os_exit exit;
@@ -239,6 +250,10 @@ struct sim_process *kelpie__sim_process_start(struct sim_machine *machine,
 struct sim_process *kelpie__sim_process_adopt(struct sim_world *world, const char *role);
 
 struct sim_process *kelpie__sim_process_of(struct kelpie_os *os);
+/* A further table of the same process, whose `watch` and `wait` know nothing of the others': for a
+ * program with more than one event loop. Goes with the process, or before. NULL: no memory. */
+struct kelpie_os *kelpie__sim_table_create(struct sim_process *process);
+void kelpie__sim_table_destroy(struct kelpie_os *os); /* takes NULL */
 struct sim_process *kelpie__sim_process_find(struct sim_machine *machine,
                                              int32_t pid); /* living or zombie; NULL */
 /* As kill(2), from the kernel: SIGKILL ends it here and now, SIGSTOP, SIGCONT, others by

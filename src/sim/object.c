@@ -35,31 +35,31 @@ void kelpie__sim_object_unref(struct sim_object *object) {
 }
 
 static void watch_list(struct sim_watch *watch) {
-    struct sim_process *process = watch->process;
+    struct sim_watch_set *set = watch->set;
     KELPIE_ASSERT(!watch->is_listed);
     watch->is_listed = true;
     watch->ready_next = NULL;
-    watch->ready_previous = process->ready_watches_last;
-    if (process->ready_watches_last != NULL) {
-        process->ready_watches_last->ready_next = watch;
+    watch->ready_previous = set->ready_last;
+    if (set->ready_last != NULL) {
+        set->ready_last->ready_next = watch;
     } else {
-        process->ready_watches = watch;
+        set->ready_first = watch;
     }
-    process->ready_watches_last = watch;
+    set->ready_last = watch;
 }
 
 static void watch_unlist(struct sim_watch *watch) {
-    struct sim_process *process = watch->process;
+    struct sim_watch_set *set = watch->set;
     KELPIE_ASSERT(watch->is_listed);
     if (watch->ready_previous != NULL) {
         watch->ready_previous->ready_next = watch->ready_next;
     } else {
-        process->ready_watches = watch->ready_next;
+        set->ready_first = watch->ready_next;
     }
     if (watch->ready_next != NULL) {
         watch->ready_next->ready_previous = watch->ready_previous;
     } else {
-        process->ready_watches_last = watch->ready_previous;
+        set->ready_last = watch->ready_previous;
     }
     watch->is_listed = false;
 }
@@ -76,7 +76,9 @@ void kelpie__sim_object_changed(struct sim_object *object) {
     for (struct sim_watch *watch = object->watches; watch != NULL; watch = watch->object_next) {
         if (!watch->is_listed && watch_bits(watch, ready) != 0) {
             watch_list(watch);
-            kelpie__sim_process_wake(watch->process);
+            if (watch->process->waits_for == watch->set) {
+                kelpie__sim_process_wake(watch->process);
+            }
         }
     }
 }
@@ -195,13 +197,14 @@ static void watch_remove(struct sim_watch *watch) {
 }
 
 /* At the end of the object's list: those who watched first are woken first. */
-static struct sim_watch *watch_add(struct sim_process *process, struct sim_object *object,
-                                   int handle) {
+static struct sim_watch *watch_add(struct sim_process *process, struct sim_watch_set *set,
+                                   struct sim_object *object, int handle) {
     struct sim_watch *watch = kelpie__sim_heap_alloc(process->machine->heap, sizeof(*watch));
     if (watch == NULL) {
         return NULL;
     }
     watch->process = process;
+    watch->set = set;
     watch->object = object;
     watch->handle = handle;
     struct sim_watch *last = object->watches;
@@ -218,7 +221,8 @@ static struct sim_watch *watch_add(struct sim_process *process, struct sim_objec
     return watch;
 }
 
-int kelpie__sim_watch_set(struct sim_process *process, int handle, uint32_t bits, uint64_t cookie) {
+int kelpie__sim_watch_put(struct sim_process *process, struct sim_watch_set *set, int handle,
+                          uint32_t bits, uint64_t cookie) {
     struct sim_object *object = kelpie__sim_handle_object(process, handle);
     if (object == NULL) {
         return -EBADF;
@@ -234,10 +238,11 @@ int kelpie__sim_watch_set(struct sim_process *process, int handle, uint32_t bits
     if (object->operations->ready == NULL) {
         return -EPERM; /* epoll_ctl(2): files, directories */
     }
-    watch = watch != NULL ? watch : watch_add(process, object, handle);
+    watch = watch != NULL ? watch : watch_add(process, set, object, handle);
     if (watch == NULL) {
         return -ENOMEM;
     }
+    KELPIE_ASSERT(watch->set == set); /* a handle is of one event loop */
     watch->bits = bits;
     watch->cookie = cookie;
     if (!watch->is_listed && watch_bits(watch, object->operations->ready(object)) != 0) {
@@ -246,13 +251,13 @@ int kelpie__sim_watch_set(struct sim_process *process, int handle, uint32_t bits
     return 0;
 }
 
-uint32_t kelpie__sim_watch_collect(struct sim_process *process, struct kelpie_os_event *out,
+uint32_t kelpie__sim_watch_collect(struct sim_watch_set *set, struct kelpie_os_event *out,
                                    uint32_t max) {
     uint32_t count = 0;
-    const struct sim_watch *last = process->ready_watches_last;
+    const struct sim_watch *last = set->ready_last;
     bool is_last = last == NULL;
     while (!is_last && count < max) { /* bound: the list */
-        struct sim_watch *watch = process->ready_watches;
+        struct sim_watch *watch = set->ready_first;
         uint32_t bits = watch_bits(watch, watch->object->operations->ready(watch->object));
         is_last = watch == last;
         watch_unlist(watch);
@@ -285,13 +290,23 @@ int kelpie__sim_handle_close(struct sim_process *process, int handle) {
     return 0;
 }
 
+void kelpie__sim_watches_drop(struct sim_process *process, const struct sim_watch_set *set) {
+    for (uint32_t i = 0; i < process->handle_count; i += 1) {
+        struct sim_watch *watch = process->handles[i].watch;
+        if (watch != NULL && watch->set == set) {
+            watch_remove(watch);
+        }
+    }
+    KELPIE_ASSERT(set->ready_first == NULL);
+}
+
 void kelpie__sim_handles_close(struct sim_process *process) {
     for (uint32_t i = 0; i < process->handle_count; i += 1) {
         if (process->handles[i].object != NULL) {
             kelpie__ignore(kelpie__sim_handle_close(process, (int)i));
         }
     }
-    KELPIE_ASSERT(process->ready_watches == NULL);
+    KELPIE_ASSERT(process->watches.ready_first == NULL);
     process->handle_count = 0;
     process->handle_free = 0;
     kelpie__sim_heap_free(process->machine->heap, process->handles,

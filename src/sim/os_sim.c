@@ -33,6 +33,63 @@ const char *kelpie__sim_op_name(enum sim_op op) {
     return op_names[op];
 }
 
+/* A table beyond the first. */
+struct sim_table {
+    struct kelpie_os os; /* first */
+    struct sim_watch_set watches;
+    struct sim_table *next;
+    struct sim_table *previous;
+};
+
+static struct sim_table *table_of(struct kelpie_os *os) {
+    KELPIE_ASSERT(&kelpie__sim_process_of(os)->os != os);
+    return (struct sim_table *)(void *)os;
+}
+
+static struct sim_watch_set *watches_of(struct kelpie_os *os) {
+    struct sim_process *process = kelpie__sim_process_of(os);
+    return os == &process->os ? &process->watches : &table_of(os)->watches;
+}
+
+struct kelpie_os *kelpie__sim_table_create(struct sim_process *process) {
+    struct sim_table *table = kelpie__sim_heap_alloc(process->machine->heap, sizeof(*table));
+    if (table == NULL) {
+        return NULL;
+    }
+    table->os = process->os;
+    table->next = process->tables;
+    if (table->next != NULL) {
+        table->next->previous = table;
+    }
+    process->tables = table;
+    KELPIE_ASSERT(kelpie__sim_process_of(&table->os) == process);
+    return &table->os;
+}
+
+void kelpie__sim_table_destroy(struct kelpie_os *os) {
+    if (os == NULL) {
+        return;
+    }
+    struct sim_process *process = kelpie__sim_process_of(os);
+    struct sim_table *table = table_of(os);
+    kelpie__sim_watches_drop(process, &table->watches);
+    if (table->previous != NULL) {
+        table->previous->next = table->next;
+    } else {
+        process->tables = table->next;
+    }
+    if (table->next != NULL) {
+        table->next->previous = table->previous;
+    }
+    kelpie__sim_heap_free(process->machine->heap, table, sizeof(*table));
+}
+
+void kelpie__sim_tables_drop(struct sim_process *process) {
+    while (process->tables != NULL) { /* bound: the list */
+        kelpie__sim_table_destroy(&process->tables->os);
+    }
+}
+
 /* ---- every call ------------------------------------------------------------------------------ */
 
 /* Those that Linux answers without entering the kernel. */
@@ -203,8 +260,9 @@ static int sim_watch(struct kelpie_os *os, int handle, uint32_t bits, uint64_t c
     struct sim_call call;
     struct sim_process *process = kelpie__sim_process_of(os);
     bool may = kelpie__sim_enter(&call, os, SIM_OP_watch, handle, NULL);
-    int status =
-        may || bits == 0 ? kelpie__sim_watch_set(process, handle, bits, cookie) : -call.fault_errno;
+    int status = may || bits == 0
+                     ? kelpie__sim_watch_put(process, watches_of(os), handle, bits, cookie)
+                     : -call.fault_errno;
     call.argument = cookie << 2 ^ bits;
     return (int)kelpie__sim_leave(&call, status, NULL, 0);
 }
@@ -214,9 +272,10 @@ static bool is_over(const struct sim_process *process, int64_t deadline_ns) {
 }
 
 /* Until something is ready or the time is over. */
-static int wait_block(struct sim_process *process, struct kelpie_os_event *out, uint32_t max,
-                      int64_t deadline_ns) {
+static int wait_block(struct sim_process *process, struct sim_watch_set *watches,
+                      struct kelpie_os_event *out, uint32_t max, int64_t deadline_ns) {
     uint32_t count = 0;
+    process->waits_for = watches;
     for (uint32_t budget = WAKES_MAX; budget > 0 && count == 0 && !is_over(process, deadline_ns);
          budget -= 1) {
         process->deadline_ns = deadline_ns;
@@ -229,7 +288,7 @@ static int wait_block(struct sim_process *process, struct kelpie_os_event *out, 
         } else if (!kelpie__sim_embedder_wait(process)) {
             return -EDEADLK; /* the world has ended, and nobody is left to wake it */
         }
-        count = kelpie__sim_watch_collect(process, out, max);
+        count = kelpie__sim_watch_collect(watches, out, max);
     }
     return (int)count;
 }
@@ -247,9 +306,10 @@ static int sim_wait(struct kelpie_os *os, struct kelpie_os_event *out, uint32_t 
     } else if (kelpie__sim_world_is_busy(process->machine->world)) {
         kelpie__sim_process_yield(process);
     }
-    int count = (int)kelpie__sim_watch_collect(process, out, max);
+    struct sim_watch_set *watches = watches_of(os);
+    int count = (int)kelpie__sim_watch_collect(watches, out, max);
     if (count == 0) {
-        count = wait_block(process, out, max, deadline_ns);
+        count = wait_block(process, watches, out, max, deadline_ns);
     }
     for (int i = 0; i < count; i += 1) {
         call.argument = call.argument * 31 + (out[i].cookie << 3 ^ out[i].bits);
@@ -275,16 +335,17 @@ static const struct sim_object_operations wait_operations = {
 static int sim_wait_handle(struct kelpie_os *os) {
     struct sim_call call;
     struct sim_process *process = kelpie__sim_process_of(os);
+    struct sim_watch_set *watches = watches_of(os);
     kelpie__ignore(kelpie__sim_enter(&call, os, SIM_OP_wait_handle, KELPIE_OS_NO_HANDLE, NULL));
-    if (process->wait_handle == 0) {
+    if (watches->wait_handle == 0) {
         struct sim_object *object = kelpie__sim_heap_alloc(process->machine->heap, sizeof(*object));
         KELPIE_ASSERT(object != NULL);
         kelpie__sim_object_init(object, process->machine, &wait_operations);
-        process->wait_handle = kelpie__sim_handle_install(process, object) + 1;
+        watches->wait_handle = kelpie__sim_handle_install(process, object) + 1;
         kelpie__sim_object_unref(object);
-        KELPIE_ASSERT(process->wait_handle > 0);
+        KELPIE_ASSERT(watches->wait_handle > 0);
     }
-    return (int)kelpie__sim_leave(&call, process->wait_handle - 1, NULL, 0);
+    return (int)kelpie__sim_leave(&call, watches->wait_handle - 1, NULL, 0);
 }
 
 /* ---- memory of others ------------------------------------------------------------------------ */

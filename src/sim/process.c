@@ -47,7 +47,7 @@ int64_t kelpie__sim_machine_now(const struct sim_machine *machine) {
 
 struct sim_process *kelpie__sim_process_of(struct kelpie_os *os) {
     struct sim_process *process = os->context;
-    KELPIE_ASSERT(process != NULL && &process->os == os);
+    KELPIE_ASSERT(process != NULL && process->os.context == process);
     return process;
 }
 
@@ -344,6 +344,9 @@ void *kelpie__sim_process_memory(struct sim_process *process, void *old, size_t 
         }
         process->memory_blocks = fresh;
         process->memory_bytes += new_bytes;
+        if (process->memory_bytes > process->memory_bytes_peak) {
+            process->memory_bytes_peak = process->memory_bytes;
+        }
     }
     if (block != NULL) {
         if (fresh != NULL) {
@@ -376,6 +379,7 @@ static void memory_drop(struct sim_process *process) {
 /* All but its entry in the process table, and its handles. */
 void kelpie__sim_process_release(struct sim_process *process) {
     struct sim_machine *machine = process->machine;
+    kelpie__sim_tables_drop(process);
     memory_drop(process);
     kelpie__sim_heap_free(machine->heap, process->argv, process->argument_bytes);
     kelpie__sim_heap_free(machine->heap, process->environment, process->environment_bytes);

@@ -648,6 +648,46 @@ static void test_watches_are_level_triggered_and_fair(void **state) {
     kelpie__sim_world_destroy(world);
 }
 
+static int tables_main(struct kelpie_os *os, int argc, char **argv) {
+    struct sim_process *process = kelpie__sim_process_of(os);
+    struct kelpie_os *other = kelpie__sim_table_create(process);
+    struct kelpie_os_event event;
+    struct token *tokens[2];
+    int handles[2];
+    kelpie__ignore(argc > 0 && argv != NULL);
+    assert_ptr_equal(kelpie__sim_process_of(other), process);
+    for (unsigned i = 0; i < 2; i += 1) {
+        tokens[i] = token_new(process->machine);
+        handles[i] = kelpie__sim_handle_install(process, &tokens[i]->object);
+        kelpie__sim_object_unref(&tokens[i]->object);
+        assert_int_equal(kelpie__os_watch(i == 0 ? os : other, handles[i], KELPIE_OS_READABLE, i),
+                         0);
+    }
+    tokens[1]->is_there = true;
+    kelpie__sim_object_changed(&tokens[1]->object);
+    assert_int_equal(kelpie__os_wait(os, &event, 1, now(os) + MS), 0);
+    assert_int_equal(kelpie__os_wait(other, &event, 1, -1), 1);
+    assert_int_equal(event.cookie, 1);
+    assert_true(kelpie__os_wait_handle(os) != kelpie__os_wait_handle(other));
+    kelpie__sim_table_destroy(other);
+    assert_int_equal(kelpie__os_watch(os, handles[1], KELPIE_OS_READABLE, 3), 0);
+    assert_int_equal(kelpie__os_wait(os, &event, 1, -1), 1);
+    assert_int_equal(event.cookie, 3);
+    assert_non_null(kelpie__sim_table_create(process)); /* left to the end of the process */
+    note(os, "done");
+    return 0;
+}
+
+static void test_two_tables_wait_for_their_own(void **state) {
+    struct notes notes;
+    struct sim_world *world = world_new(1, SIM_SCHEDULE_FIFO, &notes);
+    kelpie__ignore(state != NULL);
+    start(world, "tables", tables_main);
+    assert_int_equal(kelpie__sim_world_run(world, NULL, NULL, -1), SIM_RUN_IDLE);
+    assert_string_equal(notes.log, "done");
+    kelpie__sim_world_destroy(world);
+}
+
 static int standing_main(struct kelpie_os *os, int argc, char **argv) {
     int64_t begin = now(os);
     kelpie__ignore(argc > 0 && argv != NULL);
@@ -853,6 +893,7 @@ int main(void) {
         cmocka_unit_test(test_call_is_cheap),
         cmocka_unit_test(test_spinning_process_is_found_out),
         cmocka_unit_test(test_watches_are_level_triggered_and_fair),
+        cmocka_unit_test(test_two_tables_wait_for_their_own),
         cmocka_unit_test(test_process_sleeps_inside_a_call),
         cmocka_unit_test(test_memory_and_random),
         cmocka_unit_test(test_embedder_drives_the_world_in_its_wait),
