@@ -92,6 +92,7 @@ static const struct {
     const char *actions;
 } points[] = {
     {"qemu.start", "fail hang die flood late"},
+    {"qemu.kvm", "hang die"},
     {"qmp.greeting", "hang late torn die"},
     {"qmp.event", "drop late swap"},
     {"qmp.qmp_capabilities", ACTIONS_QMP},
@@ -163,7 +164,7 @@ static const struct kelpie_fault_word words[] = {
     {"read-only", KELPIE_FAULT_READ_ONLY, 0, KELPIE_FAULT_ARGUMENT_TIME, false},
     {"rot", KELPIE_FAULT_ROT, 0, KELPIE_FAULT_ARGUMENT_NONE, false},
     {"swizzle", KELPIE_FAULT_SWIZZLE, UINT64_C(1000000000), KELPIE_FAULT_ARGUMENT_TIME, false},
-    {"late", KELPIE_FAULT_NAMED, 1000, KELPIE_FAULT_ARGUMENT_NUMBER, false},
+    {"late", KELPIE_FAULT_NAMED, NS_PER_S, KELPIE_FAULT_ARGUMENT_TIME, false},
     NAMED("fail"),
     NAMED("hang"),
     NAMED("panic"),

@@ -18,6 +18,7 @@
 #define LABEL_NAMED SIM_OP_COUNT /* the bucket of inhabitants' points */
 #define PARENTS_MAX 8u
 #define NS_PER_MS 1000000
+#define NS_PER_US 1000u
 #define WHERE_BYTES_MAX 200
 
 /* ---- hashes ---------------------------------------------------------------------------------- */
@@ -522,7 +523,9 @@ const char *kelpie__sim_faults_point(struct sim_faults *faults, struct sim_proce
         return NULL;
     }
     if (out_argument != NULL) {
-        *out_argument = rule->rule.argument;
+        bool is_time =
+            kelpie__fault_word(rule->rule.action_index)->takes == KELPIE_FAULT_ARGUMENT_TIME;
+        *out_argument = is_time ? rule->rule.argument / NS_PER_US : rule->rule.argument;
     }
     return kelpie__fault_action_name(&rule->rule);
 }

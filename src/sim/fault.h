@@ -28,8 +28,8 @@ void kelpie__sim_faults_destroy(struct sim_faults *faults); /* takes NULL */
 void kelpie__sim_faults_call(struct sim_faults *faults, struct sim_call *call);
 /* At a named point of an inhabitant ("qmp.migrate", "guest.boot", "agent.frame"; all of them in
  * os_fault_words.c): the action's name when one fires ("fail", "short", "panic", ...), with its
- * argument; else NULL. `kill`, `stop` and `power-loss` are done here, and NULL is given. `role` as
- * of the process. */
+ * argument (of "late": microseconds); else NULL. `kill`, `stop` and `power-loss` are done here, and
+ * NULL is given. `role` as of the process. */
 const char *kelpie__sim_faults_point(struct sim_faults *faults, struct sim_process *process,
                                      const char *point, uint64_t *out_argument);
 

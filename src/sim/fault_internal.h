@@ -90,9 +90,6 @@ enum sim_fault_class kelpie__sim_fault_class_of_point(const struct kelpie_fault_
 /* Whether the action can be done to this call at all: one that cannot is not fired. */
 bool kelpie__sim_fault_suits(const struct kelpie_fault_rule *rule, const struct sim_call *call);
 
-/* machine.h's: the running process stands still for virtual time. */
-void kelpie__sim_process_sleep(struct sim_process *process, int64_t duration_ns);
-
 /* The concrete form of a fired rule goes to the log, the observers, the hash and the counters; with
  * time and `where` ("in rename(/a)") behind it as a comment. process NULL: of the world. */
 void kelpie__sim_fault_record(struct sim_faults *faults, const struct sim_fault_rule *rule,

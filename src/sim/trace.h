@@ -19,6 +19,11 @@ enum sim_trace_detail {
 
 struct sim_trace *kelpie__sim_trace_create(enum sim_trace_detail detail);
 void kelpie__sim_trace_destroy(struct sim_trace *trace); /* takes NULL */
+/* What stands at the top of what is written: "seed 42, commit 0123abc". */
+void kelpie__sim_trace_title(struct sim_trace *trace, const char *title);
+/* Keeps the calls from this number on until there is no more room, instead of the last ones: to
+ * look at a part of a run again. */
+void kelpie__sim_trace_keep_from(struct sim_trace *trace, uint64_t number);
 
 /* world.c and os_sim.c report; `hash` is the rolling hash after it. */
 void kelpie__sim_trace_call(struct sim_trace *trace, const struct sim_call *call, int64_t result,
@@ -35,9 +40,17 @@ void kelpie__sim_trace_json(const struct sim_trace *trace, sim_trace_write write
 void kelpie__sim_trace_svg(const struct sim_trace *trace, sim_trace_write write, void *context);
 void kelpie__sim_trace_story(const struct sim_trace *trace, sim_trace_write write, void *context);
 
+/* Calls so far; the rolling hash after the n-th multiple of SIM_TRACE_CHECKPOINT calls (0: not
+ * reached). */
+#define SIM_TRACE_CHECKPOINT 4096u
+uint64_t kelpie__sim_trace_calls(const struct sim_trace *trace);
+uint64_t kelpie__sim_trace_checkpoint(const struct sim_trace *trace, uint64_t index);
+
 /* The first call in which two traces with SIM_TRACE_CALLS differ, as two lines of text; false: they
- * are equal. */
+ * are equal. *out_number (may be NULL) is that call; when it is not kept, the first call of the
+ * stretch between two checkpoints in which it lies: run both again with
+ * kelpie__sim_trace_keep_from that. */
 bool kelpie__sim_trace_compare(const struct sim_trace *first, const struct sim_trace *second,
-                               char out_first[256], char out_second[256]);
+                               char out_first[256], char out_second[256], uint64_t *out_number);
 
 #endif

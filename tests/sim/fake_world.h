@@ -138,7 +138,6 @@ void kelpie__sim_process_signal(struct sim_process *process, int signal) {
     fake_log(process->machine->world, "signal", process->role, signal);
 }
 
-void kelpie__sim_process_sleep(struct sim_process *process, int64_t duration_ns);
 void kelpie__sim_process_sleep(struct sim_process *process, int64_t duration_ns) {
     fake_log(process->machine->world, "sleep", process->role, duration_ns);
 }

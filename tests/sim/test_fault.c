@@ -313,7 +313,7 @@ static void test_points_of_inhabitants(void **state) {
     assert_null(kelpie__sim_faults_point(fixture->faults, qemu, "qmp.migrate", &argument));
     assert_string_equal(kelpie__sim_faults_point(fixture->faults, qemu, "guest.boot", &argument),
                         "late");
-    assert_int_equal(argument, 40);
+    assert_int_equal(argument, 40000); /* microseconds */
     assert_null(kelpie__sim_faults_point(fixture->faults, qemu, "qmp.cont", &argument));
     assert_non_null(strstr(fixture->world.log, "signal qemu 9\n"));
     char text[512];
