@@ -468,7 +468,7 @@ static void test_fault_start_fails_without_a_greeting(void **state) {
 static void test_fault_of_a_command(void **state) {
     struct scene *scene = scene_incoming("qmp.query-status nth=1 => fail\n"
                                          "qmp.query-status nth=2 => drop\n"
-                                         "qmp.query-status nth=3 => late:2000000\n"
+                                         "qmp.query-status nth=3 => late:2s\n"
                                          "qmp.query-status nth=4 => hang\n");
     kelpie__ignore(state != NULL);
     greet(scene);
