@@ -43,8 +43,10 @@ struct sim_guest_entry {
 
 /* Stacks of one size that nobody uses. */
 struct sim_stack_pool {
-    void *free; /* each holds the next at its lowest word */
+    void *free; /* each holds the next at its highest word */
     size_t stack_bytes;
+    void *unopened; /* the guard page of the next that was never used */
+    uint32_t unopened_count;
 };
 
 struct sim_stack_chunk {

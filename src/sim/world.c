@@ -43,28 +43,38 @@ static struct sim_stack_pool *stack_pool(struct sim_world *world, size_t bytes) 
     return &world->stacks[bytes <= STACK_HOST_BYTES ? 0 : 1];
 }
 
-/* One range for several stacks, each above a page that nobody may touch. */
-static bool stacks_map(struct sim_world *world, struct sim_stack_pool *pool) {
-    size_t step = pool->stack_bytes + STACK_GUARD_BYTES;
+/* One range for several stacks, all of it out of bounds at first: what is never opened stays so,
+ * and below each stack lies a page that nobody may touch. */
+static bool stacks_reserve(struct sim_world *world, struct sim_stack_pool *pool) {
     struct sim_stack_chunk *chunk = malloc(sizeof(*chunk));
     if (chunk == NULL) {
         return false;
     }
-    chunk->bytes = step * STACKS_PER_CHUNK;
-    chunk->base = kelpie__sim_heap_reserve(chunk->bytes);
-    if (chunk->base == NULL) {
+    chunk->bytes = (pool->stack_bytes + STACK_GUARD_BYTES) * STACKS_PER_CHUNK;
+    chunk->base =
+        mmap(NULL, chunk->bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (chunk->base == MAP_FAILED) {
         free(chunk);
         return false;
     }
     chunk->next = world->stack_chunks;
     world->stack_chunks = chunk;
-    for (size_t i = STACKS_PER_CHUNK; i > 0; i -= 1) {
-        char *guard = (char *)chunk->base + (i - 1) * step;
-        int status = mprotect(guard, STACK_GUARD_BYTES, PROT_NONE);
-        KELPIE_ASSERT(status == 0);
-        kelpie__sim_stack_give(world, guard + STACK_GUARD_BYTES, pool->stack_bytes);
-    }
+    pool->unopened = chunk->base;
+    pool->unopened_count = STACKS_PER_CHUNK;
     return true;
+}
+
+static void *stack_open(struct sim_world *world, struct sim_stack_pool *pool) {
+    if (pool->unopened_count == 0 && !stacks_reserve(world, pool)) {
+        return NULL;
+    }
+    char *stack = (char *)pool->unopened + STACK_GUARD_BYTES;
+    if (mprotect(stack, pool->stack_bytes, PROT_READ | PROT_WRITE) < 0) {
+        return NULL;
+    }
+    pool->unopened = stack + pool->stack_bytes;
+    pool->unopened_count -= 1;
+    return stack;
 }
 
 /* The link stands at the top, where the next process begins. */
@@ -75,12 +85,12 @@ static void **stack_link(void *stack, size_t bytes) {
 void *kelpie__sim_stack_take(struct sim_world *world, size_t bytes, size_t *out_bytes) {
     struct sim_stack_pool *pool = stack_pool(world, bytes * STACK_FACTOR);
     KELPIE_ASSERT(bytes * STACK_FACTOR <= pool->stack_bytes);
-    if (pool->free == NULL && !stacks_map(world, pool)) {
-        return NULL;
-    }
-    void *stack = pool->free;
-    pool->free = *stack_link(stack, pool->stack_bytes);
     *out_bytes = pool->stack_bytes;
+    void *stack = pool->free;
+    if (stack == NULL) {
+        return stack_open(world, pool);
+    }
+    pool->free = *stack_link(stack, pool->stack_bytes);
     return stack;
 }
 
