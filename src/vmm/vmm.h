@@ -226,8 +226,8 @@ struct kelpie_vmm_operations {
     void (*describe)(struct kelpie_vmm *vmm, struct kelpie_vmm_description *out);
 
     /* Paused: writes device state and memory, and leaves the instance as it is; may be repeated.
-     * `out` is filled when kelpie__vmm_emit_done says 0. Between the pause and then nobody writes
-     * to the instance's streams: their bytes would reach the guest's memory in the middle of it. */
+     * `out` is filled when kelpie__vmm_emit_done says 0. What is written to the instance's
+     * streams meanwhile is no part of it: it stays in the stream until the guest runs again. */
     int (*save)(struct kelpie_vmm *vmm, const struct kelpie_vmm_save *save,
                 struct kelpie_vmm_saved *out, struct kelpie_error *error);
 
