@@ -117,7 +117,7 @@ void kelpie__agent_stop(struct kelpie_agent *agent, uint64_t timeout_ms) {
     if (agent->phase >= KELPIE_AGENT_STOPPING) {
         return;
     }
-    if (agent->wire != NULL) {
+    if (kelpie__agent_may_send(agent)) {
         kelpie__ignore(kelpie__wire_notify(agent->wire, "goodbye", "{\"reason\":\"shutdown\"}"));
     }
     agent->phase = KELPIE_AGENT_STOPPING;

@@ -40,10 +40,6 @@ void kelpie__agent_greet(struct kelpie_agent *agent, const char *epoch) {
 
 void kelpie__agent_quiesce(struct kelpie_agent *agent, const uint8_t mark[KELPIE_MARK_BYTES]) {
     KELPIE_ASSERT(agent->wire != NULL);
-    if (agent->phase == KELPIE_AGENT_STOPPING) {
-        /* a guest that is going away makes no good snapshot, but the peer will see for itself */
-        return;
-    }
     KELPIE_ASSERT(agent->phase == KELPIE_AGENT_GREETED);
     agent->phase = KELPIE_AGENT_QUIESCED;
     kelpie__wire_hold(agent->wire, true);
@@ -64,9 +60,12 @@ static void connection_mark_callback(void *context, const uint8_t mark[KELPIE_MA
     KELPIE_ASSERT(mark != NULL);
     if (agent->phase == KELPIE_AGENT_QUIESCED) {
         agent->phase = KELPIE_AGENT_GREETED;
-        kelpie__wire_hold(agent->wire, false);
-        connection_advance_all(agent);
     }
+    kelpie__wire_hold(agent->wire, false);
+    for (uint32_t i = 0; i < agent->execs.slot_count; i += 1) {
+        kelpie__agent_exec_streams_catch_up(agent->execs.slots[i]);
+    }
+    connection_advance_all(agent);
 }
 
 static void connection_request_callback(void *context, uint64_t id, const char *method,

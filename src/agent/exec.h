@@ -58,6 +58,7 @@ struct kelpie_agent_input {
     uint32_t watch_slot;
     bool is_watched;
     bool is_stopped; /* nobody reads what still comes */
+    bool owes_stop;  /* the peer is to be told so when it hears again */
     struct kelpie_stream_receiver receiver;
     struct kelpie_ring ring; /* what the pipe did not take yet */
 };
@@ -193,6 +194,9 @@ KELPIE_MUST_CHECK int kelpie__agent_exec_streams_attach(struct kelpie_agent_exec
 /* After the attach was answered: says how much of standard input may come, or that nobody reads it.
  */
 void kelpie__agent_exec_streams_announce(struct kelpie_agent_exec *exec);
+
+/* The peer hears again: credit and stops that were held back are sent. */
+void kelpie__agent_exec_streams_catch_up(struct kelpie_agent_exec *exec);
 
 /* Bytes for standard input. NULL, or the broken rule. */
 KELPIE_MUST_CHECK const char *kelpie__agent_exec_input(struct kelpie_agent_exec *exec,

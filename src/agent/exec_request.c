@@ -275,10 +275,12 @@ void kelpie__agent_request_exec_attach(struct kelpie_agent *agent, uint64_t id,
     exec->is_exit_sent = false;
     char text[256];
     bool is_whole = kelpie__text_format(
-        text, sizeof(text), "{\"stdout_offset\":%llu,\"stderr_offset\":%llu,\"stdin_offset\":%llu}",
+        text, sizeof(text),
+        "{\"stdout_offset\":%llu,\"stderr_offset\":%llu,\"stdin_offset\":%llu,\"stdin_ended\":%s}",
         (unsigned long long)exec->outputs[0].sender.ring.sent,
         (unsigned long long)exec->outputs[1].sender.ring.sent,
-        (unsigned long long)exec->input.receiver.received);
+        (unsigned long long)exec->input.receiver.received,
+        exec->input.receiver.is_ended ? "true" : "false");
     KELPIE_ASSERT(is_whole);
     kelpie__wire_result(agent->wire, id, text);
     kelpie__agent_exec_streams_announce(exec);

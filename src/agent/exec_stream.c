@@ -172,7 +172,9 @@ static void input_close(struct kelpie_agent_input *input) {
 
 /* A courtesy: without it the peer sends until its credit is used up. */
 static void input_send_stop(struct kelpie_agent_input *input) {
-    if (!input->receiver.is_ended && input_is_heard(input)) {
+    bool is_heard = input_is_heard(input);
+    input->owes_stop = !input->receiver.is_ended && !is_heard;
+    if (!input->receiver.is_ended && is_heard) {
         kelpie__ignore(kelpie__wire_stop(input->exec->agent->wire, input_stream(input)));
     }
 }
@@ -330,6 +332,7 @@ void kelpie__agent_exec_streams_reset(struct kelpie_agent_exec *exec) {
     KELPIE_ASSERT(!input->is_watched);
     kelpie__ring_reset(&input->ring);
     input->is_stopped = false;
+    input->owes_stop = false;
     kelpie__stream_receiver_init(&input->receiver, 0, KELPIE_EXEC_INPUT_BYTES);
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(exec->outputs); i += 1) {
         struct kelpie_agent_output *output = &exec->outputs[i];
@@ -383,6 +386,18 @@ void kelpie__agent_exec_streams_announce(struct kelpie_agent_exec *exec) {
     if (exec->input.is_stopped) {
         input_send_stop(&exec->input);
     } else {
+        input_grant(&exec->input);
+    }
+}
+
+void kelpie__agent_exec_streams_catch_up(struct kelpie_agent_exec *exec) {
+    if (exec->state < KELPIE_AGENT_EXEC_RUNNING || exec->channel == 0) {
+        return;
+    }
+    KELPIE_ASSERT(input_is_heard(&exec->input));
+    if (exec->input.owes_stop) {
+        input_send_stop(&exec->input);
+    } else if (!exec->input.is_stopped) {
         input_grant(&exec->input);
     }
 }

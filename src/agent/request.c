@@ -11,6 +11,7 @@
 
 #include "agent/agent.h"
 #include "agent/boot.h"
+#include "agent/machine_id.h"
 #include "agent/params.h"
 #include "agent/root.h"
 #include "agent/stats.h"
@@ -91,6 +92,7 @@ static void request_hello(struct kelpie_agent *agent, uint64_t id,
 struct setup {
     struct kelpie_agent_root root;
     char host_name[REQUEST_HOST_NAME_BYTES];
+    char machine_id[KELPIE_AGENT_MACHINE_ID_BYTES]; /* "": as it is */
     uint64_t wall_ns;
     uint8_t entropy[REQUEST_ENTROPY_BYTES_MAX];
     size_t entropy_bytes;
@@ -155,6 +157,18 @@ static int setup_read_entropy(const struct kelpie_agent_params *params, struct s
     return 0;
 }
 
+static int setup_read_machine_id(const struct kelpie_agent_params *params,
+                                 char out[KELPIE_AGENT_MACHINE_ID_BYTES],
+                                 struct kelpie_error *error) {
+    char text[KELPIE_AGENT_MACHINE_ID_BYTES] = "";
+    int status = kelpie__agent_params_text(params, "machine_id", text, sizeof(text), error);
+    if (status < 0 || text[0] == '\0') {
+        return status; /* it may be left out */
+    }
+    return kelpie__agent_params_hex(params, "machine_id", KELPIE_AGENT_MACHINE_ID_BYTES - 1, out,
+                                    error);
+}
+
 static int setup_read(const struct kelpie_agent_params *params, struct setup *out,
                       struct kelpie_error *error) {
     const struct kelpie_agent_range range = {1, REQUEST_WALL_NS_MAX};
@@ -162,6 +176,9 @@ static int setup_read(const struct kelpie_agent_params *params, struct setup *ou
     if (status == 0) {
         status = kelpie__agent_params_text(params, "hostname", out->host_name,
                                            sizeof(out->host_name), error);
+    }
+    if (status == 0) {
+        status = setup_read_machine_id(params, out->machine_id, error);
     }
     if (status == 0) {
         status = kelpie__agent_params_number(params, "wall_ns", range, &out->wall_ns, error);
@@ -207,14 +224,24 @@ static int setup_apply(struct kelpie_agent *agent, const struct setup *setup,
                        struct kelpie_error *error) {
     KELPIE_ASSERT(agent->is_guest);
     int status = setup_identity(agent, setup, error);
-    if (status < 0 || agent->is_set_up) {
-        return status; /* the root is entered once */
+    if (status < 0) {
+        return status;
+    }
+    /* The built-in root may become read-only below; another one is there only then. */
+    if (agent->is_set_up || !setup->root.is_device) {
+        kelpie__agent_machine_id_write(agent->os, setup->machine_id);
+    }
+    if (agent->is_set_up) {
+        return 0; /* the root is entered once */
     }
     if (setup->loads_late_modules && !setup->root.is_device) {
         status = kelpie__agent_load_modules(agent->os, "disk", error);
     }
     if (status == 0) {
         status = kelpie__agent_root_enter(agent->os, &setup->root, error);
+    }
+    if (status == 0 && setup->root.is_device) {
+        kelpie__agent_machine_id_write(agent->os, setup->machine_id);
     }
     return status;
 }
@@ -269,6 +296,9 @@ static void request_quiesce(struct kelpie_agent *agent, uint64_t id,
     int status = kelpie__agent_params_hex(params, "mark", sizeof(mark_text) - 1, mark_text, &error);
     if (status == 0) {
         status = kelpie__agent_params_hex(params, "token", sizeof(token) - 1, token, &error);
+    }
+    if (status == 0 && agent->phase == KELPIE_AGENT_STOPPING) {
+        status = kelpie__fail(&error, KELPIE_E_STATE, 0, "the guest is shutting down");
     }
     if (status < 0) {
         request_refuse(agent, id, &error);

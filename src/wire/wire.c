@@ -22,6 +22,7 @@ void kelpie__wire_check(const struct kelpie_wire *wire) {
     KELPIE_ASSERT(wire->output_start + wire->output_count <= KELPIE_WIRE_OUTPUT_BYTES);
     KELPIE_ASSERT(wire->output_count > 0 || wire->output_start == 0);
     KELPIE_ASSERT(wire->next_id > 0);
+    KELPIE_ASSERT(wire->corked_count <= (wire->is_corked ? wire->output_count : 0));
     KELPIE_ASSERT(!wire->is_close_told || wire->is_closed);
 }
 
@@ -130,8 +131,14 @@ static void wire_fail_io(struct kelpie_wire *wire, int64_t status, const char *w
 
 /* ---- output ---------------------------------------------------------------------------------- */
 
+/* What may leave now. */
+static size_t wire_sendable(const struct kelpie_wire *wire) {
+    KELPIE_ASSERT(wire->corked_count <= wire->output_count);
+    return wire->output_count - wire->corked_count;
+}
+
 static void wire_watch_output(struct kelpie_wire *wire) {
-    uint32_t bits = KELPIE_OS_READABLE | (wire->output_count > 0 ? KELPIE_OS_WRITABLE : 0);
+    uint32_t bits = KELPIE_OS_READABLE | (wire_sendable(wire) > 0 ? KELPIE_OS_WRITABLE : 0);
     kelpie__loop_watch_change(wire->loop, wire->slot, bits);
 }
 
@@ -139,8 +146,8 @@ static void wire_watch_output(struct kelpie_wire *wire) {
 static void wire_write(struct kelpie_wire *wire) {
     kelpie__wire_check(wire);
     unsigned budget = 2 * KELPIE_WIRE_OUTPUT_BYTES / KELPIE_FRAME_BYTES_MAX;
-    for (; wire->output_count > 0 && budget > 0; budget -= 1) {
-        size_t count = (size_t)kelpie__min_u64(wire->output_count, KELPIE_FRAME_BYTES_MAX);
+    for (; wire_sendable(wire) > 0 && budget > 0; budget -= 1) {
+        size_t count = (size_t)kelpie__min_u64(wire_sendable(wire), KELPIE_FRAME_BYTES_MAX);
         int64_t written =
             kelpie__os_write(wire->os, wire->handle, wire->output + wire->output_start, count);
         if (written == -EAGAIN) {
@@ -160,7 +167,7 @@ static void wire_write(struct kelpie_wire *wire) {
 }
 
 bool kelpie__wire_is_flushed(const struct kelpie_wire *wire) {
-    return wire->output_count == 0;
+    return wire_sendable(wire) == 0;
 }
 
 static size_t wire_room(const struct kelpie_wire *wire, bool may_use_reserve) {
@@ -236,6 +243,7 @@ int kelpie__wire_queue(struct kelpie_wire *wire, const struct kelpie_frame *fram
     kelpie__frame_encode(frame, header);
     wire_append(wire, header, sizeof(header));
     wire_append(wire, payload, frame->length);
+    wire->corked_count += wire->is_corked ? needed : 0;
     wire_plan_flush(wire);
     kelpie__wire_check(wire);
     return 0;
@@ -284,6 +292,24 @@ void kelpie__wire_hold(struct kelpie_wire *wire, bool is_held) {
     if (!is_held && wire->wants_drained && !wire->is_closed) {
         wire_plan_flush(wire); /* `drained` comes from there */
     }
+}
+
+int kelpie__wire_cork(struct kelpie_wire *wire, const uint8_t mark[KELPIE_MARK_BYTES]) {
+    KELPIE_ASSERT(!wire->is_corked && wire->corked_count == 0);
+    wire->is_corked = true;
+    int status = kelpie__wire_mark(wire, mark);
+    wire->is_corked = status == 0;
+    return status;
+}
+
+void kelpie__wire_uncork(struct kelpie_wire *wire) {
+    KELPIE_ASSERT(wire->is_corked);
+    wire->is_corked = false;
+    wire->corked_count = 0;
+    if (!wire->is_closed) {
+        wire_plan_flush(wire);
+    }
+    kelpie__wire_check(wire);
 }
 
 void kelpie__wire_discard_until(struct kelpie_wire *wire, const uint8_t mark[KELPIE_MARK_BYTES]) {

@@ -120,8 +120,15 @@ KELPIE_MUST_CHECK int kelpie__wire_stop(struct kelpie_wire *wire, uint32_t strea
 
 /* While held, data is refused with LIMIT; messages still go. */
 void kelpie__wire_hold(struct kelpie_wire *wire, bool is_held);
+/* What is queued from now on stays here, in its order, behind this mark; what was queued before
+ * leaves. The peer throws away what comes before the mark, so that nothing may be sent and nothing
+ * may be lost. Errors: LIMIT, IO; then nothing is held. */
+KELPIE_MUST_CHECK int kelpie__wire_cork(struct kelpie_wire *wire,
+                                        const uint8_t mark[KELPIE_MARK_BYTES]);
+/* The mark leaves, and all that waits behind it. */
+void kelpie__wire_uncork(struct kelpie_wire *wire);
 bool kelpie__wire_is_flushed(
-    const struct kelpie_wire *wire); /* all that was queued is with the system */
+    const struct kelpie_wire *wire); /* all that was queued and may leave is with the system */
 KELPIE_MUST_CHECK int kelpie__wire_mark(struct kelpie_wire *wire,
                                         const uint8_t mark[KELPIE_MARK_BYTES]);
 /* Everything that arrives is thrown away, frames or not, until this mark. */

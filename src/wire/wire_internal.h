@@ -34,6 +34,8 @@ struct kelpie_wire {
     struct kelpie_timer flush_timer; /* armed: something was queued in this step */
     bool wants_drained;              /* somebody was told LIMIT */
     bool is_held;
+    bool is_corked;
+    size_t corked_count; /* bytes at the end of the output that may not leave yet */
 
     bool is_discarding;
     uint8_t discard_mark[KELPIE_MARK_BYTES];

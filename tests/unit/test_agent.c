@@ -393,8 +393,9 @@ static void test_exec_goes_on_in_a_new_epoch(void **state) {
     snprintf(params, sizeof(params), "%s,\"channel\":2,\"stdout_offset\":2}", start);
     client->limits[2][KELPIE_STREAM_STDIN] = 0;
     assert_int_equal(client_call(client, "exec.attach", params), 0);
-    assert_string_equal(client->result,
-                        "{\"stdout_offset\":2,\"stderr_offset\":0,\"stdin_offset\":0}");
+    assert_string_equal(
+        client->result,
+        "{\"stdout_offset\":2,\"stderr_offset\":0,\"stdin_offset\":0,\"stdin_ended\":false}");
     while (client->limits[2][KELPIE_STREAM_STDIN] == 0) {
         client_step(client);
     }

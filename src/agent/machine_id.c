@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See machine_id.h.
+ */
+#include "agent/machine_id.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mount.h>
+
+#include "agent/boot.h"
+#include "agent/files.h"
+#include "core/text.h"
+#include "os/os_call.h"
+
+#define MACHINE_ID_PATH "/etc/machine-id"
+#define MACHINE_ID_COPY "/run/kelpie-machine-id"
+
+static int machine_id_put(struct kelpie_os *os, const char *path, const char *line) {
+    size_t length = strlen(line);
+    KELPIE_ASSERT(length == KELPIE_AGENT_MACHINE_ID_BYTES);
+    int file = kelpie__os_open(
+        os, KELPIE_OS_CWD, path,
+        KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE | KELPIE_OS_OPEN_TRUNCATE, 0444);
+    if (file < 0) {
+        return file;
+    }
+    int64_t written = kelpie__os_write(os, file, line, length);
+    int status = kelpie__os_close(os, file);
+    if (written != (int64_t)length) {
+        return written < 0 ? (int)written : -EIO;
+    }
+    return status;
+}
+
+void kelpie__agent_machine_id_write(struct kelpie_os *os, const char *machine_id) {
+    char line[KELPIE_AGENT_MACHINE_ID_BYTES + 1];
+    if (machine_id[0] == '\0') {
+        return;
+    }
+    bool is_whole = kelpie__text_format(line, sizeof(line), "%s\n", machine_id);
+    KELPIE_ASSERT(is_whole);
+    /* A root without the directory is read-only, or gets it here; the write tells. */
+    kelpie__ignore(kelpie__agent_make_directory(os, "/etc", 0755));
+    int status = machine_id_put(os, MACHINE_ID_PATH, line);
+    if (status == -EROFS) {
+        status = machine_id_put(os, MACHINE_ID_COPY, line);
+        if (status == 0) {
+            status = kelpie__os_mount(os, MACHINE_ID_COPY, MACHINE_ID_PATH, NULL, MS_BIND, NULL);
+        }
+    }
+    if (status < 0) {
+        kelpie__agent_log(os, "write " MACHINE_ID_PATH ": %s", kelpie__errno_text(-status));
+    }
+}
