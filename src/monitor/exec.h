@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * One command in the guest as the relay keeps it; shared by exec_relay.c (requests),
- * exec_stream.c (bytes) and exec_backstop.c (timeouts) only.
+ * exec_stream.c (bytes), exec_backstop.c (timeouts) and exec_adopt.c (restored ones) only.
  *
  * Life: Starting (the guest was asked) -> Live (it has an id) -> Ended (the guest said how, or the
  * VM died) -> freed once a client has been told. Input streams go client -> ring -> guest, output
@@ -48,7 +48,9 @@ struct kelpie_exec_end {
 struct kelpie_relay_exec {
     struct kelpie_relay *relay; /* borrowed: for ever */
     enum kelpie_relay_phase phase;
-    char id[KELPIE_EXEC_ID_CHARACTERS + 1]; /* "" while Starting */
+    char id[KELPIE_EXEC_ID_CHARACTERS + 1];          /* "" while Starting */
+    char restored_id[KELPIE_EXEC_ID_CHARACTERS + 1]; /* it came with a restored guest; else "" */
+    uint64_t adopt_call; /* its exec.attach, which the guest has not answered; 0: none */
     uint32_t guest_channel;
     uint32_t client_channel;
     uint64_t client;                 /* serial number; 0: detached */
@@ -81,6 +83,14 @@ static inline uint32_t kelpie__exec_stream_channel(uint32_t stream) {
     return stream >> KELPIE_STREAM_KIND_BITS;
 }
 
+/* Where the streams of a command go on. */
+struct kelpie_exec_place {
+    uint64_t stdout_offset;
+    uint64_t stderr_offset;
+    uint64_t stdin_offset;
+    bool is_stdin_ended;
+};
+
 void kelpie__exec_check(const struct kelpie_relay_exec *exec);
 
 /* exec_stream.c: sends what credit and room allow, of all streams, and the end when all else has
@@ -95,6 +105,10 @@ void kelpie__exec_let_go(struct kelpie_relay_exec *exec, bool is_kept);
 KELPIE_MUST_CHECK bool kelpie__exec_take_over(struct kelpie_relay_exec *exec, uint64_t client,
                                               uint32_t channel, uint64_t stdout_offset,
                                               uint64_t stderr_offset);
+
+/* exec_stream.c: its streams begin here, kept for a client to come. False: no memory. */
+KELPIE_MUST_CHECK bool kelpie__exec_place(struct kelpie_relay_exec *exec,
+                                          const struct kelpie_exec_place *place);
 
 /* exec_stream.c: after the answer: the new client gets credit and what waits for it. It may free
  * the exec. */

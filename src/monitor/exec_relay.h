@@ -23,7 +23,8 @@ struct kelpie_relay {
     uint32_t finished_count;     /* ended, and the end not delivered yet */
     uint32_t guest_channel_last; /* of this connection to the guest */
     uint64_t order_next;
-    bool is_frozen; /* the guest stands still */
+    bool is_frozen;          /* the guest stands still */
+    uint32_t adopting_count; /* exec.attach that a restored guest has not answered */
 };
 
 void kelpie__relay_init(struct kelpie_relay *relay, struct kelpie_monitor *monitor);
@@ -31,6 +32,15 @@ void kelpie__relay_init(struct kelpie_relay *relay, struct kelpie_monitor *monit
 /* A boot: channels begin anew, nothing lives. Finished commands of the boot before are still there
  * for their clients. */
 void kelpie__relay_begin(struct kelpie_relay *relay);
+
+/* A restored guest: takes in the commands that its answer to hello lists, then, when it is set up,
+ * attaches to all of them; kelpie__guest_adopted is told. They are kept for clients to attach to.
+ * Errors: PROTOCOL, MEMORY. */
+KELPIE_MUST_CHECK int kelpie__relay_adopt_list(struct kelpie_relay *relay, const char *result,
+                                               size_t length, struct kelpie_error *error);
+void kelpie__relay_adopt(struct kelpie_relay *relay);
+/* The greeting failed: they are the guest's alone again. */
+void kelpie__relay_forget_adopted(struct kelpie_relay *relay);
 
 /* Nothing runs in the guest any more: everything that lived ends with this error, at once. */
 void kelpie__relay_fail_all(struct kelpie_relay *relay, const struct kelpie_error *why);

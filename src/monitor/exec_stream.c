@@ -525,3 +525,36 @@ void kelpie__exec_taken_over(struct kelpie_relay_exec *exec) {
     }
     kelpie__ignore(kelpie__relay_exec_pump(exec)); /* freed or not: this was the last use */
 }
+
+static bool exec_place_stream(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind,
+                              uint64_t offset) {
+    struct kelpie_exec_stream *stream = &exec->streams[kind];
+    KELPIE_ASSERT(!stream->has_ring);
+    if (!exec_ensure_ring(exec, stream)) {
+        return false;
+    }
+    kelpie__stream_receiver_init(&stream->receiver, offset, KELPIE_STREAM_CREDIT_INITIAL_BYTES);
+    kelpie__stream_sender_begin(&stream->sender, offset, 0);
+    return true;
+}
+
+bool kelpie__exec_place(struct kelpie_relay_exec *exec, const struct kelpie_exec_place *place) {
+    kelpie__exec_check(exec);
+    KELPIE_ASSERT(exec->client == 0 && exec->phase == KELPIE_RELAY_LIVE);
+    if (!exec_place_stream(exec, KELPIE_STREAM_STDIN, place->stdin_offset) ||
+        !exec_place_stream(exec, KELPIE_STREAM_STDOUT, place->stdout_offset) ||
+        !exec_place_stream(exec, KELPIE_STREAM_STDERR, place->stderr_offset)) {
+        return false;
+    }
+    struct kelpie_exec_stream *arguments = &exec->streams[KELPIE_STREAM_ARGUMENTS];
+    struct kelpie_exec_stream *input = &exec->streams[KELPIE_STREAM_STDIN];
+    arguments->receiver.is_ended = true;
+    arguments->sender.is_end_written = true;
+    arguments->sender.is_end_sent = true;
+    input->receiver.is_ended = place->is_stdin_ended;
+    input->sender.is_end_written = place->is_stdin_ended;
+    input->sender.is_end_sent = place->is_stdin_ended;
+    exec_grow(exec, KELPIE_STREAM_STDOUT);
+    exec_grow(exec, KELPIE_STREAM_STDERR);
+    return true;
+}

@@ -14,7 +14,6 @@
 #include "wire/wire.h"
 
 #define GUEST_ENTROPY_BYTES 32u
-#define GUEST_PARAMS_BYTES_MAX 2048u
 #define GUEST_TEXT_BYTES_MAX 512u
 
 static struct kelpie_guest *guest_of(void *context) {
@@ -30,8 +29,7 @@ void kelpie__guest_init(struct kelpie_guest *guest, struct kelpie_monitor *monit
 }
 
 struct kelpie_wire *kelpie__guest_wire(const struct kelpie_guest *guest) {
-    bool is_open = guest->phase == KELPIE_GUEST_SETTING_UP || guest->phase == KELPIE_GUEST_TIMING ||
-                   guest->phase == KELPIE_GUEST_LIVE;
+    bool is_open = guest->phase >= KELPIE_GUEST_SETTING_UP && guest->phase < KELPIE_GUEST_CLOSED;
     return is_open && !kelpie__wire_is_closed(guest->wire) ? guest->wire : NULL;
 }
 
@@ -127,71 +125,91 @@ static void guest_write_root(struct kelpie_json_writer *writer,
     kelpie__json_object_end(writer);
 }
 
-static void guest_send_setup(struct kelpie_guest *guest) {
+int kelpie__guest_write_setup(const struct kelpie_guest *guest, bool is_boot, char *out,
+                              size_t capacity, struct kelpie_error *error) {
     struct kelpie_monitor *monitor = guest->monitor;
-    struct kelpie_error error = {0};
     uint8_t entropy[GUEST_ENTROPY_BYTES];
     char entropy_hex[2 * GUEST_ENTROPY_BYTES + 1];
-    char params[GUEST_PARAMS_BYTES_MAX];
     struct kelpie_json_writer writer;
     int status = kelpie__os_random(monitor->os, entropy, sizeof(entropy));
     if (status < 0) {
-        kelpie__ignore(kelpie__fail(&error, KELPIE_E_BOOT, -status, "draw entropy for the guest"));
-        guest_boot_failed(guest, &error);
-        return;
+        return kelpie__fail(error, KELPIE_E_IO, -status, "draw entropy for the guest");
     }
     kelpie__text_hex(entropy_hex, sizeof(entropy_hex), entropy, sizeof(entropy));
-    kelpie__json_begin(&writer, params, sizeof(params));
+    kelpie__json_begin(&writer, out, capacity);
     kelpie__json_object_begin(&writer, NULL);
-    guest_write_root(&writer, monitor);
+    if (is_boot) {
+        guest_write_root(&writer, monitor);
+        kelpie__json_write_bool(&writer, "modules_late",
+                                monitor->prepare.root_kind != KELPIE_PREPARE_ROOT_BUILTIN);
+    }
     kelpie__json_write_string(&writer, "hostname", monitor->config.name);
+    kelpie__json_write_string(&writer, "machine_id", monitor->config.id);
     kelpie__json_write_i64(&writer, "wall_ns", kelpie__os_now(monitor->os, KELPIE_OS_CLOCK_WALL));
     kelpie__json_write_string(&writer, "entropy", entropy_hex);
-    kelpie__json_write_bool(&writer, "modules_late",
-                            monitor->prepare.root_kind != KELPIE_PREPARE_ROOT_BUILTIN);
     kelpie__json_object_end(&writer);
     int64_t length = kelpie__json_finish(&writer);
     KELPIE_ASSERT(length > 0);
+    return 0;
+}
+
+static void guest_send_setup(struct kelpie_guest *guest) {
+    struct kelpie_error error = {0};
+    char params[KELPIE_GUEST_SETUP_BYTES_MAX];
+    if (kelpie__guest_write_setup(guest, true, params, sizeof(params), &error) < 0) {
+        guest_boot_failed(guest, &error);
+        return;
+    }
     guest_ask(guest, KELPIE_GUEST_SETTING_UP, "setup", params, guest_set_up);
+}
+
+bool kelpie__guest_is_greeted(const struct kelpie_guest *guest, const char *result, size_t length) {
+    char epoch[sizeof(guest->epoch)];
+    uint64_t version = 0;
+    return kelpie__json_find_u64(result, length, "version", &version) == 0 &&
+           version >= KELPIE_PROTOCOL_VERSION_MIN && version <= KELPIE_PROTOCOL_VERSION &&
+           kelpie__json_find_string(result, length, "epoch", epoch, sizeof(epoch)) == 0 &&
+           strcmp(epoch, guest->epoch) == 0;
 }
 
 static void guest_greeted(void *context, const struct kelpie_error *error, const char *result,
                           size_t length) {
     struct kelpie_guest *guest = guest_of(context);
-    char epoch[sizeof(guest->epoch)];
-    uint64_t version = 0;
     if (error != NULL) {
         guest_boot_failed(guest, error);
         return;
     }
-    bool is_valid = kelpie__json_find_u64(result, length, "version", &version) == 0 &&
-                    version >= KELPIE_PROTOCOL_VERSION_MIN && version <= KELPIE_PROTOCOL_VERSION &&
-                    kelpie__json_find_string(result, length, "epoch", epoch, sizeof(epoch)) == 0 &&
-                    strcmp(epoch, guest->epoch) == 0;
-    if (!is_valid) {
-        kelpie__guest_break(guest, "R21: hello was answered with another epoch or version");
+    if (!kelpie__guest_is_greeted(guest, result, length)) {
+        kelpie__guest_break(guest, KELPIE_GUEST_RULE_HELLO);
         return;
     }
     kelpie__lifecycle_guest_greeted(guest->monitor);
     guest_send_setup(guest);
 }
 
-static void guest_send_hello(struct kelpie_guest *guest) {
-    struct kelpie_error error = {0};
+int kelpie__guest_write_hello(struct kelpie_guest *guest, char *out, size_t capacity,
+                              struct kelpie_error *error) {
     uint8_t epoch[KELPIE_EPOCH_BYTES];
-    char params[256];
     int status = kelpie__os_random(guest->monitor->os, epoch, sizeof(epoch));
     if (status < 0) {
-        kelpie__ignore(kelpie__fail(&error, KELPIE_E_BOOT, -status, "draw an epoch"));
-        guest_boot_failed(guest, &error);
-        return;
+        return kelpie__fail(error, KELPIE_E_IO, -status, "draw an epoch");
     }
     kelpie__text_hex(guest->epoch, sizeof(guest->epoch), epoch, sizeof(epoch));
     bool is_whole = kelpie__text_format(
-        params, sizeof(params),
+        out, capacity,
         "{\"version\":%u,\"version_min\":%u,\"features\":[],\"role\":\"monitor\",\"epoch\":\"%s\"}",
         KELPIE_PROTOCOL_VERSION, KELPIE_PROTOCOL_VERSION_MIN, guest->epoch);
     KELPIE_ASSERT(is_whole);
+    return 0;
+}
+
+static void guest_send_hello(struct kelpie_guest *guest) {
+    struct kelpie_error error = {0};
+    char params[KELPIE_GUEST_HELLO_BYTES_MAX];
+    if (kelpie__guest_write_hello(guest, params, sizeof(params), &error) < 0) {
+        guest_boot_failed(guest, &error);
+        return;
+    }
     guest_ask(guest, KELPIE_GUEST_GREETING, "hello", params, guest_greeted);
 }
 
@@ -199,6 +217,10 @@ static void guest_ready(struct kelpie_guest *guest, const char *params, size_t l
     struct kelpie_json_value clock;
     struct kelpie_error error = {0};
     char text[GUEST_TEXT_BYTES_MAX];
+    if (guest->phase >= KELPIE_GUEST_RESTORED) {
+        kelpie__guest_ready_again(guest);
+        return;
+    }
     if (guest->phase != KELPIE_GUEST_WAITING) {
         kelpie__guest_break(guest, "R21: a second `ready`");
         return;
@@ -237,6 +259,12 @@ static void guest_on_request(void *context, uint64_t id, const char *method, con
                              "the monitor has no method \"%s\" for guests", method);
 }
 
+/* Frames of channels mean something: not while what comes may be of a saved guest's former
+ * connection. */
+static bool guest_has_commands(const struct kelpie_guest *guest) {
+    return guest->phase != KELPIE_GUEST_RESTORED && guest->phase != KELPIE_GUEST_REGREETING;
+}
+
 static void guest_on_notification(void *context, const char *method, const char *params,
                                   size_t length) {
     struct kelpie_guest *guest = guest_of(context);
@@ -244,7 +272,8 @@ static void guest_on_notification(void *context, const char *method, const char 
         guest_ready(guest, params, length);
     } else if (strcmp(method, "goodbye") == 0) {
         guest->has_said_goodbye = true;
-    } else if (guest->phase == KELPIE_GUEST_LIVE && strcmp(method, "exec.exit") == 0) {
+    } else if ((guest->phase == KELPIE_GUEST_LIVE || guest->phase == KELPIE_GUEST_ADOPTING) &&
+               strcmp(method, "exec.exit") == 0) {
         kelpie__relay_guest_exit(&guest->monitor->relay, params, length);
     }
     /* Others are of a newer agent, and are ignored. */
@@ -253,17 +282,23 @@ static void guest_on_notification(void *context, const char *method, const char 
 static void guest_on_data(void *context, uint32_t stream, uint64_t offset, const void *bytes,
                           size_t count, bool is_end) {
     struct kelpie_guest *guest = guest_of(context);
-    kelpie__relay_guest_data(&guest->monitor->relay, stream, offset, bytes, count, is_end);
+    if (guest_has_commands(guest)) {
+        kelpie__relay_guest_data(&guest->monitor->relay, stream, offset, bytes, count, is_end);
+    }
 }
 
 static void guest_on_credit(void *context, uint32_t stream, uint64_t acknowledged, uint64_t limit) {
     struct kelpie_guest *guest = guest_of(context);
-    kelpie__relay_guest_credit(&guest->monitor->relay, stream, acknowledged, limit);
+    if (guest_has_commands(guest)) {
+        kelpie__relay_guest_credit(&guest->monitor->relay, stream, acknowledged, limit);
+    }
 }
 
 static void guest_on_stop(void *context, uint32_t stream) {
     struct kelpie_guest *guest = guest_of(context);
-    kelpie__relay_guest_stop(&guest->monitor->relay, stream);
+    if (guest_has_commands(guest)) {
+        kelpie__relay_guest_stop(&guest->monitor->relay, stream);
+    }
 }
 
 static void guest_on_drained(void *context) {
@@ -289,7 +324,8 @@ static const struct kelpie_wire_callbacks guest_callbacks = {
     .closed = guest_on_closed,
 };
 
-int kelpie__guest_attach(struct kelpie_guest *guest, int stream, struct kelpie_error *error) {
+int kelpie__guest_open(struct kelpie_guest *guest, int stream, enum kelpie_guest_phase phase,
+                       struct kelpie_error *error) {
     KELPIE_ASSERT(guest->phase == KELPIE_GUEST_NONE);
     KELPIE_ASSERT(stream >= 0);
     struct kelpie_wire_create create = {
@@ -306,8 +342,12 @@ int kelpie__guest_attach(struct kelpie_guest *guest, int stream, struct kelpie_e
         return status;
     }
     struct kelpie_monitor *monitor = guest->monitor;
-    *guest = (struct kelpie_guest){.monitor = monitor, .wire = wire, .phase = KELPIE_GUEST_WAITING};
+    *guest = (struct kelpie_guest){.monitor = monitor, .wire = wire, .phase = phase};
     return 0;
+}
+
+int kelpie__guest_attach(struct kelpie_guest *guest, int stream, struct kelpie_error *error) {
+    return kelpie__guest_open(guest, stream, KELPIE_GUEST_WAITING, error);
 }
 
 /* ---- requests on behalf of clients ----------------------------------------------------------- */
@@ -394,7 +434,9 @@ void kelpie__guest_detach(struct kelpie_guest *guest, const struct kelpie_error 
         guest_query_end(guest->queries, why, NULL, 0);
     }
     KELPIE_ASSERT(guest->queries == NULL);
+    kelpie__guest_give_up(guest, why);
     guest->wire = NULL;
     guest->phase = KELPIE_GUEST_NONE;
+    guest->quiet = KELPIE_GUEST_HEARD;
     kelpie__wire_destroy(wire); /* pending calls end without a callback */
 }

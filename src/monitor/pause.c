@@ -25,6 +25,14 @@ static struct kelpie_lifecycle *pause_lifecycle(const struct kelpie_pause *pause
     return lifecycle;
 }
 
+/* The guest runs: what waited for it goes. A restored one is greeted instead. */
+static void pause_wake(struct kelpie_pause *pause) {
+    struct kelpie_guest *guest = &pause->monitor->guest;
+    if (guest->phase != KELPIE_GUEST_RESTORED) {
+        kelpie__guest_unquiesce(guest);
+    }
+}
+
 void kelpie__pause_init(struct kelpie_pause *pause, struct kelpie_monitor *monitor) {
     *pause = (struct kelpie_pause){.monitor = monitor, .phase = KELPIE_PAUSE_IDLE};
     KELPIE_ASSERT(pause->reply.client == 0);
@@ -32,9 +40,14 @@ void kelpie__pause_init(struct kelpie_pause *pause, struct kelpie_monitor *monit
 
 /* Nothing is awaited any more. */
 static void pause_idle(struct kelpie_pause *pause) {
-    struct kelpie_wire *wire = kelpie__guest_wire(&pause->monitor->guest);
-    if (pause->call != 0 && wire != NULL) {
-        kelpie__wire_forget(wire, pause->call);
+    struct kelpie_guest *guest = &pause->monitor->guest;
+    if (pause->call != 0 && guest->wire != NULL) {
+        kelpie__wire_forget(guest->wire, pause->call);
+    }
+    if (pause->phase == KELPIE_PAUSE_QUIETING) {
+        kelpie__guest_unquiesce(guest);
+    } else if (pause->phase == KELPIE_PAUSE_PROVING) {
+        kelpie__guest_stop_greeting(guest);
     }
     pause->call = 0;
     pause->phase = KELPIE_PAUSE_IDLE;
@@ -60,7 +73,8 @@ static void pause_abandon(struct kelpie_pause *pause) {
     struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
     struct kelpie_error error = {0};
     KELPIE_ASSERT(pause_is_ending(lifecycle));
-    int code = pause->phase == KELPIE_PAUSE_PAUSING ? KELPIE_E_PAUSE : KELPIE_E_RESUME;
+    bool is_pause = pause->phase == KELPIE_PAUSE_QUIETING || pause->phase == KELPIE_PAUSE_PAUSING;
+    int code = is_pause ? KELPIE_E_PAUSE : KELPIE_E_RESUME;
     pause_idle(pause);
     if (!lifecycle->is_kill_wanted && !lifecycle->has_failure) {
         kelpie__ignore(kelpie__fail(&error, KELPIE_E_STATE, 0, "VM \"%s\" is being stopped",
@@ -82,6 +96,7 @@ void kelpie__pause_changed(struct kelpie_pause *pause) {
     if (is_paused && lifecycle->state == KELPIE_VM_RUNNING) {
         kelpie__lifecycle_change(lifecycle, KELPIE_VM_PAUSED, "the VMM paused the guest by itself");
     } else if (!is_paused && lifecycle->state == KELPIE_VM_PAUSED) {
+        pause_wake(pause);
         kelpie__lifecycle_change(lifecycle, KELPIE_VM_RUNNING,
                                  "the VMM resumed the guest by itself");
     }
@@ -117,7 +132,9 @@ static void pause_released(void *context, int status, const struct kelpie_error 
     kelpie__ignore(
         kelpie__text_format(params, sizeof(params), "{\"wall_ns\":%lld}",
                             (long long)kelpie__os_now(pause->monitor->os, KELPIE_OS_CLOCK_WALL)));
-    if (wire != NULL) { /* what it writes last should bear the right time */
+    kelpie__guest_unquiesce(
+        &pause->monitor->guest); /* also a restored one: it is heard as it was */
+    if (wire != NULL) {          /* what it writes last should bear the right time */
         kelpie__ignore(kelpie__wire_call(wire, "guest.clock", params, KELPIE_TIMEOUT_NONE,
                                          pause_clock_answered, NULL, NULL, NULL));
     }
@@ -129,6 +146,7 @@ void kelpie__pause_release(struct kelpie_pause *pause) {
     struct kelpie_error error = {0};
     KELPIE_ASSERT(lifecycle->is_stopping);
     switch (pause->phase) {
+    case KELPIE_PAUSE_QUIETING:
     case KELPIE_PAUSE_PROVING:
     case KELPIE_PAUSE_SETTING:
         pause_abandon(pause);
@@ -142,6 +160,7 @@ void kelpie__pause_release(struct kelpie_pause *pause) {
         break;
     }
     if (lifecycle->vmm->state != KELPIE_VMM_PAUSED) {
+        kelpie__guest_unquiesce(&pause->monitor->guest);
         kelpie__lifecycle_ask_to_go(lifecycle);
     } else if (kelpie__vmm_resume(lifecycle->vmm, pause_released, pause, &error) == 0) {
         pause->phase = KELPIE_PAUSE_RELEASING;
@@ -171,6 +190,7 @@ static void pause_paused(void *context, int status, const struct kelpie_error *e
     }
     pause_idle(pause);
     if (status < 0) {
+        pause_wake(pause);
         pause_refuse(pause, KELPIE_E_PAUSE, error);
         kelpie__pause_changed(pause); /* it should run; if it does not, that is shown */
         return;
@@ -194,33 +214,62 @@ static int pause_check(struct kelpie_pause *pause, enum kelpie_vm_verb verb,
             kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0, "%s: the backend \"%s\" cannot pause a VM",
                          kelpie__verb_name(verb), lifecycle->vmm->operations->name);
     }
-    if (status == 0 && (pause->phase != KELPIE_PAUSE_IDLE || lifecycle->vmm->is_changing)) {
+    bool is_busy = pause->phase != KELPIE_PAUSE_IDLE || lifecycle->vmm->is_changing ||
+                   pause->monitor->guest.done != NULL;
+    if (status == 0 && is_busy) {
         status = kelpie__fail(error, KELPIE_E_BUSY, 0, "%s: VM \"%s\" is being paused or resumed",
                               kelpie__verb_name(verb), name);
     }
     return status;
 }
 
+static void pause_stop(struct kelpie_pause *pause) {
+    struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
+    struct kelpie_error error = {0};
+    pause->phase = KELPIE_PAUSE_PAUSING;
+    int status = 0;
+    if (lifecycle->vmm->state != KELPIE_VMM_RUNNING) { /* it has paused by itself, or hangs */
+        status = kelpie__fail(&error, KELPIE_E_PAUSE, 0, "the VMM has not answered yet");
+    } else {
+        status = kelpie__vmm_pause(lifecycle->vmm, pause_paused, pause, &error);
+    }
+    if (status < 0) {
+        pause_idle(pause);
+        pause_wake(pause);
+        pause_refuse(pause, KELPIE_E_PAUSE, &error);
+        kelpie__pause_changed(pause);
+    }
+}
+
+static void pause_quieted(void *context, const struct kelpie_error *error) {
+    struct kelpie_pause *pause = context;
+    struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
+    KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_QUIETING);
+    if (pause_is_ending(lifecycle)) {
+        pause_give_way(pause);
+        return;
+    }
+    if (error != NULL) { /* paused it can be, only not saved like this */
+        kelpie__event_log_write(pause->monitor, "notice", "the guest is paused unprepared: %s",
+                                error->message);
+    }
+    pause_stop(pause);
+}
+
+/* The guest is quiet first: whoever saves it while it is paused cannot ask it any more. */
 void kelpie__pause_pause(struct kelpie_monitor *monitor, struct kelpie_reply reply) {
     struct kelpie_pause *pause = &monitor->pause;
-    struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
     struct kelpie_error error = {0};
     if (pause_check(pause, KELPIE_VERB_PAUSE, &error) < 0) {
         kelpie__reply_refuse(monitor, &reply, &error);
         return;
     }
     pause->reply = reply;
-    int status = 0;
-    if (lifecycle->vmm->state != KELPIE_VMM_RUNNING) { /* a guest that was quicker than its VMM */
-        status = kelpie__fail(&error, KELPIE_E_PAUSE, 0, "the VMM has not answered yet");
-    } else {
-        status = kelpie__vmm_pause(lifecycle->vmm, pause_paused, pause, &error);
-    }
-    if (status < 0) {
-        pause_refuse(pause, KELPIE_E_PAUSE, &error);
+    if (kelpie__guest_quiesce(&monitor->guest, pause_quieted, pause, &error) < 0) {
+        pause_stop(pause);
         return;
     }
-    pause->phase = KELPIE_PAUSE_PAUSING;
+    pause->phase = KELPIE_PAUSE_QUIETING;
 }
 
 /* ---- resume ---------------------------------------------------------------------------------- */
@@ -344,9 +393,27 @@ static void pause_proved(void *context, const struct kelpie_error *error, const 
     pause_ask(pause);
 }
 
+static void pause_greeted(void *context, const struct kelpie_error *error) {
+    struct kelpie_pause *pause = context;
+    KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_PROVING);
+    if (error != NULL) {
+        pause_undo(pause, error);
+        return;
+    }
+    pause->phase = KELPIE_PAUSE_SETTING; /* its clock was set with its identity */
+    pause_resumed(pause);
+}
+
 static void pause_prove(struct kelpie_pause *pause) {
+    struct kelpie_guest *guest = &pause->monitor->guest;
     struct kelpie_error error = {0};
     uint8_t nonce[KELPIE_PAUSE_NONCE_BYTES];
+    if (guest->phase == KELPIE_GUEST_RESTORED) { /* its answer to hello proves more */
+        pause->phase = KELPIE_PAUSE_PROVING;
+        kelpie__guest_greet(guest, pause_greeted, pause);
+        return;
+    }
+    pause_wake(pause);
     int status = kelpie__os_random(pause->monitor->os, nonce, sizeof(nonce));
     if (status < 0) {
         kelpie__ignore(kelpie__fail(&error, KELPIE_E_RESUME, -status, "draw a nonce"));

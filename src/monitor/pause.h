@@ -14,6 +14,7 @@
 
 enum kelpie_pause_phase {
     KELPIE_PAUSE_IDLE,
+    KELPIE_PAUSE_QUIETING,  /* the guest was asked to be quiet */
     KELPIE_PAUSE_PAUSING,   /* the VMM was asked to stop the guest */
     KELPIE_PAUSE_RESUMING,  /* it was asked to let it run */
     KELPIE_PAUSE_PROVING,   /* the guest runs, and was asked for a sign of life */

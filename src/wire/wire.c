@@ -176,6 +176,11 @@ static size_t wire_room(const struct kelpie_wire *wire, bool may_use_reserve) {
     return room > reserve ? room - reserve : 0;
 }
 
+bool kelpie__wire_has_room(const struct kelpie_wire *wire, size_t bytes) {
+    KELPIE_ASSERT(bytes <= KELPIE_WIRE_RESERVE_BYTES);
+    return wire_room(wire, true) >= bytes;
+}
+
 static bool wire_is_drained(const struct kelpie_wire *wire) {
     return wire->wants_drained && !wire->is_held && !wire->is_closed &&
            wire->output_count <= KELPIE_WIRE_OUTPUT_BYTES / 4;

@@ -125,6 +125,8 @@ void kelpie__wire_hold(struct kelpie_wire *wire, bool is_held);
  * may be lost. Errors: LIMIT, IO; then nothing is held. */
 KELPIE_MUST_CHECK int kelpie__wire_cork(struct kelpie_wire *wire,
                                         const uint8_t mark[KELPIE_MARK_BYTES]);
+/* Whether frames of so many bytes, headers counted, can be queued now; not for data. */
+bool kelpie__wire_has_room(const struct kelpie_wire *wire, size_t bytes);
 /* The mark leaves, and all that waits behind it. */
 void kelpie__wire_uncork(struct kelpie_wire *wire);
 bool kelpie__wire_is_flushed(

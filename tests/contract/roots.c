@@ -71,6 +71,31 @@ static void test_root_directory(const struct harness *harness) {
     contract_close(&contract);
 }
 
+static void has_its_id(struct kelpie_vm *vm) {
+    char wanted[64];
+    snprintf(wanted, sizeof(wanted), "%s\n", kelpie_vm_id(vm));
+    contract_sh_says(vm, "cat /etc/machine-id", wanted);
+    contract_end(vm);
+}
+
+/* Each VM has a machine id of its own, also where the root cannot be written. */
+static void test_machine_id(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    char root[512];
+    has_its_id(contract_start(&contract));
+    struct kelpie_config *config = contract_config(&contract);
+    kelpie_config_set_read_only(config, true);
+    struct kelpie_vm *vm = contract_create(&contract, NULL, config);
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    has_its_id(vm);
+    make_root(harness, root, sizeof(root));
+    has_its_id(start_root(&contract, root, false, 0));
+    host("echo uninitialized >'%s'/etc/machine-id", root);
+    has_its_id(start_root(&contract, root, true, 0));
+    host("grep -q uninitialized '%s'/etc/machine-id && rm -rf '%s'", root, root);
+    contract_close(&contract);
+}
+
 /* A layer on disk is the VM's own and outlives its stop. */
 static void test_disk_persists(const struct harness *harness) {
     struct contract contract = contract_open(harness);
@@ -171,7 +196,11 @@ static void test_bad_kernels(const struct harness *harness) {
 }
 
 const struct harness_test contract_tests_roots[] = {
-    {"root_directory", test_root_directory, 120}, {"disk_persists", test_disk_persists, 60},
-    {"root_images", test_root_images, 120},       {"bad_roots", test_bad_roots, 60},
-    {"bad_kernels", test_bad_kernels, 60},        {0},
+    {"root_directory", test_root_directory, 120},
+    {"disk_persists", test_disk_persists, 60},
+    {"machine_id", test_machine_id, 120},
+    {"root_images", test_root_images, 120},
+    {"bad_roots", test_bad_roots, 60},
+    {"bad_kernels", test_bad_kernels, 60},
+    {0},
 };

@@ -271,6 +271,55 @@ static void test_discard_ends_at_the_mark_only(void **state) {
     }
 }
 
+static void test_cork_keeps_what_comes_after_it_behind_its_mark(void **state) {
+    (void)state;
+    struct pair *pair = pair_create(0);
+    struct kelpie_wire *wire = pair->sides[0].wire;
+    struct side *peer = &pair->sides[1];
+    uint8_t mark[KELPIE_MARK_BYTES];
+    memset(mark, 0xa0, sizeof(mark));
+    for (uint32_t round = 1; round <= 3; round += 1) {
+        assert_true(kelpie__wire_has_room(wire, 1000));
+        assert_int_equal(kelpie__wire_notify(wire, "before", "{}"), 0);
+        assert_int_equal(kelpie__wire_cork(wire, mark), 0);
+        assert_int_equal(kelpie__wire_notify(wire, "after", "{}"), 0);
+        pair_settle(pair, 10);
+        assert_int_equal(peer->notification_count, 2 * round - 1);
+        assert_string_equal(peer->method, "before");
+        assert_int_equal(peer->mark_count, round - 1);
+        assert_true(kelpie__wire_is_flushed(wire));
+        kelpie__wire_uncork(wire);
+        assert_false(kelpie__wire_is_flushed(wire));
+        pair_settle(pair, 10);
+        assert_int_equal(peer->mark_count, round);
+        assert_int_equal(peer->notification_count, 2 * round);
+        assert_string_equal(peer->method, "after");
+    }
+    /* Full behind the cork is full; when it is drawn there is room again, and it is told. */
+    char large[30000];
+    uint32_t drained_count = pair->sides[0].drained_count;
+    uint32_t count = 0;
+    memset(large, ' ', sizeof(large));
+    large[0] = '{';
+    large[sizeof(large) - 2] = '}';
+    large[sizeof(large) - 1] = '\0';
+    assert_int_equal(kelpie__wire_cork(wire, mark), 0);
+    while (kelpie__wire_notify(wire, "fill", large) == 0) {
+        count += 1;
+        assert_true(count < 100);
+    }
+    pair_settle(pair, 10);
+    assert_int_equal(pair->sides[0].drained_count, drained_count);
+    assert_int_equal(peer->notification_count, 6);
+    assert_false(kelpie__wire_has_room(wire, sizeof(large)));
+    kelpie__wire_uncork(wire);
+    pair_settle(pair, 100);
+    assert_int_equal(pair->sides[0].drained_count, drained_count + 1);
+    assert_int_equal(peer->mark_count, 4);
+    assert_int_equal(peer->notification_count, 6 + count);
+    pair_destroy(pair);
+}
+
 static void test_system_errors_close(void **state) {
     (void)state;
     for (int variant = 0; variant < 2; variant += 1) {
@@ -424,6 +473,7 @@ int main(void) {
         cmocka_unit_test(test_full_output_is_told_and_drained_comes),
         cmocka_unit_test(test_flush_by_hand_does_not_lose_drained),
         cmocka_unit_test(test_discard_ends_at_the_mark_only),
+        cmocka_unit_test(test_cork_keeps_what_comes_after_it_behind_its_mark),
         cmocka_unit_test(test_system_errors_close),
         cmocka_unit_test(test_wire_may_be_destroyed_in_every_callback),
         cmocka_unit_test(test_create_survives_each_failing_allocation),

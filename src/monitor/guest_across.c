@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * A guest that is saved, and one that goes on elsewhere: docs/protocol.md, 6. The part of guest.h
+ * of that name.
+ */
+#include <string.h>
+
+#include "core/json.h"
+#include "core/text.h"
+#include "monitor/monitor.h"
+#include "os/os_call.h"
+#include "wire/wire.h"
+
+/* the two frames that a quiesce takes */
+#define ACROSS_QUIESCE_BYTES 1024u
+/* an agent that takes up the connection anew says `ready`, and may have missed hello */
+#define ACROSS_HELLO_COUNT_MAX 8u
+
+static struct kelpie_guest *across_guest(void *context) {
+    struct kelpie_guest *guest = context;
+    KELPIE_ASSERT(guest->wire != NULL);
+    KELPIE_ASSERT(guest->quiet == KELPIE_GUEST_HEARD || guest->continuity.token[0] != '\0');
+    return guest;
+}
+
+/* Tells whoever waits, once. */
+static void across_done(struct kelpie_guest *guest, const struct kelpie_error *error) {
+    kelpie_guest_done_callback done = guest->done;
+    KELPIE_ASSERT(done != NULL);
+    KELPIE_ASSERT(error == NULL || error->code < 0);
+    guest->done = NULL;
+    guest->call = 0;
+    done(guest->done_context, error);
+}
+
+/* ---- quiesce --------------------------------------------------------------------------------- */
+
+static int across_draw(struct kelpie_guest *guest, uint8_t mark[KELPIE_MARK_BYTES],
+                       struct kelpie_error *error) {
+    struct kelpie_os *os = guest->monitor->os;
+    uint8_t token[KELPIE_TOKEN_BYTES];
+    int status = kelpie__os_random(os, mark, KELPIE_MARK_BYTES);
+    if (status == 0) {
+        status = kelpie__os_random(os, token, sizeof(token));
+    }
+    if (status < 0) {
+        return kelpie__fail(error, KELPIE_E_IO, -status, "draw a mark and a token");
+    }
+    kelpie__text_hex(guest->continuity.mark, sizeof(guest->continuity.mark), mark,
+                     KELPIE_MARK_BYTES);
+    kelpie__text_hex(guest->continuity.token, sizeof(guest->continuity.token), token,
+                     sizeof(token));
+    return 0;
+}
+
+static void across_quiesced(void *context, const struct kelpie_error *error, const char *result,
+                            size_t length) {
+    struct kelpie_guest *guest = across_guest(context);
+    KELPIE_ASSERT(guest->quiet == KELPIE_GUEST_QUIESCING);
+    KELPIE_ASSERT(error != NULL || result[length] == '\0');
+    if (error == NULL) {
+        guest->quiet = KELPIE_GUEST_IS_QUIET;
+    } else { /* should it be carried out late, the mark is behind it */
+        guest->quiet = KELPIE_GUEST_HEARD;
+        kelpie__wire_uncork(guest->wire);
+    }
+    across_done(guest, error);
+}
+
+int kelpie__guest_quiesce(struct kelpie_guest *guest, kelpie_guest_done_callback callback,
+                          void *context, struct kelpie_error *error) {
+    struct kelpie_wire *wire = kelpie__guest_wire(guest);
+    uint8_t mark[KELPIE_MARK_BYTES];
+    char params[192];
+    KELPIE_ASSERT(callback != NULL);
+    if (wire == NULL || guest->phase != KELPIE_GUEST_LIVE) {
+        return kelpie__fail(error, KELPIE_E_STATE, 0, "the guest's agent is not there");
+    }
+    if (guest->quiet != KELPIE_GUEST_HEARD || guest->done != NULL) {
+        return kelpie__fail(error, KELPIE_E_BUSY, 0, "the guest is quiet already, or about to be");
+    }
+    if (!kelpie__wire_has_room(wire, ACROSS_QUIESCE_BYTES)) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "the guest's agent does not read");
+    }
+    int status = across_draw(guest, mark, error);
+    if (status < 0) {
+        return status;
+    }
+    bool is_whole =
+        kelpie__text_format(params, sizeof(params), "{\"mark\":\"%s\",\"token\":\"%s\"}",
+                            guest->continuity.mark, guest->continuity.token);
+    KELPIE_ASSERT(is_whole);
+    status = kelpie__wire_call(wire, "quiesce", params, KELPIE_QUIESCE_TIMEOUT_MS, across_quiesced,
+                               guest, &guest->call, error);
+    if (status < 0) {
+        return status;
+    }
+    status = kelpie__wire_cork(wire, mark);
+    KELPIE_ASSERT(status == 0); /* there was room, and a call was taken just now */
+    guest->quiet = KELPIE_GUEST_QUIESCING;
+    guest->done = callback;
+    guest->done_context = context;
+    return 0;
+}
+
+void kelpie__guest_unquiesce(struct kelpie_guest *guest) {
+    if (guest->quiet == KELPIE_GUEST_HEARD) {
+        return;
+    }
+    across_guest(guest);
+    if (guest->quiet == KELPIE_GUEST_QUIESCING) {
+        kelpie__wire_forget(guest->wire, guest->call);
+        guest->done = NULL;
+        guest->call = 0;
+    }
+    guest->quiet = KELPIE_GUEST_HEARD;
+    kelpie__wire_uncork(guest->wire);
+    KELPIE_ASSERT(guest->done == NULL);
+}
+
+/* ---- a guest that goes on elsewhere ---------------------------------------------------------- */
+
+int kelpie__guest_attach_restored(struct kelpie_guest *guest, int stream,
+                                  const struct kelpie_guest_continuity *continuity,
+                                  struct kelpie_error *error) {
+    uint8_t mark[KELPIE_MARK_BYTES];
+    struct kelpie_guest_continuity kept = *continuity; /* it may be the guest's own */
+    if (!kelpie__text_unhex(kept.mark, mark, sizeof(mark)) ||
+        strlen(kept.token) != 2 * KELPIE_TOKEN_BYTES) {
+        return kelpie__fail(error, KELPIE_E_SNAPSHOT_CORRUPTED, 0,
+                            "the snapshot's mark and token are none");
+    }
+    int status = kelpie__guest_open(guest, stream, KELPIE_GUEST_RESTORED, error);
+    if (status < 0) {
+        return status;
+    }
+    guest->continuity = kept;
+    guest->quiet = KELPIE_GUEST_IS_QUIET;
+    status = kelpie__wire_cork(guest->wire, mark);
+    KELPIE_ASSERT(status == 0); /* a new connection has room */
+    return 0;
+}
+
+/* The greeting has failed: what it made is undone, so that another one can be tried. */
+static void greet_failed(struct kelpie_guest *guest, const struct kelpie_error *why) {
+    KELPIE_ASSERT(why->code < 0);
+    if (guest->phase != KELPIE_GUEST_CLOSED) {
+        guest->phase = KELPIE_GUEST_RESTORED;
+    }
+    kelpie__relay_forget_adopted(&guest->monitor->relay);
+    across_done(guest, why);
+}
+
+static void greet_ask(struct kelpie_guest *guest, enum kelpie_guest_phase phase, const char *method,
+                      const char *params, kelpie_wire_answer_callback callback) {
+    struct kelpie_error error = {0};
+    int64_t left_ms = (guest->deadline_ns - guest->monitor->loop->now_ns) / KELPIE_NS_PER_MS;
+    KELPIE_ASSERT(guest->phase >= KELPIE_GUEST_RESTORED);
+    guest->phase = phase;
+    if (kelpie__wire_call(guest->wire, method, params, left_ms > 0 ? (uint64_t)left_ms : 1,
+                          callback, guest, &guest->call, &error) < 0) {
+        greet_failed(guest, &error);
+    }
+}
+
+void kelpie__guest_adopted(struct kelpie_guest *guest, const struct kelpie_error *error) {
+    across_guest(guest);
+    if (guest->phase != KELPIE_GUEST_ADOPTING) {
+        return; /* the greeting was given up */
+    }
+    if (error != NULL) {
+        greet_failed(guest, error);
+        return;
+    }
+    guest->phase = KELPIE_GUEST_LIVE;
+    across_done(guest, NULL);
+}
+
+static void greet_identified(void *context, const struct kelpie_error *error, const char *result,
+                             size_t length) {
+    struct kelpie_guest *guest = across_guest(context);
+    KELPIE_ASSERT(guest->phase == KELPIE_GUEST_IDENTIFYING);
+    KELPIE_ASSERT(error != NULL || result[length] == '\0');
+    guest->call = 0;
+    if (error != NULL) {
+        greet_failed(guest, error);
+        return;
+    }
+    guest->phase = KELPIE_GUEST_ADOPTING;
+    kelpie__relay_adopt(&guest->monitor->relay);
+}
+
+/* The same guest as the one that was saved, or none at all. */
+static int greet_check(struct kelpie_guest *guest, const char *result, size_t length,
+                       struct kelpie_error *error) {
+    char token[sizeof(guest->continuity.token)] = "";
+    bool is_set_up = false;
+    kelpie__ignore(kelpie__json_find_string(result, length, "token", token, sizeof(token)));
+    kelpie__ignore(kelpie__json_find_bool(result, length, "is_set_up", &is_set_up));
+    if (strcmp(token, guest->continuity.token) != 0 || !is_set_up) {
+        return kelpie__fail(error, KELPIE_E_RESTORE, 0,
+                            "the guest is not the one that was saved: it gives %s",
+                            token[0] == '\0' ? "no continuity token" : "another continuity token");
+    }
+    return kelpie__relay_adopt_list(&guest->monitor->relay, result, length, error);
+}
+
+static void greet_answered(void *context, const struct kelpie_error *error, const char *result,
+                           size_t length) {
+    struct kelpie_guest *guest = across_guest(context);
+    struct kelpie_error failure = {0};
+    char params[KELPIE_GUEST_SETUP_BYTES_MAX];
+    KELPIE_ASSERT(guest->phase == KELPIE_GUEST_REGREETING);
+    guest->call = 0;
+    if (error != NULL) {
+        failure = *error;
+        kelpie__fail_prefix(&failure, "the guest runs, but its agent does not answer");
+        greet_failed(guest, &failure);
+        return;
+    }
+    if (!kelpie__guest_is_greeted(guest, result, length)) {
+        kelpie__guest_break(guest, KELPIE_GUEST_RULE_HELLO);
+        return; /* the VM's end tells whoever waits */
+    }
+    int status = greet_check(guest, result, length, &failure);
+    if (status == 0) {
+        status = kelpie__guest_write_setup(guest, false, params, sizeof(params), &failure);
+    }
+    if (status < 0) {
+        greet_failed(guest, &failure);
+        return;
+    }
+    greet_ask(guest, KELPIE_GUEST_IDENTIFYING, "setup", params, greet_identified);
+}
+
+static void greet_hello(struct kelpie_guest *guest) {
+    struct kelpie_error error = {0};
+    char params[KELPIE_GUEST_HELLO_BYTES_MAX];
+    guest->hello_count += 1;
+    if (kelpie__guest_write_hello(guest, params, sizeof(params), &error) < 0) {
+        greet_failed(guest, &error);
+        return;
+    }
+    greet_ask(guest, KELPIE_GUEST_REGREETING, "hello", params, greet_answered);
+}
+
+void kelpie__guest_greet(struct kelpie_guest *guest, kelpie_guest_done_callback callback,
+                         void *context) {
+    across_guest(guest);
+    KELPIE_ASSERT(guest->phase == KELPIE_GUEST_RESTORED);
+    KELPIE_ASSERT(guest->done == NULL && guest->call == 0);
+    guest->done = callback;
+    guest->done_context = context;
+    guest->hello_count = 0;
+    guest->deadline_ns = kelpie__loop_deadline(guest->monitor->loop, KELPIE_RESUME_TIMEOUT_MS);
+    if (guest->quiet == KELPIE_GUEST_IS_QUIET) { /* else this is another try */
+        guest->quiet = KELPIE_GUEST_HEARD;
+        kelpie__wire_uncork(guest->wire);
+    }
+    greet_hello(guest);
+}
+
+void kelpie__guest_stop_greeting(struct kelpie_guest *guest) {
+    bool is_greeting = guest->phase > KELPIE_GUEST_RESTORED && guest->phase < KELPIE_GUEST_CLOSED;
+    if (!is_greeting) {
+        return;
+    }
+    across_guest(guest);
+    if (guest->call != 0) {
+        kelpie__wire_forget(guest->wire, guest->call);
+    }
+    guest->call = 0;
+    guest->done = NULL;
+    guest->phase = KELPIE_GUEST_RESTORED;
+    kelpie__relay_forget_adopted(&guest->monitor->relay);
+}
+
+void kelpie__guest_ready_again(struct kelpie_guest *guest) {
+    across_guest(guest);
+    if (guest->phase != KELPIE_GUEST_REGREETING) {
+        return; /* hello is still to come */
+    }
+    if (guest->hello_count == ACROSS_HELLO_COUNT_MAX) {
+        kelpie__guest_break(guest, "R21: `ready` again and again");
+        return;
+    }
+    kelpie__wire_forget(guest->wire, guest->call);
+    greet_hello(guest);
+}
+
+void kelpie__guest_give_up(struct kelpie_guest *guest, const struct kelpie_error *why) {
+    KELPIE_ASSERT(why->code < 0);
+    if (guest->done != NULL) {
+        across_done(guest, why);
+    }
+}
