@@ -69,7 +69,8 @@ int kelpie__sim_terminal_open(struct sim_process *process, int *out_master, int 
                               uint16_t rows, uint16_t columns);
 /* The slave becomes the terminal of the leader's session: -ENOTTY, -EPERM. */
 int kelpie__sim_terminal_control(struct sim_object *object, struct sim_process *leader);
-bool kelpie__sim_terminal_is(const struct sim_object *object);
+/* Not when it is hung up. */
+bool kelpie__sim_terminal_is(struct sim_object *object);
 /* These answer -ENOTTY to anything else. */
 int kelpie__sim_terminal_size(struct sim_object *object, uint16_t *out_rows, uint16_t *out_columns);
 int kelpie__sim_terminal_resize(struct sim_object *object, uint16_t rows, uint16_t columns);

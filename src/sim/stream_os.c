@@ -184,7 +184,12 @@ static int install_one(struct sim_process *process, struct sim_object *object) {
     return status < 0 ? status : handle;
 }
 
-/* On Linux a name relative to a directory is reached through /proc/self/fd (os_linux_stream.c). */
+/* On Linux a name relative to a directory is reached through /proc/self/fd (os_linux_stream.c): a
+ * handle that is not open is a missing name there. */
+static bool is_directory_missing(struct sim_process *process, int directory) {
+    return directory != KELPIE_OS_CWD && kelpie__sim_handle_object(process, directory) == NULL;
+}
+
 static bool is_address_too_long(int directory, const char *name) {
     char prefix[32];
     int length = directory == KELPIE_OS_CWD
@@ -203,8 +208,8 @@ static bool is_address_too_long(int directory, const char *name) {
 static int make_listener(struct sim_process *process, int directory, const char *name,
                          int backlog) {
     struct sim_object *object = NULL;
-    if (is_address_too_long(directory, name)) {
-        return -ENAMETOOLONG;
+    if (is_address_too_long(directory, name) || is_directory_missing(process, directory)) {
+        return is_address_too_long(directory, name) ? -ENAMETOOLONG : -ENOENT;
     }
     int status = kelpie__sim_listener_create(process, (uint32_t)backlog, &object);
     int handle = status < 0 ? status : install_one(process, object);
@@ -260,8 +265,8 @@ static int sim_accept(struct kelpie_os *os, int listener) {
 static int make_connection(struct sim_process *process, int directory, const char *name) {
     struct sim_object *object = NULL;
     uint64_t socket = 0;
-    if (is_address_too_long(directory, name)) {
-        return -ENAMETOOLONG;
+    if (is_address_too_long(directory, name) || is_directory_missing(process, directory)) {
+        return is_address_too_long(directory, name) ? -ENAMETOOLONG : -ENOENT;
     }
     int status = kelpie__sim_stream_create(process->machine, &object);
     int handle = status < 0 ? status : install_one(process, object);
@@ -388,7 +393,7 @@ static int sim_is_terminal(struct kelpie_os *os, int handle) {
     struct sim_call call;
     int status = 0;
     if (kelpie__sim_enter(&call, os, SIM_OP_is_terminal, handle, NULL)) {
-        const struct sim_object *object = kelpie__sim_handle_object(call.process, handle);
+        struct sim_object *object = kelpie__sim_handle_object(call.process, handle);
         status = object != NULL && kelpie__sim_terminal_is(object) ? 1 : 0;
     }
     return (int)kelpie__sim_leave(&call, status, NULL, 0);
