@@ -147,6 +147,7 @@ static void test_run(const struct harness_test *test, const struct harness_optio
     snprintf(state, sizeof(state), "%s/state", root);
     snprintf(runtime, sizeof(runtime), "%s/run", root);
     struct harness harness = {
+        .test = test->name,
         .backend = options->backend,
         .root_directory = root,
         .state_directory = state,

@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 struct harness {
+    const char *test;            /* its name */
     const char *backend;         /* "qemu" */
     const char *root_directory;  /* the test's own; everything below belongs to it */
     const char *state_directory; /* root_directory/state */
