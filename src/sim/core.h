@@ -185,6 +185,8 @@ void kelpie__sim_process_end(struct sim_process *process, bool is_signalled, int
 void kelpie__sim_machine_bury(struct sim_machine *machine);
 void *kelpie__sim_process_memory(struct sim_process *process, void *old, size_t old_bytes,
                                  size_t new_bytes);
+/* A guest's process 1 while it lives, or NULL. */
+struct sim_process *kelpie__sim_machine_init(struct sim_machine *machine);
 void kelpie__sim_process_unlist(struct sim_process *process);
 void kelpie__sim_child_add(struct sim_process *parent, struct sim_process *child); /* takes NULL */
 void kelpie__sim_child_remove(struct sim_process *child);

@@ -30,8 +30,7 @@ void kelpie__sim_process_orphan(struct sim_process *process) {
     struct sim_machine *machine = process->machine;
     KELPIE_ASSERT(process->state < SIM_PROCESS_ZOMBIE);
     kelpie__sim_child_remove(process);
-    kelpie__sim_child_add(machine->guest != NULL ? kelpie__sim_process_find(machine, 1) : NULL,
-                          process);
+    kelpie__sim_child_add(kelpie__sim_machine_init(machine), process);
     process->is_orphan = true;
 }
 
@@ -83,8 +82,8 @@ static void tell_parent(struct sim_process *parent) {
 
 static void leave_children(struct sim_process *process) {
     struct sim_machine *machine = process->machine;
-    struct sim_process *heir = machine->guest != NULL ? kelpie__sim_process_find(machine, 1) : NULL;
-    heir = heir == process || (heir != NULL && heir->state >= SIM_PROCESS_ZOMBIE) ? NULL : heir;
+    struct sim_process *heir = kelpie__sim_machine_init(machine);
+    KELPIE_ASSERT(heir != process);
     while (process->children != NULL) { /* bound: the list */
         struct sim_process *child = process->children;
         kelpie__sim_child_remove(child);

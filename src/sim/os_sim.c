@@ -141,7 +141,7 @@ bool kelpie__sim_enter(struct sim_call *call, struct kelpie_os *os, enum sim_op 
         .nth = process->call_count,
     };
     call_cost(world, process, op);
-    if (world->calls - world->spin_calls > SIM_SPIN_CALLS_MAX) {
+    if (world->calls - world->spin_calls > SIM_SPIN_CALLS_MAX && !process->is_embedder) {
         world->is_spinning = true;
     }
     bool yields = world->is_spinning || (world->options.preempt_billionth > 0 && !op_is_cheap(op) &&

@@ -14,6 +14,7 @@
 #define PROCESS_SALT UINT64_C(0x70726f63) /* of the random streams */
 #define PRIORITY_OF_BIRTH (UINT64_C(1) << 63)
 #define PID_MAX 4194304
+#define PID_AGAIN 300 /* where Linux goes on after the last */
 
 struct sim_memory_block {
     struct sim_memory_block *next;
@@ -49,6 +50,12 @@ struct sim_process *kelpie__sim_process_of(struct kelpie_os *os) {
     struct sim_process *process = os->context;
     KELPIE_ASSERT(process != NULL && process->os.context == process);
     return process;
+}
+
+struct sim_process *kelpie__sim_machine_init(struct sim_machine *machine) {
+    bool is_there = machine->guest != NULL && machine->processes != NULL &&
+                    machine->processes->pid == 1 && machine->processes->state < SIM_PROCESS_ZOMBIE;
+    return is_there ? machine->processes : NULL;
 }
 
 struct sim_process *kelpie__sim_process_find(struct sim_machine *machine, int32_t pid) {
@@ -140,11 +147,12 @@ static void text_copy(char *out, size_t capacity, const char *text) {
 
 static int32_t pid_take(struct sim_machine *machine) {
     int32_t pid = machine->pid_next;
+    bool is_new = machine->processes_last == NULL || machine->processes_last->pid < pid;
     for (unsigned budget = SIM_PROCESS_MAX;
-         budget > 0 && kelpie__sim_process_find(machine, pid) != NULL; budget -= 1) {
-        pid = pid + 1 < PID_MAX ? pid + 1 : 300;
+         !is_new && budget > 0 && kelpie__sim_process_find(machine, pid) != NULL; budget -= 1) {
+        pid = pid + 1 < PID_MAX ? pid + 1 : PID_AGAIN;
     }
-    machine->pid_next = pid + 1 < PID_MAX ? pid + 1 : 300;
+    machine->pid_next = pid + 1 < PID_MAX ? pid + 1 : PID_AGAIN;
     return pid;
 }
 
