@@ -19,8 +19,9 @@ struct sim_inode;
 struct sim_disk *kelpie__sim_disk_create(struct sim_machine *machine, enum sim_disk_profile profile,
                                          uint64_t capacity_bytes);
 
-/* For whoever lays out a machine, bypassing every call's entry: durable at once. Parents are made.
- * 0 or -errno. */
+/* For whoever lays out a machine, bypassing every call's entry: durable at once, and what is
+ * pending then becomes durable with it. Parents are made. Nodes that are no files, and their
+ * parents, survive a power loss wherever they are. 0 or -errno. */
 int kelpie__sim_disk_put(struct sim_disk *disk, const char *path, uint32_t mode, const void *bytes,
                          size_t count);
 int kelpie__sim_disk_put_directory(struct sim_disk *disk, const char *path, uint32_t mode);
@@ -50,6 +51,8 @@ int kelpie__sim_disk_put_device(struct sim_disk *disk, const char *path, sim_dev
 typedef int (*sim_directory_hook)(struct sim_machine *machine, const char *path, bool is_made);
 int kelpie__sim_disk_put_hook(struct sim_disk *disk, const char *path, sim_directory_hook hook);
 
+/* ---- for the other parts of the simulated kernel --------------------------------------------- */
+
 /* Names of sockets. A node carries a number and points nowhere: it outlives its listener, and a
  * machine. As bind(2): makes the node; -EADDRINUSE when the name exists, and what a path may
  * answer. */
@@ -59,6 +62,14 @@ int kelpie__sim_disk_bind(struct sim_process *process, int directory, const char
  * caller may not write to it. */
 int kelpie__sim_disk_socket(struct sim_process *process, int directory, const char *name,
                             uint64_t *out_socket);
+/* For spawn: what execve and chdir would say of an absolute path; with its links resolved. */
+int kelpie__sim_disk_executable(struct sim_process *process, const char *path,
+                                char out_real[SIM_PATH_BYTES_MAX]);
+int kelpie__sim_disk_directory(struct sim_process *process, const char *path);
+/* For a guest's table: as symlink(2). */
+int kelpie__sim_disk_make_link(struct sim_process *process, const char *target, const char *path);
+
+/* ---- the truth ------------------------------------------------------------------------------- */
 
 /* Looking at the truth, as processes see it (is_durable false) or as a crash with nothing pending
  * kept would leave it. Gives the size, copies at most `capacity`; -ENOENT. */
@@ -70,10 +81,6 @@ bool kelpie__sim_disk_walk(struct sim_disk *disk, const char *path, uint64_t *in
 int kelpie__sim_disk_chmod(struct sim_disk *disk, const char *path, uint32_t mode);
 /* The absolute path of an open file or directory. -EBADF, -ENOENT (it has no name left). */
 int kelpie__sim_disk_path_of(struct sim_process *process, int handle, char *out, size_t capacity);
-/* For spawn: what execve and chdir would say of an absolute path; with its links resolved. */
-int kelpie__sim_disk_executable(struct sim_process *process, const char *path,
-                                char out_real[SIM_PATH_BYTES_MAX]);
-int kelpie__sim_disk_directory(struct sim_process *process, const char *path);
 uint64_t kelpie__sim_disk_used_bytes(const struct sim_disk *disk);
 /* Less space from now on (or more): bytes that count as used by others. */
 void kelpie__sim_disk_set_quota(struct sim_disk *disk, uint64_t capacity_bytes);

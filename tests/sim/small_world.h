@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include "os/os_call.h"
+#include "sim/disk.h"
 #include "sim/heap.h"
 #include "sim/machine.h"
 
@@ -42,11 +43,21 @@ static inline void note(struct kelpie_os *os, const char *text) {
     memcpy(notes->log + length, text, strlen(text) + 1);
 }
 
+/* The files of the programs that the tests register. */
+static inline void put_programs(struct sim_world *world) {
+    static const char *const paths[] = {PATH_CHILD, "/usr/bin/leaf"};
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(paths); i += 1) {
+        assert_int_equal(
+            kelpie__sim_disk_put(kelpie__sim_world_disk(world), paths[i], 0755, "x", 1), 0);
+    }
+}
+
 static inline struct sim_world *world_new(uint64_t seed, enum sim_schedule schedule,
                                           struct notes *notes) {
     const struct sim_options options = {.seed = seed, .schedule = schedule, .cost_factor = 1};
     struct sim_world *world = kelpie__sim_world_create(&options, NULL);
     assert_non_null(world);
+    put_programs(world);
     memset(notes, 0, sizeof(*notes));
     kelpie__sim_world_set_context(world, notes);
     return world;

@@ -184,6 +184,7 @@ static bool run_family_with_kill(unsigned nth, size_t *out_live) {
     char problem[256];
     struct sim_world *world = kelpie__sim_world_create(&options, problem);
     assert_non_null(world);
+    put_programs(world);
     memset(&notes, 0, sizeof(notes));
     kelpie__sim_world_set_context(world, &notes);
     kelpie__sim_program_add(world, false, PATH_CHILD, "child", child_main, 0);
