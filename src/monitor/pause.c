@@ -214,9 +214,8 @@ static int pause_check(struct kelpie_pause *pause, enum kelpie_vm_verb verb,
             kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0, "%s: the backend \"%s\" cannot pause a VM",
                          kelpie__verb_name(verb), lifecycle->vmm->operations->name);
     }
-    bool is_busy = pause->phase != KELPIE_PAUSE_IDLE || lifecycle->vmm->is_changing ||
-                   pause->monitor->guest.done != NULL;
-    if (status == 0 && is_busy) {
+    if (status == 0 && (pause->phase != KELPIE_PAUSE_IDLE || lifecycle->vmm->is_changing ||
+                        pause->monitor->guest.done != NULL)) {
         status = kelpie__fail(error, KELPIE_E_BUSY, 0, "%s: VM \"%s\" is being paused or resumed",
                               kelpie__verb_name(verb), name);
     }
