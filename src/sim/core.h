@@ -41,18 +41,19 @@ struct sim_guest_entry {
     int64_t deadline_ns; /* in the world's time; -1: none */
 };
 
-/* Stacks of one size that nobody uses. */
+/* Stacks of one size. */
 struct sim_stack_pool {
     void *free; /* each holds the next at its highest word */
     size_t stack_bytes;
-    void *unopened; /* the guard page of the next that was never used */
-    uint32_t unopened_count;
+    struct sim_stack_chunk *chunk; /* has some that were never used */
 };
 
 struct sim_stack_chunk {
     struct sim_stack_chunk *next;
+    struct sim_stack_pool *pool;
     void *base;
     size_t bytes;
+    uint32_t opened_count;
 };
 
 struct sim_world {
@@ -85,8 +86,7 @@ struct sim_world {
     uint32_t event_capacity;
     uint64_t event_order;
 
-    void *heap_base;
-    size_t heap_bytes;
+    struct sim_nursery *nursery;
     struct sim_machine *host;
     struct sim_faults *faults;
     struct sim_guest_entry guests[SIM_GUESTS_MAX];
@@ -96,8 +96,6 @@ struct sim_world {
     void *guest_slots;
     void *context;
 
-    struct sim_stack_pool stacks[2];
-    struct sim_stack_chunk *stack_chunks;
     struct sim_program *programs[SIM_PROGRAM_BUCKETS];
     struct kelpie_os table_host;
     struct kelpie_os table_guest;
@@ -217,11 +215,17 @@ int kelpie__sim_terminal_control(struct sim_object *object, struct sim_process *
 /* Those that kelpie__sim_table_create made. */
 void kelpie__sim_tables_drop(struct sim_process *process);
 
+/* ---- nursery.c ------------------------------------------------------------------------------- */
+
+/* Its heap, empty, for the world that takes the nursery; and back again. */
+struct sim_heap *kelpie__sim_nursery_heap(struct sim_nursery *nursery);
+void kelpie__sim_nursery_give(struct sim_nursery *nursery);
+/* A stack of at least so many bytes; NULL: no memory. */
+void *kelpie__sim_stack_take(struct sim_nursery *nursery, size_t bytes, size_t *out_bytes);
+void kelpie__sim_stack_give(struct sim_nursery *nursery, void *stack, size_t bytes);
+
 /* ---- world.c --------------------------------------------------------------------------------- */
 
-/* A stack of at least so many bytes; NULL: no memory. */
-void *kelpie__sim_stack_take(struct sim_world *world, size_t bytes, size_t *out_bytes);
-void kelpie__sim_stack_give(struct sim_world *world, void *stack, size_t bytes);
 /* Fires what is due. */
 void kelpie__sim_world_fire(struct sim_world *world);
 /* Asks every guest again whether it is ready: its owner was stopped, or goes on. */

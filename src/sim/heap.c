@@ -27,9 +27,9 @@ struct heap_free {
 /* At the base of its range, 16-byte aligned. */
 struct sim_heap {
     size_t capacity;
-    size_t extent; /* bytes from the base that were handed out once; the rest is zero */
+    size_t extent; /* bytes from the base that were handed out once */
+    size_t dirty;  /* up to here they may hold what an earlier heap has left; beyond, zeros */
     size_t live_bytes;
-    size_t unused;
     struct heap_free *free[HEAP_CLASS_COUNT];
 };
 
@@ -68,11 +68,11 @@ struct sim_heap *kelpie__sim_heap_init(void *base, size_t capacity) {
     struct sim_heap *heap = base;
     KELPIE_ASSERT((uintptr_t)base % HEAP_STEP_BYTES == 0);
     KELPIE_ASSERT(capacity > sizeof(*heap));
-    if (heap->extent != 0) { /* used before */
-        KELPIE_ASSERT(heap->extent <= capacity);
-        memset(base, 0, heap->extent);
-    }
+    size_t dirty = heap->extent > heap->dirty ? heap->extent : heap->dirty;
+    KELPIE_ASSERT(dirty <= capacity);
+    memset(heap, 0, sizeof(*heap));
     heap->capacity = capacity;
+    heap->dirty = dirty;
     heap->extent = sizeof(*heap);
     return heap;
 }
@@ -98,6 +98,9 @@ void *kelpie__sim_heap_alloc(struct sim_heap *heap, size_t bytes) {
         memset(block, 0, bytes);
     } else if (block_bytes <= heap->capacity - heap->extent) {
         block = (struct heap_free *)(void *)((char *)heap + heap->extent);
+        if (heap->extent < heap->dirty) {
+            memset(block, 0, block_bytes);
+        }
         heap->extent += block_bytes;
     } else {
         return NULL;

@@ -17,8 +17,7 @@ struct sim_heap;
 void *kelpie__sim_heap_reserve(size_t capacity);
 void kelpie__sim_heap_unreserve(void *base, size_t capacity);
 
-/* An empty heap in [base, base + capacity), which is reserved and whose used part is zero or may be
- * zeroed. */
+/* An empty heap in [base, base + capacity), which is reserved, and fresh or of an earlier heap. */
 struct sim_heap *kelpie__sim_heap_init(void *base, size_t capacity);
 /* NULL when it is full. */
 void *kelpie__sim_heap_alloc(struct sim_heap *heap, size_t bytes);

@@ -260,8 +260,9 @@ void kelpie__sim_process_emit(struct sim_process *process, enum sim_event_type t
 bool kelpie__sim_process_begin(struct sim_process *process, sim_main main, uint32_t stack_bytes) {
     struct sim_machine *machine = process->machine;
     size_t bytes = stack_bytes == 0 ? SIM_STACK_BYTES : stack_bytes;
-    void *stack = machine->guest == NULL ? kelpie__sim_stack_take(machine->world, bytes, &bytes)
-                                         : kelpie__sim_heap_alloc(machine->heap, bytes);
+    void *stack = machine->guest == NULL
+                      ? kelpie__sim_stack_take(machine->world->nursery, bytes, &bytes)
+                      : kelpie__sim_heap_alloc(machine->heap, bytes);
     if (stack == NULL) {
         return false;
     }
@@ -394,7 +395,8 @@ void kelpie__sim_process_release(struct sim_process *process) {
     process->argv = NULL;
     process->environment = NULL;
     if (process->fiber.stack != NULL && machine->guest == NULL) {
-        kelpie__sim_stack_give(machine->world, process->fiber.stack, process->fiber.stack_bytes);
+        kelpie__sim_stack_give(machine->world->nursery, process->fiber.stack,
+                               process->fiber.stack_bytes);
     } else if (process->fiber.stack != NULL) {
         kelpie__sim_fiber_forget(process->fiber.stack, process->fiber.stack_bytes);
         kelpie__sim_heap_free(machine->heap, process->fiber.stack, process->fiber.stack_bytes);

@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -24,83 +23,9 @@
 
 #define WORLD_START_NS INT64_C(1000000000)
 #define WORLD_WALL_NS INT64_C(1767225600000000000) /* 2026-01-01 */
-#define WORLD_HEAP_BYTES (UINT64_C(4) << 30)       /* of addresses */
 #define WORLD_DISK_BYTES (UINT64_C(64) << 30)
 #define WORLD_EVENTS_FIRST 64u
 #define WORLD_TSC_KHZ 2400000u
-#define STACK_GUARD_BYTES 4096u
-#define STACKS_PER_CHUNK 16u
-#if defined(__SANITIZE_ADDRESS__)
-#define STACK_FACTOR 2u /* its frames are larger */
-#else
-#define STACK_FACTOR 1u
-#endif
-#define STACK_HOST_BYTES (256u * 1024u) /* of addresses: only what is touched is there */
-
-/* ---- stacks ---------------------------------------------------------------------------------- */
-
-static struct sim_stack_pool *stack_pool(struct sim_world *world, size_t bytes) {
-    return &world->stacks[bytes <= STACK_HOST_BYTES ? 0 : 1];
-}
-
-/* One range for several stacks, all of it out of bounds at first: what is never opened stays so,
- * and below each stack lies a page that nobody may touch. */
-static bool stacks_reserve(struct sim_world *world, struct sim_stack_pool *pool) {
-    struct sim_stack_chunk *chunk = malloc(sizeof(*chunk));
-    if (chunk == NULL) {
-        return false;
-    }
-    chunk->bytes = (pool->stack_bytes + STACK_GUARD_BYTES) * STACKS_PER_CHUNK;
-    chunk->base =
-        mmap(NULL, chunk->bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (chunk->base == MAP_FAILED) {
-        free(chunk);
-        return false;
-    }
-    chunk->next = world->stack_chunks;
-    world->stack_chunks = chunk;
-    pool->unopened = chunk->base;
-    pool->unopened_count = STACKS_PER_CHUNK;
-    return true;
-}
-
-static void *stack_open(struct sim_world *world, struct sim_stack_pool *pool) {
-    if (pool->unopened_count == 0 && !stacks_reserve(world, pool)) {
-        return NULL;
-    }
-    char *stack = (char *)pool->unopened + STACK_GUARD_BYTES;
-    if (mprotect(stack, pool->stack_bytes, PROT_READ | PROT_WRITE) < 0) {
-        return NULL;
-    }
-    pool->unopened = stack + pool->stack_bytes;
-    pool->unopened_count -= 1;
-    return stack;
-}
-
-/* The link stands at the top, where the next process begins. */
-static void **stack_link(void *stack, size_t bytes) {
-    return (void **)(void *)((char *)stack + bytes - sizeof(void *));
-}
-
-void *kelpie__sim_stack_take(struct sim_world *world, size_t bytes, size_t *out_bytes) {
-    struct sim_stack_pool *pool = stack_pool(world, bytes * STACK_FACTOR);
-    KELPIE_ASSERT(bytes * STACK_FACTOR <= pool->stack_bytes);
-    *out_bytes = pool->stack_bytes;
-    void *stack = pool->free;
-    if (stack == NULL) {
-        return stack_open(world, pool);
-    }
-    pool->free = *stack_link(stack, pool->stack_bytes);
-    return stack;
-}
-
-void kelpie__sim_stack_give(struct sim_world *world, void *stack, size_t bytes) {
-    struct sim_stack_pool *pool = stack_pool(world, bytes);
-    KELPIE_ASSERT(bytes == pool->stack_bytes);
-    kelpie__sim_fiber_forget(stack, bytes);
-    *stack_link(stack, bytes) = pool->free;
-    pool->free = stack;
-}
 
 /* ---- time ------------------------------------------------------------------------------------ */
 
@@ -233,12 +158,14 @@ static void world_seed(struct sim_world *world) {
 }
 
 static bool world_make_host(struct sim_world *world) {
-    world->heap_bytes = WORLD_HEAP_BYTES;
-    world->heap_base = kelpie__sim_heap_reserve(world->heap_bytes);
-    if (world->heap_base == NULL) {
+    world->nursery = world->options.nursery;
+    if (world->nursery == NULL) {
+        world->nursery = kelpie__sim_nursery_create();
+    }
+    if (world->nursery == NULL) {
         return false;
     }
-    struct sim_heap *heap = kelpie__sim_heap_init(world->heap_base, world->heap_bytes);
+    struct sim_heap *heap = kelpie__sim_nursery_heap(world->nursery);
     world->host = kelpie__sim_machine_create(world, heap);
     if (world->host == NULL) {
         return false;
@@ -263,8 +190,6 @@ struct sim_world *kelpie__sim_world_create(const struct sim_options *options,
     world->now_ns = WORLD_START_NS;
     world->guest_deadline_ns = -1;
     world->cost_span = (uint64_t)options->cost_factor * (SIM_COST_NS_MAX + 1);
-    world->stacks[0].stack_bytes = STACK_HOST_BYTES;
-    world->stacks[1].stack_bytes = SIM_STACK_BYTES_USER * STACK_FACTOR;
     world_seed(world);
     world_fill_tables(world);
     bool is_made = world_make_host(world);
@@ -297,12 +222,10 @@ void kelpie__sim_world_destroy(struct sim_world *world) {
     KELPIE_ASSERT(!world->is_running);
     world_destroy_guests(world);
     kelpie__sim_faults_destroy(world->faults);
-    kelpie__sim_heap_unreserve(world->heap_base, world->heap_bytes);
-    while (world->stack_chunks != NULL) { /* bound: the list */
-        struct sim_stack_chunk *chunk = world->stack_chunks;
-        world->stack_chunks = chunk->next;
-        kelpie__sim_heap_unreserve(chunk->base, chunk->bytes);
-        free(chunk);
+    if (world->options.nursery == NULL) {
+        kelpie__sim_nursery_destroy(world->nursery);
+    } else {
+        kelpie__sim_nursery_give(world->nursery);
     }
     for (unsigned i = 0; i < SIM_PROGRAM_BUCKETS; i += 1) {
         struct sim_program *program = world->programs[i];

@@ -26,6 +26,7 @@ struct sim_faults;
 struct sim_guest;
 struct sim_heap;
 struct sim_machine;
+struct sim_nursery;
 struct sim_process;
 struct sim_trace;
 struct sim_world;
@@ -64,11 +65,12 @@ struct sim_options {
     enum sim_disk_profile disk_profile;
     uint32_t
         cost_factor; /* of the time that each call takes: 1 quiet, 1000 a loaded host; 0: none */
-    uint32_t preempt_billionth; /* chance that a call lets others run first */
-    uint32_t partial_billionth; /* chance that a read or write of a stream is cut */
-    uint64_t disk_bytes;        /* 0: 64 GiB */
-    const char *plan;           /* fault plan as text (fault.h), or NULL; borrowed during create */
-    struct sim_trace *trace;    /* borrowed for the world's life; NULL: none */
+    uint32_t preempt_billionth;  /* chance that a call lets others run first */
+    uint32_t partial_billionth;  /* chance that a read or write of a stream is cut */
+    uint64_t disk_bytes;         /* 0: 64 GiB */
+    const char *plan;            /* fault plan as text (fault.h), or NULL; borrowed during create */
+    struct sim_trace *trace;     /* borrowed for the world's life; NULL: none */
+    struct sim_nursery *nursery; /* borrowed for the world's life; NULL: memory of its own */
     bool has_kvm;
     bool has_krun;
 };
@@ -113,6 +115,11 @@ enum sim_run_end {
 typedef int (*sim_main)(struct kelpie_os *os, int argc, char **argv);
 
 /* ---- life ------------------------------------------------------------------------------------ */
+
+/* Memory for worlds that follow each other: most of what a small world costs are the page faults of
+ * new memory. One world at a time lives in it. */
+struct sim_nursery *kelpie__sim_nursery_create(void);
+void kelpie__sim_nursery_destroy(struct sim_nursery *nursery); /* takes NULL */
 
 /* NULL without memory, or for a bad plan (`out_problem`: what and where; may be NULL). The host has
  * its file system with what an installed Kelpie needs (install.h), and no process yet. */

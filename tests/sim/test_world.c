@@ -371,6 +371,31 @@ static void test_worlds_know_nothing_of_each_other(void **state) {
     kelpie__sim_world_destroy(worlds[1]);
 }
 
+/* What an earlier world has left in its memory is seen by nobody. */
+static void test_worlds_in_one_nursery_are_as_by_themselves(void **state) {
+    struct notes notes;
+    uint64_t hashes[4];
+    struct sim_nursery *nursery = kelpie__sim_nursery_create();
+    kelpie__ignore(state != NULL);
+    for (unsigned i = 0; i < 4; i += 1) {
+        const struct sim_options options = {
+            .seed = 1 + i % 2, .cost_factor = 1, .nursery = i < 2 ? NULL : nursery};
+        struct sim_world *world = kelpie__sim_world_create(&options, NULL);
+        assert_non_null(world);
+        memset(&notes, 0, sizeof(notes));
+        kelpie__sim_world_set_context(world, &notes);
+        kelpie__sim_program_add(world, false, PATH_CHILD, "child", child_main, 0);
+        start(world, "parent", parent_main);
+        start(world, "sleeper", sleeper_main);
+        start(world, "forever", forever_main);
+        assert_int_equal(kelpie__sim_world_run(world, NULL, NULL, -1), SIM_RUN_IDLE);
+        hashes[i] = kelpie__sim_world_hash(world);
+        kelpie__sim_world_destroy(world);
+    }
+    assert_true(hashes[0] == hashes[2] && hashes[1] == hashes[3]);
+    kelpie__sim_nursery_destroy(nursery);
+}
+
 static void test_failure_ends_the_run(void **state) {
     struct notes notes;
     struct sim_world *world = world_new(1, SIM_SCHEDULE_FIFO, &notes);
@@ -433,6 +458,7 @@ int main(void) {
         cmocka_unit_test(test_embedder_drives_the_world_in_its_wait),
         cmocka_unit_test(test_power_loss_ends_everybody_unseen),
         cmocka_unit_test(test_worlds_know_nothing_of_each_other),
+        cmocka_unit_test(test_worlds_in_one_nursery_are_as_by_themselves),
         cmocka_unit_test(test_failure_ends_the_run),
         cmocka_unit_test(test_streams_of_chance),
         cmocka_unit_test(test_world_is_cheap),
