@@ -382,6 +382,7 @@ static void test_worlds_in_one_nursery_are_as_by_themselves(void **state) {
             .seed = 1 + i % 2, .cost_factor = 1, .nursery = i < 2 ? NULL : nursery};
         struct sim_world *world = kelpie__sim_world_create(&options, NULL);
         assert_non_null(world);
+        put_programs(world);
         memset(&notes, 0, sizeof(notes));
         kelpie__sim_world_set_context(world, &notes);
         kelpie__sim_program_add(world, false, PATH_CHILD, "child", child_main, 0);
