@@ -7,8 +7,8 @@
  *
  * Memory. A guest's heap, stacks included, lies in a slot: a fixed range of addresses. A guest that
  * boots takes a free slot; a restored one takes that of the guest it comes from, and guests that
- * share a slot are swapped by copying. A guest's image (save) is its heap as bytes: nothing in it
- * points outside, but the few places that load sets anew.
+ * share a slot are swapped by copying. Nothing in a heap points outside, but the few places that
+ * load sets anew.
  */
 #ifndef KELPIE_SIM_GUEST_H
 #define KELPIE_SIM_GUEST_H
@@ -17,8 +17,10 @@
 
 #define SIM_GUEST_SLOT_BYTES (64u * 1024u * 1024u) /* of addresses */
 #define SIM_GUEST_NONCE_BYTES 16u
+#define SIM_GUEST_IMAGE_BYTES 32768u
 
 struct sim_guest;
+struct sim_guest_truth;
 
 struct sim_guest_disk {
     const char *serial;
@@ -66,12 +68,16 @@ size_t kelpie__sim_guest_console_take(struct sim_guest *guest, void *out, size_t
 /* Bytes go to a guest that does not listen yet, and come out when it does (virtio-serial's queue):
  * so do those that were in the queues when it was saved. */
 
-/* The processor's and devices' share of a snapshot, and the memory. The image is a copy; loading
- * makes a new guest of the same lineage, halted. */
-size_t kelpie__sim_guest_image_bytes(struct sim_guest *guest);
-size_t kelpie__sim_guest_save(struct sim_guest *guest, void *out, size_t capacity);
+/* Device state and memory as an image. True memory holds addresses, which must not reach a file or
+ * a hash; so the image is a ticket of fixed size, the same bytes in every run, for a copy that the
+ * world keeps. Every byte of it counts, as memory's would. */
+size_t kelpie__sim_guest_save(struct sim_guest *guest, uint8_t out[SIM_GUEST_IMAGE_BYTES]);
+/* A new guest of the same lineage, halted. NULL: no image (its first 128 bytes say what it is), no
+ * memory. Cut off or damaged elsewhere: a guest that goes wrong as soon as it runs. */
 struct sim_guest *kelpie__sim_guest_load(struct sim_process *owner, const void *image,
                                          size_t count);
+/* What an image says of the guest that was saved. False: it is none, or has a wrong byte. */
+bool kelpie__sim_guest_image_truth(const void *image, size_t count, struct sim_guest_truth *out);
 
 /* Faults: the kernel panics; every process of it stops for good (a hang); the agent's process dies;
  * the port turns deaf (bytes vanish, both ways). */
@@ -93,6 +99,7 @@ struct sim_guest_truth {
     uint64_t command_starts;              /* spawned by the agent */
     bool has_agent;                       /* process 1 lives */
     bool is_greeted; /* the agent has answered a hello on the port since boot or load */
+    bool is_damaged; /* it comes from an image that was not whole */
     uint32_t process_count;
     char boot_id[40];
 };
@@ -103,6 +110,9 @@ struct sim_machine *kelpie__sim_guest_machine(
 
 /* ---- programs in guests ---------------------------------------------------------------------- */
 
+/* The builtin `script`: argv[1] is "print 1M; fork 3; ignore TERM; setsid; sleep 2s; write f;
+ * exit 7". */
+int kelpie__sim_script_main(struct kelpie_os *os, int argc, char **argv);
 /* programs.c registers the builtin ones (echo, cat, true, false, sleep, touch, ls, rm, env, pwd,
  * kill, sh -c of these, source, sink, script) at /bin and /usr/bin of every guest. A user's: */
 void kelpie__sim_guest_program(struct sim_world *world, const char *name, sim_main main);
@@ -118,6 +128,9 @@ int kelpie__sim_guest_spawned(struct sim_process *parent, struct sim_process *ch
 void kelpie__sim_guest_ended(struct sim_process *process);
 /* For world.c, when all guests are gone. */
 void kelpie__sim_guest_slots_destroy(struct sim_world *world);
+
+/* The byte at this offset of what `source`, `script print` and the like write. */
+uint8_t kelpie__sim_pattern(uint64_t offset);
 
 /* For programs: calls that wait, on a table whose calls do not. */
 int64_t kelpie__sim_read_wait(struct kelpie_os *os, int handle, void *out, size_t count);

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Where guests' memory lies: slots are fixed ranges of addresses, reserved when first needed. A
+ * guest that boots takes an empty one; one that is loaded takes that of its image, since memory
+ * holds addresses. Of several guests in a slot one is resident, the others are copies beside it.
+ * Also keeps the copies that images stand for.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "sim/guest_state.h"
+
+#define SLOT_COUNT_MAX 64u
+#define SLOT_COPIES_STEP 64u
+#define SLOT_PROGRAM_MAX 64u
+
+struct slot_copy {
+    void *bytes;
+    size_t count;
+    uint32_t slot;
+    struct sim_machine *machine; /* within, at their addresses in the slot */
+    struct sim_kernel *kernel;
+};
+
+/* A user's program: kelpie__sim_guest_program. */
+struct slot_program {
+    char name[SIM_NAME_BYTES_MAX];
+    sim_main main;
+};
+
+struct guest_slots {
+    struct slot_program programs[SLOT_PROGRAM_MAX];
+    uint32_t program_count;
+    struct sim_guest_slot slots[SLOT_COUNT_MAX];
+    uint32_t slot_count;
+    uint64_t guest_count;
+    struct slot_copy *copies;
+    uint64_t copy_count;
+    uint64_t copy_capacity;
+};
+
+/* NULL: no memory. */
+static struct guest_slots *slots_of(struct sim_world *world) {
+    void **place = kelpie__sim_world_guest_slots(world);
+    if (*place == NULL) {
+        *place = calloc(1, sizeof(struct guest_slots));
+    }
+    return *place;
+}
+
+static size_t slot_extent(const struct sim_guest_slot *slot) {
+    size_t extent = kelpie__sim_heap_extent(slot->base);
+    KELPIE_ASSERT(extent <= SIM_GUEST_SLOT_BYTES);
+    return extent;
+}
+
+/* The empty one, a new one, or that with the fewest guests. */
+static struct sim_guest_slot *slot_choose(struct guest_slots *slots) {
+    struct sim_guest_slot *best = NULL;
+    for (uint32_t i = 0; i < slots->slot_count; i += 1) {
+        struct sim_guest_slot *slot = &slots->slots[i];
+        best = best == NULL || slot->guest_count < best->guest_count ? slot : best;
+    }
+    bool wants_new = best == NULL || best->guest_count > 0;
+    if (wants_new && slots->slot_count < SLOT_COUNT_MAX) {
+        void *base = kelpie__sim_heap_reserve(SIM_GUEST_SLOT_BYTES);
+        if (base != NULL) {
+            best = &slots->slots[slots->slot_count];
+            *best = (struct sim_guest_slot){.base = base};
+            slots->slot_count += 1;
+        }
+    }
+    return best;
+}
+
+static bool slot_swap_out(struct sim_guest *guest) {
+    KELPIE_ASSERT(guest->slot->resident == guest);
+    size_t extent = slot_extent(guest->slot);
+    if (extent > guest->swapped_capacity) {
+        void *bigger = realloc(guest->swapped, extent);
+        if (bigger == NULL) {
+            return false;
+        }
+        guest->swapped = bigger;
+        guest->swapped_capacity = extent;
+    }
+    memcpy(guest->swapped, guest->slot->base, extent);
+    guest->swapped_bytes = extent;
+    guest->slot->resident = NULL;
+    return true;
+}
+
+/* Fills the slot; what was used beyond is zero again, as the heap expects. */
+static void slot_fill(struct sim_guest_slot *slot, const void *bytes, size_t count) {
+    size_t before = slot_extent(slot);
+    KELPIE_ASSERT(count <= SIM_GUEST_SLOT_BYTES);
+    memcpy(slot->base, bytes, count);
+    if (before > count) {
+        memset((char *)slot->base + count, 0, before - count);
+    }
+}
+
+bool kelpie__sim_guest_slot_take(struct sim_guest *guest) {
+    KELPIE_ASSERT(guest->slot == NULL);
+    struct guest_slots *slots = slots_of(guest->world);
+    struct sim_guest_slot *slot = slots == NULL ? NULL : slot_choose(slots);
+    if (slot == NULL || (slot->resident != NULL && !slot_swap_out(slot->resident))) {
+        return false;
+    }
+    guest->slot = slot;
+    slot->guest_count += 1;
+    slot->resident = guest;
+    return true;
+}
+
+static bool slot_take_at(struct sim_guest *guest, uint32_t index) {
+    KELPIE_ASSERT(guest->slot == NULL);
+    struct guest_slots *slots = slots_of(guest->world);
+    if (slots == NULL || index >= slots->slot_count) {
+        return false;
+    }
+    struct sim_guest_slot *slot = &slots->slots[index];
+    if (slot->resident != NULL && !slot_swap_out(slot->resident)) {
+        return false;
+    }
+    guest->slot = slot;
+    slot->guest_count += 1;
+    slot->resident = guest;
+    return true;
+}
+
+uint32_t kelpie__sim_guest_slot_index(const struct sim_guest *guest) {
+    const struct guest_slots *slots = slots_of(guest->world);
+    KELPIE_ASSERT(slots != NULL && guest->slot != NULL);
+    return (uint32_t)(guest->slot - slots->slots);
+}
+
+void kelpie__sim_guest_slot_leave(struct sim_guest *guest) {
+    KELPIE_ASSERT(guest->slot != NULL);
+    KELPIE_ASSERT(guest->slot->guest_count > 0);
+    guest->slot->guest_count -= 1;
+    if (guest->slot->resident == guest) {
+        guest->slot->resident = NULL;
+    }
+    guest->slot = NULL;
+    free(guest->swapped);
+    guest->swapped = NULL;
+}
+
+void kelpie__sim_guest_slot_enter(struct sim_guest *guest) {
+    struct sim_guest_slot *slot = guest->slot;
+    KELPIE_ASSERT(slot != NULL);
+    if (slot->resident == guest) {
+        return;
+    }
+    /* Without memory for the other one's copy nothing can be simulated any more. */
+    bool is_swapped = slot->resident == NULL || slot_swap_out(slot->resident);
+    KELPIE_ASSERT(is_swapped);
+    KELPIE_ASSERT(guest->swapped != NULL);
+    slot_fill(slot, guest->swapped, guest->swapped_bytes);
+    slot->resident = guest;
+}
+
+uint64_t kelpie__sim_guest_copy_keep(struct sim_guest *guest) {
+    struct guest_slots *slots = slots_of(guest->world);
+    KELPIE_ASSERT(slots != NULL);
+    kelpie__sim_guest_slot_enter(guest);
+    if (slots->copy_count == slots->copy_capacity) {
+        uint64_t capacity = slots->copy_capacity + SLOT_COPIES_STEP;
+        struct slot_copy *copies = realloc(slots->copies, capacity * sizeof(*copies));
+        if (copies == NULL) {
+            return 0;
+        }
+        slots->copies = copies;
+        slots->copy_capacity = capacity;
+    }
+    size_t extent = slot_extent(guest->slot);
+    void *bytes = malloc(extent);
+    if (bytes == NULL) {
+        return 0;
+    }
+    memcpy(bytes, guest->slot->base, extent);
+    slots->copies[slots->copy_count] = (struct slot_copy){
+        .bytes = bytes,
+        .count = extent,
+        .slot = kelpie__sim_guest_slot_index(guest),
+        .machine = guest->machine,
+        .kernel = guest->kernel,
+    };
+    slots->copy_count += 1;
+    return slots->copy_count;
+}
+
+bool kelpie__sim_guest_copy_use(struct sim_guest *guest, uint64_t number) {
+    struct guest_slots *slots = slots_of(guest->world);
+    if (slots == NULL || number == 0 || number > slots->copy_count) {
+        return false;
+    }
+    const struct slot_copy *copy = &slots->copies[number - 1];
+    if (!slot_take_at(guest, copy->slot)) {
+        return false;
+    }
+    slot_fill(guest->slot, copy->bytes, copy->count);
+    guest->machine = copy->machine;
+    guest->kernel = copy->kernel;
+    return true;
+}
+
+uint64_t kelpie__sim_guest_number(struct sim_world *world) {
+    struct guest_slots *slots = slots_of(world);
+    if (slots == NULL) {
+        return 0;
+    }
+    slots->guest_count += 1;
+    return slots->guest_count;
+}
+
+bool kelpie__sim_guest_add_user_program(struct sim_world *world, const char *name, sim_main main) {
+    struct guest_slots *slots = slots_of(world);
+    KELPIE_ASSERT(main != NULL);
+    if (slots == NULL || strlen(name) >= sizeof(slots->programs[0].name)) {
+        return false;
+    }
+    uint32_t at = 0;
+    while (at < slots->program_count && strcmp(slots->programs[at].name, name) != 0) {
+        at += 1;
+    }
+    if (at == SLOT_PROGRAM_MAX) {
+        return false;
+    }
+    struct slot_program *program = &slots->programs[at];
+    memcpy(program->name, name, strlen(name) + 1);
+    program->main = main;
+    slots->program_count = at == slots->program_count ? at + 1 : slots->program_count;
+    return true;
+}
+
+const char *kelpie__sim_guest_user_program(struct sim_world *world, uint32_t index,
+                                           sim_main *out_main) {
+    const struct guest_slots *slots = slots_of(world);
+    if (slots == NULL || index >= slots->program_count) {
+        return NULL;
+    }
+    *out_main = slots->programs[index].main;
+    return slots->programs[index].name;
+}
+
+void kelpie__sim_guest_slots_destroy(struct sim_world *world) {
+    void **place = kelpie__sim_world_guest_slots(world);
+    struct guest_slots *slots = *place;
+    if (slots == NULL) {
+        return;
+    }
+    for (uint32_t i = 0; i < slots->slot_count; i += 1) {
+        KELPIE_ASSERT(slots->slots[i].guest_count == 0);
+        kelpie__sim_heap_unreserve(slots->slots[i].base, SIM_GUEST_SLOT_BYTES);
+    }
+    for (uint64_t i = 0; i < slots->copy_count; i += 1) {
+        free(slots->copies[i].bytes);
+    }
+    free(slots->copies);
+    free(slots);
+    *place = NULL;
+}

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Programs of guests that exist for tests: `source N` and `sink` with bytes whose value follows
+ * from their place, and `script`, a line of commands that do what commands of users do to a guest:
+ *
+ *     script 'print 1M; fork 3; ignore TERM; setsid; sleep 2s; write f; exit 7'
+ *
+ * After `fork N` the script goes on in N more processes, as after fork(2).
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/text.h"
+#include "sim/machine.h"
+#include "sim/text_buffer.h"
+
+#define SCRIPT_WORD_MAX 8
+#define SCRIPT_COMMAND_BYTES 512u
+#define SCRIPT_FORK_MAX 64u
+
+uint8_t kelpie__sim_pattern(uint64_t offset) {
+    return (uint8_t)(offset * 131 + (offset >> 8) * 17);
+}
+
+/* `count` bytes of the pattern to a handle. */
+static int script_print(const struct sim_stdio *io, int handle, int64_t count) {
+    uint8_t bytes[SIM_PROGRAM_BUFFER_BYTES];
+    int status = 0;
+    KELPIE_ASSERT(count >= 0);
+    for (int64_t at = 0; at < count && status == 0;) { /* bound: count */
+        size_t step = (size_t)kelpie__min_u64((uint64_t)(count - at), sizeof(bytes));
+        for (size_t i = 0; i < step; i += 1) {
+            bytes[i] = kelpie__sim_pattern((uint64_t)at + i);
+        }
+        status = kelpie__sim_write_all(io->os, handle, bytes, step);
+        at += (int64_t)step;
+    }
+    return status;
+}
+
+static int script_source(const struct sim_stdio *io, int argc, char **argv) {
+    int64_t count = argc == 2 ? kelpie__sim_parse_bytes(argv[1]) : -1;
+    if (count < 0) {
+        kelpie__sim_complain(io, "usage: source BYTES");
+        return 2;
+    }
+    return script_print(io, io->out, count) < 0 ? 1 : 0;
+}
+
+/* Reads the pattern to its end and says how many bytes came. */
+static int script_sink(const struct sim_stdio *io, int argc, char **argv) {
+    struct sim_text_input input;
+    const char *bytes = NULL;
+    uint64_t total = 0;
+    KELPIE_ASSERT(argc >= 1 && argv != NULL);
+    kelpie__sim_input_begin(&input, io->os, io->in);
+    for (size_t count = kelpie__sim_input_next(&input, &bytes); count > 0;
+         count = kelpie__sim_input_next(&input, &bytes)) {
+        for (size_t i = 0; i < count; i += 1) {
+            if ((uint8_t)bytes[i] != kelpie__sim_pattern(total + i)) {
+                kelpie__sim_complain(io, "byte %llu is wrong", (unsigned long long)(total + i));
+                return 1;
+            }
+        }
+        total += count;
+    }
+    return kelpie__sim_print(io, "%llu\n", (unsigned long long)total) ? 0 : 1;
+}
+
+/* ---- script ---------------------------------------------------------------------------------- */
+
+struct script {
+    const struct sim_stdio *io;
+    const char *rest; /* what comes after this command */
+    int code;         /* -1: it goes on */
+    uint32_t child_count;
+    int children[SCRIPT_FORK_MAX];
+};
+
+static void script_fail(struct script *script, const char *what) {
+    kelpie__sim_complain(script->io, "%s", what);
+    script->code = 2;
+}
+
+static void script_fork(struct script *script, const char *argument) {
+    uint64_t count = 1;
+    struct kelpie_os *os = script->io->os;
+    const int handles[3] = {script->io->in, script->io->out, script->io->err};
+    const char *const argv[] = {"script", script->rest, NULL};
+    const struct kelpie_os_spawn spawn = {
+        .path = "/bin/script",
+        .argv = argv,
+        .handles = handles,
+        .handle_count = 3,
+        .cgroup = KELPIE_OS_NO_HANDLE,
+    };
+    if (argument != NULL && !kelpie__text_u64(argument, &count)) {
+        script_fail(script, "fork: how many?");
+        return;
+    }
+    for (uint64_t i = 0; i < count && script->child_count < SCRIPT_FORK_MAX; i += 1) {
+        int child = KELPIE_OS_NO_HANDLE;
+        int status = kelpie__os_spawn(os, &spawn, &child, NULL, NULL);
+        if (status < 0) {
+            script_fail(script, kelpie__sim_errno_text(status));
+            return;
+        }
+        script->children[script->child_count] = child;
+        script->child_count += 1;
+    }
+}
+
+static void script_write(struct script *script, const char *path, const char *size) {
+    struct kelpie_os *os = script->io->os;
+    int64_t count = size == NULL ? 6 : kelpie__sim_parse_bytes(size);
+    if (path == NULL || count < 0) {
+        script_fail(script, "write: which file?");
+        return;
+    }
+    int file = kelpie__os_open(os, KELPIE_OS_CWD, path,
+                               KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE |
+                                   KELPIE_OS_OPEN_TRUNCATE | KELPIE_OS_OPEN_FOLLOW,
+                               0644);
+    int status = file < 0 ? file : script_print(script->io, file, count);
+    if (file >= 0) {
+        kelpie__ignore(kelpie__os_close(os, file)); /* a guest's files are memory */
+    }
+    if (status < 0) {
+        script_fail(script, kelpie__sim_errno_text(status));
+    }
+}
+
+static void script_signal(struct script *script, const char *name, bool is_ignored) {
+    struct sim_process *process = kelpie__sim_process_of(script->io->os);
+    int signal = name == NULL ? -1 : kelpie__sim_parse_signal(name);
+    if (signal <= 0) {
+        script_fail(script, "which signal?");
+    } else if (is_ignored) {
+        process->signals_ignored |= UINT64_C(1) << (signal - 1);
+    } else {
+        kelpie__ignore(kelpie__os_kill_pid(script->io->os, process->pid, signal)); /* itself */
+    }
+}
+
+static void script_wait(struct script *script) {
+    for (uint32_t i = 0; i < script->child_count; i += 1) {
+        struct kelpie_os_exit exit;
+        kelpie__sim_wait_child(script->io->os, script->children[i], &exit);
+    }
+    script->child_count = 0;
+}
+
+/* Commands of time and memory; false: it is none. */
+static bool script_run_quantity(struct script *script, const char *name, const char *argument) {
+    struct kelpie_os *os = script->io->os;
+    const char *text = argument == NULL ? "" : argument;
+    int64_t duration_ns = kelpie__sim_parse_duration(text);
+    int64_t bytes = kelpie__sim_parse_bytes(text);
+    if (strcmp(name, "sleep") == 0 && duration_ns >= 0) {
+        kelpie__sim_sleep(os, duration_ns);
+    } else if (strcmp(name, "work") == 0 && duration_ns >= 0) {
+        kelpie__sim_work(os, duration_ns);
+    } else if (strcmp(name, "print") == 0 && bytes >= 0) {
+        script->code = script_print(script->io, script->io->out, bytes) < 0 ? 1 : -1;
+    } else if (strcmp(name, "error") == 0 && bytes >= 0) {
+        script->code = script_print(script->io, script->io->err, bytes) < 0 ? 1 : -1;
+    } else if (strcmp(name, "take") == 0 && bytes > 0) {
+        script->code = kelpie__alloc(os, (size_t)bytes) == NULL ? 1 : -1; /* until it ends */
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static void script_run(struct script *script, char **words, int count) {
+    const char *name = words[0];
+    const char *argument = count > 1 ? words[1] : NULL;
+    uint64_t number = 0;
+    KELPIE_ASSERT(count > 0);
+    if (script_run_quantity(script, name, argument)) {
+        return;
+    }
+    if (strcmp(name, "say") == 0) {
+        kelpie__ignore(kelpie__sim_print(script->io, "%s\n", argument == NULL ? "" : argument));
+    } else if (strcmp(name, "fork") == 0) {
+        script_fork(script, argument);
+    } else if (strcmp(name, "wait") == 0) {
+        script_wait(script);
+    } else if (strcmp(name, "ignore") == 0) {
+        script_signal(script, argument, true);
+    } else if (strcmp(name, "kill") == 0) {
+        script_signal(script, argument, false);
+    } else if (strcmp(name, "write") == 0) {
+        script_write(script, argument, count > 2 ? words[2] : NULL);
+    } else if (strcmp(name, "sink") == 0) {
+        int code = script_sink(script->io, 1, words);
+        script->code = code == 0 ? -1 : code;
+    } else if (strcmp(name, "setsid") == 0) {
+        struct sim_process *process = kelpie__sim_process_of(script->io->os);
+        process->session = process->pid; /* as setsid(2), which the seam has for children only */
+        process->group = process->pid;
+    } else if (strcmp(name, "exit") == 0 && argument != NULL &&
+               kelpie__text_u64(argument, &number)) {
+        script->code = (int)(number & 255);
+    } else {
+        script_fail(script, "there is no such command");
+    }
+}
+
+/* Cuts a command, which ends at `end`, into words. */
+static int script_split(const char *text, const char *end, char command[SCRIPT_COMMAND_BYTES],
+                        char *words[SCRIPT_WORD_MAX]) {
+    size_t length = (size_t)(end - text);
+    int count = 0;
+    if (length >= SCRIPT_COMMAND_BYTES) {
+        return -1;
+    }
+    memcpy(command, text, length);
+    command[length] = '\0';
+    char *at = command + strspn(command, " \t\n");
+    while (*at != '\0' && count < SCRIPT_WORD_MAX) {
+        words[count] = at;
+        count += 1;
+        at += strcspn(at, " \t\n");
+        if (*at != '\0') {
+            *at = '\0';
+            at += 1;
+        }
+        at += strspn(at, " \t\n");
+    }
+    return count;
+}
+
+int kelpie__sim_script_main(struct kelpie_os *os, int argc, char **argv) {
+    const struct sim_stdio io = {.os = os, .in = 0, .out = 1, .err = 2, .name = "script"};
+    struct script script = {.io = &io, .code = -1};
+    char command[SCRIPT_COMMAND_BYTES];
+    char *words[SCRIPT_WORD_MAX];
+    const char *at = argc > 1 ? argv[1] : "";
+    while (*at != '\0' && script.code < 0) {
+        const char *end = at + strcspn(at, ";\n");
+        script.rest = *end == '\0' ? end : end + 1;
+        int count = script_split(at, end, command, words);
+        if (count < 0) {
+            script_fail(&script, "the command is too long");
+        } else if (count > 0) {
+            script_run(&script, words, count);
+        }
+        at = script.rest;
+    }
+    KELPIE_ASSERT(script.code <= 255);
+    return script.code < 0 ? 0 : script.code;
+}
+
+static int script_begin(const struct sim_stdio *io, int argc, char **argv) {
+    return kelpie__sim_script_main(io->os, argc, argv);
+}
+
+const struct sim_program_entry kelpie__sim_programs_script[] = {
+    {"script", script_begin},
+    {"source", script_source},
+    {"sink", script_sink},
+    {NULL, NULL},
+};
