@@ -155,7 +155,8 @@ void kelpie__pause_release(struct kelpie_pause *pause) {
     case KELPIE_PAUSE_RESUMING:
     case KELPIE_PAUSE_UNDOING:
     case KELPIE_PAUSE_RELEASING:
-        return; /* comes back here when the VMM has answered */
+    case KELPIE_PAUSE_TAKEN:
+        return; /* comes back here when the VMM has answered, or when it is given back */
     case KELPIE_PAUSE_IDLE:
         break;
     }
@@ -200,26 +201,64 @@ static void pause_paused(void *context, int status, const struct kelpie_error *e
     kelpie__reply_result(pause->monitor, &pause->reply, "{}");
 }
 
+/* Whether the VMM may be paused or resumed now by whoever asks, the state apart. */
+static int pause_check_free(struct kelpie_pause *pause, const char *operation,
+                            struct kelpie_error *error) {
+    struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
+    int status = kelpie__lifecycle_check_ending(pause->monitor, operation, error);
+    if (status < 0) {
+        return status;
+    }
+    if ((lifecycle->vmm->operations->capabilities & KELPIE_VMM_CAN_PAUSE) == 0) {
+        return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
+                            "%s: the backend \"%s\" cannot pause a VM", operation,
+                            lifecycle->vmm->operations->name);
+    }
+    if (pause->phase != KELPIE_PAUSE_IDLE || lifecycle->vmm->is_changing ||
+        pause->monitor->guest.done != NULL) {
+        return kelpie__fail(error, KELPIE_E_BUSY, 0, "%s: VM \"%s\" is being %s", operation,
+                            pause->monitor->config.name,
+                            pause->phase == KELPIE_PAUSE_TAKEN ? "saved" : "paused or resumed");
+    }
+    return 0;
+}
+
 /* 0 when this may begin now. */
 static int pause_check(struct kelpie_pause *pause, enum kelpie_vm_verb verb,
                        struct kelpie_error *error) {
-    struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
-    const char *name = pause->monitor->config.name;
-    int status = kelpie__state_allow(lifecycle->state, verb, name, error);
+    int status = kelpie__state_allow(pause_lifecycle(pause)->state, verb,
+                                     pause->monitor->config.name, error);
+    return status < 0 ? status : pause_check_free(pause, kelpie__verb_name(verb), error);
+}
+
+int kelpie__pause_take(struct kelpie_monitor *monitor, const char *operation,
+                       struct kelpie_error *error) {
+    struct kelpie_pause *pause = &monitor->pause;
+    enum kelpie_vm_state state = pause_lifecycle(pause)->state;
+    if (state != KELPIE_VM_RUNNING && state != KELPIE_VM_PAUSED) {
+        return kelpie__fail(error, KELPIE_E_STATE, 0,
+                            "%s: VM \"%s\" is %s, and has to be running or paused", operation,
+                            monitor->config.name, kelpie_vm_state_name(state));
+    }
+    int status = pause_check_free(pause, operation, error);
     if (status == 0) {
-        status = kelpie__lifecycle_check_ending(pause->monitor, kelpie__verb_name(verb), error);
-    }
-    if (status == 0 && (lifecycle->vmm->operations->capabilities & KELPIE_VMM_CAN_PAUSE) == 0) {
-        status =
-            kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0, "%s: the backend \"%s\" cannot pause a VM",
-                         kelpie__verb_name(verb), lifecycle->vmm->operations->name);
-    }
-    if (status == 0 && (pause->phase != KELPIE_PAUSE_IDLE || lifecycle->vmm->is_changing ||
-                        pause->monitor->guest.done != NULL)) {
-        status = kelpie__fail(error, KELPIE_E_BUSY, 0, "%s: VM \"%s\" is being paused or resumed",
-                              kelpie__verb_name(verb), name);
+        pause->phase = KELPIE_PAUSE_TAKEN;
     }
     return status;
+}
+
+void kelpie__pause_give_back(struct kelpie_pause *pause) {
+    struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
+    if (pause->phase != KELPIE_PAUSE_TAKEN) {
+        return; /* the VM has ended */
+    }
+    KELPIE_ASSERT(lifecycle->vmm != NULL && pause->reply.client == 0);
+    pause_idle(pause);
+    if (!pause_is_ending(lifecycle)) {
+        kelpie__pause_changed(pause);
+    } else if (lifecycle->is_stopping && !lifecycle->is_kill_wanted && !lifecycle->has_failure) {
+        kelpie__pause_release(pause);
+    }
 }
 
 static void pause_stop(struct kelpie_pause *pause) {

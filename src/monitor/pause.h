@@ -21,6 +21,7 @@ enum kelpie_pause_phase {
     KELPIE_PAUSE_SETTING,   /* it gave one, and is told what time it is */
     KELPIE_PAUSE_UNDOING,   /* it gave none, and is stopped again */
     KELPIE_PAUSE_RELEASING, /* it has to run to shut down */
+    KELPIE_PAUSE_TAKEN,     /* another operation pauses and resumes the VMM as it needs */
 };
 
 struct kelpie_pause {
@@ -39,6 +40,16 @@ void kelpie__pause_init(struct kelpie_pause *pause, struct kelpie_monitor *monit
 /* Requests of clients. */
 void kelpie__pause_pause(struct kelpie_monitor *monitor, struct kelpie_reply reply);
 void kelpie__pause_resume(struct kelpie_monitor *monitor, struct kelpie_reply reply);
+
+/* For an operation that pauses and resumes the VMM by itself, such as a snapshot: until it gives
+ * this back, requests to pause and resume are refused with BUSY, a stop waits, and the VM's state
+ * stays what it is. Errors: STATE (it neither runs nor is paused, or is ending), BUSY, UNSUPPORTED.
+ */
+KELPIE_MUST_CHECK int kelpie__pause_take(struct kelpie_monitor *monitor, const char *operation,
+                                         struct kelpie_error *error);
+/* The VMM should be as it was found, and the guest heard or as quiet as it was; what is not is
+ * shown. After the VM's end: without effect. */
+void kelpie__pause_give_back(struct kelpie_pause *pause);
 
 /* The VMM's state has changed, or the VM's: commands' deadlines stand still with the guest, and a
  * change that nobody asked for is shown. */

@@ -43,12 +43,25 @@ static void vmm_kill(struct kelpie_vmm *vmm) {
     vmm_kills += 1;
 }
 
-static void vmm_event(void *context, const struct kelpie_vmm_event *event) {
-    fail_msg("an event %p %p", context, (const void *)event);
+static int vmm_change(struct kelpie_vmm *vmm, struct kelpie_error *error) {
+    assert_true(vmm->is_changing); /* the test says when it is done */
+    (void)error;
+    return 0;
 }
 
-static const struct kelpie_vmm_operations vmm_operations = {
-    .name = "none", .pause_kind = "", .check_clock = vmm_check_clock, .kill = vmm_kill};
+static void vmm_event(void *context, const struct kelpie_vmm_event *event) {
+    struct fixture *fixture = context;
+    assert_true(event->type == KELPIE_VMM_EVENT_PAUSED || event->type == KELPIE_VMM_EVENT_RESUMED);
+    kelpie__pause_changed(&fixture->monitor->pause);
+}
+
+static const struct kelpie_vmm_operations vmm_operations = {.name = "none",
+                                                            .capabilities = KELPIE_VMM_CAN_PAUSE,
+                                                            .pause_kind = "none",
+                                                            .check_clock = vmm_check_clock,
+                                                            .pause = vmm_change,
+                                                            .resume = vmm_change,
+                                                            .kill = vmm_kill};
 
 static void agent_start(struct fixture *fixture) {
     int sockets[2];
@@ -84,8 +97,10 @@ static void fixture_open(struct fixture *fixture) {
     *fixture = (struct fixture){.monitor = monitor, .folder = TEST_FOLDER};
     assert_non_null(mkdtemp(fixture->folder));
     agent_start(fixture);
-    fixture->vmm = (struct kelpie_vmm){
-        .operations = &vmm_operations, .state = KELPIE_VMM_RUNNING, .callback = vmm_event};
+    fixture->vmm = (struct kelpie_vmm){.operations = &vmm_operations,
+                                       .state = KELPIE_VMM_RUNNING,
+                                       .callback = vmm_event,
+                                       .context = fixture};
     vmm_kills = 0;
     monitor->os = kelpie__os_linux_create();
     assert_int_equal(kelpie__loop_create(monitor->os, 16, &monitor->loop, NULL), 0);
@@ -431,6 +446,99 @@ static void test_greeting_of_a_fresh_or_hanging_guest_fails(void **state) {
     fixture_close(&fixture);
 }
 
+/* ---- pause, and who else uses the VMM -------------------------------------------------------- */
+
+static void vmm_says(struct fixture *fixture, enum kelpie_vmm_event_type type) {
+    kelpie__vmm_emit(&fixture->vmm, &(struct kelpie_vmm_event){.type = type});
+}
+
+static void ask_pause(struct fixture *fixture, bool is_pause) {
+    const struct kelpie_reply reply = {.client = 1, .request = 1}; /* who does not wait */
+    if (is_pause) {
+        kelpie__pause_pause(fixture->monitor, reply);
+    } else {
+        kelpie__pause_resume(fixture->monitor, reply);
+    }
+}
+
+static void wait_phase(struct fixture *fixture, enum kelpie_pause_phase phase) {
+    while (fixture->monitor->pause.phase != phase) {
+        step(fixture);
+    }
+}
+
+static void test_pause_makes_the_guest_quiet_and_resume_proves_it(void **state) {
+    struct fixture fixture;
+    (void)state;
+    fixture_open(&fixture);
+    struct kelpie_monitor *monitor = fixture.monitor;
+    for (int i = 0; i < 3; i += 1) {
+        ask_pause(&fixture, true);
+        assert_int_equal(monitor->pause.phase, KELPIE_PAUSE_QUIETING);
+        wait_phase(&fixture, KELPIE_PAUSE_PAUSING);
+        assert_int_equal(monitor->guest.quiet, KELPIE_GUEST_IS_QUIET);
+        vmm_says(&fixture, KELPIE_VMM_EVENT_PAUSED);
+        assert_true(monitor->relay.is_frozen);
+        assert_int_equal(monitor->lifecycle.state, KELPIE_VM_RUNNING);
+        kelpie__vmm_emit_done(&fixture.vmm, 0, NULL);
+        assert_int_equal(monitor->lifecycle.state, KELPIE_VM_PAUSED);
+        ask_pause(&fixture, false);
+        assert_int_equal(monitor->pause.phase, KELPIE_PAUSE_RESUMING);
+        vmm_says(&fixture, KELPIE_VMM_EVENT_RESUMED);
+        assert_false(monitor->relay.is_frozen);
+        kelpie__vmm_emit_done(&fixture.vmm, 0, NULL);
+        assert_int_equal(monitor->lifecycle.state, KELPIE_VM_PAUSED);
+        wait_phase(&fixture, KELPIE_PAUSE_IDLE);
+        assert_int_equal(monitor->lifecycle.state, KELPIE_VM_RUNNING);
+        assert_int_equal(monitor->guest.quiet, KELPIE_GUEST_HEARD);
+    }
+    /* A VMM that refuses: everything goes on. */
+    const struct kelpie_error refused = {.code = KELPIE_E_INTERNAL};
+    ask_pause(&fixture, true);
+    wait_phase(&fixture, KELPIE_PAUSE_PAUSING);
+    kelpie__vmm_emit_done(&fixture.vmm, KELPIE_E_INTERNAL, &refused);
+    assert_int_equal(monitor->lifecycle.state, KELPIE_VM_RUNNING);
+    assert_int_equal(monitor->guest.quiet, KELPIE_GUEST_HEARD);
+    ask(&fixture, "ping", "{\"nonce\":\"x\"}");
+    assert_int_equal(answer(&fixture), 0);
+    fixture_close(&fixture);
+}
+
+static void test_the_vmm_can_be_taken_for_another_operation(void **state) {
+    struct fixture fixture;
+    struct kelpie_error error = {0};
+    (void)state;
+    fixture_open(&fixture);
+    struct kelpie_monitor *monitor = fixture.monitor;
+    assert_int_equal(kelpie__pause_take(monitor, "snapshot", &error), 0);
+    assert_int_equal(kelpie__pause_take(monitor, "snapshot", &error), KELPIE_E_BUSY);
+    ask_pause(&fixture, true);
+    assert_int_equal(monitor->pause.phase, KELPIE_PAUSE_TAKEN);
+    vmm_says(&fixture, KELPIE_VMM_EVENT_PAUSED);
+    assert_true(monitor->relay.is_frozen);
+    assert_int_equal(monitor->lifecycle.state, KELPIE_VM_RUNNING);
+    vmm_says(&fixture, KELPIE_VMM_EVENT_RESUMED);
+    assert_false(monitor->relay.is_frozen);
+    kelpie__pause_give_back(&monitor->pause);
+    kelpie__pause_give_back(&monitor->pause); /* without effect */
+    assert_int_equal(monitor->lifecycle.state, KELPIE_VM_RUNNING);
+    /* Given back in another state than it was taken in: that is shown. */
+    assert_int_equal(kelpie__pause_take(monitor, "snapshot", &error), 0);
+    vmm_says(&fixture, KELPIE_VMM_EVENT_PAUSED);
+    kelpie__pause_give_back(&monitor->pause);
+    assert_int_equal(monitor->lifecycle.state, KELPIE_VM_PAUSED);
+    vmm_says(&fixture, KELPIE_VMM_EVENT_RESUMED);
+    assert_int_equal(monitor->lifecycle.state, KELPIE_VM_RUNNING);
+    monitor->lifecycle.is_kill_wanted = true;
+    assert_int_equal(kelpie__pause_take(monitor, "snapshot", &error), KELPIE_E_STATE);
+    monitor->lifecycle.is_kill_wanted = false;
+    monitor->lifecycle.state = KELPIE_VM_STOPPED;
+    monitor->lifecycle.vmm = NULL;
+    assert_int_equal(kelpie__pause_take(monitor, "snapshot", &error), KELPIE_E_STATE);
+    assert_non_null(strstr(error.message, "stopped"));
+    fixture_close(&fixture);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_quiesce_holds_everything_and_loses_nothing),
@@ -440,6 +548,8 @@ int main(void) {
         cmocka_unit_test(test_restored_guest_with_many_commands),
         cmocka_unit_test(test_another_guest_is_not_taken_for_the_saved_one),
         cmocka_unit_test(test_greeting_of_a_fresh_or_hanging_guest_fails),
+        cmocka_unit_test(test_pause_makes_the_guest_quiet_and_resume_proves_it),
+        cmocka_unit_test(test_the_vmm_can_be_taken_for_another_operation),
     };
     signal(SIGPIPE, SIG_IGN);
     alarm(50); /* a test that waits for ever is a test that fails */
