@@ -448,6 +448,7 @@ static void crash_rebuild(struct sim_disk *disk) {
         inode->has_lost = false;
         inode->lock_holders = NULL;
         inode->journal_last = 0;
+        inode->arrival_last = 0;
     }
     crash_reach(disk, queue);
     /* The tables may drop inodes, which leave the list: one that comes later is looked up first. */

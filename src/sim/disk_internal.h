@@ -128,6 +128,7 @@ struct sim_pending {
     enum sim_pending_type type;
     bool is_shrink;   /* of a size */
     bool is_replacer; /* of a rename */
+    bool is_across;   /* of a rename, or of its last step: two directories */
     uint32_t offset;  /* of data, in its page */
     uint32_t count;
     uint32_t index;          /* while a crash is worked out */
@@ -213,6 +214,7 @@ struct sim_inode {
     /* both */
     struct sim_pending_list pending;
     uint64_t journal_last; /* the last pending operation on a name of it or in it */
+    uint64_t arrival_last; /* posix: the last directory that came from elsewhere; 0: none */
     struct sim_node node;
     uint64_t socket;
 };

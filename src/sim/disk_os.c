@@ -32,6 +32,7 @@ static int os_open(struct kelpie_os *os, int directory, const char *path, uint32
     if (!kelpie__sim_enter(&call, os, SIM_OP_open, directory, path)) {
         return os_fail(&call);
     }
+    call.argument = (uint64_t)flags << 32 | mode;
     return os_end(&call, kelpie__sim_disk_open(call.process, directory, path, flags, mode));
 }
 
@@ -43,6 +44,7 @@ static int os_rename(struct kelpie_os *os, int from_directory, const char *from,
     }
     int status =
         kelpie__sim_disk_rename(call.process, from_directory, from, to_directory, to, may_replace);
+    call.argument = (uint64_t)(uint32_t)from_directory << 1 | may_replace;
     return (int)kelpie__sim_leave(&call, status, from, strlen(from));
 }
 
@@ -51,6 +53,7 @@ static int os_unlink(struct kelpie_os *os, int directory, const char *name, bool
     if (!kelpie__sim_enter(&call, os, SIM_OP_unlink, directory, name)) {
         return os_fail(&call);
     }
+    call.argument = is_directory;
     return os_end(&call, kelpie__sim_disk_unlink(call.process, directory, name, is_directory));
 }
 
@@ -59,6 +62,7 @@ static int os_link(struct kelpie_os *os, int file, int directory, const char *na
     if (!kelpie__sim_enter(&call, os, SIM_OP_link, file, name)) {
         return os_fail(&call);
     }
+    call.argument = (uint32_t)directory;
     return os_end(&call, kelpie__sim_disk_link(call.process, file, directory, name));
 }
 
@@ -67,6 +71,7 @@ static int os_mkdir(struct kelpie_os *os, int directory, const char *name, uint3
     if (!kelpie__sim_enter(&call, os, SIM_OP_mkdir, directory, name)) {
         return os_fail(&call);
     }
+    call.argument = mode;
     return os_end(&call, kelpie__sim_disk_mkdir(call.process, directory, name, mode));
 }
 
@@ -93,6 +98,7 @@ static int os_list(struct kelpie_os *os, int directory, uint64_t *inout_cursor, 
         return os_fail(&call);
     }
     int status = list_next(call.process, directory, inout_cursor, out_name, capacity);
+    call.argument = *inout_cursor;
     return (int)kelpie__sim_leave(&call, status, out_name, status == 1 ? strlen(out_name) : 0);
 }
 
@@ -138,6 +144,7 @@ static int64_t os_pread(struct kelpie_os *os, int file, void *out, size_t count,
                   : object->operations->pread(call.process, object, out, os_shorten(&call, count),
                                               offset);
     }
+    call.argument = offset;
     os_mutate(&call, out, got);
     KELPIE_ASSERT(got <= (int64_t)count);
     return kelpie__sim_leave(&call, got, out, got > 0 ? (size_t)got : 0);
@@ -158,6 +165,7 @@ static int64_t os_pwrite(struct kelpie_os *os, int file, const void *bytes, size
                                                os_shorten(&call, count), offset);
     }
     KELPIE_ASSERT(put <= (int64_t)count);
+    call.argument = offset;
     return kelpie__sim_leave(&call, put, bytes, put > 0 ? (size_t)put : 0);
 }
 
@@ -184,7 +192,8 @@ static int os_truncate(struct kelpie_os *os, int file, uint64_t size_bytes) {
         return os_fail(&call);
     }
     int status = truncate_file(call.process, file, size_bytes);
-    return (int)kelpie__sim_leave(&call, status, &size_bytes, sizeof(size_bytes));
+    call.argument = size_bytes;
+    return os_end(&call, status);
 }
 
 /* What sync may be asked of. */
@@ -280,6 +289,7 @@ static int os_clone_range(struct kelpie_os *os, int from, uint64_t from_offset, 
     if (!kelpie__sim_enter(&call, os, SIM_OP_clone_range, to, NULL)) {
         return os_fail(&call);
     }
+    call.argument = from_offset ^ to_offset << 20 ^ count << 40;
     return os_end(&call, clone_files(call.process, from, from_offset, to, to_offset, count));
 }
 
@@ -321,6 +331,7 @@ static int os_next_data(struct kelpie_os *os, int file, uint64_t offset, uint64_
         return os_fail(&call);
     }
     int status = next_data(call.process, file, offset, out_start, out_end);
+    call.argument = offset;
     return (int)kelpie__sim_leave(&call, status, out_start, status == 1 ? sizeof(*out_start) : 0);
 }
 

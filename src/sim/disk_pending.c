@@ -152,23 +152,19 @@ static void retire_file(struct sim_inode *inode) {
         retire_data(inode, UINT64_MAX);
         return;
     }
-    bool is_cut = false;
+    bool is_done = true;
     while (inode->pending.first != NULL) { /* each turn drops one */
         struct sim_pending *pending = inode->pending.first;
         if (pending->type == SIM_PENDING_DATA) {
-            bool is_set =
-                kelpie__sim_pages_set(disk->heap, &inode->durable_pages, pending->page,
-                                      kelpie__sim_pages_get(&inode->pages, pending->page));
-            KELPIE_ASSERT(is_set); /* the host's heap is made for it */
+            is_done = kelpie__sim_pages_set(disk->heap, &inode->durable_pages, pending->page,
+                                            kelpie__sim_pages_get(&inode->pages, pending->page));
+        } else if (pending->is_shrink) { /* what is written behind it comes later in the list */
+            is_done = kelpie__sim_pages_trim(disk->heap, &inode->durable_pages, pending->size);
         }
-        is_cut = is_cut || pending->is_shrink;
+        KELPIE_ASSERT(is_done); /* the host's heap is made for it */
         kelpie__sim_pending_drop(disk, pending);
     }
     inode->durable_size = inode->size;
-    if (is_cut) {
-        bool is_cut_well = kelpie__sim_pages_trim(disk->heap, &inode->durable_pages, inode->size);
-        KELPIE_ASSERT(is_cut_well); /* as above */
-    }
 }
 
 /* A name's operation reaches the medium, with what it depends on outside its own list. */
@@ -311,7 +307,11 @@ void kelpie__sim_pending_rename(struct sim_inode *from, struct sim_name *from_na
         pending->to_directory = own(to);
         pending->to_name = own_name(to_name);
         pending->is_replacer = is_replacer && disk->profile == SIM_DISK_EXT4;
+        pending->is_across = from != to;
         to->journal_last = pending->sequence;
+        if (from != to && disk->profile != SIM_DISK_EXT4) {
+            to->arrival_last = pending->sequence;
+        }
         return;
     }
     if (is_replacer) {
@@ -321,6 +321,7 @@ void kelpie__sim_pending_rename(struct sim_inode *from, struct sim_name *from_na
     struct sim_pending *come = name_create(to, SIM_PENDING_ADD, to_name, inode);
     struct sim_pending *left = name_create(from, SIM_PENDING_REMOVE, from_name, NULL);
     left->partner = come->sequence;
+    left->is_across = from != to;
 }
 
 /* ---- syncing --------------------------------------------------------------------------------- */
@@ -328,19 +329,13 @@ void kelpie__sim_pending_rename(struct sim_inode *from, struct sim_name *from_na
 /* POSIX: the names in one directory, and what they cannot be without. */
 static void retire_directory(struct sim_inode *directory) {
     struct sim_disk *disk = directory->mount->disk;
-    uint64_t last = 0;
-    for (const struct sim_pending *pending = disk->pending_first; pending != NULL;
-         pending = pending->next) { /* a directory's rename stands in the list of its old parent */
-        if (pending->type == SIM_PENDING_RENAME && pending->to_directory == directory) {
-            last = pending->sequence;
-        }
-    }
-    retire_names_until(disk, last);
+    retire_names_until(disk, directory->arrival_last);
+    directory->arrival_last = 0;
     while (directory->pending.first != NULL) { /* each turn drops one at least */
         struct sim_pending *pending = directory->pending.first;
-        bool has_outside = pending->type == SIM_PENDING_RENAME || pending->partner != 0;
-        retire_names_until(disk, has_outside ? pending->sequence : 0);
-        if (!has_outside) {
+        if (pending->is_across) {
+            retire_names_until(disk, pending->sequence); /* itself, too */
+        } else {
             retire_name(disk, pending);
         }
     }
