@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 
 #include "core/base.h"
+#include "sim/fiber.h"
 
 #define HEAP_STEP_BYTES 16u
 #define HEAP_SMALL_BYTES_MAX 512u
@@ -64,12 +65,24 @@ void kelpie__sim_heap_unreserve(void *base, size_t capacity) {
     }
 }
 
+size_t kelpie__sim_heap_used(const struct sim_heap *heap) {
+    return heap->extent > heap->dirty ? heap->extent : heap->dirty;
+}
+
+void kelpie__sim_heap_copied(struct sim_heap *heap, size_t used) {
+    KELPIE_ASSERT(used <= heap->capacity);
+    heap->dirty = used > heap->dirty ? used : heap->dirty;
+}
+
 struct sim_heap *kelpie__sim_heap_init(void *base, size_t capacity) {
     struct sim_heap *heap = base;
     KELPIE_ASSERT((uintptr_t)base % HEAP_STEP_BYTES == 0);
     KELPIE_ASSERT(capacity > sizeof(*heap));
-    size_t dirty = heap->extent > heap->dirty ? heap->extent : heap->dirty;
+    size_t dirty = kelpie__sim_heap_used(heap);
     KELPIE_ASSERT(dirty <= capacity);
+    if (dirty > 0) { /* stacks may have lain there */
+        kelpie__sim_fiber_forget(base, dirty);
+    }
     memset(heap, 0, sizeof(*heap));
     heap->capacity = capacity;
     heap->dirty = dirty;

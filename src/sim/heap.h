@@ -27,6 +27,10 @@ void kelpie__sim_heap_free(struct sim_heap *heap, void *block, size_t bytes);
 size_t kelpie__sim_heap_block_bytes(size_t bytes);
 /* Bytes from the base that were ever in use: what a copy has to hold. */
 size_t kelpie__sim_heap_extent(const struct sim_heap *heap);
+/* Bytes from the base that may be anything but zero, of this heap or an earlier one. */
+size_t kelpie__sim_heap_used(const struct sim_heap *heap);
+/* A heap's bytes were copied to its range, in which `used` bytes were used before. */
+void kelpie__sim_heap_copied(struct sim_heap *heap, size_t used);
 /* Bytes that are handed out now. */
 size_t kelpie__sim_heap_live_bytes(const struct sim_heap *heap);
 

@@ -11,6 +11,7 @@
 #include "sim/heap.h"
 
 #define HEAP_BYTES (UINT64_C(4) << 30) /* of addresses */
+#define RANGES_MAX 64u
 #define STACK_GUARD_BYTES 4096u
 #define STACKS_PER_CHUNK 16u
 #if defined(__SANITIZE_ADDRESS__)
@@ -24,7 +25,10 @@ struct sim_nursery {
     void *heap_base;
     struct sim_stack_pool stacks[2];
     struct sim_stack_chunk *chunks;
-    bool is_taken; /* a world lives in it */
+    void *ranges[RANGES_MAX];
+    uint32_t range_count;
+    size_t range_bytes; /* of each */
+    bool is_taken;      /* a world lives in it */
 };
 
 /* ---- stacks ---------------------------------------------------------------------------------- */
@@ -125,8 +129,29 @@ void kelpie__sim_nursery_destroy(struct sim_nursery *nursery) {
         kelpie__sim_heap_unreserve(chunk->base, chunk->bytes);
         free(chunk);
     }
+    for (uint32_t i = 0; i < nursery->range_count; i += 1) {
+        kelpie__sim_heap_unreserve(nursery->ranges[i], nursery->range_bytes);
+    }
     kelpie__sim_heap_unreserve(nursery->heap_base, HEAP_BYTES);
     free(nursery);
+}
+
+void *kelpie__sim_world_range(struct sim_world *world, uint32_t index, size_t bytes) {
+    struct sim_nursery *nursery = world->nursery;
+    KELPIE_ASSERT(index <= nursery->range_count);
+    KELPIE_ASSERT(nursery->range_count == 0 || nursery->range_bytes == bytes);
+    if (index == RANGES_MAX) {
+        return NULL;
+    }
+    if (index == nursery->range_count) {
+        nursery->ranges[index] = kelpie__sim_heap_reserve(bytes);
+        if (nursery->ranges[index] == NULL) {
+            return NULL;
+        }
+        nursery->range_bytes = bytes;
+        nursery->range_count += 1;
+    }
+    return nursery->ranges[index];
 }
 
 struct sim_heap *kelpie__sim_nursery_heap(struct sim_nursery *nursery) {

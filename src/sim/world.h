@@ -181,6 +181,9 @@ struct sim_guest *kelpie__sim_world_guest(struct sim_world *world, uint32_t inde
 void kelpie__sim_world_add_guest(struct sim_world *world, struct sim_guest *guest);
 void kelpie__sim_world_remove_guest(struct sim_world *world, struct sim_guest *guest);
 void **kelpie__sim_world_guest_slots(struct sim_world *world);
+/* The index-th range of addresses for guests' heaps, fresh or of an earlier world's guests; stays
+ * the nursery's. The first that was not asked for yet is new. NULL: no memory. */
+void *kelpie__sim_world_range(struct sim_world *world, uint32_t index, size_t bytes);
 /* The guest's readiness or deadline is another now (kelpie__sim_guest_update calls it). */
 void kelpie__sim_world_guest_changed(struct sim_world *world, struct sim_guest *guest);
 /* What a workload hangs on the world; NULL at first. */
