@@ -253,6 +253,7 @@ struct pack_magic {
 };
 
 static const struct pack_magic pack_magics[] = {
+    {0, SIM_PACK_ROOT_MAGIC, sizeof(SIM_PACK_ROOT_MAGIC) - 1, "erofs", true},
     {1024, "\xe2\xe1\xf5\xe0", 4, "erofs", true},
     {1024 + 56, "\x53\xef", 2, "ext4", true},
     {0, "hsqs", 4, "squashfs", false},

@@ -4,9 +4,9 @@
  * words as the real one, which works outside of the seam; its files are small and true in what the
  * product, QEMU and guests look at.
  *
- * A root image ("erofs") holds, from SIM_PACK_ROOT_OFFSET on, one record for each entry of the
- * directory: struct sim_pack_record, the path below the root without a slash before it, the bytes
- * of a file. A record without a path ends it.
+ * A root image is text and bytes: SIM_PACK_ROOT_MAGIC, then for each entry of the directory
+ * "KIND MODE SIZE PATH\n" (KIND d or f, MODE octal, PATH absolute) and SIZE bytes. guest_disk.c
+ * mounts it.
  */
 #ifndef KELPIE_SIM_PACK_H
 #define KELPIE_SIM_PACK_H
@@ -19,14 +19,8 @@
 #define SIM_PACK_USAGE 2
 #define SIM_PACK_NO_SPACE 3
 
-#define SIM_PACK_ROOT_OFFSET 2048u
+#define SIM_PACK_ROOT_MAGIC "KELPIE-SIM-ROOT\n"
 #define SIM_PACK_FILE_BYTES_MAX (1024u * 1024u)
-
-struct sim_pack_record { /* little endian, as all machines here are */
-    uint32_t path_bytes;
-    uint32_t mode; /* with the type bits of a directory or file */
-    uint64_t size_bytes;
-};
 
 struct sim_pack_output {
     struct kelpie_os *os;

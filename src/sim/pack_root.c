@@ -15,8 +15,6 @@
 #define ROOT_TRIES 3u
 #define ROOT_DEPTH_MAX 32u
 #define ROOT_ENTRIES_MAX 100000u
-#define ROOT_TYPE_DIRECTORY 0040000u
-#define ROOT_TYPE_FILE 0100000u
 
 struct root_level {
     int directory;
@@ -74,18 +72,15 @@ static int root_write_entry(struct root_walk *walk, int directory, const char *n
     if (walk->output == NULL || (!is_file && stat->kind != KELPIE_OS_KIND_DIRECTORY)) {
         return SIM_PACK_OK; /* links, sockets and devices are not in a simulated image */
     }
-    const struct sim_pack_record record = {.path_bytes = kelpie__to_u32(strlen(walk->path)),
-                                           .mode = stat->mode |
-                                                   (is_file ? ROOT_TYPE_FILE : ROOT_TYPE_DIRECTORY),
-                                           .size_bytes = is_file ? stat->size_bytes : 0};
-    static_assert(sizeof(record) == 16, "a record has no padding");
-    if (record.size_bytes > SIM_PACK_FILE_BYTES_MAX) {
+    char line[SIM_PATH_BYTES_MAX + 64];
+    uint64_t size = is_file ? stat->size_bytes : 0;
+    if (size > SIM_PACK_FILE_BYTES_MAX) {
         return kelpie__sim_pack_fail(walk->os, -EFBIG, "read \"%s\"", walk->path);
     }
-    int status = kelpie__sim_pack_write(walk->output, &record, sizeof(record));
-    if (status == SIM_PACK_OK) {
-        status = kelpie__sim_pack_write(walk->output, walk->path, record.path_bytes);
-    }
+    bool is_whole = kelpie__text_format(line, sizeof(line), "%c %o %llu /%s\n", is_file ? 'f' : 'd',
+                                        stat->mode, (unsigned long long)size, walk->path);
+    KELPIE_ASSERT(is_whole);
+    int status = kelpie__sim_pack_write(walk->output, line, strlen(line));
     if (status != SIM_PACK_OK || !is_file) {
         return status;
     }
@@ -93,7 +88,7 @@ static int root_write_entry(struct root_walk *walk, int directory, const char *n
     if (file < 0) {
         return kelpie__sim_pack_fail(walk->os, file, "read \"%s\"", walk->path);
     }
-    status = root_write_file(walk, file, record.size_bytes);
+    status = root_write_file(walk, file, size);
     kelpie__ignore(kelpie__os_close(walk->os, file)); /* it was only read */
     return status;
 }
@@ -165,21 +160,16 @@ static int root_walk(struct root_walk *walk, const char *directory,
 
 static int root_make(struct root_walk *walk, const char *directory, const char *path,
                      char out_key[KELPIE_HASH_CHARACTERS + 1]) {
-    static const struct sim_pack_record end = {0};
-    uint8_t head[SIM_PACK_ROOT_OFFSET] = {0};
     struct sim_pack_output output;
-    memcpy(head + 1024, "\xe2\xe1\xf5\xe0", 4);
     int status = kelpie__sim_pack_open(&output, walk->os, path);
     if (status == SIM_PACK_OK) {
-        status = kelpie__sim_pack_write(&output, head, sizeof(head));
+        status =
+            kelpie__sim_pack_write(&output, SIM_PACK_ROOT_MAGIC, sizeof(SIM_PACK_ROOT_MAGIC) - 1);
     }
     if (status == SIM_PACK_OK) {
         walk->output = &output;
         status = root_walk(walk, directory, out_key);
         walk->output = NULL;
-    }
-    if (status == SIM_PACK_OK) {
-        status = kelpie__sim_pack_write(&output, &end, sizeof(end));
     }
     if (status == SIM_PACK_OK) {
         status = kelpie__sim_pack_commit(&output);

@@ -63,28 +63,19 @@ void kelpie__sim_qemu_exit(struct sim_qemu *qemu, int code) {
 
 void kelpie__sim_qemu_hang(struct sim_qemu *qemu) {
     struct kelpie_loop *loop = qemu->loop;
-    struct sim_qemu_channel *channels[] = {&qemu->agent, &qemu->console};
     qemu->is_hung = true;
     kelpie__timer_disarm(loop, &qemu->qmp.timer);
     kelpie__timer_disarm(loop, &qemu->qmp.hold_timer);
     kelpie__timer_disarm(loop, &qemu->qmp.late_timer);
     kelpie__timer_disarm(loop, &qemu->start_timer);
-    kelpie__timer_disarm(loop, &qemu->pump_timer);
+    kelpie__timer_disarm(loop, &qemu->load_timer);
     kelpie__timer_disarm(loop, &qemu->end_timer);
-    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(channels); i += 1) {
-        if (channels[i]->is_watched) {
-            kelpie__loop_watch_change(loop, channels[i]->watch, 0);
-        }
-    }
+    kelpie__sim_qemu_guest_unwatch(qemu);
     if (qemu->qmp.is_watched) {
         kelpie__loop_watch_change(loop, qemu->qmp.watch, 0);
     }
     if (qemu->is_signals_watched) {
         kelpie__loop_watch_change(loop, qemu->signals_watch, 0);
-    }
-    if (qemu->is_guest_watched) {
-        kelpie__loop_unwatch(loop, qemu->guest_watch);
-        qemu->is_guest_watched = false;
     }
     qemu_check(qemu);
 }
@@ -114,6 +105,7 @@ void kelpie__sim_qemu_shutdown(struct sim_qemu *qemu, bool is_guest, const char 
     if (qemu->guest != NULL) {
         kelpie__sim_guest_halt(qemu->guest);
     }
+    kelpie__sim_qemu_guest_unwatch(qemu);
     kelpie__sim_qemu_event(qemu, "SHUTDOWN", "{\"guest\": %s, \"reason\": \"%s\"}",
                            is_guest ? "true" : "false", reason);
     /* What is held back by a fault still has its time to come. */
@@ -218,6 +210,7 @@ static bool qemu_check_early(struct sim_qemu *qemu) {
         return qemu_fail(qemu, "%s: can't open backing store %s for guest RAM: %s",
                          SIM_QEMU_PROGRAM, options->memory_path, qemu_errno_text(status));
     }
+    qemu->memory.base = options->memory_path == NULL ? KELPIE_OS_NO_HANDLE : status;
     if (options->is_kvm) {
         int device = qemu_open(qemu, "/dev/kvm", false);
         if (device < 0) {
@@ -239,9 +232,14 @@ static bool qemu_check_memory(struct sim_qemu *qemu) {
         return qemu_fail(qemu, "%s: Memory backend '%s' not found", SIM_QEMU_PROGRAM,
                          options->machine_memory);
     }
-    return options->memory_object_bytes == options->memory_mib << 20 ||
-           qemu_fail(qemu, "%s: Machine memory size does not match the size of the memory backend",
-                     SIM_QEMU_PROGRAM);
+    if (options->memory_object_bytes != options->memory_mib << 20) {
+        return qemu_fail(qemu,
+                         "%s: Machine memory size does not match the size of the memory backend",
+                         SIM_QEMU_PROGRAM);
+    }
+    return kelpie__sim_qemu_memory_open(qemu) ||
+           qemu_fail(qemu, "%s: cannot set up guest memory '%s': Cannot allocate memory",
+                     SIM_QEMU_PROGRAM, options->memory_id);
 }
 
 /* What stops it after it has greeted: processors, kernel, devices. */
@@ -309,6 +307,7 @@ static void qemu_devices_due(void *context) {
         if (kelpie__sim_qemu_fault_boot(qemu)) {
             kelpie__sim_guest_run(qemu->guest);
         }
+        kelpie__sim_qemu_pump(qemu);
     }
     qemu_check(qemu);
 }
@@ -392,6 +391,8 @@ int kelpie__sim_qemu_main(struct kelpie_os *os, int argc, char **argv) {
     qemu->console.handle = KELPIE_OS_NO_HANDLE;
     qemu->qmp.handle = KELPIE_OS_NO_HANDLE;
     qemu->qmp.passed = KELPIE_OS_NO_HANDLE;
+    qemu->memory.base = KELPIE_OS_NO_HANDLE;
+    qemu->load = KELPIE_OS_NO_HANDLE;
     for (uint32_t i = 0; i < SIM_QEMU_FDS_MAX; i += 1) {
         qemu->fds[i].handle = KELPIE_OS_NO_HANDLE;
     }

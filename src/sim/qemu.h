@@ -15,7 +15,7 @@
 
 #define SIM_QEMU_PROGRAM "qemu-system-x86_64"
 #define SIM_QEMU_CHARDEVS_MAX 4u
-#define SIM_QEMU_BLOCKS_MAX 8u
+#define SIM_QEMU_BLOCKS_MAX 24u
 #define SIM_QEMU_DISKS_MAX 4u
 #define SIM_QEMU_FDS_MAX 4u
 #define SIM_QEMU_PROBLEM_BYTES 1024u
@@ -132,6 +132,29 @@ struct sim_qemu_fd { /* handed over SCM_RIGHTS, and named */
     char name[32];   /* of getfd; "": of add-fd */
 };
 
+/* The guest's memory, as another process finds it in this one. A guest's image (guest.h) lies in a
+ * few of its pages; others hold a pattern, or nothing. What a restore has written, and what the
+ * guest has dirtied since, are the private ones. */
+#define SIM_QEMU_PAGE_BYTES 4096u
+#define SIM_QEMU_IMAGE_PAGES (SIM_GUEST_IMAGE_BYTES / SIM_QEMU_PAGE_BYTES)
+#define SIM_QEMU_WRITTEN_MAX 192u /* pages that a restore lays over the base */
+
+struct sim_qemu_written {
+    uint32_t pages[SIM_QEMU_WRITTEN_MAX]; /* in the order of writing */
+    uint8_t bytes[SIM_QEMU_WRITTEN_MAX][SIM_QEMU_PAGE_BYTES];
+};
+
+struct sim_qemu_memory {
+    uint64_t bytes;
+    int base;                         /* KELPIE_OS_NO_HANDLE: anonymous */
+    bool has_image;                   /* `image` is the guest as it stands */
+    bool is_restored;                 /* few of its pages are private */
+    uint64_t lineage;                 /* gives the pattern */
+    struct sim_qemu_written *written; /* NULL: none can be written */
+    uint32_t written_count;
+    uint8_t image[SIM_GUEST_IMAGE_BYTES];
+};
+
 /* What cuts the bytes that come into texts, as QEMU's lexer does. */
 struct sim_qemu_streamer {
     int braces; /* open ones */
@@ -204,6 +227,11 @@ struct sim_qemu {
     uint32_t stderr_watch;
     bool is_stderr_watched;
     struct sim_qemu_fd fds[SIM_QEMU_FDS_MAX];
+    struct sim_qemu_memory memory;
+    struct kelpie_timer load_timer;
+    int load; /* the state to be loaded; KELPIE_OS_NO_HANDLE: none */
+    const char *incoming_fault;
+    const char *load_fault; /* what happens to the loaded guest when it runs */
     struct sim_qemu_channel agent;
     struct sim_qemu_channel console;
     struct sim_qemu_qmp qmp;
@@ -221,8 +249,10 @@ int64_t kelpie__sim_qemu_about(struct sim_qemu *qemu, int64_t median_ns);
 
 /* qemu_guest.c */
 bool kelpie__sim_qemu_guest_start(struct sim_qemu *qemu);
+struct sim_guest *kelpie__sim_qemu_guest_create(struct sim_qemu *qemu);
 bool kelpie__sim_qemu_guest_attach(struct sim_qemu *qemu, struct sim_guest *guest);
-void kelpie__sim_qemu_guest_stop(struct sim_qemu *qemu); /* at the process's end */
+void kelpie__sim_qemu_guest_unwatch(struct sim_qemu *qemu); /* nothing moves any more */
+void kelpie__sim_qemu_guest_stop(struct sim_qemu *qemu);    /* at the process's end */
 void kelpie__sim_qemu_pump(struct sim_qemu *qemu);
 
 /* qemu_fault.c: the fault plan's word for a point, or NULL; and what happens by it. */
@@ -231,6 +261,7 @@ const char *kelpie__sim_qemu_fault(struct sim_qemu *qemu, const char *point,
 bool kelpie__sim_qemu_fault_is(const char *action, const char *name);
 int64_t kelpie__sim_qemu_fault_delay(uint64_t argument); /* of "late", in ns */
 void kelpie__sim_qemu_fault_start(struct sim_qemu *qemu);
+void kelpie__sim_qemu_fault_guest(struct sim_qemu *qemu, const char *fault); /* now */
 bool kelpie__sim_qemu_fault_boot(struct sim_qemu *qemu); /* false: the guest runs later */
 /* Of a piece that has come out of the agent's port. */
 void kelpie__sim_qemu_fault_frame(struct sim_qemu *qemu, struct sim_qemu_channel *channel);
@@ -255,6 +286,31 @@ void kelpie__sim_qemu_return(struct sim_qemu *qemu, const char *json);
 KELPIE_PRINTF(3, 4)
 void kelpie__sim_qemu_refuse(struct sim_qemu *qemu, const char *class_name, const char *format,
                              ...);
+
+/* The command's argument, as a string or a number. False: there is none such; it is refused. */
+bool kelpie__sim_qemu_argument(struct sim_qemu *qemu, const char *name, char *out, size_t capacity);
+bool kelpie__sim_qemu_argument_u64(struct sim_qemu *qemu, const char *name, uint64_t *out);
+
+/* qemu_memory.c */
+bool kelpie__sim_qemu_memory_open(struct sim_qemu *qemu);   /* false: no memory for it */
+bool kelpie__sim_qemu_memory_freeze(struct sim_qemu *qemu); /* the image is the guest's of now */
+void kelpie__sim_qemu_memory_thaw(struct sim_qemu *qemu);   /* the guest runs on */
+/* The image that lies in the memory now. False: the base cannot be read. */
+bool kelpie__sim_qemu_memory_image(struct sim_qemu *qemu, uint8_t out[SIM_GUEST_IMAGE_BYTES]);
+void kelpie__sim_qemu_memory_locate(struct sim_qemu *qemu); /* answers gpa2hva */
+
+/* qemu_state.c: answers its commands. */
+void kelpie__sim_qemu_add_fd(struct sim_qemu *qemu);
+void kelpie__sim_qemu_remove_fd(struct sim_qemu *qemu);
+void kelpie__sim_qemu_getfd(struct sim_qemu *qemu);
+void kelpie__sim_qemu_closefd(struct sim_qemu *qemu);
+void kelpie__sim_qemu_save(struct sim_qemu *qemu);
+void kelpie__sim_qemu_incoming(struct sim_qemu *qemu);
+
+/* qemu_block.c: answers its commands. */
+void kelpie__sim_qemu_blockdev_add(struct sim_qemu *qemu);
+void kelpie__sim_qemu_blockdev_del(struct sim_qemu *qemu);
+void kelpie__sim_qemu_blockdev_snapshot(struct sim_qemu *qemu);
 
 /* qemu_command.c */
 const struct sim_qemu_command *kelpie__sim_qemu_command(const char *name);

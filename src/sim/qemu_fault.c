@@ -20,6 +20,11 @@
  *               effect or before its answer; after the effect, late: the answer; drop: no answer;
  *               swap: the answer before its events
  * qmp.event     drop; late; swap: after the answer
+ * qmp.xen-save-devices-state, besides: short: a part of it; huge: more than anybody takes; corrupt:
+ *               a bit; each with a good answer
+ * qmp.migrate-incoming, besides: short: nothing is loaded, the guest begins anew; corrupt: a bit is
+ *               read wrong
+ * guest.load    what is loaded goes wrong when it runs: hang; panic; deaf; corrupt: a bit
  * guest.boot    hang; panic; reset: a triple fault; deaf: the port; late: begins later
  * agent.frame   a piece that comes out of the port. mutate: a bit; drop; duplicate; torn: half of
  *               it, the rest never; late; flood: with nonsense behind it
@@ -121,21 +126,27 @@ void kelpie__sim_qemu_fault_start(struct sim_qemu *qemu) {
 
 /* ---- the guest ------------------------------------------------------------------------------- */
 
+void kelpie__sim_qemu_fault_guest(struct sim_qemu *qemu, const char *fault) {
+    KELPIE_ASSERT(qemu->guest != NULL);
+    if (kelpie__sim_qemu_fault_is(fault, "hang")) {
+        kelpie__sim_guest_hang(qemu->guest);
+    } else if (kelpie__sim_qemu_fault_is(fault, "panic")) {
+        kelpie__sim_guest_panic(qemu->guest, "Fatal exception in interrupt");
+    } else if (kelpie__sim_qemu_fault_is(fault, "deaf")) {
+        kelpie__sim_guest_deafen(qemu->guest);
+    } else if (kelpie__sim_qemu_fault_is(fault, "reset")) {
+        kelpie__sim_qemu_shutdown(qemu, true, "guest-reset");
+    }
+}
+
 static void fault_boot_due(void *context) {
     struct sim_qemu *qemu = context;
     KELPIE_ASSERT(qemu->fault != NULL);
     if (qemu->state == SIM_QEMU_SHUTDOWN || qemu->guest == NULL) {
         return;
     }
-    if (kelpie__sim_qemu_fault_is(qemu->fault, "hang")) {
-        kelpie__sim_guest_hang(qemu->guest);
-    } else if (kelpie__sim_qemu_fault_is(qemu->fault, "panic")) {
-        kelpie__sim_guest_panic(qemu->guest, "VFS: Unable to mount root fs on unknown-block(0,0)");
-    } else if (kelpie__sim_qemu_fault_is(qemu->fault, "deaf")) {
-        kelpie__sim_guest_deafen(qemu->guest);
-    } else if (kelpie__sim_qemu_fault_is(qemu->fault, "reset")) {
-        kelpie__sim_qemu_shutdown(qemu, true, "guest-reset");
-    } else if (qemu->state == SIM_QEMU_RUNNING) { /* late */
+    kelpie__sim_qemu_fault_guest(qemu, qemu->fault);
+    if (kelpie__sim_qemu_fault_is(qemu->fault, "late") && qemu->state == SIM_QEMU_RUNNING) {
         kelpie__sim_guest_run(qemu->guest);
     }
 }

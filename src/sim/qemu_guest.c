@@ -85,9 +85,13 @@ static bool guest_pump_out(struct sim_qemu *qemu, struct sim_qemu_channel *chann
     return false; /* a guest that talks without end: the others get their turn */
 }
 
-/* What the host has for the guest. True: the port is full. */
+/* What the host has for the guest. True: the port is full. While the processor stands still, what
+ * comes stays in the stream: it is no part of what is saved. */
 static bool guest_pump_in(struct sim_qemu *qemu) {
     struct sim_qemu_channel *channel = &qemu->agent;
+    if (qemu->state != SIM_QEMU_RUNNING) {
+        return false;
+    }
     for (uint32_t i = 0; i < GUEST_PIECES_MAX; i += 1) {
         if (channel->in_count > 0) {
             size_t taken = kelpie__sim_guest_port_put(qemu->guest, channel->in + channel->in_start,
@@ -140,6 +144,9 @@ void kelpie__sim_qemu_pump(struct sim_qemu *qemu) {
     if (qemu->guest == NULL || qemu->is_hung || qemu->state == SIM_QEMU_SHUTDOWN) {
         return;
     }
+    /* Looked at first: a guest that ends has said all it will, but perhaps not before the calls
+     * below. */
+    bool has_ended = kelpie__sim_guest_end(qemu->guest) != SIM_GUEST_LIVES;
     bool is_console_empty = guest_pump_out(qemu, &qemu->console, false);
     bool is_port_empty = guest_pump_out(qemu, &qemu->agent, true);
     bool is_full = guest_pump_in(qemu);
@@ -147,15 +154,17 @@ void kelpie__sim_qemu_pump(struct sim_qemu *qemu) {
         return; /* by a fault */
     }
     bool is_behind = !is_console_empty || !is_port_empty;
-    if (kelpie__sim_guest_end(qemu->guest) != SIM_GUEST_LIVES && is_console_empty) {
+    if (has_ended && is_console_empty) {
         guest_ended(qemu);
+        return;
     }
     /* Whoever is behind is looked after by the clock: its readiness would wake us for ever. */
     guest_watch_for(qemu, (is_behind ? 0u : (uint32_t)KELPIE_OS_READABLE) |
                               (is_full ? (uint32_t)KELPIE_OS_WRITABLE : 0u));
     if (qemu->agent.is_watched) {
+        bool is_reading = !is_full && qemu->state == SIM_QEMU_RUNNING;
         kelpie__loop_watch_change(qemu->loop, qemu->agent.watch,
-                                  is_full ? 0u : (uint32_t)KELPIE_OS_READABLE);
+                                  is_reading ? (uint32_t)KELPIE_OS_READABLE : 0u);
     }
     if (is_behind && !kelpie__timer_is_armed(&qemu->pump_timer)) {
         kelpie__timer_arm(qemu->loop, &qemu->pump_timer, qemu->loop->now_ns + GUEST_POLL_NS,
@@ -225,12 +234,12 @@ static bool guest_channel_open(struct sim_qemu *qemu, struct sim_qemu_channel *c
     }
     channel->handle = chardev->handle;
     kelpie__os_label(qemu->os, channel->handle, label);
-    channel->is_watched = kelpie__loop_watch(qemu->loop, channel->handle, KELPIE_OS_READABLE,
-                                             guest_ready, qemu, &channel->watch) == 0;
+    channel->is_watched =
+        kelpie__loop_watch(qemu->loop, channel->handle, 0, guest_ready, qemu, &channel->watch) == 0;
     return channel->is_watched;
 }
 
-static struct sim_guest *guest_create(struct sim_qemu *qemu) {
+struct sim_guest *kelpie__sim_qemu_guest_create(struct sim_qemu *qemu) {
     const struct sim_qemu_options *options = &qemu->options;
     struct sim_guest_disk disks[SIM_QEMU_DISKS_MAX];
     for (uint32_t i = 0; i < options->disk_count; i += 1) {
@@ -251,9 +260,24 @@ static struct sim_guest *guest_create(struct sim_qemu *qemu) {
         .disks = disks,
         .disk_count = options->disk_count,
         .tsc_khz = guest_tsc_khz(qemu),
-        .has_init = guest_has_init(qemu),
+        .has_init = options->is_incoming || guest_has_init(qemu),
     };
     return kelpie__sim_guest_create(qemu->process, &config);
+}
+
+void kelpie__sim_qemu_guest_unwatch(struct sim_qemu *qemu) {
+    struct sim_qemu_channel *channels[] = {&qemu->agent, &qemu->console};
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(channels); i += 1) {
+        guest_channel_check(channels[i]);
+        if (channels[i]->is_watched) {
+            kelpie__loop_watch_change(qemu->loop, channels[i]->watch, 0);
+        }
+    }
+    if (qemu->is_guest_watched) {
+        kelpie__loop_unwatch(qemu->loop, qemu->guest_watch);
+        qemu->is_guest_watched = false;
+    }
+    kelpie__timer_disarm(qemu->loop, &qemu->pump_timer);
 }
 
 bool kelpie__sim_qemu_guest_attach(struct sim_qemu *qemu, struct sim_guest *guest) {
@@ -275,7 +299,7 @@ bool kelpie__sim_qemu_guest_start(struct sim_qemu *qemu) {
     bool is_good = guest_channel_open(qemu, &qemu->agent, options->port, "agent") &&
                    guest_channel_open(qemu, &qemu->console, options->serial, "console");
     if (is_good && !options->is_incoming) { /* else it comes with its state */
-        struct sim_guest *guest = guest_create(qemu);
+        struct sim_guest *guest = kelpie__sim_qemu_guest_create(qemu);
         is_good = guest != NULL && kelpie__sim_qemu_guest_attach(qemu, guest);
     }
     if (!is_good) {
@@ -288,10 +312,7 @@ bool kelpie__sim_qemu_guest_start(struct sim_qemu *qemu) {
 }
 
 void kelpie__sim_qemu_guest_stop(struct sim_qemu *qemu) {
-    if (qemu->is_guest_watched) {
-        kelpie__loop_unwatch(qemu->loop, qemu->guest_watch);
-        qemu->is_guest_watched = false;
-    }
+    kelpie__sim_qemu_guest_unwatch(qemu);
     if (qemu->guest_handle != KELPIE_OS_NO_HANDLE) {
         kelpie__ignore(kelpie__os_close(qemu->os, qemu->guest_handle));
         qemu->guest_handle = KELPIE_OS_NO_HANDLE;

@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The guest's memory in the simulated QEMU, as another process sees it through its page map: see
+ * qemu.h. The functions of the table run on the stack of the process that asks.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "core/text.h"
+#include "os/os_call.h"
+#include "sim/qemu.h"
+
+#define MEMORY_ADDRESS UINT64_C(0x7f24efe00000)
+#define MEMORY_LOW_BYTES (UINT64_C(3) << 30) /* the rest is seen by the guest from 4 GiB on */
+#define MEMORY_HIGH_ADDRESS (UINT64_C(4) << 30)
+#define MEMORY_PRESENT (UINT64_C(1) << 63)
+#define MEMORY_PATTERN_FIRST 200u /* pages that hold a pattern, */
+#define MEMORY_PATTERN_BOOTED 32u
+#define MEMORY_PATTERN_RESTORED 2u
+#define MEMORY_ZERO_FIRST 300u /* and that were touched and hold nothing */
+#define MEMORY_ZERO_COUNT 4u
+
+/* On both sides of the borders at which the driver cuts memory. */
+static const uint32_t memory_image_pages[SIM_QEMU_IMAGE_PAGES] = {0,   1,    7,    64,
+                                                                  100, 4096, 8191, 8192};
+
+/* The part of the image that lies in a page; -1: none. */
+static int memory_image_part(uint64_t page) {
+    for (uint32_t i = 0; i < SIM_QEMU_IMAGE_PAGES; i += 1) {
+        if (memory_image_pages[i] == page) {
+            return (int)i;
+        }
+    }
+    return -1;
+}
+
+static const uint8_t *memory_find_written(const struct sim_qemu_memory *memory, uint64_t page) {
+    for (uint32_t i = 0; i < memory->written_count; i += 1) {
+        if (memory->written->pages[i] == page) {
+            return memory->written->bytes[i];
+        }
+    }
+    return NULL;
+}
+
+static bool memory_has_pattern(const struct sim_qemu_memory *memory, uint64_t page) {
+    uint32_t count = memory->is_restored ? MEMORY_PATTERN_RESTORED : MEMORY_PATTERN_BOOTED;
+    return page >= MEMORY_PATTERN_FIRST && page < MEMORY_PATTERN_FIRST + count;
+}
+
+static bool memory_is_private(const struct sim_qemu_memory *memory, uint64_t page) {
+    bool is_touched = !memory->is_restored && page >= MEMORY_ZERO_FIRST &&
+                      page < MEMORY_ZERO_FIRST + MEMORY_ZERO_COUNT;
+    return (memory->has_image && memory_image_part(page) >= 0) ||
+           memory_has_pattern(memory, page) || is_touched ||
+           memory_find_written(memory, page) != NULL;
+}
+
+static void memory_read_page(const struct sim_qemu_memory *memory, uint64_t page,
+                             uint8_t out[SIM_QEMU_PAGE_BYTES]) {
+    int part = memory_image_part(page);
+    const uint8_t *written = memory_find_written(memory, page);
+    KELPIE_ASSERT(page < memory->bytes / SIM_QEMU_PAGE_BYTES);
+    if (memory->has_image && part >= 0) {
+        memcpy(out, memory->image + (size_t)part * SIM_QEMU_PAGE_BYTES, SIM_QEMU_PAGE_BYTES);
+    } else if (written != NULL) {
+        memcpy(out, written, SIM_QEMU_PAGE_BYTES);
+    } else {
+        memset(out, 0, SIM_QEMU_PAGE_BYTES);
+        if (memory_has_pattern(memory, page)) {
+            for (uint32_t i = 0; i < SIM_QEMU_PAGE_BYTES; i += 8) {
+                uint64_t word = (memory->lineage + 1) * UINT64_C(0x9e3779b97f4a7c15) + page;
+                memcpy(out + i, &word, sizeof(word));
+            }
+        }
+    }
+}
+
+/* ---- as others see it ------------------------------------------------------------------------ */
+
+static struct sim_qemu_memory *memory_of(struct sim_process *owner) {
+    struct sim_qemu *qemu = owner->extra;
+    KELPIE_ASSERT(qemu != NULL && qemu->process == owner);
+    return &qemu->memory;
+}
+
+/* How much of a range is memory of the guest; 0: nothing. */
+static uint64_t memory_within(const struct sim_qemu_memory *memory, uint64_t address,
+                              uint64_t count) {
+    if (address < MEMORY_ADDRESS || address - MEMORY_ADDRESS >= memory->bytes) {
+        return 0;
+    }
+    uint64_t room = memory->bytes - (address - MEMORY_ADDRESS);
+    return count < room ? count : room;
+}
+
+static int memory_page_map(struct sim_process *owner, uint64_t address, uint64_t *out,
+                           size_t page_count) {
+    const struct sim_qemu_memory *memory = memory_of(owner);
+    KELPIE_ASSERT(address % SIM_QEMU_PAGE_BYTES == 0);
+    for (size_t i = 0; i < page_count; i += 1) {
+        uint64_t at = address + (uint64_t)i * SIM_QEMU_PAGE_BYTES;
+        bool is_there = memory_within(memory, at, SIM_QEMU_PAGE_BYTES) > 0 &&
+                        memory_is_private(memory, (at - MEMORY_ADDRESS) / SIM_QEMU_PAGE_BYTES);
+        out[i] = is_there ? MEMORY_PRESENT : 0;
+    }
+    return 0;
+}
+
+static int64_t memory_read(struct sim_process *owner, uint64_t address, void *out, size_t count) {
+    const struct sim_qemu_memory *memory = memory_of(owner);
+    uint8_t page[SIM_QEMU_PAGE_BYTES];
+    uint8_t *place = out;
+    uint64_t left = memory_within(memory, address, count);
+    uint64_t at = address - MEMORY_ADDRESS;
+    if (left == 0) {
+        return -EFAULT;
+    }
+    int64_t total = (int64_t)left;
+    while (left > 0) { /* bound: the count */
+        uint64_t skipped = at % SIM_QEMU_PAGE_BYTES;
+        uint64_t piece = SIM_QEMU_PAGE_BYTES - skipped;
+        piece = left < piece ? left : piece;
+        memory_read_page(memory, at / SIM_QEMU_PAGE_BYTES, page);
+        memcpy(place, page + skipped, (size_t)piece);
+        place += piece;
+        at += piece;
+        left -= piece;
+    }
+    return total;
+}
+
+/* A page that is written for the first time becomes private: a copy of what was there. */
+static uint8_t *memory_write_page(struct sim_qemu_memory *memory, uint64_t page) {
+    for (uint32_t i = 0; i < memory->written_count; i += 1) {
+        if (memory->written->pages[i] == page) {
+            return memory->written->bytes[i];
+        }
+    }
+    if (memory->written == NULL || memory->written_count == SIM_QEMU_WRITTEN_MAX) {
+        return NULL;
+    }
+    uint32_t index = memory->written_count;
+    memory_read_page(memory, page, memory->written->bytes[index]);
+    memory->written->pages[index] = kelpie__to_u32(page);
+    memory->written_count += 1;
+    return memory->written->bytes[index];
+}
+
+static int64_t memory_write(struct sim_process *owner, uint64_t address, const void *bytes,
+                            size_t count) {
+    struct sim_qemu_memory *memory = memory_of(owner);
+    const uint8_t *place = bytes;
+    uint64_t left = memory_within(memory, address, count);
+    uint64_t at = address - MEMORY_ADDRESS;
+    int64_t total = 0;
+    while (left > 0) { /* bound: the count */
+        uint64_t skipped = at % SIM_QEMU_PAGE_BYTES;
+        uint64_t piece = SIM_QEMU_PAGE_BYTES - skipped;
+        piece = left < piece ? left : piece;
+        uint8_t *page = memory_write_page(memory, at / SIM_QEMU_PAGE_BYTES);
+        if (page == NULL) {
+            return total > 0 ? total : -ENOMEM;
+        }
+        memcpy(page + skipped, place, (size_t)piece);
+        place += piece;
+        at += piece;
+        left -= piece;
+        total += (int64_t)piece;
+    }
+    return total > 0 ? total : -EFAULT;
+}
+
+/* ---- as QEMU sees it ------------------------------------------------------------------------- */
+
+bool kelpie__sim_qemu_memory_open(struct sim_qemu *qemu) {
+    static const struct sim_memory_operations operations = {
+        .page_map = memory_page_map, .read = memory_read, .write = memory_write};
+    struct sim_qemu_memory *memory = &qemu->memory;
+    KELPIE_ASSERT(memory->written == NULL);
+    memory->bytes = qemu->options.memory_mib << 20;
+    memory->is_restored = qemu->options.is_incoming;
+    if (qemu->options.is_incoming) {
+        memory->written = kelpie__alloc(qemu->os, sizeof(*memory->written));
+        if (memory->written == NULL) {
+            return false;
+        }
+    }
+    qemu->process->extra = qemu;
+    qemu->process->memory_operations = &operations;
+    return memory->bytes >
+           (uint64_t)memory_image_pages[SIM_QEMU_IMAGE_PAGES - 1] * SIM_QEMU_PAGE_BYTES;
+}
+
+bool kelpie__sim_qemu_memory_freeze(struct sim_qemu *qemu) {
+    struct sim_qemu_memory *memory = &qemu->memory;
+    struct sim_guest_truth truth;
+    KELPIE_ASSERT(qemu->state != SIM_QEMU_RUNNING);
+    if (memory->has_image) {
+        return true;
+    }
+    if (qemu->guest == NULL ||
+        kelpie__sim_guest_save(qemu->guest, memory->image) != SIM_GUEST_IMAGE_BYTES) {
+        return false;
+    }
+    kelpie__sim_guest_truth(qemu->guest, &truth);
+    memory->lineage = truth.lineage;
+    memory->has_image = true;
+    return true;
+}
+
+void kelpie__sim_qemu_memory_thaw(struct sim_qemu *qemu) {
+    KELPIE_ASSERT(qemu->state != SIM_QEMU_RUNNING);
+    qemu->memory.has_image = false;
+}
+
+bool kelpie__sim_qemu_memory_image(struct sim_qemu *qemu, uint8_t out[SIM_GUEST_IMAGE_BYTES]) {
+    struct sim_qemu_memory *memory = &qemu->memory;
+    KELPIE_ASSERT(!memory->has_image);
+    for (uint32_t i = 0; i < SIM_QEMU_IMAGE_PAGES; i += 1) {
+        uint8_t *place = out + (size_t)i * SIM_QEMU_PAGE_BYTES;
+        const uint8_t *written = memory_find_written(memory, memory_image_pages[i]);
+        memset(place, 0, SIM_QEMU_PAGE_BYTES);
+        if (written != NULL) {
+            memcpy(place, written, SIM_QEMU_PAGE_BYTES);
+        } else if (memory->base != KELPIE_OS_NO_HANDLE) {
+            int64_t count = kelpie__os_pread(qemu->os, memory->base, place, SIM_QEMU_PAGE_BYTES,
+                                             (uint64_t)memory_image_pages[i] * SIM_QEMU_PAGE_BYTES);
+            if (count < 0) {
+                return false; /* a file that is too short has nothing there: SIGBUS in the guest */
+            }
+        }
+    }
+    return true;
+}
+
+/* "gpa2hva 0x1000" */
+void kelpie__sim_qemu_memory_locate(struct sim_qemu *qemu) {
+    static const char hexadecimal[] = "0123456789abcdef";
+    char line[128] = "";
+    char text[192];
+    uint64_t address = 0;
+    bool is_good = kelpie__json_find_string(qemu->qmp.arguments, strlen(qemu->qmp.arguments),
+                                            "command-line", line, sizeof(line)) == 0;
+    const char *digits = line + strlen("gpa2hva ");
+    digits += kelpie__text_has_prefix(digits, "0x") ? 2 : 0;
+    for (; is_good && *digits != '\0'; digits += 1) {
+        const char *found = strchr(hexadecimal, *digits);
+        is_good = found != NULL && address < UINT64_C(1) << 56;
+        address = is_good ? address << 4 | (uint64_t)(found - hexadecimal) : address;
+    }
+    uint64_t offset = address < MEMORY_LOW_BYTES ? address
+                      : address >= MEMORY_HIGH_ADDRESS
+                          ? address - MEMORY_HIGH_ADDRESS + MEMORY_LOW_BYTES
+                          : UINT64_MAX;
+    const char *name = qemu->options.memory_id == NULL ? "microvm.ram" : qemu->options.memory_id;
+    bool is_mapped = is_good && offset < qemu->memory.bytes;
+    bool is_whole =
+        is_mapped ? kelpie__text_format(text, sizeof(text),
+                                        "\"Host virtual address for 0x%llx (%s) is 0x%llx\\r\\n\"",
+                                        (unsigned long long)address, name,
+                                        (unsigned long long)(MEMORY_ADDRESS + offset))
+                  : kelpie__text_format(text, sizeof(text),
+                                        "\"No memory is mapped at address 0x%llx\\r\\n\"",
+                                        (unsigned long long)address);
+    KELPIE_ASSERT(is_whole);
+    kelpie__sim_qemu_return(qemu, text);
+}
