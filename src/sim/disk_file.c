@@ -194,13 +194,11 @@ static int64_t file_write(struct sim_process *process, struct sim_object *object
                           size_t count) {
     struct sim_file *file = file_of_object(object);
     bool is_append = (file->flags & KELPIE_OS_OPEN_APPEND) != 0;
-    if (is_append) {
-        file->position = file->inode->size;
-    }
-    int64_t put = file_pwrite(process, object, bytes, count, file->position);
+    uint64_t position = is_append ? file->inode->size : file->position;
+    int64_t put = file_pwrite(process, object, bytes, count, position);
     KELPIE_ASSERT(put <= (int64_t)count);
     if (put > 0) {
-        file->position += (uint64_t)put;
+        file->position = position + (uint64_t)put;
     }
     return put;
 }

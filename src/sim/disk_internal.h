@@ -326,6 +326,7 @@ struct sim_walk {
     enum sim_last last;
     bool has_slash; /* behind the last component */
     uint32_t links_followed;
+    bool is_for_name; /* see kelpie__sim_walk_name */
     char buffer[SIM_PATH_BYTES_MAX];
 };
 
@@ -333,6 +334,10 @@ struct sim_walk {
  * walk_end in both cases. */
 int kelpie__sim_walk(struct sim_walk *walk, struct sim_process *process, int directory,
                      const char *path, bool does_follow);
+/* For making, moving and removing names: the last component is a name, whatever stands there now. A
+ * slash behind it neither follows a link nor asks for a directory; has_slash tells of it. */
+int kelpie__sim_walk_name(struct sim_walk *walk, struct sim_process *process, int directory,
+                          const char *path, bool does_follow);
 /* The same of an absolute path, with all rights. */
 int kelpie__sim_walk_disk(struct sim_walk *walk, struct sim_disk *disk, const char *path,
                           bool does_follow);

@@ -91,9 +91,7 @@ static int open_create(struct sim_walk *walk, uint32_t flags, uint32_t mode) {
     if ((flags & KELPIE_OS_OPEN_CREATE) == 0) {
         return -ENOENT;
     }
-    if (walk->has_slash) {
-        return -EISDIR;
-    }
+    KELPIE_ASSERT(!walk->has_slash);
     if (directory->mount->is_read_only) {
         return -EROFS;
     }
@@ -175,6 +173,9 @@ static int open_object(struct sim_walk *walk, uint32_t flags, struct sim_object 
 
 static int open_walked(struct sim_walk *walk, uint32_t flags, uint32_t mode) {
     struct sim_object *object = NULL;
+    if (walk->is_for_name && walk->has_slash && walk->last == SIM_LAST_NAME) {
+        return -EISDIR;
+    }
     int status = walk->inode == NULL ? open_create(walk, flags, mode) : open_check(walk, flags);
     if (status == 0) {
         status = open_object(walk, flags, &object);
@@ -196,7 +197,9 @@ int kelpie__sim_disk_open(struct sim_process *process, int directory, const char
     if ((flags & KELPIE_OS_OPEN_WRITE) == 0) {
         flags |= KELPIE_OS_OPEN_READ; /* O_RDONLY is no bit */
     }
-    int status = kelpie__sim_walk(&walk, process, directory, path, does_follow);
+    int status = (flags & KELPIE_OS_OPEN_CREATE) != 0
+                     ? kelpie__sim_walk_name(&walk, process, directory, path, does_follow)
+                     : kelpie__sim_walk(&walk, process, directory, path, does_follow);
     if (status == 0) {
         status = open_walked(&walk, flags, mode);
     }
@@ -243,7 +246,7 @@ static int mkdir_walked(struct sim_walk *walk, uint32_t mode) {
 int kelpie__sim_disk_mkdir(struct sim_process *process, int directory, const char *path,
                            uint32_t mode) {
     struct sim_walk walk;
-    int status = kelpie__sim_walk(&walk, process, directory, path, false);
+    int status = kelpie__sim_walk_name(&walk, process, directory, path, false);
     if (status == 0) {
         status = mkdir_walked(&walk, mode);
     }
@@ -305,7 +308,7 @@ int kelpie__sim_disk_make_link(struct sim_process *process, const char *target, 
     if (length == 0 || length == SIM_PATH_BYTES_MAX) {
         return length == 0 ? -ENOENT : -ENAMETOOLONG;
     }
-    int status = kelpie__sim_walk(&walk, process, KELPIE_OS_CWD, path, false);
+    int status = kelpie__sim_walk_name(&walk, process, KELPIE_OS_CWD, path, false);
     if (status == 0) {
         status = symlink_walked(&walk, target);
     }
@@ -337,7 +340,7 @@ int kelpie__sim_disk_bind(struct sim_process *process, int directory, const char
                           uint64_t socket) {
     struct sim_walk walk;
     KELPIE_ASSERT(socket != 0);
-    int status = kelpie__sim_walk(&walk, process, directory, name, false);
+    int status = kelpie__sim_walk_name(&walk, process, directory, name, false);
     if (status == 0) {
         status = bind_walked(&walk, socket);
     }
@@ -399,7 +402,7 @@ int kelpie__sim_disk_link(struct sim_process *process, int handle, int directory
     if (status < 0 || file == NULL) {
         return status < 0 ? status : -EXDEV; /* a stream's file system is not this one */
     }
-    status = kelpie__sim_walk(&walk, process, directory, name, false);
+    status = kelpie__sim_walk_name(&walk, process, directory, name, false);
     if (status == 0) {
         status = link_walked(&walk, file->inode);
     }
@@ -482,7 +485,7 @@ static int remove_walked(struct sim_walk *walk, bool is_directory) {
 int kelpie__sim_disk_unlink(struct sim_process *process, int directory, const char *path,
                             bool is_directory) {
     struct sim_walk walk;
-    int status = kelpie__sim_walk(&walk, process, directory, path, false);
+    int status = kelpie__sim_walk_name(&walk, process, directory, path, false);
     if (status == 0) {
         status = remove_walked(&walk, is_directory);
     }
@@ -596,9 +599,9 @@ int kelpie__sim_disk_rename(struct sim_process *process, int from_directory, con
                             int to_directory, const char *to, bool may_replace) {
     struct sim_walk from_walk;
     struct sim_walk to_walk;
-    int status = kelpie__sim_walk(&from_walk, process, from_directory, from, false);
+    int status = kelpie__sim_walk_name(&from_walk, process, from_directory, from, false);
     if (status == 0) {
-        status = kelpie__sim_walk(&to_walk, process, to_directory, to, false);
+        status = kelpie__sim_walk_name(&to_walk, process, to_directory, to, false);
         if (status == 0) {
             status = rename_walked(&from_walk, &to_walk, may_replace);
         }

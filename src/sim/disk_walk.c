@@ -137,7 +137,7 @@ static int walk_step(struct sim_walk *walk, const char **inout_at, bool does_fol
     walk_lookup(walk, name, length, kind);
     struct sim_inode *found = walk->inode;
     if (found != NULL && found->kind == KELPIE_OS_KIND_LINK &&
-        (!is_last || does_follow || slashes > 0)) {
+        (!is_last || (slashes == 0 ? does_follow : !walk->is_for_name))) {
         walk->inode = NULL;
         status = walk_link(walk, found, &rest);
         kelpie__sim_inode_unref(found);
@@ -149,8 +149,10 @@ static int walk_step(struct sim_walk *walk, const char **inout_at, bool does_fol
         walk->name_length = length;
         walk->last = kind;
         walk->has_slash = slashes > 0;
-        return found != NULL && slashes > 0 && found->kind != KELPIE_OS_KIND_DIRECTORY ? -ENOTDIR
-                                                                                       : 1;
+        bool wants_directory = slashes > 0 && !walk->is_for_name;
+        return wants_directory && found != NULL && found->kind != KELPIE_OS_KIND_DIRECTORY
+                   ? -ENOTDIR
+                   : 1;
     }
     if (found == NULL) {
         return -ENOENT;
@@ -177,9 +179,8 @@ static int walk_from(struct sim_walk *walk, struct sim_disk *disk, int directory
     return status < 0 ? status : 0;
 }
 
-int kelpie__sim_walk(struct sim_walk *walk, struct sim_process *process, int directory,
+static int walk_path(struct sim_walk *walk, struct sim_process *process, int directory,
                      const char *path, bool does_follow) {
-    struct sim_disk *disk = process->machine->disk;
     walk->process = process;
     walk->directory = NULL;
     walk->inode = NULL;
@@ -187,14 +188,27 @@ int kelpie__sim_walk(struct sim_walk *walk, struct sim_process *process, int dir
     walk->has_slash = false;
     walk->name = "";
     walk->name_length = 0;
-    int status = walk_from(walk, disk, directory, path, does_follow);
+    int status = walk_from(walk, process->machine->disk, directory, path, does_follow);
     KELPIE_ASSERT(status < 0 || walk->directory != NULL);
     return status;
+}
+
+int kelpie__sim_walk(struct sim_walk *walk, struct sim_process *process, int directory,
+                     const char *path, bool does_follow) {
+    walk->is_for_name = false;
+    return walk_path(walk, process, directory, path, does_follow);
+}
+
+int kelpie__sim_walk_name(struct sim_walk *walk, struct sim_process *process, int directory,
+                          const char *path, bool does_follow) {
+    walk->is_for_name = true;
+    return walk_path(walk, process, directory, path, does_follow);
 }
 
 int kelpie__sim_walk_disk(struct sim_walk *walk, struct sim_disk *disk, const char *path,
                           bool does_follow) {
     walk->process = NULL;
+    walk->is_for_name = false;
     walk->directory = NULL;
     walk->inode = NULL;
     walk->links_followed = 0;
