@@ -209,7 +209,7 @@ static void wait_and_say(struct conform *conform, int handle, uint32_t bits, con
     int64_t now_ns = kelpie__os_now(conform->os, KELPIE_OS_CLOCK_MONOTONIC);
     int count = kelpie__os_wait(conform->os, &event, 1, for_ns == 0 ? 0 : now_ns + for_ns);
     if (count > 0 && event.cookie != 99) {
-        say(conform, "another cookie");
+        say(conform, "another cookie: %d", (int)event.cookie);
     }
     say_bits(conform, word, what, count, event.bits);
     status = kelpie__os_watch(conform->os, handle, 0, 0);

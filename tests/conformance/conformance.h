@@ -12,6 +12,7 @@
 
 #define CONFORM_TEXT_BYTES (64u * 1024u)
 #define CONFORM_WAIT_NS INT64_C(10000000000) /* the longest wait of a script */
+#define CONFORM_RANDOM 1000u /* seeds of a drawn script, divided by the run's scale */
 #define CONFORM_NONE KELPIE_OS_NO_HANDLE
 #define CONFORM_CHILD_HANDLE 3 /* the child's end of the stream to its parent */
 
@@ -24,6 +25,7 @@ struct conform {
     int (*make_link)(struct conform *conform, const char *target, const char *name);
     int (*open_terminal)(struct conform *conform, int *out_master, int *out_slave);
     void *context; /* of these two */
+    uint64_t seed; /* of a drawn script */
     size_t length;
     char text[CONFORM_TEXT_BYTES];
 };
@@ -31,6 +33,7 @@ struct conform {
 struct conform_script {
     const char *name;
     void (*run)(struct conform *conform);
+    uint32_t seeds; /* so many times, with the seeds 1, 2, ...; 0: once */
 };
 
 extern const struct conform_script conform_scripts_file[];
@@ -45,6 +48,7 @@ extern const struct conform_script conform_scripts_signal[];
 extern const struct conform_script conform_scripts_wait[];
 extern const struct conform_script conform_scripts_terminal[];
 extern const struct conform_script conform_scripts_qemu[];
+extern const struct conform_script conform_scripts_random[];
 
 /* ---- writing down ---------------------------------------------------------------------------- */
 

@@ -32,6 +32,7 @@ static const struct conform_script *const conform_files[] = {
     conform_scripts_stream, conform_scripts_listener, conform_scripts_handle,
     conform_scripts_pipe,   conform_scripts_process,  conform_scripts_signal,
     conform_scripts_wait,   conform_scripts_terminal, conform_scripts_qemu,
+    conform_scripts_random,
 };
 
 static const struct conform_script *script_find(const char *name) {
@@ -63,7 +64,7 @@ static int linux_remove(const char *path, const struct stat *status, int type, s
 }
 
 static void run_on_linux(const struct conform_script *script, const struct harness *harness,
-                         struct conform *conform) {
+                         uint64_t seed, struct conform *conform) {
     char path[600];
     char child[4096]; /* realpath's */
     HARNESS_CHECK(realpath(harness->root_directory, child) != NULL);
@@ -80,6 +81,7 @@ static void run_on_linux(const struct conform_script *script, const struct harne
         .make_link = linux_make_link,
         .open_terminal = linux_open_terminal,
         .context = guest,
+        .seed = seed,
     };
     conform->directory = kelpie__os_open(conform->os, KELPIE_OS_CWD, path,
                                          KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
@@ -146,6 +148,7 @@ static const struct sim_options worlds[] = {
     {.schedule = SIM_SCHEDULE_PCT, .cost_factor = 10, .disk_profile = SIM_DISK_POSIX},
 };
 
+/* The world's seed is the drawn script's, too. */
 static void run_simulated(const struct conform_script *script, struct sim_options options,
                           struct conform *conform) {
     const struct sim_start start = {.path = "/usr/bin/script",
@@ -167,6 +170,7 @@ static void run_simulated(const struct conform_script *script, struct sim_option
         .child = SIM_CHILD_PATH,
         .make_link = simulated_make_link,
         .open_terminal = simulated_open_terminal,
+        .seed = options.seed,
     };
     HARNESS_CHECK(kelpie__sim_process_start(host, &start) != NULL);
     enum sim_run_end end =
@@ -214,24 +218,40 @@ static void show(const char *side, const char *text) {
     }
 }
 
-static void conformance_run(const struct harness *harness) {
-    const struct conform_script *script = script_find(harness->test);
+static void compare(const struct conform_script *script, const struct harness *harness,
+                    uint64_t seed) {
     struct conform *real = calloc(1, sizeof(*real));
     struct conform *simulated = calloc(1, sizeof(*simulated));
-    HARNESS_CHECK(script != NULL && real != NULL && simulated != NULL);
-    run_on_linux(script, harness, real);
+    HARNESS_CHECK(real != NULL && simulated != NULL);
+    run_on_linux(script, harness, seed, real);
     show("linux", real->text);
     HARNESS_CHECK(real->length > 0);
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(worlds); i += 1) {
         struct sim_options options = worlds[i];
-        options.seed = harness->seed;
+        options.seed = seed;
         run_simulated(script, options, simulated);
         show("simulated", simulated->text);
         unsigned differences = print_differences(real->text, simulated->text);
-        HARNESS_CHECK(differences == 0, "%u lines differ in world %zu", differences, i);
+        HARNESS_CHECK(differences == 0, "%u lines differ in world %zu, seed %llu", differences, i,
+                      (unsigned long long)seed);
     }
     free(real);
     free(simulated);
+}
+
+/* CONFORMANCE_SEED: only this one, for a drawn script that failed. */
+static void conformance_run(const struct harness *harness) {
+    const struct conform_script *script = script_find(harness->test);
+    const char *only = getenv("CONFORMANCE_SEED");
+    HARNESS_CHECK(script != NULL);
+    uint32_t count = script->seeds == 0 ? 1 : harness_count(harness, script->seeds);
+    if (only != NULL) {
+        compare(script, harness, strtoull(only, NULL, 10));
+        return;
+    }
+    for (uint32_t i = 0; i < count; i += 1) {
+        compare(script, harness, i + 1);
+    }
 }
 
 int main(int argc, char **argv) {

@@ -234,14 +234,14 @@ static void handle_numbers(struct conform *conform) {
 }
 
 const struct conform_script conform_scripts_handle[] = {
-    {"handle_passed", handle_passed},
-    {"handle_ends_a_read", handle_ends_a_read},
-    {"handle_dropped_by_a_read", handle_dropped_by_a_read},
-    {"handle_without_room", handle_without_room},
-    {"handle_closed_with_its_stream", handle_closed_with_its_stream},
-    {"handle_many", handle_many},
-    {"handle_wrong", handle_wrong},
-    {"handle_stream_over_stream", handle_stream_over_stream},
-    {"handle_numbers", handle_numbers},
-    {NULL, NULL},
+    {"handle_passed", handle_passed, 0},
+    {"handle_ends_a_read", handle_ends_a_read, 0},
+    {"handle_dropped_by_a_read", handle_dropped_by_a_read, 0},
+    {"handle_without_room", handle_without_room, 0},
+    {"handle_closed_with_its_stream", handle_closed_with_its_stream, 0},
+    {"handle_many", handle_many, 0},
+    {"handle_wrong", handle_wrong, 0},
+    {"handle_stream_over_stream", handle_stream_over_stream, 0},
+    {"handle_numbers", handle_numbers, 0},
+    {NULL, NULL, 0},
 };

@@ -146,13 +146,13 @@ static void lock_of_other_things(struct conform *conform) {
 }
 
 const struct conform_script conform_scripts_lock[] = {
-    {"lock_exclusive", lock_exclusive},
-    {"lock_shared", lock_shared},
-    {"lock_failed_change", lock_failed_change},
-    {"lock_at_death", lock_at_death},
-    {"lock_inherited", lock_inherited},
-    {"lock_sent", lock_sent},
-    {"lock_of_a_removed_file", lock_of_a_removed_file},
-    {"lock_of_other_things", lock_of_other_things},
-    {NULL, NULL},
+    {"lock_exclusive", lock_exclusive, 0},
+    {"lock_shared", lock_shared, 0},
+    {"lock_failed_change", lock_failed_change, 0},
+    {"lock_at_death", lock_at_death, 0},
+    {"lock_inherited", lock_inherited, 0},
+    {"lock_sent", lock_sent, 0},
+    {"lock_of_a_removed_file", lock_of_a_removed_file, 0},
+    {"lock_of_other_things", lock_of_other_things, 0},
+    {NULL, NULL, 0},
 };

@@ -297,9 +297,9 @@ static void name_real_path(struct conform *conform) {
 }
 
 const struct conform_script conform_scripts_name[] = {
-    {"name_rename", name_rename},       {"name_rename_directories", name_rename_directories},
-    {"name_unlink", name_unlink},       {"name_mkdir", name_mkdir},
-    {"name_paths", name_paths},         {"name_stat", name_stat},
-    {"name_list", name_list},           {"name_removed_directory", name_removed_directory},
-    {"name_real_path", name_real_path}, {NULL, NULL},
+    {"name_rename", name_rename, 0},       {"name_rename_directories", name_rename_directories, 0},
+    {"name_unlink", name_unlink, 0},       {"name_mkdir", name_mkdir, 0},
+    {"name_paths", name_paths, 0},         {"name_stat", name_stat, 0},
+    {"name_list", name_list, 0},           {"name_removed_directory", name_removed_directory, 0},
+    {"name_real_path", name_real_path, 0}, {NULL, NULL, 0},
 };

@@ -141,14 +141,14 @@ static void pipe_reader_in_a_child(struct conform *conform) {
 }
 
 const struct conform_script conform_scripts_pipe[] = {
-    {"pipe_bytes", pipe_bytes},
-    {"pipe_writer_gone", pipe_writer_gone},
-    {"pipe_reader_gone", pipe_reader_gone},
-    {"pipe_full_reader_gone", pipe_full_reader_gone},
-    {"pipe_wrong_end", pipe_wrong_end},
-    {"pipe_capacity", pipe_capacity},
-    {"pipe_atomic_writes", pipe_atomic_writes},
-    {"pipe_shared_with_a_child", pipe_shared_with_a_child},
-    {"pipe_reader_in_a_child", pipe_reader_in_a_child},
-    {NULL, NULL},
+    {"pipe_bytes", pipe_bytes, 0},
+    {"pipe_writer_gone", pipe_writer_gone, 0},
+    {"pipe_reader_gone", pipe_reader_gone, 0},
+    {"pipe_full_reader_gone", pipe_full_reader_gone, 0},
+    {"pipe_wrong_end", pipe_wrong_end, 0},
+    {"pipe_capacity", pipe_capacity, 0},
+    {"pipe_atomic_writes", pipe_atomic_writes, 0},
+    {"pipe_shared_with_a_child", pipe_shared_with_a_child, 0},
+    {"pipe_reader_in_a_child", pipe_reader_in_a_child, 0},
+    {NULL, NULL, 0},
 };

@@ -259,16 +259,16 @@ static void process_identity(struct conform *conform) {
 }
 
 const struct conform_script conform_scripts_process[] = {
-    {"process_exits", process_exits},
-    {"process_handle", process_handle},
-    {"process_second_handle", process_second_handle},
-    {"process_of_others", process_of_others},
-    {"process_dies_with_parent", process_dies_with_parent},
-    {"process_outlives_parent", process_outlives_parent},
-    {"process_orphan", process_orphan},
-    {"process_spawn_fails", process_spawn_fails},
-    {"process_as_told", process_as_told},
-    {"process_handles", process_handles},
-    {"process_identity", process_identity},
-    {NULL, NULL},
+    {"process_exits", process_exits, 0},
+    {"process_handle", process_handle, 0},
+    {"process_second_handle", process_second_handle, 0},
+    {"process_of_others", process_of_others, 0},
+    {"process_dies_with_parent", process_dies_with_parent, 0},
+    {"process_outlives_parent", process_outlives_parent, 0},
+    {"process_orphan", process_orphan, 0},
+    {"process_spawn_fails", process_spawn_fails, 0},
+    {"process_as_told", process_as_told, 0},
+    {"process_handles", process_handles, 0},
+    {"process_identity", process_identity, 0},
+    {NULL, NULL, 0},
 };

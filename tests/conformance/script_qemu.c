@@ -268,12 +268,12 @@ static void qemu_client_gone(struct conform *conform) {
 }
 
 const struct conform_script conform_scripts_qemu[] = {
-    {"qemu_protocol", qemu_protocol},
-    {"qemu_torn_text", qemu_torn_text},
-    {"qemu_quits", qemu_quits},
-    {"qemu_terminated", qemu_terminated},
-    {"qemu_stopped", qemu_stopped},
-    {"qemu_bad_arguments", qemu_bad_arguments},
-    {"qemu_client_gone", qemu_client_gone},
-    {NULL, NULL},
+    {"qemu_protocol", qemu_protocol, 0},
+    {"qemu_torn_text", qemu_torn_text, 0},
+    {"qemu_quits", qemu_quits, 0},
+    {"qemu_terminated", qemu_terminated, 0},
+    {"qemu_stopped", qemu_stopped, 0},
+    {"qemu_bad_arguments", qemu_bad_arguments, 0},
+    {"qemu_client_gone", qemu_client_gone, 0},
+    {NULL, NULL, 0},
 };

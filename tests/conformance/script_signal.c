@@ -147,13 +147,13 @@ static void signal_child_ended(struct conform *conform) {
 }
 
 const struct conform_script conform_scripts_signal[] = {
-    {"signal_kills", signal_kills},
-    {"signal_does_nothing", signal_does_nothing},
-    {"signal_stops", signal_stops},
-    {"signal_taken", signal_taken},
-    {"signal_taken_after_stop", signal_taken_after_stop},
-    {"signal_not_inherited", signal_not_inherited},
-    {"signal_to_oneself", signal_to_oneself},
-    {"signal_child_ended", signal_child_ended},
-    {NULL, NULL},
+    {"signal_kills", signal_kills, 0},
+    {"signal_does_nothing", signal_does_nothing, 0},
+    {"signal_stops", signal_stops, 0},
+    {"signal_taken", signal_taken, 0},
+    {"signal_taken_after_stop", signal_taken_after_stop, 0},
+    {"signal_not_inherited", signal_not_inherited, 0},
+    {"signal_to_oneself", signal_to_oneself, 0},
+    {"signal_child_ended", signal_child_ended, 0},
+    {NULL, NULL, 0},
 };

@@ -248,15 +248,15 @@ static void terminal_hangup_kills(struct conform *conform) {
 }
 
 const struct conform_script conform_scripts_terminal[] = {
-    {"terminal_lines", terminal_lines},
-    {"terminal_editing", terminal_editing},
-    {"terminal_end_of_file", terminal_end_of_file},
-    {"terminal_raw", terminal_raw},
-    {"terminal_slave_closed", terminal_slave_closed},
-    {"terminal_master_closed", terminal_master_closed},
-    {"terminal_size", terminal_size},
-    {"terminal_session", terminal_session},
-    {"terminal_not_controlling", terminal_not_controlling},
-    {"terminal_hangup_kills", terminal_hangup_kills},
-    {NULL, NULL},
+    {"terminal_lines", terminal_lines, 0},
+    {"terminal_editing", terminal_editing, 0},
+    {"terminal_end_of_file", terminal_end_of_file, 0},
+    {"terminal_raw", terminal_raw, 0},
+    {"terminal_slave_closed", terminal_slave_closed, 0},
+    {"terminal_master_closed", terminal_master_closed, 0},
+    {"terminal_size", terminal_size, 0},
+    {"terminal_session", terminal_session, 0},
+    {"terminal_not_controlling", terminal_not_controlling, 0},
+    {"terminal_hangup_kills", terminal_hangup_kills, 0},
+    {NULL, NULL, 0},
 };

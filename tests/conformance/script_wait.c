@@ -168,11 +168,11 @@ static void wait_both_bits(struct conform *conform) {
 }
 
 const struct conform_script conform_scripts_wait[] = {
-    {"wait_deadline", wait_deadline},
-    {"wait_order", wait_order},
-    {"wait_watch", wait_watch},
-    {"wait_closed_handle", wait_closed_handle},
-    {"wait_for_another", wait_for_another},
-    {"wait_both_bits", wait_both_bits},
-    {NULL, NULL},
+    {"wait_deadline", wait_deadline, 0},
+    {"wait_order", wait_order, 0},
+    {"wait_watch", wait_watch, 0},
+    {"wait_closed_handle", wait_closed_handle, 0},
+    {"wait_for_another", wait_for_another, 0},
+    {"wait_both_bits", wait_both_bits, 0},
+    {NULL, NULL, 0},
 };
