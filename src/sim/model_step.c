@@ -1,0 +1,480 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The contract's table (states, operations, what a failure leaves) as steps: from a state, with a
+ * call and its answer, to the states that this answer allows.
+ */
+#include <string.h>
+
+#include "sim/model_internal.h"
+
+#define BIT(state) (1u << (state))
+#define ANY_BUT_STARTING                                                                           \
+    (BIT(KELPIE_VM_CREATED) | BIT(KELPIE_VM_RUNNING) | BIT(KELPIE_VM_PAUSED) |                     \
+     BIT(KELPIE_VM_STOPPED) | BIT(KELPIE_VM_CRASHED))
+#define AT_REST (BIT(KELPIE_VM_CREATED) | BIT(KELPIE_VM_STOPPED) | BIT(KELPIE_VM_CRASHED))
+#define WITH_GUEST (BIT(KELPIE_VM_RUNNING) | BIT(KELPIE_VM_PAUSED))
+
+/* Where an operation is allowed, and the codes by which it fails and leaves all as it was. */
+static const struct {
+    const char *name;
+    unsigned allowed;
+    int failures[4];
+} rules[] = {
+    [SIM_MODEL_CREATE] = {"create", 0, {KELPIE_E_CREATE}},
+    [SIM_MODEL_START] = {"start", AT_REST, {KELPIE_E_BOOT, KELPIE_E_BOOT_TIMEOUT, KELPIE_E_CREATE}},
+    [SIM_MODEL_STOP] = {"stop", WITH_GUEST, {0}},
+    [SIM_MODEL_KILL] = {"kill", WITH_GUEST, {0}},
+    [SIM_MODEL_PAUSE] = {"pause", BIT(KELPIE_VM_RUNNING), {KELPIE_E_PAUSE}},
+    [SIM_MODEL_RESUME] = {"resume", BIT(KELPIE_VM_PAUSED), {KELPIE_E_RESUME}},
+    [SIM_MODEL_EXEC] = {"exec", BIT(KELPIE_VM_RUNNING), {KELPIE_E_EXEC, KELPIE_E_EXEC_TIMEOUT}},
+    [SIM_MODEL_PUT] = {"put", BIT(KELPIE_VM_RUNNING), {KELPIE_E_EXEC, KELPIE_E_EXEC_TIMEOUT}},
+    [SIM_MODEL_GET] = {"get", BIT(KELPIE_VM_RUNNING), {KELPIE_E_EXEC, KELPIE_E_EXEC_TIMEOUT}},
+    [SIM_MODEL_SNAPSHOT] = {"snapshot",
+                            WITH_GUEST,
+                            {KELPIE_E_SNAPSHOT, KELPIE_E_SNAPSHOT_TOO_LARGE}},
+    [SIM_MODEL_RESTORE] = {"restore",
+                           ANY_BUT_STARTING,
+                           {KELPIE_E_RESTORE, KELPIE_E_SNAPSHOT_CORRUPTED}},
+    [SIM_MODEL_FORK] = {"fork",
+                        0,
+                        {KELPIE_E_RESTORE, KELPIE_E_SNAPSHOT_CORRUPTED, KELPIE_E_CREATE}},
+    [SIM_MODEL_FORGET] = {"forget", ANY_BUT_STARTING, {0}},
+    [SIM_MODEL_DELETE] = {"delete", AT_REST, {0}},
+    [SIM_MODEL_DELETE_FORCE] = {"force the deletion", ANY_BUT_STARTING, {0}},
+    [SIM_MODEL_OBSERVE] = {"look", 0, {0}},
+    [SIM_MODEL_LISTED] = {"list snapshots", 0, {0}},
+};
+
+const char *kelpie__sim_model_op_name(enum sim_model_op op) {
+    KELPIE_ASSERT((size_t)op < KELPIE_ARRAY_COUNT(rules));
+    return rules[op].name;
+}
+
+bool kelpie__sim_model_is_ambiguous(int status) {
+    return status == SIM_MODEL_NO_ANSWER || status == KELPIE_E_IO || status == KELPIE_E_TIMEOUT ||
+           status == KELPIE_E_PROTOCOL || status == KELPIE_E_CANCELLED;
+}
+
+/* The surroundings refused, before anything was done. */
+static bool is_surroundings(int status) {
+    return status == KELPIE_E_MEMORY || status == KELPIE_E_BUSY || status == KELPIE_E_LIMIT ||
+           status == KELPIE_E_UNAVAILABLE;
+}
+
+static bool is_failure_of(enum sim_model_op op, int status) {
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(rules[op].failures); i += 1) {
+        if (rules[op].failures[i] == status && status != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* ---- states ---------------------------------------------------------------------------------- */
+
+struct step {
+    struct sim_model *model;
+    const struct sim_model_vm *vm;
+    const struct sim_model_entry *entry;
+    const struct sim_model_state *from;
+    uint8_t *out;
+    uint32_t count;
+};
+
+static void allow(struct step *step, const struct sim_model_state *state) {
+    KELPIE_ASSERT(step->count < SIM_HISTORY_NEXT_MAX);
+    memcpy(step->out + step->count * sizeof(*state), state, sizeof(*state));
+    step->count += 1;
+}
+
+static void allow_same(struct step *step) {
+    allow(step, step->from);
+}
+
+static void allow_state(struct step *step, enum kelpie_vm_state state, unsigned more_flags) {
+    struct sim_model_state next = *step->from;
+    next.state = (uint8_t)state;
+    next.flags |= (uint8_t)more_flags;
+    allow(step, &next);
+}
+
+const struct sim_model_snapshot *kelpie__sim_model_snapshot(const struct sim_model_state *state,
+                                                            uint32_t id) {
+    KELPIE_ASSERT(state->snapshot_count <= SIM_MODEL_SNAPSHOT_MAX);
+    for (uint32_t i = 0; i < state->snapshot_count; i += 1) {
+        if (state->snapshots[i].id == id) {
+            return &state->snapshots[i];
+        }
+    }
+    return NULL;
+}
+
+static void add_snapshot(struct sim_model_state *state, const struct sim_model_snapshot *snapshot) {
+    uint32_t at = 0;
+    if (state->snapshot_count == SIM_MODEL_SNAPSHOT_MAX) {
+        state->flags |= SIM_MODEL_VAGUE; /* from now on nothing is known of its snapshots */
+        state->snapshot_count = 0;
+        memset(state->snapshots, 0, sizeof(state->snapshots));
+        return;
+    }
+    while (at < state->snapshot_count && state->snapshots[at].id < snapshot->id) {
+        at += 1;
+    }
+    memmove(&state->snapshots[at + 1], &state->snapshots[at],
+            (state->snapshot_count - at) * sizeof(*snapshot));
+    state->snapshots[at] = *snapshot;
+    state->snapshot_count = (uint16_t)(state->snapshot_count + 1);
+}
+
+static void remove_snapshot(struct sim_model_state *state, uint32_t id) {
+    const struct sim_model_snapshot *found = kelpie__sim_model_snapshot(state, id);
+    if (found != NULL) {
+        size_t at = (size_t)(found - state->snapshots);
+        state->snapshot_count = (uint16_t)(state->snapshot_count - 1);
+        memmove(&state->snapshots[at], &state->snapshots[at + 1],
+                (state->snapshot_count - at) * sizeof(*found));
+        memset(&state->snapshots[state->snapshot_count], 0, sizeof(*found));
+    }
+}
+
+static bool is_vague(const struct sim_model_state *state) {
+    return (state->flags & SIM_MODEL_VAGUE) != 0;
+}
+
+/* ---- what an operation does when it is done -------------------------------------------------- */
+
+static void done_create(struct step *step) {
+    struct sim_model_state next = *step->from;
+    next.flags = (uint8_t)((next.flags & SIM_MODEL_VAGUE) | SIM_MODEL_EXISTS);
+    next.state = KELPIE_VM_CREATED;
+    next.content = SIM_MODEL_CONTENT_EMPTY;
+    allow(step, &next);
+}
+
+static void done_start(struct step *step) {
+    struct sim_model_state next = *step->from;
+    bool is_dirty = (next.flags & SIM_MODEL_DIRTY) != 0;
+    if (!step->vm->keeps_files) {
+        next.content = SIM_MODEL_CONTENT_EMPTY;
+    } else if (is_dirty && next.content != SIM_MODEL_CONTENT_EMPTY) {
+        next.content = SIM_MODEL_CONTENT_UNKNOWN;
+    }
+    next.flags = (uint8_t)(next.flags & ~(unsigned)SIM_MODEL_DIRTY);
+    next.state = KELPIE_VM_RUNNING;
+    allow(step, &next);
+}
+
+static void done_put(struct step *step) {
+    struct sim_model_state next = *step->from;
+    const struct sim_model_call *call = &step->entry->call;
+    next.content =
+        kelpie__sim_model_content_put(step->model, next.content, call->file, call->value);
+    allow(step, &next);
+}
+
+static void done_get(struct step *step) {
+    struct sim_model_state next = *step->from;
+    uint32_t file = step->entry->call.file;
+    uint64_t value = step->model->contents[next.content][file];
+    if (!step->entry->has_answer) {
+        return;
+    }
+    if (value == SIM_MODEL_FILE_UNKNOWN) { /* now it is known */
+        next.content =
+            kelpie__sim_model_content_put(step->model, next.content, file, step->entry->result);
+        allow(step, &next);
+    } else if (value == step->entry->result) {
+        allow_same(step);
+    }
+}
+
+static void done_snapshot(struct step *step) {
+    struct sim_model_state next = *step->from;
+    struct sim_model_snapshot snapshot = {
+        .id = step->entry->call.snapshot,
+        .content = next.content,
+        .is_paused = next.state == KELPIE_VM_PAUSED ? 1 : 0,
+    };
+    if (kelpie__sim_model_snapshot(&next, snapshot.id) == NULL) {
+        if (!is_vague(&next)) {
+            add_snapshot(&next, &snapshot);
+        }
+        allow(step, &next);
+    }
+}
+
+static void done_restore(struct step *step) {
+    const struct sim_model_snapshot *snapshot =
+        kelpie__sim_model_snapshot(step->from, step->entry->call.snapshot);
+    struct sim_model_state next = *step->from;
+    next.flags = (uint8_t)(next.flags & ~(unsigned)SIM_MODEL_DIRTY);
+    if (snapshot != NULL) {
+        next.content = snapshot->content;
+        next.state = snapshot->is_paused != 0 ? KELPIE_VM_PAUSED : KELPIE_VM_RUNNING;
+        allow(step, &next);
+    } else if (is_vague(step->from)) {
+        next.content = SIM_MODEL_CONTENT_UNKNOWN;
+        next.state = KELPIE_VM_PAUSED;
+        allow(step, &next);
+        next.state = KELPIE_VM_RUNNING;
+        allow(step, &next);
+    }
+}
+
+static void done_fork(struct step *step) {
+    struct sim_model_state next = *step->from;
+    next.flags = (uint8_t)((next.flags & SIM_MODEL_VAGUE) | SIM_MODEL_EXISTS);
+    next.content = step->entry->fork_content;
+    next.state = step->entry->fork_is_paused ? KELPIE_VM_PAUSED : KELPIE_VM_RUNNING;
+    if (step->entry->fork_may) {
+        allow(step, &next);
+    }
+    if (step->entry->fork_may &&
+        !step->entry->fork_must) { /* how it was taken is not sure either */
+        next.state = step->entry->fork_is_paused ? KELPIE_VM_RUNNING : KELPIE_VM_PAUSED;
+        allow(step, &next);
+    }
+}
+
+static void done_forget(struct step *step) {
+    struct sim_model_state next = *step->from;
+    remove_snapshot(&next, step->entry->call.snapshot);
+    allow(step, &next);
+}
+
+static void done_delete(struct step *step) {
+    struct sim_model_state next = *step->from;
+    next.flags = (uint8_t)(next.flags & SIM_MODEL_VAGUE);
+    next.state = KELPIE_VM_CREATED;
+    next.content = SIM_MODEL_CONTENT_EMPTY;
+    allow(step, &next);
+}
+
+static void done(struct step *step) {
+    const struct sim_model_entry *entry = step->entry;
+    switch (entry->call.op) {
+    case SIM_MODEL_CREATE:
+        done_create(step);
+        break;
+    case SIM_MODEL_START:
+        done_start(step);
+        break;
+    case SIM_MODEL_STOP:
+        allow_state(step, KELPIE_VM_STOPPED,
+                    entry->has_answer && entry->result == 0 ? 0 : SIM_MODEL_DIRTY);
+        break;
+    case SIM_MODEL_KILL:
+        allow_state(step, KELPIE_VM_STOPPED, SIM_MODEL_DIRTY);
+        break;
+    case SIM_MODEL_PAUSE:
+        allow_state(step, KELPIE_VM_PAUSED, 0);
+        break;
+    case SIM_MODEL_RESUME:
+        allow_state(step, KELPIE_VM_RUNNING, 0);
+        break;
+    case SIM_MODEL_EXEC:
+        if (entry->has_answer && entry->result == entry->call.value) {
+            allow_same(step);
+        }
+        break;
+    case SIM_MODEL_PUT:
+        done_put(step);
+        break;
+    case SIM_MODEL_GET:
+        done_get(step);
+        break;
+    case SIM_MODEL_SNAPSHOT:
+        done_snapshot(step);
+        break;
+    case SIM_MODEL_RESTORE:
+        done_restore(step);
+        break;
+    case SIM_MODEL_FORK:
+        done_fork(step);
+        break;
+    case SIM_MODEL_FORGET:
+        done_forget(step);
+        break;
+    case SIM_MODEL_DELETE:
+    case SIM_MODEL_DELETE_FORCE:
+        done_delete(step);
+        break;
+    case SIM_MODEL_OBSERVE:
+    case SIM_MODEL_LISTED:
+        break;
+    }
+}
+
+/* ---- looking --------------------------------------------------------------------------------- */
+
+static void observe(struct step *step) {
+    const struct sim_model_entry *entry = step->entry;
+    bool exists = (step->from->flags & SIM_MODEL_EXISTS) != 0;
+    bool is_between =
+        entry->status == 0 && entry->result == KELPIE_VM_STARTING && entry->overlaps_change;
+    if (is_between || (entry->status == KELPIE_E_NOT_FOUND && !exists) ||
+        (entry->status == 0 && exists && entry->result == step->from->state)) {
+        allow_same(step);
+    }
+}
+
+static void listed(struct step *step) {
+    const struct sim_model_entry *entry = step->entry;
+    bool has = kelpie__sim_model_snapshot(step->from, entry->call.snapshot) != NULL;
+    if (is_vague(step->from) || has == (entry->result != 0)) {
+        allow_same(step);
+    }
+}
+
+/* ---- answers --------------------------------------------------------------------------------- */
+
+/* An operation that makes a VM: CREATE, FORK. */
+static void step_new(struct step *step) {
+    const struct sim_model_entry *entry = step->entry;
+    bool exists = (step->from->flags & SIM_MODEL_EXISTS) != 0;
+    bool is_fork = entry->call.op == SIM_MODEL_FORK;
+    if (!entry->has_answer) {
+        if (!exists && entry->call.must_fail == 0) {
+            done(step);
+        }
+    } else if (entry->status == KELPIE_E_EXISTS) {
+        if (exists) {
+            allow_same(step);
+        }
+    } else if (entry->status == KELPIE_E_NOT_FOUND) {
+        if (is_fork && !entry->fork_must) {
+            allow_same(step);
+        }
+    } else if (exists) {
+        if (entry->status != 0 && !step->model->is_calm && is_surroundings(entry->status)) {
+            allow_same(step);
+        }
+    } else if (entry->call.must_fail != 0) {
+        if (entry->status == entry->call.must_fail) {
+            allow_same(step);
+        }
+    } else if (entry->status == 0) {
+        done(step);
+    } else if (!step->model->is_calm &&
+               (is_failure_of(entry->call.op, entry->status) || is_surroundings(entry->status))) {
+        allow_same(step);
+    }
+}
+
+/* In a state that does not allow the operation. */
+static void step_refused(struct step *step) {
+    const struct sim_model_entry *entry = step->entry;
+    unsigned state = BIT(step->from->state);
+    bool is_start = entry->call.op == SIM_MODEL_START;
+    int code = is_start && (state & WITH_GUEST) != 0 ? KELPIE_E_ALREADY_RUNNING : KELPIE_E_STATE;
+    /* A kill that met a start: the VM is what it was before. */
+    bool is_kill_of_start = entry->call.op == SIM_MODEL_KILL && entry->overlaps_change &&
+                            (state & AT_REST) != 0 && entry->status == 0;
+    if (entry->has_answer && (entry->status == code || is_kill_of_start)) {
+        allow_same(step);
+    }
+}
+
+/* The VM died while the call was under way. */
+static void step_crashed(struct step *step) {
+    const struct sim_model_entry *entry = step->entry;
+    unsigned state = BIT(step->from->state);
+    bool is_calm = step->model->is_calm;
+    if ((state & WITH_GUEST) != 0 && !is_calm) {
+        allow_state(step, KELPIE_VM_CRASHED, SIM_MODEL_DIRTY);
+    } else if (state == BIT(KELPIE_VM_CRASHED) && !is_calm) {
+        allow_same(step);
+    }
+    if (entry->overlaps_end && step->count == 0) {
+        allow_same(step);
+    }
+}
+
+/* A failure that the contract knows. A command that failed may have done some of its work. */
+static void step_failed(struct step *step) {
+    const struct sim_model_entry *entry = step->entry;
+    if (step->model->is_calm && !entry->overlaps_end) {
+        return;
+    }
+    allow_same(step);
+    if (entry->call.op == SIM_MODEL_PUT) {
+        done_put(step);
+    }
+}
+
+static void step_vm(struct step *step) {
+    const struct sim_model_entry *entry = step->entry;
+    enum sim_model_op op = entry->call.op;
+    bool exists = (step->from->flags & SIM_MODEL_EXISTS) != 0;
+    bool is_delete = op == SIM_MODEL_DELETE || op == SIM_MODEL_DELETE_FORCE;
+    bool is_of_snapshot = op == SIM_MODEL_RESTORE || op == SIM_MODEL_FORGET;
+    bool has_snapshot = !is_of_snapshot || is_vague(step->from) ||
+                        kelpie__sim_model_snapshot(step->from, entry->call.snapshot) != NULL;
+    bool is_free = op == SIM_MODEL_FORGET; /* a snapshot outlives its VM */
+    bool may_be_busy = !step->model->is_calm || entry->overlaps_change;
+    if (entry->has_answer && is_surroundings(entry->status) && may_be_busy) {
+        allow_same(step);
+    } else if (entry->has_answer && entry->overlaps_change && exists &&
+               (entry->status == KELPIE_E_STATE ||
+                (op == SIM_MODEL_START && entry->status == KELPIE_E_ALREADY_RUNNING))) {
+        allow_same(step);
+    } else if ((!exists && !is_free) || !has_snapshot) {
+        bool is_second = is_delete && entry->status == 0;
+        if (entry->has_answer && (entry->status == KELPIE_E_NOT_FOUND || is_second)) {
+            allow_same(step);
+        }
+    } else if (entry->has_answer && entry->status == KELPIE_E_NOT_FOUND) {
+        if (is_of_snapshot && is_vague(step->from)) {
+            allow_same(step);
+        }
+    } else if (entry->has_answer && entry->status == KELPIE_E_CRASHED) {
+        step_crashed(step);
+    } else if (exists && (rules[op].allowed & BIT(step->from->state)) == 0) {
+        step_refused(step);
+    } else if (entry->call.must_fail != 0) {
+        if (entry->has_answer && entry->status == entry->call.must_fail) {
+            allow_same(step);
+        }
+    } else if (!entry->has_answer || entry->status == 0) {
+        done(step);
+    } else if (is_failure_of(op, entry->status)) {
+        step_failed(step);
+    }
+}
+
+uint32_t kelpie__sim_model_step(void *context, const void *state, uint32_t call, uint8_t *out) {
+    const struct sim_model_context *own = context;
+    struct step step = {.model = own->model,
+                        .vm = own->vm,
+                        .entry = &own->vm->entries[call],
+                        .from = state,
+                        .out = out};
+    KELPIE_ASSERT(call < own->vm->history.call_count);
+    if (step.entry->is_void) {
+        allow_same(&step);
+    } else if (step.entry->call.op == SIM_MODEL_OBSERVE) {
+        observe(&step);
+    } else if (step.entry->call.op == SIM_MODEL_LISTED) {
+        listed(&step);
+    } else if (step.entry->call.op == SIM_MODEL_CREATE || step.entry->call.op == SIM_MODEL_FORK) {
+        step_new(&step);
+    } else {
+        step_vm(&step);
+    }
+    return step.count;
+}
+
+/* A guest can die at any time; in a calm run none does. */
+uint32_t kelpie__sim_model_drift(void *context, const void *state, uint8_t *out) {
+    const struct sim_model_context *own = context;
+    struct step step = {.model = own->model, .vm = own->vm, .from = state, .out = out};
+    bool exists = (step.from->flags & SIM_MODEL_EXISTS) != 0;
+    if (exists && !own->model->is_calm && (BIT(step.from->state) & WITH_GUEST) != 0) {
+        allow_state(&step, KELPIE_VM_CRASHED, SIM_MODEL_DIRTY);
+    }
+    if (exists && !own->model->is_calm && own->vm->is_ephemeral &&
+        (BIT(step.from->state) & (WITH_GUEST | BIT(KELPIE_VM_CRASHED))) != 0) {
+        done_delete(&step); /* its monitor died, and who found that cleaned up */
+    }
+    return step.count;
+}
