@@ -55,7 +55,7 @@ static size_t slot_extent(const struct sim_guest_slot *slot) {
 }
 
 /* The empty one, a new one, or that with the fewest guests. */
-static struct sim_guest_slot *slot_choose(struct guest_slots *slots) {
+static struct sim_guest_slot *slot_choose(struct sim_world *world, struct guest_slots *slots) {
     struct sim_guest_slot *best = NULL;
     for (uint32_t i = 0; i < slots->slot_count; i += 1) {
         struct sim_guest_slot *slot = &slots->slots[i];
@@ -63,7 +63,7 @@ static struct sim_guest_slot *slot_choose(struct guest_slots *slots) {
     }
     bool wants_new = best == NULL || best->guest_count > 0;
     if (wants_new && slots->slot_count < SLOT_COUNT_MAX) {
-        void *base = kelpie__sim_heap_reserve(SIM_GUEST_SLOT_BYTES);
+        void *base = kelpie__sim_world_range(world, slots->slot_count, SIM_GUEST_SLOT_BYTES);
         if (base != NULL) {
             best = &slots->slots[slots->slot_count];
             *best = (struct sim_guest_slot){.base = base};
@@ -90,20 +90,18 @@ static bool slot_swap_out(struct sim_guest *guest) {
     return true;
 }
 
-/* Fills the slot; what was used beyond is zero again, as the heap expects. */
+/* Fills the slot. What was used beyond stays as it is: the heap must know of it. */
 static void slot_fill(struct sim_guest_slot *slot, const void *bytes, size_t count) {
-    size_t before = slot_extent(slot);
+    size_t used = kelpie__sim_heap_used(slot->base);
     KELPIE_ASSERT(count <= SIM_GUEST_SLOT_BYTES);
     memcpy(slot->base, bytes, count);
-    if (before > count) {
-        memset((char *)slot->base + count, 0, before - count);
-    }
+    kelpie__sim_heap_copied(slot->base, used);
 }
 
 bool kelpie__sim_guest_slot_take(struct sim_guest *guest) {
     KELPIE_ASSERT(guest->slot == NULL);
     struct guest_slots *slots = slots_of(guest->world);
-    struct sim_guest_slot *slot = slots == NULL ? NULL : slot_choose(slots);
+    struct sim_guest_slot *slot = slots == NULL ? NULL : slot_choose(guest->world, slots);
     if (slot == NULL || (slot->resident != NULL && !slot_swap_out(slot->resident))) {
         return false;
     }
@@ -253,7 +251,6 @@ void kelpie__sim_guest_slots_destroy(struct sim_world *world) {
     }
     for (uint32_t i = 0; i < slots->slot_count; i += 1) {
         KELPIE_ASSERT(slots->slots[i].guest_count == 0);
-        kelpie__sim_heap_unreserve(slots->slots[i].base, SIM_GUEST_SLOT_BYTES);
     }
     for (uint64_t i = 0; i < slots->copy_count; i += 1) {
         free(slots->copies[i].bytes);
