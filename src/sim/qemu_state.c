@@ -276,14 +276,14 @@ static bool state_load(struct sim_qemu *qemu, struct state_buffers *buffers) {
     size_t size = state_size(qemu);
     int64_t count =
         kelpie__os_pread(qemu->os, qemu->load, buffers->found, sizeof(buffers->found), 0);
-    if (count <= 0) {
-        kelpie__sim_qemu_exit(qemu, 1); /* not even an event */
+    state_event(qemu, "active");
+    if (count < 4 || memcmp(buffers->found, state_magic, 4) != 0) {
+        state_load_failed(qemu, "Not a migration stream", "Invalid argument");
         return false;
     }
-    state_event(qemu, "active");
     if (count < (int64_t)sizeof(state_magic) ||
         memcmp(buffers->found, state_magic, sizeof(state_magic)) != 0) {
-        state_load_failed(qemu, "Not a migration stream", "Invalid argument");
+        state_load_failed(qemu, "Unsupported migration stream version", "Operation not supported");
         return false;
     }
     if ((size_t)count <= size * 6 / 10) {
@@ -332,6 +332,8 @@ void kelpie__sim_qemu_incoming(struct sim_qemu *qemu) {
                                     : "'-incoming' was not specified on the command line");
         return;
     }
+    /* This one whoever asked for events or not, and before the handle is looked for. */
+    kelpie__sim_qemu_event(qemu, "MIGRATION", "{\"status\": \"setup\"}");
     struct sim_qemu_fd *fd =
         kelpie__text_has_prefix(uri, prefix) ? state_fd(qemu, 0, uri + sizeof(prefix) - 1) : NULL;
     if (fd == NULL) {
@@ -344,7 +346,6 @@ void kelpie__sim_qemu_incoming(struct sim_qemu *qemu) {
     qemu->load = fd->handle;
     fd->handle = KELPIE_OS_NO_HANDLE;
     qemu->incoming_fault = qemu->qmp.fault;
-    state_event(qemu, "setup");
     kelpie__timer_arm(qemu->loop, &qemu->load_timer,
                       qemu->loop->now_ns + kelpie__sim_qemu_about(qemu, STATE_LOAD_NS),
                       state_load_due, qemu);
