@@ -231,6 +231,60 @@ static void qemu_stopped(struct conform *conform) {
     qemu_kill(&qemu);
 }
 
+static void qemu_handles(struct conform *conform) {
+    struct qemu qemu = qemu_start(conform, qemu_incoming);
+    int file = say_make(conform, "state", "");
+    qemu_greet(&qemu);
+    qemu_ask(&qemu, "{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"state\"},\"id\":2}", 1);
+    static const char text[] =
+        "{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"state\"},\"id\":3}";
+    said(conform,
+         kelpie__os_send(conform->os, qemu.qmp, text, sizeof(text) - 1, &file, 1) > 0 ? 1 : 0,
+         "getfd with a handle");
+    qemu_say_lines(&qemu, qemu.qmp, 1);
+    qemu_ask(&qemu, "{\"execute\":\"closefd\",\"arguments\":{\"fdname\":\"none\"},\"id\":4}", 1);
+    qemu_ask(&qemu, "{\"execute\":\"closefd\",\"arguments\":{\"fdname\":\"state\"},\"id\":5}", 1);
+    qemu_ask(&qemu, "{\"execute\":\"add-fd\",\"arguments\":{\"fdset-id\":7},\"id\":6}", 1);
+    qemu_ask(&qemu, "{\"execute\":\"remove-fd\",\"arguments\":{\"fdset-id\":7},\"id\":7}", 1);
+    say_close(conform, file);
+    qemu_kill(&qemu);
+}
+
+static void qemu_incoming_no_handle(struct conform *conform) {
+    struct qemu qemu = qemu_start(conform, qemu_incoming);
+    qemu_greet(&qemu);
+    qemu_ask(&qemu,
+             "{\"execute\":\"migrate-incoming\",\"arguments\":{\"uri\":\"fd:none\"},\"id\":3}", 2);
+    qemu_ask(&qemu, "{\"execute\":\"query-status\",\"id\":4}", 1);
+    qemu_kill(&qemu);
+}
+
+/* An empty state ends it, and so does one that is none. */
+static void qemu_incoming_bad_state(struct conform *conform) {
+    static const char getfd[] =
+        "{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"state\"},\"id\":2}";
+    static const char *const states[] = {"", "0123456789abcdef", "QEVM"};
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(states) * 2; i += 1) {
+        struct qemu qemu = qemu_start(conform, qemu_incoming);
+        int file = say_make(conform, "state", states[i / 2]);
+        qemu_greet(&qemu);
+        if (i % 2 == 1) {
+            qemu_ask(&qemu,
+                     "{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":[{"
+                     "\"capability\":\"events\",\"state\":true}]}}",
+                     1);
+        }
+        int64_t sent = kelpie__os_send(conform->os, qemu.qmp, getfd, sizeof(getfd) - 1, &file, 1);
+        say(conform, "getfd: %d", sent == (int64_t)sizeof(getfd) - 1);
+        qemu_say_lines(&qemu, qemu.qmp, 1);
+        qemu_ask(&qemu, "{\"execute\":\"migrate-incoming\",\"arguments\":{\"uri\":\"fd:state\"}}",
+                 5);
+        qemu_say_lines(&qemu, qemu.errors, 3);
+        say_close(conform, file);
+        qemu_end(&qemu);
+    }
+}
+
 static void qemu_bad_arguments(struct conform *conform) {
     static const char *const bad[][3] = {
         {"-foo", NULL},
@@ -273,6 +327,9 @@ const struct conform_script conform_scripts_qemu[] = {
     {"qemu_quits", qemu_quits, 0},
     {"qemu_terminated", qemu_terminated, 0},
     {"qemu_stopped", qemu_stopped, 0},
+    {"qemu_handles", qemu_handles, 0},
+    {"qemu_incoming_no_handle", qemu_incoming_no_handle, 0},
+    {"qemu_incoming_bad_state", qemu_incoming_bad_state, 0},
     {"qemu_bad_arguments", qemu_bad_arguments, 0},
     {"qemu_client_gone", qemu_client_gone, 0},
     {NULL, NULL, 0},
