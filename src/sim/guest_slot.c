@@ -84,6 +84,7 @@ static bool slot_swap_out(struct sim_guest *guest) {
         guest->swapped = bigger;
         guest->swapped_capacity = extent;
     }
+    kelpie__sim_fiber_forget(guest->slot->base, extent); /* stacks are copied too */
     memcpy(guest->swapped, guest->slot->base, extent);
     guest->swapped_bytes = extent;
     guest->slot->resident = NULL;
@@ -94,6 +95,7 @@ static bool slot_swap_out(struct sim_guest *guest) {
 static void slot_fill(struct sim_guest_slot *slot, const void *bytes, size_t count) {
     size_t used = kelpie__sim_heap_used(slot->base);
     KELPIE_ASSERT(count <= SIM_GUEST_SLOT_BYTES);
+    kelpie__sim_fiber_forget(slot->base, used > count ? used : count);
     memcpy(slot->base, bytes, count);
     kelpie__sim_heap_copied(slot->base, used);
 }
@@ -177,6 +179,7 @@ uint64_t kelpie__sim_guest_copy_keep(struct sim_guest *guest) {
     if (bytes == NULL) {
         return 0;
     }
+    kelpie__sim_fiber_forget(guest->slot->base, extent); /* stacks are copied too */
     memcpy(bytes, guest->slot->base, extent);
     slots->copies[slots->copy_count] = (struct slot_copy){
         .bytes = bytes,
