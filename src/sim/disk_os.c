@@ -273,14 +273,20 @@ static int clone_files(struct sim_process *process, int from, uint64_t from_offs
     if (source->mount->disk->profile == SIM_DISK_TMPFS) {
         return -EOPNOTSUPP;
     }
-    if (source == target && from_offset < to_offset + count && to_offset < from_offset + count) {
-        return -EINVAL;
+    for (uint64_t done = 0; done < count && status == 0;) { /* a byte at least, each turn */
+        uint64_t from_at = from_offset + done;
+        uint64_t to_at = to_offset + done;
+        uint64_t part =
+            from_at < source->size ? kelpie__min_u64(count - done, source->size - from_at) : 0;
+        bool is_overlap = source == target && from_at < to_at + part && to_at < from_at + part;
+        if (part == 0) {
+            return -EIO; /* the source ends before */
+        }
+        status =
+            is_overlap ? -EINVAL : kelpie__sim_inode_clone(source, from_at, target, to_at, part);
+        done += part;
     }
-    uint64_t there =
-        from_offset < source->size ? kelpie__min_u64(count, source->size - from_offset) : 0;
-    status =
-        there == 0 ? 0 : kelpie__sim_inode_clone(source, from_offset, target, to_offset, there);
-    return status == 0 && there < count ? -EIO : status; /* the source ends before */
+    return status;
 }
 
 static int os_clone_range(struct kelpie_os *os, int from, uint64_t from_offset, int to,
