@@ -74,12 +74,16 @@ struct sim_object *kelpie__sim_guest_events(struct sim_guest *guest) {
     return guest->events;
 }
 
-void kelpie__sim_guest_tell(struct sim_guest *guest) {
+void kelpie__sim_guest_look(struct sim_guest *guest) {
     const struct sim_kernel *kernel = guest->kernel;
     KELPIE_ASSERT(guest->slot->resident == guest);
     guest->has_output = kelpie__sim_queue_count(&kernel->to_host) > 0 ||
                         kelpie__sim_queue_count(&kernel->console) > 0;
     guest->has_room = kelpie__sim_queue_room(&kernel->to_guest) > 0 || kernel->is_deaf;
+}
+
+void kelpie__sim_guest_tell(struct sim_guest *guest) {
+    kelpie__sim_guest_look(guest);
     if (guest->events != NULL) {
         kelpie__sim_object_changed(guest->events);
     }

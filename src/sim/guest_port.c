@@ -289,6 +289,7 @@ size_t kelpie__sim_guest_port_put(struct sim_guest *guest, const void *bytes, si
         KELPIE_ASSERT(kernel->port->machine == machine);
         kelpie__sim_object_changed(kernel->port);
     }
+    kelpie__sim_guest_look(guest);
     kelpie__sim_guest_update(guest);
     return put;
 }
@@ -301,6 +302,7 @@ size_t kelpie__sim_guest_port_take(struct sim_guest *guest, void *out, size_t ca
         KELPIE_ASSERT(kernel->port->machine == machine);
         kelpie__sim_object_changed(kernel->port);
     }
+    kelpie__sim_guest_look(guest);
     kelpie__sim_guest_update(guest);
     return taken;
 }
@@ -312,6 +314,7 @@ size_t kelpie__sim_guest_console_take(struct sim_guest *guest, void *out, size_t
     if (taken > 0 && guest->kernel->console_object != NULL) {
         kelpie__sim_object_changed(guest->kernel->console_object);
     }
+    kelpie__sim_guest_look(guest);
     kelpie__sim_guest_update(guest);
     return taken;
 }

@@ -151,7 +151,9 @@ int kelpie__sim_console_open(struct sim_machine *machine, struct sim_process *op
 /* What the kernel prints; lost when nobody drains the console. */
 KELPIE_PRINTF(2, 3)
 void kelpie__sim_kernel_print(struct sim_guest *guest, const char *format, ...);
-/* Tells the owner what has changed. */
+/* Notes what the owner's object is ready for. */
+void kelpie__sim_guest_look(struct sim_guest *guest);
+/* And tells the owner. */
 void kelpie__sim_guest_tell(struct sim_guest *guest);
 
 /* ---- guest_layout.c, guest_proc.c, guest_group.c --------------------------------------------- */

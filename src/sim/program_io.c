@@ -58,6 +58,9 @@ int64_t kelpie__sim_write_wait(struct kelpie_os *os, int handle, const void *byt
 
 int kelpie__sim_write_all(struct kelpie_os *os, int handle, const void *bytes, size_t count) {
     size_t written = 0;
+    if (handle < 0) {
+        return -EBADF; /* `>&-` */
+    }
     while (written < count) {
         int64_t result =
             kelpie__sim_write_wait(os, handle, (const char *)bytes + written, count - written);

@@ -76,6 +76,9 @@ static int program_begin(struct kelpie_os *os, int argc, char **argv) {
         return main(os, argc, argv);
     }
     sim_program_function function = kelpie__sim_program_builtin(name);
+    if (function == NULL && argc > 0) { /* a script: its interpreter is argv[0] */
+        function = kelpie__sim_program_builtin(program_base_name(argv[0]));
+    }
     KELPIE_ASSERT(function != NULL);
     const struct sim_stdio io = {
         .os = os, .in = 0, .out = 1, .err = 2, .name = argc > 0 ? argv[0] : name};

@@ -211,6 +211,7 @@ const char *kelpie__sim_shell_get(const struct shell *shell, const char *name, s
 void kelpie__sim_shell_set(struct shell *shell, const char *name, size_t length, const char *value);
 void kelpie__sim_shell_unset(struct shell *shell, const char *name);
 void kelpie__sim_shell_export(struct shell *shell, const char *name);
+bool kelpie__sim_shell_is_exported(const struct shell *shell, const char *name);
 /* For a child; is_own: another process of this shell, which gets all of it. */
 char **kelpie__sim_shell_environment(struct shell *shell, bool is_own);
 char *kelpie__sim_shell_copy(struct shell *shell, const char *bytes, size_t count); /* to keep */

@@ -154,6 +154,7 @@ static void trap_watch(struct shell *shell) {
         kelpie__ignore(kelpie__os_close(shell->os, shell->signals)); /* it holds nothing */
         shell->signals = KELPIE_OS_NO_HANDLE;
     }
+    shell->process->signals_blocked = 0; /* closing lets none through: sigprocmask(2) would */
     for (int signal = 1; signal < (int)SHELL_SIGNAL_MAX; signal += 1) {
         if ((shell->trapped >> (signal - 1) & 1) != 0) {
             signals[count] = signal;

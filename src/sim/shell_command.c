@@ -114,6 +114,7 @@ bool kelpie__sim_shell_redirect(struct shell *shell, const struct shell_text *te
 struct command {
     struct shell_fields assignments; /* NAME=value, expanded */
     struct shell_fields arguments;
+    struct shell_fields kept; /* of each variable: its value or NULL, whether it was exported */
 };
 
 /* The length of NAME in NAME=value; 0: it is no assignment. */
@@ -158,17 +159,43 @@ static void command_read(struct shell *shell, const struct shell_text *text,
     }
 }
 
-static void command_assign(struct shell *shell, const struct command *command, bool is_exported) {
+static void command_assign(struct shell *shell, const struct command *command) {
+    for (uint32_t i = 0; i < command->assignments.count; i += 1) {
+        const char *assignment = command->assignments.items[i];
+        const char *equals = strchr(assignment, '=');
+        KELPIE_ASSERT(equals != NULL);
+        kelpie__sim_shell_set(shell, assignment, (size_t)(equals - assignment), equals + 1);
+    }
+}
+
+/* For one command: what the variables were comes back after it. */
+static void command_swap(struct shell *shell, struct command *command) {
     for (uint32_t i = 0; i < command->assignments.count; i += 1) {
         char *assignment = command->assignments.items[i];
         char *equals = strchr(assignment, '=');
         KELPIE_ASSERT(equals != NULL);
         *equals = '\0';
+        bool was_exported = kelpie__sim_shell_is_exported(shell, assignment);
+        const char *before = kelpie__sim_shell_get(shell, assignment, strlen(assignment));
+        char *kept = before == NULL ? NULL : kelpie__sim_shell_alloc_text(shell, before);
         kelpie__sim_shell_set(shell, assignment, strlen(assignment), equals + 1);
-        if (is_exported) {
-            kelpie__sim_shell_export(shell, assignment);
+        kelpie__sim_shell_export(shell, assignment);
+        kelpie__sim_shell_field_add(shell, &command->kept, kept);
+        kelpie__sim_shell_field_add(shell, &command->kept, was_exported ? assignment : NULL);
+    }
+}
+
+static void command_swap_back(struct shell *shell, const struct command *command) {
+    for (uint32_t i = 0; i < command->assignments.count; i += 1) {
+        const char *name = command->assignments.items[i];
+        const char *kept = command->kept.items[2 * (size_t)i];
+        kelpie__sim_shell_unset(shell, name);
+        if (kept != NULL) {
+            kelpie__sim_shell_set(shell, name, strlen(name), kept);
         }
-        *equals = '=';
+        if (command->kept.items[2 * (size_t)i + 1] != NULL) {
+            kelpie__sim_shell_export(shell, name);
+        }
     }
 }
 
@@ -238,15 +265,16 @@ void kelpie__sim_shell_command(struct shell *shell, const struct shell_code *cod
         bool has_substitution =
             memchr(code->text.bytes + range.begin, '$', range.end - range.begin) != NULL;
         shell->status = has_substitution && shell->status != before ? shell->status : 0;
-        command_assign(shell, &command, false);
+        command_assign(shell, &command);
     } else if (strcmp(command.arguments.items[0], "exec") == 0) {
         command_exec(shell, &command);
     } else {
-        command_assign(shell, &command, true);
+        command_swap(shell, &command);
         if (!kelpie__sim_shell_builtin(shell, (int)command.arguments.count,
                                        command.arguments.items)) {
             command_run_program(shell, &command);
         }
+        command_swap_back(shell, &command);
     }
     kelpie__sim_shell_restore(shell);
 }

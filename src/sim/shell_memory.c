@@ -184,6 +184,11 @@ void kelpie__sim_shell_export(struct shell *shell, const char *name) {
     variable_make(shell, name, strlen(name))->is_exported = true;
 }
 
+bool kelpie__sim_shell_is_exported(const struct shell *shell, const char *name) {
+    const struct shell_variable *variable = variable_find(shell, name, strlen(name));
+    return variable != NULL && variable->is_exported;
+}
+
 static void environment_add(struct shell *shell, struct shell_fields *fields, bool is_local,
                             const char *name, const char *value) {
     static const char prefix[] = {SHELL_LOCAL};

@@ -155,6 +155,8 @@ static void parse_redirections(struct parse *parse, uint32_t redirect_code) {
         }
     }
     parse->code->instructions[redirect_code].range = (struct shell_range){begin, end};
+    parse->code->instructions[redirect_code].target = parse->code->count; /* when one fails */
+    parse_emit_plain(parse, SHELL_OP_RESTORE);
 }
 
 /* The construct on top is complete. */
@@ -163,7 +165,6 @@ static void parse_pop(struct parse *parse) {
     uint32_t redirect_code = frame->redirect_code;
     parse->depth -= 1;
     parse_redirections(parse, redirect_code);
-    parse_emit_plain(parse, SHELL_OP_RESTORE);
 }
 
 static void parse_end_pipeline(struct parse *parse, struct parse_frame *frame, uint32_t end) {
@@ -288,7 +289,6 @@ static void parse_subshell(struct parse *parse) {
     parse_emit(parse, SHELL_OP_SUBSHELL, (struct shell_range){begin, end}, 0);
     parse->at = end + 1;
     parse_redirections(parse, redirect_code);
-    parse_emit_plain(parse, SHELL_OP_RESTORE);
     parse_after_command(parse);
 }
 

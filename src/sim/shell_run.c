@@ -154,10 +154,12 @@ static void run_subshell(struct shell *shell, const struct shell_code *code,
 
 /* ---- the machine ----------------------------------------------------------------------------- */
 
-static void run_redirect(struct shell *shell, struct shell_call *call, struct shell_range range) {
-    if (!kelpie__sim_shell_redirect(shell, &call->code->text, range)) {
+/* A compound command does not run without its redirections. */
+static void run_redirect(struct shell *shell, struct shell_call *call,
+                         const struct shell_instruction *instruction) {
+    if (!kelpie__sim_shell_redirect(shell, &call->code->text, instruction->range)) {
         shell->status = 1;
-        kelpie__sim_shell_exit(shell, 1); /* a compound command cannot go without */
+        call->next = instruction->target;
     }
 }
 
@@ -225,7 +227,7 @@ static void run_instruction(struct shell *shell, struct shell_call *call,
         kelpie__sim_shell_pipeline(shell, code, instruction + 1, instruction->target);
         break;
     case SHELL_OP_REDIRECT:
-        run_redirect(shell, call, instruction->range);
+        run_redirect(shell, call, instruction);
         break;
     case SHELL_OP_RESTORE:
         kelpie__sim_shell_restore(shell);

@@ -280,6 +280,22 @@ static inline struct client *client_boot(struct kelpie_os *os) {
     return client;
 }
 
+/* Another guest takes the place of the one that is there, over the same stream. */
+static inline void client_replace(struct client *client, struct sim_guest *guest) {
+    assert_non_null(guest);
+    kelpie__loop_unwatch(client->loop, client->events_slot);
+    kelpie__sim_guest_destroy(client->guest);
+    assert_int_equal(kelpie__os_close(client->os, client->events), 0);
+    client->guest = guest;
+    client->events = kelpie__sim_handle_install(kelpie__sim_process_of(client->os),
+                                                kelpie__sim_guest_events(guest));
+    assert_true(client->events >= 0);
+    assert_int_equal(kelpie__loop_watch(client->loop, client->events,
+                                        KELPIE_OS_READABLE | KELPIE_OS_WRITABLE, client_pump,
+                                        client, &client->events_slot),
+                     0);
+}
+
 /* The guest goes too. */
 static inline void client_end(struct client *client) {
     kelpie__wire_destroy(client->wire);
@@ -380,7 +396,7 @@ static inline int client_exec_start(struct client *client, const char *const *ar
                      0);
     client_send(client, channel, KELPIE_STREAM_ARGUMENTS, bytes, count, true);
     free(bytes);
-    while (!client->is_answered) {
+    while (!client->is_answered && !client->has_ended) {
         client_step(client);
     }
     return client->error.code < 0 ? client->error.code : (int)channel;
