@@ -170,7 +170,11 @@ static bool hear(struct scene *scene, int stream, const char *text, int64_t time
             return false;
         }
         kelpie__ignore(kelpie__os_watch(scene->os, scene->process, 0, 0)); /* its end wakes once */
-        assert_true(kelpie__os_wait(scene->os, events, 8, deadline_ns) >= 0);
+        int waited = kelpie__os_wait(scene->os, events, 8, deadline_ns);
+        if (waited < 0) {
+            print_message("wait: %d, %s\n", waited, kelpie__sim_world_failure(scene->world));
+        }
+        assert_true(waited >= 0);
     }
     return false;
 }
@@ -443,6 +447,189 @@ static void test_bad_arguments_end_it_with_its_words(void **state) {
     }
 }
 
+/* ---- with a guest ---------------------------------------------------------------------------- */
+
+/* As the driver starts one. */
+static struct scene *scene_boot(const char *plan, bool has_kvm) {
+    static const char header[] = "070701000000010000816D00000000000000000000000100000000"
+                                 "0000000000000000000000000000000000000000000000050000000000";
+    struct scene *scene = scene_new(plan, has_kvm);
+    struct sim_disk *disk = kelpie__sim_world_disk(scene->world);
+    struct kelpie_qemu_arguments *arguments = test_calloc(1, sizeof(*arguments));
+    uint8_t program[8192];
+    char initramfs[512] = "";
+    memcpy(initramfs, header, 110);
+    memcpy(initramfs + 110, "init", 5);
+    memcpy(initramfs + sizeof(initramfs) - 11, "TRAILER!!!", 11);
+    int64_t count = kelpie__sim_disk_peek(disk, false, SIM_LIBEXEC_DIRECTORY "/kelpie-agent",
+                                          program, sizeof(program));
+    assert_true(count > 0);
+    assert_int_equal(kelpie__sim_disk_put(disk, "/kernel", 0644, program, (size_t)count), 0);
+    assert_int_equal(kelpie__sim_disk_put(disk, "/initramfs", 0644, initramfs, sizeof(initramfs)),
+                     0);
+    const struct kelpie_vmm_spec spec = {.vm_directory = "/var/lib/kelpie/vms/a,b",
+                                         .kernel = "/kernel",
+                                         .initramfs = "/initramfs",
+                                         .cpu_count = 1,
+                                         .memory_mib = 256};
+    const struct kelpie_qemu_arguments_input input = {
+        .spec = &spec,
+        .program = QEMU,
+        .accelerator = has_kvm ? KELPIE_VMM_ACCELERATOR_KVM : KELPIE_VMM_ACCELERATOR_TCG,
+        .base = KELPIE_OS_NO_HANDLE,
+        .tsc_khz = has_kvm ? 0 : kelpie__sim_world_host(scene->world)->tsc_khz,
+        .qmp = 3,
+        .agent = 4,
+        .console = 5};
+    assert_int_equal(kelpie__qemu_arguments_build(arguments, &input, NULL), 0);
+    spawn(scene, arguments->values + 1);
+    test_free(arguments);
+    return scene;
+}
+
+static void guest_truth(struct scene *scene, struct sim_guest_truth *out) {
+    struct sim_guest *guest = kelpie__sim_world_guest(scene->world, 0);
+    assert_non_null(guest);
+    kelpie__sim_guest_truth(guest, out);
+}
+
+/* Its agent's first frame, behind a header of 24 bytes. */
+static void wait_ready(struct scene *scene) {
+    for (int i = 0; i < 200 && scene->lengths[AGENT] < 24; i += 1) {
+        hear(scene, AGENT, "", 50);
+    }
+    assert_true(scene->lengths[AGENT] > 24);
+}
+
+static void test_stop_and_cont_tell_events_first(void **state) {
+    struct scene *scene = scene_boot(NULL, false);
+    struct sim_guest_truth before;
+    struct sim_guest_truth after;
+    kelpie__ignore(state != NULL);
+    greet(scene);
+    wait_ready(scene);
+    assert_true(now(scene) - scene->started_ns > 400 * MS);
+    assert_true(now(scene) - scene->started_ns < 8000 * MS);
+    expect(scene, "{\"execute\":\"cont\",\"id\":2}", "{\"return\": {}, \"id\": 2}\r\n");
+    say(scene, "{\"execute\":\"stop\",\"id\":3}");
+    assert_true(hear(scene, QMP, "\"event\": \"STOP\"}\r\n{\"return\": {}, \"id\": 3}\r\n", 100));
+    guest_truth(scene, &before);
+    expect(scene, "{\"execute\":\"stop\",\"id\":4}", "{\"return\": {}, \"id\": 4}\r\n");
+    hear(scene, QMP, "", 5000);
+    guest_truth(scene, &after);
+    assert_int_equal(before.ticks, after.ticks);
+    say(scene, "{\"execute\":\"cont\",\"id\":5}");
+    assert_true(hear(scene, QMP, "\"event\": \"RESUME\"}\r\n{\"return\": {}, \"id\": 5}\r\n", 100));
+    hear(scene, QMP, "", 1000);
+    guest_truth(scene, &after);
+    assert_true(after.ticks > before.ticks + 900);
+    expect(scene, "{\"execute\":\"query-status\",\"id\":6}",
+           "{\"return\": {\"status\": \"running\", \"singlestep\": false, \"running\": true}, "
+           "\"id\": 6}\r\n");
+    scene_free(scene);
+}
+
+static void test_a_panic_is_heard_on_the_console_then_a_reset(void **state) {
+    struct scene *scene = scene_boot(NULL, false);
+    kelpie__ignore(state != NULL);
+    greet(scene);
+    wait_ready(scene);
+    kelpie__sim_guest_panic(kelpie__sim_world_guest(scene->world, 0), "because of a test");
+    assert_int_equal(wait_end(scene, 1000), 0);
+    assert_non_null(strstr(scene->heard[CONSOLE], "Kernel panic - not syncing: because of a test"));
+    assert_non_null(strstr(scene->heard[QMP], "\"event\": \"SHUTDOWN\", \"data\": {\"guest\": "
+                                              "true, \"reason\": \"guest-reset\"}}\r\n"));
+    assert_null(kelpie__sim_world_guest(scene->world, 0));
+    scene_free(scene);
+}
+
+static void test_a_killed_qemu_takes_its_guest_along(void **state) {
+    struct scene *scene = scene_boot(NULL, false);
+    kelpie__ignore(state != NULL);
+    wait_ready(scene);
+    assert_int_equal(kelpie__os_signal(scene->os, scene->process, SIGKILL), 0);
+    assert_int_equal(wait_end(scene, 100), -SIGKILL);
+    assert_null(kelpie__sim_world_guest(scene->world, 0));
+    scene_free(scene);
+}
+
+static void test_without_an_agent_the_kernel_panics(void **state) {
+    struct scene *scene = scene_boot(NULL, false);
+    kelpie__ignore(state != NULL);
+    /* QEMU looks at it only later. */
+    assert_int_equal(
+        kelpie__sim_disk_put(kelpie__sim_world_disk(scene->world), "/initramfs", 0644, "short", 5),
+        0);
+    assert_int_equal(wait_end(scene, 20000), 0);
+    assert_non_null(strstr(scene->heard[CONSOLE], "Kernel panic - not syncing: "));
+    scene_free(scene);
+}
+
+static void test_kvm_where_there_is_one(void **state) {
+    struct scene *scene = scene_boot(NULL, true);
+    kelpie__ignore(state != NULL);
+    greet(scene);
+    expect(scene, "{\"execute\":\"query-kvm\",\"id\":2}",
+           "{\"return\": {\"enabled\": true, \"present\": true}, \"id\": 2}\r\n");
+    wait_ready(scene);
+    scene_free(scene);
+    scene = scene_boot("qemu.kvm nth=1 => hang", true); /* as some hosts have it */
+    greet(scene);
+    hear(scene, AGENT, "", 60000);
+    assert_int_equal(scene->lengths[AGENT], 0);
+    assert_int_equal(wait_end(scene, 10), -1000);
+    scene_free(scene);
+}
+
+struct boot_fault {
+    const char *plan;
+    bool is_ended;
+    const char *console; /* "": nothing of that */
+};
+
+static void test_fault_of_a_boot(void **state) {
+    static const struct boot_fault faults[] = {
+        {"guest.boot nth=1 => hang", false, ""},
+        {"guest.boot nth=1 => deaf", false, ""},
+        {"guest.boot nth=1 => panic", true, "Kernel panic - not syncing: "},
+        {"guest.boot nth=1 => reset", true, ""},
+    };
+    kelpie__ignore(state != NULL);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(faults); i += 1) {
+        struct scene *scene = scene_boot(faults[i].plan, false);
+        greet(scene);
+        hear(scene, AGENT, "", 30000);
+        assert_int_equal(scene->lengths[AGENT], 0);
+        assert_non_null(strstr(scene->heard[CONSOLE], faults[i].console));
+        assert_int_equal(wait_end(scene, 10), faults[i].is_ended ? 0 : -1000);
+        scene_free(scene);
+    }
+}
+
+static void test_fault_of_frames(void **state) {
+    static const char *const plans[] = {
+        "agent.frame nth=1 => drop",      "agent.frame nth=1 => torn",
+        "agent.frame nth=1 => duplicate", "agent.frame nth=1 => mutate",
+        "agent.frame nth=1 => flood",     "agent.frame nth=1 => late:2s",
+    };
+    kelpie__ignore(state != NULL);
+    struct scene *scene = scene_boot(NULL, false);
+    wait_ready(scene);
+    hear(scene, AGENT, "", 3000);
+    size_t length = scene->lengths[AGENT]; /* of what an agent says that nobody answers */
+    scene_free(scene);
+    const size_t lengths[] = {0, length / 2, 2 * length, length, 4096, length};
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(plans); i += 1) {
+        scene = scene_boot(plans[i], false);
+        hear(scene, AGENT, "", 10000);
+        assert_int_equal(scene->lengths[AGENT], lengths[i]);
+        if (lengths[i] == 2 * length) {
+            assert_memory_equal(scene->heard[AGENT], scene->heard[AGENT] + length, length);
+        }
+        scene_free(scene);
+    }
+}
+
 /* ---- faults ---------------------------------------------------------------------------------- */
 
 static void test_fault_start_fails_without_a_greeting(void **state) {
@@ -518,6 +705,13 @@ int main(void) {
         cmocka_unit_test(test_answers_of_a_stopped_process_come_late),
         cmocka_unit_test(test_it_lives_on_when_its_client_goes),
         cmocka_unit_test(test_bad_arguments_end_it_with_its_words),
+        cmocka_unit_test(test_stop_and_cont_tell_events_first),
+        cmocka_unit_test(test_a_panic_is_heard_on_the_console_then_a_reset),
+        cmocka_unit_test(test_a_killed_qemu_takes_its_guest_along),
+        cmocka_unit_test(test_without_an_agent_the_kernel_panics),
+        cmocka_unit_test(test_kvm_where_there_is_one),
+        cmocka_unit_test(test_fault_of_a_boot),
+        cmocka_unit_test(test_fault_of_frames),
         cmocka_unit_test(test_fault_start_fails_without_a_greeting),
         cmocka_unit_test(test_fault_of_a_command),
         cmocka_unit_test(test_fault_flood_of_words),
