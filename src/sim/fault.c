@@ -7,6 +7,7 @@
  */
 #include "sim/fault_internal.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -169,7 +170,7 @@ struct sim_faults *kelpie__sim_faults_create(struct sim_world *world, const char
         }
         return NULL;
     }
-    kelpie__sim_fault_arm(faults);
+    kelpie__sim_fault_arm(faults, 0);
     return faults;
 }
 
@@ -214,13 +215,13 @@ static const char *vm_of(struct sim_process *process) {
     return NULL;
 }
 
-static bool concerns(const struct sim_fault_rule *rule, const struct sim_process *process,
-                     const char *vm) {
+static bool concerns(const struct sim_fault_rule *rule, const struct sim_fault_process *process) {
     const struct kelpie_fault_rule *plan = &rule->rule;
     return plan->kind != KELPIE_FAULT_POINT_WORLD &&
            (plan->birth == 0 || plan->birth == process->birth) &&
            (plan->role[0] == '\0' || strcmp(plan->role, process->role) == 0) &&
-           (plan->vm[0] == '\0' || (vm != NULL && kelpie__fault_glob(plan->vm, vm)));
+           (plan->vm[0] == '\0' ||
+            (process->vm[0] != '\0' && kelpie__fault_glob(plan->vm, process->vm)));
 }
 
 /* Whether a rule belongs to a bucket: an operation, or the named points. */
@@ -237,8 +238,8 @@ static bool process_sort(const struct sim_faults *faults, struct sim_fault_proce
         const struct sim_fault_rule *rule = &faults->rules[out->slots[i].rule];
         total += rule->rule.kind == KELPIE_FAULT_POINT_ANY ? SIM_OP_COUNT : 1;
     }
-    out->indexes = calloc(total + 1, sizeof(*out->indexes));
-    if (out->indexes == NULL) {
+    uint32_t *indexes = calloc(total + 1, sizeof(*indexes));
+    if (indexes == NULL) {
         return false;
     }
     uint32_t at = 0;
@@ -246,14 +247,41 @@ static bool process_sort(const struct sim_faults *faults, struct sim_fault_proce
         out->first[bucket] = at;
         for (uint32_t i = 0; i < out->slot_count; i += 1) {
             if (is_of_bucket(&faults->rules[out->slots[i].rule], bucket)) {
-                out->indexes[at] = i;
+                indexes[at] = i;
                 at += 1;
             }
         }
     }
     out->first[LABEL_NAMED + 1] = at;
+    free(out->indexes);
+    out->indexes = indexes;
     KELPIE_ASSERT(at == total);
     return true;
+}
+
+/* The rules from the first-th on that concern the process join those that it has. */
+static bool process_extend(const struct sim_faults *faults, struct sim_fault_process *process,
+                           uint32_t first) {
+    uint32_t count = process->slot_count;
+    for (uint32_t i = first; i < faults->rule_count; i += 1) {
+        count += concerns(&faults->rules[i], process) ? 1 : 0;
+    }
+    struct sim_fault_slot *slots = realloc(process->slots, (count + 1) * sizeof(*slots));
+    if (slots == NULL) {
+        return false;
+    }
+    process->slots = slots;
+    for (uint32_t i = first; i < faults->rule_count; i += 1) {
+        if (concerns(&faults->rules[i], process)) {
+            slots[process->slot_count] =
+                (struct sim_fault_slot){.rule = i,
+                                        .base = hash_base(faults->seed, faults->rules[i].key,
+                                                          process->role, process->birth)};
+            process->slot_count += 1;
+        }
+    }
+    KELPIE_ASSERT(process->slot_count == count);
+    return process_sort(faults, process);
 }
 
 static struct sim_fault_process *process_create(const struct sim_faults *faults,
@@ -263,24 +291,10 @@ static struct sim_fault_process *process_create(const struct sim_faults *faults,
     if (made == NULL) {
         return NULL;
     }
-    for (uint32_t i = 0; i < faults->rule_count; i += 1) {
-        made->slot_count += concerns(&faults->rules[i], process, vm) ? 1 : 0;
-    }
-    made->slots = calloc(made->slot_count + 1, sizeof(*made->slots));
-    if (made->slots == NULL) {
-        free(made);
-        return NULL;
-    }
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < faults->rule_count; i += 1) {
-        if (concerns(&faults->rules[i], process, vm)) {
-            made->slots[count].rule = i;
-            made->slots[count].base =
-                hash_base(faults->seed, faults->rules[i].key, process->role, process->birth);
-            count += 1;
-        }
-    }
-    if (!process_sort(faults, made)) {
+    made->birth = process->birth;
+    snprintf(made->role, sizeof(made->role), "%s", process->role);
+    snprintf(made->vm, sizeof(made->vm), "%s", vm == NULL ? "" : vm);
+    if (!process_extend(faults, made, 0)) {
         process_destroy(made);
         return NULL;
     }
@@ -312,6 +326,27 @@ static struct sim_fault_process *process_of(struct sim_faults *faults,
         }
     }
     return faults->processes[birth];
+}
+
+int kelpie__sim_faults_add(struct sim_faults *faults, const char *plan, char out_problem[256]) {
+    uint32_t first = faults->rule_count;
+    char problem[256] = "";
+    if (!read_rules(faults, plan, problem)) {
+        faults->rule_count = first;
+        snprintf(out_problem, 256, "%s", problem);
+        return -EINVAL;
+    }
+    for (uint32_t i = first; i < faults->rule_count; i += 1) {
+        faults->rules[i].is_added = true;
+    }
+    for (uint64_t i = 0; i < faults->process_capacity; i += 1) {
+        if (faults->processes[i] != NULL && !process_extend(faults, faults->processes[i], first)) {
+            kelpie__sim_world_fail(faults->world, "no memory for the faults of a process");
+            break;
+        }
+    }
+    kelpie__sim_fault_arm(faults, first);
+    return 0;
 }
 
 /* ---- does a rule fire? ----------------------------------------------------------------------- */
@@ -354,14 +389,16 @@ static bool slot_fires(struct sim_faults *faults, struct sim_fault_slot *slot) {
            kelpie__sim_disk_pending(kelpie__sim_world_disk(faults->world)) > 0;
 }
 
+static bool is_of_child(const struct kelpie_fault_rule *rule) {
+    return rule->action == KELPIE_FAULT_KILL_CHILD || rule->action == KELPIE_FAULT_STOP_CHILD;
+}
+
 static bool matches(const struct sim_fault_rule *rule, const struct sim_call *call) {
     const struct kelpie_fault_rule *plan = &rule->rule;
-    bool is_of_child =
-        plan->action == KELPIE_FAULT_KILL_CHILD || plan->action == KELPIE_FAULT_STOP_CHILD;
     if (rule->label[0] != '\0' && (call->label == NULL || strcmp(call->label, rule->label) != 0)) {
         return false;
     }
-    return plan->path[0] == '\0' || is_of_child ||
+    return plan->path[0] == '\0' || is_of_child(plan) ||
            (call->path != NULL && kelpie__fault_glob(plan->path, call->path));
 }
 
@@ -380,6 +417,11 @@ void kelpie__sim_fault_record(struct sim_faults *faults, const struct sim_fault_
     concrete.trigger =
         is_of_world && rule->rule.has_window ? KELPIE_FAULT_ALWAYS : KELPIE_FAULT_NTH;
     concrete.value = nth;
+    bool is_of_call = !is_of_world && rule->rule.kind != KELPIE_FAULT_POINT_NAMED;
+    if (is_of_call && rule->is_added) { /* `nth` counts all calls since its birth */
+        snprintf(concrete.point, sizeof(concrete.point), "*");
+        concrete.path[0] = is_of_child(&rule->rule) ? concrete.path[0] : '\0';
+    }
     if (!is_of_world) {
         snprintf(concrete.role, sizeof(concrete.role), "%s", process->role);
         concrete.birth = process->birth;
@@ -483,7 +525,7 @@ void kelpie__sim_faults_call(struct sim_faults *faults, struct sim_call *call) {
              call->label == NULL ? "" : call->label,
              call->label == NULL || call->path == NULL ? "" : ", ",
              call->path == NULL ? "" : call->path);
-    kelpie__sim_fault_record(faults, rule, call->process, found->calls,
+    kelpie__sim_fault_record(faults, rule, call->process, rule->is_added ? call->nth : found->calls,
                              kelpie__sim_fault_class_of_call(&rule->rule, call->op), where);
     act_on_call(call, &rule->rule, hash);
     act_on_process(faults, call->process, &rule->rule);

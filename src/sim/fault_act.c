@@ -225,9 +225,9 @@ static void window_begins(struct sim_world *world, void *context, uint64_t argum
     }
 }
 
-void kelpie__sim_fault_arm(struct sim_faults *faults) {
+void kelpie__sim_fault_arm(struct sim_faults *faults, uint32_t first) {
     bool has_marks = false;
-    for (uint32_t i = 0; i < faults->rule_count; i += 1) {
+    for (uint32_t i = first; i < faults->rule_count; i += 1) {
         const struct sim_fault_rule *rule = &faults->rules[i];
         has_marks = has_marks || rule->rule.mark[0] != '\0';
         if (rule->rule.kind == KELPIE_FAULT_POINT_WORLD && rule->rule.has_window) {
@@ -239,7 +239,8 @@ void kelpie__sim_fault_arm(struct sim_faults *faults) {
                            faults, i);
         }
     }
-    if (has_marks) {
+    if (has_marks && !faults->is_observer) {
+        faults->is_observer = true;
         kelpie__sim_world_observe(faults->world, kelpie__sim_fault_observe, faults);
     }
 }

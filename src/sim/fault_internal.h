@@ -36,6 +36,7 @@ struct sim_fault_rule {
     char label[KELPIE_FAULT_TEXT_MAX]; /* of a labelled handle; "": any */
     char key[KELPIE_FAULT_TEXT_MAX * 2 + 32]; /* what its decisions are hashes of */
     uint64_t marks;                           /* seen so far */
+    bool is_added;                            /* later: counts from then on */
     uint64_t armed;                           /* marks that have fired nothing yet */
 };
 
@@ -48,6 +49,9 @@ struct sim_fault_slot {
 };
 
 struct sim_fault_process {
+    uint64_t birth;
+    char role[SIM_NAME_BYTES_MAX];
+    char vm[KELPIE_FAULT_TEXT_MAX]; /* "": none */
     uint32_t slot_count;
     struct sim_fault_slot *slots;
     uint32_t *indexes; /* of slots, op after op; then those of named points */
@@ -70,6 +74,7 @@ struct sim_faults {
     struct sim_world *world;
     uint64_t seed;
     bool is_off;
+    bool is_observer;
     uint32_t rule_count;
     struct sim_fault_rule *rules;
     uint64_t process_capacity;
@@ -101,8 +106,8 @@ bool kelpie__sim_fault_stop(struct sim_faults *faults, struct sim_process *proce
                             int64_t duration_ns);
 void kelpie__sim_fault_signal_children(struct sim_faults *faults, struct sim_process *process,
                                        const struct kelpie_fault_rule *rule, int signal);
-/* Rules of the world: arms those with a window; called once. */
-void kelpie__sim_fault_arm(struct sim_faults *faults);
+/* Rules of the world, from the first-th on: arms those with a window, looks out for marks. */
+void kelpie__sim_fault_arm(struct sim_faults *faults, uint32_t first);
 /* Does what waits, where nobody is in the middle of anything. True: the power is gone, and with it
  * the process that called. */
 bool kelpie__sim_fault_run_pending(struct sim_faults *faults);

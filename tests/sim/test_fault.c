@@ -341,6 +341,34 @@ static void test_pending_writes_and_alias_names(void **state) {
     assert_false(kelpie__sim_faults_alias("boot", text, sizeof(text)));
 }
 
+/* Rules that come later count from then on; what they fire replays from the beginning. */
+static void test_rules_are_added(void **state) {
+    struct fixture *fixture = make(3, "write nth=1 => EIO");
+    char problem[256] = "";
+    char plan[1024];
+    (void)state;
+    assert_int_equal(call(fixture, 0, SIM_OP_write, NULL, NULL).fault_errno, EIO);
+    assert_int_equal(kelpie__sim_faults_add(fixture->faults, "read nth=1 => short; raed", problem),
+                     -EINVAL);
+    assert_int_equal(strncmp(problem, "line 1, column 22: expected an operation", 40), 0);
+    assert_int_equal(call(fixture, 0, SIM_OP_read, NULL, NULL).fault_short, 0);
+    assert_int_equal(kelpie__sim_faults_add(fixture->faults,
+                                            "write nth=2 => ENOSPC; clock after=mark:m => jump:1s",
+                                            problem),
+                     0);
+    assert_int_equal(call(fixture, 0, SIM_OP_write, NULL, NULL).fault_errno, 0);
+    struct sim_call made = {.process = &fixture->processes[0], .op = SIM_OP_write, .nth = 9};
+    kelpie__sim_faults_call(fixture->faults, &made);
+    assert_int_equal(made.fault_errno, ENOSPC);
+    emit(fixture, SIM_EVENT_MARK, "m");
+    fake_pass(&fixture->world, fixture->world.now_ns);
+    kelpie__ignore((int64_t)kelpie__sim_faults_concrete(fixture->faults, plan, sizeof(plan)));
+    assert_non_null(strstr(plan, "write role=monitor birth=1 nth=1 => EIO #"));
+    assert_non_null(strstr(plan, "* role=monitor birth=1 nth=9 => ENOSPC #"));
+    assert_non_null(strstr(plan, "clock after=mark:m nth=1 => jump:1s #"));
+    unmake(fixture);
+}
+
 /* What the seam can do, the plan can name. */
 static void test_every_operation_is_a_point(void **state) {
     (void)state;
@@ -374,6 +402,7 @@ int main(void) {
         cmocka_unit_test(test_windows_swizzle_and_the_end),
         cmocka_unit_test(test_points_of_inhabitants),
         cmocka_unit_test(test_pending_writes_and_alias_names),
+        cmocka_unit_test(test_rules_are_added),
         cmocka_unit_test(test_every_operation_is_a_point),
         cmocka_unit_test(test_decisions_are_spread),
     };
