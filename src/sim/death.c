@@ -243,6 +243,22 @@ static void signal_default(struct sim_process *process, int signal) {
     }
 }
 
+/* What came while it was stopped: the lowest first, of which mostly one is enough. */
+static void signal_deliver(struct sim_process *process) {
+    uint64_t due = process->signals_pending & ~process->signals_blocked;
+    while (due != 0 && process->state < SIM_PROCESS_ZOMBIE && !process->is_ending) {
+        int signal = __builtin_ctzll(due) + 1;
+        due &= due - 1;
+        process->signals_pending &= ~(UINT64_C(1) << (signal - 1));
+        signal_default(process, signal);
+    }
+}
+
+static bool signal_is_lethal(int signal) {
+    return signal != SIGCHLD && signal != SIGCONT && signal != SIGURG && signal != SIGWINCH &&
+           signal != SIGTSTP && signal != SIGTTIN && signal != SIGTTOU;
+}
+
 void kelpie__sim_process_signal(struct sim_process *process, int signal) {
     KELPIE_ASSERT(signal > 0 && signal <= 64);
     const uint64_t bit = UINT64_C(1) << (signal - 1);
@@ -259,12 +275,17 @@ void kelpie__sim_process_signal(struct sim_process *process, int signal) {
     }
     if (signal == SIGCONT) {
         process_continue(process);
+        signal_deliver(process);
     }
     if ((process->signals_blocked & bit) != 0) {
         process->signals_pending |= bit;
         kelpie__sim_object_changed(process->signals);
     } else if ((process->signals_ignored & bit) == 0) {
-        signal_default(process, signal);
+        if (process->is_stopped && signal_is_lethal(signal)) {
+            process->signals_pending |= bit; /* it dies when it goes on */
+        } else {
+            signal_default(process, signal);
+        }
     }
 }
 

@@ -370,8 +370,14 @@ static int sim_page_map(struct kelpie_os *os, int32_t pid, uint64_t address, uin
         return (int)kelpie__sim_leave(&call, -call.fault_errno, NULL, 0);
     }
     int status = memory_owner(kelpie__sim_process_of(os), pid, &owner);
-    status =
-        status < 0 ? status : owner->memory_operations->page_map(owner, address, out, page_count);
+    if (status == 0) {
+        status = owner->memory_operations->page_map(owner, address, out, page_count);
+    } else if (status == -EFAULT) { /* nothing is mapped there: a map can say so */
+        memset(out, 0, page_count * sizeof(*out));
+        status = 0;
+    } else { /* on Linux it is a file of the process */
+        status = status == -ESRCH ? -ENOENT : status;
+    }
     call.argument = page_count;
     return (int)kelpie__sim_leave(&call, status, out,
                                   status < 0 ? 0 : page_count * sizeof(uint64_t));
