@@ -60,6 +60,32 @@ static void child_open(struct child *child, const char *name, bool locks) {
     answer_status(child, status);
 }
 
+/* Handles until there is no room; what the last call said, and how a stream behaves then. */
+static void child_fill(struct child *child) {
+    int handles[2048];
+    int extra = CONFORM_NONE;
+    uint32_t room = 1;
+    uint32_t count = 0;
+    char byte = 0;
+    int status = 0;
+    while (status >= 0 && count < KELPIE_ARRAY_COUNT(handles)) {
+        status = kelpie__os_memory_file(child->os, "filler", 1);
+        handles[count] = status;
+        count += status >= 0 ? 1 : 0;
+    }
+    int pair[2];
+    const char *full = strerrorname_np(-status);
+    const char *pair_name = strerrorname_np(-kelpie__os_pair(child->os, pair));
+    int64_t got = kelpie__os_receive(child->os, CHILD_FIRST_HANDLE, &byte, 1, &extra, &room);
+    const char *accepted = strerrorname_np(-kelpie__os_accept(child->os, CHILD_FIRST_HANDLE + 1));
+    for (uint32_t i = 0; i < count; i += 1) {
+        kelpie__ignore(kelpie__os_close(child->os, handles[i]));
+    }
+    child->kept = kelpie__os_accept(child->os, CHILD_FIRST_HANDLE + 1);
+    snprintf(child->answer, sizeof(child->answer), "%s %s, received %d with %u, accept %s, then %s",
+             full, pair_name, (int)got, room, accepted, child->kept >= 0 ? "ok" : "not");
+}
+
 /* A child of the child, on the stream that the script gave for it. */
 static void child_spawn(struct child *child, const char *how) {
     const char *path = child->argv[child->argc - 1]; /* of the program itself */
@@ -176,7 +202,8 @@ static void child_obey_bytes(struct child *child, const char *line) {
     } else if ((rest = after(line, "lock")) != NULL) {
         child_open(child, rest, true);
     } else if (after(line, "unlock") != NULL) {
-        answer_status(child, kelpie__os_close(child->os, child->kept));
+        answer_status(child, child->kept < 0 ? -EBADF : kelpie__os_close(child->os, child->kept));
+        child->kept = CONFORM_NONE;
     } else if (after(line, "accept") != NULL) {
         child->kept = kelpie__os_accept(child->os, CHILD_FIRST_HANDLE);
         answer_status(child, child->kept);
@@ -209,6 +236,8 @@ static void child_obey(struct child *child, const char *line) {
         child_take(child);
     } else if (after(line, "cwd") != NULL) {
         child_place(child);
+    } else if (after(line, "fill") != NULL) {
+        child_fill(child);
     } else if (after(line, "pid") != NULL) {
         child_identity(child, true);
     } else if (after(line, "id") != NULL) {

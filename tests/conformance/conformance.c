@@ -6,6 +6,7 @@
 #include "conformance.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -311,6 +312,29 @@ int64_t child_number(struct conform *conform, const struct conform_child *child,
 
 void child_kill(struct conform *conform, struct conform_child *child, int signal) {
     said(conform, kelpie__os_signal(conform->os, child->process, signal), "signal");
+}
+
+static bool is_stopped(struct conform *conform, int32_t pid) {
+    char path[64];
+    char text[512] = "";
+    snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+    int file = kelpie__os_open(conform->os, KELPIE_OS_CWD, path, KELPIE_OS_OPEN_READ, 0);
+    if (file < 0) {
+        said(conform, file, "open its stat");
+        return true;
+    }
+    kelpie__ignore(kelpie__os_pread(conform->os, file, text, sizeof(text) - 1, 0));
+    kelpie__ignore(kelpie__os_close(conform->os, file));
+    return strstr(text, ") T ") != NULL;
+}
+
+void child_stop(struct conform *conform, struct conform_child *child) {
+    struct kelpie_os_event event;
+    child_kill(conform, child, SIGSTOP);
+    for (unsigned budget = 5000; budget > 0 && !is_stopped(conform, child->pid); budget -= 1) {
+        int64_t now_ns = kelpie__os_now(conform->os, KELPIE_OS_CLOCK_MONOTONIC);
+        kelpie__ignore(kelpie__os_wait(conform->os, &event, 1, now_ns + 1000000));
+    }
 }
 
 void child_end(struct conform *conform, struct conform_child *child) {

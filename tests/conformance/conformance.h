@@ -49,6 +49,7 @@ extern const struct conform_script conform_scripts_wait[];
 extern const struct conform_script conform_scripts_terminal[];
 extern const struct conform_script conform_scripts_qemu[];
 extern const struct conform_script conform_scripts_random[];
+extern const struct conform_script conform_scripts_random_process[];
 
 /* ---- writing down ---------------------------------------------------------------------------- */
 
@@ -100,6 +101,8 @@ int64_t child_number(struct conform *conform, const struct conform_child *child,
 /* Waits for its end, reaps it, writes down how it ended, and closes both handles. */
 void child_end(struct conform *conform, struct conform_child *child);
 void child_kill(struct conform *conform, struct conform_child *child, int signal);
+/* SIGSTOP, and until it has stopped (a signal that comes before is treated as any other). */
+void child_stop(struct conform *conform, struct conform_child *child);
 
 /* The program itself: does what it is told, line by line (child.c). */
 int conform_child_main(struct kelpie_os *os, int argc, char **argv);

@@ -28,11 +28,11 @@
 #define SIM_TIMEOUT_NS (INT64_C(1000000000) * 3600)
 
 static const struct conform_script *const conform_files[] = {
-    conform_scripts_file,   conform_scripts_name,     conform_scripts_lock,
-    conform_scripts_stream, conform_scripts_listener, conform_scripts_handle,
-    conform_scripts_pipe,   conform_scripts_process,  conform_scripts_signal,
-    conform_scripts_wait,   conform_scripts_terminal, conform_scripts_qemu,
-    conform_scripts_random,
+    conform_scripts_file,   conform_scripts_name,           conform_scripts_lock,
+    conform_scripts_stream, conform_scripts_listener,       conform_scripts_handle,
+    conform_scripts_pipe,   conform_scripts_process,        conform_scripts_signal,
+    conform_scripts_wait,   conform_scripts_terminal,       conform_scripts_qemu,
+    conform_scripts_random, conform_scripts_random_process,
 };
 
 static const struct conform_script *script_find(const char *name) {
@@ -259,7 +259,10 @@ int main(int argc, char **argv) {
     size_t count = 0;
     if (argc >= 2 && strcmp(argv[argc - 2], "conformance-child") == 0) {
         kelpie__os_linux_prepare_process();
-        return conform_child_main(kelpie__os_linux_create(), argc, argv);
+        struct kelpie_os *os = kelpie__os_linux_create();
+        int code = conform_child_main(os, argc, argv);
+        kelpie__os_linux_destroy(os);
+        return code;
     }
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(conform_files); i += 1) {
         for (size_t j = 0; conform_files[i][j].name != NULL && count < SCRIPTS_MAX; j += 1) {

@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 static void say_send(struct conform *conform, int stream, const char *text, const int *handles,
                      uint32_t count) {
@@ -233,6 +234,44 @@ static void handle_numbers(struct conform *conform) {
     said_handle(conform, kelpie__os_open(conform->os, closed, "d", KELPIE_OS_OPEN_READ, 0), "open");
 }
 
+/* A full table: a handle that comes is lost, a connection waits. */
+static void handle_table_full(struct conform *conform) {
+    const char *const argv[] = {"conformance-child", conform->child, NULL};
+    const struct kelpie_os_limit limit = {.resource = RLIMIT_NOFILE, .soft = 1024, .hard = 1024};
+    const char *step = "";
+    int carrier[2];
+    int pipe[2];
+    int pair[2];
+    int process = CONFORM_NONE;
+    say_pair(conform, pair);
+    say_pair(conform, carrier);
+    say_pipe(conform, pipe);
+    int listener = kelpie__os_listen(conform->os, conform->directory, "s", 4);
+    int client = kelpie__os_connect(conform->os, conform->directory, "s");
+    say_send(conform, carrier[0], "x", &pipe[1], 1);
+    say_close(conform, pipe[1]);
+    const int handles[] = {CONFORM_NONE, CONFORM_NONE, CONFORM_NONE, pair[1], carrier[1], listener};
+    const struct kelpie_os_spawn spawn = {.path = conform->child,
+                                          .argv = argv,
+                                          .handles = handles,
+                                          .handle_count = 6,
+                                          .limits = &limit,
+                                          .limit_count = 1,
+                                          .cgroup = CONFORM_NONE};
+    said(conform, kelpie__os_spawn(conform->os, &spawn, &process, NULL, &step), "spawn");
+    struct conform_child child = {process, pair[0], 0};
+    child_ask(conform, &child, "fill");
+    say_ready(conform, pipe[0], "the lost one was closed");
+    say_close(conform, pair[1]);
+    child_ask(conform, &child, "exit 0");
+    child_end(conform, &child);
+    say_close(conform, client);
+    say_close(conform, listener);
+    say_close(conform, pipe[0]);
+    say_close(conform, carrier[0]);
+    say_close(conform, carrier[1]);
+}
+
 const struct conform_script conform_scripts_handle[] = {
     {"handle_passed", handle_passed, 0},
     {"handle_ends_a_read", handle_ends_a_read, 0},
@@ -243,5 +282,6 @@ const struct conform_script conform_scripts_handle[] = {
     {"handle_wrong", handle_wrong, 0},
     {"handle_stream_over_stream", handle_stream_over_stream, 0},
     {"handle_numbers", handle_numbers, 0},
+    {"handle_table_full", handle_table_full, 0},
     {NULL, NULL, 0},
 };

@@ -258,6 +258,45 @@ static void process_identity(struct conform *conform) {
     child_end(conform, &first);
 }
 
+/* Another's memory: of nobody, and where it has none. */
+static void process_memory(struct conform *conform) {
+    uint64_t entry = 0;
+    char byte = 'x';
+    struct conform_child child = child_start(conform, 0, NULL, 0);
+    child_ask(conform, &child, "echo alive");
+    said(conform, kelpie__os_read_memory(conform->os, 999999999, 4096, &byte, 1), "read nobody's");
+    said(conform, kelpie__os_write_memory(conform->os, 999999999, 4096, &byte, 1),
+         "write nobody's");
+    said(conform, kelpie__os_page_map(conform->os, 999999999, 4096, &entry, 1), "map of nobody");
+    entry = 7;
+    said(conform, kelpie__os_page_map(conform->os, child.pid, 4096, &entry, 1), "map of nothing");
+    say(conform, "entry %llu", (unsigned long long)entry);
+    said(conform, kelpie__os_read_memory(conform->os, child.pid, 4096, &byte, 1), "read nothing");
+    said(conform, kelpie__os_write_memory(conform->os, child.pid, 4096, &byte, 1), "write nothing");
+    child_kill(conform, &child, SIGKILL);
+    child_end(conform, &child);
+}
+
+/* Signals and ends of a tree: who is told of whose death. */
+static void process_end_with_parent_first(struct conform *conform) {
+    struct kelpie_os_exit exit = {0};
+    int pair[2];
+    say_pair(conform, pair);
+    struct conform_child child = child_start(conform, 0, &pair[1], 1);
+    say_close(conform, pair[1]);
+    struct conform_child grand = {CONFORM_NONE, pair[0], 0};
+    grand.pid = (int32_t)child_number(conform, &child, "spawn");
+    int process = said_handle(conform, kelpie__os_open_process(conform->os, grand.pid), "open");
+    child_ask(conform, &grand, "exit 5");
+    say_wait(conform, process, KELPIE_OS_READABLE, "a zombie of its parent");
+    said(conform, kelpie__os_signal(conform->os, process, SIGTERM), "signal it");
+    child_kill(conform, &child, SIGKILL);
+    child_end(conform, &child);
+    said(conform, kelpie__os_reap(conform->os, process, &exit), "reap it");
+    say_close(conform, process);
+    say_close(conform, pair[0]);
+}
+
 const struct conform_script conform_scripts_process[] = {
     {"process_exits", process_exits, 0},
     {"process_handle", process_handle, 0},
@@ -270,5 +309,7 @@ const struct conform_script conform_scripts_process[] = {
     {"process_as_told", process_as_told, 0},
     {"process_handles", process_handles, 0},
     {"process_identity", process_identity, 0},
+    {"process_memory", process_memory, 0},
+    {"process_end_with_parent_first", process_end_with_parent_first, 0},
     {NULL, NULL, 0},
 };

@@ -36,7 +36,7 @@ static void signal_stops(struct conform *conform) {
     struct kelpie_os_event event;
     struct conform_child child = child_start(conform, 0, NULL, 0);
     child_ask(conform, &child, "echo alive");
-    child_kill(conform, &child, SIGSTOP);
+    child_stop(conform, &child);
     say_write(conform, child.control, "echo later\n");
     int64_t until_ns = kelpie__os_now(conform->os, KELPIE_OS_CLOCK_MONOTONIC) + 50000000;
     said(conform, kelpie__os_wait(conform->os, &event, 1, until_ns), "wait");
@@ -45,12 +45,12 @@ static void signal_stops(struct conform *conform) {
     child_kill(conform, &child, SIGCONT);
     say_wait(conform, child.control, KELPIE_OS_READABLE, "it goes on");
     say_read(conform, child.control, 100);
-    child_kill(conform, &child, SIGSTOP);
+    child_stop(conform, &child);
     child_kill(conform, &child, SIGKILL); /* also a stopped one */
     child_end(conform, &child);
     child = child_start(conform, 0, NULL, 0);
     child_ask(conform, &child, "echo alive");
-    child_kill(conform, &child, SIGSTOP);
+    child_stop(conform, &child);
     child_kill(conform, &child, SIGTERM); /* waits until it goes on */
     until_ns = kelpie__os_now(conform->os, KELPIE_OS_CLOCK_MONOTONIC) + 50000000;
     said(conform, kelpie__os_wait(conform->os, &event, 1, until_ns), "wait");
@@ -80,7 +80,7 @@ static void signal_taken(struct conform *conform) {
 static void signal_taken_after_stop(struct conform *conform) {
     struct conform_child child = child_start(conform, 0, NULL, 0);
     child_ask(conform, &child, "signals 15");
-    child_kill(conform, &child, SIGSTOP);
+    child_stop(conform, &child);
     child_kill(conform, &child, SIGTERM);
     child_kill(conform, &child, SIGCONT);
     child_ask(conform, &child, "take");
