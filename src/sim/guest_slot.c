@@ -95,6 +95,8 @@ static bool slot_swap_out(struct sim_guest *guest) {
 static void slot_fill(struct sim_guest_slot *slot, const void *bytes, size_t count) {
     size_t used = kelpie__sim_heap_used(slot->base);
     KELPIE_ASSERT(count <= SIM_GUEST_SLOT_BYTES);
+    /* Stacks lie in there, and the address sanitizer remembers what lay on them. */
+    kelpie__sim_fiber_forget(slot->base, used > count ? used : count);
     kelpie__sim_fiber_forget(slot->base, used > count ? used : count);
     memcpy(slot->base, bytes, count);
     kelpie__sim_heap_copied(slot->base, used);

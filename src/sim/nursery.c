@@ -126,10 +126,15 @@ void kelpie__sim_nursery_destroy(struct sim_nursery *nursery) {
     while (nursery->chunks != NULL) { /* bound: the list */
         struct sim_stack_chunk *chunk = nursery->chunks;
         nursery->chunks = chunk->next;
+        kelpie__sim_fiber_forget(chunk->base, chunk->bytes); /* others may get these addresses */
         kelpie__sim_heap_unreserve(chunk->base, chunk->bytes);
         free(chunk);
     }
     for (uint32_t i = 0; i < nursery->range_count; i += 1) {
+        size_t used = kelpie__sim_heap_used(nursery->ranges[i]);
+        if (used > 0) { /* guests' stacks lay there */
+            kelpie__sim_fiber_forget(nursery->ranges[i], used);
+        }
         kelpie__sim_heap_unreserve(nursery->ranges[i], nursery->range_bytes);
     }
     kelpie__sim_heap_unreserve(nursery->heap_base, HEAP_BYTES);
