@@ -146,18 +146,27 @@ static int put_parents(struct sim_disk *disk, const char *path, struct sim_mount
     return status;
 }
 
-static void put_end(struct sim_disk *disk) {
+/* What is put is put on both sides, and nothing is recorded meanwhile. */
+static void put_begin(struct sim_disk *disk) {
+    KELPIE_ASSERT(!disk->is_layout);
     kelpie__sim_pending_sync_all(disk);
+    disk->is_layout = true;
+}
+
+static void put_end(struct sim_disk *disk) {
+    KELPIE_ASSERT(disk->is_layout && disk->pending_count == 0);
+    disk->is_layout = false;
     kelpie__sim_disk_collect(disk);
-    KELPIE_ASSERT(disk->pending_count == 0);
 }
 
 int kelpie__sim_disk_put(struct sim_disk *disk, const char *path, uint32_t mode, const void *bytes,
                          size_t count) {
     struct sim_inode *directory = NULL;
     const char *name = NULL;
+    put_begin(disk);
     int status = put_parents(disk, path, NULL, &directory, &name);
     if (status < 0) {
+        put_end(disk);
         return status;
     }
     size_t length = strcspn(name, "/");
@@ -185,6 +194,7 @@ int kelpie__sim_disk_put(struct sim_disk *disk, const char *path, uint32_t mode,
 int kelpie__sim_disk_put_directory(struct sim_disk *disk, const char *path, uint32_t mode) {
     struct sim_inode *directory = NULL;
     const char *name = NULL;
+    put_begin(disk);
     int status = put_parents(disk, path, NULL, &directory, &name);
     if (status == 0) {
         status = put_step(directory, name, strcspn(name, "/"), NULL, &directory);
@@ -200,18 +210,17 @@ int kelpie__sim_disk_put_directory(struct sim_disk *disk, const char *path, uint
 int kelpie__sim_disk_put_link(struct sim_disk *disk, const char *path, const char *target) {
     struct sim_inode *directory = NULL;
     const char *name = NULL;
+    put_begin(disk);
     int status = put_parents(disk, path, NULL, &directory, &name);
-    if (status < 0) {
-        return status;
+    if (status == 0) {
+        size_t length = strcspn(name, "/");
+        uint64_t hash = kelpie__sim_name_hash(disk->hash_seed, name, length);
+        KELPIE_ASSERT(length > 0);
+        status = kelpie__sim_table_get(&directory->entries, hash) != NULL
+                     ? -EEXIST
+                     : put_named(directory, name, length,
+                                 kelpie__sim_disk_create_link(directory->mount, target));
     }
-    size_t length = strcspn(name, "/");
-    KELPIE_ASSERT(length > 0);
-    if (kelpie__sim_table_get(&directory->entries,
-                              kelpie__sim_name_hash(disk->hash_seed, name, length)) != NULL) {
-        return -EEXIST;
-    }
-    status =
-        put_named(directory, name, length, kelpie__sim_disk_create_link(directory->mount, target));
     put_end(disk);
     return status;
 }
@@ -219,6 +228,7 @@ int kelpie__sim_disk_put_link(struct sim_disk *disk, const char *path, const cha
 int kelpie__sim_disk_put_tmpfs(struct sim_disk *disk, const char *path) {
     struct sim_inode *directory = NULL;
     const char *name = NULL;
+    put_begin(disk);
     int status = put_parents(disk, path, NULL, &directory, &name);
     if (status == 0) {
         status = put_step(directory, name, strcspn(name, "/"), NULL, &directory);
@@ -248,8 +258,10 @@ static int put_node(struct sim_disk *disk, const char *pattern, uint32_t mode,
                     enum kelpie_os_kind kind, const struct sim_node *node) {
     struct sim_inode *directory = NULL;
     const char *name = NULL;
+    put_begin(disk);
     int status = put_parents(disk, pattern, disk->synthetic, &directory, &name);
     if (status < 0) {
+        put_end(disk);
         return status;
     }
     size_t length = strcspn(name, "/");
@@ -294,6 +306,7 @@ int kelpie__sim_disk_put_device(struct sim_disk *disk, const char *path, sim_dev
 int kelpie__sim_disk_put_hook(struct sim_disk *disk, const char *path, sim_directory_hook hook) {
     struct sim_inode *directory = NULL;
     const char *name = NULL;
+    put_begin(disk);
     int status = put_parents(disk, path, disk->synthetic, &directory, &name);
     if (status == 0) {
         status = put_step(directory, name, strcspn(name, "/"), disk->synthetic, &directory);

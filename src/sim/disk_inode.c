@@ -131,7 +131,8 @@ void kelpie__sim_disk_collect(struct sim_disk *disk) {
 
 bool kelpie__sim_inode_is_recorded(const struct sim_inode *inode) {
     const struct sim_disk *disk = inode->mount->disk;
-    return inode->mount == disk->main && disk->has_durable && disk->profile != SIM_DISK_TMPFS;
+    return inode->mount == disk->main && disk->has_durable && !disk->is_layout &&
+           disk->profile != SIM_DISK_TMPFS;
 }
 
 /* ---- paths ----------------------------------------------------------------------------------- */

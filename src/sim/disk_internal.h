@@ -224,6 +224,7 @@ struct sim_disk {
     struct sim_heap *heap;
     enum sim_disk_profile profile;
     bool has_durable;
+    bool is_layout; /* somebody lays it out: nothing is recorded */
     uint64_t hash_seed;
     uint64_t inode_next;
     uint32_t generation; /* of crashes: older open files are void */

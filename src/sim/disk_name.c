@@ -171,6 +171,20 @@ static int open_object(struct sim_walk *walk, uint32_t flags, struct sim_object 
     return 0;
 }
 
+/* open(2) takes its descriptor before it makes a file. */
+static bool handles_are_full(const struct sim_process *process) {
+    KELPIE_ASSERT(process->handle_count <= SIM_HANDLE_MAX);
+    if (process->handle_count < SIM_HANDLE_MAX) {
+        return false;
+    }
+    for (uint32_t i = process->handle_free; i < SIM_HANDLE_MAX; i += 1) {
+        if (process->handles[i].object == NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static int open_walked(struct sim_walk *walk, uint32_t flags, uint32_t mode) {
     struct sim_object *object = NULL;
     if (walk->is_for_name && walk->has_slash && walk->last == SIM_LAST_NAME) {
@@ -196,6 +210,9 @@ int kelpie__sim_disk_open(struct sim_process *process, int directory, const char
     bool does_follow = (flags & KELPIE_OS_OPEN_FOLLOW) != 0 && (flags & make) != make;
     if ((flags & KELPIE_OS_OPEN_WRITE) == 0) {
         flags |= KELPIE_OS_OPEN_READ; /* O_RDONLY is no bit */
+    }
+    if (handles_are_full(process)) {
+        return -EMFILE;
     }
     int status = (flags & KELPIE_OS_OPEN_CREATE) != 0
                      ? kelpie__sim_walk_name(&walk, process, directory, path, does_follow)
