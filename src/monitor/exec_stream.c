@@ -246,6 +246,7 @@ static const char *exec_receive(struct kelpie_relay_exec *exec, enum kelpie_stre
     }
     if (count > 0 && !stream->sender.is_stopped) {
         if (!exec_ensure_ring(exec, stream)) {
+            stream->sender.is_stopped = true; /* these bytes are lost, and no more will be kept */
             return "no memory for a stream";
         }
         size_t taken = kelpie__stream_sender_write(&stream->sender, bytes, count);

@@ -112,7 +112,13 @@ void kelpie__wire_break(struct kelpie_wire *wire, const char *rule, const char *
 void kelpie__wire_break_rule(struct kelpie_wire *wire, const char *rule_and_text) {
     char rule[8] = "";
     const char *colon = strchr(rule_and_text, ':');
-    KELPIE_ASSERT(colon != NULL && colon[1] == ' ');
+    if (colon == NULL) { /* not the peer's doing */
+        struct kelpie_error error;
+        kelpie__ignore(kelpie__fail(&error, KELPIE_E_MEMORY, 0, "%s", rule_and_text));
+        kelpie__wire_close(wire, &error);
+        return;
+    }
+    KELPIE_ASSERT(colon[1] == ' ');
     KELPIE_ASSERT((size_t)(colon - rule_and_text) < sizeof(rule));
     memcpy(rule, rule_and_text, (size_t)(colon - rule_and_text));
     kelpie__wire_break(wire, rule, "%s", colon + 2);

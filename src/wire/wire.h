@@ -73,7 +73,8 @@ void kelpie__wire_check(const struct kelpie_wire *wire);
  * `closed` follows in a later step. Without effect on a closed wire. */
 KELPIE_PRINTF(3, 4)
 void kelpie__wire_break(struct kelpie_wire *wire, const char *rule, const char *format, ...);
-/* The same for a text "R7: what is wrong", as frame.h and stream.h give it. */
+/* The same for a text "R7: what is wrong", as frame.h and stream.h give it. A text without a rule
+ * says what is missing here ("no memory for a stream"): the connection ends without blame. */
 void kelpie__wire_break_rule(struct kelpie_wire *wire, const char *rule_and_text);
 bool kelpie__wire_is_closed(const struct kelpie_wire *wire);
 
