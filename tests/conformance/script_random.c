@@ -15,7 +15,14 @@
 #define STREAM_WRITES_MAX 12u
 #define STREAM_PIECE_MAX 900u
 
-enum pool_kind { POOL_NONE, POOL_FILE, POOL_STREAM, POOL_PIPE_READ, POOL_PIPE_WRITE };
+enum pool_kind {
+    POOL_NONE,
+    POOL_FILE,
+    POOL_STREAM,
+    POOL_PIPE_READ,
+    POOL_PIPE_WRITE,
+    POOL_LISTENER,
+};
 
 struct pool {
     struct conform *conform;
@@ -420,9 +427,77 @@ static void random_waits(struct conform *conform) {
     pool_end(&pool);
 }
 
+/* ---- sockets --------------------------------------------------------------------------------- */
+
+static void random_socket_name(struct pool *pool) {
+    static const char *const sockets[] = {"s", "t", "d/s"};
+    struct conform *conform = pool->conform;
+    const char *name = sockets[below(pool, 3)];
+    const char *other = sockets[below(pool, 3)];
+    int directory = conform->directory;
+    switch (below(pool, 8)) {
+    case 0:
+        say(conform, "unlink %s", name);
+        said(conform, kelpie__os_unlink(conform->os, directory, name, false), "unlink");
+        break;
+    case 1:
+        say(conform, "rename %s %s", name, other);
+        said(conform, kelpie__os_rename(conform->os, directory, name, directory, other, true),
+             "rename");
+        break;
+    case 2:
+        said(conform, kelpie__os_mkdir(conform->os, directory, "d", 0700), "mkdir");
+        break;
+    case 3:
+    case 4:
+        say(conform, "listen %s", name);
+        if (pool_free(pool) < POOL_MAX) {
+            int backlog = 1 + (int)below(pool, 3);
+            pool_put(pool,
+                     said_handle(conform, kelpie__os_listen(conform->os, directory, name, backlog),
+                                 "listen"),
+                     POOL_LISTENER);
+        }
+        break;
+    default:
+        say(conform, "connect %s", name);
+        if (pool_free(pool) < POOL_MAX) {
+            pool_put(
+                pool,
+                said_handle(conform, kelpie__os_connect(conform->os, directory, name), "connect"),
+                POOL_STREAM);
+        }
+        break;
+    }
+}
+
+static void random_sockets(struct conform *conform) {
+    struct pool pool = pool_make(conform);
+    for (unsigned i = 0; i < RANDOM_CALLS * 2; i += 1) {
+        uint32_t what = below(&pool, 4);
+        uint32_t listener = pool_draw(&pool, POOL_LISTENER);
+        if (what == 0) {
+            random_socket_name(&pool);
+        } else if (what == 1 && listener != POOL_MAX && pool_free(&pool) < POOL_MAX) {
+            say(conform, "%u:", listener);
+            pool_put(&pool,
+                     said_handle(conform, kelpie__os_accept(conform->os, pool.handles[listener]),
+                                 "accept"),
+                     POOL_STREAM);
+        } else {
+            random_use_stream(&pool);
+        }
+        if (pool_free(&pool) == POOL_MAX) {
+            pool_close(&pool, below(&pool, POOL_MAX));
+        }
+    }
+    pool_end(&pool);
+}
+
 const struct conform_script conform_scripts_random[] = {
     {"random_names", random_names, CONFORM_RANDOM},
     {"random_streams", random_streams, CONFORM_RANDOM},
     {"random_waits", random_waits, CONFORM_RANDOM},
+    {"random_sockets", random_sockets, CONFORM_RANDOM},
     {NULL, NULL, 0},
 };
