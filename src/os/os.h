@@ -135,6 +135,8 @@ struct kelpie_os_peer {
     uint32_t gid;
 };
 
+struct kelpie_mark;
+
 /* What only a guest's PID 1 does. NULL in a table that serves a host. */
 struct kelpie_os;
 struct kelpie_os_guest {
@@ -256,6 +258,10 @@ struct kelpie_os {
     int (*set_terminal_size)(struct kelpie_os *, int handle, uint16_t rows, uint16_t columns);
     /* false: back to what it was */
     int (*set_terminal_raw)(struct kelpie_os *, int handle, bool is_raw);
+#ifdef KELPIE_SIMULATION
+    uint32_t canary; /* os_mark.h; 0: none */
+    void (*mark)(struct kelpie_os *, const struct kelpie_mark *);
+#endif
 };
 
 /* The real system. One table per loop: it owns an epoll instance. NULL only when descriptors or

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * The simulated system as a library that is loaded when it is asked for (state_directory
- * "sim:..."), so that nothing of the simulator is in libkelpie. The other side is src/sim/api_os.c.
+ * "sim:..."), so that nothing of the simulator is in libkelpie. The other side is
+ * src/simlib/open.c.
  */
 #ifndef KELPIE_OS_OS_SIM_LOAD_H
 #define KELPIE_OS_OS_SIM_LOAD_H

@@ -11,6 +11,7 @@
 
 #define SIM_LIBEXEC_DIRECTORY "/usr/libexec/kelpie"
 #define SIM_STATE_DIRECTORY "/var/lib/kelpie"
+#define SIM_RUNTIME_DIRECTORY "/run/kelpie"
 #define SIM_CACHE_DIRECTORY "/var/cache/kelpie"
 
 /* Registers the programs and lays out the files. 0 or -errno. */

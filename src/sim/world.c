@@ -4,6 +4,7 @@
  * the rolling hash.
  */
 #include "sim/world.h"
+#include "os/os_mark.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -136,6 +137,15 @@ void kelpie__sim_jump_wall(struct sim_world *world, int64_t delta_ns) {
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
+#ifdef KELPIE_SIMULATION
+static void world_mark(struct kelpie_os *os, const struct kelpie_mark *mark) {
+    struct sim_process *process = kelpie__sim_process_of(os);
+    kelpie__sim_world_emit(
+        process->machine->world,
+        &(struct sim_event){.type = SIM_EVENT_MARK, .process = process, .detail = mark->name});
+}
+#endif
+
 static void world_fill_tables(struct sim_world *world) {
     struct kelpie_os *const tables[] = {&world->table_host, &world->table_guest};
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(tables); i += 1) {
@@ -143,6 +153,10 @@ static void world_fill_tables(struct sim_world *world) {
         kelpie__sim_os_fill(tables[i]);
         kelpie__sim_os_fill_streams(tables[i]);
         kelpie__sim_os_fill_files(tables[i]);
+#ifdef KELPIE_SIMULATION
+        tables[i]->canary = world->options.canary;
+        tables[i]->mark = world_mark;
+#endif
     }
     kelpie__sim_os_fill_guest(&world->table_guest);
 }

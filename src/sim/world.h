@@ -73,6 +73,7 @@ struct sim_options {
     struct sim_nursery *nursery; /* borrowed for the world's life; NULL: memory of its own */
     bool has_kvm;
     bool has_krun;
+    uint32_t canary; /* os_mark.h; 0: none. Of no effect but in a build with -Dsimulation=true */
 };
 
 /* What happened, for observers: invariants, the trace, the story. */

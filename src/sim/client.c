@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See client.h. One handle of the library for each client; handles of VMs are opened when they are
+ * needed and closed when the VM is gone.
+ */
+#include "sim/client.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/text.h"
+#include "kelpie.h"
+#include "lib/internal.h"
+#include "sim/client_command.h"
+#include "sim/install.h"
+#include "sim/machine.h"
+
+#define CLIENT_MEMORY_MIB 128u
+#define CLIENT_CALL_MS 20000u /* a call without a deadline of its own */
+#define CLIENT_REST_NS (50 * KELPIE_NS_PER_MS)
+
+struct client {
+    struct sim_clients *clients;
+    struct sim_process *process;
+    struct kelpie_os *os;
+    struct kelpie *kelpie;
+    struct kelpie_vm *vms[SIM_SWARM_VM_MAX];
+    uint32_t index;
+};
+
+static uint64_t scaled_ms(const struct client *client, uint64_t timeout_ms) {
+    uint64_t tenths = client->clients->swarm->timeout_tenths;
+    uint64_t scaled = timeout_ms * (tenths > 0 ? tenths : 10) / 10;
+    return scaled > 0 ? scaled : 1;
+}
+
+static void client_name(uint32_t vm, char out[16]) {
+    bool fits = kelpie__text_format(out, 16, "vm-%u", vm);
+    KELPIE_ASSERT(fits);
+}
+
+static void client_forget(struct client *client, uint32_t vm) {
+    if (client->vms[vm] != NULL) {
+        kelpie_vm_close(client->vms[vm]);
+        client->vms[vm] = NULL;
+    }
+}
+
+static int client_vm(struct client *client, uint32_t vm, struct kelpie_error *error) {
+    char name[16];
+    if (client->vms[vm] != NULL) {
+        return 0;
+    }
+    client_name(vm, name);
+    return kelpie_vm_open(client->kelpie, name, &client->vms[vm], error);
+}
+
+/* ---- the operations -------------------------------------------------------------------------- */
+
+static int client_create(struct client *client, uint32_t vm, struct kelpie_error *error) {
+    char name[16];
+    struct kelpie_config *config = NULL;
+    struct kelpie_vm *made = NULL;
+    bool is_owner = kelpie__sim_workload_is_owned(client->clients->swarm, vm);
+    int status = kelpie_config_create(client->kelpie, &config, error);
+    if (status < 0) {
+        return status;
+    }
+    kelpie_config_set_cpus(config, 1);
+    kelpie_config_set_memory_mib(config, CLIENT_MEMORY_MIB);
+    kelpie_config_set_ephemeral(config, is_owner);
+    kelpie_config_set_lifetime(config, is_owner ? KELPIE_LIFETIME_OWNED : KELPIE_LIFETIME_DETACHED);
+    client_name(vm, name);
+    status = kelpie_vm_create(client->kelpie, name, config, &made, error);
+    if (status == 0) {
+        client_forget(client, vm);
+        client->vms[vm] = made;
+        if (is_owner) {
+            kelpie__sim_judge_owns(client->clients->judge, client->index, vm);
+        }
+    } else {
+        kelpie_config_destroy(config);
+    }
+    return status;
+}
+
+static int client_stop(struct client *client, struct kelpie_vm *vm, uint64_t *out_result,
+                       struct kelpie_error *error) {
+    struct kelpie_stop_result result = {0};
+    int status =
+        kelpie_vm_stop(vm, scaled_ms(client, KELPIE_STOP_TIMEOUT_MS_DEFAULT), &result, error);
+    *out_result = result.was_graceful ? 0 : 1;
+    return status;
+}
+
+static int client_call(struct client *client, const struct sim_operation *operation,
+                       uint64_t *out_result, struct kelpie_error *error) {
+    uint32_t index = operation->vm;
+    if (operation->op == SIM_MODEL_CREATE) {
+        return client_create(client, index, error);
+    }
+    int status = client_vm(client, index, error);
+    if (status < 0) {
+        return status;
+    }
+    struct kelpie_vm *vm = client->vms[index];
+    switch (operation->op) {
+    case SIM_MODEL_START:
+        return kelpie_vm_start(vm, scaled_ms(client, KELPIE_BOOT_TIMEOUT_MS_DEFAULT), error);
+    case SIM_MODEL_STOP:
+        return client_stop(client, vm, out_result, error);
+    case SIM_MODEL_KILL:
+        return kelpie_vm_kill(vm, error);
+    case SIM_MODEL_PAUSE:
+        return kelpie_vm_pause(vm, error);
+    case SIM_MODEL_RESUME:
+        return kelpie_vm_resume(vm, error);
+    case SIM_MODEL_EXEC:
+    case SIM_MODEL_PUT:
+    case SIM_MODEL_GET:
+        return kelpie__sim_command_run(client->clients->world, vm, operation, out_result, error);
+    case SIM_MODEL_DELETE:
+        return kelpie_vm_delete(vm, false, error);
+    case SIM_MODEL_DELETE_FORCE:
+        return kelpie_vm_delete(vm, true, error);
+    case SIM_MODEL_CREATE:
+    case SIM_MODEL_SNAPSHOT:
+    case SIM_MODEL_RESTORE:
+    case SIM_MODEL_FORK:
+    case SIM_MODEL_FORGET:
+    case SIM_MODEL_OBSERVE:
+    case SIM_MODEL_LISTED:
+        break;
+    }
+    return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0, "the workload has no such operation");
+}
+
+/* The longest that the call may take by its own deadlines. */
+static uint64_t deadline_ms(const struct client *client, const struct sim_operation *operation) {
+    switch (operation->op) {
+    case SIM_MODEL_START:
+        return scaled_ms(client, KELPIE_BOOT_TIMEOUT_MS_DEFAULT) + CLIENT_CALL_MS;
+    case SIM_MODEL_STOP:
+        return scaled_ms(client, KELPIE_STOP_TIMEOUT_MS_DEFAULT) + CLIENT_CALL_MS;
+    case SIM_MODEL_EXEC:
+    case SIM_MODEL_PUT:
+    case SIM_MODEL_GET:
+        return KELPIE_EXEC_TIMEOUT_MS_DEFAULT + KELPIE_EXEC_BACKSTOP_MS + CLIENT_CALL_MS;
+    case SIM_MODEL_CREATE:
+    case SIM_MODEL_KILL:
+    case SIM_MODEL_PAUSE:
+    case SIM_MODEL_RESUME:
+    case SIM_MODEL_DELETE:
+    case SIM_MODEL_DELETE_FORCE:
+    case SIM_MODEL_SNAPSHOT:
+    case SIM_MODEL_RESTORE:
+    case SIM_MODEL_FORK:
+    case SIM_MODEL_FORGET:
+    case SIM_MODEL_OBSERVE:
+    case SIM_MODEL_LISTED:
+        break;
+    }
+    return 2 * CLIENT_CALL_MS;
+}
+
+/* ---- looking --------------------------------------------------------------------------------- */
+
+static int client_open(struct client *client, struct kelpie_error *error) {
+    int status = kelpie__open_with_os(client->os, NULL, &client->kelpie, error);
+    KELPIE_ASSERT(status == 0 || client->kelpie == NULL);
+    return status;
+}
+
+static void client_close(struct client *client) {
+    if (client->kelpie != NULL) {
+        memset(client->vms, 0, sizeof(client->vms)); /* they go with the library */
+        struct kelpie_os *os = kelpie__close_keeping_os(client->kelpie);
+        KELPIE_ASSERT(os == client->os);
+        client->kelpie = NULL;
+    }
+}
+
+static void client_inspect(struct client *client, uint32_t vm) {
+    struct kelpie_vm_info info = {.struct_size = sizeof(info)};
+    struct kelpie_error error = {0};
+    int status = client_vm(client, vm, &error);
+    if (status == 0) {
+        status = kelpie_vm_inspect(client->vms[vm], &info, &error);
+    }
+    if (status == 0) {
+        kelpie__sim_judge_observe(client->clients->judge, vm, 0, info.state);
+    } else if (status == KELPIE_E_NOT_FOUND) {
+        client_forget(client, vm);
+        kelpie__sim_judge_observe(client->clients->judge, vm, status, KELPIE_VM_CREATED);
+    }
+}
+
+static void client_list(struct client *client) {
+    struct kelpie_vm_info *list = NULL;
+    size_t count = 0;
+    if (kelpie_list(client->kelpie, &list, &count, NULL) == 0) {
+        kelpie_list_free(client->kelpie, list, count);
+    }
+}
+
+static void on_event(void *context, const struct kelpie_event *event) {
+    KELPIE_ASSERT(context != NULL && event != NULL);
+}
+
+/* Their answers are looked at by invariants, and may be any error: nothing is changed by them. */
+static void client_look(struct client *client, const struct sim_operation *operation) {
+    struct kelpie_stats stats = {.struct_size = sizeof(stats)};
+    struct kelpie_health health = {.struct_size = sizeof(health)};
+    uint32_t vm = operation->vm;
+    bool has_vm = client_vm(client, vm, NULL) == 0;
+    switch ((enum sim_look)operation->kind) {
+    case SIM_LOOK_INSPECT:
+        client_inspect(client, vm);
+        break;
+    case SIM_LOOK_STATS:
+        kelpie__ignore(has_vm ? kelpie_vm_stats(client->vms[vm], &stats, NULL) : 0);
+        break;
+    case SIM_LOOK_HEALTH:
+        kelpie__ignore(has_vm ? kelpie_vm_health(client->vms[vm], 0, &health, NULL) : 0);
+        break;
+    case SIM_LOOK_LIST:
+        client_list(client);
+        break;
+    case SIM_LOOK_EVENTS:
+        kelpie__ignore(has_vm ? kelpie_vm_subscribe(client->vms[vm], on_event, client, NULL) : 0);
+        break;
+    case SIM_LOOK_REOPEN:
+        client_close(client);
+        kelpie__sim_judge_client_gone(client->clients->judge, client->index);
+        kelpie__ignore(client_open(client, NULL)); /* the next operation tries again */
+        break;
+    case SIM_LOOK_REST:
+        kelpie__sim_process_sleep(client->process, CLIENT_REST_NS);
+        break;
+    case SIM_LOOK_COUNT:
+        break;
+    }
+}
+
+/* ---- a client's life ------------------------------------------------------------------------- */
+
+static void client_note(struct client *client, const struct sim_operation *operation) {
+    char text[128];
+    kelpie__sim_operation_text(operation, text, sizeof(text));
+    kelpie__sim_world_emit(
+        client->clients->world,
+        &(struct sim_event){.type = SIM_EVENT_NOTE, .process = client->process, .detail = text});
+}
+
+static void client_do(struct client *client, const struct sim_operation *operation) {
+    struct kelpie_error error = {0};
+    uint64_t result = 0;
+    if (client->kelpie == NULL && client_open(client, &error) < 0) {
+        kelpie__sim_process_sleep(client->process, CLIENT_REST_NS);
+        return;
+    }
+    client_note(client, operation);
+    if (operation->is_look) {
+        client_look(client, operation);
+        return;
+    }
+    kelpie__sim_judge_begin(client->clients->judge, operation, deadline_ms(client, operation));
+    int status = client_call(client, operation, &result, &error);
+    kelpie__sim_judge_end(client->clients->judge, client->index, status, result, &error);
+    bool is_gone = status == KELPIE_E_NOT_FOUND ||
+                   (status == 0 &&
+                    (operation->op == SIM_MODEL_DELETE || operation->op == SIM_MODEL_DELETE_FORCE));
+    if (is_gone) {
+        client_forget(client, operation->vm);
+    }
+}
+
+static int client_main(struct kelpie_os *os, int argc, char **argv) {
+    struct sim_process *process = kelpie__sim_process_of(os);
+    struct sim_clients *clients = kelpie__sim_world_context(process->machine->world);
+    struct client client = {.clients = clients, .process = process, .os = os};
+    uint64_t index = 0;
+    KELPIE_ASSERT(argc == 2);
+    bool is_number = kelpie__text_u64(argv[1], &index);
+    KELPIE_ASSERT(is_number && index < SIM_SWARM_CLIENT_MAX);
+    client.index = (uint32_t)index;
+    for (uint32_t i = 0; i < clients->operation_count; i += 1) {
+        if (clients->operations[i].client == index) {
+            client_do(&client, &clients->operations[i]);
+        }
+    }
+    client_close(&client);
+    return 0;
+}
+
+int kelpie__sim_clients_start(struct sim_clients *clients) {
+    static const char *const environment[] = {"HOME=/root", "PATH=/usr/bin:/bin",
+                                              "KELPIE_LIBEXEC=" SIM_LIBEXEC_DIRECTORY, NULL};
+    struct sim_machine *host = kelpie__sim_world_host(clients->world);
+    kelpie__sim_world_set_context(clients->world, clients);
+    for (uint32_t i = 0; i < clients->swarm->client_count; i += 1) {
+        char number[8];
+        char path[32];
+        bool fits = kelpie__text_format(number, sizeof(number), "%u", i) &&
+                    kelpie__text_format(path, sizeof(path), SIM_CLIENT_PATH "%u", i);
+        KELPIE_ASSERT(fits);
+        const char *const argv[] = {"client", number, NULL};
+        const struct sim_start start = {.path = path,
+                                        .role = "client",
+                                        .main = client_main,
+                                        .stack_bytes = SIM_STACK_BYTES_USER,
+                                        .argv = argv,
+                                        .environment = environment};
+        if (kelpie__sim_process_start(host, &start) == NULL) {
+            return -EAGAIN;
+        }
+    }
+    return 0;
+}
+
+bool kelpie__sim_clients_have_ended(const struct sim_clients *clients) {
+    struct sim_machine *host = kelpie__sim_world_host(clients->world);
+    for (const struct sim_process *process = host->processes; process != NULL;
+         process = process->next) { /* bound: the list */
+        if (process->main == client_main && process->state != SIM_PROCESS_ZOMBIE &&
+            process->state != SIM_PROCESS_GONE) {
+            return false;
+        }
+    }
+    return true;
+}

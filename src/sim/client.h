@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The clients of a run: simulated processes that use the library as its users do, each doing its
+ * operations one after the other, and comparing every byte that they get.
+ */
+#ifndef KELPIE_SIM_CLIENT_H
+#define KELPIE_SIM_CLIENT_H
+
+#include "sim/judge.h"
+#include "sim/workload.h"
+#include "sim/world.h"
+
+#define SIM_CLIENT_PATH "/usr/bin/client-" /* and its number */
+
+struct sim_clients {
+    struct sim_world *world;                /* borrowed */
+    struct sim_judge *judge;                /* borrowed */
+    const struct sim_swarm *swarm;          /* borrowed */
+    const struct sim_operation *operations; /* borrowed */
+    uint32_t operation_count;
+    uint32_t ended; /* clients that have done all of theirs, or died */
+};
+
+/* Starts all clients; the world's context is this structure from then on. 0 or -errno. */
+int kelpie__sim_clients_start(struct sim_clients *clients);
+/* No client is left. */
+bool kelpie__sim_clients_have_ended(const struct sim_clients *clients);
+
+#endif

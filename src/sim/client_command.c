@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See client_command.h.
+ */
+#include "sim/client_command.h"
+
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/text.h"
+#include "kelpie.h"
+#include "sim/programs.h"
+#include "sim/world.h"
+
+#define COMMAND_BYTES_STEP 7919u  /* of source and cat: value times this, within the next */
+#define COMMAND_BYTES_MAX 200000u /* more than a stream's credit, more than a pipe */
+#define COMMAND_CODE_FIRST 3u     /* 1 and 2 are what shells and programs complain with */
+#define COMMAND_CODE_COUNT 100u
+#define COMMAND_TEXT_MAX 128u
+
+int kelpie__sim_command_must_fail(const struct sim_operation *operation) {
+    if (operation->op != SIM_MODEL_EXEC) {
+        return 0;
+    }
+    switch ((enum sim_command)operation->kind) {
+    case SIM_COMMAND_TIMEOUT:
+        return KELPIE_E_EXEC_TIMEOUT;
+    case SIM_COMMAND_MISSING:
+        return KELPIE_E_EXEC_NOT_FOUND;
+    case SIM_COMMAND_ECHO:
+    case SIM_COMMAND_CODE:
+    case SIM_COMMAND_SIGNAL:
+    case SIM_COMMAND_SOURCE:
+    case SIM_COMMAND_CAT:
+    case SIM_COMMAND_SLEEP:
+    case SIM_COMMAND_COUNT:
+        break;
+    }
+    return 0;
+}
+
+uint64_t kelpie__sim_command_code(const struct sim_operation *operation) {
+    if (operation->op != SIM_MODEL_EXEC) {
+        return 0;
+    }
+    if (operation->kind == SIM_COMMAND_CODE) {
+        return COMMAND_CODE_FIRST + operation->value % COMMAND_CODE_COUNT;
+    }
+    return operation->kind == SIM_COMMAND_SIGNAL ? 128 + SIGKILL : 0;
+}
+
+static size_t byte_count(const struct sim_operation *operation) {
+    return (size_t)(operation->value * COMMAND_BYTES_STEP % COMMAND_BYTES_MAX);
+}
+
+/* ---- what is run ----------------------------------------------------------------------------- */
+
+struct command {
+    char text[COMMAND_TEXT_MAX];
+    const char *argv[4];
+    struct kelpie_exec_options options;
+    uint8_t *input; /* owned: of cat */
+    size_t input_count;
+};
+
+KELPIE_PRINTF(2, 3)
+static void set_text(struct command *command, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(command->text, sizeof(command->text), format, arguments);
+    va_end(arguments);
+    KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(command->text));
+}
+
+static void set_argv(struct command *command, const char *first, const char *second,
+                     const char *third) {
+    command->argv[0] = first;
+    command->argv[1] = second;
+    command->argv[2] = third;
+}
+
+static bool prepare_cat(struct command *command, const struct sim_operation *operation) {
+    size_t count = byte_count(operation);
+    command->input = malloc(count + 1);
+    if (command->input == NULL) {
+        return false;
+    }
+    for (size_t i = 0; i < count; i += 1) {
+        command->input[i] = kelpie__sim_pattern(i);
+    }
+    command->input_count = count;
+    command->options.stdin_bytes = command->input;
+    command->options.stdin_count = count;
+    set_argv(command, "cat", NULL, NULL);
+    return true;
+}
+
+static bool prepare_exec(struct command *command, const struct sim_operation *operation) {
+    unsigned long long value = operation->value;
+    switch ((enum sim_command)operation->kind) {
+    case SIM_COMMAND_ECHO:
+        set_text(command, "word-%llu", value);
+        set_argv(command, "echo", command->text, NULL);
+        break;
+    case SIM_COMMAND_CODE:
+        set_text(command, "exit %llu", (unsigned long long)kelpie__sim_command_code(operation));
+        set_argv(command, "sh", "-c", command->text);
+        break;
+    case SIM_COMMAND_SIGNAL:
+        set_argv(command, "sh", "-c", "kill -9 $$");
+        break;
+    case SIM_COMMAND_TIMEOUT:
+        command->options.timeout_ms = SIM_COMMAND_TIMEOUT_MS;
+        set_argv(command, "script", "fork 2; setsid; ignore TERM; sleep 1000s", NULL);
+        break;
+    case SIM_COMMAND_SOURCE:
+        set_text(command, "%zu", byte_count(operation));
+        set_argv(command, "source", command->text, NULL);
+        break;
+    case SIM_COMMAND_CAT:
+        return prepare_cat(command, operation);
+    case SIM_COMMAND_SLEEP:
+        set_argv(command, "sleep", "0.05", NULL);
+        break;
+    case SIM_COMMAND_MISSING:
+        set_argv(command, "no-such-command", NULL, NULL);
+        break;
+    case SIM_COMMAND_COUNT:
+        return false;
+    }
+    return true;
+}
+
+static bool prepare(struct command *command, const struct sim_operation *operation) {
+    *command = (struct command){.options = {.struct_size = sizeof(command->options)}};
+    command->options.argv = command->argv;
+    if (operation->op == SIM_MODEL_PUT) {
+        set_text(command, "echo %llu > /tmp/file-%u", (unsigned long long)operation->value,
+                 operation->kind);
+        set_argv(command, "sh", "-c", command->text);
+        return true;
+    }
+    if (operation->op == SIM_MODEL_GET) {
+        set_text(command, "test ! -e /tmp/file-%u || cat /tmp/file-%u", operation->kind,
+                 operation->kind);
+        set_argv(command, "sh", "-c", command->text);
+        return true;
+    }
+    return prepare_exec(command, operation);
+}
+
+/* ---- what it answers ------------------------------------------------------------------------- */
+
+static bool is_pattern(const char *bytes, size_t count) {
+    for (size_t i = 0; i < count; i += 1) {
+        if ((uint8_t)bytes[i] != kelpie__sim_pattern(i)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool is_output_right(const struct sim_operation *operation,
+                            const struct kelpie_exec_result *result) {
+    char word[COMMAND_TEXT_MAX];
+    size_t count = result->stdout_count;
+    if (operation->op == SIM_MODEL_GET) {
+        return true; /* the judge compares the value */
+    }
+    if (operation->op == SIM_MODEL_EXEC && operation->kind == SIM_COMMAND_ECHO) {
+        bool fits = kelpie__text_format(word, sizeof(word), "word-%llu\n",
+                                        (unsigned long long)operation->value);
+        KELPIE_ASSERT(fits);
+        return strcmp(result->stdout_bytes, word) == 0;
+    }
+    bool is_many = operation->op == SIM_MODEL_EXEC &&
+                   (operation->kind == SIM_COMMAND_SOURCE || operation->kind == SIM_COMMAND_CAT);
+    if (is_many) {
+        return count == byte_count(operation) && is_pattern(result->stdout_bytes, count);
+    }
+    return count == 0;
+}
+
+static void compare(struct sim_world *world, const struct sim_operation *operation,
+                    const struct kelpie_exec_result *result) {
+    char text[COMMAND_TEXT_MAX];
+    kelpie__sim_operation_text(operation, text, sizeof(text));
+    if (result->is_stdout_truncated || result->is_stderr_truncated) {
+        kelpie__sim_world_fail(world, "invariant 11: %s: output was cut", text);
+    } else if (!is_output_right(operation, result)) {
+        kelpie__sim_world_fail(world,
+                               "invariant 11: %s: %zu bytes, and not the right ones: "
+                               "\"%.60s\"",
+                               text, result->stdout_count, result->stdout_bytes);
+    } else if (result->stderr_count > 0) {
+        kelpie__sim_world_fail(world, "invariant 11: %s: the command complains: %.100s", text,
+                               result->stderr_bytes);
+    }
+}
+
+static uint64_t result_of(const struct sim_operation *operation,
+                          const struct kelpie_exec_result *result) {
+    if (operation->op == SIM_MODEL_GET) {
+        char digits[24] = "";
+        uint64_t value = 0; /* nothing was there, or nothing that is a value */
+        size_t length = strcspn(result->stdout_bytes, "\n");
+        if (length > 0 && length < sizeof(digits)) {
+            memcpy(digits, result->stdout_bytes, length);
+            kelpie__ignore(kelpie__text_u64(digits, &value));
+        }
+        return value;
+    }
+    return result->status.reason == KELPIE_EXEC_SIGNALLED ? 128 + (uint64_t)result->status.signal
+                                                          : (uint64_t)result->status.exit_code;
+}
+
+int kelpie__sim_command_run(struct sim_world *world, struct kelpie_vm *vm,
+                            const struct sim_operation *operation, uint64_t *out_result,
+                            struct kelpie_error *error) {
+    struct command command;
+    struct kelpie_exec_result result = {.struct_size = sizeof(result)};
+    if (!prepare(&command, operation)) {
+        return KELPIE_E_MEMORY;
+    }
+    int status = kelpie_vm_exec(vm, &command.options, &result, error);
+    if (status == 0) {
+        compare(world, operation, &result);
+        *out_result = result_of(operation, &result);
+    } else if (status == KELPIE_E_EXEC_TIMEOUT && command.options.timeout_ms > 0 &&
+               strstr(error->message, "500") == NULL) {
+        kelpie__sim_world_fail(world, "invariant 13: a timeout that does not name itself: %s",
+                               error->message);
+    }
+    kelpie_exec_result_release(&result);
+    free(command.input);
+    return status;
+}

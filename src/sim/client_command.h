@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The commands of a workload: what is run in the guest, and what it has to answer.
+ */
+#ifndef KELPIE_SIM_CLIENT_COMMAND_H
+#define KELPIE_SIM_CLIENT_COMMAND_H
+
+#include "sim/workload.h"
+
+struct kelpie_error;
+struct kelpie_vm;
+struct sim_world;
+
+#define SIM_COMMAND_TIMEOUT_MS 500u
+
+/* Runs the command of an EXEC, PUT or GET, and compares its answer byte by byte: what is wrong
+ * fails the world. Gives the library's status; *out_result is the exit code, or the value that was
+ * read. */
+int kelpie__sim_command_run(struct sim_world *world, struct kelpie_vm *vm,
+                            const struct sim_operation *operation, uint64_t *out_result,
+                            struct kelpie_error *error);
+/* The code that is its only success: 0, or of an EXEC what it has to fail with (EXEC_TIMEOUT,
+ * EXEC_NOT_FOUND). */
+int kelpie__sim_command_must_fail(const struct sim_operation *operation);
+/* The exit code that it has to give. */
+uint64_t kelpie__sim_command_code(const struct sim_operation *operation);
+
+#endif

@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See invariants.h. Each check is one function with its number; the clients' own comparisons
+ * (client_command.c: 11, 13), the judge (3, 28) and liveness (8) are the others.
+ */
+#include "sim/invariants.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/json.h"
+#include "core/state.h"
+#include "core/text.h"
+#include "sim/client.h"
+#include "sim/disk.h"
+#include "sim/guest.h"
+#include "sim/machine.h"
+#include "sim/trace.h"
+#include "store/record.h"
+
+#define INVARIANT_VM_MAX 128u
+#define INVARIANT_STATE_TAIL "/" KELPIE_RECORD_FILE
+#define INVARIANT_VMS "/vms/"
+
+struct invariant_vm {
+    char path[256]; /* of its directory, with a slash at the end */
+    bool is_known;  /* `state` holds */
+    enum kelpie_vm_state state;
+};
+
+struct sim_invariants {
+    struct sim_world *world; /* borrowed */
+    struct sim_judge *judge; /* borrowed */
+    uint32_t vm_count;
+    struct invariant_vm vms[INVARIANT_VM_MAX];
+};
+
+/* ---- looking --------------------------------------------------------------------------------- */
+
+static bool is_alive(const struct sim_process *process) {
+    return process->state != SIM_PROCESS_ZOMBIE && process->state != SIM_PROCESS_GONE;
+}
+
+/* Its argv names the VM's directory: what people find it by. */
+static bool is_of_vm(const struct sim_process *process, const char *path) {
+    size_t length = strlen(path) - 1; /* without the slash */
+    for (int i = 0; i < process->argc; i += 1) {
+        const char *found = strstr(process->argv[i], INVARIANT_VMS);
+        if (found == NULL) {
+            continue;
+        }
+        const char *wanted = strstr(path, INVARIANT_VMS);
+        size_t tail = length - (size_t)(wanted - path);
+        char end = strncmp(found, wanted, tail) == 0 ? found[tail] : 'x';
+        if (end == '\0' || end == '/' || end == ',') {
+            return true;
+        }
+    }
+    return false;
+}
+
+static struct sim_guest *guest_of(struct sim_world *world, const char *path) {
+    struct sim_guest *guest = kelpie__sim_world_guest(world, 0);
+    for (uint32_t i = 0; guest != NULL; i += 1) { /* bound: the guests */
+        const struct sim_process *owner = kelpie__sim_guest_owner(guest);
+        if (owner != NULL && is_alive(owner) && is_of_vm(owner, path)) {
+            return guest;
+        }
+        guest = kelpie__sim_world_guest(world, i + 1);
+    }
+    return NULL;
+}
+
+static struct invariant_vm *vm_of(struct sim_invariants *invariants, const char *path,
+                                  size_t length) {
+    for (uint32_t i = 0; i < invariants->vm_count; i += 1) {
+        struct invariant_vm *vm = &invariants->vms[i];
+        if (strlen(vm->path) == length && strncmp(vm->path, path, length) == 0) {
+            return vm;
+        }
+    }
+    if (invariants->vm_count == INVARIANT_VM_MAX || length >= sizeof(invariants->vms[0].path)) {
+        return NULL;
+    }
+    struct invariant_vm *vm = &invariants->vms[invariants->vm_count];
+    invariants->vm_count += 1;
+    *vm = (struct invariant_vm){0};
+    memcpy(vm->path, path, length);
+    return vm;
+}
+
+/* ---- 1, 15: what is published is true -------------------------------------------------------- */
+
+static void check_published(struct sim_invariants *invariants, const struct invariant_vm *vm,
+                            enum kelpie_vm_state before) {
+    struct sim_guest_truth truth;
+    struct sim_guest *guest = guest_of(invariants->world, vm->path);
+    if (vm->state == KELPIE_VM_RUNNING && before == KELPIE_VM_STARTING) {
+        if (guest != NULL) {
+            kelpie__sim_guest_truth(guest, &truth);
+        }
+        if (guest == NULL || !truth.is_greeted) {
+            kelpie__sim_world_fail(invariants->world,
+                                   "invariant 1: %s is published as running, and its guest has "
+                                   "not said hello",
+                                   vm->path);
+        }
+    }
+    if (vm->state == KELPIE_VM_PAUSED && guest != NULL && kelpie__sim_guest_is_running(guest)) {
+        kelpie__sim_world_fail(invariants->world,
+                               "invariant 15: %s is published as paused, and its guest runs",
+                               vm->path);
+    }
+}
+
+/* ---- 2: only the table's transitions, and a state file that is whole ------------------------- */
+
+static bool is_transition(enum kelpie_vm_state from, enum kelpie_vm_state to) {
+    static const uint8_t allowed[] = {
+        [KELPIE_VM_CREATED] = 1u << KELPIE_VM_STARTING,
+        [KELPIE_VM_STARTING] = 1u << KELPIE_VM_RUNNING | 1u << KELPIE_VM_PAUSED |
+                               1u << KELPIE_VM_CREATED | 1u << KELPIE_VM_STOPPED |
+                               1u << KELPIE_VM_CRASHED,
+        [KELPIE_VM_RUNNING] =
+            1u << KELPIE_VM_PAUSED | 1u << KELPIE_VM_STOPPED | 1u << KELPIE_VM_CRASHED,
+        [KELPIE_VM_PAUSED] =
+            1u << KELPIE_VM_RUNNING | 1u << KELPIE_VM_STOPPED | 1u << KELPIE_VM_CRASHED,
+        [KELPIE_VM_STOPPED] = 1u << KELPIE_VM_STARTING,
+        [KELPIE_VM_CRASHED] = 1u << KELPIE_VM_STARTING,
+    };
+    return from == to || (allowed[from] & 1u << to) != 0;
+}
+
+static bool read_state(struct sim_world *world, const char *path, enum kelpie_vm_state *out) {
+    char text[KELPIE_RECORD_JSON_BYTES_MAX];
+    char name[16];
+    int64_t size =
+        kelpie__sim_disk_peek(kelpie__sim_world_disk(world), false, path, text, sizeof(text));
+    return size > 0 && (uint64_t)size <= sizeof(text) &&
+           kelpie__json_validate(text, (size_t)size) == 0 &&
+           kelpie__json_find_string(text, (size_t)size, "state", name, sizeof(name)) == 0 &&
+           kelpie__state_parse(name, out);
+}
+
+static void check_state_file(struct sim_invariants *invariants, const char *path) {
+    size_t length = strlen(path) - strlen(KELPIE_RECORD_FILE);
+    struct invariant_vm *vm = vm_of(invariants, path, length);
+    enum kelpie_vm_state state = KELPIE_VM_CREATED;
+    if (vm == NULL || strstr(path, "/.") != NULL) {
+        return; /* still under its temporary name */
+    }
+    if (!read_state(invariants->world, path, &state)) {
+        kelpie__sim_world_fail(invariants->world, "invariant 2: %s is not whole", path);
+        return;
+    }
+    enum kelpie_vm_state before = vm->state;
+    if (vm->is_known && !is_transition(before, state)) {
+        kelpie__sim_world_fail(invariants->world, "invariant 2: %s goes from %s to %s", vm->path,
+                               kelpie_vm_state_name(before), kelpie_vm_state_name(state));
+    }
+    bool was_known = vm->is_known;
+    vm->state = state;
+    vm->is_known = true;
+    struct sim_trace *trace = kelpie__sim_world_trace(invariants->world);
+    if (trace != NULL) {
+        kelpie__sim_trace_band(trace, kelpie__sim_now(invariants->world), vm->path,
+                               kelpie_vm_state_name(state));
+    }
+    check_published(invariants, vm, was_known ? before : KELPIE_VM_CREATED);
+}
+
+/* ---- 4, 6: who may live ---------------------------------------------------------------------- */
+
+/* A VMM whose parent is gone dies with it, in the same instant. */
+static void check_orphans(struct sim_invariants *invariants) {
+    struct sim_machine *host = kelpie__sim_world_host(invariants->world);
+    for (const struct sim_process *process = host->processes; process != NULL;
+         process = process->next) { /* bound: the list */
+        if (is_alive(process) && strcmp(process->role, "qemu") == 0 && process->parent == NULL) {
+            kelpie__sim_world_fail(invariants->world,
+                                   "invariant 4: QEMU (pid %d) lives, its monitor is dead",
+                                   process->pid);
+        }
+    }
+}
+
+static void check_only_one(struct sim_invariants *invariants, const struct sim_process *started) {
+    struct sim_machine *host = kelpie__sim_world_host(invariants->world);
+    const char *directory = NULL;
+    for (int i = 0; i < started->argc && directory == NULL; i += 1) {
+        directory = strstr(started->argv[i], INVARIANT_VMS);
+    }
+    if (directory == NULL) {
+        return;
+    }
+    char path[256];
+    size_t name = strcspn(directory + strlen(INVARIANT_VMS), "/,");
+    bool fits = kelpie__text_format(path, sizeof(path), "%.*s/",
+                                    (int)(strlen(INVARIANT_VMS) + name), directory);
+    for (const struct sim_process *process = host->processes; fits && process != NULL;
+         process = process->next) { /* bound: the list */
+        if (process != started && is_alive(process) && is_of_vm(process, path) &&
+            strcmp(process->role, started->role) == 0) {
+            kelpie__sim_world_fail(invariants->world,
+                                   "invariant 6: two of %s for %s, pids %d and %d", started->role,
+                                   path, process->pid, started->pid);
+        }
+    }
+}
+
+/* ---- 25: nothing is left of a process that ends by itself ------------------------------------ */
+
+static void check_memory(struct sim_invariants *invariants, const struct sim_process *ended) {
+    bool is_ours = strcmp(ended->role, "monitor") == 0 || strcmp(ended->role, "client") == 0;
+    if (is_ours && !ended->exit.is_signalled && ended->exit.value == 0 && ended->memory_bytes > 0) {
+        kelpie__sim_world_fail(invariants->world,
+                               "invariant 25: %s (pid %d) ends with %llu bytes allocated",
+                               ended->role, ended->pid, (unsigned long long)ended->memory_bytes);
+    }
+}
+
+/* ---- what the judge has to know -------------------------------------------------------------- */
+
+static void tell_judge(struct sim_invariants *invariants, const struct sim_process *ended) {
+    uint64_t client = 0;
+    size_t prefix = strlen(SIM_CLIENT_PATH);
+    if (strncmp(ended->path, SIM_CLIENT_PATH, prefix) == 0 &&
+        kelpie__text_u64(ended->path + prefix, &client) && client < SIM_SWARM_CLIENT_MAX) {
+        kelpie__sim_judge_client_gone(invariants->judge, (uint32_t)client);
+    }
+}
+
+/* ---- all ------------------------------------------------------------------------------------- */
+
+static bool ends_with(const char *text, const char *tail) {
+    size_t length = strlen(text);
+    size_t tail_length = strlen(tail);
+    return length > tail_length && strcmp(text + length - tail_length, tail) == 0;
+}
+
+static void on_event(void *context, struct sim_world *world, const struct sim_event *event) {
+    struct sim_invariants *invariants = context;
+    KELPIE_ASSERT(invariants->world == world);
+    switch (event->type) {
+    case SIM_EVENT_PROCESS_STARTED:
+        check_orphans(invariants);
+        if (event->process->machine == kelpie__sim_world_host(world)) {
+            check_only_one(invariants, event->process);
+        }
+        break;
+    case SIM_EVENT_PROCESS_ENDED:
+        check_memory(invariants, event->process);
+        tell_judge(invariants, event->process);
+        break;
+    case SIM_EVENT_RENAME:
+        check_orphans(invariants);
+        if (ends_with(event->detail, INVARIANT_STATE_TAIL)) {
+            check_state_file(invariants, event->detail);
+        }
+        break;
+    case SIM_EVENT_POWER_LOSS:
+        invariants->vm_count = 0;
+        kelpie__sim_judge_power_loss(invariants->judge);
+        break;
+    case SIM_EVENT_NOTE:
+        check_orphans(invariants);
+        break;
+    case SIM_EVENT_PROCESS_STOPPED:
+    case SIM_EVENT_PROCESS_CONTINUED:
+    case SIM_EVENT_FAULT:
+    case SIM_EVENT_GUEST:
+    case SIM_EVENT_MARK:
+        break;
+    }
+}
+
+struct sim_invariants *kelpie__sim_invariants_create(struct sim_world *world,
+                                                     struct sim_judge *judge) {
+    struct sim_invariants *invariants = calloc(1, sizeof(*invariants));
+    if (invariants != NULL) {
+        invariants->world = world;
+        invariants->judge = judge;
+        kelpie__sim_world_observe(world, on_event, invariants);
+    }
+    return invariants;
+}
+
+void kelpie__sim_invariants_destroy(struct sim_invariants *invariants) {
+    free(invariants);
+}

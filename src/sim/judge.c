@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See judge.h.
+ */
+#include "sim/judge.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/error.h"
+#include "core/limits.h"
+#include "sim/client_command.h"
+
+#define JUDGE_GRACE_MS 1000u /* beyond a call's own deadline, on a machine that is not loaded */
+
+struct judge_call {
+    bool is_open;
+    uint64_t ticket; /* 0: the model does not know this operation */
+    struct sim_operation operation;
+    int64_t begun_ns;
+    int64_t limit_ns;
+};
+
+struct sim_judge {
+    struct sim_world *world; /* borrowed */
+    struct sim_model *model; /* owned */
+    struct sim_judge_counts counts;
+    struct judge_call calls[SIM_SWARM_CLIENT_MAX];
+    uint64_t owned[SIM_SWARM_CLIENT_MAX]; /* bits of VMs */
+};
+
+struct sim_judge *kelpie__sim_judge_create(struct sim_world *world, const struct sim_swarm *swarm) {
+    struct sim_judge *judge = calloc(1, sizeof(*judge));
+    if (judge == NULL) {
+        return NULL;
+    }
+    judge->world = world;
+    judge->model = kelpie__sim_model_create(swarm->is_calm);
+    if (judge->model == NULL) {
+        free(judge);
+        return NULL;
+    }
+    for (uint32_t vm = 0; vm < SIM_SWARM_VM_MAX; vm += 1) {
+        kelpie__sim_model_configure(judge->model, vm, kelpie__sim_workload_is_owned(swarm, vm),
+                                    false);
+    }
+    return judge;
+}
+
+void kelpie__sim_judge_destroy(struct sim_judge *judge) {
+    if (judge != NULL) {
+        kelpie__sim_model_destroy(judge->model);
+        free(judge);
+    }
+}
+
+const struct sim_judge_counts *kelpie__sim_judge_counts(const struct sim_judge *judge) {
+    return &judge->counts;
+}
+
+void kelpie__sim_judge_begin(struct sim_judge *judge, const struct sim_operation *operation,
+                             uint64_t deadline_ms) {
+    struct judge_call *call = &judge->calls[operation->client];
+    KELPIE_ASSERT(operation->client < SIM_SWARM_CLIENT_MAX);
+    KELPIE_ASSERT(!call->is_open);
+    const struct sim_model_call asked = {
+        .op = operation->op,
+        .vm = operation->vm,
+        .client = operation->client,
+        .file = operation->kind,
+        .value = operation->op == SIM_MODEL_EXEC ? kelpie__sim_command_code(operation)
+                                                 : operation->value,
+        .must_fail = kelpie__sim_command_must_fail(operation),
+    };
+    uint64_t factor = kelpie__sim_world_options(judge->world)->cost_factor;
+    *call = (struct judge_call){.is_open = true, .operation = *operation};
+    call->begun_ns = kelpie__sim_now(judge->world);
+    call->limit_ns =
+        (int64_t)(deadline_ms + JUDGE_GRACE_MS * (factor > 0 ? factor : 1)) * KELPIE_NS_PER_MS;
+    call->ticket = kelpie__sim_model_begin(judge->model, &asked);
+    KELPIE_ASSERT(call->ticket != 0);
+    judge->counts.calls += 1;
+}
+
+static void blame(struct sim_judge *judge, const struct sim_operation *operation, int status,
+                  const struct kelpie_error *error, const char *why) {
+    char text[128];
+    kelpie__sim_operation_text(operation, text, sizeof(text));
+    kelpie__sim_world_fail(judge->world, "model: %s answered %s%s%.160s: %.200s", text,
+                           kelpie_code_name(status), status < 0 ? ", " : "",
+                           status < 0 ? error->message : "", why);
+}
+
+static void check_time(struct sim_judge *judge, const struct judge_call *call) {
+    int64_t took_ns = kelpie__sim_now(judge->world) - call->begun_ns;
+    if (took_ns > call->limit_ns) {
+        char text[128];
+        kelpie__sim_operation_text(&call->operation, text, sizeof(text));
+        kelpie__sim_world_fail(judge->world,
+                               "invariant 8: %s took %lld ms, its deadlines allow %lld ms", text,
+                               (long long)(took_ns / KELPIE_NS_PER_MS),
+                               (long long)(call->limit_ns / KELPIE_NS_PER_MS));
+    }
+}
+
+void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status, uint64_t result,
+                           const struct kelpie_error *error) {
+    char why[SIM_MODEL_TEXT_MAX] = "";
+    struct judge_call *call = &judge->calls[client];
+    KELPIE_ASSERT(client < SIM_SWARM_CLIENT_MAX);
+    KELPIE_ASSERT(call->is_open);
+    call->is_open = false;
+    check_time(judge, call);
+    if (status == 0) {
+        judge->counts.succeeded += 1;
+        judge->counts.commands += call->operation.op == SIM_MODEL_EXEC;
+    } else {
+        judge->counts.failed += 1;
+    }
+    if (!kelpie__sim_model_end(judge->model, call->ticket, status, result, why)) {
+        blame(judge, &call->operation, status, error, why);
+    }
+}
+
+void kelpie__sim_judge_owns(struct sim_judge *judge, uint32_t client, uint32_t vm) {
+    KELPIE_ASSERT(client < SIM_SWARM_CLIENT_MAX);
+    KELPIE_ASSERT(vm < SIM_MODEL_VM_MAX);
+    judge->owned[client] |= UINT64_C(1) << vm;
+}
+
+void kelpie__sim_judge_client_gone(struct sim_judge *judge, uint32_t client) {
+    char why[SIM_MODEL_TEXT_MAX] = "";
+    struct judge_call *call = &judge->calls[client];
+    KELPIE_ASSERT(client < SIM_SWARM_CLIENT_MAX);
+    if (call->is_open) {
+        call->is_open = false;
+        if (!kelpie__sim_model_end(judge->model, call->ticket, SIM_MODEL_NO_ANSWER, 0, why)) {
+            blame(judge, &call->operation, 0, NULL, why);
+        }
+    }
+    for (uint32_t vm = 0; vm < SIM_MODEL_VM_MAX; vm += 1) {
+        if ((judge->owned[client] >> vm & 1) != 0) {
+            kelpie__sim_model_owner_gone(judge->model, vm);
+        }
+    }
+    judge->owned[client] = 0;
+}
+
+void kelpie__sim_judge_observe(struct sim_judge *judge, uint32_t vm, int status,
+                               enum kelpie_vm_state state) {
+    char why[SIM_MODEL_TEXT_MAX] = "";
+    if (!kelpie__sim_model_observe(judge->model, vm, status, state, why)) {
+        kelpie__sim_world_fail(judge->world, "model: vm-%u was seen %s: %.300s", vm,
+                               status < 0 ? "not to exist" : kelpie_vm_state_name(state), why);
+    }
+}
+
+void kelpie__sim_judge_power_loss(struct sim_judge *judge) {
+    for (uint32_t client = 0; client < SIM_SWARM_CLIENT_MAX; client += 1) {
+        kelpie__sim_judge_client_gone(judge, client);
+    }
+    kelpie__sim_model_power_loss(judge->model);
+}

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See run.h.
+ */
+#include "sim/run.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/limits.h"
+#include "sim/client.h"
+#include "sim/fault.h"
+#include "sim/invariants.h"
+#include "sim/liveness.h"
+
+#define RUN_TIME_LIMIT_NS                                                                          \
+    (INT64_C(7200) * KELPIE_NS_PER_S) /* of virtual time, for all operations */
+
+struct run {
+    const struct sim_run_options *options;
+    struct sim_swarm swarm;
+    struct sim_world *world;
+    struct sim_judge *judge;
+    struct sim_invariants *invariants;
+    struct sim_clients clients;
+    struct sim_operation *drawn; /* owned */
+};
+
+/* What the clients cannot do yet: they come with the snapshots of the library. */
+static const enum sim_model_op not_yet[] = {SIM_MODEL_SNAPSHOT, SIM_MODEL_RESTORE, SIM_MODEL_FORK,
+                                            SIM_MODEL_FORGET};
+
+void kelpie__sim_run_swarm(const struct sim_run_options *options, struct sim_swarm *out) {
+    kelpie__sim_swarm_draw(options->seed, out);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(not_yet); i += 1) {
+        out->weights[not_yet[i]] = 0;
+    }
+    if (options->faults == SIM_RUN_FAULTS_SWARM) {
+        return;
+    }
+    out->is_calm = options->faults != SIM_RUN_FAULTS_PLAN;
+    out->damage = SIM_SWARM_DAMAGE_NONE;
+    out->plan[0] = '\0';
+    if (options->faults == SIM_RUN_FAULTS_NONE) {
+        out->options.schedule = SIM_SCHEDULE_FIFO;
+        out->options.cost_factor = 1;
+        out->options.preempt_billionth = 0;
+        out->options.partial_billionth = 0;
+    }
+}
+
+static bool run_begin(struct run *run, char out_problem[256]) {
+    struct sim_options world = run->swarm.options;
+    world.seed = run->options->seed;
+    world.trace = run->options->trace;
+    world.plan = run->options->faults == SIM_RUN_FAULTS_PLAN ? run->options->plan
+                 : run->swarm.plan[0] != '\0'                ? run->swarm.plan
+                                                             : NULL;
+    world.canary = run->options->canary;
+    run->world = kelpie__sim_world_create(&world, out_problem);
+    if (run->world == NULL) {
+        return false;
+    }
+    run->judge = kelpie__sim_judge_create(run->world, &run->swarm);
+    run->invariants = kelpie__sim_invariants_create(run->world, run->judge);
+    run->drawn = calloc(SIM_OPERATION_MAX, sizeof(*run->drawn));
+    if (run->judge == NULL || run->invariants == NULL || run->drawn == NULL) {
+        kelpie__ignore(snprintf(out_problem, 256, "no memory for a run"));
+        return false;
+    }
+    const struct sim_operation *operations = run->options->operations;
+    uint32_t count = run->options->operation_count;
+    if (operations == NULL) {
+        count = kelpie__sim_workload_draw(&run->swarm, run->drawn, SIM_OPERATION_MAX);
+        operations = run->drawn;
+    }
+    run->clients = (struct sim_clients){.world = run->world,
+                                        .judge = run->judge,
+                                        .swarm = &run->swarm,
+                                        .operations = operations,
+                                        .operation_count = count};
+    return true;
+}
+
+static void run_end(struct run *run) {
+    kelpie__sim_world_destroy(run->world); /* first: it has observers */
+    kelpie__sim_invariants_destroy(run->invariants);
+    kelpie__sim_judge_destroy(run->judge);
+    free(run->drawn);
+}
+
+static bool clients_have_ended(void *context) {
+    const struct run *run = context;
+    return kelpie__sim_clients_have_ended(&run->clients);
+}
+
+static void conclude(struct sim_run_result *out, enum kelpie_sim_verdict verdict,
+                     const char *reason) {
+    out->verdict = verdict;
+    kelpie__ignore(snprintf(out->reason, sizeof(out->reason), "%s", reason));
+}
+
+/* A failure says by its first word who found it. */
+static enum kelpie_sim_verdict verdict_of(const char *failure) {
+    return strncmp(failure, "model", strlen("model")) == 0 ? KELPIE_SIM_WRONG_MODEL
+                                                           : KELPIE_SIM_BROKEN;
+}
+
+static void run_safety(struct run *run, struct sim_run_result *out) {
+    if (kelpie__sim_clients_start(&run->clients) < 0) {
+        conclude(out, KELPIE_SIM_CRASHED, "the clients could not be started");
+        return;
+    }
+    enum sim_run_end end = kelpie__sim_world_run(run->world, clients_have_ended, run,
+                                                 kelpie__sim_now(run->world) + RUN_TIME_LIMIT_NS);
+    switch (end) {
+    case SIM_RUN_DONE:
+        break;
+    case SIM_RUN_IDLE:
+        conclude(out, KELPIE_SIM_NO_LIVENESS, "a client waits for ever");
+        break;
+    case SIM_RUN_DEADLINE:
+        conclude(out, KELPIE_SIM_NO_LIVENESS, "the operations did not end in two virtual hours");
+        break;
+    case SIM_RUN_SPIN:
+        conclude(out, KELPIE_SIM_NO_LIVENESS, "1,000,000 calls without a millisecond of progress");
+        break;
+    case SIM_RUN_FAILED:
+        conclude(out, verdict_of(kelpie__sim_world_failure(run->world)),
+                 kelpie__sim_world_failure(run->world));
+        break;
+    }
+}
+
+static void run_liveness(struct run *run, struct sim_run_result *out) {
+    char pending[SIM_PENDING_BYTES_MAX] = "";
+    if (!kelpie__sim_liveness(run->world, pending)) {
+        const char *failure = kelpie__sim_world_failure(run->world);
+        bool is_live = failure == NULL || strncmp(failure, "no liveness", 11) == 0;
+        conclude(out, is_live ? KELPIE_SIM_NO_LIVENESS : verdict_of(failure), pending);
+    }
+}
+
+static bool is_vacuous(const struct sim_run_result *result) {
+    return result->counts.calls == 0 ||
+           (result->counts.succeeded == 0 && result->faults_fired == 0);
+}
+
+static void run_collect(struct run *run, struct sim_run_result *out) {
+    struct sim_faults *faults = kelpie__sim_world_faults(run->world);
+    out->hash = kelpie__sim_world_hash(run->world);
+    out->calls = kelpie__sim_world_calls(run->world);
+    out->virtual_ns = kelpie__sim_now(run->world);
+    out->counts = *kelpie__sim_judge_counts(run->judge);
+    out->faults_fired = kelpie__sim_faults_fired(faults);
+    uint32_t classes = kelpie__sim_faults_class_count();
+    KELPIE_ASSERT(classes <= SIM_RUN_CLASS_MAX);
+    for (uint32_t i = 0; i < classes; i += 1) {
+        out->class_fired[i] = kelpie__sim_faults_class_fired(faults, i);
+    }
+    if (out->verdict != KELPIE_SIM_PASS) {
+        size_t length = kelpie__sim_faults_concrete(faults, NULL, 0);
+        out->plan = malloc(length + 1);
+        if (out->plan != NULL) {
+            kelpie__sim_faults_concrete(faults, out->plan, length + 1);
+        }
+    }
+}
+
+void kelpie__sim_run(const struct sim_run_options *options, struct sim_run_result *out) {
+    struct run run = {.options = options};
+    char problem[256] = "";
+    *out = (struct sim_run_result){.verdict = KELPIE_SIM_PASS};
+    kelpie__sim_run_swarm(options, &run.swarm);
+    if (!run_begin(&run, problem)) {
+        conclude(out, KELPIE_SIM_USAGE, problem);
+        run_end(&run);
+        return;
+    }
+    run_safety(&run, out);
+    if (out->verdict == KELPIE_SIM_PASS) {
+        run_liveness(&run, out);
+    }
+    run_collect(&run, out);
+    if (out->verdict == KELPIE_SIM_PASS && is_vacuous(out)) {
+        conclude(out, KELPIE_SIM_VACUOUS, "nothing was checked");
+    }
+    run_end(&run);
+}
+
+void kelpie__sim_run_release(struct sim_run_result *result) {
+    free(result->plan);
+    result->plan = NULL;
+}

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See workload.h.
+ */
+#include "sim/workload.h"
+
+#include <stdio.h>
+
+#include "sim/fault.h"
+
+#define WORKLOAD_LOOK_OF 6u /* one operation in so many only looks */
+
+static const char *const command_names[SIM_COMMAND_COUNT] = {
+    [SIM_COMMAND_ECHO] = "echo",     [SIM_COMMAND_CODE] = "code",
+    [SIM_COMMAND_SIGNAL] = "signal", [SIM_COMMAND_TIMEOUT] = "timeout",
+    [SIM_COMMAND_SOURCE] = "source", [SIM_COMMAND_CAT] = "cat",
+    [SIM_COMMAND_SLEEP] = "sleep",   [SIM_COMMAND_MISSING] = "missing",
+};
+
+static const char *const look_names[SIM_LOOK_COUNT] = {
+    [SIM_LOOK_INSPECT] = "inspect", [SIM_LOOK_STATS] = "stats",   [SIM_LOOK_HEALTH] = "health",
+    [SIM_LOOK_LIST] = "list",       [SIM_LOOK_EVENTS] = "events", [SIM_LOOK_REOPEN] = "reopen",
+    [SIM_LOOK_REST] = "rest",
+};
+
+/* A number of its own for each question of each operation: an operation that is left out changes no
+ * other. */
+static uint64_t draw(const struct sim_swarm *swarm, uint64_t index, const char *question,
+                     uint64_t bound) {
+    KELPIE_ASSERT(bound > 0);
+    return kelpie__sim_fault_hash(swarm->seed, question, "workload", index, 0) % bound;
+}
+
+bool kelpie__sim_workload_is_owned(const struct sim_swarm *swarm, uint32_t vm) {
+    return swarm->owner_count > 0 && draw(swarm, vm, "is-owned", 2) == 0;
+}
+
+static enum sim_model_op draw_op(const struct sim_swarm *swarm, uint64_t index) {
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < SIM_MODEL_OP_COUNT; i += 1) {
+        total += swarm->weights[i];
+    }
+    uint64_t at = draw(swarm, index, "op", total);
+    uint32_t op = 0;
+    while (at >= swarm->weights[op]) { /* bound: the sum of the weights is above `at` */
+        at -= swarm->weights[op];
+        op += 1;
+        KELPIE_ASSERT(op < SIM_MODEL_OP_COUNT);
+    }
+    return (enum sim_model_op)op;
+}
+
+static struct sim_operation draw_operation(const struct sim_swarm *swarm, uint32_t index) {
+    struct sim_operation operation = {
+        .client = (uint8_t)draw(swarm, index, "client", swarm->client_count),
+        .vm = (uint8_t)draw(swarm, index, "vm", swarm->vm_count),
+        .value = index + 1,
+    };
+    if (draw(swarm, index, "look", WORKLOAD_LOOK_OF) == 0) {
+        operation.is_look = true;
+        operation.kind = (uint8_t)draw(swarm, index, "kind", SIM_LOOK_COUNT);
+        return operation;
+    }
+    operation.op = draw_op(swarm, index);
+    if (operation.op == SIM_MODEL_EXEC) {
+        operation.kind = (uint8_t)draw(swarm, index, "kind", SIM_COMMAND_COUNT);
+    }
+    return operation;
+}
+
+/* Every VM is made, and most are started, by the first operations: a run of refusals teaches
+ * little. */
+uint32_t kelpie__sim_workload_draw(const struct sim_swarm *swarm, struct sim_operation *out,
+                                   uint32_t capacity) {
+    uint32_t count = 0;
+    KELPIE_ASSERT(swarm->vm_count > 0 && swarm->client_count > 0);
+    for (uint32_t vm = 0; vm < swarm->vm_count && count + 2 <= capacity; vm += 1) {
+        uint8_t client = (uint8_t)draw(swarm, vm, "maker", swarm->client_count);
+        out[count] = (struct sim_operation){
+            .client = client, .vm = (uint8_t)vm, .op = SIM_MODEL_CREATE, .value = count + 1};
+        count += 1;
+        if (draw(swarm, vm, "is-started", 8) > 0) {
+            out[count] = (struct sim_operation){
+                .client = client, .vm = (uint8_t)vm, .op = SIM_MODEL_START, .value = count + 1};
+            count += 1;
+        }
+    }
+    for (uint32_t i = 0; i < swarm->operation_count && count < capacity; i += 1) {
+        out[count] = draw_operation(swarm, count);
+        count += 1;
+    }
+    return count;
+}
+
+void kelpie__sim_operation_text(const struct sim_operation *operation, char *out, size_t capacity) {
+    const char *verb =
+        operation->is_look ? look_names[operation->kind] : kelpie__sim_model_op_name(operation->op);
+    bool is_exec = !operation->is_look && operation->op == SIM_MODEL_EXEC;
+    int length =
+        snprintf(out, capacity, "client %u: %s%s%s on vm-%u (value %llu)", operation->client, verb,
+                 is_exec ? " " : "", is_exec ? command_names[operation->kind] : "", operation->vm,
+                 (unsigned long long)operation->value);
+    KELPIE_ASSERT(length > 0);
+}

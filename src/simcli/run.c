@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * kelpie-sim run: seeds one after the other, up to the first that fails.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "core/limits.h"
+#include "os/os_call.h"
+#include "sim/fault.h"
+#include "simcli/simcli.h"
+
+#define RUN_PROGRESS_NS (2 * KELPIE_NS_PER_S)
+
+struct totals {
+    uint64_t runs;
+    uint64_t calls;
+    int64_t virtual_ns;
+    uint64_t commands;
+    uint64_t swarm_runs;
+    uint64_t class_runs[SIM_RUN_CLASS_MAX]; /* in which a fault of the class fired */
+    int64_t begun_ns;
+    int64_t told_ns;
+};
+
+static int64_t real_now(const struct simcli *simcli) {
+    return kelpie__os_now(simcli->os, KELPIE_OS_CLOCK_MONOTONIC);
+}
+
+static void add(struct totals *totals, const struct sim_run_result *result) {
+    totals->runs += 1;
+    totals->calls += result->calls;
+    totals->virtual_ns += result->virtual_ns;
+    totals->commands += result->counts.commands;
+    for (uint32_t i = 0; i < SIM_RUN_CLASS_MAX; i += 1) {
+        totals->class_runs[i] += result->class_fired[i] > 0;
+    }
+}
+
+static void progress(const struct simcli *simcli, struct totals *totals) {
+    int64_t now_ns = real_now(simcli);
+    if (simcli->is_quiet || now_ns - totals->told_ns < RUN_PROGRESS_NS) {
+        return;
+    }
+    totals->told_ns = now_ns;
+    fprintf(stderr, "%llu of %llu runs, %llu calls, %llu commands\n",
+            (unsigned long long)totals->runs, (unsigned long long)simcli->seed_count,
+            (unsigned long long)totals->calls, (unsigned long long)totals->commands);
+}
+
+static void summary(const struct simcli *simcli, const struct totals *totals) {
+    int64_t real_ns = real_now(simcli) - totals->begun_ns;
+    if (simcli->is_quiet || totals->runs < 2) {
+        return;
+    }
+    printf("%llu runs in %lld ms: %lld times real time, %llu ns a call\n",
+           (unsigned long long)totals->runs, (long long)(real_ns / KELPIE_NS_PER_MS),
+           (long long)(totals->virtual_ns / (real_ns > 0 ? real_ns : 1)),
+           (unsigned long long)real_ns / (totals->calls > 0 ? totals->calls : 1));
+    for (uint32_t i = 0; i < kelpie__sim_faults_class_count(); i += 1) {
+        printf("  faults of class %-10s in %llu %% of the runs\n", kelpie__sim_faults_class_name(i),
+               (unsigned long long)(totals->class_runs[i] * 100 / totals->runs));
+    }
+}
+
+static void write_traces(struct simcli *simcli, const struct sim_trace *trace) {
+    struct simcli_file file;
+    if (simcli->trace_path != NULL) {
+        kelpie__simcli_file_open(&file, simcli->os, simcli->trace_path);
+        kelpie__sim_trace_json(trace, kelpie__simcli_file_write, &file);
+        if (kelpie__simcli_file_close(&file) < 0) {
+            fprintf(stderr, "kelpie-sim: cannot write \"%s\"\n", simcli->trace_path);
+        }
+    }
+    if (simcli->svg_path != NULL) {
+        kelpie__simcli_file_open(&file, simcli->os, simcli->svg_path);
+        kelpie__sim_trace_svg(trace, kelpie__simcli_file_write, &file);
+        if (kelpie__simcli_file_close(&file) < 0) {
+            fprintf(stderr, "kelpie-sim: cannot write \"%s\"\n", simcli->svg_path);
+        }
+    }
+}
+
+/* Both runs kept every call: the first in which they differ is named. */
+static int check_again(struct simcli *simcli, uint64_t seed, uint64_t hash) {
+    struct sim_run_options options;
+    struct sim_run_result result;
+    kelpie__simcli_run_options(simcli, seed, &options);
+    kelpie__sim_run(&options, &result);
+    uint64_t again = result.hash;
+    kelpie__sim_run_release(&result);
+    if (again == hash) {
+        return 0;
+    }
+    fprintf(stderr, "seed %llu: hash %016llx, then %016llx\n", (unsigned long long)seed,
+            (unsigned long long)hash, (unsigned long long)again);
+    struct sim_trace *traces[2] = {kelpie__sim_trace_create(SIM_TRACE_CALLS),
+                                   kelpie__sim_trace_create(SIM_TRACE_CALLS)};
+    char lines[2][256];
+    uint64_t number = 0;
+    for (unsigned i = 0; i < 2 && traces[0] != NULL && traces[1] != NULL; i += 1) {
+        options.trace = traces[i];
+        kelpie__sim_run(&options, &result);
+        kelpie__sim_run_release(&result);
+    }
+    if (traces[0] != NULL && traces[1] != NULL &&
+        kelpie__sim_trace_compare(traces[0], traces[1], lines[0], lines[1], &number)) {
+        fprintf(stderr, "call %llu differs\nfirst:  %s\nsecond: %s\n", (unsigned long long)number,
+                lines[0], lines[1]);
+    }
+    kelpie__sim_trace_destroy(traces[0]);
+    kelpie__sim_trace_destroy(traces[1]);
+    return KELPIE_SIM_NOT_THE_SAME;
+}
+
+static int run_seed(struct simcli *simcli, uint64_t seed, bool is_last, struct totals *totals) {
+    struct sim_run_options options;
+    struct sim_run_result result;
+    kelpie__simcli_run_options(simcli, seed, &options);
+    bool is_traced = is_last && (simcli->trace_path != NULL || simcli->svg_path != NULL);
+    options.trace = is_traced ? kelpie__sim_trace_create(SIM_TRACE_EVENTS) : NULL;
+    kelpie__sim_run(&options, &result);
+    int code = (int)result.verdict;
+    add(totals, &result);
+    if (code != 0) {
+        kelpie__simcli_report(simcli, seed, &result);
+    } else if (simcli->is_check) {
+        code = check_again(simcli, seed, result.hash);
+    }
+    if (options.trace != NULL) {
+        write_traces(simcli, options.trace);
+        kelpie__sim_trace_destroy(options.trace);
+    }
+    if (code == 0 && is_last) {
+        summary(simcli, totals);
+        printf("seed %llu: pass hash %016llx\n", (unsigned long long)seed,
+               (unsigned long long)result.hash);
+    }
+    kelpie__sim_run_release(&result);
+    return code;
+}
+
+int kelpie__simcli_run(struct simcli *simcli) {
+    struct totals totals = {.begun_ns = real_now(simcli), .told_ns = real_now(simcli)};
+    int64_t end_ns = totals.begun_ns + (int64_t)(simcli->minutes * 60) * KELPIE_NS_PER_S;
+    if (!simcli->is_quiet) {
+        printf("seed %llu, %llu run%s\n", (unsigned long long)simcli->seed_first,
+               (unsigned long long)simcli->seed_count, simcli->seed_count == 1 ? "" : "s");
+        fflush(stdout);
+    }
+    int code = 0;
+    for (uint64_t i = 0; i < simcli->seed_count && code == 0; i += 1) {
+        bool is_late = simcli->minutes > 0 && real_now(simcli) >= end_ns;
+        bool is_last = i + 1 == simcli->seed_count || is_late;
+        code = run_seed(simcli, simcli->seed_first + i, is_last, &totals);
+        progress(simcli, &totals);
+        if (is_late) {
+            break;
+        }
+    }
+    return code;
+}

@@ -1,0 +1,369 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The arguments of kelpie-sim, and what its verbs share.
+ */
+#include "simcli/simcli.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/limits.h"
+#include "core/small_file.h"
+#include "core/text.h"
+#include "os/os_call.h"
+#include "sim/fault.h"
+#include "sim/shrink.h"
+
+#define SIMCLI_SEEDS_DEFAULT 100u
+#define SIMCLI_FILE_MODE 0644u
+#define SIMCLI_PATH_BYTES_MAX 64u
+#define SIMCLI_SHRINK_RUNS_MAX 2000u
+#define SIMCLI_SHRINK_NS (60 * KELPIE_NS_PER_S)
+
+const struct simcli_verb kelpie__simcli_verbs[] = {
+    {"run", "runs seeds; the first that fails is shrunk, told and kept as a plan",
+     kelpie__simcli_run},
+    {"replay", "FILE: runs a plan that a failed run left", kelpie__simcli_replay},
+    {"shrink", "FILE: makes such a plan as small as it gets", kelpie__simcli_shrink},
+    {"canaries", "switches on each planted bug in turn: the swarm has to find them all",
+     kelpie__simcli_canaries},
+    {0},
+};
+
+/* ---- help ------------------------------------------------------------------------------------ */
+
+static void print_help(FILE *out) {
+    fputs("kelpie-sim: all of Kelpie in a simulated world, from a seed\n\n"
+          "usage: kelpie-sim [VERB] [OPTIONS]\n\n",
+          out);
+    for (const struct simcli_verb *verb = kelpie__simcli_verbs; verb->name != NULL; verb += 1) {
+        fprintf(out, "  %-10s %s\n", verb->name, verb->summary);
+    }
+    fputs("\noptions\n"
+          "  --seed N          one run; --seeds N: runs 0 to N-1; --seeds A..B: runs A to B\n"
+          "                    default: DST_SEED, else 100 runs\n"
+          "  --minutes M       stop after so much real time\n"
+          "  --faults WHAT     none: a quiet world; calm: other schedules and timings;\n"
+          "                    swarm (default): drawn from the seed; else a FILE, a plan\n"
+          "  --check           every run twice: the same seed has to do the same\n"
+          "  --jobs J          so many processes; default 1\n"
+          "  --trace FILE      of the last run, for ui.perfetto.dev\n"
+          "  --svg FILE        of the last run, a picture for every browser\n"
+          "  --canary N        with this planted bug (only in a build with -Dsimulation=true)\n"
+          "  --no-shrink       do not make a failing run smaller\n"
+          "  --quiet           no progress\n"
+          "\nexit code: 0 all passed, 10 something is broken, 11 an answer that the contract\n"
+          "does not allow, 12 something never ended, 13 not the same twice, 14 nothing was\n"
+          "checked, 15 crash, 125 usage. A failing run ends with the line that replays it.\n",
+          out);
+}
+
+static int refuse(const char *word, const char *expected) {
+    fprintf(stderr, "kelpie-sim: \"%s\" is not understood; expected %s (see kelpie-sim --help)\n",
+            word, expected);
+    return KELPIE_SIM_USAGE;
+}
+
+/* ---- options --------------------------------------------------------------------------------- */
+
+/* A seed is a number, or any other text, such as a commit's hash, by its own hash. */
+static bool parse_seed(const char *text, uint64_t *out) {
+    return text[0] != '\0' && kelpie__text_u64(text, out);
+}
+
+static bool parse_seeds(struct simcli *simcli, const char *text) {
+    const char *dots = strstr(text, "..");
+    char first[24];
+    uint64_t last = 0;
+    if (dots == NULL) {
+        simcli->seed_first = 0;
+        return kelpie__text_u64(text, &simcli->seed_count) && simcli->seed_count > 0;
+    }
+    size_t length = (size_t)(dots - text);
+    if (length == 0 || length >= sizeof(first)) {
+        return false;
+    }
+    memcpy(first, text, length);
+    first[length] = '\0';
+    bool is_good = parse_seed(first, &simcli->seed_first) && parse_seed(dots + 2, &last) &&
+                   simcli->seed_first <= last;
+    simcli->seed_count = is_good ? last - simcli->seed_first + 1 : 0;
+    return is_good;
+}
+
+static bool parse_faults(struct simcli *simcli, const char *text) {
+    static const struct {
+        const char *name;
+        enum sim_run_faults faults;
+    } words[] = {{"none", SIM_RUN_FAULTS_NONE},
+                 {"calm", SIM_RUN_FAULTS_CALM},
+                 {"swarm", SIM_RUN_FAULTS_SWARM}};
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(words); i += 1) {
+        if (strcmp(words[i].name, text) == 0) {
+            simcli->faults = words[i].faults;
+            return true;
+        }
+    }
+    char *plan = malloc(SIMCLI_PLAN_BYTES_MAX);
+    if (plan == NULL ||
+        kelpie__small_file_read(simcli->os, text, plan, SIMCLI_PLAN_BYTES_MAX) < 0) {
+        free(plan);
+        return false;
+    }
+    free((void *)(uintptr_t)simcli->plan);
+    simcli->plan = plan;
+    simcli->faults = SIM_RUN_FAULTS_PLAN;
+    return true;
+}
+
+static bool parse_u32(const char *text, uint32_t maximum, uint32_t *out) {
+    uint64_t value = 0;
+    if (!kelpie__text_u64(text, &value) || value > maximum) {
+        return false;
+    }
+    *out = (uint32_t)value;
+    return true;
+}
+
+/* NULL: understood; else what was expected. */
+static const char *parse_value(struct simcli *simcli, const char *name, const char *value) {
+    if (strcmp(name, "--seed") == 0) {
+        simcli->seed_count = 1;
+        return parse_seed(value, &simcli->seed_first) ? NULL : "a seed from 0 to 2^64-1";
+    }
+    if (strcmp(name, "--seeds") == 0) {
+        return parse_seeds(simcli, value) ? NULL : "N, or A..B";
+    }
+    if (strcmp(name, "--minutes") == 0) {
+        return kelpie__text_u64(value, &simcli->minutes) ? NULL : "minutes";
+    }
+    if (strcmp(name, "--faults") == 0) {
+        return parse_faults(simcli, value) ? NULL : "none, calm, swarm, or a file with a plan";
+    }
+    if (strcmp(name, "--jobs") == 0) {
+        return parse_u32(value, SIMCLI_JOBS_MAX, &simcli->jobs) && simcli->jobs > 0 ? NULL
+                                                                                    : "1 to 64";
+    }
+    if (strcmp(name, "--canary") == 0) {
+        return parse_u32(value, UINT32_MAX, &simcli->canary) ? NULL : "a canary's number";
+    }
+    if (strcmp(name, "--trace") == 0) {
+        simcli->trace_path = value;
+        return NULL;
+    }
+    if (strcmp(name, "--svg") == 0) {
+        simcli->svg_path = value;
+        return NULL;
+    }
+    return "an option of the list";
+}
+
+static bool parse_flag(struct simcli *simcli, const char *name) {
+    if (strcmp(name, "--check") == 0) {
+        simcli->is_check = true;
+    } else if (strcmp(name, "--quiet") == 0) {
+        simcli->is_quiet = true;
+    } else if (strcmp(name, "--no-shrink") == 0) {
+        simcli->is_shrunk = false;
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static int parse(struct simcli *simcli, int argc, char **argv, const struct simcli_verb **out) {
+    for (int i = 1; i < argc; i += 1) {
+        const struct simcli_verb *verb = kelpie__simcli_verbs;
+        while (verb->name != NULL && strcmp(verb->name, argv[i]) != 0) { /* bound: the list */
+            verb += 1;
+        }
+        if (verb->name != NULL && i == 1) {
+            *out = verb;
+            continue;
+        }
+        if (argv[i][0] != '-' && simcli->word == NULL) {
+            simcli->word = argv[i];
+            continue;
+        }
+        if (parse_flag(simcli, argv[i])) {
+            continue;
+        }
+        const char *expected =
+            i + 1 < argc ? parse_value(simcli, argv[i], argv[i + 1]) : "an option and its value";
+        if (expected != NULL) {
+            return refuse(i + 1 < argc ? argv[i + 1] : argv[i], expected);
+        }
+        i += 1;
+    }
+    return 0;
+}
+
+int kelpie_simcli_main(struct kelpie_os *os, int argc, char **argv) {
+    struct simcli simcli = {.os = os,
+                            .seed_count = SIMCLI_SEEDS_DEFAULT,
+                            .faults = SIM_RUN_FAULTS_SWARM,
+                            .jobs = 1,
+                            .is_shrunk = true};
+    const struct simcli_verb *verb = kelpie__simcli_verbs;
+    const char *seed = kelpie__os_environment(os, "DST_SEED");
+    for (int i = 1; i < argc; i += 1) {
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "help") == 0) {
+            print_help(stdout);
+            return 0;
+        }
+    }
+    if (seed != NULL && parse_value(&simcli, "--seed", seed) != NULL) {
+        return refuse(seed, "a number in DST_SEED");
+    }
+    int code = parse(&simcli, argc, argv, &verb);
+    if (code == 0) {
+        code = verb->run(&simcli);
+    }
+    free((void *)(uintptr_t)simcli.plan);
+    return code;
+}
+
+/* ---- shared ---------------------------------------------------------------------------------- */
+
+void kelpie__simcli_run_options(const struct simcli *simcli, uint64_t seed,
+                                struct sim_run_options *out) {
+    *out = (struct sim_run_options){
+        .seed = seed, .faults = simcli->faults, .plan = simcli->plan, .canary = simcli->canary};
+}
+
+void kelpie__simcli_file_open(struct simcli_file *file, struct kelpie_os *os, const char *path) {
+    *file = (struct simcli_file){.os = os};
+    file->handle = kelpie__os_open(os, KELPIE_OS_CWD, path,
+                                   KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE |
+                                       KELPIE_OS_OPEN_TRUNCATE | KELPIE_OS_OPEN_FOLLOW,
+                                   SIMCLI_FILE_MODE);
+    file->status = file->handle < 0 ? file->handle : 0;
+}
+
+void kelpie__simcli_file_write(void *context, const char *text, size_t length) {
+    struct simcli_file *file = context;
+    size_t done = 0;
+    while (done < length && file->status == 0) { /* bound: every turn writes a byte, or fails */
+        int64_t count =
+            kelpie__os_pwrite(file->os, file->handle, text + done, length - done, file->offset);
+        if (count < 0) {
+            file->status = (int)count;
+        } else {
+            done += (size_t)count;
+            file->offset += (uint64_t)count;
+        }
+    }
+}
+
+int kelpie__simcli_file_close(struct simcli_file *file) {
+    if (file->handle >= 0) {
+        int closed = kelpie__os_close(file->os, file->handle);
+        file->status = file->status < 0 ? file->status : closed;
+    }
+    return file->status;
+}
+
+/* ---- a run that failed ----------------------------------------------------------------------- */
+
+struct shrinking {
+    const struct simcli *simcli;
+    uint64_t seed;
+    const struct sim_run_result *failed;
+};
+
+/* "invariant 4: ..." is the same failure whoever it happened to. */
+static size_t kind_length(const char *reason) {
+    const char *colon = strchr(reason, ':');
+    return colon == NULL ? strlen(reason) : (size_t)(colon - reason);
+}
+
+static bool fails_the_same(void *context, const char *plan) {
+    struct shrinking *shrinking = context;
+    struct sim_run_options options;
+    struct sim_run_result result;
+    kelpie__simcli_run_options(shrinking->simcli, shrinking->seed, &options);
+    options.faults = SIM_RUN_FAULTS_PLAN;
+    options.plan = plan;
+    kelpie__sim_run(&options, &result);
+    const char *reason = shrinking->failed->reason;
+    bool is_same = result.verdict == shrinking->failed->verdict &&
+                   kind_length(result.reason) == kind_length(reason) &&
+                   strncmp(result.reason, reason, kind_length(reason)) == 0;
+    kelpie__sim_run_release(&result);
+    return is_same;
+}
+
+static void shrink(struct simcli *simcli, uint64_t seed, const struct sim_run_result *result,
+                   char *plan) {
+    struct shrinking shrinking = {.simcli = simcli, .seed = seed, .failed = result};
+    if (!simcli->is_shrunk || !fails_the_same(&shrinking, plan)) {
+        return;
+    }
+    const struct sim_shrink_budget budget = {
+        .runs_max = SIMCLI_SHRINK_RUNS_MAX,
+        .os = simcli->os,
+        .deadline_ns = kelpie__os_now(simcli->os, KELPIE_OS_CLOCK_MONOTONIC) + SIMCLI_SHRINK_NS};
+    uint32_t left = kelpie__sim_shrink_plan(plan, fails_the_same, &shrinking, &budget);
+    fprintf(stderr, "shrunk to %u fault%s\n", left, left == 1 ? "" : "s");
+}
+
+static void tell(void *context, const char *text, size_t length) {
+    fwrite(text, 1, length, context);
+}
+
+/* The plan once more, with a trace. */
+static void tell_story(struct simcli *simcli, uint64_t seed, const char *plan) {
+    struct sim_run_options options;
+    struct sim_run_result result;
+    struct sim_trace *trace = kelpie__sim_trace_create(SIM_TRACE_EVENTS);
+    if (trace == NULL) {
+        return;
+    }
+    kelpie__simcli_run_options(simcli, seed, &options);
+    options.trace = trace;
+    if (plan != NULL) {
+        options.faults = SIM_RUN_FAULTS_PLAN;
+        options.plan = plan;
+    }
+    kelpie__sim_run(&options, &result);
+    kelpie__sim_trace_story(trace, tell, stderr);
+    struct simcli_file file;
+    if (simcli->svg_path != NULL) {
+        kelpie__simcli_file_open(&file, simcli->os, simcli->svg_path);
+        kelpie__sim_trace_svg(trace, kelpie__simcli_file_write, &file);
+        kelpie__ignore(kelpie__simcli_file_close(&file));
+    }
+    kelpie__sim_run_release(&result);
+    kelpie__sim_trace_destroy(trace);
+}
+
+void kelpie__simcli_report(struct simcli *simcli, uint64_t seed,
+                           const struct sim_run_result *result) {
+    char path[SIMCLI_PATH_BYTES_MAX];
+    struct simcli_file file;
+    fprintf(stderr, "seed %llu: %s (verdict %d)\n", (unsigned long long)seed, result->reason,
+            (int)result->verdict);
+    if (result->plan == NULL) {
+        tell_story(simcli, seed, NULL);
+        return;
+    }
+    if (simcli->faults == SIM_RUN_FAULTS_NONE || simcli->faults == SIM_RUN_FAULTS_CALM) {
+        tell_story(simcli, seed, NULL);
+        fprintf(stderr, "kelpie-sim run --seed %llu --faults %s\n", (unsigned long long)seed,
+                simcli->faults == SIM_RUN_FAULTS_NONE ? "none" : "calm");
+        return;
+    }
+    shrink(simcli, seed, result, result->plan);
+    tell_story(simcli, seed, result->plan);
+    bool fits = kelpie__text_format(path, sizeof(path), "fail-%llu.plan", (unsigned long long)seed);
+    KELPIE_ASSERT(fits);
+    kelpie__simcli_file_open(&file, simcli->os, path);
+    kelpie__simcli_file_write(&file, result->plan, strlen(result->plan));
+    if (kelpie__simcli_file_close(&file) < 0) {
+        fprintf(stderr, "kelpie-sim: cannot write \"%s\"; this is the plan:\n%s", path,
+                result->plan);
+        return;
+    }
+    fprintf(stderr, "kelpie-sim replay %s\n", path);
+}

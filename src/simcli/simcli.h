@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * kelpie-sim: the simulator as a command. Each verb is a file; what they share is here.
+ */
+#ifndef KELPIE_SIMCLI_SIMCLI_H
+#define KELPIE_SIMCLI_SIMCLI_H
+
+#include "os/os.h"
+#include "sim/run.h"
+
+#define SIMCLI_PLAN_BYTES_MAX (8u * 1024u * 1024u)
+#define SIMCLI_JOBS_MAX 64u
+
+struct simcli {
+    struct kelpie_os *os; /* the real system: clocks, files; borrowed */
+    uint64_t seed_first;
+    uint64_t seed_count;
+    uint64_t minutes; /* 0: no limit but seed_count */
+    enum sim_run_faults faults;
+    const char *plan; /* owned by main.c: a file's text */
+    uint32_t canary;
+    uint32_t jobs;
+    bool is_check;
+    bool is_quiet;
+    bool is_shrunk;
+    const char *trace_path;
+    const char *svg_path;
+    const char *word; /* the verb's argument; NULL: none */
+};
+
+/* The text of a plan, which the caller frees, and the seed that its first line names. False: told
+ * why not. */
+KELPIE_MUST_CHECK bool kelpie__simcli_read_plan(struct simcli *simcli, const char *path,
+                                                char **out_plan, uint64_t *out_seed);
+
+struct simcli_verb {
+    const char *name;
+    const char *summary;
+    int (*run)(struct simcli *simcli);
+};
+
+/* All of them; the last has no name. */
+extern const struct simcli_verb kelpie__simcli_verbs[];
+
+/* Options of a run of this seed as the command line says. */
+void kelpie__simcli_run_options(const struct simcli *simcli, uint64_t seed,
+                                struct sim_run_options *out);
+/* Tells about a run that did not pass: reason, story, plan, and the line that replays it. Shrinks
+ * it first. */
+void kelpie__simcli_report(struct simcli *simcli, uint64_t seed,
+                           const struct sim_run_result *result);
+/* A real file in pieces (sim_trace_write). */
+struct simcli_file {
+    struct kelpie_os *os;
+    int handle;
+    int status;
+    uint64_t offset;
+};
+void kelpie__simcli_file_open(struct simcli_file *file, struct kelpie_os *os, const char *path);
+void kelpie__simcli_file_write(void *context, const char *text, size_t length);
+/* 0 or a negative errno value: of everything since the open. */
+int kelpie__simcli_file_close(struct simcli_file *file);
+
+int kelpie__simcli_run(struct simcli *simcli);      /* run.c */
+int kelpie__simcli_replay(struct simcli *simcli);   /* replay.c */
+int kelpie__simcli_shrink(struct simcli *simcli);   /* replay.c */
+int kelpie__simcli_canaries(struct simcli *simcli); /* canaries.c */
+
+/* The program; gives its exit code (enum kelpie_sim_verdict). */
+int kelpie_simcli_main(struct kelpie_os *os, int argc, char **argv);
+
+#endif

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * What the files of kelpie_sim.h's implementation share: a world with the embedder's programs and
+ * checks in it, and where its run stands.
+ */
+#ifndef KELPIE_SIMLIB_INTERNAL_H
+#define KELPIE_SIMLIB_INTERNAL_H
+
+#include "core/error.h"
+#include "kelpie_sim.h"
+#include "sim/world.h"
+
+#define SIMLIB_PROGRAM_MAX 64u
+#define SIMLIB_CHECK_MAX 32u
+#define SIMLIB_SPAWN_MAX 256u
+#define SIMLIB_NAME_BYTES_MAX 32u
+#define SIMLIB_SCRIPT_BYTES_MAX 1024u
+#define SIMLIB_PLAN_BYTES_MAX 32768u
+#define SIMLIB_TIME_LIMIT_MS 3600000u
+
+struct simlib_program {
+    char name[SIMLIB_NAME_BYTES_MAX];
+    bool is_guest;
+    kelpie_sim_program_callback callback;
+    kelpie_sim_guest_callback guest_callback;
+    void *context; /* borrowed: until the world's end */
+    char script[SIMLIB_SCRIPT_BYTES_MAX];
+};
+
+struct simlib_check {
+    char name[SIMLIB_NAME_BYTES_MAX];
+    kelpie_sim_check_callback callback;
+    void *context; /* borrowed: until the world's end */
+};
+
+struct kelpie_sim {
+    struct sim_world *world; /* owned */
+    struct sim_trace *trace; /* owned; NULL: none */
+    uint64_t time_limit_ms;
+    uint32_t program_count;
+    uint32_t check_count;
+    uint32_t spawn_count;
+    bool is_running;  /* a run is on the stack */
+    bool is_replay;   /* its plan is all; what the scenario adds is not */
+    bool is_checking; /* a check is: it calls nothing */
+    bool is_observed; /* check_all is registered */
+    struct simlib_program programs[SIMLIB_PROGRAM_MAX];
+    struct simlib_check checks[SIMLIB_CHECK_MAX];
+    int32_t spawned[SIMLIB_SPAWN_MAX]; /* pids */
+    enum kelpie_sim_verdict verdict;
+    char reason[512];
+    char faults[SIMLIB_PLAN_BYTES_MAX]; /* the plan it was made with */
+};
+
+/* The world in one of whose programs the caller runs now; NULL: none. */
+struct kelpie_sim *kelpie__simlib_inside(void);
+/* As kelpie_sim_run, until is_done holds. */
+enum kelpie_sim_verdict kelpie__simlib_run(struct kelpie_sim *sim, bool (*is_done)(void *context),
+                                           void *context, int64_t deadline_ns);
+#endif

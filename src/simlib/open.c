@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The world behind kelpie_open() with state_directory "sim:OPTIONS": the caller's own thread
+ * becomes a process of the simulated host, and the world moves inside its waits. Inside a program
+ * of kelpie_sim_run() it is that program's world instead. libkelpie finds the two functions by name
+ * (os/os_sim_load.h).
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/text.h"
+#include "os/os_sim_load.h"
+#include "sim/machine.h"
+#include "simlib/internal.h"
+
+#define API_OPTION_BYTES_MAX 4096u
+
+struct api_parse {
+    struct kelpie_sim_options options;
+    char text[API_OPTION_BYTES_MAX];
+    const char *scripts[SIMLIB_PROGRAM_MAX]; /* "NAME:SCRIPT", into text */
+    uint32_t script_count;
+};
+
+static int refuse(char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES], const char *word,
+                  const char *expected) {
+    int length = snprintf(out_problem, KELPIE_OS_SIM_PROBLEM_BYTES,
+                          "sim: \"%.80s\" is not understood; expected %s", word, expected);
+    KELPIE_ASSERT(length > 0);
+    return -EINVAL;
+}
+
+static int parse_word(struct api_parse *parse, char *word,
+                      char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]) {
+    char *value = strchr(word, '=');
+    if (value == NULL) {
+        return refuse(out_problem, word, "NAME=VALUE");
+    }
+    value += 1;
+    size_t name_length = (size_t)(value - word) - 1;
+    if (name_length == 4 && strncmp(word, "seed", 4) == 0) {
+        if (!kelpie__text_u64(value, &parse->options.seed)) {
+            return refuse(out_problem, word, "a seed from 0 to 18446744073709551615");
+        }
+    } else if (name_length == 6 && strncmp(word, "faults", 6) == 0) {
+        parse->options.faults = value;
+    } else if (name_length == 5 && strncmp(word, "guest", 5) == 0) {
+        if (strchr(value, ':') == NULL || parse->script_count == SIMLIB_PROGRAM_MAX) {
+            return refuse(out_problem, word, "guest=NAME:SCRIPT, at most 64 times");
+        }
+        parse->scripts[parse->script_count] = value;
+        parse->script_count += 1;
+    } else {
+        return refuse(out_problem, word, "seed=, faults= or guest=");
+    }
+    return 0;
+}
+
+/* Words are separated by commas; a script or a plan holds none. */
+static int parse_options(struct api_parse *parse, const char *options,
+                         char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]) {
+    if (!kelpie__text_format(parse->text, sizeof(parse->text), "%s", options)) {
+        return refuse(out_problem, options, "at most 4,095 bytes");
+    }
+    char *word = parse->text;
+    int status = 0;
+    while (status == 0 && word != NULL && word[0] != '\0') { /* bound: the text */
+        char *next = strchr(word, ',');
+        if (next != NULL) {
+            *next = '\0';
+            next += 1;
+        }
+        status = parse_word(parse, word, out_problem);
+        word = next;
+    }
+    return status;
+}
+
+static int add_scripts(struct kelpie_sim *sim, struct api_parse *parse,
+                       char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]) {
+    for (uint32_t i = 0; i < parse->script_count; i += 1) {
+        char name[SIMLIB_NAME_BYTES_MAX];
+        struct kelpie_error error = {0};
+        const char *colon = strchr(parse->scripts[i], ':');
+        size_t length = (size_t)(colon - parse->scripts[i]);
+        if (length == 0 || length >= sizeof(name)) {
+            return refuse(out_problem, parse->scripts[i], "a name of 1 to 31 bytes");
+        }
+        memcpy(name, parse->scripts[i], length);
+        name[length] = '\0';
+        if (kelpie_sim_guest_script(sim, name, colon + 1, &error) < 0) {
+            return refuse(out_problem, parse->scripts[i], error.message);
+        }
+    }
+    return 0;
+}
+
+static int open_world(const char *options, struct kelpie_os **out,
+                      char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]) {
+    struct api_parse *parse = calloc(1, sizeof(*parse));
+    struct kelpie_sim *sim = NULL;
+    struct kelpie_error error = {0};
+    if (parse == NULL) {
+        return refuse(out_problem, options, "more memory");
+    }
+    parse->options.struct_size = sizeof(parse->options);
+    int status = parse_options(parse, options, out_problem);
+    if (status == 0 && kelpie_sim_create(&parse->options, &sim, &error) < 0) {
+        int length =
+            snprintf(out_problem, KELPIE_OS_SIM_PROBLEM_BYTES, "sim: %.240s", error.message);
+        KELPIE_ASSERT(length > 0);
+        status = -EINVAL;
+    }
+    if (status == 0) {
+        status = add_scripts(sim, parse, out_problem);
+    }
+    struct sim_process *embedder = NULL;
+    if (status == 0) {
+        embedder = kelpie__sim_process_adopt(sim->world, "embedder");
+        status = embedder == NULL ? refuse(out_problem, options, "more memory") : 0;
+    }
+    free(parse);
+    if (status < 0) {
+        kelpie_sim_destroy(sim);
+        return status;
+    }
+    *out = &embedder->os;
+    return 0;
+}
+
+/* A table of its own for each handle: a program may have several, each with its loop. */
+static int open_inside(struct kelpie_sim *sim, struct kelpie_os **out,
+                       char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]) {
+    struct sim_process *process = kelpie__sim_world_current(sim->world);
+    KELPIE_ASSERT(process != NULL);
+    if (process->machine->guest != NULL) {
+        int length = snprintf(out_problem, KELPIE_OS_SIM_PROBLEM_BYTES,
+                              "sim: a guest's program has no Kelpie");
+        KELPIE_ASSERT(length > 0);
+        return -EINVAL;
+    }
+    struct kelpie_os *os = kelpie__sim_table_create(process);
+    if (os == NULL) {
+        return refuse(out_problem, "sim:", "more memory");
+    }
+    *out = os;
+    return 0;
+}
+
+__attribute__((visibility("default"))) int kelpie_sim_os_open(
+    const char *options, const char *version, size_t table_bytes, struct kelpie_os **out,
+    char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]);
+__attribute__((visibility("default"))) void kelpie_sim_os_close(struct kelpie_os *os);
+
+int kelpie_sim_os_open(const char *options, const char *version, size_t table_bytes,
+                       struct kelpie_os **out, char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]) {
+    if (strcmp(version, KELPIE_VERSION) != 0 || table_bytes != sizeof(struct kelpie_os)) {
+        int length = snprintf(out_problem, KELPIE_OS_SIM_PROBLEM_BYTES,
+                              "sim: libkelpie is %s, libkelpie-sim %s; install two of one build",
+                              version, KELPIE_VERSION);
+        KELPIE_ASSERT(length > 0);
+        return -EINVAL;
+    }
+    struct kelpie_sim *inside = kelpie__simlib_inside();
+    return inside != NULL ? open_inside(inside, out, out_problem)
+                          : open_world(options, out, out_problem);
+}
+
+void kelpie_sim_os_close(struct kelpie_os *os) {
+    struct sim_process *process = kelpie__sim_process_of(os);
+    struct sim_world *world = process->machine->world;
+    if (process->is_embedder) {
+        kelpie_sim_destroy(kelpie__sim_world_context(world));
+    } else {
+        kelpie__sim_table_destroy(os);
+    }
+}

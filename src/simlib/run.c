@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Running an embedder's world: until its programs have ended, under its checks; then whether
+ * everything comes to rest.
+ */
+#include <signal.h>
+#include <stdio.h>
+
+#include "core/limits.h"
+#include "os/os_call.h"
+#include "sim/fault.h"
+#include "sim/liveness.h"
+#include "sim/machine.h"
+#include "sim/trace.h"
+#include "simlib/internal.h"
+
+#define RUN_TRACE_MODE 0644u
+
+/* Where a program that calls kelpie_open("sim:") finds its world: it has nothing else to say which.
+ * One world of a thread runs at a time, for the functions below return before another is entered.
+ */
+static _Thread_local struct kelpie_sim *api_running;
+
+struct kelpie_sim *kelpie__simlib_inside(void) {
+    struct kelpie_sim *sim = api_running;
+    return sim != NULL && kelpie__sim_world_current(sim->world) != NULL ? sim : NULL;
+}
+
+static void check_all(void *context, struct sim_world *world, const struct sim_event *event) {
+    struct kelpie_sim *sim = context;
+    KELPIE_ASSERT(event->detail != NULL);
+    if (sim->is_checking || kelpie__sim_world_failure(world) != NULL) {
+        return; /* a check that makes the world move would see itself */
+    }
+    sim->is_checking = true;
+    for (uint32_t i = 0; i < sim->check_count; i += 1) {
+        if (!sim->checks[i].callback(sim->checks[i].context)) {
+            kelpie__sim_world_fail(world, "check \"%s\" does not hold", sim->checks[i].name);
+            break;
+        }
+    }
+    sim->is_checking = false;
+}
+
+static enum kelpie_sim_verdict give_up(struct kelpie_sim *sim, enum kelpie_sim_verdict verdict,
+                                       const char *why) {
+    KELPIE_ASSERT(verdict != KELPIE_SIM_PASS);
+    int length = snprintf(sim->reason, sizeof(sim->reason), "%s", why);
+    KELPIE_ASSERT(length >= 0); /* a cut text is still good for people */
+    sim->verdict = verdict;
+    return verdict;
+}
+
+enum kelpie_sim_verdict kelpie__simlib_run(struct kelpie_sim *sim, bool (*is_done)(void *context),
+                                           void *context, int64_t deadline_ns) {
+    struct kelpie_sim *before = api_running;
+    KELPIE_ASSERT(!sim->is_running);
+    sim->is_running = true;
+    api_running = sim;
+    enum sim_run_end end = kelpie__sim_world_run(sim->world, is_done, context, deadline_ns);
+    api_running = before;
+    sim->is_running = false;
+    switch (end) {
+    case SIM_RUN_DONE:
+        return KELPIE_SIM_PASS;
+    case SIM_RUN_IDLE:
+        return give_up(sim, KELPIE_SIM_NO_LIVENESS,
+                       "nothing can ever happen again, and a program has not ended");
+    case SIM_RUN_DEADLINE:
+        return give_up(sim, KELPIE_SIM_NO_LIVENESS, "the limit of virtual time has passed");
+    case SIM_RUN_SPIN:
+        return give_up(sim, KELPIE_SIM_NO_LIVENESS,
+                       "1,000,000 calls without a millisecond of progress: somebody spins");
+    case SIM_RUN_FAILED:
+        return give_up(sim, KELPIE_SIM_BROKEN, kelpie__sim_world_failure(sim->world));
+    }
+    return KELPIE_SIM_CRASHED;
+}
+
+static bool programs_have_ended(void *context) {
+    struct kelpie_sim *sim = context;
+    struct sim_machine *host = kelpie__sim_world_host(sim->world);
+    for (uint32_t i = 0; i < sim->spawn_count; i += 1) {
+        const struct sim_process *process = kelpie__sim_process_find(host, sim->spawned[i]);
+        if (process != NULL && process->state != SIM_PROCESS_ZOMBIE) {
+            return false;
+        }
+    }
+    return true;
+}
+
+enum kelpie_sim_verdict kelpie_sim_run(struct kelpie_sim *sim) {
+    if (sim == NULL || sim->is_running) {
+        return KELPIE_SIM_USAGE;
+    }
+    sim->reason[0] = '\0';
+    sim->verdict = KELPIE_SIM_PASS;
+    if (!sim->is_observed) {
+        kelpie__sim_world_observe(sim->world, check_all, sim);
+        sim->is_observed = true;
+    }
+    int64_t deadline_ns =
+        kelpie__sim_now(sim->world) + (int64_t)sim->time_limit_ms * KELPIE_NS_PER_MS;
+    return kelpie__simlib_run(sim, programs_have_ended, sim, deadline_ns);
+}
+
+enum kelpie_sim_verdict kelpie_sim_liveness(struct kelpie_sim *sim) {
+    if (sim == NULL || sim->is_running) {
+        return KELPIE_SIM_USAGE;
+    }
+    char pending[SIM_PENDING_BYTES_MAX] = "";
+    struct kelpie_sim *before = api_running;
+    api_running = sim;
+    sim->is_running = true;
+    bool is_alive = kelpie__sim_liveness(sim->world, pending);
+    sim->is_running = false;
+    api_running = before;
+    return is_alive ? KELPIE_SIM_PASS : give_up(sim, KELPIE_SIM_NO_LIVENESS, pending);
+}
+
+const char *kelpie_sim_reason(const struct kelpie_sim *sim) {
+    return sim->reason;
+}
+
+uint64_t kelpie_sim_hash(const struct kelpie_sim *sim) {
+    return kelpie__sim_world_hash(sim->world);
+}
+
+size_t kelpie_sim_plan(const struct kelpie_sim *sim, char *out, size_t capacity) {
+    return kelpie__sim_faults_concrete(kelpie__sim_world_faults(sim->world), out, capacity);
+}
+
+/* ---- time, inside and outside ---------------------------------------------------------------- */
+
+int64_t kelpie_sim_now_ns(struct kelpie_sim *sim) {
+    return kelpie__sim_now(sim->world);
+}
+
+uint64_t kelpie_sim_random(struct kelpie_sim *sim) {
+    return kelpie__sim_draw(sim->world, SIM_STREAM_USER);
+}
+
+void kelpie_sim_sleep_ms(struct kelpie_sim *sim, uint64_t duration_ms) {
+    uint64_t bounded_ms = duration_ms < UINT32_MAX ? duration_ms : UINT32_MAX;
+    int64_t duration_ns = (int64_t)bounded_ms * KELPIE_NS_PER_MS;
+    struct sim_process *process = kelpie__sim_world_current(sim->world);
+    if (process != NULL) {
+        kelpie__sim_process_sleep(process, duration_ns);
+    } else if (!sim->is_running) {
+        enum kelpie_sim_verdict verdict =
+            kelpie__simlib_run(sim, NULL, NULL, kelpie__sim_now(sim->world) + duration_ns);
+        sim->verdict = verdict == KELPIE_SIM_NO_LIVENESS ? KELPIE_SIM_PASS : verdict;
+    }
+}
+
+void kelpie_sim_kill(struct kelpie_sim *sim, uint32_t index) {
+    if (index < sim->spawn_count) {
+        struct sim_process *process =
+            kelpie__sim_process_find(kelpie__sim_world_host(sim->world), sim->spawned[index]);
+        if (process != NULL) {
+            kelpie__sim_process_signal(process, SIGKILL);
+        }
+    }
+}
+
+/* ---- traces ---------------------------------------------------------------------------------- */
+
+struct trace_file {
+    struct kelpie_os *os;
+    int handle;
+    int status; /* negative errno value; 0 so far */
+    uint64_t offset;
+};
+
+static void write_piece(void *context, const char *text, size_t length) {
+    struct trace_file *file = context;
+    size_t done = 0;
+    while (done < length && file->status == 0) { /* bound: every turn writes a byte, or fails */
+        int64_t count =
+            kelpie__os_pwrite(file->os, file->handle, text + done, length - done, file->offset);
+        if (count < 0) {
+            file->status = (int)count;
+        } else {
+            done += (size_t)count;
+            file->offset += (uint64_t)count;
+        }
+    }
+}
+
+static void write_format(const struct kelpie_sim *sim, enum kelpie_sim_trace_format format,
+                         struct trace_file *file) {
+    switch (format) {
+    case KELPIE_SIM_TRACE_JSON:
+        kelpie__sim_trace_json(sim->trace, write_piece, file);
+        break;
+    case KELPIE_SIM_TRACE_SVG:
+        kelpie__sim_trace_svg(sim->trace, write_piece, file);
+        break;
+    case KELPIE_SIM_TRACE_STORY:
+        kelpie__sim_trace_story(sim->trace, write_piece, file);
+        break;
+    }
+}
+
+int kelpie_sim_write_trace(const struct kelpie_sim *sim, const char *path,
+                           enum kelpie_sim_trace_format format, struct kelpie_error *error) {
+    if (sim == NULL || path == NULL || sim->trace == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "kelpie_sim_write_trace: nothing was traced; set trace_detail");
+    }
+    /* The only file of the real system in this library. */
+    struct trace_file file = {.os = kelpie__os_linux_create()};
+    if (file.os == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory to write \"%s\"", path);
+    }
+    file.handle = kelpie__os_open(file.os, KELPIE_OS_CWD, path,
+                                  KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE |
+                                      KELPIE_OS_OPEN_TRUNCATE | KELPIE_OS_OPEN_FOLLOW,
+                                  RUN_TRACE_MODE);
+    file.status = file.handle < 0 ? file.handle : 0;
+    if (file.handle >= 0) {
+        write_format(sim, format, &file);
+        int closed = kelpie__os_close(file.os, file.handle);
+        file.status = file.status < 0 ? file.status : closed;
+    }
+    kelpie__os_linux_destroy(file.os);
+    return file.status < 0 ? kelpie__fail(error, KELPIE_E_IO, -file.status, "write \"%s\"", path)
+                           : 0;
+}

@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * kelpie_sim.h: a world for the tests of a program that embeds Kelpie: its making, its programs,
+ * checks and faults. run.c runs it, suite.c is a whole test program, open.c the world
+ * behind one kelpie_open().
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/limits.h"
+#include "core/text.h"
+#include "sim/fault.h"
+#include "sim/guest.h"
+#include "sim/install.h"
+#include "sim/machine.h"
+#include "sim/trace.h"
+#include "simlib/internal.h"
+
+#define API_PROGRAM_DIRECTORY "/usr/local/bin"
+#define API_ARGUMENT_MAX 64u
+#define API_STRUCT_BYTES_MAX 65536u
+
+static int read_options(const struct kelpie_sim_options *given, struct kelpie_sim_options *out,
+                        struct kelpie_error *error) {
+    *out = (struct kelpie_sim_options){.struct_size = sizeof(*out)};
+    if (given == NULL) {
+        return 0;
+    }
+    if (given->struct_size < sizeof(size_t) || given->struct_size > API_STRUCT_BYTES_MAX) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "kelpie_sim_create: struct_size is %zu; set it to sizeof the options",
+                            given->struct_size);
+    }
+    size_t bytes = given->struct_size < sizeof(*out) ? given->struct_size : sizeof(*out);
+    memcpy(out, given, bytes);
+    if (out->trace_detail > SIM_TRACE_CALLS) {
+        return kelpie__fail_field(error, KELPIE_E_CONFIG, "trace_detail",
+                                  "trace_detail is %u; 0, 1 or 2 are known", out->trace_detail);
+    }
+    return 0;
+}
+
+/* The words that stand for a plan. A calm world has other schedules, timings and cuts of streams
+ * than a quiet one, and no failure. */
+static int choose_faults(const struct kelpie_sim_options *options, struct kelpie_sim *sim,
+                         struct sim_options *out, struct kelpie_error *error) {
+    const char *faults = options->faults == NULL ? "none" : options->faults;
+    out->seed = options->seed;
+    out->cost_factor = 1;
+    bool is_swarm = strcmp(faults, "swarm") == 0;
+    if (is_swarm || strcmp(faults, "calm") == 0) {
+        out->schedule = (enum sim_schedule)(options->seed % 3);
+        out->cost_factor = options->seed % 7 == 0 ? 20 : 1;
+        out->preempt_billionth = 50000000;
+        out->partial_billionth = 200000000;
+    }
+    if (is_swarm) {
+        size_t length = kelpie__sim_faults_swarm(options->seed, sim->faults, sizeof(sim->faults));
+        KELPIE_ASSERT(length < sizeof(sim->faults));
+    } else if (strcmp(faults, "calm") != 0 && strcmp(faults, "none") != 0) {
+        if (!kelpie__text_format(sim->faults, sizeof(sim->faults), "%s", faults)) {
+            return kelpie__fail_field(error, KELPIE_E_LIMIT, "faults",
+                                      "the plan has %zu bytes; the limit is %u", strlen(faults),
+                                      SIMLIB_PLAN_BYTES_MAX - 1);
+        }
+    }
+    out->plan = sim->faults[0] == '\0' ? NULL : sim->faults;
+    return 0;
+}
+
+int kelpie_sim_create(const struct kelpie_sim_options *given, struct kelpie_sim **out,
+                      struct kelpie_error *error) {
+    struct kelpie_sim_options options;
+    struct sim_options world = {0};
+    char problem[256] = "";
+    if (out == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_sim_create: out is NULL");
+    }
+    int status = read_options(given, &options, error);
+    if (status < 0) {
+        return status;
+    }
+    struct kelpie_sim *sim = calloc(1, sizeof(*sim));
+    if (sim == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a simulated world");
+    }
+    sim->time_limit_ms = options.time_limit_ms > 0 ? options.time_limit_ms : SIMLIB_TIME_LIMIT_MS;
+    status = choose_faults(&options, sim, &world, error);
+    if (status < 0) {
+        goto fail_options;
+    }
+    if (options.trace_detail > 0) {
+        sim->trace = kelpie__sim_trace_create((enum sim_trace_detail)options.trace_detail);
+        if (sim->trace == NULL) {
+            status = kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a trace");
+            goto fail_options;
+        }
+    }
+    world.trace = sim->trace;
+    sim->world = kelpie__sim_world_create(&world, problem);
+    if (sim->world == NULL) {
+        status = kelpie__fail_field(error, problem[0] != '\0' ? KELPIE_E_CONFIG : KELPIE_E_MEMORY,
+                                    problem[0] != '\0' ? "faults" : "", "%s",
+                                    problem[0] != '\0' ? problem : "no memory for a world");
+        goto fail_world;
+    }
+    kelpie__sim_world_set_context(sim->world, sim);
+    *out = sim;
+    return 0;
+fail_world:
+    kelpie__sim_trace_destroy(sim->trace);
+fail_options:
+    free(sim);
+    return status;
+}
+
+void kelpie_sim_destroy(struct kelpie_sim *sim) {
+    if (sim != NULL && !sim->is_running) {
+        kelpie__sim_world_destroy(sim->world);
+        kelpie__sim_trace_destroy(sim->trace);
+        free(sim);
+    }
+}
+
+/* ---- programs -------------------------------------------------------------------------------- */
+
+static struct kelpie_sim *sim_of(struct kelpie_os *os) {
+    struct sim_process *process = kelpie__sim_process_of(os);
+    struct kelpie_sim *sim = kelpie__sim_world_context(process->machine->world);
+    KELPIE_ASSERT(sim != NULL);
+    return sim;
+}
+
+static struct simlib_program *find_program(struct kelpie_sim *sim, const char *name,
+                                           bool is_guest) {
+    for (uint32_t i = 0; i < sim->program_count; i += 1) {
+        struct simlib_program *program = &sim->programs[i];
+        if (program->is_guest == is_guest && strcmp(program->name, name) == 0) {
+            return program;
+        }
+    }
+    return NULL;
+}
+
+static const char *last_component(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash == NULL ? path : slash + 1;
+}
+
+/* Every program of the embedder's begins here, in its own simulated process. */
+static int program_main(struct kelpie_os *os, int argc, char **argv) {
+    struct sim_process *process = kelpie__sim_process_of(os);
+    struct simlib_program *program = find_program(sim_of(os), last_component(process->path), false);
+    KELPIE_ASSERT(program != NULL);
+    return program->callback(program->context, argc, argv);
+}
+
+struct kelpie_sim_guest {
+    struct kelpie_os *os;
+};
+
+static int guest_program_main(struct kelpie_os *os, int argc, char **argv) {
+    struct sim_process *process = kelpie__sim_process_of(os);
+    struct simlib_program *program = find_program(sim_of(os), last_component(process->path), true);
+    KELPIE_ASSERT(program != NULL);
+    struct kelpie_sim_guest guest = {.os = os};
+    return program->guest_callback(&guest, program->context, argc, argv);
+}
+
+static int add_program(struct kelpie_sim *sim, const char *name, bool is_guest,
+                       struct simlib_program **out, struct kelpie_error *error) {
+    if (sim == NULL || name == NULL || name[0] == '\0' || strchr(name, '/') != NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "a program needs a world and a name without a slash");
+    }
+    if (strlen(name) >= SIMLIB_NAME_BYTES_MAX || sim->program_count == SIMLIB_PROGRAM_MAX) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
+                            "program \"%s\": names have at most %u bytes, a world %u programs",
+                            name, SIMLIB_NAME_BYTES_MAX - 1, SIMLIB_PROGRAM_MAX);
+    }
+    if (find_program(sim, name, is_guest) != NULL) {
+        return kelpie__fail(error, KELPIE_E_EXISTS, 0, "there is a program \"%s\" already", name);
+    }
+    struct simlib_program *program = &sim->programs[sim->program_count];
+    *program = (struct simlib_program){.is_guest = is_guest};
+    memcpy(program->name, name, strlen(name) + 1);
+    sim->program_count += 1;
+    *out = program;
+    return 0;
+}
+
+int kelpie_sim_program(struct kelpie_sim *sim, const char *name,
+                       kelpie_sim_program_callback callback, void *context,
+                       struct kelpie_error *error) {
+    struct simlib_program *program = NULL;
+    char path[256];
+    if (callback == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_sim_program: callback is NULL");
+    }
+    int status = add_program(sim, name, false, &program, error);
+    if (status < 0) {
+        return status;
+    }
+    program->callback = callback;
+    program->context = context;
+    bool fits = kelpie__text_format(path, sizeof(path), API_PROGRAM_DIRECTORY "/%s", name);
+    KELPIE_ASSERT(fits);
+    kelpie__sim_program_add(sim->world, false, path, name, program_main, SIM_STACK_BYTES_USER);
+    return 0;
+}
+
+int kelpie_sim_guest_program(struct kelpie_sim *sim, const char *name,
+                             kelpie_sim_guest_callback callback, void *context,
+                             struct kelpie_error *error) {
+    struct simlib_program *program = NULL;
+    if (callback == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "kelpie_sim_guest_program: callback is NULL");
+    }
+    int status = add_program(sim, name, true, &program, error);
+    if (status < 0) {
+        return status;
+    }
+    program->guest_callback = callback;
+    program->context = context;
+    kelpie__sim_guest_program(sim->world, name, guest_program_main);
+    return 0;
+}
+
+/* A script runs as `script TEXT` does: the builtin program reads the text from its second argument.
+ */
+static int script_main(struct kelpie_os *os, int argc, char **argv) {
+    struct sim_process *process = kelpie__sim_process_of(os);
+    struct simlib_program *program = find_program(sim_of(os), last_component(process->path), true);
+    KELPIE_ASSERT(argc > 0);
+    KELPIE_ASSERT(program != NULL);
+    char *arguments[] = {argv[0], program->script, NULL};
+    return kelpie__sim_script_main(os, 2, arguments);
+}
+
+int kelpie_sim_guest_script(struct kelpie_sim *sim, const char *name, const char *script,
+                            struct kelpie_error *error) {
+    struct simlib_program *program = NULL;
+    if (script == NULL || strlen(script) >= SIMLIB_SCRIPT_BYTES_MAX) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
+                            "the script of \"%s\" is NULL or has more than %u bytes",
+                            name == NULL ? "" : name, SIMLIB_SCRIPT_BYTES_MAX - 1);
+    }
+    int status = add_program(sim, name, true, &program, error);
+    if (status < 0) {
+        return status;
+    }
+    memcpy(program->script, script, strlen(script) + 1);
+    kelpie__sim_guest_program(sim->world, name, script_main);
+    return 0;
+}
+
+int kelpie_sim_spawn(struct kelpie_sim *sim, const char *name, const char *const *arguments,
+                     struct kelpie_error *error) {
+    const char *argv[API_ARGUMENT_MAX + 2] = {name};
+    static const char *const environment[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/root",
+                                              "LC_ALL=C", "KELPIE_LIBEXEC=" SIM_LIBEXEC_DIRECTORY,
+                                              NULL};
+    char path[256];
+    if (sim == NULL || name == NULL || find_program(sim, name, false) == NULL) {
+        return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0, "there is no program \"%s\"",
+                            name == NULL ? "" : name);
+    }
+    uint32_t count = 0;
+    while (arguments != NULL && count < API_ARGUMENT_MAX && arguments[count] != NULL) {
+        argv[count + 1] = arguments[count];
+        count += 1;
+    }
+    bool is_whole = arguments == NULL || arguments[count] == NULL;
+    if (!is_whole || sim->spawn_count == SIMLIB_SPAWN_MAX) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "at most %u arguments and %u processes",
+                            API_ARGUMENT_MAX, SIMLIB_SPAWN_MAX);
+    }
+    bool fits = kelpie__text_format(path, sizeof(path), API_PROGRAM_DIRECTORY "/%s", name);
+    KELPIE_ASSERT(fits);
+    struct sim_start start = {.path = path,
+                              .role = name,
+                              .main = program_main,
+                              .stack_bytes = SIM_STACK_BYTES_USER,
+                              .argv = argv,
+                              .environment = environment};
+    struct sim_process *process =
+        kelpie__sim_process_start(kelpie__sim_world_host(sim->world), &start);
+    if (process == NULL) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "the simulated host takes no more processes");
+    }
+    sim->spawned[sim->spawn_count] = process->pid;
+    sim->spawn_count += 1;
+    return 0;
+}
+
+/* ---- faults, checks, marks ------------------------------------------------------------------- */
+
+int kelpie_sim_fault(struct kelpie_sim *sim, const char *rules, struct kelpie_error *error) {
+    char problem[256] = "";
+    if (sim == NULL || rules == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_sim_fault: sim or rules is NULL");
+    }
+    if (sim->is_replay) {
+        return 0; /* what fired of these is in the plan */
+    }
+    int status = kelpie__sim_faults_add(kelpie__sim_world_faults(sim->world), rules, problem);
+    if (status < 0) {
+        return kelpie__fail_field(error, KELPIE_E_CONFIG, "faults", "%s", problem);
+    }
+    return 0;
+}
+
+int kelpie_sim_check(struct kelpie_sim *sim, const char *name, kelpie_sim_check_callback callback,
+                     void *context, struct kelpie_error *error) {
+    if (sim == NULL || name == NULL || callback == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "kelpie_sim_check: a check needs a world, a name and a callback");
+    }
+    if (sim->check_count == SIMLIB_CHECK_MAX || strlen(name) >= SIMLIB_NAME_BYTES_MAX) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
+                            "check \"%s\": a world has at most %u checks, names at most %u bytes",
+                            name, SIMLIB_CHECK_MAX, SIMLIB_NAME_BYTES_MAX - 1);
+    }
+    struct simlib_check *check = &sim->checks[sim->check_count];
+    *check = (struct simlib_check){.callback = callback, .context = context};
+    memcpy(check->name, name, strlen(name) + 1);
+    sim->check_count += 1;
+    return 0;
+}
+
+void kelpie_sim_fail(struct kelpie_sim *sim, const char *message) {
+    kelpie__sim_world_fail(sim->world, "%s", message == NULL ? "" : message);
+}
+
+void kelpie_sim_mark(struct kelpie_sim *sim, const char *name) {
+    if (name != NULL) {
+        struct sim_event event = {.type = SIM_EVENT_MARK,
+                                  .process = kelpie__sim_world_current(sim->world),
+                                  .detail = name};
+        kelpie__sim_world_emit(sim->world, &event);
+    }
+}
+
+/* ---- inside a guest program ------------------------------------------------------------------ */
+
+int64_t kelpie_sim_guest_read(struct kelpie_sim_guest *guest, void *out, size_t count) {
+    return kelpie__sim_read_wait(guest->os, 0, out, count);
+}
+
+int64_t kelpie_sim_guest_write(struct kelpie_sim_guest *guest, int descriptor, const void *bytes,
+                               size_t count) {
+    return kelpie__sim_write_wait(guest->os, descriptor, bytes, count);
+}
+
+void kelpie_sim_guest_sleep_ms(struct kelpie_sim_guest *guest, uint64_t duration_ms) {
+    uint64_t bounded_ms = duration_ms < UINT32_MAX ? duration_ms : UINT32_MAX;
+    kelpie__sim_sleep(guest->os, (int64_t)bounded_ms * KELPIE_NS_PER_MS);
+}
+
+uint64_t kelpie_sim_guest_random(struct kelpie_sim_guest *guest) {
+    uint64_t value = 0;
+    int status = guest->os->random(guest->os, &value, sizeof(value));
+    return status < 0 ? 0 : value;
+}
