@@ -14,6 +14,9 @@
 #define AT_REST (BIT(KELPIE_VM_CREATED) | BIT(KELPIE_VM_STOPPED) | BIT(KELPIE_VM_CRASHED))
 #define WITH_GUEST (BIT(KELPIE_VM_RUNNING) | BIT(KELPIE_VM_PAUSED))
 
+#define FAILURES_OF_EXEC                                                                           \
+    { KELPIE_E_EXEC, KELPIE_E_EXEC_TIMEOUT, KELPIE_E_EXEC_DENIED, KELPIE_E_EXEC_NOT_FOUND }
+
 /* Where an operation is allowed, and the codes by which it fails and leaves all as it was. */
 static const struct {
     const char *name;
@@ -23,12 +26,12 @@ static const struct {
     [SIM_MODEL_CREATE] = {"create", 0, {KELPIE_E_CREATE}},
     [SIM_MODEL_START] = {"start", AT_REST, {KELPIE_E_BOOT, KELPIE_E_BOOT_TIMEOUT, KELPIE_E_CREATE}},
     [SIM_MODEL_STOP] = {"stop", WITH_GUEST, {0}},
-    [SIM_MODEL_KILL] = {"kill", WITH_GUEST, {0}},
+    [SIM_MODEL_KILL] = {"kill", ANY_BUT_STARTING, {0}}, /* without effect where nothing runs */
     [SIM_MODEL_PAUSE] = {"pause", BIT(KELPIE_VM_RUNNING), {KELPIE_E_PAUSE}},
     [SIM_MODEL_RESUME] = {"resume", BIT(KELPIE_VM_PAUSED), {KELPIE_E_RESUME}},
-    [SIM_MODEL_EXEC] = {"exec", BIT(KELPIE_VM_RUNNING), {KELPIE_E_EXEC, KELPIE_E_EXEC_TIMEOUT}},
-    [SIM_MODEL_PUT] = {"put", BIT(KELPIE_VM_RUNNING), {KELPIE_E_EXEC, KELPIE_E_EXEC_TIMEOUT}},
-    [SIM_MODEL_GET] = {"get", BIT(KELPIE_VM_RUNNING), {KELPIE_E_EXEC, KELPIE_E_EXEC_TIMEOUT}},
+    [SIM_MODEL_EXEC] = {"exec", BIT(KELPIE_VM_RUNNING), FAILURES_OF_EXEC},
+    [SIM_MODEL_PUT] = {"put", BIT(KELPIE_VM_RUNNING), FAILURES_OF_EXEC},
+    [SIM_MODEL_GET] = {"get", BIT(KELPIE_VM_RUNNING), FAILURES_OF_EXEC},
     [SIM_MODEL_SNAPSHOT] = {"snapshot",
                             WITH_GUEST,
                             {KELPIE_E_SNAPSHOT, KELPIE_E_SNAPSHOT_TOO_LARGE}},
@@ -264,7 +267,11 @@ static void done(struct step *step) {
                     entry->has_answer && entry->result == 0 ? 0 : SIM_MODEL_DIRTY);
         break;
     case SIM_MODEL_KILL:
-        allow_state(step, KELPIE_VM_STOPPED, SIM_MODEL_DIRTY);
+        if ((BIT(step->from->state) & WITH_GUEST) != 0) {
+            allow_state(step, KELPIE_VM_STOPPED, SIM_MODEL_DIRTY);
+        } else {
+            allow_same(step); /* one that met a start, too: the VM is what it was before */
+        }
         break;
     case SIM_MODEL_PAUSE:
         allow_state(step, KELPIE_VM_PAUSED, 0);
@@ -367,25 +374,35 @@ static void step_refused(struct step *step) {
     unsigned state = BIT(step->from->state);
     bool is_start = entry->call.op == SIM_MODEL_START;
     int code = is_start && (state & WITH_GUEST) != 0 ? KELPIE_E_ALREADY_RUNNING : KELPIE_E_STATE;
-    /* A kill that met a start: the VM is what it was before. */
-    bool is_kill_of_start = entry->call.op == SIM_MODEL_KILL && entry->overlaps_change &&
-                            (state & AT_REST) != 0 && entry->status == 0;
-    if (entry->has_answer && (entry->status == code || is_kill_of_start)) {
+    if (entry->has_answer && entry->status == code) {
         allow_same(step);
     }
 }
 
-/* The VM died while the call was under way. */
+/* The VM, or its monitor, died while the call was under way: what the call was to do may have been
+ * done before. A command's answer says that the guest is gone. */
 static void step_crashed(struct step *step) {
     const struct sim_model_entry *entry = step->entry;
+    enum sim_model_op op = entry->call.op;
     unsigned state = BIT(step->from->state);
-    bool is_calm = step->model->is_calm;
-    if ((state & WITH_GUEST) != 0 && !is_calm) {
+    bool may_be_done = op != SIM_MODEL_EXEC && op != SIM_MODEL_PUT && op != SIM_MODEL_GET &&
+                       op != SIM_MODEL_PAUSE && op != SIM_MODEL_RESUME &&
+                       entry->call.must_fail == 0 && (rules[op].allowed & state) != 0;
+    if (step->model->is_calm) {
+        if (entry->overlaps_end) {
+            allow_same(step);
+        }
+        return;
+    }
+    if ((state & WITH_GUEST) != 0) {
         allow_state(step, KELPIE_VM_CRASHED, SIM_MODEL_DIRTY);
-    } else if (state == BIT(KELPIE_VM_CRASHED) && !is_calm) {
+    } else {
         allow_same(step);
     }
-    if (entry->overlaps_end && step->count == 0) {
+    if (may_be_done) {
+        done(step);
+    }
+    if (entry->overlaps_end && (state & WITH_GUEST) != 0) {
         allow_same(step);
     }
 }

@@ -155,6 +155,14 @@ static uint32_t count_role(const struct sim_trace *trace, const char *role) {
     return most;
 }
 
+static uint64_t guest_of(const struct sim_process *process) {
+    struct sim_guest_truth truth = {0};
+    if (process->machine != NULL && process->machine->guest != NULL) {
+        kelpie__sim_guest_truth(process->machine->guest, &truth);
+    }
+    return truth.id;
+}
+
 static uint32_t lane_of_process(struct sim_trace *trace, int64_t time_ns,
                                 const struct sim_process *process) {
     uint64_t birth = process->birth;
@@ -179,6 +187,7 @@ static uint32_t lane_of_process(struct sim_trace *trace, int64_t time_ns,
         lane->kind = SIM_TRACE_PROCESS;
         lane->id = birth;
         lane->pid = process->pid;
+        lane->guest = guest_of(process);
         lane->begin_ns = time_ns;
         lane->ordinal = ordinal;
         snprintf(lane->name, sizeof(lane->name), "%s-%u", process->role, ordinal);
@@ -256,19 +265,41 @@ static void add_record(struct sim_trace *trace, struct sim_trace_record record, 
     trace->last_ns = record.time_ns > trace->last_ns ? record.time_ns : trace->last_ns;
 }
 
+static bool is_end_of_guest(const char *detail) {
+    static const char *const words[] = {"ended", "powered off", "reset", "destroyed"};
+    bool is_one = false;
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(words); i += 1) {
+        is_one = is_one || strncmp(detail, words[i], strlen(words[i])) == 0;
+    }
+    return is_one;
+}
+
+/* A guest's end is that of its processes. */
+static void end_lanes(struct sim_trace *trace, uint32_t index, int64_t time_ns) {
+    const struct sim_trace_lane ended = trace->lanes[index];
+    for (uint32_t i = 0; i < trace->lane_count; i += 1) {
+        struct sim_trace_lane *lane = &trace->lanes[i];
+        bool is_inside = ended.kind == SIM_TRACE_GUEST && lane->kind == SIM_TRACE_PROCESS &&
+                         lane->guest == ended.id && ended.id != 0;
+        if ((i == index || is_inside) && lane->end_ns < 0) {
+            lane->end_ns = time_ns;
+        }
+    }
+}
+
 void kelpie__sim_trace_event(struct sim_trace *trace, int64_t time_ns,
                              const struct sim_event *event) {
     uint32_t lane = SIM_TRACE_NO_LANE;
     KELPIE_ASSERT(event->detail != NULL);
-    if (event->process != NULL) {
-        lane = lane_of_process(trace, time_ns, event->process);
-    } else if (event->guest != NULL) {
+    if (event->guest != NULL && (event->type == SIM_EVENT_GUEST || event->process == NULL)) {
         lane = lane_of_guest(trace, time_ns, event->guest);
+    } else if (event->process != NULL) {
+        lane = lane_of_process(trace, time_ns, event->process);
     }
     bool is_end = event->type == SIM_EVENT_PROCESS_ENDED ||
-                  (event->type == SIM_EVENT_GUEST && strncmp(event->detail, "ended", 5) == 0);
+                  (event->type == SIM_EVENT_GUEST && is_end_of_guest(event->detail));
     if (is_end && lane != SIM_TRACE_NO_LANE) {
-        trace->lanes[lane].end_ns = time_ns;
+        end_lanes(trace, lane, time_ns);
     }
     add_record(trace,
                (struct sim_trace_record){.time_ns = time_ns,

@@ -24,6 +24,7 @@ struct sim_trace_lane {
     char name[64];    /* "monitor-2", "guest-1", "vm a1" */
     uint32_t ordinal; /* of its role, from 1 */
     int32_t pid;
+    uint64_t guest; /* the id of the guest that it lives in; 0: of the host */
     int64_t begin_ns;
     int64_t end_ns;     /* -1: it lives */
     uint32_t last_band; /* index + 1 of its latest band's record; 0: none */

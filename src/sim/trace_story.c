@@ -27,7 +27,7 @@ static uint32_t weight_of(const struct sim_trace *trace, const struct sim_trace_
     case SIM_EVENT_GUEST:
         return 6;
     case SIM_EVENT_PROCESS_ENDED:
-        return strcmp(text, "exit 0") == 0 ? 2 : 7;
+        return strcmp(text, "code 000") == 0 ? 2 : 7;
     case SIM_EVENT_PROCESS_STARTED:
         return 3;
     case SIM_EVENT_PROCESS_STOPPED:

@@ -73,7 +73,6 @@ static void test_table_of_the_contract(void **state) {
     } rows[] = {
         {SIM_MODEL_START, "csx", KELPIE_VM_RUNNING},
         {SIM_MODEL_STOP, "rp", KELPIE_VM_STOPPED},
-        {SIM_MODEL_KILL, "rp", KELPIE_VM_STOPPED},
         {SIM_MODEL_PAUSE, "r", KELPIE_VM_PAUSED},
         {SIM_MODEL_RESUME, "p", KELPIE_VM_RUNNING},
         {SIM_MODEL_EXEC, "r", -1},
@@ -342,6 +341,36 @@ static void test_overlapping_calls(void **state) {
     kelpie__sim_model_destroy(model);
 }
 
+/* In any state; without effect where nothing runs. */
+static void test_kill_is_never_refused(void **state) {
+    static const enum kelpie_vm_state states[] = {KELPIE_VM_CREATED, KELPIE_VM_RUNNING,
+                                                  KELPIE_VM_PAUSED, KELPIE_VM_STOPPED};
+    (void)state;
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(states); i += 1) {
+        bool runs = states[i] == KELPIE_VM_RUNNING || states[i] == KELPIE_VM_PAUSED;
+        struct sim_model *model = model_in(true, states[i]);
+        MUST(call(model, SIM_MODEL_KILL, 0, 0, 0));
+        MUST(see(model, runs ? KELPIE_VM_STOPPED : states[i]));
+        assert_false(call(model, SIM_MODEL_KILL, KELPIE_E_STATE, 0, 0));
+        kelpie__sim_model_destroy(model);
+    }
+}
+
+/* A monitor that dies takes the answer with it. */
+static void test_crash_of_a_monitor(void **state) {
+    struct sim_model *model = model_in(false, KELPIE_VM_STOPPED);
+    (void)state;
+    MUST(call(model, SIM_MODEL_START, KELPIE_E_CRASHED, 0, 0));
+    MUST(see(model, KELPIE_VM_STOPPED));
+    MUST(call(model, SIM_MODEL_START, 0, 0, 0));
+    MUST(call(model, SIM_MODEL_STOP, KELPIE_E_CRASHED, 0, 0));
+    assert_int_equal(kelpie__sim_model_states(model, 3),
+                     1u << KELPIE_VM_STOPPED | 1u << KELPIE_VM_CRASHED);
+    MUST(see(model, KELPIE_VM_CRASHED));
+    assert_false(see(model, KELPIE_VM_STOPPED));
+    kelpie__sim_model_destroy(model);
+}
+
 static void test_start_that_is_killed(void **state) {
     struct sim_model *model = model_in(true, KELPIE_VM_CREATED);
     struct sim_model_call start = {.op = SIM_MODEL_START, .vm = 3};
@@ -444,6 +473,8 @@ int main(void) {
         cmocka_unit_test(test_crashes_power_and_owners),
         cmocka_unit_test(test_files_that_outlive_a_stop),
         cmocka_unit_test(test_overlapping_calls),
+        cmocka_unit_test(test_kill_is_never_refused),
+        cmocka_unit_test(test_crash_of_a_monitor),
         cmocka_unit_test(test_start_that_is_killed),
         cmocka_unit_test(test_histories_that_never_rest),
         cmocka_unit_test(test_too_much_is_counted),

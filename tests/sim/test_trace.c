@@ -86,7 +86,7 @@ static struct sim_trace *record(void) {
     kelpie__sim_trace_band(trace, 1012 * MS, "vm a1", "created");
     kelpie__sim_trace_band(trace, 1020 * MS, "vm a1", "starting");
     event(trace, 1022, SIM_EVENT_PROCESS_STARTED, pack, 0, "kelpie-pack");
-    event(trace, 1322, SIM_EVENT_PROCESS_ENDED, pack, 0, "exit 0");
+    event(trace, 1322, SIM_EVENT_PROCESS_ENDED, pack, 0, "code 000");
     event(trace, 1330, SIM_EVENT_PROCESS_STARTED, qemu, 0, "qemu");
     event(trace, 1360, SIM_EVENT_GUEST, NULL, 1, "booted");
     event(trace, 2500, SIM_EVENT_MARK, monitor, 0, "hello_seen");
@@ -99,8 +99,8 @@ static struct sim_trace *record(void) {
     event(trace, 5200, SIM_EVENT_RENAME, monitor, 0, "/var/lib/kelpie/snapshots/s1");
     event(trace, 5203, SIM_EVENT_FAULT, monitor, 0,
           "* role=monitor birth=2 nth=217 => kill # 5.203 s in rename(/var/lib/kelpie/a)");
-    event(trace, 5203, SIM_EVENT_PROCESS_ENDED, monitor, 0, "signal 9");
-    event(trace, 5204, SIM_EVENT_PROCESS_ENDED, qemu, 0, "signal 9");
+    event(trace, 5203, SIM_EVENT_PROCESS_ENDED, monitor, 0, "signal 009");
+    event(trace, 5204, SIM_EVENT_PROCESS_ENDED, qemu, 0, "signal 009");
     event(trace, 5204, SIM_EVENT_GUEST, NULL, 1, "ended");
     kelpie__sim_trace_band(trace, 5204 * MS, "vm a1", "crashed");
     event(trace, 5400, SIM_EVENT_PROCESS_STARTED, again, 0, "kelpie-monitor");
@@ -248,7 +248,7 @@ static void test_svg_packs_many_processes(void **state) {
     for (uint64_t i = 1; i < 200; i += 1) {
         struct sim_process *one = process(i, i % 2 == 0 ? "cli" : "pack");
         event(trace, (int64_t)i * 100, SIM_EVENT_PROCESS_STARTED, one, 0, "x");
-        event(trace, (int64_t)i * 100 + 150, SIM_EVENT_PROCESS_ENDED, one, 0, "exit 0");
+        event(trace, (int64_t)i * 100 + 150, SIM_EVENT_PROCESS_ENDED, one, 0, "code 000");
     }
     kelpie__sim_trace_svg(trace, text_write, &text);
     keep(&text, "many.svg");
