@@ -2,55 +2,11 @@
  *
  * Goal: after a crash the simulated disk holds what Linux promises, and everything that Linux does
  * not promise can be seen. Method: what a program does is repeated in a fresh world for each legal
- * state that a crash may leave, all of them, and sorted by what is found; a random walk of 100,000
- * operations runs beside a model.
+ * state that a crash may leave, all of them, and sorted by what is found.
  */
-#include <errno.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "disk_fixture.h"
 
-#include <cmocka.h>
-
-#include "os/os_call.h"
-#include "sim/disk_internal.h"
-#include "sim/machine.h"
-
-#define READ KELPIE_OS_OPEN_READ
-#define WRITE KELPIE_OS_OPEN_WRITE
-#define CREATE KELPIE_OS_OPEN_CREATE
-#define TRUNCATE KELPIE_OS_OPEN_TRUNCATE
-#define DIRECTORY KELPIE_OS_OPEN_DIRECTORY
-#define CWD KELPIE_OS_CWD
-#define LIMIT 100000u
 #define NEW_BYTES 10000u /* three pages */
-
-struct fixture {
-    struct sim_world *world;
-    struct kelpie_os *os;
-    struct sim_disk *disk;
-    int work; /* /work */
-};
-
-static void begin(struct fixture *f, uint64_t seed, enum sim_disk_profile profile,
-                  const char *plan) {
-    const struct sim_options options = {.seed = seed, .disk_profile = profile, .plan = plan};
-    char problem[256] = "";
-    f->world = kelpie__sim_world_create(&options, problem);
-    assert_string_equal(problem, "");
-    f->os = &kelpie__sim_process_adopt(f->world, "test")->os;
-    f->disk = kelpie__sim_world_disk(f->world);
-    assert_int_equal(kelpie__sim_disk_put_directory(f->disk, "/work", 0755), 0);
-    f->work = kelpie__os_open(f->os, CWD, "/work", READ | DIRECTORY, 0);
-    assert_true(f->work >= 0);
-}
-
-static void end(struct fixture *f) {
-    kelpie__sim_disk_check(f->disk);
-    kelpie__sim_world_destroy(f->world);
-}
 
 static void write_file(struct fixture *f, int directory, const char *name, const char *bytes,
                        size_t count, bool is_synced) {
@@ -209,7 +165,9 @@ static void test_rename_without_file_sync_may_be_torn(void **state) {
     uint64_t states = 0;
     kelpie__ignore(state != NULL);
     /* ext4 documents that a replacing rename forces the data out (auto_da_alloc) ... */
-    crash_everywhere(replace_without_file, SIM_DISK_EXT4, "/work/state", &last, &states);
+    unsigned seen =
+        crash_everywhere(replace_without_file, SIM_DISK_EXT4, "/work/state", &last, &states);
+    assert_int_equal(seen, OLD | NEW);
     assert_int_equal(last, NEW);
     /* ... and that a new name does not. */
     crash_everywhere(create_without_file, SIM_DISK_EXT4, "/work/state", &last, &states);
@@ -321,6 +279,48 @@ static void test_overwriting_in_place_loses_both(void **state) {
     assert_int_equal(seen, OLD | NEW | TORN);
 }
 
+static void test_what_was_cut_never_mixes_with_what_came_after(void **state) {
+    uint64_t count = 1;
+    kelpie__ignore(state != NULL);
+    for (uint64_t index = 0; index < count; index += 1) {
+        struct fixture f;
+        char found[NEW_BYTES];
+        begin(&f, 1, SIM_DISK_POSIX, NULL);
+        overwrite(&f, 0);
+        count = kelpie__sim_disk_crash_count(f.disk, LIMIT);
+        kelpie__sim_disk_crash_to(f.disk, index, LIMIT);
+        int64_t size = kelpie__sim_disk_peek(f.disk, false, "/work/state", found, sizeof(found));
+        assert_true(size == 3 || size == 0 || size == NEW_BYTES);
+        assert_true(size != 3 || memcmp(found, "old", 3) == 0);
+        end(&f);
+    }
+    assert_true(count > 8 && count < LIMIT);
+}
+
+/* Even in three steps a rename never loses the file: the new name comes before the old one goes. */
+static void test_renamed_file_has_a_name(void **state) {
+    uint64_t count = 1;
+    unsigned both = 0;
+    kelpie__ignore(state != NULL);
+    for (uint64_t index = 0; index < count; index += 1) {
+        struct fixture f;
+        begin(&f, 1, SIM_DISK_POSIX, NULL);
+        assert_int_equal(kelpie__sim_disk_put(f.disk, "/work/from", 0600, "old", 3), 0);
+        assert_int_equal(kelpie__os_mkdir(f.os, f.work, "sub", 0700), 0);
+        assert_int_equal(kelpie__os_sync(f.os, f.work), 0);
+        assert_int_equal(kelpie__os_rename(f.os, f.work, "from", f.work, "sub/to", true), 0);
+        count = kelpie__sim_disk_crash_count(f.disk, LIMIT);
+        kelpie__sim_disk_crash_to(f.disk, index, LIMIT);
+        enum outcome from = look(&f, "/work/from");
+        enum outcome to = look(&f, "/work/sub/to");
+        assert_true(from == OLD || to == OLD);
+        both += from == OLD && to == OLD;
+        end(&f);
+    }
+    assert_int_equal(count, 3);
+    assert_int_equal(both, 1);
+}
+
 /* ---- time, tmpfs, lies ----------------------------------------------------------------------- */
 
 static void test_old_writes_are_written_back(void **state) {
@@ -405,6 +405,23 @@ static void test_failed_sync_leaves_pages_clean_and_lost(void **state) {
     }
 }
 
+/* A page that was lost is whole again as soon as anything in it is written. */
+static void test_lost_page_comes_back_with_the_next_write(void **state) {
+    struct fixture f;
+    char text[8] = "";
+    kelpie__ignore(state != NULL);
+    begin(&f, 1, SIM_DISK_EXT4, "sync role=test nth=1 => EIO:lie");
+    assert_int_equal(kelpie__sim_disk_put(f.disk, "/work/state", 0600, "old!", 4), 0);
+    int file = kelpie__os_open(f.os, f.work, "state", READ | WRITE, 0);
+    assert_int_equal(kelpie__os_pwrite(f.os, file, "AAAA", 4, 0), 4);
+    assert_int_equal(kelpie__os_sync(f.os, file), -EIO);
+    assert_int_equal(kelpie__os_pwrite(f.os, file, "B", 1, 4), 1);
+    kelpie__sim_disk_crash_to(f.disk, kelpie__sim_disk_crash_count(f.disk, LIMIT) - 1, LIMIT);
+    assert_int_equal(kelpie__sim_disk_peek(f.disk, false, "/work/state", text, 8), 5);
+    assert_string_equal(text, "AAAAB");
+    end(&f);
+}
+
 static void test_short_calls_and_changed_bits(void **state) {
     struct fixture f;
     char bytes[8] = "";
@@ -445,319 +462,6 @@ static void test_random_crashes_see_every_outcome(void **state) {
     assert_true(counts[OLD] > 5 && counts[NEW] > 5 && counts[TORN] > 5 && counts[MISSING] > 2);
 }
 
-/* ---- beside a model -------------------------------------------------------------------------- */
-
-#define MODEL_NAMES 24u
-#define MODEL_BYTES 20000u
-#define MODEL_OPERATIONS 100000u
-#define MODEL_CRASH_EVERY 2500u
-
-struct model_file {
-    unsigned names;
-    bool is_synced;
-    uint32_t size;
-    char bytes[MODEL_BYTES];
-};
-
-struct model {
-    struct fixture f;
-    uint64_t random;
-    struct model_file files[MODEL_NAMES]; /* names 0: free */
-    int of_name[MODEL_NAMES];             /* -1: none */
-    bool is_name_synced[MODEL_NAMES];
-    bool has_links;
-    int directories[2];
-};
-
-static uint64_t draw(struct model *m, uint64_t bound) {
-    m->random = m->random * 6364136223846793005u + 1442695040888963407u;
-    return (m->random >> 33) % bound;
-}
-
-/* Even names are in the one directory, odd ones in the other. */
-static const char *name_of(unsigned index, char out[16]) {
-    snprintf(out, 16, "name%u", index);
-    return out;
-}
-
-static void model_open_directories(struct model *m) {
-    m->directories[0] = kelpie__os_open(m->f.os, CWD, "/work/a", READ | DIRECTORY, 0);
-    m->directories[1] = kelpie__os_open(m->f.os, CWD, "/work/b", READ | DIRECTORY, 0);
-    assert_true(m->directories[0] >= 0 && m->directories[1] >= 0);
-}
-
-static int model_open(struct model *m, unsigned index, uint32_t flags) {
-    char name[16];
-    return kelpie__os_open(m->f.os, m->directories[index % 2], name_of(index, name), flags, 0600);
-}
-
-static void model_drop(struct model *m, unsigned index) {
-    m->is_name_synced[index] = false;
-    if (m->of_name[index] >= 0) {
-        m->files[m->of_name[index]].names -= 1;
-        m->of_name[index] = -1;
-    }
-}
-
-static void model_verify(struct model *m, unsigned index) {
-    static char bytes[MODEL_BYTES + 1];
-    int file = model_open(m, index, READ);
-    if (m->of_name[index] < 0) {
-        assert_int_equal(file, -ENOENT);
-        return;
-    }
-    const struct model_file *expected = &m->files[m->of_name[index]];
-    assert_true(file >= 0);
-    int64_t got = kelpie__os_pread(m->f.os, file, bytes, sizeof(bytes), 0);
-    assert_int_equal(got, expected->size);
-    assert_memory_equal(bytes, expected->bytes, expected->size);
-    kelpie__os_close(m->f.os, file);
-}
-
-static void model_write(struct model *m, unsigned index) {
-    static char bytes[8192];
-    int file = model_open(m, index, READ | WRITE | CREATE);
-    assert_true(file >= 0);
-    if (m->of_name[index] < 0) {
-        unsigned slot = 0;
-        while (m->files[slot].names > 0) {
-            slot += 1;
-        }
-        m->files[slot].names = 1;
-        m->is_name_synced[index] = false;
-        m->files[slot].size = 0;
-        memset(m->files[slot].bytes, 0, MODEL_BYTES);
-        m->of_name[index] = (int)slot;
-    }
-    struct model_file *model = &m->files[m->of_name[index]];
-    uint64_t kind = draw(m, 4);
-    model->is_synced = false;
-    if (kind == 0) {
-        uint32_t size = (uint32_t)draw(m, MODEL_BYTES);
-        assert_int_equal(kelpie__os_truncate(m->f.os, file, size), 0);
-        if (size < model->size) {
-            memset(model->bytes + size, 0, model->size - size);
-        }
-        model->size = size;
-    } else {
-        size_t count = 1 + (size_t)draw(m, draw(m, 3) == 0 ? sizeof(bytes) : 100);
-        uint64_t offset = kind == 1 ? model->size : draw(m, MODEL_BYTES);
-        if (offset + count <= MODEL_BYTES) {
-            memset(bytes, (int)draw(m, 256), count);
-            assert_int_equal(kelpie__os_pwrite(m->f.os, file, bytes, count, offset), count);
-            memcpy(model->bytes + offset, bytes, count);
-            model->size = offset + count > model->size ? (uint32_t)(offset + count) : model->size;
-        }
-    }
-    if (draw(m, 4) == 0) {
-        assert_int_equal(kelpie__os_sync(m->f.os, file), 0);
-        model->is_synced = true;
-    }
-    kelpie__os_close(m->f.os, file);
-}
-
-static void model_rename(struct model *m, unsigned index, unsigned to) {
-    char from_name[16];
-    char to_name[16];
-    bool may_replace = draw(m, 3) > 0;
-    int status = kelpie__os_rename(m->f.os, m->directories[index % 2], name_of(index, from_name),
-                                   m->directories[to % 2], name_of(to, to_name), may_replace);
-    if (m->of_name[index] < 0) {
-        assert_int_equal(status, -ENOENT);
-    } else if (m->of_name[to] >= 0 && !may_replace) {
-        assert_int_equal(status, -EEXIST);
-    } else {
-        assert_int_equal(status, 0);
-        if (m->of_name[index] != m->of_name[to]) { /* else: two names of one file */
-            model_drop(m, to);
-            m->of_name[to] = m->of_name[index];
-            m->of_name[index] = -1;
-            m->is_name_synced[index] = false;
-        }
-    }
-}
-
-static void model_link(struct model *m, unsigned index, unsigned to) {
-    char name[16];
-    int file = model_open(m, index, READ);
-    if (file < 0) {
-        assert_true(m->of_name[index] < 0);
-        return;
-    }
-    int status = kelpie__os_link(m->f.os, file, m->directories[to % 2], name_of(to, name));
-    assert_int_equal(status, m->of_name[to] >= 0 ? -EEXIST : 0);
-    if (status == 0) {
-        m->of_name[to] = m->of_name[index];
-        m->files[m->of_name[to]].names += 1;
-    }
-    kelpie__os_close(m->f.os, file);
-}
-
-static void model_step(struct model *m) {
-    unsigned index = (unsigned)draw(m, MODEL_NAMES);
-    unsigned to = (unsigned)draw(m, MODEL_NAMES);
-    char name[16];
-    switch (draw(m, 8)) {
-    case 0:
-    case 1:
-    case 2:
-        model_write(m, index);
-        break;
-    case 3:
-        model_rename(m, index, to);
-        break;
-    case 4: {
-        int status =
-            kelpie__os_unlink(m->f.os, m->directories[index % 2], name_of(index, name), false);
-        assert_int_equal(status, m->of_name[index] < 0 ? -ENOENT : 0);
-        model_drop(m, index);
-        break;
-    }
-    case 5:
-        if (m->has_links) {
-            model_link(m, index, to);
-        }
-        break;
-    case 6:
-        assert_int_equal(kelpie__os_sync(m->f.os, m->directories[index % 2]), 0);
-        for (unsigned i = index % 2; i < MODEL_NAMES; i += 2) {
-            m->is_name_synced[i] = true;
-        }
-        break;
-    default:
-        model_verify(m, index);
-        break;
-    }
-}
-
-/* All is kept, by syncing everything or by the kindest of crashes. */
-static void model_crash(struct model *m) {
-    kelpie__sim_disk_check(m->f.disk);
-    if (draw(m, 2) == 0) {
-        kelpie__sim_pending_sync_all(m->f.disk);
-        kelpie__sim_disk_collect(m->f.disk);
-        kelpie__sim_disk_crash_to(m->f.disk, 0, 2);
-    } else {
-        kelpie__sim_disk_crash_to(m->f.disk, kelpie__sim_disk_crash_count(m->f.disk, 10) - 1, 10);
-    }
-    kelpie__os_close(m->f.os, m->directories[0]);
-    kelpie__os_close(m->f.os, m->directories[1]);
-    model_open_directories(m);
-    for (unsigned i = 0; i < MODEL_NAMES; i += 1) {
-        model_verify(m, i);
-    }
-}
-
-static void test_hundred_thousand_operations_beside_a_model(void **state) {
-    static const enum sim_disk_profile profiles[] = {SIM_DISK_EXT4, SIM_DISK_POSIX};
-    kelpie__ignore(state != NULL);
-    for (unsigned i = 0; i < 2; i += 1) {
-        struct model *m = calloc(1, sizeof(*m));
-        assert_non_null(m);
-        begin(&m->f, 1, profiles[i], NULL);
-        m->random = 42 + i;
-        m->has_links = true;
-        memset(m->of_name, -1, sizeof(m->of_name));
-        assert_int_equal(kelpie__os_mkdir(m->f.os, m->f.work, "a", 0700), 0);
-        assert_int_equal(kelpie__os_mkdir(m->f.os, m->f.work, "b", 0700), 0);
-        model_open_directories(m);
-        uint64_t used = kelpie__sim_disk_used_bytes(m->f.disk);
-        for (unsigned n = 0; n < MODEL_OPERATIONS / 2; n += 1) {
-            model_step(m);
-            if (n % MODEL_CRASH_EVERY == MODEL_CRASH_EVERY - 1) {
-                model_crash(m);
-            }
-        }
-        /* Nothing is left behind. */
-        for (unsigned n = 0; n < MODEL_NAMES; n += 1) {
-            char name[16];
-            int status = kelpie__os_unlink(m->f.os, m->directories[n % 2], name_of(n, name), false);
-            assert_int_equal(status, m->of_name[n] < 0 ? -ENOENT : 0);
-            model_drop(m, n);
-        }
-        model_crash(m);
-        assert_int_equal(kelpie__sim_disk_used_bytes(m->f.disk), used);
-        end(&m->f);
-        free(m);
-    }
-}
-
-/* What is there becomes the model. Each name has a file of its own, for there are no links. */
-static void model_reload(struct model *m) {
-    memset(m->files, 0, sizeof(m->files));
-    for (unsigned i = 0; i < MODEL_NAMES; i += 1) {
-        int file = model_open(m, i, READ);
-        m->of_name[i] = -1;
-        m->is_name_synced[i] = true;
-        if (file >= 0) {
-            int64_t size = kelpie__os_pread(m->f.os, file, m->files[i].bytes, MODEL_BYTES, 0);
-            assert_true(size >= 0);
-            m->files[i].size = (uint32_t)size;
-            m->files[i].names = 1;
-            m->files[i].is_synced = true;
-            m->of_name[i] = (int)i;
-            kelpie__os_close(m->f.os, file);
-        }
-    }
-}
-
-/* A file that two names led to before the crash (a rename half done) gets a single one. */
-static void model_separate(struct model *m) {
-    struct kelpie_os_stat stats[MODEL_NAMES] = {0};
-    char name[16];
-    for (unsigned i = 0; i < MODEL_NAMES; i += 1) {
-        kelpie__ignore(
-            kelpie__os_stat(m->f.os, m->directories[i % 2], name_of(i, name), false, &stats[i]));
-        for (unsigned j = 0; j < i && stats[i].inode != 0; j += 1) {
-            if (stats[j].inode == stats[i].inode) {
-                assert_int_equal(kelpie__os_unlink(m->f.os, m->directories[i % 2], name, false), 0);
-                stats[i].inode = 0;
-            }
-        }
-    }
-    for (unsigned i = 0; i < 2; i += 1) {
-        assert_int_equal(kelpie__os_sync(m->f.os, m->directories[i]), 0);
-    }
-}
-
-static void test_what_was_synced_survives_any_crash(void **state) {
-    static const enum sim_disk_profile profiles[] = {SIM_DISK_EXT4, SIM_DISK_POSIX};
-    kelpie__ignore(state != NULL);
-    for (unsigned i = 0; i < 2; i += 1) {
-        struct model *m = calloc(1, sizeof(*m));
-        unsigned checked = 0;
-        assert_non_null(m);
-        begin(&m->f, 1, profiles[i], NULL);
-        m->random = 4711 + i;
-        assert_int_equal(kelpie__os_mkdir(m->f.os, m->f.work, "a", 0700), 0);
-        assert_int_equal(kelpie__os_mkdir(m->f.os, m->f.work, "b", 0700), 0);
-        assert_int_equal(kelpie__os_sync(m->f.os, m->f.work), 0);
-        model_open_directories(m);
-        model_reload(m);
-        for (unsigned crash = 0; crash < 1000; crash += 1) {
-            for (uint64_t n = draw(m, 60); n > 0; n -= 1) {
-                model_step(m);
-            }
-            kelpie__sim_disk_crash(m->f.disk);
-            kelpie__os_close(m->f.os, m->directories[0]);
-            kelpie__os_close(m->f.os, m->directories[1]);
-            model_open_directories(m);
-            for (unsigned n = 0; n < MODEL_NAMES; n += 1) {
-                if (m->is_name_synced[n] &&
-                    (m->of_name[n] < 0 || m->files[m->of_name[n]].is_synced)) {
-                    model_verify(m, n);
-                    checked += m->of_name[n] >= 0;
-                }
-            }
-            model_separate(m);
-            model_reload(m);
-        }
-        assert_true(checked > 2000);
-        end(&m->f);
-        free(m);
-    }
-}
-
 #define TEST(test) cmocka_unit_test(test)
 
 int main(void) {
@@ -768,14 +472,15 @@ int main(void) {
         TEST(test_published_directory_is_whole_or_absent),
         TEST(test_appends_leave_prefixes_zeros_or_garbage),
         TEST(test_overwriting_in_place_loses_both),
+        TEST(test_what_was_cut_never_mixes_with_what_came_after),
+        TEST(test_renamed_file_has_a_name),
+        TEST(test_lost_page_comes_back_with_the_next_write),
         TEST(test_old_writes_are_written_back),
         TEST(test_crash_empties_tmpfs_and_keeps_nodes),
         TEST(test_profile_tmpfs_loses_all),
         TEST(test_failed_sync_leaves_pages_clean_and_lost),
         TEST(test_short_calls_and_changed_bits),
         TEST(test_random_crashes_see_every_outcome),
-        TEST(test_what_was_synced_survives_any_crash),
-        TEST(test_hundred_thousand_operations_beside_a_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
