@@ -68,11 +68,11 @@ static void run_on_linux(const struct conform_script *script, const struct harne
                          uint64_t seed, struct conform *conform) {
     char path[600];
     char child[4096]; /* realpath's */
-    HARNESS_CHECK(realpath(harness->root_directory, child) != NULL);
+    HARNESS_CHECK(realpath(harness->root_directory, child) != NULL, "%s", harness->root_directory);
     snprintf(path, sizeof(path), "%.560s/script", child);
-    HARNESS_CHECK(mkdir(path, 0700) == 0);
+    HARNESS_CHECK(mkdir(path, 0700) == 0, "%s", path);
     ssize_t length = readlink("/proc/self/exe", child, sizeof(child) - 1);
-    HARNESS_CHECK(length > 0);
+    HARNESS_CHECK(length > 0, "read /proc/self/exe");
     child[length] = '\0';
     struct kelpie_os *guest = kelpie__os_linux_create_guest();
     *conform = (struct conform){
@@ -86,12 +86,12 @@ static void run_on_linux(const struct conform_script *script, const struct harne
     };
     conform->directory = kelpie__os_open(conform->os, KELPIE_OS_CWD, path,
                                          KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
-    HARNESS_CHECK(conform->directory >= 0);
+    HARNESS_CHECK(conform->directory >= 0, "%d", conform->directory);
     script->run(conform);
     kelpie__ignore(kelpie__os_close(conform->os, conform->directory));
     kelpie__os_linux_destroy(conform->os);
     kelpie__os_linux_destroy(guest);
-    HARNESS_CHECK(nftw(path, linux_remove, 16, FTW_DEPTH | FTW_PHYS) == 0);
+    HARNESS_CHECK(nftw(path, linux_remove, 16, FTW_DEPTH | FTW_PHYS) == 0, "%s", path);
 }
 
 /* ---- in a simulated world -------------------------------------------------------------------- */
@@ -164,8 +164,10 @@ static void run_simulated(const struct conform_script *script, struct sim_option
     kelpie__sim_world_set_context(world, &simulated);
     kelpie__sim_program_add(world, false, SIM_CHILD_PATH, "child", simulated_child_main,
                             SIM_STACK_BYTES);
-    HARNESS_CHECK(kelpie__sim_disk_put(host->disk, SIM_CHILD_PATH, 0755, "child", 5) == 0);
-    HARNESS_CHECK(kelpie__sim_disk_put_directory(host->disk, SIM_DIRECTORY, 0700) == 0);
+    HARNESS_CHECK(kelpie__sim_disk_put(host->disk, SIM_CHILD_PATH, 0755, "child", 5) == 0,
+                  "put the child");
+    HARNESS_CHECK(kelpie__sim_disk_put_directory(host->disk, SIM_DIRECTORY, 0700) == 0,
+                  "put its directory");
     *conform = (struct conform){
         .path = SIM_DIRECTORY,
         .child = SIM_CHILD_PATH,
@@ -173,7 +175,7 @@ static void run_simulated(const struct conform_script *script, struct sim_option
         .open_terminal = simulated_open_terminal,
         .seed = options.seed,
     };
-    HARNESS_CHECK(kelpie__sim_process_start(host, &start) != NULL);
+    HARNESS_CHECK(kelpie__sim_process_start(host, &start) != NULL, "start it");
     enum sim_run_end end =
         kelpie__sim_world_run(world, simulated_is_done, &simulated, SIM_TIMEOUT_NS);
     if (end != SIM_RUN_DONE) {
@@ -223,10 +225,10 @@ static void compare(const struct conform_script *script, const struct harness *h
                     uint64_t seed) {
     struct conform *real = calloc(1, sizeof(*real));
     struct conform *simulated = calloc(1, sizeof(*simulated));
-    HARNESS_CHECK(real != NULL && simulated != NULL);
+    HARNESS_CHECK(real != NULL && simulated != NULL, "no memory");
     run_on_linux(script, harness, seed, real);
     show("linux", real->text);
-    HARNESS_CHECK(real->length > 0);
+    HARNESS_CHECK(real->length > 0, "an empty transcript");
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(worlds); i += 1) {
         struct sim_options options = worlds[i];
         options.seed = seed;
@@ -245,7 +247,7 @@ static void compare(const struct conform_script *script, const struct harness *h
 static void conformance_run(const struct harness *harness) {
     const struct conform_script *script = script_find(harness->test);
     const char *only = getenv("CONFORMANCE_SEED");
-    HARNESS_CHECK(script != NULL);
+    HARNESS_CHECK(script != NULL, "%s", harness->test);
     uint32_t count = script->seeds == 0 ? 1 : harness_count(harness, script->seeds);
     if (only != NULL) {
         compare(script, harness, strtoull(only, NULL, 10));
