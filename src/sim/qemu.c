@@ -30,7 +30,7 @@
 static void qemu_check(const struct sim_qemu *qemu) {
     KELPIE_ASSERT(qemu->os != NULL && qemu->loop != NULL);
     KELPIE_ASSERT(qemu->qmp.output_count <= sizeof(qemu->qmp.output));
-    if (qemu->state == SIM_QEMU_STARTING) {
+    if (qemu->state == SIM_QEMU_STARTING && !qemu->is_ended) {
         KELPIE_ASSERT(qemu->guest == NULL);
     }
     if (qemu->is_guest_watched) {

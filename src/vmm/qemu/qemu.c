@@ -16,6 +16,7 @@
 #include "vmm/qemu/instance.h"
 #include "vmm/qemu/program.h"
 
+#define QEMU_COLLECT_NS (5 * KELPIE_NS_PER_MS)
 #define QEMU_SIGNAL_KILL 9
 /* After QMP closed, or the guest ended, QEMU's exit is a matter of milliseconds; then it is helped.
  */
@@ -144,6 +145,8 @@ static void qemu_end(struct kelpie_qemu *qemu, const struct kelpie_os_exit *proc
                      &(struct kelpie_vmm_event){.type = KELPIE_VMM_EVENT_ENDED, .end = &end});
 }
 
+static void qemu_exit_overdue(void *context);
+
 static void qemu_process_ready(void *context, uint32_t bits) {
     struct kelpie_qemu *qemu = context;
     KELPIE_ASSERT(bits != 0);
@@ -159,6 +162,20 @@ static void qemu_process_ready(void *context, uint32_t bits) {
     qemu_end(qemu, status < 0 ? NULL : &process_exit);
 }
 
+/* One that could not be watched was killed: its end, which nobody tells, is looked for. */
+static void qemu_collect(struct kelpie_qemu *qemu) {
+    struct kelpie_os_exit process_exit = {0};
+    KELPIE_ASSERT(!qemu->is_process_watched && qemu->process != KELPIE_OS_NO_HANDLE);
+    int status = kelpie__os_reap(qemu->os, qemu->process, &process_exit);
+    if (status == -EAGAIN || status == -EINTR) {
+        kelpie__timer_arm(qemu->loop, &qemu->end_timer, qemu->loop->now_ns + QEMU_COLLECT_NS,
+                          qemu_exit_overdue, qemu);
+        return;
+    }
+    qemu_close(qemu, &qemu->process);
+    qemu_end(qemu, status < 0 ? NULL : &process_exit);
+}
+
 static void qemu_exit_overdue(void *context) {
     struct kelpie_qemu *qemu = context;
     if (qemu->process == KELPIE_OS_NO_HANDLE) {
@@ -166,8 +183,10 @@ static void qemu_exit_overdue(void *context) {
         qemu_end(qemu, NULL); /* killed, or failed, before it was spawned */
         return;
     }
-    KELPIE_ASSERT(qemu->is_process_watched);
     qemu_kill_process(qemu);
+    if (!qemu->is_process_watched) {
+        qemu_collect(qemu);
+    }
 }
 
 static void qemu_arm_end(struct kelpie_qemu *qemu, int64_t delay_ns) {
@@ -517,11 +536,11 @@ static void qemu_kill(struct kelpie_vmm *vmm) {
     KELPIE_ASSERT(qemu->vmm.state != KELPIE_VMM_ENDED);
     qemu->is_kill_requested = true;
     kelpie__tsc_cancel(&qemu->tsc);
-    if (qemu->process == KELPIE_OS_NO_HANDLE) {
+    if (!qemu->is_process_watched) { /* not spawned yet, or being collected */
         qemu_arm_end(qemu, 0);
         return;
     }
-    KELPIE_ASSERT(qemu->is_process_watched);
+    KELPIE_ASSERT(qemu->process != KELPIE_OS_NO_HANDLE);
     qemu_kill_process(qemu);
 }
 
