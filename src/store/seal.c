@@ -288,30 +288,39 @@ int kelpie__seal_verify(struct kelpie_os *os, int directory, const struct kelpie
 
 /* ---- what was compared already --------------------------------------------------------------- */
 
+static bool describe_file(struct kelpie_os *os, int directory, const char *name,
+                          struct kelpie_json_writer *writer, int64_t *inout_newest_ns) {
+    struct kelpie_os_stat stat;
+    if (kelpie__os_stat(os, directory, name, false, &stat) < 0) {
+        return false;
+    }
+    kelpie__json_write_u64(writer, NULL, stat.device);
+    kelpie__json_write_u64(writer, NULL, stat.inode);
+    kelpie__json_write_u64(writer, NULL, stat.size_bytes);
+    /* Not the time of change: each link that somebody makes moves it. */
+    kelpie__json_write_i64(writer, NULL, stat.modified_ns);
+    if (stat.modified_ns > *inout_newest_ns) {
+        *inout_newest_ns = stat.modified_ns;
+    }
+    return true;
+}
+
 /* Boot id, and of each file what tells that it is the same; false: something is not there. */
 static bool describe_files(struct kelpie_os *os, int directory,
                            const struct kelpie_manifest *manifest, char *out, size_t capacity,
                            int64_t *out_newest_ns) {
     char boot_id[64];
     struct kelpie_json_writer writer;
-    struct kelpie_os_stat stat;
     bool is_good = kelpie__small_file_read(os, SEAL_BOOT_ID, boot_id, sizeof(boot_id)) > 0;
     kelpie__json_begin(&writer, out, capacity);
     kelpie__json_array_begin(&writer, NULL);
     if (is_good) {
         kelpie__json_write_string(&writer, NULL, boot_id);
         kelpie__json_write_string(&writer, NULL, manifest->checksum);
+        is_good = describe_file(os, directory, KELPIE_SEAL_FILE, &writer, out_newest_ns);
     }
     for (uint32_t i = 0; i < manifest->file_count && is_good; i += 1) {
-        is_good = kelpie__os_stat(os, directory, manifest->files[i].name, false, &stat) == 0;
-        if (is_good) {
-            kelpie__json_write_u64(&writer, NULL, stat.device);
-            kelpie__json_write_u64(&writer, NULL, stat.inode);
-            kelpie__json_write_u64(&writer, NULL, stat.size_bytes);
-            *out_newest_ns = stat.modified_ns > *out_newest_ns ? stat.modified_ns : *out_newest_ns;
-            /* Not the time of change: each link that somebody makes moves it. */
-            kelpie__json_write_i64(&writer, NULL, stat.modified_ns);
-        }
+        is_good = describe_file(os, directory, manifest->files[i].name, &writer, out_newest_ns);
     }
     kelpie__json_array_end(&writer);
     return is_good && kelpie__json_finish(&writer) > 0;
