@@ -406,8 +406,9 @@ KELPIE_MUST_CHECK int kelpie_vm_health_async(struct kelpie_vm *vm, uint64_t time
                                              struct kelpie_error *error);
 
 struct kelpie_event {
-    int64_t time_ms;  /* Unix time */
-    const char *type; /* "state", "exec_started", "exec_exited", "notice"; more may come */
+    int64_t time_ms; /* Unix time */
+    /* "state", "exec_started", "exec_exited", "snapshot", "notice"; more may come */
+    const char *type;
     enum kelpie_vm_state state;
     const char *detail;
 };
@@ -602,6 +603,98 @@ KELPIE_MUST_CHECK int kelpie_exec_detach(struct kelpie_exec *exec, struct kelpie
 /* Frees the handle; a command that still runs is killed unless keep_on_disconnect was set. NULL is
  * allowed. Allowed inside its own callbacks. */
 void kelpie_exec_close(struct kelpie_exec *exec);
+
+/* ---- snapshots ------------------------------------------------------------------------------- */
+
+struct kelpie_snapshot_options {
+    size_t struct_size;
+    const char *name;  /* borrows; rules as for VMs; NULL: one is made of the VM's */
+    const char *label; /* borrows; for people, at most 255 bytes; NULL: none */
+    bool stops_vm;     /* the VM ends in Stopped, without being shut down */
+    /* Survives the host's crash although its VM is ephemeral; a durable VM's always does. */
+    bool is_synced;
+};
+
+struct kelpie_snapshot_result {
+    size_t struct_size; /* set by the caller */
+    char id[33];
+    char name[65];
+    uint64_t stored_bytes; /* on the disk, of its own */
+    uint64_t pause_us;     /* that the guest stood still; 0: it was paused, or was to end */
+};
+
+/* Saves a Running or Paused VM: memory, devices and disk at one moment, with the commands that run
+ * in it. The VM goes on as it was, after a pause of milliseconds; all else takes its time while it
+ * runs. The snapshot is the VM's no more: it stays when that is deleted. On failure nothing of it
+ * is left, and the VM is as it was. A program that goes meanwhile does not end it. `options`
+ * borrows, may be NULL; `out` may be NULL, the asynchronous form keeps it until the callback.
+ * Errors: STATE, BUSY (one at a time; being paused or resumed), EXISTS, LIMIT (space, layers of the
+ * disk), SNAPSHOT, SNAPSHOT_TOO_LARGE, RESUME (the VM could not go on and is Paused), UNSUPPORTED,
+ * IO, CRASHED, TIMEOUT, CANCELLED. */
+KELPIE_MUST_CHECK int kelpie_vm_snapshot(struct kelpie_vm *vm,
+                                         const struct kelpie_snapshot_options *options,
+                                         struct kelpie_snapshot_result *out,
+                                         struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie_vm_snapshot_async(struct kelpie_vm *vm,
+                                               const struct kelpie_snapshot_options *options,
+                                               struct kelpie_snapshot_result *out_result,
+                                               kelpie_done_callback callback, void *context,
+                                               struct kelpie_operation **out,
+                                               struct kelpie_error *error);
+
+struct kelpie_snapshot_info {
+    size_t struct_size; /* set by the caller */
+    char id[33];
+    char name[65];
+    char label[256];
+    char vm_id[33]; /* of the VM that was saved */
+    char vm_name[65];
+    /* Id of the snapshot before it: the last one of its VM since that was started, else the one
+     * that its VM was made from; "": its VM was booted. */
+    char parent[33];
+    int64_t created_ms; /* Unix time */
+    char kind[16];      /* "full" */
+    char architecture[16];
+    char backend[16];
+    char vmm_version[32];
+    char machine[64];
+    char cpu[64];
+    char accelerator[8];
+    char kernel_digest[33];
+    char checksum[33]; /* of the checksums of all its files */
+    uint32_t format;
+    uint32_t cpus;
+    uint32_t memory_mib;
+    uint32_t disk_count;
+    uint32_t file_count;
+    uint64_t tsc_khz;      /* of the guest, under TCG */
+    uint64_t page_count;   /* of memory, in it */
+    uint64_t size_bytes;   /* of all its files, with their holes */
+    uint64_t stored_bytes; /* on the disk, without what it shares with others */
+    bool is_paused;        /* its VM was */
+    bool has_base;         /* its memory lies over another's, which it shares */
+    bool is_damaged;       /* nothing else is known but the name; `problem` says why */
+    char problem[512];
+};
+
+/* All snapshots, the oldest first. Gives *out, an array of *out_count (kelpie_snapshot_list_free);
+ * NULL when there are none. */
+KELPIE_MUST_CHECK int kelpie_snapshot_list(struct kelpie *kelpie, struct kelpie_snapshot_info **out,
+                                           size_t *out_count, struct kelpie_error *error);
+void kelpie_snapshot_list_free(struct kelpie *kelpie, struct kelpie_snapshot_info *list,
+                               size_t count);
+/* Errors: NOT_FOUND, SNAPSHOT_CORRUPTED, SNAPSHOT_INCOMPATIBLE (a newer format), IO. */
+KELPIE_MUST_CHECK int kelpie_snapshot_inspect(struct kelpie *kelpie, const char *name,
+                                              struct kelpie_snapshot_info *out,
+                                              struct kelpie_error *error);
+/* Compares every byte of it with its checksums, which takes its time. Errors: SNAPSHOT_CORRUPTED
+ * (the message names file and place), NOT_FOUND, SNAPSHOT_INCOMPATIBLE, IO, MEMORY. */
+KELPIE_MUST_CHECK int kelpie_snapshot_verify(struct kelpie *kelpie, const char *name,
+                                             struct kelpie_error *error);
+/* Others that share files with it keep theirs. A damaged one can be removed. Errors: NOT_FOUND,
+ * BUSY (a VM that was made from it lives), IO. */
+KELPIE_MUST_CHECK int kelpie_snapshot_remove(struct kelpie *kelpie, const char *name,
+                                             struct kelpie_error *error);
 
 /* ---- the host -------------------------------------------------------------------------------- */
 

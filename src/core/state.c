@@ -38,6 +38,8 @@ static const struct {
                             BIT(KELPIE_VM_CREATED) | BIT(KELPIE_VM_STOPPED) |
                                 BIT(KELPIE_VM_CRASHED),
                             "created, stopped or crashed", "stop it first, or force the deletion"},
+    [KELPIE_VERB_SNAPSHOT] = {"snapshot", BIT(KELPIE_VM_RUNNING) | BIT(KELPIE_VM_PAUSED),
+                              "running or paused", "start it first"},
 };
 
 /* Row: from; bits: to. A failed or killed start goes back to where it came from. */

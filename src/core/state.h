@@ -16,6 +16,7 @@ enum kelpie_vm_verb {
     KELPIE_VERB_RESUME,
     KELPIE_VERB_EXEC,
     KELPIE_VERB_DELETE,
+    KELPIE_VERB_SNAPSHOT,
     KELPIE_VERB_COUNT,
 };
 

@@ -237,10 +237,13 @@ static int spawn_process(struct kelpie_vm *vm, int listener, int stream, int own
         return kelpie__fail(error, KELPIE_E_IO, -log, "open %s of VM \"%s\"", CONNECT_LOG_FILE,
                             vm->directory.name);
     }
-    const char *const argv[] = {"kelpie-monitor",   "--run-dir",           vm->directory.run_path,
-                                "--vm-dir",         vm->directory.vm_path, "--cache-dir",
-                                places->cache_path, "--libexec-dir",       places->libexec_path,
-                                "--name",           vm->directory.name,    NULL};
+    const char *const argv[] = {"kelpie-monitor",       "--run-dir",
+                                vm->directory.run_path, "--vm-dir",
+                                vm->directory.vm_path,  "--state-dir",
+                                places->state_path,     "--cache-dir",
+                                places->cache_path,     "--libexec-dir",
+                                places->libexec_path,   "--name",
+                                vm->directory.name,     NULL};
     const int handles[CONNECT_HANDLE_COUNT] = {
         KELPIE_OS_NO_HANDLE, KELPIE_OS_NO_HANDLE, log, vm->directory.lock, listener, stream, owner};
     const struct kelpie_os_spawn spawn = {

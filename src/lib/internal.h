@@ -202,6 +202,11 @@ KELPIE_MUST_CHECK int kelpie__vm_check_damage(const struct kelpie_vm *vm,
 KELPIE_MUST_CHECK int kelpie__vm_record(struct kelpie_vm *vm, struct kelpie_vm_record *out,
                                         struct kelpie_error *error);
 
+/* ---- snapshot.c ------------------------------------------------------------------------------ */
+
+/* Removes what dead processes left of snapshots. */
+void kelpie__snapshots_prune(struct kelpie *kelpie);
+
 /* ---- exec_stream.c: what the connection brings ----------------------------------------------- */
 
 void kelpie__execs_data(struct kelpie_vm *vm, uint32_t stream, uint64_t offset, const void *bytes,

@@ -75,6 +75,7 @@ int kelpie__open_with_os(struct kelpie_os *os, const struct kelpie_open_options 
         goto fail_places;
     }
     kelpie__vm_directory_recover_all(&kelpie->places);
+    kelpie__snapshots_prune(kelpie);
     *out = kelpie;
     return 0;
 fail_places:

@@ -163,12 +163,18 @@ static void client_ping(struct kelpie_client *client, struct kelpie_reply reply,
     kelpie__reply_result(client->monitor, &reply, text);
 }
 
+static void client_cancel_request(struct kelpie_client *client, uint64_t request) {
+    KELPIE_ASSERT(client->serial != 0);
+    kelpie__relay_cancel(&client->monitor->relay, client->serial, request);
+    kelpie__lifecycle_cancel(client->monitor, client->serial, request);
+    kelpie__capture_cancel(client->monitor, client->serial, request);
+}
+
 static void client_cancel(struct kelpie_client *client, struct kelpie_reply reply,
                           const char *params, size_t length) {
     uint64_t request = 0;
     if (kelpie__json_find_u64(params, length, "request", &request) == 0) {
-        kelpie__relay_cancel(&client->monitor->relay, client->serial, request);
-        kelpie__lifecycle_cancel(client->monitor, client->serial, request);
+        client_cancel_request(client, request);
     }
     kelpie__reply_result(client->monitor, &reply, "{}");
 }
@@ -214,6 +220,11 @@ static void client_resume(struct kelpie_client *client, struct kelpie_reply repl
     (void)params;
     (void)length;
     kelpie__pause_resume(client->monitor, reply);
+}
+
+static void client_snapshot(struct kelpie_client *client, struct kelpie_reply reply,
+                            const char *params, size_t length) {
+    kelpie__capture_request(client->monitor, reply, params, length);
 }
 
 static void client_delete(struct kelpie_client *client, struct kelpie_reply reply,
@@ -303,6 +314,7 @@ static const struct client_method client_methods[] = {
     {"vm.kill", client_kill},
     {"vm.pause", client_pause},
     {"vm.resume", client_resume},
+    {"vm.snapshot", client_snapshot},
     {"vm.delete", client_delete},
     {"vm.inspect", client_inspect},
     {"vm.stats", client_stats},
@@ -337,8 +349,7 @@ static void client_on_notification(void *context, const char *method, const char
     uint64_t request = 0;
     if (strcmp(method, "cancel") == 0 &&
         kelpie__json_find_u64(params, length, "request", &request) == 0) {
-        kelpie__relay_cancel(&client->monitor->relay, client->serial, request);
-        kelpie__lifecycle_cancel(client->monitor, client->serial, request);
+        client_cancel_request(client, request);
     }
     /* Others, goodbye among them, change nothing: the end of the connection does. */
 }

@@ -19,7 +19,7 @@ KELPIE_MUST_CHECK int kelpie__event_log_open(struct kelpie_event_log *events, st
                                              int directory, struct kelpie_error *error);
 void kelpie__event_log_close(struct kelpie_event_log *events);
 
-/* `type`: "state", "exec_started", "exec_exited" or "notice". */
+/* `type`: "state", "exec_started", "exec_exited", "snapshot" or "notice". */
 KELPIE_PRINTF(3, 4)
 void kelpie__event_log_write(struct kelpie_monitor *monitor, const char *type, const char *format,
                              ...);

@@ -80,7 +80,7 @@ static uint64_t vmm_cpu_ms(struct kelpie_os *os, int32_t pid) {
     return (field_u64(after_name + 2, 11) + field_u64(after_name + 2, 12)) * INSPECT_TICK_MS;
 }
 
-static uint64_t vmm_memory_kib(struct kelpie_os *os, int32_t pid) {
+uint64_t kelpie__inspect_memory_kib(struct kelpie_os *os, int32_t pid) {
     char path[64];
     char text[256];
     kelpie__ignore(kelpie__text_format(path, sizeof(path), "/proc/%d/statm", pid));
@@ -109,7 +109,7 @@ static void write_host_stats(struct kelpie_json_writer *writer, struct kelpie_mo
     kelpie__json_write_u64(writer, "exec_count", kelpie__relay_live_count(&monitor->relay));
     kelpie__json_write_u64(writer, "host_cpu_ms", pid > 0 ? vmm_cpu_ms(monitor->os, pid) : 0);
     kelpie__json_write_u64(writer, "host_memory_kib",
-                           pid > 0 ? vmm_memory_kib(monitor->os, pid) : 0);
+                           pid > 0 ? kelpie__inspect_memory_kib(monitor->os, pid) : 0);
     kelpie__json_write_u64(writer, "host_disk_kib",
                            directory_kib(monitor->os, monitor->directory.vm));
 }

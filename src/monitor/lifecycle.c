@@ -19,7 +19,7 @@ struct kelpie_lifecycle *kelpie__lifecycle_of(struct kelpie_monitor *monitor) {
 
 /* ---- the record ------------------------------------------------------------------------------ */
 
-static int lifecycle_save(struct kelpie_lifecycle *lifecycle, struct kelpie_error *error) {
+int kelpie__lifecycle_save(struct kelpie_lifecycle *lifecycle, struct kelpie_error *error) {
     struct kelpie_monitor *monitor = lifecycle->monitor;
     struct kelpie_vm_record *record = &lifecycle->record;
     record->state = lifecycle->state;
@@ -35,7 +35,7 @@ void kelpie__lifecycle_change(struct kelpie_lifecycle *lifecycle, enum kelpie_vm
     kelpie__state_change(&lifecycle->state, next);
     kelpie__ignore(
         kelpie__text_copy(lifecycle->record.reason, sizeof(lifecycle->record.reason), reason));
-    if (lifecycle_save(lifecycle, &error) < 0) {
+    if (kelpie__lifecycle_save(lifecycle, &error) < 0) {
         kelpie__event_log_write(lifecycle->monitor, "notice", "%s", error.message);
     }
     kelpie__event_log_write(lifecycle->monitor, "state", "%s", reason);
@@ -78,8 +78,11 @@ static void lifecycle_vmm_event(void *context, const struct kelpie_vmm_event *ev
     switch (event->type) {
     case KELPIE_VMM_EVENT_STARTED:
         break;
-    case KELPIE_VMM_EVENT_PAUSED:
     case KELPIE_VMM_EVENT_RESUMED:
+        kelpie__capture_ran(&lifecycle->monitor->capture);
+        kelpie__pause_changed(&lifecycle->monitor->pause);
+        break;
+    case KELPIE_VMM_EVENT_PAUSED:
         kelpie__pause_changed(&lifecycle->monitor->pause);
         break;
     case KELPIE_VMM_EVENT_ENDED:
@@ -223,13 +226,15 @@ void kelpie__lifecycle_start(struct kelpie_monitor *monitor, struct kelpie_reply
     }
     lifecycle->record.previous = lifecycle->state;
     lifecycle->record.boot_us = 0;
+    lifecycle->record.parent[0] = '\0'; /* what is booted came from no snapshot */
     lifecycle->start_reply = reply;
     lifecycle->start_ns = monitor->loop->now_ns;
     lifecycle->boot_deadline_ns = kelpie__loop_deadline(
         monitor->loop, kelpie__min_u64(chosen_ms, KELPIE_BOOT_TIMEOUT_MS_MAX));
     kelpie__state_change(&lifecycle->state, KELPIE_VM_STARTING);
     lifecycle->record.reason[0] = '\0';
-    if (lifecycle_save(lifecycle, &error) < 0) { /* nothing is spawned that no file knows of */
+    if (kelpie__lifecycle_save(lifecycle, &error) <
+        0) { /* nothing is spawned that no file knows of */
         kelpie__lifecycle_start_failed(lifecycle, &error);
         return;
     }
@@ -262,6 +267,7 @@ void kelpie__lifecycle_guest_live(struct kelpie_monitor *monitor) {
 
 bool kelpie__lifecycle_is_over(const struct kelpie_monitor *monitor) {
     const struct kelpie_lifecycle *lifecycle = &monitor->lifecycle;
-    return !kelpie__state_is_live(lifecycle->state) &&
+    bool is_sealing = monitor->capture.phase != KELPIE_CAPTURE_IDLE && !lifecycle->is_ending;
+    return !kelpie__state_is_live(lifecycle->state) && !is_sealing &&
            (monitor->clients.count == 0 || lifecycle->is_ending || monitor->is_deleted);
 }

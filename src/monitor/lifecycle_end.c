@@ -29,6 +29,7 @@ static void lifecycle_end_vmm(struct kelpie_lifecycle *lifecycle, const struct k
     struct kelpie_monitor *monitor = lifecycle->monitor;
     kelpie__lifecycle_disarm(lifecycle);
     kelpie__pause_end(&monitor->pause, why);
+    kelpie__capture_vmm_gone(&monitor->capture, why);
     kelpie__guest_detach(&monitor->guest, why);
     kelpie__relay_fail_all(&monitor->relay, why);
     kelpie__console_log_detach(&monitor->console);

@@ -16,6 +16,10 @@ struct kelpie_lifecycle *kelpie__lifecycle_of(struct kelpie_monitor *monitor);
 void kelpie__lifecycle_change(struct kelpie_lifecycle *lifecycle, enum kelpie_vm_state next,
                               const char *reason);
 
+/* Writes the record as it is. */
+KELPIE_MUST_CHECK int kelpie__lifecycle_save(struct kelpie_lifecycle *lifecycle,
+                                             struct kelpie_error *error);
+
 void kelpie__lifecycle_disarm(struct kelpie_lifecycle *lifecycle);
 
 /* lifecycle.c: one attempt of a start. */

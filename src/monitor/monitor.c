@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "core/text.h"
+#include "monitor/worker.h"
 #include "os/os_call.h"
 #include "wire/wire.h"
 
@@ -19,6 +20,9 @@
 void kelpie__monitor_delete(struct kelpie_monitor *monitor, struct kelpie_reply *reply) {
     struct kelpie_error error = {0};
     KELPIE_ASSERT(!kelpie__state_is_live(monitor->lifecycle.state));
+    kelpie__ignore(kelpie__fail(&error, KELPIE_E_STATE, 0, "VM \"%s\" is being deleted",
+                                monitor->config.name));
+    kelpie__capture_abort(&monitor->capture, &error); /* its files are of this VM's directory */
     if (kelpie__vm_directory_delete(&monitor->directory, &error) < 0) {
         monitor->lifecycle.is_deleting = false;
         kelpie__reply_refuse(monitor, reply, &error);
@@ -82,6 +86,7 @@ static int monitor_init(struct kelpie_monitor *monitor, struct kelpie_error *err
     kelpie__guest_init(&monitor->guest, monitor);
     kelpie__relay_init(&monitor->relay, monitor);
     kelpie__pause_init(&monitor->pause, monitor);
+    kelpie__capture_init(&monitor->capture, monitor);
     int status = kelpie__lifecycle_init(&monitor->lifecycle, monitor, error);
     if (status == 0) {
         status = kelpie__event_log_open(&monitor->events, os, directory, error);
@@ -132,6 +137,7 @@ static int monitor_run(struct kelpie_monitor *monitor, struct kelpie_error *erro
 static void monitor_end(struct kelpie_monitor *monitor) {
     bool is_leftover = monitor->config.is_ephemeral && !monitor->is_deleted;
     kelpie__prepare_cancel(&monitor->prepare);
+    kelpie__capture_deinit(&monitor->capture);
     kelpie__clients_deinit(&monitor->clients, monitor->is_deleted ? "deleted" : "over");
     kelpie__relay_deinit(&monitor->relay);
     kelpie__lifecycle_deinit(&monitor->lifecycle);
@@ -159,6 +165,9 @@ static void monitor_complain(struct kelpie_os *os, const struct kelpie_error *er
 
 int kelpie_monitor_main(struct kelpie_os *os, int argc, char **argv) {
     struct kelpie_error error = {0};
+    if (argc > 1 && kelpie__text_equal(argv[1], KELPIE_WORKER_OPTION)) {
+        return kelpie__worker_main(os, argc, argv);
+    }
     struct kelpie_monitor *monitor = kelpie__alloc(os, sizeof(*monitor));
     if (monitor == NULL) {
         return 1;

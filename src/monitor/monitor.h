@@ -10,6 +10,7 @@
 #include "core/config.h"
 #include "core/error.h"
 #include "core/loop.h"
+#include "monitor/capture.h"
 #include "monitor/client.h"
 #include "monitor/console_log.h"
 #include "monitor/event_log.h"
@@ -32,6 +33,7 @@ struct kelpie_monitor {
     struct kelpie_clients clients;
     struct kelpie_lifecycle lifecycle;
     struct kelpie_pause pause;
+    struct kelpie_capture capture;
     struct kelpie_prepare prepare;
     struct kelpie_guest guest;
     struct kelpie_relay relay;

@@ -13,11 +13,9 @@ int kelpie__monitor_options_read(struct kelpie_monitor_options *options, int arg
         const char *name;
         const char **value;
     } known[] = {
-        {"--run-dir", &options->run_directory},
-        {"--vm-dir", &options->vm_directory},
-        {"--cache-dir", &options->cache_directory},
-        {"--libexec-dir", &options->libexec_directory},
-        {"--name", &options->name},
+        {"--run-dir", &options->run_directory},         {"--vm-dir", &options->vm_directory},
+        {"--state-dir", &options->state_directory},     {"--cache-dir", &options->cache_directory},
+        {"--libexec-dir", &options->libexec_directory}, {"--name", &options->name},
     };
     for (int i = 1; i + 1 < argc; i += 2) {
         bool is_known = false;

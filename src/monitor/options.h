@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * How a monitor is started. Its argv names the VM's directories, so that people and tests find it:
- *     kelpie-monitor --run-dir D --vm-dir D --cache-dir D --libexec-dir D --name N
+ *     kelpie-monitor --run-dir D --vm-dir D --state-dir D --cache-dir D --libexec-dir D --name N
  * and its descriptors are: 2 its log, 3 the VM's lock, 4 the listener, 5 the first connection, 6
  * the owner (if owned).
  */
@@ -21,6 +21,7 @@ enum kelpie_monitor_handle {
 struct kelpie_monitor_options {
     const char *run_directory;
     const char *vm_directory;
+    const char *state_directory; /* where snapshots go */
     const char *cache_directory;
     const char *libexec_directory;
     const char *name;

@@ -265,12 +265,25 @@ static int plan_root(struct kelpie_prepare *prepare, struct kelpie_error *error)
     return kelpie__cache_plan_identify(&prepare->cache, root, &prepare->item, error);
 }
 
+/* The uppermost layer of the VM's disk. The first one is named after the VM, since a snapshot's
+ * directory and those of its VMs hold the layers of many. */
 static int plan_disk(struct kelpie_prepare *prepare, struct kelpie_error *error) {
     const struct kelpie_monitor *monitor = prepare->monitor;
+    const struct kelpie_vm_record *record = &monitor->lifecycle.record;
+    struct kelpie_os_stat stat;
+    char name[KELPIE_RECORD_LAYER_BYTES_MAX];
     char path[KELPIE_PATH_BYTES_MAX];
+    bool has_layers = record->layer_count > 0;
+    kelpie__ignore(kelpie__text_format(name, sizeof(name), "disk-%s.raw", monitor->config.id));
+    const char *top = has_layers ? record->layers[record->layer_count - 1] : name;
     prepare->has_upper = true;
-    if (!kelpie__text_join(path, sizeof(path), monitor->options.vm_directory, "upper.raw")) {
+    prepare->is_upper_qcow2 = record->layer_count > 1;
+    if (!kelpie__text_join(path, sizeof(path), monitor->options.vm_directory, top)) {
         return kelpie__fail(error, KELPIE_E_LIMIT, 0, "the path of the VM's disk is too long");
+    }
+    int status = has_layers ? kelpie__os_stat(monitor->os, KELPIE_OS_CWD, path, false, &stat) : 0;
+    if (status < 0) { /* a new one in its place would be empty */
+        return kelpie__fail(error, KELPIE_E_IO, -status, "the layer \"%s\" of the VM's disk", top);
     }
     return kelpie__cache_plan_disk(&prepare->cache, monitor->config.disk_size_mib, path,
                                    &prepare->item, error);
@@ -357,9 +370,10 @@ void kelpie__prepare_spec(const struct kelpie_prepare *prepare, struct kelpie_vm
         count += 1;
     }
     if (prepare->has_upper) {
-        disks[count] = (struct kelpie_vmm_disk){.path = prepare->upper,
-                                                .serial = KELPIE_PREPARE_UPPER_SERIAL,
-                                                .format = KELPIE_VMM_DISK_RAW};
+        disks[count] = (struct kelpie_vmm_disk){
+            .path = prepare->upper,
+            .serial = KELPIE_PREPARE_UPPER_SERIAL,
+            .format = prepare->is_upper_qcow2 ? KELPIE_VMM_DISK_QCOW2 : KELPIE_VMM_DISK_RAW};
         count += 1;
     }
     *out = (struct kelpie_vmm_spec){

@@ -41,6 +41,7 @@ struct kelpie_prepare {
     /* Results. */
     enum kelpie_prepare_root root_kind;
     bool has_upper;
+    bool is_upper_qcow2;
     bool is_qcow2;
     bool is_own_kernel;
     char root_type[16]; /* "erofs" or "ext4" */

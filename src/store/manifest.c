@@ -37,6 +37,8 @@
     X(cpu)                                                                                         \
     X(accelerator)                                                                                 \
     X(kernel_digest)                                                                               \
+    X(mark)                                                                                        \
+    X(token)                                                                                       \
     X(checksum)
 
 bool kelpie__manifest_is_file_name(const char *name) {

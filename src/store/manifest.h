@@ -39,7 +39,9 @@ struct kelpie_manifest {
     char label[KELPIE_MANIFEST_LABEL_BYTES_MAX];
     char vm_id[33];
     char vm_name[KELPIE_NAME_BYTES_MAX + 1];
-    char parent[33]; /* id of the snapshot that its VM came from, or "" */
+    /* Id of the snapshot before it: the last one of its VM since that was started, else the one
+     * that its VM was made from, or "". */
+    char parent[33];
     int64_t created_ms;
     char kind[16];         /* "full" */
     char architecture[16]; /* "x86_64" */
@@ -52,10 +54,13 @@ struct kelpie_manifest {
     uint32_t cpu_count;
     uint32_t memory_mib;
     char kernel_digest[33]; /* of the kernel that it was booted with */
-    bool is_paused;         /* its VM was; so is what is made from it */
-    bool has_base;          /* `memory` and `map` lie over `base` */
-    uint64_t page_count;    /* in `memory` */
-    uint64_t stored_bytes;  /* what it takes on the disk, without what it shares */
+    /* What its guest waits for, and what it must answer: of kelpie__guest_continuity. */
+    char mark[2 * KELPIE_MARK_BYTES + 1];
+    char token[2 * KELPIE_TOKEN_BYTES + 1];
+    bool is_paused;        /* its VM was; so is what is made from it */
+    bool has_base;         /* `memory` and `map` lie over `base` */
+    uint64_t page_count;   /* in `memory` */
+    uint64_t stored_bytes; /* what it takes on the disk, without what it shares */
     uint32_t disk_count;
     struct kelpie_manifest_disk disks[KELPIE_MANIFEST_DISK_COUNT_MAX];
     /* Every file but the manifest itself and `checksums`, in the order of that. */

@@ -9,6 +9,7 @@
 #include "core/state.h"
 #include "core/text.h"
 #include "os/os_call.h"
+#include "store/manifest.h"
 
 static int64_t record_format(const struct kelpie_vm_record *record, char *out, size_t capacity) {
     struct kelpie_json_writer writer;
@@ -25,6 +26,13 @@ static int64_t record_format(const struct kelpie_vm_record *record, char *out, s
     kelpie__json_write_string(&writer, "accelerator_reason", record->accelerator_reason);
     kelpie__json_write_string(&writer, "origin", record->origin);
     kelpie__json_write_string(&writer, "kernel", record->kernel);
+    kelpie__json_write_string(&writer, "parent", record->parent);
+    KELPIE_ASSERT(record->layer_count <= KELPIE_DISK_LAYER_COUNT_MAX);
+    kelpie__json_array_begin(&writer, "layers");
+    for (uint32_t i = 0; i < record->layer_count; i += 1) {
+        kelpie__json_write_string(&writer, NULL, record->layers[i]);
+    }
+    kelpie__json_array_end(&writer);
     kelpie__json_write_u64(&writer, "boot_us", record->boot_us);
     kelpie__json_write_i64(&writer, "monitor_pid", record->monitor_pid);
     kelpie__json_write_i64(&writer, "vmm_pid", record->vmm_pid);
@@ -60,10 +68,34 @@ static void read_pid(const char *text, size_t length, const char *key, int32_t *
     }
 }
 
+/* Without a list there are none; one that is damaged would lose what the disk holds. */
+static bool read_layers(const char *text, size_t length, struct kelpie_vm_record *out) {
+    struct kelpie_json_value list;
+    struct kelpie_json_value item;
+    struct kelpie_json_iterator iterator;
+    if (kelpie__json_find(text, length, "layers", &list) < 0) {
+        return true;
+    }
+    if (kelpie__json_iterate(&list, &iterator) < 0 || iterator.is_object) {
+        return false;
+    }
+    int found = kelpie__json_next(&iterator, NULL, &item);
+    while (found == 1 && out->layer_count < KELPIE_DISK_LAYER_COUNT_MAX) {
+        char *layer = out->layers[out->layer_count];
+        if (kelpie__json_string(&item, layer, KELPIE_RECORD_LAYER_BYTES_MAX, NULL) < 0 ||
+            !kelpie__manifest_is_file_name(layer)) {
+            return false;
+        }
+        out->layer_count += 1;
+        found = kelpie__json_next(&iterator, NULL, &item);
+    }
+    return found == 0;
+}
+
 /* The state is needed; what else is missing stays empty, so that older files are read. */
 static bool record_parse(const char *text, size_t length, struct kelpie_vm_record *out) {
     *out = (struct kelpie_vm_record){0};
-    if (!read_state(text, length, "state", &out->state)) {
+    if (!read_state(text, length, "state", &out->state) || !read_layers(text, length, out)) {
         return false;
     }
     out->previous = KELPIE_VM_CREATED;
@@ -77,6 +109,7 @@ static bool record_parse(const char *text, size_t length, struct kelpie_vm_recor
     READ_TEXT(accelerator_reason);
     READ_TEXT(origin);
     READ_TEXT(kernel);
+    READ_TEXT(parent);
 #undef READ_TEXT
     kelpie__ignore(kelpie__json_find_i64(text, length, "changed_ms", &out->changed_ms));
     kelpie__ignore(kelpie__json_find_u64(text, length, "boot_us", &out->boot_us));

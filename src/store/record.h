@@ -13,6 +13,7 @@
 #define KELPIE_RECORD_FORMAT 1u
 #define KELPIE_RECORD_JSON_BYTES_MAX 32768u
 #define KELPIE_RECORD_FILE "state.json"
+#define KELPIE_RECORD_LAYER_BYTES_MAX 48u /* "disk-", 32 digits, ".qcow2" */
 
 struct kelpie_vm_record {
     enum kelpie_vm_state state;
@@ -25,6 +26,11 @@ struct kelpie_vm_record {
     char accelerator_reason[256];
     char origin[16];
     char kernel[KELPIE_PATH_BYTES_MAX + 1]; /* that was used */
+    char parent[33]; /* id of the snapshot that was taken of it last, or that it came from; "" */
+    /* Files of the writable disk in the VM's directory, the lowest first; none: only the one that a
+     * first start makes. The uppermost is written to, the others never again. */
+    uint32_t layer_count;
+    char layers[KELPIE_DISK_LAYER_COUNT_MAX][KELPIE_RECORD_LAYER_BYTES_MAX];
     uint64_t boot_us;
     int32_t monitor_pid;
     int32_t vmm_pid;

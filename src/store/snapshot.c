@@ -136,6 +136,24 @@ int kelpie__snapshot_begin(struct kelpie_snapshot *snapshot,
     return 0;
 }
 
+int kelpie__snapshot_adopt(struct kelpie_snapshot *snapshot,
+                           const struct kelpie_snapshot_store *store, const char *entry,
+                           int directory, struct kelpie_error *error) {
+    struct kelpie_snapshot adopted = {.store = store, .is_temporary = true, .directory = directory};
+    size_t prefix = strlen(SNAPSHOT_MADE_PREFIX);
+    KELPIE_ASSERT(directory >= 0);
+    if (strncmp(entry, SNAPSHOT_MADE_PREFIX, prefix) != 0 ||
+        strlen(entry) != prefix + SNAPSHOT_ID_CHARACTERS || !is_current(store, entry, directory)) {
+        return kelpie__fail(error, KELPIE_E_IO, 0, "\"%s\" is no unfinished snapshot", entry);
+    }
+    kelpie__ignore(kelpie__text_copy(adopted.entry, sizeof(adopted.entry), entry));
+    kelpie__ignore(
+        kelpie__text_copy(adopted.manifest.id, sizeof(adopted.manifest.id), entry + prefix));
+    *snapshot = adopted;
+    kelpie__snapshot_check(snapshot);
+    return 0;
+}
+
 static int list_file(struct kelpie_snapshot *snapshot, const char *name,
                      struct kelpie_error *error) {
     struct kelpie_manifest *manifest = &snapshot->manifest;
@@ -229,8 +247,18 @@ int kelpie__snapshot_publish(struct kelpie_snapshot *snapshot, bool is_synced,
 
 void kelpie__snapshot_abandon(struct kelpie_snapshot *snapshot) {
     const struct kelpie_snapshot_store *store = snapshot->store;
+    char gone[sizeof(snapshot->entry)];
     kelpie__snapshot_check(snapshot);
-    KELPIE_ASSERT(snapshot->is_temporary);
+    if (!snapshot->is_temporary) { /* nobody may see it half removed */
+        bool fits = kelpie__text_format(gone, sizeof(gone), SNAPSHOT_REMOVED_PREFIX "%s",
+                                        snapshot->manifest.id);
+        KELPIE_ASSERT(fits);
+        if (kelpie__os_rename(store->os, store->directory, snapshot->entry, store->directory, gone,
+                              false) == 0) {
+            kelpie__ignore(kelpie__text_copy(snapshot->entry, sizeof(snapshot->entry), gone));
+            snapshot->is_temporary = true;
+        }
+    }
     /* What stays is removed by prune, for its lock is free. */
     kelpie__ignore(kelpie__remove_directory(store->os, store->directory, snapshot->entry));
     kelpie__snapshot_close(snapshot);

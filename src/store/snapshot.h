@@ -47,6 +47,13 @@ KELPIE_MUST_CHECK int kelpie__snapshot_begin(struct kelpie_snapshot *snapshot,
                                              const struct kelpie_snapshot_store *store,
                                              const char *id, uint64_t needed_bytes,
                                              struct kelpie_error *error);
+/* For a worker: goes on with one that another process began, over that process's handle of its
+ * directory, whose lock both hold. Takes the handle on success. The manifest is empty. Errors: IO.
+ */
+KELPIE_MUST_CHECK int kelpie__snapshot_adopt(struct kelpie_snapshot *snapshot,
+                                             const struct kelpie_snapshot_store *store,
+                                             const char *entry, int directory,
+                                             struct kelpie_error *error);
 /* A new file in it, for reading and writing; its name goes into the manifest's list. */
 KELPIE_MUST_CHECK int kelpie__snapshot_add_file(struct kelpie_snapshot *snapshot, const char *name,
                                                 int *out_file, struct kelpie_error *error);
@@ -59,7 +66,7 @@ KELPIE_MUST_CHECK int kelpie__snapshot_add_link(struct kelpie_snapshot *snapshot
  * written. EXISTS when the name is taken; it can then be abandoned or get another name. */
 KELPIE_MUST_CHECK int kelpie__snapshot_publish(struct kelpie_snapshot *snapshot, bool is_synced,
                                                struct kelpie_error *error);
-/* Removes an unfinished one; closes it. */
+/* Removes an unfinished one, or one that was given its name just now; closes it. */
 void kelpie__snapshot_abandon(struct kelpie_snapshot *snapshot);
 
 /* Opens one by name and reads its manifest, with its lock held together with others. NOT_FOUND,

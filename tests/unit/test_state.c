@@ -22,10 +22,10 @@
 /* A row for each state, in the order of enum kelpie_vm_state; columns: the operations, the states.
  */
 static const char *const allowed[STATE_COUNT] = {
-    /* start stop kill pause resume exec delete */
-    [KELPIE_VM_CREATED] = "y-----y", [KELPIE_VM_STARTING] = "--y----",
-    [KELPIE_VM_RUNNING] = "-yyy-y-", [KELPIE_VM_PAUSED] = "-yy-y--",
-    [KELPIE_VM_STOPPED] = "y-----y", [KELPIE_VM_CRASHED] = "y-----y",
+    /* start stop kill pause resume exec delete snapshot */
+    [KELPIE_VM_CREATED] = "y-----y-", [KELPIE_VM_STARTING] = "--y-----",
+    [KELPIE_VM_RUNNING] = "-yyy-y-y", [KELPIE_VM_PAUSED] = "-yy-y--y",
+    [KELPIE_VM_STOPPED] = "y-----y-", [KELPIE_VM_CRASHED] = "y-----y-",
 };
 
 static const char *const reached[STATE_COUNT] = {

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Snapshots of the VM: vm.snapshot. The guest is made quiet, stands still while its devices and its
+ * own pages are written and its disk gets a new layer, and goes on; what takes its time is done by
+ * a child afterwards (worker.h). Whatever fails, the guest is as it was and nothing is left. One at
+ * a time. capture.c has the sequence, capture_request.c its beginning, capture_files.c what is
+ * written, capture_worker.c the child.
+ */
+#ifndef KELPIE_MONITOR_CAPTURE_H
+#define KELPIE_MONITOR_CAPTURE_H
+
+#include "core/error.h"
+#include "core/loop.h"
+#include "monitor/reply.h"
+#include "store/record.h"
+#include "store/snapshot.h"
+#include "vmm/vmm.h"
+
+#define KELPIE_CAPTURE_TEXT_BYTES_MAX 16384u
+
+enum kelpie_capture_phase {
+    KELPIE_CAPTURE_IDLE,
+    KELPIE_CAPTURE_QUIETING,  /* the guest was asked to be quiet */
+    KELPIE_CAPTURE_PAUSING,   /* the VMM was asked to stop it */
+    KELPIE_CAPTURE_SAVING,    /* devices and memory are being written */
+    KELPIE_CAPTURE_SWITCHING, /* its disk gets a new layer */
+    KELPIE_CAPTURE_RESUMING,  /* the VMM was asked to let it run */
+    KELPIE_CAPTURE_ENDING,    /* the VMM is about to end */
+    KELPIE_CAPTURE_SEALING,   /* the child makes a snapshot of it */
+    KELPIE_CAPTURE_REMOVING,  /* the child removes what was made */
+    KELPIE_CAPTURE_STOPPING,  /* it is there, and the VM was to end */
+};
+
+struct kelpie_capture {
+    struct kelpie_monitor *monitor; /* borrowed: for ever */
+    enum kelpie_capture_phase phase;
+    struct kelpie_reply reply;
+
+    /* What a VM that was made from a snapshot keeps of it while it lives. */
+    int base;               /* owned: the file under its memory; KELPIE_OS_NO_HANDLE: booted */
+    char kernel_digest[33]; /* of that snapshot; "": booted */
+
+    /* From the request to the answer: */
+    bool was_running;   /* and is to run again */
+    bool is_last;       /* the VM is to end with it */
+    bool is_synced;     /* it survives the machine's death */
+    bool is_holding;    /* pause and resume are ours (kelpie__pause_take) */
+    bool is_cancelled;  /* nobody wants it any more */
+    bool is_removed;    /* nothing is left of it */
+    bool has_layer;     /* a new layer was made for its disk, and may be taken back: */
+    bool is_disk_clean; /* the guest has not run since its last one (not of this capture alone) */
+    uint32_t disk_index;
+    uint32_t disk_count;
+    struct kelpie_snapshot_store store;
+    struct kelpie_snapshot snapshot; /* temporary, with its lock */
+    struct kelpie_vmm_save files;    /* owned */
+    struct kelpie_vmm_saved saved;
+    int64_t stopped_ns;
+    uint64_t pause_us;
+    struct kelpie_error failure; /* code 0: none */
+
+    /* The child. */
+    int process; /* owned; KELPIE_OS_NO_HANDLE: none */
+    int output;  /* owned */
+    uint32_t process_watch;
+    uint32_t output_watch;
+    struct kelpie_timer worker_timer;
+    bool is_late;
+    size_t text_length;
+    char text[KELPIE_CAPTURE_TEXT_BYTES_MAX];
+};
+
+void kelpie__capture_init(struct kelpie_capture *capture, struct kelpie_monitor *monitor);
+/* The monitor ends: nothing is left of an unfinished one. */
+void kelpie__capture_deinit(struct kelpie_capture *capture);
+
+/* vm.snapshot. */
+void kelpie__capture_request(struct kelpie_monitor *monitor, struct kelpie_reply reply,
+                             const char *params, size_t length);
+/* The client no longer wants its snapshot. */
+void kelpie__capture_cancel(struct kelpie_monitor *monitor, uint64_t client, uint64_t request);
+
+/* The guest runs: its disk is being written to. */
+void kelpie__capture_ran(struct kelpie_capture *capture);
+/* The VMM has ended, or never started. What was saved before goes on to be a snapshot. */
+void kelpie__capture_vmm_gone(struct kelpie_capture *capture, const struct kelpie_error *why);
+/* The VM's files are going: what is under way is refused, and nothing is left of it. */
+void kelpie__capture_abort(struct kelpie_capture *capture, const struct kelpie_error *why);
+
+/* ---- for the files of the capture ------------------------------------------------------------ */
+
+/* capture.c: with all that kelpie__capture_make makes: the guest's part. */
+void kelpie__capture_begin(struct kelpie_capture *capture);
+/* Refuses one that has not begun, and leaves nothing. */
+void kelpie__capture_reject(struct kelpie_capture *capture, const struct kelpie_error *why);
+
+/* capture_files.c: makes the directory and the files that are written while the guest stands still,
+ * and a new layer for its disk. What a failure leaves is kelpie__capture_take_back's. */
+KELPIE_MUST_CHECK int kelpie__capture_make(struct kelpie_capture *capture, const char *name,
+                                           const char *label, struct kelpie_error *error);
+void kelpie__capture_close_files(struct kelpie_capture *capture);
+/* The new layer is not used: the VM's disk is what it was. */
+void kelpie__capture_take_back(struct kelpie_capture *capture);
+/* The manifest as far as it is known, for the child. */
+KELPIE_MUST_CHECK int kelpie__capture_write_draft(struct kelpie_capture *capture,
+                                                  struct kelpie_error *error);
+/* The root image; NULL: the built-in one. */
+const struct kelpie_vmm_disk *kelpie__capture_root(const struct kelpie_capture *capture);
+
+/* capture_worker.c: a child for what is in the temporary directory; at its end
+ * kelpie__capture_worked is called from the loop, with what it takes on the disk. */
+KELPIE_MUST_CHECK int kelpie__capture_work(struct kelpie_capture *capture, const char *job,
+                                           struct kelpie_error *error);
+void kelpie__capture_work_cancel(struct kelpie_capture *capture);
+void kelpie__capture_worked(struct kelpie_capture *capture, const struct kelpie_error *error,
+                            uint64_t stored_bytes);
+
+#endif

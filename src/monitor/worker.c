@@ -1,0 +1,429 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See worker.h. One job, then the end: nothing is undone here but what the job itself made.
+ */
+#include "monitor/worker.h"
+
+#include <string.h>
+
+#include "core/json.h"
+#include "core/text.h"
+#include "os/os_call.h"
+#include "store/checksum.h"
+#include "store/copy.h"
+#include "store/seal.h"
+#include "store/vm_directory.h"
+
+#define WORKER_TEXT_BYTES_MAX 16384u
+#define WORKER_WRITES_MAX 64u
+#define WORKER_FLAT_FILE "flat"
+#define WORKER_FILE_MODE 0600u
+/* A delta of more than this part of the memory is laid over its base. */
+#define WORKER_DELTA_PART 4u
+#define WORKER_PAGE_BYTES 4096u
+#define WORKER_KERNEL_BYTES_MAX (UINT64_C(256) << 20)
+
+struct worker {
+    struct kelpie_os *os;
+    struct kelpie_snapshot *snapshot;
+    const struct kelpie_worker_options *options;
+    int base;
+    int vm;                       /* owned: the VM's directory */
+    struct kelpie_manifest draft; /* with the names of files that are still to come */
+    uint64_t own_bytes;           /* on the disk, of what is not shared */
+};
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+static int worker_open(struct kelpie_os *os, int directory, const char *name,
+                       struct kelpie_error *error) {
+    int file = kelpie__os_open(os, directory, name, KELPIE_OS_OPEN_READ, 0);
+    return file < 0 ? kelpie__fail(error, KELPIE_E_IO, -file, "open \"%s\"", name) : file;
+}
+
+/* Counts a file of the snapshot, unless it is another name of `source`. */
+static void worker_count(struct worker *worker, const char *name, int source) {
+    struct kelpie_os_stat mine;
+    struct kelpie_os_stat theirs;
+    if (kelpie__os_stat(worker->os, worker->snapshot->directory, name, false, &mine) < 0) {
+        return;
+    }
+    bool is_shared = source >= 0 && kelpie__os_stat(worker->os, source, "", false, &theirs) == 0 &&
+                     mine.inode == theirs.inode && mine.device == theirs.device;
+    worker->own_bytes += is_shared ? 0 : mine.allocated_bytes;
+}
+
+static int worker_link(struct worker *worker, int directory, const char *path, const char *name,
+                       struct kelpie_error *error) {
+    int file = worker_open(worker->os, directory, path, error);
+    if (file < 0) {
+        return file;
+    }
+    int status = kelpie__snapshot_add_link(worker->snapshot, name, file, true, error);
+    if (status == 0) {
+        worker_count(worker, name, file);
+    }
+    kelpie__ignore(kelpie__os_close(worker->os, file));
+    return status;
+}
+
+static int worker_copy_config(struct worker *worker, struct kelpie_error *error) {
+    int copy = KELPIE_OS_NO_HANDLE;
+    int file = worker_open(worker->os, worker->vm, KELPIE_VM_CONFIG_FILE, error);
+    if (file < 0) {
+        return file;
+    }
+    int status =
+        kelpie__snapshot_add_file(worker->snapshot, KELPIE_SNAPSHOT_CONFIG_FILE, &copy, error);
+    if (status == 0) {
+        int result = kelpie__copy_file(worker->os, file, copy);
+        int closed = kelpie__os_close(worker->os, copy);
+        result = result < 0 ? result : closed;
+        status = result < 0
+                     ? kelpie__fail(error, KELPIE_E_IO, -result, "copy the VM's configuration")
+                     : 0;
+        worker_count(worker, KELPIE_SNAPSHOT_CONFIG_FILE, KELPIE_OS_NO_HANDLE);
+    }
+    kelpie__ignore(kelpie__os_close(worker->os, file));
+    return status;
+}
+
+static const struct kelpie_manifest_disk *worker_disk_of(const struct worker *worker,
+                                                         const char *name) {
+    for (uint32_t i = 0; i < worker->draft.disk_count; i += 1) {
+        if (strcmp(worker->draft.disks[i].file, name) == 0) {
+            return &worker->draft.disks[i];
+        }
+    }
+    return NULL;
+}
+
+/* Takes over what the monitor wrote, and links the layers of the disks: the lowest first. */
+static int worker_take_files(struct worker *worker, struct kelpie_error *error) {
+    struct kelpie_manifest *manifest = &worker->snapshot->manifest;
+    int status = 0;
+    status = kelpie__manifest_read(worker->os, worker->snapshot->directory, &worker->draft, error);
+    if (status < 0) {
+        return status;
+    }
+    *manifest = worker->draft;
+    manifest->file_count = 0;
+    for (uint32_t i = 0; i < worker->draft.file_count && status == 0; i += 1) {
+        const char *name = worker->draft.files[i].name;
+        const struct kelpie_manifest_disk *disk = worker_disk_of(worker, name);
+        bool is_written = strcmp(name, KELPIE_SNAPSHOT_DEVICE_FILE) == 0 ||
+                          strcmp(name, KELPIE_SNAPSHOT_MEMORY_FILE) == 0 ||
+                          strcmp(name, KELPIE_SNAPSHOT_MAP_FILE) == 0;
+        if (is_written) {
+            manifest->files[manifest->file_count] = worker->draft.files[i];
+            manifest->file_count += 1;
+        } else if (disk != NULL && disk->is_read_only) {
+            status = worker_link(worker, KELPIE_OS_CWD, worker->options->root, name, error);
+        } else {
+            status = worker_link(worker, worker->vm, name, name, error);
+        }
+    }
+    return status;
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+static void worker_forget_file(struct kelpie_manifest *manifest, const char *name) {
+    for (uint32_t i = 0; i < manifest->file_count; i += 1) {
+        if (strcmp(manifest->files[i].name, name) == 0) {
+            memmove(&manifest->files[i], &manifest->files[i + 1],
+                    (manifest->file_count - i - 1) * sizeof(manifest->files[0]));
+            manifest->file_count -= 1;
+            return;
+        }
+    }
+}
+
+static int flatten_files(struct worker *worker, int memory, int map, int flat,
+                         struct kelpie_error *error) {
+    struct kelpie_os *os = worker->os;
+    int directory = worker->snapshot->directory;
+    int status = kelpie__worker_flatten(os, worker->base, memory, map, flat, error);
+    if (status < 0) {
+        return status;
+    }
+    int result = kelpie__os_rename(os, directory, WORKER_FLAT_FILE, directory,
+                                   KELPIE_SNAPSHOT_MEMORY_FILE, true);
+    if (result == 0) {
+        result = kelpie__os_unlink(os, directory, KELPIE_SNAPSHOT_MAP_FILE, false);
+    }
+    return result < 0 ? kelpie__fail(error, KELPIE_E_IO, -result, "replace the snapshot's memory")
+                      : 0;
+}
+
+static int worker_make_flat(struct worker *worker, struct kelpie_error *error) {
+    struct kelpie_os *os = worker->os;
+    struct kelpie_manifest *manifest = &worker->snapshot->manifest;
+    int directory = worker->snapshot->directory;
+    int memory = worker_open(os, directory, KELPIE_SNAPSHOT_MEMORY_FILE, error);
+    int map = memory < 0 ? memory : worker_open(os, directory, KELPIE_SNAPSHOT_MAP_FILE, error);
+    int flat = map;
+    int status = map < 0 ? map : 0;
+    if (status == 0) {
+        flat = kelpie__os_open(os, directory, WORKER_FLAT_FILE,
+                               KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE |
+                                   KELPIE_OS_OPEN_EXCLUSIVE,
+                               WORKER_FILE_MODE);
+        status = flat < 0 ? kelpie__fail(error, KELPIE_E_IO, -flat, "make a flat memory") : 0;
+    }
+    if (status == 0) {
+        status = flatten_files(worker, memory, map, flat, error);
+        kelpie__ignore(kelpie__os_close(os, flat));
+    }
+    if (status == 0) {
+        worker_forget_file(manifest, KELPIE_SNAPSHOT_MAP_FILE);
+        manifest->has_base = false;
+    }
+    if (map >= 0) {
+        kelpie__ignore(kelpie__os_close(os, map));
+    }
+    if (memory >= 0) {
+        kelpie__ignore(kelpie__os_close(os, memory));
+    }
+    return status;
+}
+
+/* A small delta lies over its base; a large one would cost every VM that is made from it, and is
+ * laid into a memory of its own. Either way nothing of it lies over a third file. */
+static int worker_memory(struct worker *worker, struct kelpie_error *error) {
+    struct kelpie_manifest *manifest = &worker->snapshot->manifest;
+    uint64_t memory_bytes = (uint64_t)manifest->memory_mib << 20;
+    if (!manifest->has_base) {
+        return 0;
+    }
+    if (worker->base < 0) {
+        return kelpie__fail(error, KELPIE_E_INTERNAL, 0, "the memory's base was not handed over");
+    }
+    if (manifest->page_count * WORKER_PAGE_BYTES > memory_bytes / WORKER_DELTA_PART) {
+        return worker_make_flat(worker, error);
+    }
+    int status = kelpie__snapshot_add_link(worker->snapshot, KELPIE_SNAPSHOT_BASE_FILE,
+                                           worker->base, true, error);
+    if (status == 0) {
+        worker_count(worker, KELPIE_SNAPSHOT_BASE_FILE, worker->base);
+    }
+    return status;
+}
+
+/* ---- the kernel ------------------------------------------------------------------------------ */
+
+/* Of a file that may have been replaced since: it tells kernels apart, and nothing is made of it.
+ */
+static void worker_kernel(struct worker *worker) {
+    struct kelpie_manifest *manifest = &worker->snapshot->manifest;
+    struct kelpie_os *os = worker->os;
+    struct kelpie_os_stat stat = {0};
+    int file = manifest->kernel_digest[0] == '\0'
+                   ? worker_open(os, KELPIE_OS_CWD, worker->options->kernel, NULL)
+                   : KELPIE_OS_NO_HANDLE;
+    if (file < 0) {
+        return;
+    }
+    if (kelpie__os_stat(os, file, "", false, &stat) == 0 && stat.size_bytes > 0 &&
+        stat.size_bytes <= WORKER_KERNEL_BYTES_MAX) {
+        size_t count = (size_t)stat.size_bytes;
+        uint8_t *bytes = kelpie__alloc(os, count);
+        size_t done = 0;
+        int64_t got = 1;
+        while (bytes != NULL && done < count && got > 0) { /* bound: every turn reads a byte */
+            got = kelpie__os_pread(os, file, bytes + done, count - done, done);
+            done += got > 0 ? (size_t)got : 0;
+        }
+        if (done == count) {
+            kelpie__checksum_text(bytes, count, manifest->kernel_digest);
+        }
+        kelpie__free(os, bytes, count);
+    }
+    kelpie__ignore(kelpie__os_close(os, file));
+}
+
+/* ---- jobs ------------------------------------------------------------------------------------ */
+
+/* The new layer over the VM's disk is as durable as what it lies over. */
+static int worker_sync_vm(struct worker *worker, struct kelpie_error *error) {
+    char name[256];
+    uint64_t cursor = 0;
+    int status = 0;
+    /* bound: the directory */
+    while (status == 0 &&
+           kelpie__os_list(worker->os, worker->vm, &cursor, name, sizeof(name)) == 1) {
+        if (!kelpie__text_has_prefix(name, "disk-")) {
+            continue;
+        }
+        int file = worker_open(worker->os, worker->vm, name, error);
+        if (file < 0) {
+            return file;
+        }
+        status = kelpie__os_sync(worker->os, file);
+        kelpie__ignore(kelpie__os_close(worker->os, file));
+    }
+    status = status < 0 ? status : kelpie__os_sync(worker->os, worker->vm);
+    return status < 0 ? kelpie__fail(error, KELPIE_E_IO, -status, "sync the VM's directory") : 0;
+}
+
+static int worker_finish(struct worker *worker, struct kelpie_error *error) {
+    struct kelpie_snapshot *snapshot = worker->snapshot;
+    bool is_synced = worker->options->is_synced;
+    int status =
+        kelpie__seal(worker->os, snapshot->directory, &snapshot->manifest, is_synced, error);
+    for (uint32_t i = 0; i < snapshot->manifest.file_count; i += 1) {
+        const char *name = snapshot->manifest.files[i].name;
+        bool is_written = strcmp(name, KELPIE_SNAPSHOT_DEVICE_FILE) == 0 ||
+                          strcmp(name, KELPIE_SNAPSHOT_MEMORY_FILE) == 0 ||
+                          strcmp(name, KELPIE_SNAPSHOT_MAP_FILE) == 0;
+        if (is_written) {
+            worker_count(worker, name, KELPIE_OS_NO_HANDLE);
+        }
+    }
+    worker_count(worker, KELPIE_SEAL_FILE, KELPIE_OS_NO_HANDLE);
+    snapshot->manifest.stored_bytes = worker->own_bytes;
+    if (status == 0) {
+        status = kelpie__manifest_write(worker->os, snapshot->directory, &snapshot->manifest,
+                                        is_synced, error);
+    }
+    if (status == 0 && is_synced && worker->draft.disk_count > 0) {
+        status = worker_sync_vm(worker, error);
+    }
+    return status < 0 ? status : kelpie__snapshot_publish(snapshot, is_synced, error);
+}
+
+int kelpie__worker_seal(struct kelpie_snapshot *snapshot,
+                        const struct kelpie_worker_options *options, int base,
+                        struct kelpie_error *error) {
+    struct worker worker = {
+        .os = snapshot->store->os, .snapshot = snapshot, .options = options, .base = base};
+    kelpie__snapshot_check(snapshot);
+    worker.vm = kelpie__os_open(worker.os, KELPIE_OS_CWD, options->vm,
+                                KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
+    if (worker.vm < 0) {
+        return kelpie__fail(error, KELPIE_E_IO, -worker.vm, "open \"%s\"", options->vm);
+    }
+    int status = worker_take_files(&worker, error);
+    if (status == 0) {
+        status = worker_memory(&worker, error);
+    }
+    if (status == 0) {
+        status = worker_copy_config(&worker, error);
+    }
+    if (status == 0) {
+        worker_kernel(&worker);
+        status = worker_finish(&worker, error);
+    }
+    kelpie__ignore(kelpie__os_close(worker.os, worker.vm));
+    return status;
+}
+
+/* ---- the program ----------------------------------------------------------------------------- */
+
+static int worker_options_read(struct kelpie_worker_options *options, int argc, char **argv,
+                               struct kelpie_error *error) {
+    const char *synced = "no";
+    *options = (struct kelpie_worker_options){0};
+    const struct {
+        const char *name;
+        const char **value;
+    } known[] = {
+        {KELPIE_WORKER_OPTION, &options->job},
+        {"--store", &options->store},
+        {"--entry", &options->entry},
+        {"--vm", &options->vm},
+        {"--root", &options->root},
+        {"--kernel", &options->kernel},
+        {"--synced", &synced},
+    };
+    for (int i = 1; i + 1 < argc; i += 2) {
+        for (size_t j = 0; j < KELPIE_ARRAY_COUNT(known); j += 1) {
+            if (kelpie__text_equal(argv[i], known[j].name)) {
+                *known[j].value = argv[i + 1];
+            }
+        }
+    }
+    options->is_synced = kelpie__text_equal(synced, "yes");
+    for (size_t j = 0; j < KELPIE_ARRAY_COUNT(known); j += 1) {
+        if (*known[j].value == NULL) {
+            return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                                "%s is missing; workers are started by kelpie-monitor, not by hand",
+                                known[j].name);
+        }
+    }
+    return 0;
+}
+
+/* Gives the bytes on the disk. Whatever fails, nothing of the snapshot is left. */
+static int worker_run(struct kelpie_snapshot_store *store,
+                      const struct kelpie_worker_options *options, uint64_t *out_bytes,
+                      bool *out_is_removed, struct kelpie_error *error) {
+    struct kelpie_snapshot snapshot = {0};
+    bool is_seal = kelpie__text_equal(options->job, KELPIE_WORKER_SEAL);
+    if (!is_seal && !kelpie__text_equal(options->job, KELPIE_WORKER_REMOVE)) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "there is no job \"%s\"", options->job);
+    }
+    int status = kelpie__snapshot_adopt(&snapshot, store, options->entry,
+                                        KELPIE_WORKER_HANDLE_DIRECTORY, error);
+    if (status < 0) {
+        return status;
+    }
+    if (is_seal) {
+        struct kelpie_os_stat stat;
+        bool has_base =
+            kelpie__os_stat(store->os, KELPIE_WORKER_HANDLE_BASE, "", false, &stat) == 0 &&
+            stat.kind == KELPIE_OS_KIND_FILE; /* else it is /dev/null */
+        status = kelpie__worker_seal(
+            &snapshot, options, has_base ? KELPIE_WORKER_HANDLE_BASE : KELPIE_OS_NO_HANDLE, error);
+        *out_bytes = snapshot.manifest.stored_bytes;
+    }
+    if (!is_seal || status < 0) {
+        kelpie__snapshot_abandon(&snapshot);
+        *out_is_removed = true;
+    }
+    return status;
+}
+
+static void worker_answer(struct kelpie_os *os, int status, uint64_t bytes, bool is_removed,
+                          const struct kelpie_error *error) {
+    struct kelpie_json_writer writer;
+    char text[WORKER_TEXT_BYTES_MAX];
+    kelpie__json_begin(&writer, text, sizeof(text));
+    kelpie__json_object_begin(&writer, NULL);
+    if (status == 0) {
+        kelpie__json_write_u64(&writer, "bytes", bytes);
+    } else {
+        kelpie__json_write_i64(&writer, "code", error->code);
+        kelpie__json_write_i64(&writer, "os_error", error->os_error);
+        kelpie__json_write_string(&writer, "field", error->field);
+        kelpie__json_write_string(&writer, "message", error->message);
+        kelpie__json_write_bool(&writer, "is_removed", is_removed);
+    }
+    kelpie__json_object_end(&writer);
+    int64_t length = kelpie__json_finish(&writer);
+    KELPIE_ASSERT(length > 0); /* six times the message, and little else */
+    int64_t done = 0;
+    for (uint32_t i = 0; i < WORKER_WRITES_MAX && done < length; i += 1) {
+        int64_t put =
+            kelpie__os_write(os, KELPIE_WORKER_HANDLE_OUTPUT, text + done, (size_t)(length - done));
+        done += put > 0 ? put : 0;
+    }
+}
+
+int kelpie__worker_main(struct kelpie_os *os, int argc, char **argv) {
+    struct kelpie_worker_options options;
+    struct kelpie_snapshot_store store = {0};
+    struct kelpie_error error = {0};
+    uint64_t bytes = 0;
+    bool is_removed = false;
+    int status = worker_options_read(&options, argc, argv, &error);
+    if (status == 0) {
+        status = kelpie__snapshot_store_open(&store, os, options.store, "", &error);
+    }
+    if (status == 0) {
+        status = worker_run(&store, &options, &bytes, &is_removed, &error);
+        kelpie__snapshot_store_close(&store);
+    }
+    worker_answer(os, status, bytes, is_removed, &error);
+    return status < 0 ? 1 : 0;
+}
