@@ -30,7 +30,7 @@ static bool scratch_grow(struct sim_disk *disk, size_t bytes) {
     if (disk->scratch_bytes >= bytes) {
         return true;
     }
-    char *scratch = kelpie__sim_heap_alloc(disk->heap, bytes);
+    char *scratch = kelpie__sim_heap_alloc_raw(disk->heap, bytes);
     if (scratch == NULL) {
         return false;
     }

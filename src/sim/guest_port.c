@@ -19,8 +19,8 @@
 
 bool kelpie__sim_queue_init(struct sim_queue *queue, struct sim_heap *heap, uint32_t capacity) {
     KELPIE_ASSERT(capacity > 0 && (capacity & (capacity - 1)) == 0);
-    *queue =
-        (struct sim_queue){.bytes = kelpie__sim_heap_alloc(heap, capacity), .capacity = capacity};
+    *queue = (struct sim_queue){.bytes = kelpie__sim_heap_alloc_raw(heap, capacity),
+                                .capacity = capacity};
     return queue->bytes != NULL;
 }
 

@@ -121,6 +121,8 @@ void kelpie__sim_guest_ended(struct sim_process *process) {
     uint64_t cpu_us = kelpie__sim_guest_cpu_us(process);
     process->exit.cpu_user_us = cpu_us - cpu_us / 3;
     process->exit.cpu_system_us = cpu_us / 3;
+    extra->peak_kib =
+        kelpie__max_u64(extra->peak_kib, PROCESS_BASE_KIB + process->memory_bytes_peak / 1024);
     process->exit.peak_memory_kib = extra->peak_kib;
     kernel->cpu_us += own_us;
     struct sim_process *parent = process->parent;

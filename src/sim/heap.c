@@ -98,8 +98,10 @@ size_t kelpie__sim_heap_block_bytes(size_t bytes) {
     return block_bytes;
 }
 
-void *kelpie__sim_heap_alloc(struct sim_heap *heap, size_t bytes) {
+/* *out_stale: bytes of it that may be anything but zero. */
+static void *heap_take(struct sim_heap *heap, size_t bytes, size_t *out_stale) {
     size_t block_bytes = 0;
+    *out_stale = 0;
     if (bytes == 0 || bytes > heap->capacity) {
         return NULL;
     }
@@ -108,17 +110,31 @@ void *kelpie__sim_heap_alloc(struct sim_heap *heap, size_t bytes) {
     struct heap_free *block = heap->free[class];
     if (block != NULL) {
         heap->free[class] = block->next;
-        memset(block, 0, bytes);
+        *out_stale = bytes;
     } else if (block_bytes <= heap->capacity - heap->extent) {
         block = (struct heap_free *)(void *)((char *)heap + heap->extent);
-        if (heap->extent < heap->dirty) {
-            memset(block, 0, block_bytes);
-        }
+        *out_stale = heap->extent < heap->dirty ? block_bytes : 0;
         heap->extent += block_bytes;
     } else {
         return NULL;
     }
     heap->live_bytes += block_bytes;
+    return block;
+}
+
+void *kelpie__sim_heap_alloc(struct sim_heap *heap, size_t bytes) {
+    size_t stale = 0;
+    void *block = heap_take(heap, bytes, &stale);
+    if (stale > 0) {
+        memset(block, 0, stale);
+    }
+    return block;
+}
+
+void *kelpie__sim_heap_alloc_raw(struct sim_heap *heap, size_t bytes) {
+    size_t stale = 0;
+    void *block = heap_take(heap, bytes, &stale);
+    KELPIE_ASSERT(block != NULL || stale == 0);
     return block;
 }
 

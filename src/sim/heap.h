@@ -21,6 +21,9 @@ void kelpie__sim_heap_unreserve(void *base, size_t capacity);
 struct sim_heap *kelpie__sim_heap_init(void *base, size_t capacity);
 /* NULL when it is full. */
 void *kelpie__sim_heap_alloc(struct sim_heap *heap, size_t bytes);
+/* The same, with whatever the bytes were: for stacks and buffers that are written before they are
+ * read. */
+void *kelpie__sim_heap_alloc_raw(struct sim_heap *heap, size_t bytes);
 /* Takes NULL. */
 void kelpie__sim_heap_free(struct sim_heap *heap, void *block, size_t bytes);
 /* What a block of so many bytes really has: it may be used for any size of the same block. */

@@ -262,7 +262,7 @@ bool kelpie__sim_process_begin(struct sim_process *process, sim_main main, uint3
     size_t bytes = stack_bytes == 0 ? SIM_STACK_BYTES : stack_bytes;
     void *stack = machine->guest == NULL
                       ? kelpie__sim_stack_take(machine->world->nursery, bytes, &bytes)
-                      : kelpie__sim_heap_alloc(machine->heap, bytes);
+                      : kelpie__sim_heap_alloc_raw(machine->heap, bytes);
     if (stack == NULL) {
         return false;
     }

@@ -128,6 +128,24 @@ static void test_streams_pass_every_byte(void **state) {
     kelpie__sim_world_destroy(world);
 }
 
+static void test_two_mebibytes_of_arguments(void **state) {
+    struct sim_world *world = client_world(30);
+    struct client *client = client_boot_ready(client_os(world));
+    const char *argv[24] = {"sh", "-c", "echo $#; echo ${#1}"};
+    char *large = malloc(100001);
+    kelpie__ignore(state != NULL);
+    memset(large, 'x', 100000);
+    large[100000] = '\0';
+    for (int i = 3; i < 23; i += 1) {
+        argv[i] = large;
+    }
+    int channel = client_exec(client, argv, NULL);
+    assert_string_equal(client_text(client, channel, 0), "19\n100000\n");
+    free(large);
+    client_end(client);
+    kelpie__sim_world_destroy(world);
+}
+
 static void test_timeout_kills_what_left_its_session(void **state) {
     struct sim_world *world = client_world(7);
     struct client *client = client_boot_ready(client_os(world));
@@ -535,6 +553,7 @@ int main(void) {
         cmocka_unit_test(test_clock_is_right),
         cmocka_unit_test(test_exec_ends_as_told),
         cmocka_unit_test(test_streams_pass_every_byte),
+        cmocka_unit_test(test_two_mebibytes_of_arguments),
         cmocka_unit_test(test_timeout_kills_what_left_its_session),
         cmocka_unit_test(test_exec_on_a_terminal),
         cmocka_unit_test(test_guest_ends_by_itself),

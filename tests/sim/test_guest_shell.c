@@ -211,11 +211,50 @@ static void test_jobs_and_signals(void **state) {
     run_rows(rows, KELPIE_ARRAY_COUNT(rows));
 }
 
+/* What the rows of tests/contract and tests/cli run, as far as it ends by itself. */
+static void test_scripts_of_the_contract(void **state) {
+    static const struct script_row rows[] = {
+        {"echo out 5; echo err 5 >&2; exit 3", "out 5\n", 3},
+        {"printf '#!/no/such/interpreter\\n' >/tmp/script; chmod +x /tmp/script; echo >/tmp/plain",
+         "", 0},
+        {"ps | grep -c '[s]leep 123' || true", "0\n", 0},
+        {"dd if=/dev/zero of=/tmp/data bs=1M count=24 2>/dev/null; md5sum /tmp/data | wc -l", "1\n",
+         0},
+        {"rm /tmp/data; cat /tmp/done 2>/dev/null; echo waits", "waits\n", 0},
+        {"i=0; while ps | grep -q '[s]leep 5432' && [ $i -lt 50 ]; do i=$((i+1)); sleep 0.1; done; "
+         "ps | grep -c '[s]leep 5432' || true",
+         "0\n", 0},
+        {"tr '\\0' '\\n' </proc/1/cmdline | head -n1; cat /proc/1/comm", "/init\ninit\n", 0},
+        {"echo from >/etc/mark; cat /etc/mark; echo changed >/etc/mark; touch /new; cat /etc/mark",
+         "from\nchanged\n", 0},
+        {"touch /none/new 2>/dev/null || echo read-only", "read-only\n", 0},
+        {"ls /kept 2>/dev/null; echo data >/kept; ls /kept", "/kept\n", 0},
+        {"for i in 1 2 3; do echo line $i; sleep 0.1; done; read x; echo got $x; exit 9",
+         "line 1\nline 2\nline 3\ngot\n", 9},
+        {"yes 'a line for the console' | head -c 500 >/dev/console", "", 0},
+        {"for s in INT TERM HUP QUIT USR1; do trap \"echo $s; exit 9\" $s; done; echo ready; "
+         "kill -HUP $$; while :; do sleep 0.05; done",
+         "ready\nHUP\n", 9},
+        {"trap 'stty size; exit' WINCH; echo ready; kill -WINCH $$; while :; do sleep 1; done",
+         "ready\n", 1},
+        {"i=250; while [ $i -lt 256 ]; do printf \"\\\\$(printf %03o $i)\"; i=$((i+1)); done",
+         "\xfa\xfb\xfc\xfd\xfe\xff", 0},
+        {"sleep 0.5; echo out; echo err >&2; exit 5", "out\n", 5},
+        {"echo \"$A|$B|$HOME\"; pwd; id -u; id -g", "||/root\n/\n0\n0\n", 0},
+    };
+    kelpie__ignore(state != NULL);
+    run_rows(rows, KELPIE_ARRAY_COUNT(rows));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lists_and_quotes), cmocka_unit_test(test_variables),
-        cmocka_unit_test(test_constructs),       cmocka_unit_test(test_redirections_and_pipes),
-        cmocka_unit_test(test_programs),         cmocka_unit_test(test_jobs_and_signals),
+        cmocka_unit_test(test_lists_and_quotes),
+        cmocka_unit_test(test_variables),
+        cmocka_unit_test(test_constructs),
+        cmocka_unit_test(test_redirections_and_pipes),
+        cmocka_unit_test(test_programs),
+        cmocka_unit_test(test_jobs_and_signals),
+        cmocka_unit_test(test_scripts_of_the_contract),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
