@@ -8,6 +8,7 @@
 
 #include "core/text.h"
 #include "os/os_call.h"
+#include "os/os_sim_load.h"
 
 #define WORDS_MANY UINT32_MAX
 
@@ -105,7 +106,11 @@ static bool set_state_directory(struct kelpie_cli *cli, const char *path) {
         kelpie__ignore(kelpie__cli_fail(cli, "--state-dir needs a directory"));
         return false;
     }
-    if (!kelpie__cli_absolute(cli, path, cli->state_path, sizeof(cli->state_path))) {
+    bool is_simulated = strncmp(path, KELPIE_OS_SIM_PREFIX, strlen(KELPIE_OS_SIM_PREFIX)) == 0;
+    bool fits = is_simulated
+                    ? kelpie__text_copy(cli->state_path, sizeof(cli->state_path), path)
+                    : kelpie__cli_absolute(cli, path, cli->state_path, sizeof(cli->state_path));
+    if (!fits) {
         kelpie__ignore(kelpie__cli_fail(cli, "--state-dir: longer than %u bytes: \"%.40s...\"",
                                         KELPIE_PATH_BYTES_MAX, path));
         return false;

@@ -38,7 +38,7 @@ void kelpie__struct_give(void *out, const void *from, size_t bytes) {
  * then be zero). */
 int kelpie__open_read_options(const struct kelpie_open_options *given,
                               struct kelpie_open_options *out, struct kelpie_error *error) {
-    *out = (struct kelpie_open_options){0};
+    *out = (struct kelpie_open_options){.struct_size = sizeof(*out)};
     if (given == NULL) {
         return 0;
     }

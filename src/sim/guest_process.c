@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "sim/fault.h"
 #include "sim/guest_state.h"
 
 #define PROCESS_BASE_KIB 712u /* of a small static program */
@@ -68,6 +69,33 @@ static int process_find_cgroup(struct sim_process *parent, int directory, struct
     return *out == NULL && !is_root ? -EBADF : 0;
 }
 
+/* The fault point of a command that the agent starts. 0: the spawn goes on. */
+static int process_fault(struct sim_process *parent, struct sim_process *child,
+                         const char **out_step) {
+    struct sim_guest *guest = parent->machine->guest;
+    uint64_t argument = 0;
+    const char *fault = kelpie__sim_faults_point(kelpie__sim_world_faults(guest->world), parent,
+                                                 "guest.exec", &argument);
+    if (fault == NULL) {
+        return 0;
+    }
+    if (strcmp(fault, "fail") == 0) {
+        *out_step = "clone";
+        return -EAGAIN;
+    }
+    if (strcmp(fault, "hang") == 0) {
+        child->is_stopped = true; /* it is there, and never does anything */
+    } else if (strcmp(fault, "panic") == 0) {
+        kelpie__sim_guest_panic(guest, "Fatal exception in interrupt");
+    } else if (strcmp(fault, "reset") == 0) {
+        kelpie__sim_guest_finish(guest, SIM_GUEST_RESET);
+    } else {
+        KELPIE_ASSERT(strcmp(fault, "deaf") == 0);
+        kelpie__sim_guest_deafen(guest);
+    }
+    return 0;
+}
+
 int kelpie__sim_guest_spawned(struct sim_process *parent, struct sim_process *child,
                               const struct kelpie_os_spawn *spawn, const char **out_step) {
     struct sim_machine *machine = parent->machine;
@@ -81,6 +109,10 @@ int kelpie__sim_guest_spawned(struct sim_process *parent, struct sim_process *ch
             *out_step = "cgroup";
             return status;
         }
+    }
+    int status = parent->pid == 1 ? process_fault(parent, child, out_step) : 0;
+    if (status < 0) {
+        return status;
     }
     struct sim_guest_process *extra = kelpie__sim_heap_alloc(machine->heap, sizeof(*extra));
     if (extra == NULL) {

@@ -10,6 +10,7 @@
 
 #include "sim/core.h"
 #include "sim/heap.h"
+#include "sim/install.h"
 
 #define PROCESS_SALT UINT64_C(0x70726f63) /* of the random streams */
 #define PRIORITY_OF_BIRTH (UINT64_C(1) << 63)
@@ -306,13 +307,16 @@ struct sim_process *kelpie__sim_process_start(struct sim_machine *machine,
 }
 
 struct sim_process *kelpie__sim_process_adopt(struct sim_world *world, const char *role) {
-    static const char *const no_arguments[] = {"embedder", NULL};
+    static const char *const arguments[] = {"embedder", NULL};
+    static const char *const environment[] = {"HOME=/root", "PATH=/usr/bin:/bin", "LC_ALL=C",
+                                              "KELPIE_LIBEXEC=" SIM_LIBEXEC_DIRECTORY, NULL};
     KELPIE_ASSERT(world->embedder == NULL && world->current == NULL);
     struct sim_process *process = kelpie__sim_process_new(world->host, NULL, "embedder", role);
     if (process == NULL) {
         return NULL;
     }
-    if (!standard_handles(process) || !kelpie__sim_process_arguments(process, no_arguments, NULL)) {
+    if (!standard_handles(process) ||
+        !kelpie__sim_process_arguments(process, arguments, environment)) {
         kelpie__sim_process_drop(process);
         return NULL;
     }

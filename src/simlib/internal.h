@@ -47,6 +47,7 @@ struct kelpie_sim {
     struct simlib_program programs[SIMLIB_PROGRAM_MAX];
     struct simlib_check checks[SIMLIB_CHECK_MAX];
     int32_t spawned[SIMLIB_SPAWN_MAX]; /* pids */
+    int event_handle;                  /* owned; of an embedder's world; else -1 */
     enum kelpie_sim_verdict verdict;
     char reason[512];
     char faults[SIMLIB_PLAN_BYTES_MAX]; /* the plan it was made with */

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 
 #include "core/text.h"
 #include "os/os_sim_load.h"
@@ -97,6 +98,15 @@ static int add_scripts(struct kelpie_sim *sim, struct api_parse *parse,
     return 0;
 }
 
+/* For an embedder's own event loop: a handle of the real system that is readable for ever, since
+ * the world can always move; each dispatch then lets it. */
+static int embedder_wait_handle(struct kelpie_os *os) {
+    const struct kelpie_sim *sim =
+        kelpie__sim_world_context(kelpie__sim_process_of(os)->machine->world);
+    KELPIE_ASSERT(sim->event_handle >= 0);
+    return sim->event_handle;
+}
+
 static int open_world(const char *options, struct kelpie_os **out,
                       char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]) {
     struct api_parse *parse = calloc(1, sizeof(*parse));
@@ -119,13 +129,16 @@ static int open_world(const char *options, struct kelpie_os **out,
     struct sim_process *embedder = NULL;
     if (status == 0) {
         embedder = kelpie__sim_process_adopt(sim->world, "embedder");
-        status = embedder == NULL ? refuse(out_problem, options, "more memory") : 0;
+        sim->event_handle = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+        bool is_whole = embedder != NULL && sim->event_handle >= 0;
+        status = is_whole ? 0 : refuse(out_problem, options, "more memory, or a descriptor");
     }
     free(parse);
     if (status < 0) {
         kelpie_sim_destroy(sim);
         return status;
     }
+    embedder->os.wait_handle = embedder_wait_handle;
     *out = &embedder->os;
     return 0;
 }

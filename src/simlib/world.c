@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/limits.h"
 #include "core/text.h"
@@ -86,6 +87,7 @@ int kelpie_sim_create(const struct kelpie_sim_options *given, struct kelpie_sim 
     if (sim == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a simulated world");
     }
+    sim->event_handle = -1;
     sim->time_limit_ms = options.time_limit_ms > 0 ? options.time_limit_ms : SIMLIB_TIME_LIMIT_MS;
     status = choose_faults(&options, sim, &world, error);
     if (status < 0) {
@@ -120,6 +122,9 @@ void kelpie_sim_destroy(struct kelpie_sim *sim) {
     if (sim != NULL && !sim->is_running) {
         kelpie__sim_world_destroy(sim->world);
         kelpie__sim_trace_destroy(sim->trace);
+        if (sim->event_handle >= 0) {
+            kelpie__ignore(close(sim->event_handle)); /* nothing was written to it */
+        }
         free(sim);
     }
 }
