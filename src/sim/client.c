@@ -94,17 +94,8 @@ static int client_stop(struct client *client, struct kelpie_vm *vm, uint64_t *ou
     return status;
 }
 
-static int client_call(struct client *client, const struct sim_operation *operation,
-                       uint64_t *out_result, struct kelpie_error *error) {
-    uint32_t index = operation->vm;
-    if (operation->op == SIM_MODEL_CREATE) {
-        return client_create(client, index, error);
-    }
-    int status = client_vm(client, index, error);
-    if (status < 0) {
-        return status;
-    }
-    struct kelpie_vm *vm = client->vms[index];
+static int client_ask(struct client *client, const struct sim_operation *operation,
+                      struct kelpie_vm *vm, uint64_t *out_result, struct kelpie_error *error) {
     switch (operation->op) {
     case SIM_MODEL_START:
         return kelpie_vm_start(vm, scaled_ms(client, KELPIE_BOOT_TIMEOUT_MS_DEFAULT), error);
@@ -134,6 +125,48 @@ static int client_call(struct client *client, const struct sim_operation *operat
         break;
     }
     return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0, "the workload has no such operation");
+}
+
+/* What succeeds where the VM is gone is asked of one that is there by that name now: a kept handle
+ * may be of an earlier one. */
+static int client_end_vm(struct client *client, const struct sim_operation *operation,
+                         struct kelpie_error *error) {
+    char name[16];
+    struct kelpie_vm *vm = NULL;
+    uint64_t result = 0;
+    client_name(operation->vm, name);
+    int status = kelpie_vm_open(client->kelpie, name, &vm, error);
+    if (status == 0) {
+        status = client_ask(client, operation, vm, &result, error);
+        kelpie_vm_close(vm);
+    }
+    return status;
+}
+
+/* A handle is of a VM, not of its name: one that says that its VM is gone is opened anew, once. */
+static int client_call(struct client *client, const struct sim_operation *operation,
+                       uint64_t *out_result, struct kelpie_error *error) {
+    uint32_t index = operation->vm;
+    int status = 0;
+    if (operation->op == SIM_MODEL_CREATE) {
+        return client_create(client, index, error);
+    }
+    if (operation->op == SIM_MODEL_DELETE || operation->op == SIM_MODEL_DELETE_FORCE ||
+        operation->op == SIM_MODEL_KILL) {
+        return client_end_vm(client, operation, error);
+    }
+    for (uint32_t i = 0; i < 2; i += 1) {
+        bool was_kept = client->vms[index] != NULL;
+        status = client_vm(client, index, error);
+        if (status == 0) {
+            status = client_ask(client, operation, client->vms[index], out_result, error);
+        }
+        if (status != KELPIE_E_NOT_FOUND || !was_kept) {
+            break;
+        }
+        client_forget(client, index);
+    }
+    return status;
 }
 
 /* The longest that the call may take by its own deadlines. */
@@ -181,19 +214,23 @@ static void client_close(struct client *client) {
     }
 }
 
-static void client_inspect(struct client *client, uint32_t vm) {
+static int client_inspect(struct client *client, uint32_t vm, uint64_t *out_state,
+                          struct kelpie_error *error) {
     struct kelpie_vm_info info = {.struct_size = sizeof(info)};
-    struct kelpie_error error = {0};
-    int status = client_vm(client, vm, &error);
-    if (status == 0) {
-        status = kelpie_vm_inspect(client->vms[vm], &info, &error);
+    int status = 0;
+    for (uint32_t i = 0; i < 2; i += 1) {
+        bool was_kept = client->vms[vm] != NULL;
+        status = client_vm(client, vm, error);
+        if (status == 0) {
+            status = kelpie_vm_inspect(client->vms[vm], &info, error);
+        }
+        if (status != KELPIE_E_NOT_FOUND || !was_kept) {
+            break;
+        }
+        client_forget(client, vm); /* it may be there again */
     }
-    if (status == 0) {
-        kelpie__sim_judge_observe(client->clients->judge, vm, 0, info.state);
-    } else if (status == KELPIE_E_NOT_FOUND) {
-        client_forget(client, vm);
-        kelpie__sim_judge_observe(client->clients->judge, vm, status, KELPIE_VM_CREATED);
-    }
+    *out_state = (uint64_t)info.state;
+    return status;
 }
 
 static void client_list(struct client *client) {
@@ -208,7 +245,8 @@ static void on_event(void *context, const struct kelpie_event *event) {
     KELPIE_ASSERT(context != NULL && event != NULL);
 }
 
-/* Their answers are looked at by invariants, and may be any error: nothing is changed by them. */
+/* All looks but inspect. Their answers are looked at by invariants, and may be any error: nothing
+ * is changed by them. */
 static void client_look(struct client *client, const struct sim_operation *operation) {
     struct kelpie_stats stats = {.struct_size = sizeof(stats)};
     struct kelpie_health health = {.struct_size = sizeof(health)};
@@ -216,7 +254,6 @@ static void client_look(struct client *client, const struct sim_operation *opera
     bool has_vm = client_vm(client, vm, NULL) == 0;
     switch ((enum sim_look)operation->kind) {
     case SIM_LOOK_INSPECT:
-        client_inspect(client, vm);
         break;
     case SIM_LOOK_STATS:
         kelpie__ignore(has_vm ? kelpie_vm_stats(client->vms[vm], &stats, NULL) : 0);
@@ -253,26 +290,52 @@ static void client_note(struct client *client, const struct sim_operation *opera
         &(struct sim_event){.type = SIM_EVENT_NOTE, .process = client->process, .detail = text});
 }
 
-static void client_do(struct client *client, const struct sim_operation *operation) {
+static void client_note_answer(struct client *client, const struct sim_operation *operation,
+                               int status, const struct kelpie_error *error) {
+    char call[128];
+    char text[512];
+    kelpie__sim_operation_text(operation, call, sizeof(call));
+    kelpie__ignore(kelpie__text_format(text, sizeof(text), "%s: %s%s%.200s", call,
+                                       kelpie_code_name(status), status < 0 ? ", " : "",
+                                       status < 0 ? error->message : ""));
+    kelpie__sim_world_emit(
+        client->clients->world,
+        &(struct sim_event){.type = SIM_EVENT_NOTE, .process = client->process, .detail = text});
+}
+
+/* What the judge follows. */
+static void client_judged(struct client *client, const struct sim_operation *operation) {
     struct kelpie_error error = {0};
     uint64_t result = 0;
-    if (client->kelpie == NULL && client_open(client, &error) < 0) {
+    int status = 0;
+    kelpie__sim_judge_begin(client->clients->judge, operation, deadline_ms(client, operation));
+    if (operation->is_look) {
+        status = client_inspect(client, operation->vm, &result, &error);
+    } else {
+        status = client_call(client, operation, &result, &error);
+    }
+    client_note_answer(client, operation, status, &error);
+    kelpie__sim_judge_end(client->clients->judge, client->index, status, result, &error);
+    bool is_deletion = !operation->is_look && (operation->op == SIM_MODEL_DELETE ||
+                                               operation->op == SIM_MODEL_DELETE_FORCE);
+    if (status == KELPIE_E_NOT_FOUND || (status == 0 && is_deletion)) {
+        client_forget(client, operation->vm);
+    }
+}
+
+static void client_do(struct client *client, const struct sim_operation *operation) {
+    if (operation->rest_ms > 0) {
+        kelpie__sim_process_sleep(client->process, operation->rest_ms * KELPIE_NS_PER_MS);
+    }
+    if (client->kelpie == NULL && client_open(client, NULL) < 0) {
         kelpie__sim_process_sleep(client->process, CLIENT_REST_NS);
         return;
     }
     client_note(client, operation);
-    if (operation->is_look) {
+    if (operation->is_look && operation->kind != SIM_LOOK_INSPECT) {
         client_look(client, operation);
-        return;
-    }
-    kelpie__sim_judge_begin(client->clients->judge, operation, deadline_ms(client, operation));
-    int status = client_call(client, operation, &result, &error);
-    kelpie__sim_judge_end(client->clients->judge, client->index, status, result, &error);
-    bool is_gone = status == KELPIE_E_NOT_FOUND ||
-                   (status == 0 &&
-                    (operation->op == SIM_MODEL_DELETE || operation->op == SIM_MODEL_DELETE_FORCE));
-    if (is_gone) {
-        client_forget(client, operation->vm);
+    } else {
+        client_judged(client, operation);
     }
 }
 

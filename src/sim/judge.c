@@ -63,11 +63,12 @@ void kelpie__sim_judge_begin(struct sim_judge *judge, const struct sim_operation
     struct judge_call *call = &judge->calls[operation->client];
     KELPIE_ASSERT(operation->client < SIM_SWARM_CLIENT_MAX);
     KELPIE_ASSERT(!call->is_open);
+    KELPIE_ASSERT(!operation->is_look || operation->kind == SIM_LOOK_INSPECT);
     const struct sim_model_call asked = {
-        .op = operation->op,
+        .op = operation->is_look ? SIM_MODEL_OBSERVE : operation->op,
         .vm = operation->vm,
         .client = operation->client,
-        .file = operation->kind,
+        .file = operation->is_look ? 0 : operation->kind,
         .value = operation->op == SIM_MODEL_EXEC ? kelpie__sim_command_code(operation)
                                                  : operation->value,
         .must_fail = kelpie__sim_command_must_fail(operation),
@@ -117,7 +118,10 @@ void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status,
     } else {
         judge->counts.failed += 1;
     }
-    if (!kelpie__sim_model_end(judge->model, call->ticket, status, result, why)) {
+    /* One who could not see has seen nothing; in a calm run everybody sees. */
+    bool is_blind = call->operation.is_look && status != 0 && status != KELPIE_E_NOT_FOUND;
+    int known = is_blind ? SIM_MODEL_NO_ANSWER : status;
+    if (!kelpie__sim_model_end(judge->model, call->ticket, known, result, why)) {
         blame(judge, &call->operation, status, error, why);
     }
 }
@@ -144,15 +148,6 @@ void kelpie__sim_judge_client_gone(struct sim_judge *judge, uint32_t client) {
         }
     }
     judge->owned[client] = 0;
-}
-
-void kelpie__sim_judge_observe(struct sim_judge *judge, uint32_t vm, int status,
-                               enum kelpie_vm_state state) {
-    char why[SIM_MODEL_TEXT_MAX] = "";
-    if (!kelpie__sim_model_observe(judge->model, vm, status, state, why)) {
-        kelpie__sim_world_fail(judge->world, "model: vm-%u was seen %s: %.300s", vm,
-                               status < 0 ? "not to exist" : kelpie_vm_state_name(state), why);
-    }
 }
 
 void kelpie__sim_judge_power_loss(struct sim_judge *judge) {

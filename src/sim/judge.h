@@ -26,19 +26,17 @@ struct sim_judge_counts {
 struct sim_judge *kelpie__sim_judge_create(struct sim_world *world, const struct sim_swarm *swarm);
 void kelpie__sim_judge_destroy(struct sim_judge *judge); /* takes NULL */
 
-/* Around each call of a client: at most one at a time for each. */
+/* Around each call of a client: at most one at a time for each. Of the looks (is_look) only
+ * SIM_LOOK_INSPECT is one. */
 void kelpie__sim_judge_begin(struct sim_judge *judge, const struct sim_operation *operation,
                              uint64_t deadline_ms);
 /* `result`: of a GET the value, of an EXEC the exit code, of a STOP 1 if the guest had to be
- * killed. `error`: with status < 0. */
+ * killed, of an inspect the state. `error`: with status < 0. */
 void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status, uint64_t result,
                            const struct kelpie_error *error);
 /* The client is gone: a call of its is without an answer, and may have happened; the VMs that it
  * owned go. */
 void kelpie__sim_judge_client_gone(struct sim_judge *judge, uint32_t client);
-/* Somebody looked: a KELPIE_E_* or 0, and then the state. */
-void kelpie__sim_judge_observe(struct sim_judge *judge, uint32_t vm, int status,
-                               enum kelpie_vm_state state);
 /* This VM is this client's, and goes with it. */
 void kelpie__sim_judge_owns(struct sim_judge *judge, uint32_t client, uint32_t vm);
 void kelpie__sim_judge_power_loss(struct sim_judge *judge);

@@ -15,16 +15,23 @@
 #define WITH_GUEST (BIT(KELPIE_VM_RUNNING) | BIT(KELPIE_VM_PAUSED))
 
 #define FAILURES_OF_EXEC                                                                           \
-    { KELPIE_E_EXEC, KELPIE_E_EXEC_TIMEOUT, KELPIE_E_EXEC_DENIED, KELPIE_E_EXEC_NOT_FOUND }
+    {                                                                                              \
+        KELPIE_E_EXEC, KELPIE_E_EXEC_TIMEOUT, KELPIE_E_EXEC_DENIED, KELPIE_E_EXEC_NOT_FOUND,       \
+            KELPIE_E_CANCELLED                                                                     \
+    }
 
 /* Where an operation is allowed, and the codes by which it fails and leaves all as it was. */
 static const struct {
     const char *name;
     unsigned allowed;
-    int failures[4];
+    int failures[5];
 } rules[] = {
     [SIM_MODEL_CREATE] = {"create", 0, {KELPIE_E_CREATE}},
-    [SIM_MODEL_START] = {"start", AT_REST, {KELPIE_E_BOOT, KELPIE_E_BOOT_TIMEOUT, KELPIE_E_CREATE}},
+    /* cancelled: by somebody's kill */
+    [SIM_MODEL_START] = {"start",
+                         AT_REST,
+                         {KELPIE_E_BOOT, KELPIE_E_BOOT_TIMEOUT, KELPIE_E_CREATE,
+                          KELPIE_E_CANCELLED}},
     [SIM_MODEL_STOP] = {"stop", WITH_GUEST, {0}},
     [SIM_MODEL_KILL] = {"kill", ANY_BUT_STARTING, {0}}, /* without effect where nothing runs */
     [SIM_MODEL_PAUSE] = {"pause", BIT(KELPIE_VM_RUNNING), {KELPIE_E_PAUSE}},
@@ -55,7 +62,7 @@ const char *kelpie__sim_model_op_name(enum sim_model_op op) {
 
 bool kelpie__sim_model_is_ambiguous(int status) {
     return status == SIM_MODEL_NO_ANSWER || status == KELPIE_E_IO || status == KELPIE_E_TIMEOUT ||
-           status == KELPIE_E_PROTOCOL || status == KELPIE_E_CANCELLED;
+           status == KELPIE_E_PROTOCOL;
 }
 
 /* The surroundings refused, before anything was done. */

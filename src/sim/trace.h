@@ -39,6 +39,8 @@ typedef void (*sim_trace_write)(void *context, const char *text, size_t length);
 void kelpie__sim_trace_json(const struct sim_trace *trace, sim_trace_write write, void *context);
 void kelpie__sim_trace_svg(const struct sim_trace *trace, sim_trace_write write, void *context);
 void kelpie__sim_trace_story(const struct sim_trace *trace, sim_trace_write write, void *context);
+/* Every event that is kept, a line each. */
+void kelpie__sim_trace_log(const struct sim_trace *trace, sim_trace_write write, void *context);
 
 /* Calls so far; the rolling hash after the n-th multiple of SIM_TRACE_CHECKPOINT calls (0: not
  * reached). */

@@ -97,7 +97,7 @@ static void tell(const struct sim_trace *trace, const struct sim_trace_record *r
         break;
     case SIM_EVENT_GUEST:
     case SIM_EVENT_NOTE:
-        snprintf(out, LINE_BYTES, "%s%s%.150s", who, gap, text);
+        snprintf(out, LINE_BYTES, "%s%s%.220s", who, gap, text);
         break;
     case SIM_EVENT_MARK:
     case SIM_EVENT_RENAME:
@@ -122,6 +122,22 @@ static void choose(const struct sim_trace *trace, uint32_t *out_weight, uint32_t
     *out_skipped = counts[weight] > room ? counts[weight] - room : 0;
 }
 
+static void print_line(const struct sim_trace *trace, const struct sim_trace_record *record,
+                       const struct sim_trace_out *out) {
+    char line[LINE_BYTES];
+    char seconds[32];
+    kelpie__sim_trace_seconds(record->time_ns, seconds);
+    tell(trace, record, line);
+    kelpie__sim_trace_print(out, "%9s s  %s\n", seconds, line);
+}
+
+void kelpie__sim_trace_log(const struct sim_trace *trace, sim_trace_write write, void *context) {
+    const struct sim_trace_out out = {write, context};
+    for (uint32_t i = 0; i < trace->record_count; i += 1) {
+        print_line(trace, &trace->records[i], &out);
+    }
+}
+
 void kelpie__sim_trace_story(const struct sim_trace *trace, sim_trace_write write, void *context) {
     struct sim_trace_out out = {write, context};
     uint32_t weight = 0;
@@ -138,11 +154,7 @@ void kelpie__sim_trace_story(const struct sim_trace *trace, sim_trace_write writ
             skipped -= 1;
             continue;
         }
-        char line[LINE_BYTES];
-        char seconds[32];
-        kelpie__sim_trace_seconds(record->time_ns, seconds);
-        tell(trace, record, line);
-        kelpie__sim_trace_print(&out, "%9s s  %s\n", seconds, line);
+        print_line(trace, record, &out);
         told += 1;
     }
     KELPIE_ASSERT(told < LINES_MAX);

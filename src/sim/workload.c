@@ -8,7 +8,9 @@
 
 #include "sim/fault.h"
 
-#define WORKLOAD_LOOK_OF 6u /* one operation in so many only looks */
+#define WORKLOAD_LOOK_OF 6u    /* one operation in so many only looks */
+#define WORKLOAD_HASTE_OF 4u   /* one in so many follows the one before at once */
+#define WORKLOAD_REST_BITS 11u /* the others: after 1 to 2,048 ms, short ones as often as long */
 
 static const char *const command_names[SIM_COMMAND_COUNT] = {
     [SIM_COMMAND_ECHO] = "echo",     [SIM_COMMAND_CODE] = "code",
@@ -50,10 +52,19 @@ static enum sim_model_op draw_op(const struct sim_swarm *swarm, uint64_t index) 
     return (enum sim_model_op)op;
 }
 
+/* Without rests a client would be through with refusals before its first guest has booted. */
+static uint16_t draw_rest(const struct sim_swarm *swarm, uint64_t index) {
+    if (draw(swarm, index, "haste", WORKLOAD_HASTE_OF) == 0) {
+        return 0;
+    }
+    return (uint16_t)(1u << draw(swarm, index, "rest", WORKLOAD_REST_BITS + 1));
+}
+
 static struct sim_operation draw_operation(const struct sim_swarm *swarm, uint32_t index) {
     struct sim_operation operation = {
         .client = (uint8_t)draw(swarm, index, "client", swarm->client_count),
         .vm = (uint8_t)draw(swarm, index, "vm", swarm->vm_count),
+        .rest_ms = draw_rest(swarm, index),
         .value = index + 1,
     };
     if (draw(swarm, index, "look", WORKLOAD_LOOK_OF) == 0) {

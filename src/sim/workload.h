@@ -40,7 +40,8 @@ struct sim_operation {
     bool is_look;
     uint8_t client;
     uint8_t vm;
-    uint8_t kind; /* enum sim_command of an EXEC, enum sim_look of a look */
+    uint8_t kind;     /* enum sim_command of an EXEC, enum sim_look of a look */
+    uint16_t rest_ms; /* before it */
     enum sim_model_op op;
     uint64_t value; /* never the same twice: what is written, said, or given back */
 };

@@ -149,10 +149,13 @@ int kelpie__simcli_run(struct simcli *simcli) {
         fflush(stdout);
     }
     int code = 0;
-    for (uint64_t i = 0; i < simcli->seed_count && code == 0; i += 1) {
+    bool goes_on = true;
+    for (uint64_t i = 0; i < simcli->seed_count && goes_on; i += 1) {
         bool is_late = simcli->minutes > 0 && real_now(simcli) >= end_ns;
         bool is_last = i + 1 == simcli->seed_count || is_late;
-        code = run_seed(simcli, simcli->seed_first + i, is_last, &totals);
+        int one = run_seed(simcli, simcli->seed_first + i, is_last, &totals);
+        code = code == 0 ? one : code;
+        goes_on = code == 0 || simcli->goes_on;
         progress(simcli, &totals);
         if (is_late) {
             break;

@@ -51,6 +51,8 @@ static void print_help(FILE *out) {
           "  --trace FILE      of the last run, for ui.perfetto.dev\n"
           "  --svg FILE        of the last run, a picture for every browser\n"
           "  --canary N        with this planted bug (only in a build with -Dsimulation=true)\n"
+          "  --log             of a run that fails every event, not only its story\n"
+          "  --keep-going      past seeds that fail, naming each: nothing is shrunk or told\n"
           "  --no-shrink       do not make a failing run smaller\n"
           "  --quiet           no progress\n"
           "\nexit code: 0 all passed, 10 something is broken, 11 an answer that the contract\n"
@@ -164,6 +166,10 @@ static bool parse_flag(struct simcli *simcli, const char *name) {
         simcli->is_check = true;
     } else if (strcmp(name, "--quiet") == 0) {
         simcli->is_quiet = true;
+    } else if (strcmp(name, "--log") == 0) {
+        simcli->is_full_log = true;
+    } else if (strcmp(name, "--keep-going") == 0) {
+        simcli->goes_on = true;
     } else if (strcmp(name, "--no-shrink") == 0) {
         simcli->is_shrunk = false;
     } else {
@@ -327,7 +333,11 @@ static void tell_story(struct simcli *simcli, uint64_t seed, const char *plan) {
         options.plan = plan;
     }
     kelpie__sim_run(&options, &result);
-    kelpie__sim_trace_story(trace, tell, stderr);
+    if (simcli->is_full_log) {
+        kelpie__sim_trace_log(trace, tell, stderr);
+    } else {
+        kelpie__sim_trace_story(trace, tell, stderr);
+    }
     struct simcli_file file;
     if (simcli->svg_path != NULL) {
         kelpie__simcli_file_open(&file, simcli->os, simcli->svg_path);
@@ -344,6 +354,9 @@ void kelpie__simcli_report(struct simcli *simcli, uint64_t seed,
     struct simcli_file file;
     fprintf(stderr, "seed %llu: %s (verdict %d)\n", (unsigned long long)seed, result->reason,
             (int)result->verdict);
+    if (simcli->goes_on) {
+        return;
+    }
     if (result->plan == NULL) {
         tell_story(simcli, seed, NULL);
         return;

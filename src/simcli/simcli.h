@@ -23,6 +23,8 @@ struct simcli {
     bool is_check;
     bool is_quiet;
     bool is_shrunk;
+    bool is_full_log; /* all events of a failing run, not only its story */
+    bool goes_on;     /* after a seed that fails */
     const char *trace_path;
     const char *svg_path;
     const char *word; /* the verb's argument; NULL: none */
