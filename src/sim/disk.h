@@ -72,7 +72,7 @@ int kelpie__sim_disk_make_link(struct sim_process *process, const char *target, 
 /* ---- the truth ------------------------------------------------------------------------------- */
 
 /* Looking at the truth, as processes see it (is_durable false) or as a crash with nothing pending
- * kept would leave it. Gives the size, copies at most `capacity`; -ENOENT. */
+ * kept would leave it. Gives the size, copies at most `capacity`; -ENOENT; -EISDIR. */
 int64_t kelpie__sim_disk_peek(struct sim_disk *disk, bool is_durable, const char *path, void *out,
                               size_t capacity);
 /* Names in a directory, one after the other; false after the last. *inout_cursor begins at 0. */

@@ -189,6 +189,9 @@ int64_t kelpie__sim_disk_peek(struct sim_disk *disk, bool is_durable, const char
     if (result == 0 && walk.inode == NULL) {
         result = -ENOENT;
     }
+    if (result == 0 && walk.inode->kind == KELPIE_OS_KIND_DIRECTORY) {
+        result = -EISDIR;
+    }
     if (result == 0) {
         KELPIE_ASSERT(!walk.inode->is_evicted);
         kelpie__ignore(kelpie__sim_inode_read(walk.inode, out, capacity, 0));

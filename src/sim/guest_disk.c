@@ -22,14 +22,19 @@
 /* The whole file of the host; NULL: there is none, or no memory. */
 static char *disk_load(struct sim_guest *guest, const char *path, size_t *out_count) {
     struct sim_disk *host = kelpie__sim_world_disk(guest->world);
-    int64_t size = kelpie__sim_disk_peek(host, false, path, NULL, 0);
+    char head[sizeof(DISK_MAGIC)] = "";
+    int64_t size = kelpie__sim_disk_peek(host, false, path, head, sizeof(DISK_MAGIC) - 1);
     if (size < 0) {
         return NULL;
     }
+    if (strcmp(head, DISK_MAGIC) != 0) {
+        size = 0; /* a layer as mke2fs leaves it: large, and holes but for a few blocks */
+    }
     char *bytes = malloc((size_t)size + 1);
     if (bytes != NULL) {
-        *out_count = (size_t)kelpie__sim_disk_peek(host, false, path, bytes, (size_t)size);
-        bytes[*out_count] = '\0';
+        kelpie__ignore(kelpie__sim_disk_peek(host, false, path, bytes, (size_t)size));
+        bytes[size] = '\0';
+        *out_count = (size_t)size;
     }
     return bytes;
 }

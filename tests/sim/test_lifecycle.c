@@ -32,11 +32,9 @@ struct seen {
     bool is_done;
     enum kelpie_vm_state states[8];
     uint32_t state_count;
-    uint64_t guest_count;
     int64_t started_ns;
     int64_t booted_ns;
     uint32_t rounds;
-    char plan_name[32];
 };
 
 static const char *const environment[] = {"PATH=/usr/bin:/usr/sbin", "HOME=/root",
@@ -72,6 +70,57 @@ static void run_echo(struct seen *seen, struct kelpie_vm *vm) {
         seen->exit_code = result.status.exit_code;
         kelpie_exec_result_release(&result);
     }
+}
+
+static void run_command(struct seen *seen, struct kelpie_vm *vm, const char *const *argv,
+                        const char *output) {
+    const struct kelpie_exec_options command = {.struct_size = sizeof(command), .argv = argv};
+    struct kelpie_exec_result result = {.struct_size = sizeof(result)};
+    if (seen->step == NULL &&
+        step(seen, argv[0], kelpie_vm_exec(vm, &command, &result, &seen->error))) {
+        snprintf(seen->output, sizeof(seen->output), "%s%s", result.stdout_bytes,
+                 result.stderr_bytes);
+        bool is_good = result.status.exit_code == 0 && strcmp(seen->output, output) == 0;
+        step(seen, argv[argv[1] == NULL ? 0 : 1], is_good ? 0 : -1);
+        kelpie_exec_result_release(&result);
+    }
+}
+
+/* A VM with a directory as its root and a disk to write to, stopped and started again. */
+static int rooted_main(struct kelpie_os *os, int argc, char **argv) {
+    static const char *const look[] = {"cat", "/srv/hello", NULL};
+    static const char *const write[] = {"sh", "-c", "echo kept > /srv/new", NULL};
+    static const char *const again[] = {"cat", "/srv/new", NULL};
+    struct seen *seen = seen_of(os);
+    struct kelpie_error *error = &seen->error;
+    struct kelpie *kelpie = NULL;
+    struct kelpie_config *config = NULL;
+    struct kelpie_vm *vm = NULL;
+    kelpie__ignore(argc > 0 && argv != NULL);
+    step(seen, "open", kelpie__open_with_os(os, NULL, &kelpie, error));
+    if (seen->step == NULL && step(seen, "config", kelpie_config_create(kelpie, &config, error))) {
+        kelpie_config_set_root(config, "/srv/root");
+        kelpie_config_set_disk_size_mib(config, 512);
+        step(seen, "create", kelpie_vm_create(kelpie, "rooted", config, &vm, error));
+        kelpie_config_destroy(config);
+    }
+    for (int i = 0; i < 2 && seen->step == NULL; i += 1) {
+        step(seen, "start", kelpie_vm_start(vm, 0, error));
+        run_command(seen, vm, look, "from the host\n");
+        run_command(seen, vm, i == 0 ? write : again, i == 0 ? "" : "kept\n");
+        if (seen->step == NULL) {
+            step(seen, "stop", kelpie_vm_stop(vm, 0, NULL, error));
+        }
+    }
+    if (seen->step == NULL) {
+        step(seen, "delete", kelpie_vm_delete(vm, false, error));
+    }
+    kelpie_vm_close(vm);
+    if (kelpie != NULL) {
+        kelpie__ignore(kelpie__close_keeping_os(kelpie) == os);
+    }
+    seen->is_done = true;
+    return seen->step == NULL ? 0 : 1;
 }
 
 static int client_main(struct kelpie_os *os, int argc, char **argv) {
@@ -125,15 +174,19 @@ static struct sim_world *world_new(const struct sim_options *options, struct see
     return world;
 }
 
-static void start_client(struct sim_world *world) {
+static void start_main(struct sim_world *world, sim_main main) {
     static const char *const argv[] = {"client", NULL};
     const struct sim_start start = {.path = "/usr/bin/client",
                                     .role = "user",
-                                    .main = client_main,
+                                    .main = main,
                                     .stack_bytes = STACK_BYTES,
                                     .argv = argv,
                                     .environment = environment};
     assert_non_null(kelpie__sim_process_start(kelpie__sim_world_host(world), &start));
+}
+
+static void start_client(struct sim_world *world) {
+    start_main(world, client_main);
 }
 
 static void assert_good(const struct seen *seen) {
@@ -234,12 +287,42 @@ static void test_many_lives_in_one_world(void **state) {
     kelpie__sim_world_destroy(world);
 }
 
+static void test_root_directory_and_disk(void **state) {
+    static const char *const files[][2] = {
+        {"/srv/root/srv/hello", "from the host\n"},
+        {"/srv/root/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"},
+        {"/srv/root/etc/group", "root:x:0:\n"}};
+    const struct sim_options options = {.seed = 11, .cost_factor = 1};
+    struct seen seen;
+    struct sim_world *world = world_new(&options, &seen);
+    char name[256];
+    uint64_t cursor = 0;
+    kelpie__ignore(state != NULL);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(files); i += 1) {
+        assert_int_equal(kelpie__sim_disk_put(kelpie__sim_world_disk(world), files[i][0], 0644,
+                                              files[i][1], strlen(files[i][1])),
+                         0);
+    }
+    start_main(world, rooted_main);
+    run(world);
+    if (seen.step != NULL) {
+        print_message("%s failed: %s; output \"%s\"\n", seen.step, seen.error.message, seen.output);
+    }
+    assert_null(seen.step);
+    assert_true(seen.is_done);
+    assert_empty(world);
+    assert_true(kelpie__sim_disk_walk(kelpie__sim_world_disk(world), SIM_CACHE_DIRECTORY "/roots",
+                                      &cursor, name)); /* the image stays for the next one */
+    kelpie__sim_world_destroy(world);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_create_start_exec_stop_delete),
         cmocka_unit_test(test_any_seed_and_schedule),
         cmocka_unit_test(test_equal_seeds_are_equal),
         cmocka_unit_test(test_many_lives_in_one_world),
+        cmocka_unit_test(test_root_directory_and_disk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
