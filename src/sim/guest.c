@@ -64,6 +64,7 @@ static bool guest_open_events(struct sim_guest *guest) {
         events->guest = NULL;
     } else {
         guest->events = &events->object;
+        guest->events_handle = handle;
     }
     kelpie__sim_object_unref(&events->object);
     return handle >= 0;
@@ -398,6 +399,9 @@ void kelpie__sim_guest_destroy(struct sim_guest *guest) {
         KELPIE_ASSERT(events->guest == guest);
         events->guest = NULL;
         kelpie__sim_object_changed(guest->events);
+        if (kelpie__sim_handle_object(guest->owner, guest->events_handle) == guest->events) {
+            kelpie__ignore(kelpie__sim_handle_close(guest->owner, guest->events_handle));
+        }
         guest->events = NULL;
     }
     guest_emit(guest, "destroyed");

@@ -15,8 +15,7 @@
 #define SLOT_PROGRAM_MAX 64u
 
 struct slot_copy {
-    void *bytes;
-    size_t count;
+    struct sim_guest_copy copy;
     uint32_t slot;
     struct sim_machine *machine; /* within, at their addresses in the slot */
     struct sim_kernel *kernel;
@@ -37,6 +36,7 @@ struct guest_slots {
     struct slot_copy *copies;
     uint64_t copy_count;
     uint64_t copy_capacity;
+    struct sim_guest_copy spare; /* for the next guest that is swapped */
 };
 
 /* NULL: no memory. */
@@ -74,32 +74,18 @@ static struct sim_guest_slot *slot_choose(struct sim_world *world, struct guest_
 }
 
 static bool slot_swap_out(struct sim_guest *guest) {
-    KELPIE_ASSERT(guest->slot->resident == guest);
-    size_t extent = slot_extent(guest->slot);
-    if (extent > guest->swapped_capacity) {
-        void *bigger = realloc(guest->swapped, extent);
-        if (bigger == NULL) {
-            return false;
-        }
-        guest->swapped = bigger;
-        guest->swapped_capacity = extent;
+    struct guest_slots *slots = slots_of(guest->world);
+    KELPIE_ASSERT(guest->slot->resident == guest && slots != NULL);
+    if (guest->swapped.bytes == NULL) {
+        guest->swapped = slots->spare;
+        slots->spare = (struct sim_guest_copy){0};
     }
-    kelpie__sim_fiber_forget(guest->slot->base, extent); /* stacks are copied too */
-    memcpy(guest->swapped, guest->slot->base, extent);
-    guest->swapped_bytes = extent;
+    if (!kelpie__sim_guest_copy_fill(&guest->swapped, guest->slot->base,
+                                     slot_extent(guest->slot))) {
+        return false;
+    }
     guest->slot->resident = NULL;
     return true;
-}
-
-/* Fills the slot. What was used beyond stays as it is: the heap must know of it. */
-static void slot_fill(struct sim_guest_slot *slot, const void *bytes, size_t count) {
-    size_t used = kelpie__sim_heap_used(slot->base);
-    KELPIE_ASSERT(count <= SIM_GUEST_SLOT_BYTES);
-    /* Stacks lie in there, and the address sanitizer remembers what lay on them. */
-    kelpie__sim_fiber_forget(slot->base, used > count ? used : count);
-    kelpie__sim_fiber_forget(slot->base, used > count ? used : count);
-    memcpy(slot->base, bytes, count);
-    kelpie__sim_heap_copied(slot->base, used);
 }
 
 bool kelpie__sim_guest_slot_take(struct sim_guest *guest) {
@@ -145,8 +131,10 @@ void kelpie__sim_guest_slot_leave(struct sim_guest *guest) {
         guest->slot->resident = NULL;
     }
     guest->slot = NULL;
-    free(guest->swapped);
-    guest->swapped = NULL;
+    struct guest_slots *slots = slots_of(guest->world);
+    KELPIE_ASSERT(slots != NULL);
+    kelpie__sim_guest_copy_deinit(&slots->spare);
+    slots->spare = guest->swapped;
 }
 
 void kelpie__sim_guest_slot_enter(struct sim_guest *guest) {
@@ -158,8 +146,8 @@ void kelpie__sim_guest_slot_enter(struct sim_guest *guest) {
     /* Without memory for the other one's copy nothing can be simulated any more. */
     bool is_swapped = slot->resident == NULL || slot_swap_out(slot->resident);
     KELPIE_ASSERT(is_swapped);
-    KELPIE_ASSERT(guest->swapped != NULL);
-    slot_fill(slot, guest->swapped, guest->swapped_bytes);
+    KELPIE_ASSERT(guest->swapped.count > 0);
+    kelpie__sim_guest_copy_restore(&guest->swapped, slot->base);
     slot->resident = guest;
 }
 
@@ -176,20 +164,17 @@ uint64_t kelpie__sim_guest_copy_keep(struct sim_guest *guest) {
         slots->copies = copies;
         slots->copy_capacity = capacity;
     }
-    size_t extent = slot_extent(guest->slot);
-    void *bytes = malloc(extent);
-    if (bytes == NULL) {
-        return 0;
-    }
-    kelpie__sim_fiber_forget(guest->slot->base, extent); /* stacks are copied too */
-    memcpy(bytes, guest->slot->base, extent);
-    slots->copies[slots->copy_count] = (struct slot_copy){
-        .bytes = bytes,
-        .count = extent,
+    struct slot_copy *kept = &slots->copies[slots->copy_count];
+    *kept = (struct slot_copy){
         .slot = kelpie__sim_guest_slot_index(guest),
         .machine = guest->machine,
         .kernel = guest->kernel,
     };
+    if (!kelpie__sim_guest_copy_fill(&kept->copy, guest->slot->base, slot_extent(guest->slot))) {
+        kelpie__sim_guest_copy_deinit(&kept->copy);
+        return 0;
+    }
+    kelpie__sim_guest_copy_shrink(&kept->copy);
     slots->copy_count += 1;
     return slots->copy_count;
 }
@@ -203,7 +188,7 @@ bool kelpie__sim_guest_copy_use(struct sim_guest *guest, uint64_t number) {
     if (!slot_take_at(guest, copy->slot)) {
         return false;
     }
-    slot_fill(guest->slot, copy->bytes, copy->count);
+    kelpie__sim_guest_copy_restore(&copy->copy, guest->slot->base);
     guest->machine = copy->machine;
     guest->kernel = copy->kernel;
     return true;
@@ -258,8 +243,9 @@ void kelpie__sim_guest_slots_destroy(struct sim_world *world) {
         KELPIE_ASSERT(slots->slots[i].guest_count == 0);
     }
     for (uint64_t i = 0; i < slots->copy_count; i += 1) {
-        free(slots->copies[i].bytes);
+        kelpie__sim_guest_copy_deinit(&slots->copies[i].copy);
     }
+    kelpie__sim_guest_copy_deinit(&slots->spare);
     free(slots->copies);
     free(slots);
     *place = NULL;

@@ -84,6 +84,15 @@ struct sim_kernel {
     uint32_t mounts;        /* of the kernel's own file systems: bits */
 };
 
+/* Of a guest's memory, without the pages that are zero. */
+struct sim_guest_copy {
+    uint8_t *bytes;
+    uint32_t *pages; /* their numbers */
+    uint32_t count;
+    uint32_t capacity;
+    size_t extent;
+};
+
 struct sim_guest_slot {
     void *base;
     uint32_t guest_count;       /* that lie here, one of them resident */
@@ -93,12 +102,11 @@ struct sim_guest_slot {
 struct sim_guest {
     struct sim_world *world;
     struct sim_process *owner;
-    struct sim_object *events; /* borrowed: lives as long as the owner's handle */
+    struct sim_object *events; /* borrowed: lives as long as the owner's handles */
+    int events_handle;         /* the first of them */
     struct sim_guest_slot *slot;
-    void *swapped; /* a copy of its memory while another guest lies in the slot */
-    size_t swapped_bytes;
-    size_t swapped_capacity;
-    struct sim_machine *machine; /* in the slot, as is `kernel` */
+    struct sim_guest_copy swapped; /* while another guest lies in the slot */
+    struct sim_machine *machine;   /* in the slot, as is `kernel` */
     struct sim_kernel *kernel;
     uint64_t id;
     uint64_t lineage;
@@ -113,6 +121,15 @@ struct sim_guest {
     bool has_room;   /* of the port */
     uint32_t lie_billionth;
 };
+
+/* ---- guest_copy.c ---------------------------------------------------------------------------- */
+
+/* False: no memory. */
+KELPIE_MUST_CHECK bool kelpie__sim_guest_copy_fill(struct sim_guest_copy *copy, const void *base,
+                                                   size_t extent);
+void kelpie__sim_guest_copy_restore(const struct sim_guest_copy *copy, void *base);
+void kelpie__sim_guest_copy_shrink(struct sim_guest_copy *copy);
+void kelpie__sim_guest_copy_deinit(struct sim_guest_copy *copy);
 
 /* ---- guest_slot.c ---------------------------------------------------------------------------- */
 
