@@ -40,9 +40,10 @@ static bool copy_grow(struct sim_guest_copy *copy) {
 }
 
 /* Slots begin at a page and are made of whole ones. */
-bool kelpie__sim_guest_copy_fill(struct sim_guest_copy *copy, const void *base, size_t extent) {
+bool kelpie__sim_guest_copy_fill(struct sim_guest_copy *copy, void *base, size_t extent) {
     const uint8_t *bytes = base;
     KELPIE_ASSERT(extent <= SIM_GUEST_SLOT_BYTES);
+    kelpie__sim_fiber_forget(base, extent); /* stacks in the middle of calls: all of it is read */
     copy->extent = extent;
     copy->count = 0;
     for (size_t at = 0; at < extent; at += COPY_PAGE_BYTES) {

@@ -125,7 +125,7 @@ struct sim_guest {
 /* ---- guest_copy.c ---------------------------------------------------------------------------- */
 
 /* False: no memory. */
-KELPIE_MUST_CHECK bool kelpie__sim_guest_copy_fill(struct sim_guest_copy *copy, const void *base,
+KELPIE_MUST_CHECK bool kelpie__sim_guest_copy_fill(struct sim_guest_copy *copy, void *base,
                                                    size_t extent);
 void kelpie__sim_guest_copy_restore(const struct sim_guest_copy *copy, void *base);
 void kelpie__sim_guest_copy_shrink(struct sim_guest_copy *copy);
