@@ -216,8 +216,11 @@ int kelpie__agent_command_explain(struct kelpie_os *os, const char *path, const 
     if (step == NULL || strcmp(step, "exec") != 0) {
         bool is_directory =
             step != NULL && strcmp(step, "working directory") == 0 && directory != NULL;
-        return kelpie__fail(error, KELPIE_E_EXEC_DENIED, -status, "start \"%.200s\": %s%s%.200s%s",
-                            path, step == NULL ? "spawn" : step, is_directory ? " \"" : "",
+        /* A guest that has no room for another process says nothing about this command. */
+        bool is_full = status == -EAGAIN || status == -ENOMEM || status == -ENFILE;
+        int reason = is_full ? KELPIE_E_EXEC : KELPIE_E_EXEC_DENIED;
+        return kelpie__fail(error, reason, -status, "start \"%.200s\": %s%s%.200s%s", path,
+                            step == NULL ? "spawn" : step, is_directory ? " \"" : "",
                             is_directory ? directory : "", is_directory ? "\"" : "");
     }
     if (status == -ENOENT) {

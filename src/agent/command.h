@@ -46,7 +46,7 @@ void kelpie__agent_command_deinit(struct kelpie_agent_command *command, struct k
 const char *kelpie__agent_command_variable(const char *const *environment, const char *name);
 
 /* Turns the failure of spawn (its negative errno value and step) into an error of code
- * EXEC_NOT_FOUND or EXEC_DENIED. */
+ * EXEC_NOT_FOUND, EXEC_DENIED, or, when the guest has no room for another process, EXEC. */
 int kelpie__agent_command_explain(struct kelpie_os *os, const char *path, const char *directory,
                                   int status, const char *step, struct kelpie_error *error);
 

@@ -26,6 +26,8 @@ const struct simcli_verb kelpie__simcli_verbs[] = {
      kelpie__simcli_run},
     {"replay", "FILE: runs a plan that a failed run left", kelpie__simcli_replay},
     {"shrink", "FILE: makes such a plan as small as it gets", kelpie__simcli_shrink},
+    {"contract", "[ROW]: the 21 tests of the contract; --all counts pending ones as failed",
+     kelpie__simcli_contract},
     {"canaries", "switches on each planted bug in turn: the swarm has to find them all",
      kelpie__simcli_canaries},
     {0},
@@ -132,9 +134,11 @@ static bool parse_u32(const char *text, uint32_t maximum, uint32_t *out) {
 static const char *parse_value(struct simcli *simcli, const char *name, const char *value) {
     if (strcmp(name, "--seed") == 0) {
         simcli->seed_count = 1;
+        simcli->has_seeds = true;
         return parse_seed(value, &simcli->seed_first) ? NULL : "a seed from 0 to 2^64-1";
     }
     if (strcmp(name, "--seeds") == 0) {
+        simcli->has_seeds = true;
         return parse_seeds(simcli, value) ? NULL : "N, or A..B";
     }
     if (strcmp(name, "--minutes") == 0) {
@@ -164,6 +168,8 @@ static const char *parse_value(struct simcli *simcli, const char *name, const ch
 static bool parse_flag(struct simcli *simcli, const char *name) {
     if (strcmp(name, "--check") == 0) {
         simcli->is_check = true;
+    } else if (strcmp(name, "--all") == 0) {
+        simcli->is_all = true;
     } else if (strcmp(name, "--quiet") == 0) {
         simcli->is_quiet = true;
     } else if (strcmp(name, "--log") == 0) {

@@ -20,6 +20,8 @@ struct simcli {
     const char *plan; /* owned by main.c: a file's text */
     uint32_t canary;
     uint32_t jobs;
+    bool has_seeds; /* asked for, not the default */
+    bool is_all;
     bool is_check;
     bool is_quiet;
     bool is_shrunk;
@@ -66,6 +68,7 @@ int kelpie__simcli_file_close(struct simcli_file *file);
 int kelpie__simcli_run(struct simcli *simcli);      /* run.c */
 int kelpie__simcli_replay(struct simcli *simcli);   /* replay.c */
 int kelpie__simcli_shrink(struct simcli *simcli);   /* replay.c */
+int kelpie__simcli_contract(struct simcli *simcli); /* contract.c */
 int kelpie__simcli_canaries(struct simcli *simcli); /* canaries.c */
 
 /* The program; gives its exit code (enum kelpie_sim_verdict). */
