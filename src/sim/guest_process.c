@@ -93,6 +93,9 @@ static int process_fault(struct sim_process *parent, struct sim_process *child,
         KELPIE_ASSERT(strcmp(fault, "deaf") == 0);
         kelpie__sim_guest_deafen(guest);
     }
+    if (guest->end != SIM_GUEST_LIVES || guest->kernel->is_hung) {
+        kelpie__sim_process_sleep(parent, INT64_MAX / 4); /* not one call more */
+    }
     return 0;
 }
 

@@ -5,6 +5,7 @@
  * guest and speaks to its agent (guest_client.h).
  */
 #include "guest_client.h"
+#include "sim/disk.h"
 
 static void test_boot_says_ready(void **state) {
     struct sim_world *world = client_world(1);
@@ -526,6 +527,74 @@ static void test_users_program(void **state) {
     kelpie__sim_world_destroy(world);
 }
 
+/* ---- disks ----------------------------------------------------------------------------------- */
+
+static struct client *boot_with_disks(struct kelpie_os *os, const char *setup) {
+    const struct sim_guest_disk disks[] = {
+        {.serial = "root", .path = "/var/tmp/root.erofs", .is_read_only = true},
+        {.serial = "upper", .path = "/var/tmp/upper.ext4"},
+    };
+    const struct sim_guest_config config = {.memory_mib = 256,
+                                            .cpu_count = 2,
+                                            .command_line = "panic=-1",
+                                            .port_name = "org.kelpie.agent",
+                                            .disks = disks,
+                                            .disk_count = 2,
+                                            .tsc_khz = 2000000,
+                                            .has_init = true};
+    struct client *client =
+        client_attach(os, kelpie__sim_guest_create(kelpie__sim_process_of(os), &config));
+    kelpie__sim_guest_run(client->guest);
+    while (client->ready_count == 0) {
+        client_step(client);
+    }
+    client_greet(client, CLIENT_EPOCH);
+    assert_int_equal(client_call(client, "setup", setup), 0);
+    return client;
+}
+
+static void shut_down(struct client *client) {
+    assert_int_equal(client_call(client, "guest.shutdown", "{\"timeout_ms\":100}"), 0);
+    wait_end(client, SIM_GUEST_RESET);
+    client_end(client);
+}
+
+#define ROOT(writable, read_only)                                                                  \
+    "{\"root\":{\"kind\":\"device\",\"device_serial\":\"root\",\"fs\":\"erofs\","                  \
+    "\"read_only\":" read_only ",\"writable\":\"" writable "\"}}"
+
+static void test_disks_hold_the_root(void **state) {
+    static const char image[] = "KELPIE-SIM-ROOT\nd 755 0 /etc\nf 644 5 /etc/mark\nfirst"
+                                "d 755 0 /opt\nf 755 3 /opt/x\nabc";
+    struct sim_world *world = client_world(31);
+    struct sim_disk *host = kelpie__sim_world_disk(world);
+    struct kelpie_os *os = client_os(world);
+    kelpie__ignore(state != NULL);
+    assert_int_equal(
+        kelpie__sim_disk_put(host, "/var/tmp/root.erofs", 0600, image, sizeof(image) - 1), 0);
+    assert_int_equal(kelpie__sim_disk_put(host, "/var/tmp/upper.ext4", 0600, "", 0), 0);
+    struct client *client = boot_with_disks(os, ROOT("tmpfs", "false"));
+    client_says(client, "cat /etc/mark /opt/x; echo >/new && nproc", "firstabc2\n", 0);
+    client_end(client);
+    client = boot_with_disks(os, ROOT("none", "true"));
+    client_says(client, "cat /etc/mark; touch /new 2>/dev/null || echo read-only; echo t >/tmp/t",
+                "firstread-only\n", 0);
+    client_end(client);
+    for (int i = 0; i < 2; i += 1) { /* the layer outlives a stop, the root is as it was */
+        client = boot_with_disks(os, ROOT("disk", "false"));
+        client_says(client,
+                    "ls /kept 2>/dev/null; cat /etc/mark; echo data >/kept; echo 2 >/etc/mark",
+                    i == 0 ? "first" : "/kept\n2\n", 0);
+        shut_down(client);
+    }
+    char bytes[sizeof(image)];
+    assert_int_equal(
+        kelpie__sim_disk_peek(host, false, "/var/tmp/root.erofs", bytes, sizeof(bytes)),
+        sizeof(image) - 1);
+    assert_memory_equal(bytes, image, sizeof(image) - 1);
+    kelpie__sim_world_destroy(world);
+}
+
 /* The same seed gives the same world, bit by bit. */
 static void test_same_seed_same_world(void **state) {
     uint64_t hashes[2];
@@ -566,6 +635,7 @@ int main(void) {
         cmocka_unit_test(test_damaged_images_go_wrong),
         cmocka_unit_test(test_hang_deafness_and_lies),
         cmocka_unit_test(test_users_program),
+        cmocka_unit_test(test_disks_hold_the_root),
         cmocka_unit_test(test_same_seed_same_world),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
