@@ -226,6 +226,13 @@ void kelpie_config_set_ephemeral(struct kelpie_config *config, bool is_ephemeral
 /* Start even when the guest's memory is larger than what the host has available. */
 void kelpie_config_set_overcommit(struct kelpie_config *config, bool allows_overcommit);
 
+/* The VM is made from this snapshot: its first start brings back the guest that was saved, with its
+ * commands, and an identity of its own (id, host name, machine id, randomness, time of day). Later
+ * starts boot it afresh, over the disk that it has by then. CPUs, memory, root, kernel, disk and
+ * read-only are the snapshot's: a setter that was called and says otherwise makes kelpie_vm_create
+ * fail with SNAPSHOT_INCOMPATIBLE. Its environment stands before the one given here. NULL: none. */
+void kelpie_config_set_snapshot(struct kelpie_config *config, const char *name);
+
 /* Checks every value. KELPIE_E_CONFIG when any is wrong (or the code of the only problem): the
  * error is the first problem, all of them are then read by index. */
 KELPIE_MUST_CHECK int kelpie_config_check(struct kelpie_config *config, struct kelpie_error *error);
@@ -257,7 +264,7 @@ struct kelpie_vm_info {
     char pause[8];       /* how it pauses: "vmm", no processor of the guest runs; or "" */
     char accelerator[8]; /* "kvm", "tcg", or "" before the first start */
     char accelerator_reason[256];
-    char origin[16]; /* of this run: "boot" */
+    char origin[16]; /* of this run: "boot" or "snapshot" */
     char root[4097];
     char kernel[4097];
     uint32_t cpus;
@@ -276,7 +283,9 @@ struct kelpie_vm_info {
 /* Makes a VM in Created. `name`: 1 to 64 of a-z 0-9 _ . - beginning with a letter or digit,
  * borrows; NULL: one is drawn, and an owned VM is ephemeral then. `config` borrows; NULL: the
  * defaults. Gives *out (kelpie_vm_close). Errors: every problem of the configuration; EXISTS, IO,
- * MEMORY, LIMIT, UNAVAILABLE. Nothing is left on failure. */
+ * MEMORY, LIMIT, UNAVAILABLE; from a snapshot NOT_FOUND, BUSY (it is being removed),
+ * SNAPSHOT_INCOMPATIBLE (which, and both values), SNAPSHOT_CORRUPTED. Nothing is left on failure.
+ */
 KELPIE_MUST_CHECK int kelpie_vm_create(struct kelpie *kelpie, const char *name,
                                        struct kelpie_config *config, struct kelpie_vm **out,
                                        struct kelpie_error *error);
@@ -297,8 +306,10 @@ const char *kelpie_vm_id(const struct kelpie_vm *vm);
 
 /* Created, Stopped, Crashed -> Running. timeout_ms 0: the configuration's; at most 3,600,000. The
  * packing of a root directory, once, is not part of it. On failure the state is the one before.
+ * The first start of one made from a snapshot ends in Paused when that was taken of a paused VM.
  * Errors: BOOT, BOOT_TIMEOUT, ALREADY_RUNNING, STATE, UNAVAILABLE, ROOT_*, LIMIT (memory),
- * CANCELLED. */
+ * CANCELLED; from a snapshot NOT_FOUND, BUSY, SNAPSHOT_CORRUPTED, SNAPSHOT_INCOMPATIBLE, RESTORE.
+ */
 KELPIE_MUST_CHECK int kelpie_vm_start(struct kelpie_vm *vm, uint64_t timeout_ms,
                                       struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie_vm_start_async(struct kelpie_vm *vm, uint64_t timeout_ms,
@@ -611,8 +622,9 @@ struct kelpie_snapshot_options {
     const char *name;  /* borrows; rules as for VMs; NULL: one is made of the VM's */
     const char *label; /* borrows; for people, at most 255 bytes; NULL: none */
     bool stops_vm;     /* the VM ends in Stopped, without being shut down */
-    /* Survives the host's crash although its VM is ephemeral; a durable VM's always does. */
+    /* Survives the host's crash although its VM is ephemeral; a durable VM's always does, */
     bool is_synced;
+    bool is_unsynced; /* but for this: quick, and gone or damaged after such a crash */
 };
 
 struct kelpie_snapshot_result {
@@ -641,6 +653,38 @@ KELPIE_MUST_CHECK int kelpie_vm_snapshot_async(struct kelpie_vm *vm,
                                                kelpie_done_callback callback, void *context,
                                                struct kelpie_operation **out,
                                                struct kelpie_error *error);
+
+/* Makes the VM what it was when the snapshot was taken, of it or of another like it: memory,
+ * devices, disk, commands. In every state but Starting; -> Running, or Paused when it was taken of
+ * a paused one. The identity stays this VM's. All is verified, and the restored guest has proved
+ * that it is the one that was saved, before what runs now ends; on failure that goes on as if
+ * nothing had been, after standing still for a moment. On success its commands end with CANCELLED,
+ * and those of the snapshot can be attached to. `timeout_ms` 0: the boot timeout, counted from the
+ * end of the verification. Errors: STATE, BUSY, NOT_FOUND, SNAPSHOT_CORRUPTED,
+ * SNAPSHOT_INCOMPATIBLE, RESTORE, CRASHED (what runs now died meanwhile), LIMIT, UNSUPPORTED,
+ * UNAVAILABLE, CANCELLED. */
+KELPIE_MUST_CHECK int kelpie_vm_restore(struct kelpie_vm *vm, const char *snapshot,
+                                        uint64_t timeout_ms, struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie_vm_restore_async(struct kelpie_vm *vm, const char *snapshot,
+                                              uint64_t timeout_ms, kelpie_done_callback callback,
+                                              void *context, struct kelpie_operation **out,
+                                              struct kelpie_error *error);
+
+/* Makes `count` VMs (1 to 64) from a snapshot, or from a VM as it is now, and starts all of them at
+ * once; returns when all have arrived. `names` borrows, as in kelpie_vm_create; NULL: drawn.
+ * `config` borrows: what kelpie_config_set_snapshot leaves to the caller (lifetime, ephemeral,
+ * environment, ..); NULL: the defaults, owned VMs. Gives `count` handles in `out`
+ * (kelpie_vm_close). A VM that is forked goes on after a pause of milliseconds; a Paused one stays
+ * so, and its forks are Paused. The snapshot between is removed when they no longer need it. On
+ * failure no VM is left. Errors: those of kelpie_vm_snapshot, kelpie_vm_create and
+ * kelpie_vm_start; LIMIT. */
+KELPIE_MUST_CHECK int kelpie_vm_fork(struct kelpie_vm *vm, const struct kelpie_config *config,
+                                     const char *const *names, size_t count, struct kelpie_vm **out,
+                                     struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie_snapshot_fork(struct kelpie *kelpie, const char *snapshot,
+                                           const struct kelpie_config *config,
+                                           const char *const *names, size_t count,
+                                           struct kelpie_vm **out, struct kelpie_error *error);
 
 struct kelpie_snapshot_info {
     size_t struct_size; /* set by the caller */

@@ -49,6 +49,8 @@ enum kelpie_cli_verbs {
     KELPIE_CLI_HELP = 8192,
     KELPIE_CLI_PAUSE = 16384,
     KELPIE_CLI_RESUME = 32768,
+    KELPIE_CLI_RESTORE = 131072,
+    KELPIE_CLI_FORK = 262144,
 };
 
 struct kelpie_cli_options {
@@ -61,6 +63,7 @@ struct kelpie_cli_options {
     const char *working_directory;
     const char *kernel;
     const char *accelerator;
+    const char *snapshot;
     const char *name;
     const char *user;
     bool is_read_only;
@@ -262,6 +265,8 @@ int kelpie__cli_stop(struct kelpie_cli *cli);
 int kelpie__cli_kill(struct kelpie_cli *cli);
 int kelpie__cli_pause(struct kelpie_cli *cli);
 int kelpie__cli_resume(struct kelpie_cli *cli);
+int kelpie__cli_restore(struct kelpie_cli *cli);
+int kelpie__cli_fork(struct kelpie_cli *cli);
 int kelpie__cli_rm(struct kelpie_cli *cli);
 int kelpie__cli_doctor(struct kelpie_cli *cli);
 int kelpie__cli_version(struct kelpie_cli *cli);

@@ -49,6 +49,8 @@ static const struct option table[] = {
     {"events", 0, OPTION_FLAG, KELPIE_CLI_LOGS, PLACE(shows_events), NULL,
      "the event log instead of the console"},
     {"force", 'f', OPTION_FLAG, KELPIE_CLI_RM, PLACE(is_forced), NULL, "kill it first if it runs"},
+    {"from", 0, OPTION_TEXT, MAKES_VM, PLACE(snapshot), "SNAPSHOT",
+     "make it from a snapshot instead of booting it"},
     {"interactive", 'i', OPTION_FLAG, RUNS_COMMAND | KELPIE_CLI_ATTACH, PLACE(is_interactive), NULL,
      "pass standard input on"},
     {"json", 0, OPTION_FLAG,

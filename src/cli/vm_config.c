@@ -58,6 +58,9 @@ static bool set_texts(struct kelpie_cli *cli, struct kelpie_config *config) {
             is_good = false;
         }
     }
+    if (options->snapshot != NULL) {
+        kelpie_config_set_snapshot(config, options->snapshot);
+    }
     /* In run, environment and directory are the command's own. */
     bool is_create = cli->verb->bit == KELPIE_CLI_CREATE;
     if (options->working_directory != NULL && is_create) {

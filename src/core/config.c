@@ -165,6 +165,13 @@ uint32_t kelpie__config_problems(const struct kelpie_config_values *values,
     check_disk(&list, values);
     check_texts(&list, values);
     check_environment(&list, values);
+    if (values->snapshot[0] != '\0') {
+        struct kelpie_error name = {0};
+        if (kelpie__config_check_name(values->snapshot, &name) < 0) {
+            kelpie__ignore(kelpie__fail_field(problem_add(&list), KELPIE_E_CONFIG, "snapshot",
+                                              "snapshot: %s", name.message));
+        }
+    }
     if (values->too_long_field != NULL) {
         bool is_environment = kelpie__text_equal(values->too_long_field, "environment");
         kelpie__ignore(kelpie__fail_field(
@@ -237,6 +244,8 @@ int64_t kelpie__config_write(const struct kelpie_config_values *values, char *ou
     kelpie__json_write_string(&writer, "root", values->root);
     kelpie__json_write_string(&writer, "kernel", values->kernel);
     kelpie__json_write_string(&writer, "working_directory", values->working_directory);
+    kelpie__json_write_string(&writer, "snapshot", values->snapshot);
+    kelpie__json_write_bool(&writer, "snapshot_transient", values->is_snapshot_transient);
     kelpie__json_array_begin(&writer, "environment");
     const char *next = values->environment;
     for (uint32_t i = 0; i < values->environment_count; i += 1) {
@@ -316,6 +325,9 @@ static bool read_values(const char *text, size_t length, struct kelpie_config_va
     bool has_texts = READ_TEXT("id", id) && READ_TEXT("name", name) && READ_TEXT("root", root) &&
                      READ_TEXT("kernel", kernel) &&
                      READ_TEXT("working_directory", working_directory);
+    kelpie__ignore(READ_TEXT("snapshot", snapshot)); /* older files have neither */
+    kelpie__ignore(
+        kelpie__json_find_bool(text, length, "snapshot_transient", &values->is_snapshot_transient));
 #undef READ_TEXT
     return has_numbers && has_flags && has_texts && read_enums(text, length, values) &&
            read_environment(text, length, values);

@@ -20,6 +20,17 @@ static_assert(6u * (KELPIE_ENVIRONMENT_BYTES_MAX + 3u * KELPIE_PATH_BYTES_MAX) +
                   KELPIE_CONFIG_JSON_BYTES_MAX,
               "the largest configuration fits its file");
 
+enum kelpie_config_given {
+    KELPIE_GIVEN_CPUS = 1,
+    KELPIE_GIVEN_MEMORY = 2,
+    KELPIE_GIVEN_ROOT = 4,
+    KELPIE_GIVEN_READ_ONLY = 8,
+    KELPIE_GIVEN_DISK = 16,
+    KELPIE_GIVEN_KERNEL = 32,
+    KELPIE_GIVEN_ACCELERATOR = 64,
+    KELPIE_GIVEN_WORKING_DIRECTORY = 128,
+};
+
 struct kelpie_config_values {
     char id[33];
     char name[KELPIE_NAME_BYTES_MAX + 1];
@@ -36,9 +47,13 @@ struct kelpie_config_values {
     char root[KELPIE_PATH_BYTES_MAX + 1]; /* "": the built-in one */
     char kernel[KELPIE_PATH_BYTES_MAX + 1];
     char working_directory[KELPIE_PATH_BYTES_MAX + 1];
+    char snapshot[KELPIE_NAME_BYTES_MAX + 1]; /* that its first start is made from; "": it boots */
     uint32_t environment_count;
     uint32_t environment_bytes;
     char environment[KELPIE_ENVIRONMENT_BYTES_MAX]; /* "A=1\0B=2\0" */
+    /* It was made for this VM and others like it: nobody misses it once they live. */
+    bool is_snapshot_transient;
+    uint32_t given; /* bits of enum kelpie_config_given: set by the caller, not by default */
     /* A text that was too long to be kept, by the field's name; NULL: none. */
     const char *too_long_field;
 };

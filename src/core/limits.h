@@ -45,6 +45,8 @@
 /* ---- snapshots ------------------------------------------------------------------------------- */
 #define KELPIE_DEVICE_STATE_BYTES_MAX (UINT64_C(1) << 30) /* contract.md, 2 */
 #define KELPIE_SNAPSHOT_TIMEOUT_MS 600000u /* 16 GiB to a disk of 30 MiB/s, checksums included */
+#define KELPIE_RESTORE_CHECK_TIMEOUT_MS 600000u /* to compare as many bytes */
+#define KELPIE_FORK_COUNT_MAX 64u /* at once: their monitors, and this program's connections */
 #define KELPIE_SNAPSHOT_LABEL_BYTES_MAX 255u
 /* Layers of a VM's writable disk, one more with each snapshot of a VM that has run since. */
 #define KELPIE_DISK_LAYER_COUNT_MAX 26u

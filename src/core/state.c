@@ -40,12 +40,17 @@ static const struct {
                             "created, stopped or crashed", "stop it first, or force the deletion"},
     [KELPIE_VERB_SNAPSHOT] = {"snapshot", BIT(KELPIE_VM_RUNNING) | BIT(KELPIE_VM_PAUSED),
                               "running or paused", "start it first"},
+    [KELPIE_VERB_RESTORE] = {"restore",
+                             BIT(KELPIE_VM_CREATED) | BIT(KELPIE_VM_RUNNING) |
+                                 BIT(KELPIE_VM_PAUSED) | BIT(KELPIE_VM_STOPPED) |
+                                 BIT(KELPIE_VM_CRASHED),
+                             "anything but starting", "wait until its start has ended"},
 };
 
 /* Row: from; bits: to. A failed or killed start goes back to where it came from. */
 static const unsigned transitions[STATE_COUNT] = {
     [KELPIE_VM_CREATED] = BIT(KELPIE_VM_STARTING),
-    [KELPIE_VM_STARTING] = BIT(KELPIE_VM_RUNNING) | BIT(KELPIE_VM_CREATED) |
+    [KELPIE_VM_STARTING] = BIT(KELPIE_VM_RUNNING) | BIT(KELPIE_VM_PAUSED) | BIT(KELPIE_VM_CREATED) |
                            BIT(KELPIE_VM_STOPPED) | BIT(KELPIE_VM_CRASHED),
     [KELPIE_VM_RUNNING] = BIT(KELPIE_VM_PAUSED) | BIT(KELPIE_VM_STOPPED) | BIT(KELPIE_VM_CRASHED),
     [KELPIE_VM_PAUSED] = BIT(KELPIE_VM_RUNNING) | BIT(KELPIE_VM_STOPPED) | BIT(KELPIE_VM_CRASHED),

@@ -40,10 +40,12 @@ void kelpie_config_destroy(struct kelpie_config *config) {
 
 void kelpie_config_set_cpus(struct kelpie_config *config, uint64_t cpus) {
     config->values.cpus = cpus;
+    config->values.given |= KELPIE_GIVEN_CPUS;
 }
 
 void kelpie_config_set_memory_mib(struct kelpie_config *config, uint64_t memory_mib) {
     config->values.memory_mib = memory_mib;
+    config->values.given |= KELPIE_GIVEN_MEMORY;
 }
 
 /* Relative paths mean the caller's directory, which the monitor's is not. */
@@ -59,14 +61,17 @@ static void set_path(struct kelpie_config *config, char *field, const char *fiel
 
 void kelpie_config_set_root(struct kelpie_config *config, const char *path) {
     set_path(config, config->values.root, "root", path);
+    config->values.given |= KELPIE_GIVEN_ROOT;
 }
 
 void kelpie_config_set_read_only(struct kelpie_config *config, bool is_read_only) {
     config->values.is_read_only = is_read_only;
+    config->values.given |= is_read_only ? KELPIE_GIVEN_READ_ONLY : 0u;
 }
 
 void kelpie_config_set_disk_size_mib(struct kelpie_config *config, uint64_t disk_size_mib) {
     config->values.disk_size_mib = disk_size_mib;
+    config->values.given |= KELPIE_GIVEN_DISK;
 }
 
 void kelpie_config_add_environment(struct kelpie_config *config, const char *assignment) {
@@ -78,15 +83,18 @@ void kelpie_config_add_environment(struct kelpie_config *config, const char *ass
 void kelpie_config_set_working_directory(struct kelpie_config *config, const char *path) {
     kelpie__config_set_text(&config->values, config->values.working_directory,
                             sizeof(config->values.working_directory), "working_directory", path);
+    config->values.given |= KELPIE_GIVEN_WORKING_DIRECTORY;
 }
 
 void kelpie_config_set_kernel(struct kelpie_config *config, const char *path) {
     set_path(config, config->values.kernel, "kernel", path);
+    config->values.given |= KELPIE_GIVEN_KERNEL;
 }
 
 void kelpie_config_set_accelerator(struct kelpie_config *config,
                                    enum kelpie_accelerator accelerator) {
     config->values.accelerator = accelerator;
+    config->values.given |= accelerator != KELPIE_ACCELERATOR_AUTO ? KELPIE_GIVEN_ACCELERATOR : 0u;
 }
 
 void kelpie_config_set_boot_timeout_ms(struct kelpie_config *config, uint64_t boot_timeout_ms) {
@@ -96,6 +104,11 @@ void kelpie_config_set_boot_timeout_ms(struct kelpie_config *config, uint64_t bo
 
 void kelpie_config_set_lifetime(struct kelpie_config *config, enum kelpie_lifetime lifetime) {
     config->values.lifetime = lifetime;
+}
+
+void kelpie_config_set_snapshot(struct kelpie_config *config, const char *name) {
+    kelpie__config_set_text(&config->values, config->values.snapshot,
+                            sizeof(config->values.snapshot), "snapshot", name);
 }
 
 void kelpie_config_set_ephemeral(struct kelpie_config *config, bool is_ephemeral) {

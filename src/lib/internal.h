@@ -193,6 +193,13 @@ void kelpie__operations_drop(struct kelpie_vm *vm);
 /* Asks the open connection for events, as there is somebody who wants them. */
 KELPIE_MUST_CHECK int kelpie__vm_ask_events(struct kelpie_vm *vm, struct kelpie_error *error);
 
+/* ---- from_snapshot.c ------------------------------------------------------------------------- */
+
+/* Takes what a VM made from its snapshot has from that; what was given otherwise is refused. */
+KELPIE_MUST_CHECK int kelpie__config_from_snapshot(struct kelpie *kelpie,
+                                                   struct kelpie_config_values *values,
+                                                   struct kelpie_error *error);
+
 /* ---- vm.c ------------------------------------------------------------------------------------ */
 
 /* The error of a VM whose files cannot be read. */

@@ -69,8 +69,8 @@ static void take_params(struct snapshot_call *call, const struct kelpie_snapshot
     if (options->label != NULL) {
         kelpie__json_write_string(&writer, "label", options->label);
     }
-    if (options->is_synced) {
-        kelpie__json_write_bool(&writer, "synced", true);
+    if (options->is_synced || options->is_unsynced) {
+        kelpie__json_write_bool(&writer, "synced", options->is_synced);
     }
     kelpie__json_write_bool(&writer, "stop", options->stops_vm);
     kelpie__json_object_end(&writer);

@@ -131,6 +131,13 @@ int kelpie_vm_create(struct kelpie *kelpie, const char *name, struct kelpie_conf
     } else {
         kelpie__config_defaults(vm->config);
     }
+    if (vm->config->snapshot[0] != '\0') {
+        status = kelpie__config_from_snapshot(kelpie, vm->config, error);
+        if (status < 0) {
+            vm_free(vm);
+            return status;
+        }
+    }
     if (name == NULL && vm->config->lifetime == KELPIE_LIFETIME_OWNED) {
         vm->config->is_ephemeral = true; /* nobody could ask for it by name later */
     }

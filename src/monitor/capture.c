@@ -530,8 +530,4 @@ void kelpie__capture_deinit(struct kelpie_capture *capture) {
     kelpie__ignore(kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "the VM's monitor ends"));
     capture->is_holding = false; /* the VMM is being killed */
     kelpie__capture_abort(capture, &error);
-    if (capture->base >= 0) {
-        kelpie__ignore(kelpie__os_close(capture->monitor->os, capture->base));
-        capture->base = KELPIE_OS_NO_HANDLE;
-    }
 }

@@ -37,7 +37,7 @@ struct kelpie_capture {
     struct kelpie_reply reply;
 
     /* What a VM that was made from a snapshot keeps of it while it lives. */
-    int base;               /* owned: the file under its memory; KELPIE_OS_NO_HANDLE: booted */
+    int base;               /* borrowed of it: under its memory; KELPIE_OS_NO_HANDLE: booted */
     char kernel_digest[33]; /* of that snapshot; "": booted */
 
     /* From the request to the answer: */

@@ -168,6 +168,7 @@ static void client_cancel_request(struct kelpie_client *client, uint64_t request
     kelpie__relay_cancel(&client->monitor->relay, client->serial, request);
     kelpie__lifecycle_cancel(client->monitor, client->serial, request);
     kelpie__capture_cancel(client->monitor, client->serial, request);
+    kelpie__restore_cancel(client->monitor, client->serial, request);
 }
 
 static void client_cancel(struct kelpie_client *client, struct kelpie_reply reply,
@@ -225,6 +226,11 @@ static void client_resume(struct kelpie_client *client, struct kelpie_reply repl
 static void client_snapshot(struct kelpie_client *client, struct kelpie_reply reply,
                             const char *params, size_t length) {
     kelpie__capture_request(client->monitor, reply, params, length);
+}
+
+static void client_restore(struct kelpie_client *client, struct kelpie_reply reply,
+                           const char *params, size_t length) {
+    kelpie__restore_request(client->monitor, reply, params, length);
 }
 
 static void client_delete(struct kelpie_client *client, struct kelpie_reply reply,
@@ -315,6 +321,7 @@ static const struct client_method client_methods[] = {
     {"vm.pause", client_pause},
     {"vm.resume", client_resume},
     {"vm.snapshot", client_snapshot},
+    {"vm.restore", client_restore},
     {"vm.delete", client_delete},
     {"vm.inspect", client_inspect},
     {"vm.stats", client_stats},

@@ -80,7 +80,7 @@ static void adopt_one_less(struct kelpie_relay *relay, const struct kelpie_error
     relay->adopting_count -= 1;
     if (relay->adopting_count == 0 || error != NULL) {
         relay->adopting_count = 0;
-        kelpie__guest_adopted(&relay->monitor->guest, error);
+        kelpie__guest_adopted(relay->guest, error);
     }
 }
 
@@ -106,8 +106,7 @@ static void adopt_attached(void *context, const struct kelpie_error *error, cons
         kelpie__json_find_u64(result, length, "stdin_offset", &place.stdin_offset) == 0 &&
         kelpie__json_find_bool(result, length, "stdin_ended", &place.is_stdin_ended) == 0;
     if (!is_valid) {
-        kelpie__guest_break(&relay->monitor->guest,
-                            "R22: exec.attach was answered without offsets");
+        kelpie__guest_break(relay->guest, "R22: exec.attach was answered without offsets");
         return;
     }
     memcpy(exec->id, exec->restored_id, sizeof(exec->id));
@@ -123,7 +122,7 @@ static void adopt_attached(void *context, const struct kelpie_error *error, cons
 }
 
 void kelpie__relay_adopt(struct kelpie_relay *relay) {
-    struct kelpie_wire *wire = kelpie__guest_wire(&relay->monitor->guest);
+    struct kelpie_wire *wire = kelpie__guest_wire(relay->guest);
     struct kelpie_error error = {0};
     int status = wire == NULL ? kelpie__fail(&error, KELPIE_E_IO, 0, "the connection ended") : 0;
     for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT && status == 0; i += 1) {
@@ -142,12 +141,12 @@ void kelpie__relay_adopt(struct kelpie_relay *relay) {
         relay->adopting_count += status == 0 ? 1 : 0;
     }
     if (status < 0 || relay->adopting_count == 0) {
-        kelpie__guest_adopted(&relay->monitor->guest, status < 0 ? &error : NULL);
+        kelpie__guest_adopted(relay->guest, status < 0 ? &error : NULL);
     }
 }
 
 void kelpie__relay_forget_adopted(struct kelpie_relay *relay) {
-    struct kelpie_wire *wire = relay->monitor->guest.wire; /* also one that has just closed */
+    struct kelpie_wire *wire = relay->guest->wire; /* also one that has just closed */
     for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT; i += 1) {
         struct kelpie_relay_exec *exec = relay->execs[i];
         if (exec == NULL || exec->restored_id[0] == '\0' || exec->phase == KELPIE_RELAY_ENDED) {

@@ -34,8 +34,9 @@ static void relay_check(const struct kelpie_relay *relay) {
     KELPIE_ASSERT(relay->finished_count <= KELPIE_EXEC_FINISHED_MAX);
 }
 
-void kelpie__relay_init(struct kelpie_relay *relay, struct kelpie_monitor *monitor) {
-    *relay = (struct kelpie_relay){.monitor = monitor, .order_next = 1};
+void kelpie__relay_init(struct kelpie_relay *relay, struct kelpie_monitor *monitor,
+                        struct kelpie_guest *guest) {
+    *relay = (struct kelpie_relay){.monitor = monitor, .guest = guest, .order_next = 1};
     relay_check(relay);
 }
 
@@ -80,12 +81,18 @@ void kelpie__exec_free(struct kelpie_relay_exec *exec) {
 }
 
 static struct kelpie_relay_exec *relay_find(const struct kelpie_relay *relay, const char *id) {
+    struct kelpie_relay_exec *found = NULL;
     for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT && id[0] != '\0'; i += 1) {
-        if (relay->execs[i] != NULL && strcmp(relay->execs[i]->id, id) == 0) {
-            return relay->execs[i];
+        struct kelpie_relay_exec *exec = relay->execs[i];
+        if (exec == NULL || strcmp(exec->id, id) != 0) {
+            continue;
+        }
+        /* One that a restore ended may wait for its client beside the same one, brought back. */
+        if (found == NULL || exec->phase == KELPIE_RELAY_LIVE) {
+            found = exec;
         }
     }
-    return NULL;
+    return found;
 }
 
 /* Room for one more whose end nobody has seen: the oldest of those goes, one that nobody is
@@ -139,7 +146,7 @@ void kelpie__exec_kill(struct kelpie_relay_exec *exec) {
     kelpie__exec_check(exec);
     KELPIE_ASSERT(exec->phase != KELPIE_RELAY_ENDED);
     exec->is_kill_wanted = true;
-    struct kelpie_wire *guest = kelpie__guest_wire(&exec->relay->monitor->guest);
+    struct kelpie_wire *guest = kelpie__guest_wire(exec->relay->guest);
     if (exec->phase != KELPIE_RELAY_LIVE || guest == NULL) {
         return; /* when its id is known; or the VM's end ends it too */
     }
@@ -163,7 +170,7 @@ static void exec_started(struct kelpie_relay_exec *exec, const char *result, siz
         is_valid = (id[i] >= '0' && id[i] <= '9') || (id[i] >= 'a' && id[i] <= 'f');
     }
     if (!is_valid) {
-        kelpie__guest_break(&monitor->guest, "R22: exec.start was answered without a new id");
+        kelpie__guest_break(exec->relay->guest, "R22: exec.start was answered without a new id");
         return;
     }
     memcpy(exec->id, id, sizeof(id));
@@ -185,7 +192,7 @@ static void exec_start_answered(void *context, const struct kelpie_error *error,
         exec_started(exec, result, length);
         return;
     }
-    if (kelpie__guest_wire(&exec->relay->monitor->guest) == NULL) {
+    if (kelpie__guest_wire(exec->relay->guest) == NULL) {
         return; /* the connection ended: why the VM died is said by kelpie__relay_fail_all */
     }
     kelpie__reply_refuse(exec->relay->monitor, &exec->start_reply, error);
@@ -306,7 +313,7 @@ static int relay_check_running(const struct kelpie_relay *relay, const char *ope
     KELPIE_ASSERT(operation[0] != '\0');
     int status = kelpie__lifecycle_check_exec(relay->monitor, operation, error);
     if (status == 0) {
-        KELPIE_ASSERT(kelpie__guest_wire(&relay->monitor->guest) != NULL);
+        KELPIE_ASSERT(kelpie__guest_wire(relay->guest) != NULL);
     }
     return status;
 }
@@ -356,7 +363,7 @@ void kelpie__relay_start(struct kelpie_relay *relay, struct kelpie_reply reply, 
                               (unsigned)sizeof(text));
     }
     if (status == 0) {
-        status = kelpie__wire_call(kelpie__guest_wire(&relay->monitor->guest), "exec.start", text,
+        status = kelpie__wire_call(kelpie__guest_wire(relay->guest), "exec.start", text,
                                    KELPIE_TIMEOUT_NONE, exec_start_answered, exec, NULL, &error);
     }
     if (status < 0) {
@@ -530,14 +537,14 @@ void kelpie__relay_guest_exit(struct kelpie_relay *relay, const char *params, si
         exec != NULL && (end.has_code || end.has_signal) &&
         kelpie__json_find_string(params, length, "reason", end.reason, sizeof(end.reason)) == 0;
     if (!is_valid) {
-        kelpie__guest_break(&relay->monitor->guest,
+        kelpie__guest_break(relay->guest,
                             "R22: exec.exit of no living command, or without code and reason");
         return;
     }
     bool is_drained = exec->streams[KELPIE_STREAM_STDOUT].receiver.is_ended &&
                       exec->streams[KELPIE_STREAM_STDERR].receiver.is_ended;
     if (!is_drained) {
-        kelpie__guest_break(&relay->monitor->guest, "R22: exec.exit before the end of its output");
+        kelpie__guest_break(relay->guest, "R22: exec.exit before the end of its output");
         return;
     }
     exec->end = end;
@@ -592,6 +599,37 @@ void kelpie__relay_client_gone(struct kelpie_relay *relay, uint64_t client) {
             kelpie__exec_free(exec);
         }
     }
+}
+
+void kelpie__relay_take(struct kelpie_relay *relay, struct kelpie_relay *from) {
+    relay_check(relay);
+    KELPIE_ASSERT(relay->live_count == 0 && from->adopting_count == 0);
+    relay->guest_channel_last = from->guest_channel_last;
+    relay->is_frozen = from->is_frozen;
+    for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT; i += 1) {
+        struct kelpie_relay_exec *exec = from->execs[i];
+        uint32_t slot = 0;
+        if (exec == NULL) {
+            continue;
+        }
+        if (exec->phase == KELPIE_RELAY_ENDED) {
+            relay_forget_oldest(relay);
+            relay->finished_count += 1;
+            exec->order = relay->order_next;
+            relay->order_next += 1;
+        } else {
+            relay->live_count += 1;
+        }
+        while (slot < KELPIE_RELAY_SLOT_COUNT && relay->execs[slot] != NULL) {
+            slot += 1;
+        }
+        KELPIE_ASSERT(slot < KELPIE_RELAY_SLOT_COUNT); /* both kinds have their own maximum */
+        relay->execs[slot] = exec;
+        exec->relay = relay;
+        from->execs[i] = NULL;
+    }
+    kelpie__relay_init(from, from->monitor, from->guest);
+    relay_check(relay);
 }
 
 void kelpie__relay_deinit(struct kelpie_relay *relay) {

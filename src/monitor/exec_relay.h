@@ -12,12 +12,14 @@
 #include "core/limits.h"
 #include "monitor/reply.h"
 
+struct kelpie_guest;
 struct kelpie_relay_exec;
 
 #define KELPIE_RELAY_SLOT_COUNT (KELPIE_EXEC_COUNT_MAX + KELPIE_EXEC_FINISHED_MAX)
 
 struct kelpie_relay {
     struct kelpie_monitor *monitor;                           /* borrowed: for ever */
+    struct kelpie_guest *guest;                               /* borrowed: for ever */
     struct kelpie_relay_exec *execs[KELPIE_RELAY_SLOT_COUNT]; /* owned; NULL: free */
     uint32_t live_count;                                      /* started and not ended */
     uint32_t finished_count;     /* ended, and the end not delivered yet */
@@ -27,7 +29,12 @@ struct kelpie_relay {
     uint32_t adopting_count; /* exec.attach that a restored guest has not answered */
 };
 
-void kelpie__relay_init(struct kelpie_relay *relay, struct kelpie_monitor *monitor);
+void kelpie__relay_init(struct kelpie_relay *relay, struct kelpie_monitor *monitor,
+                        struct kelpie_guest *guest);
+
+/* Takes over all commands of another relay, whose guest took the place of this one's. Nothing lives
+ * here any more; what has ended and was not told yet stays for its clients. */
+void kelpie__relay_take(struct kelpie_relay *relay, struct kelpie_relay *from);
 
 /* A boot: channels begin anew, nothing lives. Finished commands of the boot before are still there
  * for their clients. */

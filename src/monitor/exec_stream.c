@@ -22,8 +22,7 @@ static struct kelpie_wire *exec_client_wire(const struct kelpie_relay_exec *exec
 }
 
 static struct kelpie_wire *exec_guest_wire(const struct kelpie_relay_exec *exec) {
-    return exec->phase == KELPIE_RELAY_ENDED ? NULL
-                                             : kelpie__guest_wire(&exec->relay->monitor->guest);
+    return exec->phase == KELPIE_RELAY_ENDED ? NULL : kelpie__guest_wire(exec->relay->guest);
 }
 
 static uint32_t exec_number(const struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind,
@@ -395,7 +394,7 @@ static struct kelpie_relay_exec *relay_guest_exec(struct kelpie_relay *relay, ui
         }
     }
     if (channel == 0 || channel > relay->guest_channel_last) {
-        kelpie__guest_break(&relay->monitor->guest, "R19: a channel that was never opened");
+        kelpie__guest_break(relay->guest, "R19: a channel that was never opened");
     }
     return NULL;
 }
@@ -411,7 +410,7 @@ void kelpie__relay_guest_data(struct kelpie_relay *relay, uint32_t stream, uint6
                            ? "R20: an agent sends no input"
                            : exec_receive(exec, kind, offset, bytes, count, is_end);
     if (rule != NULL) {
-        kelpie__guest_break(&relay->monitor->guest, rule);
+        kelpie__guest_break(relay->guest, rule);
         return;
     }
     exec_pump_stream(exec, kind);
@@ -432,7 +431,7 @@ void kelpie__relay_guest_credit(struct kelpie_relay *relay, uint32_t stream, uin
                    : "no memory for a stream";
     }
     if (rule != NULL) {
-        kelpie__guest_break(&relay->monitor->guest, rule);
+        kelpie__guest_break(relay->guest, rule);
         return;
     }
     exec_grant(exec, kind);
@@ -446,7 +445,7 @@ void kelpie__relay_guest_stop(struct kelpie_relay *relay, uint32_t stream) {
         return;
     }
     if (!kelpie__exec_is_input(kind)) {
-        kelpie__guest_break(&relay->monitor->guest, "R20: an agent does not stop its own output");
+        kelpie__guest_break(relay->guest, "R20: an agent does not stop its own output");
         return;
     }
     exec_stop_stream(exec, kind);

@@ -23,8 +23,9 @@ static struct kelpie_guest *guest_of(void *context) {
     return guest;
 }
 
-void kelpie__guest_init(struct kelpie_guest *guest, struct kelpie_monitor *monitor) {
-    *guest = (struct kelpie_guest){.monitor = monitor, .phase = KELPIE_GUEST_NONE};
+void kelpie__guest_init(struct kelpie_guest *guest, struct kelpie_monitor *monitor,
+                        struct kelpie_relay *relay) {
+    *guest = (struct kelpie_guest){.monitor = monitor, .relay = relay, .phase = KELPIE_GUEST_NONE};
     KELPIE_ASSERT(guest->wire == NULL);
 }
 
@@ -273,7 +274,7 @@ static void guest_on_notification(void *context, const char *method, const char 
         guest->has_said_goodbye = true;
     } else if ((guest->phase == KELPIE_GUEST_LIVE || guest->phase == KELPIE_GUEST_ADOPTING) &&
                strcmp(method, "exec.exit") == 0) {
-        kelpie__relay_guest_exit(&guest->monitor->relay, params, length);
+        kelpie__relay_guest_exit(guest->relay, params, length);
     }
     /* Others are of a newer agent, and are ignored. */
 }
@@ -282,34 +283,38 @@ static void guest_on_data(void *context, uint32_t stream, uint64_t offset, const
                           size_t count, bool is_end) {
     struct kelpie_guest *guest = guest_of(context);
     if (guest_has_commands(guest)) {
-        kelpie__relay_guest_data(&guest->monitor->relay, stream, offset, bytes, count, is_end);
+        kelpie__relay_guest_data(guest->relay, stream, offset, bytes, count, is_end);
     }
 }
 
 static void guest_on_credit(void *context, uint32_t stream, uint64_t acknowledged, uint64_t limit) {
     struct kelpie_guest *guest = guest_of(context);
     if (guest_has_commands(guest)) {
-        kelpie__relay_guest_credit(&guest->monitor->relay, stream, acknowledged, limit);
+        kelpie__relay_guest_credit(guest->relay, stream, acknowledged, limit);
     }
 }
 
 static void guest_on_stop(void *context, uint32_t stream) {
     struct kelpie_guest *guest = guest_of(context);
     if (guest_has_commands(guest)) {
-        kelpie__relay_guest_stop(&guest->monitor->relay, stream);
+        kelpie__relay_guest_stop(guest->relay, stream);
     }
 }
 
 static void guest_on_drained(void *context) {
     struct kelpie_guest *guest = guest_of(context);
-    kelpie__relay_guest_drained(&guest->monitor->relay);
+    kelpie__relay_guest_drained(guest->relay);
 }
 
 static void guest_on_closed(void *context, const struct kelpie_error *error) {
     struct kelpie_guest *guest = guest_of(context);
     KELPIE_ASSERT(guest->phase != KELPIE_GUEST_CLOSED);
     guest->phase = KELPIE_GUEST_CLOSED;
-    kelpie__lifecycle_guest_closed(guest->monitor, error);
+    if (guest == &guest->monitor->guest) {
+        kelpie__lifecycle_guest_closed(guest->monitor, error);
+    } else {
+        kelpie__restore_guest_closed(guest->monitor, error);
+    }
 }
 
 static const struct kelpie_wire_callbacks guest_callbacks = {
@@ -340,8 +345,9 @@ int kelpie__guest_open(struct kelpie_guest *guest, int stream, enum kelpie_guest
     if (status < 0) {
         return status;
     }
-    struct kelpie_monitor *monitor = guest->monitor;
-    *guest = (struct kelpie_guest){.monitor = monitor, .wire = wire, .phase = phase};
+    kelpie__guest_init(guest, guest->monitor, guest->relay);
+    guest->wire = wire;
+    guest->phase = phase;
     return 0;
 }
 

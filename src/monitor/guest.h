@@ -13,6 +13,7 @@
 #include "vmm/vmm.h"
 
 struct kelpie_guest_query;
+struct kelpie_relay;
 struct kelpie_wire;
 
 #define KELPIE_GUEST_HELLO_BYTES_MAX 256u
@@ -52,6 +53,7 @@ typedef void (*kelpie_guest_done_callback)(void *context, const struct kelpie_er
 
 struct kelpie_guest {
     struct kelpie_monitor *monitor; /* borrowed: for ever */
+    struct kelpie_relay *relay;     /* borrowed: for ever; its commands */
     struct kelpie_wire *wire;       /* owned; NULL in None */
     enum kelpie_guest_phase phase;
     bool is_clock_doubtful;
@@ -69,7 +71,8 @@ struct kelpie_guest {
     uint32_t hello_count; /* of a greeting */
 };
 
-void kelpie__guest_init(struct kelpie_guest *guest, struct kelpie_monitor *monitor);
+void kelpie__guest_init(struct kelpie_guest *guest, struct kelpie_monitor *monitor,
+                        struct kelpie_relay *relay);
 
 /* A boot: takes the stream on success. What follows is told to the lifecycle. */
 KELPIE_MUST_CHECK int kelpie__guest_attach(struct kelpie_guest *guest, int stream,
@@ -111,6 +114,9 @@ KELPIE_MUST_CHECK int kelpie__guest_attach_restored(
  * again, and may be greeted again; a greeting that cannot be sent calls back at once. */
 void kelpie__guest_greet(struct kelpie_guest *guest, kelpie_guest_done_callback callback,
                          void *context);
+
+/* The guest `from`, live, takes the place of this one, which is detached. */
+void kelpie__guest_take(struct kelpie_guest *guest, struct kelpie_guest *from);
 
 /* A greeting that is under way is given up, without its callback; else without effect. */
 void kelpie__guest_stop_greeting(struct kelpie_guest *guest);

@@ -147,7 +147,7 @@ static void greet_failed(struct kelpie_guest *guest, const struct kelpie_error *
     if (guest->phase != KELPIE_GUEST_CLOSED) {
         guest->phase = KELPIE_GUEST_RESTORED;
     }
-    kelpie__relay_forget_adopted(&guest->monitor->relay);
+    kelpie__relay_forget_adopted(guest->relay);
     across_done(guest, why);
 }
 
@@ -187,7 +187,7 @@ static void greet_identified(void *context, const struct kelpie_error *error, co
         return;
     }
     guest->phase = KELPIE_GUEST_ADOPTING;
-    kelpie__relay_adopt(&guest->monitor->relay);
+    kelpie__relay_adopt(guest->relay);
 }
 
 /* The same guest as the one that was saved, or none at all. */
@@ -202,7 +202,7 @@ static int greet_check(struct kelpie_guest *guest, const char *result, size_t le
                             "the guest is not the one that was saved: it gives %s",
                             token[0] == '\0' ? "no continuity token" : "another continuity token");
     }
-    return kelpie__relay_adopt_list(&guest->monitor->relay, result, length, error);
+    return kelpie__relay_adopt_list(guest->relay, result, length, error);
 }
 
 static void greet_answered(void *context, const struct kelpie_error *error, const char *result,
@@ -260,6 +260,17 @@ void kelpie__guest_greet(struct kelpie_guest *guest, kelpie_guest_done_callback 
     greet_hello(guest);
 }
 
+void kelpie__guest_take(struct kelpie_guest *guest, struct kelpie_guest *from) {
+    struct kelpie_relay *relay = guest->relay;
+    KELPIE_ASSERT(guest->phase == KELPIE_GUEST_NONE && guest->queries == NULL);
+    KELPIE_ASSERT(from->phase == KELPIE_GUEST_LIVE && from->queries == NULL);
+    KELPIE_ASSERT(from->done == NULL && from->call == 0);
+    *guest = *from;
+    guest->relay = relay;
+    kelpie__wire_set_context(guest->wire, guest);
+    kelpie__guest_init(from, from->monitor, from->relay);
+}
+
 void kelpie__guest_stop_greeting(struct kelpie_guest *guest) {
     bool is_greeting = guest->phase > KELPIE_GUEST_RESTORED && guest->phase < KELPIE_GUEST_CLOSED;
     if (!is_greeting) {
@@ -272,7 +283,7 @@ void kelpie__guest_stop_greeting(struct kelpie_guest *guest) {
     guest->call = 0;
     guest->done = NULL;
     guest->phase = KELPIE_GUEST_RESTORED;
-    kelpie__relay_forget_adopted(&guest->monitor->relay);
+    kelpie__relay_forget_adopted(guest->relay);
 }
 
 void kelpie__guest_ready_again(struct kelpie_guest *guest) {

@@ -5,6 +5,8 @@
  */
 #include "monitor/lifecycle.h"
 
+#include <string.h>
+
 #include "core/text.h"
 #include "monitor/lifecycle_internal.h"
 #include "monitor/monitor.h"
@@ -206,40 +208,90 @@ void kelpie__lifecycle_prepared(struct kelpie_monitor *monitor, const struct kel
     kelpie__lifecycle_launch(lifecycle, lifecycle_accelerator(monitor->config.accelerator));
 }
 
-void kelpie__lifecycle_start(struct kelpie_monitor *monitor, struct kelpie_reply reply,
-                             uint64_t timeout_ms) {
+static int lifecycle_check_start(const struct kelpie_monitor *monitor, struct kelpie_error *error) {
+    const struct kelpie_lifecycle *lifecycle = &monitor->lifecycle;
+    int status =
+        kelpie__state_allow(lifecycle->state, KELPIE_VERB_START, monitor->config.name, error);
+    if (status == 0 && (lifecycle->is_deleting || lifecycle->is_ending)) {
+        status = kelpie__fail(error, KELPIE_E_STATE, 0, "start: VM \"%s\" is being deleted",
+                              monitor->config.name);
+    }
+    return status == 0 ? kelpie__prepare_check_memory(monitor, error) : status;
+}
+
+/* `snapshot`: what it is made from; NULL: it is booted. */
+static void lifecycle_begin(struct kelpie_monitor *monitor, struct kelpie_reply reply,
+                            const char *snapshot, uint64_t timeout_ms) {
     struct kelpie_lifecycle *lifecycle = kelpie__lifecycle_of(monitor);
     struct kelpie_error error = {0};
     uint64_t chosen_ms = timeout_ms != 0 ? timeout_ms : monitor->config.boot_timeout_ms;
-    int status =
-        kelpie__state_allow(lifecycle->state, KELPIE_VERB_START, monitor->config.name, &error);
-    if (status == 0 && (lifecycle->is_deleting || lifecycle->is_ending)) {
-        status = kelpie__fail(&error, KELPIE_E_STATE, 0, "start: VM \"%s\" is being deleted",
-                              monitor->config.name);
-    }
-    if (status == 0) {
-        status = kelpie__prepare_check_memory(monitor, &error);
-    }
-    if (status < 0) {
+    if (lifecycle_check_start(monitor, &error) < 0) {
         kelpie__reply_refuse(monitor, &reply, &error);
         return;
     }
+    chosen_ms = kelpie__min_u64(chosen_ms, KELPIE_BOOT_TIMEOUT_MS_MAX);
     lifecycle->record.previous = lifecycle->state;
     lifecycle->record.boot_us = 0;
-    lifecycle->record.parent[0] = '\0'; /* what is booted came from no snapshot */
     lifecycle->start_reply = reply;
     lifecycle->start_ns = monitor->loop->now_ns;
-    lifecycle->boot_deadline_ns = kelpie__loop_deadline(
-        monitor->loop, kelpie__min_u64(chosen_ms, KELPIE_BOOT_TIMEOUT_MS_MAX));
+    lifecycle->boot_deadline_ns = kelpie__loop_deadline(monitor->loop, chosen_ms);
     kelpie__state_change(&lifecycle->state, KELPIE_VM_STARTING);
     lifecycle->record.reason[0] = '\0';
-    if (kelpie__lifecycle_save(lifecycle, &error) <
-        0) { /* nothing is spawned that no file knows of */
+    if (snapshot == NULL) {
+        lifecycle->record.parent[0] = '\0'; /* what is booted came from no snapshot */
+    }
+    /* Nothing is spawned that no file knows of. */
+    if (kelpie__lifecycle_save(lifecycle, &error) < 0) {
         kelpie__lifecycle_start_failed(lifecycle, &error);
         return;
     }
     kelpie__event_log_write(monitor, "state", "starting");
-    kelpie__prepare_start(&monitor->prepare, monitor);
+    if (snapshot != NULL) {
+        kelpie__restore_start(monitor, snapshot, chosen_ms);
+    } else {
+        kelpie__prepare_start(&monitor->prepare, monitor);
+    }
+}
+
+void kelpie__lifecycle_start(struct kelpie_monitor *monitor, struct kelpie_reply reply,
+                             uint64_t timeout_ms) {
+    bool is_first =
+        monitor->config.snapshot[0] != '\0' && !monitor->lifecycle.record.is_snapshot_used;
+    lifecycle_begin(monitor, reply, is_first ? monitor->config.snapshot : NULL, timeout_ms);
+}
+
+void kelpie__lifecycle_start_from(struct kelpie_monitor *monitor, struct kelpie_reply reply,
+                                  const char *snapshot, uint64_t timeout_ms) {
+    lifecycle_begin(monitor, reply, snapshot, timeout_ms);
+}
+
+/* ---- a machine that a restore made ----------------------------------------------------------- */
+
+void kelpie__lifecycle_take_machine(struct kelpie_lifecycle *lifecycle, struct kelpie_vmm *vmm,
+                                    const struct kelpie_vmm_spec *spec) {
+    KELPIE_ASSERT(lifecycle->vmm == NULL);
+    KELPIE_ASSERT(spec->disk_count <= KELPIE_VMM_DISK_COUNT_MAX);
+    lifecycle->vmm = vmm;
+    lifecycle->spec = *spec;
+    lifecycle->spec.restore = NULL; /* it was read */
+    lifecycle->spec.disks = lifecycle->disks;
+    for (uint32_t i = 0; i < spec->disk_count; i += 1) {
+        lifecycle->disks[i] = spec->disks[i];
+    }
+    kelpie__vmm_hand_over(vmm, lifecycle_vmm_event, lifecycle);
+}
+
+void kelpie__lifecycle_arrived(struct kelpie_lifecycle *lifecycle, enum kelpie_vm_state next) {
+    struct kelpie_monitor *monitor = lifecycle->monitor;
+    char reason[sizeof(lifecycle->record.reason)];
+    memcpy(reason, lifecycle->record.reason, sizeof(reason));
+    KELPIE_ASSERT(next == KELPIE_VM_RUNNING || next == KELPIE_VM_PAUSED);
+    if (lifecycle->state != next) {
+        kelpie__lifecycle_change(lifecycle, next, reason);
+    } else { /* the record says so already */
+        kelpie__event_log_write(monitor, "state", "%s", reason);
+    }
+    kelpie__reply_result(monitor, &lifecycle->start_reply, "{}");
 }
 
 void kelpie__lifecycle_guest_greeted(struct kelpie_monitor *monitor) {

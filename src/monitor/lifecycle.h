@@ -52,6 +52,9 @@ void kelpie__lifecycle_deinit(struct kelpie_lifecycle *lifecycle);
 /* Requests of clients. */
 void kelpie__lifecycle_start(struct kelpie_monitor *monitor, struct kelpie_reply reply,
                              uint64_t timeout_ms);
+/* The same, made from a snapshot. */
+void kelpie__lifecycle_start_from(struct kelpie_monitor *monitor, struct kelpie_reply reply,
+                                  const char *snapshot, uint64_t timeout_ms);
 void kelpie__lifecycle_stop(struct kelpie_monitor *monitor, struct kelpie_reply reply,
                             uint64_t timeout_ms);
 void kelpie__lifecycle_kill(struct kelpie_monitor *monitor, struct kelpie_reply reply);

@@ -25,16 +25,24 @@ static void waiters_result(struct kelpie_monitor *monitor, struct kelpie_reply *
 
 /* ---- the end of a VMM, and of everything in it ----------------------------------------------- */
 
-static void lifecycle_end_vmm(struct kelpie_lifecycle *lifecycle, const struct kelpie_error *why) {
+void kelpie__lifecycle_end_machine(struct kelpie_lifecycle *lifecycle,
+                                   const struct kelpie_error *why) {
     struct kelpie_monitor *monitor = lifecycle->monitor;
+    KELPIE_ASSERT(why->code < 0);
     kelpie__lifecycle_disarm(lifecycle);
-    kelpie__pause_end(&monitor->pause, why);
     kelpie__capture_vmm_gone(&monitor->capture, why);
     kelpie__guest_detach(&monitor->guest, why);
     kelpie__relay_fail_all(&monitor->relay, why);
     kelpie__console_log_detach(&monitor->console);
     kelpie__vmm_destroy(lifecycle->vmm);
     lifecycle->vmm = NULL;
+}
+
+static void lifecycle_end_vmm(struct kelpie_lifecycle *lifecycle, const struct kelpie_error *why) {
+    struct kelpie_monitor *monitor = lifecycle->monitor;
+    kelpie__pause_end(&monitor->pause, why);
+    kelpie__restore_vmm_gone(&monitor->restore, why);
+    kelpie__lifecycle_end_machine(lifecycle, why);
     lifecycle->is_stopping = false;
     lifecycle->is_trial = false;
     lifecycle->is_trial_lost = false;
@@ -76,6 +84,7 @@ void kelpie__lifecycle_start_failed(struct kelpie_lifecycle *lifecycle,
     KELPIE_ASSERT(lifecycle->state == KELPIE_VM_STARTING);
     KELPIE_ASSERT(error.code < 0);
     kelpie__prepare_cancel(&lifecycle->monitor->prepare);
+    kelpie__restore_drop(&lifecycle->monitor->restore);
     lifecycle_end_vmm(lifecycle, &error);
     kelpie__lifecycle_change(lifecycle, lifecycle->record.previous, error.message);
     kelpie__reply_refuse(lifecycle->monitor, &lifecycle->start_reply, &error);

@@ -26,6 +26,17 @@ void kelpie__lifecycle_disarm(struct kelpie_lifecycle *lifecycle);
 void kelpie__lifecycle_launch(struct kelpie_lifecycle *lifecycle,
                               enum kelpie_vmm_accelerator accelerator);
 
+/* lifecycle.c: a VMM that a restore made is the VM's from here on; it has none. */
+void kelpie__lifecycle_take_machine(struct kelpie_lifecycle *lifecycle, struct kelpie_vmm *vmm,
+                                    const struct kelpie_vmm_spec *spec);
+
+/* lifecycle.c: the record says it already; whoever waits is told. */
+void kelpie__lifecycle_arrived(struct kelpie_lifecycle *lifecycle, enum kelpie_vm_state next);
+
+/* lifecycle_end.c: the VMM and all that lives in it end, and the VM does not. */
+void kelpie__lifecycle_end_machine(struct kelpie_lifecycle *lifecycle,
+                                   const struct kelpie_error *why);
+
 /* lifecycle_end.c: Starting -> the state before it. */
 void kelpie__lifecycle_start_failed(struct kelpie_lifecycle *lifecycle,
                                     const struct kelpie_error *error);

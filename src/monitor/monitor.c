@@ -83,10 +83,11 @@ static int monitor_open(struct kelpie_monitor *monitor, int argc, char **argv,
 static int monitor_init(struct kelpie_monitor *monitor, struct kelpie_error *error) {
     struct kelpie_os *os = monitor->os;
     int directory = monitor->directory.vm;
-    kelpie__guest_init(&monitor->guest, monitor);
-    kelpie__relay_init(&monitor->relay, monitor);
+    kelpie__guest_init(&monitor->guest, monitor, &monitor->relay);
+    kelpie__relay_init(&monitor->relay, monitor, &monitor->guest);
     kelpie__pause_init(&monitor->pause, monitor);
     kelpie__capture_init(&monitor->capture, monitor);
+    kelpie__restore_init(&monitor->restore, monitor);
     int status = kelpie__lifecycle_init(&monitor->lifecycle, monitor, error);
     if (status == 0) {
         status = kelpie__event_log_open(&monitor->events, os, directory, error);
@@ -137,6 +138,7 @@ static int monitor_run(struct kelpie_monitor *monitor, struct kelpie_error *erro
 static void monitor_end(struct kelpie_monitor *monitor) {
     bool is_leftover = monitor->config.is_ephemeral && !monitor->is_deleted;
     kelpie__prepare_cancel(&monitor->prepare);
+    kelpie__restore_deinit(&monitor->restore);
     kelpie__capture_deinit(&monitor->capture);
     kelpie__clients_deinit(&monitor->clients, monitor->is_deleted ? "deleted" : "over");
     kelpie__relay_deinit(&monitor->relay);

@@ -20,6 +20,7 @@
 #include "monitor/options.h"
 #include "monitor/pause.h"
 #include "monitor/prepare.h"
+#include "monitor/restore.h"
 #include "store/vm_directory.h"
 
 struct kelpie_monitor {
@@ -34,6 +35,7 @@ struct kelpie_monitor {
     struct kelpie_lifecycle lifecycle;
     struct kelpie_pause pause;
     struct kelpie_capture capture;
+    struct kelpie_restore restore;
     struct kelpie_prepare prepare;
     struct kelpie_guest guest;
     struct kelpie_relay relay;

@@ -8,6 +8,7 @@
 
 #include "core/json.h"
 #include "core/text.h"
+#include "monitor/source.h"
 #include "os/os_call.h"
 #include "store/checksum.h"
 #include "store/copy.h"
@@ -354,12 +355,33 @@ static int worker_options_read(struct kelpie_worker_options *options, int argc, 
     return 0;
 }
 
+static int worker_verify(struct kelpie_snapshot_store *store,
+                         const struct kelpie_worker_options *options, struct kelpie_error *error) {
+    struct kelpie_snapshot snapshot;
+    int status = kelpie__snapshot_open(&snapshot, store, options->entry, error);
+    if (status < 0) {
+        return status;
+    }
+    int vm = kelpie__os_open(store->os, KELPIE_OS_CWD, options->vm,
+                             KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
+    status = vm < 0 ? kelpie__fail(error, KELPIE_E_IO, -vm, "open \"%s\"", options->vm)
+                    : kelpie__source_work(&snapshot, vm, error);
+    if (vm >= 0) {
+        kelpie__ignore(kelpie__os_close(store->os, vm));
+    }
+    kelpie__snapshot_close(&snapshot);
+    return status;
+}
+
 /* Gives the bytes on the disk. Whatever fails, nothing of the snapshot is left. */
 static int worker_run(struct kelpie_snapshot_store *store,
                       const struct kelpie_worker_options *options, uint64_t *out_bytes,
                       bool *out_is_removed, struct kelpie_error *error) {
     struct kelpie_snapshot snapshot = {0};
     bool is_seal = kelpie__text_equal(options->job, KELPIE_WORKER_SEAL);
+    if (kelpie__text_equal(options->job, KELPIE_WORKER_VERIFY)) {
+        return worker_verify(store, options, error);
+    }
     if (!is_seal && !kelpie__text_equal(options->job, KELPIE_WORKER_REMOVE)) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "there is no job \"%s\"", options->job);
     }
@@ -408,6 +430,25 @@ static void worker_answer(struct kelpie_os *os, int status, uint64_t bytes, bool
             kelpie__os_write(os, KELPIE_WORKER_HANDLE_OUTPUT, text + done, (size_t)(length - done));
         done += put > 0 ? put : 0;
     }
+}
+
+bool kelpie__worker_read_error(const char *text, size_t length, struct kelpie_error *out) {
+    int64_t code = 0;
+    int64_t os_error = 0;
+    struct kelpie_error error = {0};
+    if (kelpie__json_find_i64(text, length, "code", &code) < 0 || code >= 0 ||
+        code < KELPIE_CODE_LAST ||
+        kelpie__json_find_string(text, length, "message", error.message, sizeof(error.message)) <
+            0) {
+        return false;
+    }
+    kelpie__ignore(kelpie__json_find_i64(text, length, "os_error", &os_error));
+    kelpie__ignore(
+        kelpie__json_find_string(text, length, "field", error.field, sizeof(error.field)));
+    error.code = (int)code;
+    error.os_error = os_error > 0 && os_error < INT32_MAX ? (int)os_error : 0;
+    *out = error;
+    return true;
 }
 
 int kelpie__worker_main(struct kelpie_os *os, int argc, char **argv) {

@@ -6,6 +6,8 @@
  *     seal     makes it whole and gives it its name: base (descriptor 4) or a flat memory, disk
  *              layers, configuration, checksums
  *     remove   removes it
+ *     verify   of a whole one: compares its files, then lays its disk's layers into the VM's
+ *              directory
  */
 #ifndef KELPIE_MONITOR_WORKER_H
 #define KELPIE_MONITOR_WORKER_H
@@ -17,6 +19,7 @@
 #define KELPIE_WORKER_OPTION "--worker"
 #define KELPIE_WORKER_SEAL "seal"
 #define KELPIE_WORKER_REMOVE "remove"
+#define KELPIE_WORKER_VERIFY "verify"
 
 enum kelpie_worker_handle {
     KELPIE_WORKER_HANDLE_OUTPUT = 1,
@@ -46,6 +49,10 @@ KELPIE_MUST_CHECK int kelpie__worker_seal(struct kelpie_snapshot *snapshot,
  * of the guest's memory; `map` has a bit for each page. */
 KELPIE_MUST_CHECK int kelpie__worker_flatten(struct kelpie_os *os, int base, int memory, int map,
                                              int flat, struct kelpie_error *error);
+
+/* What a worker printed of its failure; false: nothing that can be read. */
+KELPIE_MUST_CHECK bool kelpie__worker_read_error(const char *text, size_t length,
+                                                 struct kelpie_error *out);
 
 /* The program. */
 int kelpie__worker_main(struct kelpie_os *os, int argc, char **argv);

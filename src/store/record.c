@@ -33,6 +33,7 @@ static int64_t record_format(const struct kelpie_vm_record *record, char *out, s
         kelpie__json_write_string(&writer, NULL, record->layers[i]);
     }
     kelpie__json_array_end(&writer);
+    kelpie__json_write_bool(&writer, "is_snapshot_used", record->is_snapshot_used);
     kelpie__json_write_u64(&writer, "boot_us", record->boot_us);
     kelpie__json_write_i64(&writer, "monitor_pid", record->monitor_pid);
     kelpie__json_write_i64(&writer, "vmm_pid", record->vmm_pid);
@@ -112,6 +113,8 @@ static bool record_parse(const char *text, size_t length, struct kelpie_vm_recor
     READ_TEXT(parent);
 #undef READ_TEXT
     kelpie__ignore(kelpie__json_find_i64(text, length, "changed_ms", &out->changed_ms));
+    kelpie__ignore(
+        kelpie__json_find_bool(text, length, "is_snapshot_used", &out->is_snapshot_used));
     kelpie__ignore(kelpie__json_find_u64(text, length, "boot_us", &out->boot_us));
     read_pid(text, length, "monitor_pid", &out->monitor_pid);
     read_pid(text, length, "vmm_pid", &out->vmm_pid);

@@ -31,6 +31,7 @@ struct kelpie_vm_record {
      * first start makes. The uppermost is written to, the others never again. */
     uint32_t layer_count;
     char layers[KELPIE_DISK_LAYER_COUNT_MAX][KELPIE_RECORD_LAYER_BYTES_MAX];
+    bool is_snapshot_used; /* the one that the configuration names: a start boots from now on */
     uint64_t boot_us;
     int32_t monitor_pid;
     int32_t vmm_pid;

@@ -12,6 +12,7 @@
 #ifndef KELPIE_STORE_SNAPSHOT_H
 #define KELPIE_STORE_SNAPSHOT_H
 
+#include "core/config.h"
 #include "store/manifest.h"
 
 #define KELPIE_SNAPSHOT_CONFIG_FILE "config.json"
@@ -76,6 +77,10 @@ KELPIE_MUST_CHECK int kelpie__snapshot_open(struct kelpie_snapshot *snapshot,
                                             const char *name, struct kelpie_error *error);
 void kelpie__snapshot_close(struct kelpie_snapshot *snapshot); /* drops the lock */
 void kelpie__snapshot_check(const struct kelpie_snapshot *snapshot);
+/* Of the VM that it was taken of. SNAPSHOT_CORRUPTED, MEMORY. */
+KELPIE_MUST_CHECK int kelpie__snapshot_config(const struct kelpie_snapshot *snapshot,
+                                              struct kelpie_config_values *out,
+                                              struct kelpie_error *error);
 /* Compares every byte, unless that was done since the host's boot. */
 KELPIE_MUST_CHECK int kelpie__snapshot_verify(struct kelpie_snapshot *snapshot, bool is_forced,
                                               struct kelpie_error *error);

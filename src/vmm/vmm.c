@@ -173,6 +173,14 @@ int kelpie__vmm_make_overlay(const struct kelpie_vmm_operations *operations, str
     return operations->make_overlay(os, overlay, error);
 }
 
+void kelpie__vmm_hand_over(struct kelpie_vmm *vmm, kelpie_vmm_event_callback callback,
+                           void *context) {
+    kelpie__vmm_check(vmm);
+    KELPIE_ASSERT(callback != NULL && !vmm->is_changing);
+    vmm->callback = callback;
+    vmm->context = context;
+}
+
 void kelpie__vmm_kill(struct kelpie_vmm *vmm) {
     kelpie__vmm_check(vmm);
     KELPIE_ASSERT(vmm->state != KELPIE_VMM_NEW);

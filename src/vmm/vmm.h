@@ -296,6 +296,9 @@ KELPIE_MUST_CHECK int kelpie__vmm_make_overlay(const struct kelpie_vmm_operation
                                                struct kelpie_os *os,
                                                const struct kelpie_vmm_overlay *overlay,
                                                struct kelpie_error *error);
+/* Its events go to somebody else from now on. */
+void kelpie__vmm_hand_over(struct kelpie_vmm *vmm, kelpie_vmm_event_callback callback,
+                           void *context);
 void kelpie__vmm_kill(struct kelpie_vmm *vmm);
 void kelpie__vmm_destroy(struct kelpie_vmm *vmm); /* takes NULL */
 

@@ -84,6 +84,12 @@ void kelpie__wire_close(struct kelpie_wire *wire, const struct kelpie_error *err
     kelpie__wire_check(wire);
 }
 
+void kelpie__wire_set_context(struct kelpie_wire *wire, void *context) {
+    kelpie__wire_check(wire);
+    KELPIE_ASSERT(context != NULL);
+    wire->context = context;
+}
+
 bool kelpie__wire_is_closed(const struct kelpie_wire *wire) {
     return wire->is_closed;
 }

@@ -77,6 +77,8 @@ void kelpie__wire_break(struct kelpie_wire *wire, const char *rule, const char *
  * says what is missing here ("no memory for a stream"): the connection ends without blame. */
 void kelpie__wire_break_rule(struct kelpie_wire *wire, const char *rule_and_text);
 bool kelpie__wire_is_closed(const struct kelpie_wire *wire);
+/* The callbacks get another context from now on; those of calls keep theirs. */
+void kelpie__wire_set_context(struct kelpie_wire *wire, void *context);
 
 /* ---- messages; `params` and `result` are JSON objects with a terminating zero ---------------- */
 

@@ -13,6 +13,7 @@ int main(int argc, char **argv) {
         contract_tests_lifecycle, contract_tests_exec,  contract_tests_streams,
         contract_tests_ends,      contract_tests_roots, contract_tests_load,
         contract_tests_faults,    contract_tests_pause, contract_tests_snapshot,
+        contract_tests_restore,
     };
     struct harness_test tests[TESTS_MAX];
     size_t count = 0;

@@ -110,8 +110,8 @@ static void fixture_open(struct fixture *fixture) {
     monitor->lifecycle.monitor = monitor;
     monitor->lifecycle.state = KELPIE_VM_STARTING;
     monitor->lifecycle.vmm = &fixture->vmm;
-    kelpie__guest_init(&monitor->guest, monitor);
-    kelpie__relay_init(&monitor->relay, monitor);
+    kelpie__guest_init(&monitor->guest, monitor, &monitor->relay);
+    kelpie__relay_init(&monitor->relay, monitor, &monitor->guest);
     kelpie__pause_init(&monitor->pause, monitor);
     assert_int_equal(
         kelpie__event_log_open(&monitor->events, monitor->os, monitor->directory.vm, NULL), 0);

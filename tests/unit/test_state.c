@@ -22,15 +22,15 @@
 /* A row for each state, in the order of enum kelpie_vm_state; columns: the operations, the states.
  */
 static const char *const allowed[STATE_COUNT] = {
-    /* start stop kill pause resume exec delete snapshot */
-    [KELPIE_VM_CREATED] = "y-----y-", [KELPIE_VM_STARTING] = "--y-----",
-    [KELPIE_VM_RUNNING] = "-yyy-y-y", [KELPIE_VM_PAUSED] = "-yy-y--y",
-    [KELPIE_VM_STOPPED] = "y-----y-", [KELPIE_VM_CRASHED] = "y-----y-",
+    /* start stop kill pause resume exec delete snapshot restore */
+    [KELPIE_VM_CREATED] = "y-----y-y", [KELPIE_VM_STARTING] = "--y------",
+    [KELPIE_VM_RUNNING] = "-yyy-y-yy", [KELPIE_VM_PAUSED] = "-yy-y--yy",
+    [KELPIE_VM_STOPPED] = "y-----y-y", [KELPIE_VM_CRASHED] = "y-----y-y",
 };
 
 static const char *const reached[STATE_COUNT] = {
     /* created starting running paused stopped crashed */
-    [KELPIE_VM_CREATED] = "-y----", [KELPIE_VM_STARTING] = "y-y-yy", [KELPIE_VM_RUNNING] = "---yyy",
+    [KELPIE_VM_CREATED] = "-y----", [KELPIE_VM_STARTING] = "y-yyyy", [KELPIE_VM_RUNNING] = "---yyy",
     [KELPIE_VM_PAUSED] = "--y-yy",  [KELPIE_VM_STOPPED] = "-y----",  [KELPIE_VM_CRASHED] = "-y----",
 };
 

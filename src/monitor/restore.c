@@ -1,0 +1,623 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See restore.h: the sequence. Every step ends in the next one or in restore_fail. What may not be
+ * destroyed inside a callback of its own is killed, and goes when its VMM has ended.
+ * restore_place.c has the machine itself, and how it takes the VM's place.
+ */
+#include "monitor/restore.h"
+
+#include <string.h>
+
+#include "core/json.h"
+#include "core/text.h"
+#include "monitor/lifecycle_internal.h"
+#include "monitor/monitor.h"
+#include "monitor/worker.h"
+#include "os/os_call.h"
+#include "wire/wire.h"
+
+#define RESTORE_CHECK_TIMEOUT_NS (KELPIE_RESTORE_CHECK_TIMEOUT_MS * KELPIE_NS_PER_MS)
+
+static void restore_check(const struct kelpie_restore *restore) {
+    KELPIE_ASSERT(restore->monitor != NULL);
+    KELPIE_ASSERT(restore->phase != KELPIE_RESTORE_IDLE || restore->candidate == NULL);
+    KELPIE_ASSERT(restore->phase != KELPIE_RESTORE_IDLE || restore->reply.client == 0);
+    KELPIE_ASSERT(!restore->is_old_stilled || restore->is_in_place);
+}
+
+void kelpie__restore_init(struct kelpie_restore *restore, struct kelpie_monitor *monitor) {
+    *restore = (struct kelpie_restore){.monitor = monitor, .phase = KELPIE_RESTORE_IDLE};
+    kelpie__child_init(&restore->child, monitor->os, monitor->loop);
+    restore_check(restore);
+}
+
+bool kelpie__restore_is_idle(const struct kelpie_restore *restore) {
+    return restore->phase == KELPIE_RESTORE_IDLE;
+}
+
+/* ---- the end --------------------------------------------------------------------------------- */
+
+static void restore_disarm(struct kelpie_restore *restore) {
+    kelpie__timer_disarm(restore->monitor->loop, &restore->timer);
+    kelpie__timer_disarm(restore->monitor->loop, &restore->step_timer);
+    kelpie__child_cancel(&restore->child);
+}
+
+static void restore_idle(struct kelpie_restore *restore) {
+    restore->phase = KELPIE_RESTORE_IDLE;
+    restore->is_in_place = false;
+    restore->is_old_stilled = false;
+    restore->failure = (struct kelpie_error){0};
+}
+
+/* Whoever asked is told of the failure; the VM is what it was. */
+static void restore_refuse(struct kelpie_restore *restore) {
+    struct kelpie_monitor *monitor = restore->monitor;
+    struct kelpie_error why = restore->failure;
+    bool is_in_place = restore->is_in_place;
+    KELPIE_ASSERT(why.code < 0 && restore->candidate == NULL);
+    restore_idle(restore);
+    kelpie__event_log_write(monitor, "notice", "restore: %s", why.message);
+    if (is_in_place) {
+        kelpie__ignore(kelpie__fail_prefix(&why, "restore"));
+        kelpie__reply_refuse(monitor, &restore->reply, &why);
+        kelpie__pause_give_back(&monitor->pause);
+    } else {
+        restore->reply = (struct kelpie_reply){0};
+        kelpie__lifecycle_start_failed(&monitor->lifecycle, &why);
+    }
+    restore_check(restore);
+}
+
+static void restore_clock_answered(void *context, const struct kelpie_error *error,
+                                   const char *result, size_t length) {
+    (void)context;
+    (void)error; /* it lives with a clock that is behind */
+    (void)result;
+    (void)length;
+}
+
+static void restore_returned(void *context, int status, const struct kelpie_error *error) {
+    struct kelpie_restore *restore = context;
+    struct kelpie_monitor *monitor = restore->monitor;
+    struct kelpie_wire *wire = kelpie__guest_wire(&monitor->guest);
+    char params[64];
+    KELPIE_ASSERT(restore->phase == KELPIE_RESTORE_RETURNING);
+    if (status < 0) { /* giving it back shows that it is paused */
+        kelpie__event_log_write(monitor, "notice", "let the VM go on after a failed restore: %s",
+                                error->message);
+    }
+    bool is_whole =
+        kelpie__text_format(params, sizeof(params), "{\"wall_ns\":%lld}",
+                            (long long)kelpie__os_now(monitor->os, KELPIE_OS_CLOCK_WALL));
+    KELPIE_ASSERT(is_whole);
+    if (wire != NULL && status == 0) {
+        kelpie__ignore(kelpie__wire_call(wire, "guest.clock", params, KELPIE_TIMEOUT_NONE,
+                                         restore_clock_answered, NULL, NULL, NULL));
+    }
+    restore_refuse(restore);
+}
+
+/* Nothing is left of the new machine: the old one goes on. */
+static void restore_return(struct kelpie_restore *restore) {
+    struct kelpie_lifecycle *lifecycle = &restore->monitor->lifecycle;
+    struct kelpie_error error = {0};
+    KELPIE_ASSERT(restore->candidate == NULL);
+    bool is_alive = restore->is_old_stilled && lifecycle->vmm != NULL &&
+                    lifecycle->vmm->state == KELPIE_VMM_PAUSED && !lifecycle->vmm->is_changing &&
+                    !lifecycle->is_kill_wanted && !lifecycle->has_failure;
+    if (!is_alive) {
+        restore_refuse(restore);
+        return;
+    }
+    restore->phase = KELPIE_RESTORE_RETURNING;
+    int status = kelpie__vmm_resume(lifecycle->vmm, restore_returned, restore, &error);
+    if (status < 0) {
+        restore_returned(restore, status, &error);
+    }
+}
+
+static void restore_undo(void *context) {
+    struct kelpie_restore *restore = context;
+    struct kelpie_candidate *candidate = restore->candidate;
+    KELPIE_ASSERT(restore->failure.code < 0);
+    restore->candidate = NULL;
+    kelpie__candidate_destroy(restore->monitor, candidate, &restore->failure);
+    restore_return(restore);
+}
+
+static void restore_fail(struct kelpie_restore *restore, const struct kelpie_error *why) {
+    struct kelpie_loop *loop = restore->monitor->loop;
+    KELPIE_ASSERT(why->code < 0);
+    if (restore->phase == KELPIE_RESTORE_ENDING || restore->phase == KELPIE_RESTORE_IDLE) {
+        return; /* the first cause counts */
+    }
+    restore->failure = *why;
+    restore->phase = KELPIE_RESTORE_ENDING;
+    restore_disarm(restore);
+    struct kelpie_vmm *vmm = restore->candidate->vmm;
+    if (vmm != NULL && vmm->state != KELPIE_VMM_NEW && vmm->state != KELPIE_VMM_ENDED) {
+        kelpie__vmm_kill(vmm); /* its end comes, and restore_undo with it */
+    } else {
+        kelpie__timer_arm(loop, &restore->step_timer, loop->now_ns, restore_undo, restore);
+    }
+}
+
+/* The code of a restore, unless what happened has one that says more. */
+static int restore_code(int code) {
+    bool is_known = code == KELPIE_E_SNAPSHOT_CORRUPTED || code == KELPIE_E_SNAPSHOT_INCOMPATIBLE ||
+                    code == KELPIE_E_NOT_FOUND || code == KELPIE_E_BUSY ||
+                    code == KELPIE_E_CANCELLED || code == KELPIE_E_STATE ||
+                    code == KELPIE_E_LIMIT || code == KELPIE_E_MEMORY ||
+                    code == KELPIE_E_UNAVAILABLE;
+    return is_known ? code : KELPIE_E_RESTORE;
+}
+
+static void restore_fail_as(struct kelpie_restore *restore, const struct kelpie_error *why,
+                            const char *doing) {
+    struct kelpie_error error = *why;
+    error.code = restore_code(why->code);
+    if (doing != NULL) {
+        kelpie__ignore(kelpie__fail_prefix(&error, "%s", doing));
+    }
+    restore_fail(restore, &error);
+}
+
+/* Whether the VM is being ended meanwhile; the restore then gives way. */
+static bool restore_gives_way(struct kelpie_restore *restore) {
+    const struct kelpie_lifecycle *lifecycle = &restore->monitor->lifecycle;
+    struct kelpie_error error = {0};
+    if (!lifecycle->is_stopping && !lifecycle->is_kill_wanted && !lifecycle->has_failure) {
+        return false;
+    }
+    kelpie__ignore(kelpie__fail(&error, KELPIE_E_STATE, 0, "VM \"%s\" is being stopped",
+                                restore->monitor->config.name));
+    restore_fail(restore, &error);
+    return true;
+}
+
+static void restore_timed_out(void *context) {
+    struct kelpie_restore *restore = context;
+    struct kelpie_error error = {0};
+    kelpie__ignore(kelpie__fail(&error, KELPIE_E_RESTORE, 0,
+                                "the saved VM did not come back within %llu ms",
+                                (unsigned long long)restore->timeout_ms));
+    restore_fail(restore, &error);
+}
+
+/* ---- it takes the place ---------------------------------------------------------------------- */
+
+static void restore_arrived(struct kelpie_restore *restore) {
+    struct kelpie_monitor *monitor = restore->monitor;
+    struct kelpie_lifecycle *lifecycle = &monitor->lifecycle;
+    enum kelpie_vm_state next = lifecycle->record.state;
+    bool is_in_place = restore->is_in_place;
+    restore_disarm(restore);
+    restore_idle(restore);
+    kelpie__source_sweep(monitor, &lifecycle->record);
+    kelpie__source_settle(restore->source);
+    kelpie__lifecycle_arrived(lifecycle, next);
+    if (is_in_place) {
+        kelpie__reply_result(monitor, &restore->reply, "{}");
+        kelpie__pause_give_back(&monitor->pause);
+    } else {
+        restore->reply = (struct kelpie_reply){0};
+        kelpie__pause_changed(&monitor->pause); /* the VMM may have stopped it meanwhile */
+    }
+    restore_check(restore);
+}
+
+/* From the loop, so that nothing of the new machine is in the middle of a call. */
+static void restore_switch(void *context) {
+    struct kelpie_restore *restore = context;
+    struct kelpie_error error = {0};
+    KELPIE_ASSERT(restore->phase == KELPIE_RESTORE_ARRIVING);
+    if (restore_gives_way(restore)) {
+        return;
+    }
+    if (kelpie__restore_take_place(restore, &error) < 0) {
+        restore_fail_as(restore, &error, NULL);
+    } else {
+        restore_arrived(restore);
+    }
+}
+
+/* ---- the new machine comes up ---------------------------------------------------------------- */
+
+static void restore_arrive(struct kelpie_restore *restore) {
+    struct kelpie_loop *loop = restore->monitor->loop;
+    restore->phase = KELPIE_RESTORE_ARRIVING;
+    kelpie__timer_arm(loop, &restore->step_timer, loop->now_ns, restore_switch, restore);
+}
+
+static void restore_paused(void *context, int status, const struct kelpie_error *error) {
+    struct kelpie_restore *restore = context;
+    if (restore->phase != KELPIE_RESTORE_PAUSING) {
+        return; /* given up */
+    }
+    if (status < 0) {
+        restore_fail_as(restore, error, "pause the restored VM as it was saved");
+    } else {
+        restore_arrive(restore);
+    }
+}
+
+static void restore_quieted(void *context, const struct kelpie_error *error) {
+    struct kelpie_restore *restore = context;
+    struct kelpie_error why = {0};
+    if (restore->phase != KELPIE_RESTORE_QUIETING) {
+        return;
+    }
+    if (error != NULL) {
+        restore_fail_as(restore, error, "pause the restored VM as it was saved");
+        return;
+    }
+    restore->phase = KELPIE_RESTORE_PAUSING;
+    struct kelpie_vmm *vmm = restore->candidate->vmm;
+    int status = vmm->state == KELPIE_VMM_RUNNING
+                     ? kelpie__vmm_pause(vmm, restore_paused, restore, &why)
+                     : kelpie__fail(&why, KELPIE_E_RESTORE, 0, "it paused by itself");
+    if (status < 0) {
+        restore_fail_as(restore, &why, "pause the restored VM as it was saved");
+    }
+}
+
+static void restore_greeted(void *context, const struct kelpie_error *error) {
+    struct kelpie_restore *restore = context;
+    struct kelpie_error why = {0};
+    if (restore->phase != KELPIE_RESTORE_GREETING) {
+        return;
+    }
+    if (error != NULL) {
+        restore_fail_as(restore, error, NULL);
+        return;
+    }
+    if (!restore->candidate->source->snapshot.manifest.is_paused) {
+        restore_arrive(restore);
+        return;
+    }
+    restore->phase = KELPIE_RESTORE_QUIETING;
+    if (kelpie__guest_quiesce(&restore->candidate->guest, restore_quieted, restore, &why) < 0) {
+        restore_fail_as(restore, &why, "pause the restored VM as it was saved");
+    }
+}
+
+static void restore_awake(void *context, int status, const struct kelpie_error *error) {
+    struct kelpie_restore *restore = context;
+    if (restore->phase != KELPIE_RESTORE_WAKING) {
+        return;
+    }
+    if (status < 0) {
+        restore_fail_as(restore, error, "let the restored VM run");
+        return;
+    }
+    restore->phase = KELPIE_RESTORE_GREETING;
+    kelpie__guest_greet(&restore->candidate->guest, restore_greeted, restore);
+}
+
+static void restore_wake(struct kelpie_restore *restore) {
+    struct kelpie_error error = {0};
+    restore->phase = KELPIE_RESTORE_WAKING;
+    if (kelpie__vmm_resume(restore->candidate->vmm, restore_awake, restore, &error) < 0) {
+        restore_fail_as(restore, &error, "let the restored VM run");
+    }
+}
+
+static void restore_stilled(void *context, int status, const struct kelpie_error *error) {
+    struct kelpie_restore *restore = context;
+    restore->is_old_stilled = restore->is_in_place && status == 0;
+    if (restore->phase != KELPIE_RESTORE_STILLING) {
+        return;
+    }
+    if (status < 0) {
+        restore_fail_as(restore, error, "let the VM stand still meanwhile");
+    } else if (!restore_gives_way(restore)) {
+        restore_wake(restore);
+    }
+}
+
+/* The new VMM has loaded all and stands still; so does the old one, from here on. */
+static void restore_loaded(struct kelpie_restore *restore) {
+    struct kelpie_lifecycle *lifecycle = &restore->monitor->lifecycle;
+    struct kelpie_error error = {0};
+    if (restore->phase != KELPIE_RESTORE_LOADING || restore_gives_way(restore)) {
+        return;
+    }
+    if (!restore->is_in_place || lifecycle->vmm->state == KELPIE_VMM_PAUSED) {
+        restore_wake(restore);
+        return;
+    }
+    restore->phase = KELPIE_RESTORE_STILLING;
+    if (kelpie__vmm_pause(lifecycle->vmm, restore_stilled, restore, &error) < 0) {
+        restore_fail_as(restore, &error, "let the VM stand still meanwhile");
+    }
+}
+
+static void restore_vmm_ended(struct kelpie_restore *restore, const struct kelpie_vmm_end *end) {
+    struct kelpie_error error = {0};
+    kelpie__ignore(kelpie__fail(&error, restore_code(end->code), 0,
+                                "the VMM ended before the saved VM was back: %s", end->text));
+    if (restore->phase == KELPIE_RESTORE_ENDING) {
+        restore_undo(restore);
+        return;
+    }
+    restore_disarm(restore);
+    restore->failure = error;
+    restore->phase = KELPIE_RESTORE_ENDING;
+    restore_undo(restore);
+}
+
+static void restore_vmm_event(void *context, const struct kelpie_vmm_event *event) {
+    struct kelpie_restore *restore = context;
+    KELPIE_ASSERT(restore->candidate != NULL);
+    switch (event->type) {
+    case KELPIE_VMM_EVENT_STARTED:
+        restore_loaded(restore);
+        break;
+    case KELPIE_VMM_EVENT_PAUSED:
+    case KELPIE_VMM_EVENT_RESUMED:
+        break; /* who asked for it is told */
+    case KELPIE_VMM_EVENT_ENDED:
+        restore_vmm_ended(restore, event->end);
+        break;
+    }
+}
+
+void kelpie__restore_guest_closed(struct kelpie_monitor *monitor,
+                                  const struct kelpie_error *error) {
+    struct kelpie_restore *restore = &monitor->restore;
+    /* Nothing was said yet: the VMM is going, and its own end tells why. */
+    bool is_told = restore->phase == KELPIE_RESTORE_LOADING && error->code != KELPIE_E_PROTOCOL;
+    if (restore->candidate != NULL && !is_told) {
+        restore_fail_as(restore, error, "the restored guest's agent");
+    }
+}
+
+static int restore_spawn(struct kelpie_restore *restore, struct kelpie_error *error) {
+    struct kelpie_monitor *monitor = restore->monitor;
+    struct kelpie_candidate *candidate = restore->candidate;
+    struct kelpie_vmm_started started;
+    const struct kelpie_vmm_create create = {.os = monitor->os,
+                                             .loop = monitor->loop,
+                                             .callback = restore_vmm_event,
+                                             .context = restore};
+    int status = kelpie__source_prepare(candidate->source, &candidate->spec, error);
+    if (status == 0) {
+        status = kelpie__vmm_create(kelpie__vmm_driver(0), &create, &candidate->vmm, error);
+    }
+    if (status == 0) {
+        status = kelpie__vmm_start(candidate->vmm, &candidate->spec, &started, error);
+    }
+    if (status < 0) {
+        return status;
+    }
+    candidate->console = started.console;
+    kelpie__ignore(kelpie__text_copy(candidate->accelerator_reason,
+                                     sizeof(candidate->accelerator_reason),
+                                     started.accelerator_reason));
+    kelpie__os_label(monitor->os, started.agent, "agent");
+    kelpie__relay_begin(&candidate->relay);
+    status = kelpie__guest_attach_restored(&candidate->guest, started.agent,
+                                           &candidate->source->continuity, error);
+    if (status < 0) {
+        kelpie__ignore(kelpie__os_close(monitor->os, started.agent)); /* nothing was said on it */
+    }
+    return status;
+}
+
+static void restore_load(struct kelpie_restore *restore) {
+    struct kelpie_loop *loop = restore->monitor->loop;
+    struct kelpie_error error = {0};
+    if (restore_gives_way(restore)) {
+        return;
+    }
+    restore->phase = KELPIE_RESTORE_LOADING;
+    restore->begun_ns = loop->now_ns;
+    kelpie__timer_arm(loop, &restore->timer, kelpie__loop_deadline(loop, restore->timeout_ms),
+                      restore_timed_out, restore);
+    if (restore_spawn(restore, &error) < 0) {
+        restore_fail_as(restore, &error, NULL);
+    }
+}
+
+/* ---- the snapshot ---------------------------------------------------------------------------- */
+
+static void restore_checked(void *context, enum kelpie_child_end end, int32_t value,
+                            const char *text) {
+    struct kelpie_restore *restore = context;
+    struct kelpie_error error = {0};
+    KELPIE_ASSERT(restore->phase == KELPIE_RESTORE_CHECKING);
+    if (end == KELPIE_CHILD_EXITED && value == 0) {
+        restore_load(restore);
+        return;
+    }
+    if (end != KELPIE_CHILD_EXITED || !kelpie__worker_read_error(text, strlen(text), &error)) {
+        kelpie__ignore(
+            kelpie__fail(&error, KELPIE_E_RESTORE, 0,
+                         "the snapshot could not be checked: the process that does it %s %d: %s",
+                         end == KELPIE_CHILD_EXITED   ? "ended with code"
+                         : end == KELPIE_CHILD_KILLED ? "was killed by signal"
+                                                      : "took too long and was killed by signal",
+                         value, text));
+    }
+    restore_fail_as(restore, &error, NULL);
+}
+
+static int restore_check_files(struct kelpie_restore *restore, struct kelpie_error *error) {
+    struct kelpie_monitor *monitor = restore->monitor;
+    const struct kelpie_source *source = restore->candidate->source;
+    char program[KELPIE_PATH_BYTES_MAX];
+    if (!kelpie__text_join(program, sizeof(program), monitor->options.libexec_directory,
+                           "kelpie-monitor")) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "the path of kelpie-monitor is too long");
+    }
+    const char *const argv[] = {program,
+                                KELPIE_WORKER_OPTION,
+                                KELPIE_WORKER_VERIFY,
+                                "--store",
+                                source->store.path,
+                                "--entry",
+                                source->snapshot.entry,
+                                "--vm",
+                                monitor->options.vm_directory,
+                                "--root",
+                                "",
+                                "--kernel",
+                                "",
+                                NULL};
+    const struct kelpie_child_order order = {.argv = argv, .timeout_ns = RESTORE_CHECK_TIMEOUT_NS};
+    return kelpie__child_start(&restore->child, &order, restore_checked, restore, error);
+}
+
+/* The phase is Checking, and nothing was done yet; a failure is the caller's to report. */
+static int restore_open(struct kelpie_restore *restore, const char *name,
+                        struct kelpie_error *error) {
+    KELPIE_ASSERT(restore->candidate == NULL);
+    kelpie__source_sweep(restore->monitor, &restore->monitor->lifecycle.record);
+    restore->candidate = kelpie__candidate_create(restore->monitor);
+    if (restore->candidate == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a restored VM");
+    }
+    return kelpie__source_open(restore->candidate->source, restore->monitor, name, error);
+}
+
+static void restore_begin(struct kelpie_restore *restore, const char *name) {
+    struct kelpie_error error = {0};
+    restore->phase = KELPIE_RESTORE_CHECKING;
+    restore->failure = (struct kelpie_error){0};
+    int status = restore_open(restore, name, &error);
+    if (status < 0 && restore->candidate == NULL) {
+        restore->failure = error;
+        restore_refuse(restore);
+        return;
+    }
+    if (status == 0 && kelpie__source_is_ready(restore->candidate->source)) {
+        restore_load(restore);
+        return;
+    }
+    if (status == 0) {
+        status = restore_check_files(restore, &error);
+    }
+    if (status < 0) {
+        restore_fail_as(restore, &error, NULL);
+    }
+}
+
+/* ---- requests -------------------------------------------------------------------------------- */
+
+void kelpie__restore_start(struct kelpie_monitor *monitor, const char *snapshot,
+                           uint64_t timeout_ms) {
+    struct kelpie_restore *restore = &monitor->restore;
+    restore_check(restore);
+    KELPIE_ASSERT(restore->phase == KELPIE_RESTORE_IDLE);
+    KELPIE_ASSERT(monitor->lifecycle.state == KELPIE_VM_STARTING);
+    restore->is_in_place = false;
+    restore->timeout_ms = timeout_ms;
+    restore_begin(restore, snapshot);
+}
+
+static int restore_check_request(struct kelpie_restore *restore, struct kelpie_error *error) {
+    struct kelpie_monitor *monitor = restore->monitor;
+    struct kelpie_lifecycle *lifecycle = kelpie__lifecycle_of(monitor);
+    const char *name = monitor->config.name;
+    int status = kelpie__state_allow(lifecycle->state, KELPIE_VERB_RESTORE, name, error);
+    if (status < 0) {
+        return status;
+    }
+    if (restore->phase != KELPIE_RESTORE_IDLE || monitor->capture.phase != KELPIE_CAPTURE_IDLE) {
+        return kelpie__fail(error, KELPIE_E_BUSY, 0, "restore: VM \"%s\" is being %s", name,
+                            restore->phase != KELPIE_RESTORE_IDLE ? "restored" : "saved");
+    }
+    if ((kelpie__vmm_driver(0)->capabilities & KELPIE_VMM_CAN_SNAPSHOT) == 0) {
+        return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
+                            "restore: the backend \"%s\" cannot restore a VM",
+                            kelpie__vmm_driver(0)->name);
+    }
+    return 0;
+}
+
+void kelpie__restore_request(struct kelpie_monitor *monitor, struct kelpie_reply reply,
+                             const char *params, size_t length) {
+    struct kelpie_restore *restore = &monitor->restore;
+    struct kelpie_error error = {0};
+    char name[KELPIE_NAME_BYTES_MAX + 1] = "";
+    uint64_t timeout_ms = 0;
+    kelpie__ignore(kelpie__json_find_string(params, length, "snapshot", name, sizeof(name)));
+    kelpie__ignore(kelpie__json_find_u64(params, length, "timeout_ms", &timeout_ms));
+    timeout_ms = timeout_ms == 0 ? monitor->config.boot_timeout_ms : timeout_ms;
+    int status = restore_check_request(restore, &error);
+    if (status == 0 && !kelpie__state_is_live(monitor->lifecycle.state)) {
+        kelpie__lifecycle_start_from(monitor, reply, name, timeout_ms);
+        return;
+    }
+    if (status == 0) {
+        status = kelpie__pause_take(monitor, "restore", &error);
+    }
+    if (status < 0) {
+        kelpie__reply_refuse(monitor, &reply, &error);
+        return;
+    }
+    restore->reply = reply;
+    restore->is_in_place = true;
+    restore->timeout_ms = kelpie__min_u64(timeout_ms, KELPIE_BOOT_TIMEOUT_MS_MAX);
+    restore_begin(restore, name);
+}
+
+void kelpie__restore_cancel(struct kelpie_monitor *monitor, uint64_t client, uint64_t request) {
+    struct kelpie_restore *restore = &monitor->restore;
+    struct kelpie_error error = {0};
+    bool is_mine = restore->is_in_place && client != 0 && restore->reply.client == client &&
+                   restore->reply.request == request;
+    if (is_mine && restore->phase < KELPIE_RESTORE_ENDING) {
+        kelpie__ignore(kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "it was cancelled"));
+        restore_fail(restore, &error);
+    }
+}
+
+/* ---- what ends around it --------------------------------------------------------------------- */
+
+void kelpie__restore_drop(struct kelpie_restore *restore) {
+    struct kelpie_candidate *candidate = restore->candidate;
+    struct kelpie_error error = {0};
+    if (restore->phase == KELPIE_RESTORE_IDLE) {
+        return;
+    }
+    KELPIE_ASSERT(!restore->is_in_place);
+    kelpie__ignore(kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "its start has ended"));
+    restore_disarm(restore);
+    restore->phase = KELPIE_RESTORE_IDLE;
+    restore->candidate = NULL;
+    if (candidate != NULL) {
+        kelpie__candidate_destroy(restore->monitor, candidate, &error);
+    }
+    restore_check(restore);
+}
+
+void kelpie__restore_vmm_gone(struct kelpie_restore *restore, const struct kelpie_error *why) {
+    struct kelpie_candidate *candidate = restore->candidate;
+    KELPIE_ASSERT(why->code < 0);
+    kelpie__restore_set_source(restore, NULL);
+    if (!restore->is_in_place) {
+        return;
+    }
+    restore_disarm(restore);
+    restore->candidate = NULL;
+    if (candidate != NULL) {
+        kelpie__candidate_destroy(restore->monitor, candidate, why);
+    }
+    struct kelpie_error error = restore->failure.code < 0 ? restore->failure : *why;
+    kelpie__ignore(kelpie__fail_prefix(&error, "restore"));
+    kelpie__reply_refuse(restore->monitor, &restore->reply, &error);
+    restore_idle(restore);
+}
+
+void kelpie__restore_deinit(struct kelpie_restore *restore) {
+    struct kelpie_error error = {0};
+    kelpie__ignore(kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "the VM's monitor ends"));
+    restore_disarm(restore);
+    if (restore->candidate != NULL) {
+        kelpie__candidate_destroy(restore->monitor, restore->candidate, &error);
+        restore->candidate = NULL;
+    }
+    kelpie__restore_set_source(restore, NULL);
+}
