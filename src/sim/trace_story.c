@@ -9,7 +9,7 @@
 #include <string.h>
 
 #define LINES_MAX 20u
-#define LINE_BYTES 280
+#define LINE_BYTES 320
 #define WEIGHT_MAX 9u
 
 /* What an event weighs; 0: it is not told. */
