@@ -131,12 +131,13 @@ static int sum_file(struct seal *seal, const struct kelpie_manifest_file *entry,
         status = sum_extent(seal, file, offset, (size_t)count, &data);
         offset += count;
     }
-    if (status == 0 && is_synced) {
+    bool is_read = status == 0;
+    if (is_read && is_synced) {
         status = kelpie__os_sync(seal->os, file);
     }
     kelpie__ignore(kelpie__os_close(seal->os, file)); /* it was only read */
-    return status < 0 ? kelpie__fail(error, KELPIE_E_IO, -status, "read \"%s\" of the snapshot",
-                                     entry->name)
+    return status < 0 ? kelpie__fail(error, KELPIE_E_IO, -status, "%s \"%s\" of the snapshot",
+                                     is_read ? "sync" : "read", entry->name)
                       : 0;
 }
 
