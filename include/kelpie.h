@@ -278,6 +278,8 @@ struct kelpie_vm_info {
     uint64_t boot_us;    /* start to the agent's answer, of the last start; 0 before */
     int32_t monitor_pid; /* 0: none */
     int32_t vmm_pid;     /* 0: none */
+    /* Id of the snapshot that was taken of it last in this run, or that it was made from; or "" */
+    char parent[33];
 };
 
 /* Makes a VM in Created. `name`: 1 to 64 of a-z 0-9 _ . - beginning with a letter or digit,

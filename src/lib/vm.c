@@ -347,6 +347,7 @@ static void fill_info(const struct kelpie_config_values *config,
     COPY(accelerator, record->accelerator);
     COPY(accelerator_reason, record->accelerator_reason);
     COPY(origin, record->origin);
+    COPY(parent, record->parent);
     COPY(root, config->root);
     COPY(kernel, record->kernel[0] != '\0' ? record->kernel : config->kernel);
 #undef COPY

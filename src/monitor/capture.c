@@ -359,7 +359,9 @@ static void capture_quieted(void *context, const struct kelpie_error *error) {
     KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_QUIETING);
     if (error != NULL) {
         why = *error;
-        why.code = KELPIE_E_SNAPSHOT;
+        /* A connection that ends takes the VM along, whose end says more. */
+        bool is_closed = why.code == KELPIE_E_IO || why.code == KELPIE_E_PROTOCOL;
+        why.code = is_closed ? KELPIE_E_CRASHED : KELPIE_E_SNAPSHOT;
         kelpie__ignore(kelpie__fail_prefix(&why, "the guest's agent was asked to be quiet"));
         capture_fail(capture, &why);
         return;

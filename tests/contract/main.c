@@ -10,10 +10,12 @@
 
 int main(int argc, char **argv) {
     static const struct harness_test *const files[] = {
-        contract_tests_lifecycle, contract_tests_exec,  contract_tests_streams,
-        contract_tests_ends,      contract_tests_roots, contract_tests_load,
-        contract_tests_faults,    contract_tests_pause, contract_tests_snapshot,
-        contract_tests_restore,
+        contract_tests_lifecycle,       contract_tests_exec,
+        contract_tests_streams,         contract_tests_ends,
+        contract_tests_roots,           contract_tests_load,
+        contract_tests_faults,          contract_tests_pause,
+        contract_tests_snapshot,        contract_tests_restore,
+        contract_tests_snapshot_faults,
     };
     struct harness_test tests[TESTS_MAX];
     size_t count = 0;

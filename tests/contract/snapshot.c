@@ -138,8 +138,338 @@ static void test_snapshot_paused(const struct harness *harness) {
     contract_close(&contract);
 }
 
+/* ---- refused --------------------------------------------------------------------------------- */
+
+static void refused(struct kelpie_vm *vm, const char *name, int code, const char *text) {
+    const struct kelpie_snapshot_options options = {.struct_size = sizeof(options), .name = name};
+    struct kelpie_error error = {0};
+    contract_fails(kelpie_vm_snapshot(vm, &options, NULL, &error), &error, code, text);
+}
+
+static void test_snapshot_states(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_config *config = contract_config(&contract);
+    struct kelpie_snapshot_info info = {.struct_size = sizeof(info)};
+    struct kelpie_error error = {0};
+    kelpie_config_set_ephemeral(config, false);
+    struct kelpie_vm *vm = contract_create(&contract, "states", config);
+    refused(vm, "early", KELPIE_E_STATE, "is created");
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    refused(vm, "Not A Name", KELPIE_E_CONFIG, "name");
+    take(vm, "taken");
+    refused(vm, "taken", KELPIE_E_EXISTS, "\"taken\" exists already");
+    contract_sh_says(vm, "echo well", "well\n");
+    CONTRACT_OK(kelpie_vm_stop(vm, 0, NULL, &broken));
+    refused(vm, "late", KELPIE_E_STATE, "is stopped");
+    refused(vm, "late", KELPIE_E_STATE, "running or paused");
+    contract_fails(kelpie_snapshot_inspect(contract.kelpie, "late", &info, &error), &error,
+                   KELPIE_E_NOT_FOUND, "\"late\"");
+    contract_fails(kelpie_snapshot_remove(contract.kelpie, "late", &error), &error,
+                   KELPIE_E_NOT_FOUND, "\"late\"");
+    contract_end(vm);
+    remove_one(&contract, "taken");
+    nothing_is_left(&contract);
+    contract_close(&contract);
+}
+
+/* One damaged byte is found, named, listed; and the snapshot can be removed. */
+static void test_snapshot_damaged(const struct harness *harness) {
+    static const char *const files[] = {"device", "memory", "config.json", "manifest.json"};
+    struct contract contract = contract_open(harness);
+    struct kelpie_vm *vm = start_durable(&contract, "source");
+    struct kelpie_snapshot_info *list = NULL;
+    size_t count = 0;
+    char path[4200];
+    CONTRACT_OK(kelpie_vm_pause(vm, &broken));
+    for (size_t i = 0; i < 4; i += 1) {
+        struct kelpie_error error = {0};
+        take(vm, "hurt");
+        snprintf(path, sizeof(path), "%s/snapshots/hurt/%s", harness->state_directory, files[i]);
+        int file = open(path, O_RDWR | O_CLOEXEC);
+        struct stat status;
+        char byte = 0;
+        HARNESS_CHECK(file >= 0 && fstat(file, &status) == 0, "open %s", path);
+        off_t place = (off_t)(harness_random(harness, files[i], 0) % (uint64_t)status.st_size);
+        HARNESS_CHECK(pread(file, &byte, 1, place) == 1, "read a byte");
+        byte ^= 4;
+        HARNESS_CHECK(pwrite(file, &byte, 1, place) == 1, "hurt it");
+        close(file);
+        contract_fails(kelpie_snapshot_verify(contract.kelpie, "hurt", &error), &error,
+                       KELPIE_E_SNAPSHOT_CORRUPTED, files[i]);
+        CONTRACT_OK(kelpie_snapshot_list(contract.kelpie, &list, &count, &broken));
+        HARNESS_CHECK(count == 1 && list[0].is_damaged == (i == 3), "%zu listed, %s", count,
+                      list[0].problem);
+        kelpie_snapshot_list_free(contract.kelpie, list, count);
+        remove_one(&contract, "hurt");
+    }
+    contract_end(vm);
+    nothing_is_left(&contract);
+    contract_close(&contract);
+}
+
+/* ---- others meanwhile ------------------------------------------------------------------------ */
+
+static void note_code(void *context, const struct kelpie_error *error) {
+    *(int *)context = error == NULL ? 0 : error->code;
+}
+
+static void take_async(struct kelpie_vm *vm, const char *name, int *code,
+                       struct kelpie_operation **out) {
+    const struct kelpie_snapshot_options options = {.struct_size = sizeof(options), .name = name};
+    *code = 1;
+    CONTRACT_OK(kelpie_vm_snapshot_async(vm, &options, NULL, note_code, code, out, &broken));
+}
+
+static void finish(struct contract *contract, const int *code) {
+    uint64_t deadline_ms = harness_now_ms() + 60000;
+    while (*code == 1 && harness_now_ms() < deadline_ms) {
+        CONTRACT_OK(kelpie_wait(contract->kelpie, 1000, &broken));
+    }
+    HARNESS_CHECK(*code != 1, "the snapshot comes to its end");
+}
+
+/* What the monitor answers by itself, it answers at once. */
+static void test_snapshot_others_served(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    struct contract other = contract_open(harness);
+    struct kelpie_vm *vm = start_durable(&contract, "busy");
+    struct kelpie_vm *same = NULL;
+    uint64_t worst_ms = 0;
+    uint64_t asked = 0;
+    int code = 1;
+    CONTRACT_OK(kelpie_vm_open(other.kelpie, "busy", &same, &broken));
+    contract_sh_says(vm, "dd if=/dev/urandom of=/tmp/much bs=1M count=80 2>/dev/null", "");
+    take_async(vm, "large", &code, NULL);
+    while (code == 1) {
+        struct kelpie_exec_info *list = NULL;
+        size_t count = 0;
+        uint64_t from_ms = harness_now_ms();
+        CONTRACT_OK(kelpie_vm_exec_list(same, &list, &count, &broken));
+        uint64_t took_ms = harness_now_ms() - from_ms;
+        kelpie_exec_list_free(other.kelpie, list, count);
+        worst_ms = took_ms > worst_ms ? took_ms : worst_ms;
+        asked += 1;
+        CONTRACT_OK(kelpie_wait(contract.kelpie, 1, &broken));
+    }
+    HARNESS_CHECK(code == 0, "%s", kelpie_code_name(code));
+    printf("# asked %llu times during the snapshot, the slowest answer took %llu ms\n",
+           (unsigned long long)asked, (unsigned long long)worst_ms);
+    /* Ten milliseconds on an idle machine (bench); here others run beside it. */
+    HARNESS_CHECK(asked > 10 && worst_ms <= 200, "%llu ms", (unsigned long long)worst_ms);
+    kelpie_close(other.kelpie);
+    contract_end(vm);
+    remove_one(&contract, "large");
+    contract_close(&contract);
+}
+
+/* One at a time; pause and resume have their turn; a second client sees the same. */
+static void test_snapshot_busy(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_vm *vm = start_durable(&contract, "busy");
+    int codes[3] = {1, 1, 1};
+    struct kelpie_operation *operation = NULL;
+    take_async(vm, "one", &codes[0], NULL);
+    take_async(vm, "two", &codes[1], NULL);
+    CONTRACT_OK(kelpie_vm_pause_async(vm, note_code, &codes[2], NULL, &broken));
+    for (size_t i = 0; i < 3; i += 1) {
+        finish(&contract, &codes[i]);
+    }
+    HARNESS_CHECK(codes[0] == 0 && codes[1] == KELPIE_E_BUSY && codes[2] == KELPIE_E_BUSY,
+                  "%d, %d, %d", codes[0], codes[1], codes[2]);
+    contract_state_is(vm, KELPIE_VM_RUNNING);
+    take_async(vm, "unwanted", &codes[0], &operation);
+    kelpie_operation_cancel(operation);
+    finish(&contract, &codes[0]);
+    HARNESS_CHECK(codes[0] == KELPIE_E_CANCELLED, "%s", kelpie_code_name(codes[0]));
+    contract_sh_says(vm, "echo well", "well\n");
+    HARNESS_CHECK(listed(&contract) == 1, "the cancelled one is not there");
+    contract_end(vm);
+    remove_one(&contract, "one");
+    nothing_is_left(&contract);
+    contract_close(&contract);
+}
+
+/* A stop and a kill in the middle: both work, and the snapshot is whole or not there. */
+static void test_snapshot_stop_and_kill(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_vm *vm = start_durable(&contract, "ending");
+    for (unsigned i = 0; i < 6; i += 1) {
+        int codes[2] = {1, 1};
+        take_async(vm, "maybe", &codes[0], NULL);
+        uint64_t until_ms = harness_now_ms() + i * 12;
+        while (harness_now_ms() < until_ms && codes[0] == 1) {
+            CONTRACT_OK(kelpie_wait(contract.kelpie, until_ms - harness_now_ms(), &broken));
+        }
+        CONTRACT_OK(i % 2 == 0
+                        ? kelpie_vm_kill_async(vm, note_code, &codes[1], NULL, &broken)
+                        : kelpie_vm_stop_async(vm, 0, NULL, note_code, &codes[1], NULL, &broken));
+        finish(&contract, &codes[1]);
+        finish(&contract, &codes[0]);
+        HARNESS_CHECK(codes[1] == 0, "the end: %s", kelpie_code_name(codes[1]));
+        contract_state_is(vm, KELPIE_VM_STOPPED);
+        bool is_there = codes[0] == 0;
+        HARNESS_CHECK(is_there || codes[0] == KELPIE_E_CRASHED || codes[0] == KELPIE_E_STATE,
+                      "the snapshot: %s", kelpie_code_name(codes[0]));
+        HARNESS_CHECK(listed(&contract) == (is_there ? 1 : 0), "it is listed exactly when whole");
+        if (is_there) {
+            CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "maybe", &broken));
+            remove_one(&contract, "maybe");
+        }
+        nothing_is_left(&contract);
+        CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    }
+    contract_end(vm);
+    contract_close(&contract);
+}
+
+static void test_snapshot_ends_vm(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_vm *vm = start_durable(&contract, "last");
+    const struct kelpie_snapshot_options options = {
+        .struct_size = sizeof(options), .name = "end", .stops_vm = true};
+    struct kelpie_snapshot_result result = {.struct_size = sizeof(result)};
+    CONTRACT_OK(kelpie_vm_snapshot(vm, &options, &result, &broken));
+    contract_state_is(vm, KELPIE_VM_STOPPED);
+    HARNESS_CHECK(result.pause_us == 0, "it did not go on");
+    CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "end", &broken));
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    struct kelpie_error error = {0};
+    contract_fails(kelpie_vm_snapshot(vm, &options, NULL, &error), &error, KELPIE_E_EXISTS, "end");
+    contract_sh_says(vm, "echo it went on", "it went on\n");
+    contract_end(vm);
+    remove_one(&contract, "end");
+    nothing_is_left(&contract);
+    contract_close(&contract);
+}
+
+/* The client ends in the middle: what it asked for is done. */
+static void test_snapshot_client_gone(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    struct contract other = contract_open(harness);
+    struct kelpie_config *config = contract_config(&contract);
+    struct kelpie_vm *same = NULL;
+    int code = 1;
+    kelpie_config_set_ephemeral(config, false);
+    kelpie_config_set_lifetime(config, KELPIE_LIFETIME_DETACHED);
+    struct kelpie_vm *vm = contract_create(&contract, "left", config);
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    CONTRACT_OK(kelpie_vm_open(other.kelpie, "left", &same, &broken));
+    take_async(same, "done", &code, NULL);
+    CONTRACT_OK(kelpie_wait(other.kelpie, 5, &broken));
+    kelpie_close(other.kelpie);
+    uint64_t deadline_ms = harness_now_ms() + 30000;
+    while (listed(&contract) == 0 && harness_now_ms() < deadline_ms) {
+        usleep(20000); /* a file: there is nothing to wait for */
+    }
+    CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "done", &broken));
+    contract_sh_says(vm, "echo well", "well\n");
+    contract_end(vm);
+    remove_one(&contract, "done");
+    nothing_is_left(&contract);
+    contract_close(&contract);
+}
+
+/* ---- streams --------------------------------------------------------------------------------- */
+
+struct stream {
+    uint64_t count;
+    uint64_t wrong;
+    bool has_ended;
+};
+
+#define STREAM_NUMBERS 150000u
+
+/* seq prints its numbers one a line, again and again: what comes is compared with what has to. */
+struct numbers {
+    char line[16];
+    size_t length;
+    size_t at;
+    uint32_t next;
+    struct stream stream;
+};
+
+static void numbers_output(void *context, struct kelpie_exec *exec, enum kelpie_stream stream,
+                           const void *bytes, size_t count) {
+    struct numbers *numbers = context;
+    const char *text = bytes;
+    HARNESS_CHECK(exec != NULL && (stream == KELPIE_STDOUT || count == 0), "only stdout has bytes");
+    for (size_t i = 0; i < count; i += 1) {
+        if (numbers->at == numbers->length) {
+            numbers->next = numbers->next % STREAM_NUMBERS + 1;
+            numbers->length =
+                (size_t)snprintf(numbers->line, sizeof(numbers->line), "%u\n", numbers->next);
+            numbers->at = 0;
+        }
+        numbers->stream.wrong += text[i] != numbers->line[numbers->at] ? 1 : 0;
+        numbers->at += 1;
+    }
+    numbers->stream.count += count;
+}
+
+static void numbers_ended(void *context, struct kelpie_exec *exec,
+                          const struct kelpie_exec_status *status,
+                          const struct kelpie_error *error) {
+    struct numbers *numbers = context;
+    HARNESS_CHECK(exec != NULL && error == NULL && status->exit_code == 0, "%s",
+                  error == NULL ? "it failed" : error->message);
+    numbers->stream.has_ended = true;
+}
+
+/* 64 MiB go by while one snapshot after the other is taken. */
+static void test_snapshot_streams(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_vm *vm = start_durable(&contract, "stream");
+    const char *const argv[] = {
+        "sh", "-c", "seq 150000 >/tmp/f; for i in $(seq 72); do cat /tmp/f; done", NULL};
+    const struct kelpie_exec_options options = {
+        .struct_size = sizeof(options), .argv = argv, .timeout_ms = KELPIE_TIMEOUT_NONE};
+    const struct kelpie_exec_callbacks callbacks = {
+        .struct_size = sizeof(callbacks), .output = numbers_output, .ended = numbers_ended};
+    struct numbers numbers = {0};
+    struct kelpie_exec *exec = NULL;
+    unsigned taken = 0;
+    CONTRACT_OK(kelpie_vm_exec_start(vm, &options, &callbacks, &numbers, &exec, &broken));
+    while (!numbers.stream.has_ended) {
+        char name[32];
+        int code = 1;
+        if (taken < 4) {
+            snprintf(name, sizeof(name), "under-%u", taken);
+            take_async(vm, name, &code, NULL);
+            finish(&contract, &code);
+            HARNESS_CHECK(code == 0, "%s", kelpie_code_name(code));
+            taken += 1;
+        }
+        CONTRACT_OK(kelpie_wait(contract.kelpie, 500, &broken));
+    }
+    HARNESS_CHECK(
+        numbers.next == STREAM_NUMBERS && numbers.at == numbers.length && numbers.stream.wrong == 0,
+        "%u numbers, %llu bytes, %llu of them wrong", numbers.next,
+        (unsigned long long)numbers.stream.count, (unsigned long long)numbers.stream.wrong);
+    HARNESS_CHECK(numbers.stream.count > 64u << 20, "as many bytes as that");
+    printf("# %u snapshots while %llu bytes went by\n", taken,
+           (unsigned long long)numbers.stream.count);
+    kelpie_exec_close(exec);
+    for (unsigned i = 0; i < taken; i += 1) {
+        char name[32];
+        snprintf(name, sizeof(name), "under-%u", i);
+        CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, name, &broken));
+        remove_one(&contract, name);
+    }
+    contract_end(vm);
+    nothing_is_left(&contract);
+    contract_close(&contract);
+}
+
 const struct harness_test contract_tests_snapshot[] = {
     {"snapshot_basic", test_snapshot_basic, 60},
     {"snapshot_paused", test_snapshot_paused, 60},
+    {"snapshot_states", test_snapshot_states, 60},
+    {"snapshot_damaged", test_snapshot_damaged, 60},
+    {"snapshot_others_served", test_snapshot_others_served, 120},
+    {"snapshot_busy", test_snapshot_busy, 60},
+    {"snapshot_stop_and_kill", test_snapshot_stop_and_kill, 180},
+    {"snapshot_ends_vm", test_snapshot_ends_vm, 90},
+    {"snapshot_client_gone", test_snapshot_client_gone, 60},
+    {"snapshot_streams", test_snapshot_streams, 180},
     {0},
 };

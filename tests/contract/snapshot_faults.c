@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Goal: snapshots of VMs with a disk, and under faults: what a VM wrote is there whatever layers it
+ * lies in, and what fails or dies at whatever step leaves nothing and harms nobody. Method: VMs
+ * over a root directory with a disk, the test builds of the programs under fault plans
+ * (docs/testing.md).
+ */
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "contract.h"
+
+static struct kelpie_snapshot_result take(struct kelpie_vm *vm, const char *name) {
+    const struct kelpie_snapshot_options options = {.struct_size = sizeof(options), .name = name};
+    struct kelpie_snapshot_result result = {.struct_size = sizeof(result)};
+    CONTRACT_OK(kelpie_vm_snapshot(vm, &options, &result, &broken));
+    HARNESS_CHECK(strcmp(result.name, name) == 0, "its name is %s", result.name);
+    HARNESS_CHECK(strlen(result.id) == 32, "its id is \"%s\"", result.id);
+    return result;
+}
+
+static size_t listed(struct contract *contract) {
+    struct kelpie_snapshot_info *list = NULL;
+    size_t count = 0;
+    CONTRACT_OK(kelpie_snapshot_list(contract->kelpie, &list, &count, &broken));
+    kelpie_snapshot_list_free(contract->kelpie, list, count);
+    return count;
+}
+
+static unsigned entries(const struct contract *contract, char out_one[256]) {
+    char path[4200];
+    unsigned count = 0;
+    snprintf(path, sizeof(path), "%s/snapshots", contract->harness->state_directory);
+    DIR *directory = opendir(path);
+    HARNESS_CHECK(directory != NULL, "open %s", path);
+    for (struct dirent *entry = readdir(directory); entry != NULL; entry = readdir(directory)) {
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) {
+            snprintf(out_one, 256, "%s", entry->d_name);
+            count += 1;
+        }
+    }
+    closedir(directory);
+    return count;
+}
+
+static void nothing_is_left(const struct contract *contract) {
+    char one[256] = "";
+    unsigned count = entries(contract, one);
+    HARNESS_CHECK(count == 0, "%u entries are left in the store, one is \"%s\"", count, one);
+}
+
+static void remove_one(struct contract *contract, const char *name) {
+    CONTRACT_OK(kelpie_snapshot_remove(contract->kelpie, name, &broken));
+}
+
+static void refused(struct kelpie_vm *vm, const char *name, int code, const char *text) {
+    const struct kelpie_snapshot_options options = {.struct_size = sizeof(options), .name = name};
+    struct kelpie_error error = {0};
+    contract_fails(kelpie_vm_snapshot(vm, &options, NULL, &error), &error, code, text);
+}
+
+static struct kelpie_snapshot_info inspect(struct contract *contract, const char *name) {
+    struct kelpie_snapshot_info info = {.struct_size = sizeof(info)};
+    CONTRACT_OK(kelpie_snapshot_inspect(contract->kelpie, name, &info, &broken));
+    return info;
+}
+
+/* ---- disks ----------------------------------------------------------------------------------- */
+
+/* A root directory with busybox: what is written over it goes to the disk. */
+static void make_root(const struct harness *harness, char *out, size_t capacity) {
+    char command[3000];
+    snprintf(out, capacity, "%s/tree", harness->root_directory);
+    snprintf(command, sizeof(command),
+             "mkdir -p '%s' && cd '%s' && mkdir -p bin etc dev proc sys tmp run root && "
+             "cp /usr/bin/busybox bin/ && "
+             "for a in sh cat echo sync; do ln -sf busybox bin/$a; done",
+             out, out);
+    HARNESS_CHECK(system(command) == 0, "make %s", out);
+}
+
+static void remove_root(const struct harness *harness) {
+    char command[1024];
+    snprintf(command, sizeof(command), "rm -rf '%s/tree'", harness->root_directory);
+    HARNESS_CHECK(system(command) == 0, "remove the root directory");
+}
+
+static struct kelpie_vm *start_with_disk(struct contract *contract, const char *name) {
+    struct kelpie_config *config = contract_config(contract);
+    char root[512];
+    make_root(contract->harness, root, sizeof(root));
+    kelpie_config_set_root(config, root);
+    kelpie_config_set_ephemeral(config, false);
+    kelpie_config_set_disk_size_mib(config, 64);
+    struct kelpie_vm *vm = contract_create(contract, name, config);
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    return vm;
+}
+
+static unsigned layers(const struct contract *contract, const char *folder) {
+    char path[4200];
+    unsigned count = 0;
+    snprintf(path, sizeof(path), "%s/%s", contract->harness->state_directory, folder);
+    DIR *directory = opendir(path);
+    HARNESS_CHECK(directory != NULL, "open %s", path);
+    for (struct dirent *entry = readdir(directory); entry != NULL; entry = readdir(directory)) {
+        count += strncmp(entry->d_name, "disk-", 5) == 0 ? 1 : 0;
+    }
+    closedir(directory);
+    return count;
+}
+
+/* What a VM wrote before, between and after snapshots is there when it is started again. */
+static void test_snapshot_disk(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_vm *vm = start_with_disk(&contract, "disk");
+    contract_sh_says(vm, "echo one >/root/file; sync", "");
+    take(vm, "a");
+    contract_sh_says(vm, "echo two >>/root/file", "");
+    CONTRACT_OK(kelpie_vm_pause(vm, &broken));
+    take(vm, "b");
+    take(vm, "c");
+    CONTRACT_OK(kelpie_vm_resume(vm, &broken));
+    contract_sh_says(vm, "echo three >>/root/file; cat /root/file", "one\ntwo\nthree\n");
+    HARNESS_CHECK(layers(&contract, "snapshots/a") == 1, "a has the first layer");
+    HARNESS_CHECK(layers(&contract, "snapshots/b") == 2 && layers(&contract, "snapshots/c") == 2,
+                  "nothing ran between b and c: the same layers");
+    HARNESS_CHECK(layers(&contract, "vms/disk") == 3, "the VM has one more");
+    struct kelpie_snapshot_info info = inspect(&contract, "b");
+    HARNESS_CHECK(info.disk_count == 2, "%u disks", info.disk_count);
+    CONTRACT_OK(kelpie_vm_stop(vm, 0, NULL, &broken));
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    contract_sh_says(vm, "cat /root/file; echo four >>/root/file", "one\ntwo\nthree\n");
+    take(vm, "d");
+    CONTRACT_OK(kelpie_vm_stop(vm, 0, NULL, &broken));
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    contract_sh_says(vm, "cat /root/file", "one\ntwo\nthree\nfour\n");
+    static const char *const names[] = {"a", "b", "c", "d"};
+    for (size_t i = 0; i < 4; i += 1) {
+        CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, names[i], &broken));
+    }
+    remove_one(&contract, "b");
+    remove_one(&contract, "a");
+    CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "d", &broken));
+    contract_sh_says(vm, "cat /root/file", "one\ntwo\nthree\nfour\n");
+    contract_end(vm);
+    remove_one(&contract, "c");
+    remove_one(&contract, "d");
+    nothing_is_left(&contract);
+    contract_close(&contract);
+    remove_root(harness);
+}
+
+/* ---- faults ---------------------------------------------------------------------------------- */
+
+static struct contract open_faulty(const struct harness *harness, const char *plan) {
+    struct harness faulty = *harness;
+    faulty.libexec_directory = getenv("KELPIE_TEST_PROGRAMS");
+    if (faulty.libexec_directory == NULL) {
+        harness_skip("programs: KELPIE_TEST_PROGRAMS is not set");
+    }
+    setenv("KELPIE_FAULT_PLAN", plan, 1);
+    struct contract contract = contract_open(&faulty);
+    contract.harness = harness;
+    return contract;
+}
+
+/* It fails for want of space, which is said, and all is as before. */
+static void no_space(struct contract *contract, struct kelpie_vm *vm) {
+    const struct kelpie_snapshot_options options = {.struct_size = sizeof(options), .name = "full"};
+    struct kelpie_error error = {0};
+    int status = kelpie_vm_snapshot(vm, &options, NULL, &error);
+    HARNESS_CHECK(status < 0, "it fails");
+    HARNESS_CHECK(strstr(error.message, "ENOSPC") != NULL, "%s: %s", kelpie_code_name(status),
+                  error.message);
+    printf("# %s\n", error.message);
+    contract_state_is(vm, KELPIE_VM_RUNNING);
+    contract_sh_says(vm, "echo well >/root/file; sync; cat /root/file", "well\n");
+    nothing_is_left(contract);
+}
+
+/* The monitor's writes, one after the other: a rule that has fired lets the next try come further.
+ */
+static void test_snapshot_no_space_monitor(const struct harness *harness) {
+    struct contract contract = open_faulty(
+        harness, "mkdir role=monitor path=.new-* nth=1 => ENOSPC; "
+                 "open role=monitor path=device nth=1 => ENOSPC; "
+                 "open role=monitor path=memory nth=1 => ENOSPC; "
+                 "open role=monitor path=disk-*.qcow2 nth=1 => ENOSPC; "
+                 "pwrite role=monitor nth=20 => ENOSPC; "
+                 "pwrite role=monitor nth=40 => ENOSPC; "
+                 "truncate role=monitor nth=1 => ENOSPC; truncate role=monitor nth=3 => ENOSPC; "
+                 "rename role=monitor path=manifest.json* nth=1 => ENOSPC");
+    struct kelpie_vm *vm = start_with_disk(&contract, "full");
+    for (unsigned i = 0; i < 8; i += 1) {
+        no_space(&contract, vm);
+    }
+    take(vm, "good");
+    CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "good", &broken));
+    remove_one(&contract, "good");
+    contract_end(vm);
+    contract_close(&contract);
+    remove_root(harness);
+}
+
+static void test_snapshot_no_space_worker(const struct harness *harness) {
+    static const char *const plans[] = {
+        "link role=worker nth=1 => ENOSPC",
+        "open role=worker path=config.json nth=2 => ENOSPC",
+        "pwrite role=worker nth=1 => ENOSPC",
+        "pwrite role=worker nth=2 => ENOSPC",
+        "rename role=worker path=manifest.json* nth=1 => ENOSPC",
+        "sync role=worker nth=1 => ENOSPC",
+        "sync role=worker nth=9 => ENOSPC",
+        "rename role=worker path=full nth=1 => ENOSPC",
+    };
+    for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i += 1) {
+        struct contract contract = open_faulty(harness, plans[i]);
+        struct kelpie_vm *vm = start_with_disk(&contract, "full");
+        printf("# %s\n", plans[i]);
+        no_space(&contract, vm);
+        contract_end(vm);
+        contract_close(&contract);
+    }
+    remove_root(harness);
+}
+
+/* The child that makes it whole dies: the VM goes on, nothing is left. */
+static void test_snapshot_worker_killed(const struct harness *harness) {
+    static const char *const plans[] = {"* role=worker nth=3 => kill",
+                                        "sync role=worker nth=2 => kill",
+                                        "rename role=worker path=manifest.json* nth=1 => kill"};
+    for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i += 1) {
+        struct contract contract = open_faulty(harness, plans[i]);
+        struct kelpie_vm *vm = start_with_disk(&contract, "orphan");
+        refused(vm, "never", KELPIE_E_SNAPSHOT, "signal 9");
+        contract_state_is(vm, KELPIE_VM_RUNNING);
+        contract_sh_says(vm, "echo well", "well\n");
+        HARNESS_CHECK(listed(&contract) == 0, "nothing is listed");
+        contract_end(vm);
+        kelpie_close(contract.kelpie);
+        contract = contract_open(harness);
+        nothing_is_left(&contract);
+        contract_close(&contract);
+    }
+    remove_root(harness);
+}
+
+static const char *const death_points[] = {
+    "mkdir role=monitor path=.new-* nth=1",
+    "truncate role=monitor nth=1",
+    "pwrite role=monitor nth=9",
+    "rename role=monitor path=manifest.json* nth=1",
+    "rename role=monitor path=state.json* nth=3",
+    "rename role=monitor path=state.json* nth=4",
+};
+
+/* The monitor dies at several places of a snapshot: the VM has crashed, nothing is listed, and
+ * whoever opens the library next removes what is left. */
+static void test_snapshot_monitor_killed(const struct harness *harness) {
+    for (size_t i = 0; i < sizeof(death_points) / sizeof(death_points[0]); i += 1) {
+        char plan[128];
+        snprintf(plan, sizeof(plan), "%s => kill", death_points[i]);
+        struct contract contract = open_faulty(harness, plan);
+        struct kelpie_vm *vm = start_with_disk(&contract, "killed");
+        contract_sh_says(vm, "echo kept >/root/file; sync", "");
+        refused(vm, "never", KELPIE_E_CRASHED, "monitor");
+        contract_wait_state(vm, KELPIE_VM_CRASHED);
+        kelpie_close(contract.kelpie);
+        setenv("KELPIE_FAULT_PLAN", "wait role=none nth=1 => EIO", 1);
+        contract = contract_open(harness);
+        size_t count = listed(&contract);
+        bool is_last = i + 1 == sizeof(death_points) / sizeof(death_points[0]);
+        HARNESS_CHECK(count == 0 || is_last, "only one that was whole may be listed");
+        if (count == 1) {
+            CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "never", &broken));
+            remove_one(&contract, "never");
+        }
+        nothing_is_left(&contract);
+        CONTRACT_OK(kelpie_vm_open(contract.kelpie, "killed", &vm, &broken));
+        CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+        contract_sh_says(vm, "cat /root/file", "kept\n");
+        contract_end(vm);
+        contract_close(&contract);
+    }
+    remove_root(harness);
+}
+
+/* The same with QEMU. */
+static void test_snapshot_vmm_killed(const struct harness *harness) {
+    static const char *const points[] = {
+        "truncate role=monitor nth=1",
+        "pwrite role=monitor nth=9",
+        "qmp.write role=monitor nth=9",
+        "qmp.read role=monitor nth=10",
+    };
+    for (size_t i = 0; i < sizeof(points) / sizeof(points[0]); i += 1) {
+        char plan[128];
+        snprintf(plan, sizeof(plan), "%s path=*qemu* max=1 => kill-child", points[i]);
+        struct contract contract = open_faulty(harness, plan);
+        struct kelpie_vm *vm = start_with_disk(&contract, "killed");
+        const struct kelpie_snapshot_options options = {.struct_size = sizeof(options),
+                                                        .name = "never"};
+        struct kelpie_error error = {0};
+        int status = kelpie_vm_snapshot(vm, &options, NULL, &error);
+        contract_wait_state(vm, KELPIE_VM_CRASHED);
+        if (status == 0) { /* it was saved already */
+            CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "never", &broken));
+            remove_one(&contract, "never");
+        } else {
+            printf("# %s\n", error.message);
+            HARNESS_CHECK(status == KELPIE_E_CRASHED, "%s", error.message);
+        }
+        nothing_is_left(&contract);
+        CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+        contract_sh_says(vm, "echo again", "again\n");
+        contract_end(vm);
+        contract_close(&contract);
+    }
+    remove_root(harness);
+}
+
+const struct harness_test contract_tests_snapshot_faults[] = {
+    {"snapshot_disk", test_snapshot_disk, 120},
+    {"snapshot_no_space_monitor", test_snapshot_no_space_monitor, 120},
+    {"snapshot_no_space_worker", test_snapshot_no_space_worker, 180},
+    {"snapshot_worker_killed", test_snapshot_worker_killed, 120},
+    {"snapshot_monitor_killed", test_snapshot_monitor_killed, 180},
+    {"snapshot_vmm_killed", test_snapshot_vmm_killed, 180},
+    {0},
+};
