@@ -49,6 +49,7 @@ enum kelpie_cli_verbs {
     KELPIE_CLI_HELP = 8192,
     KELPIE_CLI_PAUSE = 16384,
     KELPIE_CLI_RESUME = 32768,
+    KELPIE_CLI_SNAPSHOT = 65536,
     KELPIE_CLI_RESTORE = 131072,
     KELPIE_CLI_FORK = 262144,
 };
@@ -66,6 +67,9 @@ struct kelpie_cli_options {
     const char *snapshot;
     const char *name;
     const char *user;
+    const char *label;
+    const char *svg;
+    bool stops_vm;
     bool is_read_only;
     bool allows_overcommit;
     bool is_interactive;
@@ -251,6 +255,11 @@ KELPIE_MUST_CHECK bool kelpie__cli_check_terminal(struct kelpie_cli *cli);
 int64_t kelpie__cli_write_info(const struct kelpie_vm_info *info, char *out, size_t capacity);
 #define KELPIE_CLI_INFO_BYTES 32768u
 
+/* ---- snapshot.c ------------------------------------------------------------------------------ */
+
+/* What `kelpie snapshot` does, a line each. */
+void kelpie__cli_print_snapshot_parts(struct kelpie_cli *cli);
+
 /* ---- the verbs ------------------------------------------------------------------------------- */
 
 int kelpie__cli_run(struct kelpie_cli *cli);
@@ -265,6 +274,7 @@ int kelpie__cli_stop(struct kelpie_cli *cli);
 int kelpie__cli_kill(struct kelpie_cli *cli);
 int kelpie__cli_pause(struct kelpie_cli *cli);
 int kelpie__cli_resume(struct kelpie_cli *cli);
+int kelpie__cli_snapshot(struct kelpie_cli *cli);
 int kelpie__cli_restore(struct kelpie_cli *cli);
 int kelpie__cli_fork(struct kelpie_cli *cli);
 int kelpie__cli_rm(struct kelpie_cli *cli);

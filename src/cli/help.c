@@ -27,6 +27,9 @@ void kelpie__cli_print_help(struct kelpie_cli *cli, const struct kelpie_cli_verb
     KELPIE_ASSERT(verb->usage != NULL && verb->summary != NULL);
     kelpie__cli_print(cli, "usage: kelpie %s %s\n\n%s.\n\n", verb->name, verb->usage,
                       verb->summary);
+    if (verb->bit == KELPIE_CLI_SNAPSHOT) {
+        kelpie__cli_print_snapshot_parts(cli);
+    }
     kelpie__cli_print_options(cli, verb);
 }
 

@@ -24,6 +24,7 @@ int64_t kelpie__cli_write_info(const struct kelpie_vm_info *info, char *out, siz
     kelpie__json_write_string(&writer, "accelerator", info->accelerator);
     kelpie__json_write_string(&writer, "accelerator_reason", info->accelerator_reason);
     kelpie__json_write_string(&writer, "origin", info->origin);
+    kelpie__json_write_string(&writer, "parent", info->parent);
     kelpie__json_write_string(&writer, "root", info->root);
     kelpie__json_write_string(&writer, "kernel", info->kernel);
     kelpie__json_write_u64(&writer, "cpus", info->cpus);
@@ -61,6 +62,7 @@ static void print_info(struct kelpie_cli *cli, const struct kelpie_vm_info *info
         kelpie__cli_print(cli, "%-14s %llu MiB\n", "disk", (unsigned long long)info->disk_size_mib);
     }
     print_text(cli, "kernel", info->kernel);
+    print_text(cli, "snapshot", info->parent);
     print_text(cli, "backend", info->backend);
     print_text(cli, "pause", info->pause);
     print_text(cli, "accelerator", info->accelerator);

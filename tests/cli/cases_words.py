@@ -24,7 +24,7 @@ def options(text):
 @case
 def help_lists_all_verbs(kelpie):
     wanted = (
-        "run create start exec attach ps inspect logs pause resume restore fork stop kill rm doctor "
+        "run create start exec attach ps inspect logs pause resume snapshot restore fork stop kill rm doctor "
         "version help".split()
     )
     check_equal(verbs(kelpie), wanted, "verbs")
