@@ -58,6 +58,7 @@ static bool run_begin(struct run *run, char out_problem[256]) {
                  : run->swarm.plan[0] != '\0'                ? run->swarm.plan
                                                              : NULL;
     world.canary = run->options->canary;
+    world.nursery = run->options->nursery;
     run->world = kelpie__sim_world_create(&world, out_problem);
     if (run->world == NULL) {
         return false;

@@ -29,7 +29,8 @@ struct sim_run_options {
     /* Instead of those that the seed draws; borrowed. NULL: none. */
     const struct sim_operation *operations;
     uint32_t operation_count;
-    uint32_t canary; /* 0: none */
+    uint32_t canary;             /* 0: none */
+    struct sim_nursery *nursery; /* borrowed; NULL: memory of its own */
 };
 
 struct sim_run_result {
