@@ -179,6 +179,9 @@ static bool skip_string(struct scanner *scanner) {
     }
     while (count > 0) { /* bound: the text; every turn takes a byte */
         skip_plain(scanner);
+        if (take(scanner, '"')) {
+            return true;
+        }
         if (!take_character(scanner, bytes, &count)) {
             return false;
         }
@@ -210,9 +213,9 @@ static bool skip_scalar(struct scanner *scanner) {
     }
 }
 
-/* Skips one value of any depth up to the limit. `kinds` holds a bit a level: an object, or an
- * array. */
-static bool value_skip(struct scanner *scanner) {
+/* Skips one value of any depth up to the limit, and nothing behind it. `kinds` holds a bit a level:
+ * an object, or an array. */
+static bool value_skip(struct scanner *scanner, uint32_t depth_max) {
     uint32_t kinds = 0;
     uint32_t depth = 0;
     static_assert(KELPIE_JSON_DEPTH_MAX <= 31, "a bit a level");
@@ -221,7 +224,7 @@ static bool value_skip(struct scanner *scanner) {
         bool is_object = peek(scanner) == '{';
         if (is_object || peek(scanner) == '[') {
             scanner->at += 1;
-            if (depth == KELPIE_JSON_DEPTH_MAX) {
+            if (depth == depth_max) {
                 return false;
             }
             depth += 1;
@@ -237,11 +240,12 @@ static bool value_skip(struct scanner *scanner) {
         } else if (!skip_scalar(scanner)) {
             return false;
         }
-        skip_space(scanner);
-        while (depth > 0 && take(scanner, (kinds & 1u) != 0 ? '}' : ']')) {
-            depth -= 1;
-            kinds >>= 1;
+        bool is_closing = true;
+        while (depth > 0 && is_closing) { /* bound: the depth */
             skip_space(scanner);
+            is_closing = take(scanner, (kinds & 1u) != 0 ? '}' : ']');
+            depth -= is_closing ? 1 : 0;
+            kinds >>= is_closing ? 1 : 0;
         }
         if (depth > 0 && (!take(scanner, ',') || ((kinds & 1u) != 0 && !skip_key(scanner)))) {
             return false;
@@ -268,17 +272,13 @@ static enum kelpie_json_kind kind_of(char first) {
     }
 }
 
-static bool value_take(struct scanner *scanner, struct kelpie_json_value *out) {
+static bool value_take(struct scanner *scanner, uint32_t depth_max, struct kelpie_json_value *out) {
     skip_space(scanner);
     size_t start = scanner->at;
-    if (start == scanner->length || !value_skip(scanner)) {
+    if (start == scanner->length || !value_skip(scanner, depth_max)) {
         return false;
     }
-    size_t end = scanner->at;
-    while (end > start && strchr(" \t\r\n", scanner->text[end - 1]) != NULL) {
-        end -= 1;
-    }
-    *out = (struct kelpie_json_value){scanner->text + start, end - start,
+    *out = (struct kelpie_json_value){scanner->text + start, scanner->at - start,
                                       kind_of(scanner->text[start])};
     return true;
 }
@@ -286,7 +286,7 @@ static bool value_take(struct scanner *scanner, struct kelpie_json_value *out) {
 int kelpie__json_parse(const char *text, size_t length, struct kelpie_json_value *out) {
     struct scanner scanner = {text, length, 0};
     struct kelpie_json_value value;
-    if (!value_take(&scanner, &value)) {
+    if (!value_take(&scanner, KELPIE_JSON_DEPTH_MAX, &value)) {
         return -1;
     }
     skip_space(&scanner);
@@ -312,8 +312,8 @@ int kelpie__json_iterate(const struct kelpie_json_value *value, struct kelpie_js
     return 0;
 }
 
-int kelpie__json_next(struct kelpie_json_iterator *iterator, struct kelpie_json_value *out_key,
-                      struct kelpie_json_value *out) {
+static int iterator_next(struct kelpie_json_iterator *iterator, uint32_t depth_max,
+                         struct kelpie_json_value *out_key, struct kelpie_json_value *out) {
     struct scanner scanner = {iterator->text, iterator->length, iterator->at};
     KELPIE_ASSERT(scanner.at >= 1 && scanner.at <= scanner.length);
     skip_space(&scanner);
@@ -338,7 +338,7 @@ int kelpie__json_next(struct kelpie_json_iterator *iterator, struct kelpie_json_
             return -1;
         }
     }
-    if (!value_take(&scanner, out)) {
+    if (!value_take(&scanner, depth_max, out)) {
         return -1;
     }
     if (iterator->is_object && out_key != NULL) {
@@ -348,10 +348,30 @@ int kelpie__json_next(struct kelpie_json_iterator *iterator, struct kelpie_json_
     return 1;
 }
 
+int kelpie__json_next(struct kelpie_json_iterator *iterator, struct kelpie_json_value *out_key,
+                      struct kelpie_json_value *out) {
+    return iterator_next(iterator, KELPIE_JSON_DEPTH_MAX, out_key, out);
+}
+
+/* What stands between the quotes; true: it has no escapes, as most have none, and is the string. */
+static bool string_is_plain(const struct kelpie_json_value *value, const char **out_inner,
+                            size_t *out_count) {
+    KELPIE_ASSERT(value->length >= 2 && value->text[0] == '"');
+    KELPIE_ASSERT(value->text[value->length - 1] == '"');
+    *out_inner = value->text + 1;
+    *out_count = value->length - 2;
+    return memchr(*out_inner, '\\', *out_count) == NULL;
+}
+
 /* Whether a string value is this text, escapes and all. */
 static bool string_equals(const struct kelpie_json_value *value, const char *text) {
     struct scanner scanner = {value->text, value->length, 1};
+    const char *inner = NULL;
+    size_t inner_count = 0;
     size_t left = strlen(text);
+    if (string_is_plain(value, &inner, &inner_count)) {
+        return inner_count == left && memcmp(inner, text, left) == 0;
+    }
     char bytes[4];
     size_t count = 1;
     while (count > 0) { /* bound: the value */
@@ -365,6 +385,37 @@ static bool string_equals(const struct kelpie_json_value *value, const char *tex
         left -= count;
     }
     return left == 0;
+}
+
+int kelpie__json_members(const char *text, size_t length, struct kelpie_json_member *wanted,
+                         size_t count) {
+    struct scanner scanner = {text, length, 0};
+    struct kelpie_json_value name = {0};
+    struct kelpie_json_value value = {0};
+    skip_space(&scanner);
+    if (peek(&scanner) != '{') {
+        return -1;
+    }
+    for (size_t i = 0; i < count; i += 1) {
+        wanted[i].is_there = false;
+    }
+    struct kelpie_json_iterator iterator = {text + scanner.at, length - scanner.at, 1, true};
+    int found = iterator_next(&iterator, KELPIE_JSON_DEPTH_MAX - 1, &name, &value);
+    while (found == 1) { /* bound: the text */
+        for (size_t i = 0; i < count; i += 1) {
+            if (!wanted[i].is_there && string_equals(&name, wanted[i].key)) {
+                wanted[i].is_there = true;
+                wanted[i].value = value;
+                break;
+            }
+        }
+        found = iterator_next(&iterator, KELPIE_JSON_DEPTH_MAX - 1, &name, &value);
+    }
+    scanner.at += iterator.at;
+    skip_space(&scanner);
+    bool is_ended = found == 0 && take(&scanner, '}');
+    skip_space(&scanner);
+    return is_ended && scanner.at == length ? 0 : -1;
 }
 
 int kelpie__json_find(const char *text, size_t length, const char *key,
@@ -397,14 +448,26 @@ int kelpie__json_string(const struct kelpie_json_value *value, char *out, size_t
     KELPIE_ASSERT(capacity > 0);
     struct scanner scanner = {value->text, value->length, 1};
     struct scanner measure = scanner;
+    const char *inner = NULL;
     char bytes[4];
     size_t count = 1;
     size_t used = 0;
     if (value->kind != KELPIE_JSON_STRING) {
         return -1;
     }
-    while (count >
-           0) { /* measured first, so that a failure leaves `out` untouched; bound: the value */
+    if (string_is_plain(value, &inner, &used)) {
+        if (used >= capacity) {
+            return -1;
+        }
+        memcpy(out, inner, used);
+        out[used] = '\0';
+        if (out_length != NULL) {
+            *out_length = used;
+        }
+        return 0;
+    }
+    used = 0;
+    while (count > 0) { /* measured first: a failure leaves `out` untouched; bound: the value */
         if (!take_character(&measure, bytes, &count) || used + count >= capacity ||
             (count == 1 && bytes[0] == '\0' && out_length == NULL)) {
             return -1;

@@ -34,6 +34,16 @@ KELPIE_MUST_CHECK int kelpie__json_parse(const char *text, size_t length,
                                          struct kelpie_json_value *out);
 KELPIE_MUST_CHECK int kelpie__json_validate(const char *text, size_t length);
 
+/* Several members of an object in one pass: those that are not there have is_there false. -1: the
+ * whole text is not one valid object (`wanted` may then be half filled). */
+struct kelpie_json_member {
+    const char *key; /* borrowed; the caller sets it */
+    bool is_there;
+    struct kelpie_json_value value;
+};
+KELPIE_MUST_CHECK int kelpie__json_members(const char *text, size_t length,
+                                           struct kelpie_json_member *wanted, size_t count);
+
 /* The value of a key of an object. The text need not have been validated. */
 KELPIE_MUST_CHECK int kelpie__json_find(const char *text, size_t length, const char *key,
                                         struct kelpie_json_value *out);

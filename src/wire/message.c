@@ -266,9 +266,8 @@ static const char *value_terminate(char *text, const struct kelpie_json_value *v
 }
 
 static void answer_receive(struct kelpie_wire *wire, uint64_t id, char *text,
-                           const struct kelpie_json_value *message) {
-    struct kelpie_json_value value;
-    struct kelpie_json_value refusal;
+                           const struct kelpie_json_member *result,
+                           const struct kelpie_json_member *refusal) {
     if (id == 0 || id >= wire->next_id) {
         kelpie__wire_break(wire, "R12", "an answer to a request that was never made");
         return;
@@ -277,21 +276,20 @@ static void answer_receive(struct kelpie_wire *wire, uint64_t id, char *text,
     if (pending == NULL) {
         return; /* late: its call has timed out */
     }
-    if (kelpie__json_find(message->text, message->length, "result", &value) == 0) {
-        if (value.kind != KELPIE_JSON_OBJECT) {
+    if (result->is_there) {
+        if (result->value.kind != KELPIE_JSON_OBJECT) {
             kelpie__wire_break(wire, "R13", "a result that is no object");
             return;
         }
-        pending_end(pending, NULL, value_terminate(text, &value), value.length);
+        pending_end(pending, NULL, value_terminate(text, &result->value), result->value.length);
         return;
     }
-    if (kelpie__json_find(message->text, message->length, "error", &refusal) < 0 ||
-        refusal.kind != KELPIE_JSON_OBJECT) {
+    if (!refusal->is_there || refusal->value.kind != KELPIE_JSON_OBJECT) {
         kelpie__wire_break(wire, "R13", "an answer without a result or an error");
         return;
     }
     struct kelpie_error error;
-    error_read(&refusal, &error);
+    error_read(&refusal->value, &error);
     pending_end(pending, &error, NULL, 0);
 }
 
@@ -309,17 +307,16 @@ static void protocol_error_receive(struct kelpie_wire *wire, const char *params,
 
 /* `id` 0: a notification. */
 static void method_receive(struct kelpie_wire *wire, const char *method, uint64_t id, char *text,
-                           const struct kelpie_json_value *message) {
-    struct kelpie_json_value value;
+                           const struct kelpie_json_member *given) {
     const char *params = "{}";
     size_t length = 2;
-    if (kelpie__json_find(message->text, message->length, "params", &value) == 0) {
-        if (value.kind != KELPIE_JSON_OBJECT) {
+    if (given->is_there) {
+        if (given->value.kind != KELPIE_JSON_OBJECT) {
             kelpie__wire_break(wire, "R11", "parameters that are no object");
             return;
         }
-        params = value_terminate(text, &value);
-        length = value.length;
+        params = value_terminate(text, &given->value);
+        length = given->value.length;
     }
     if (id != 0) {
         wire->callbacks->request(wire->context, id, method, params, length);
@@ -330,33 +327,47 @@ static void method_receive(struct kelpie_wire *wire, const char *method, uint64_
     }
 }
 
+/* What is looked at in a message. */
+enum message_member {
+    MESSAGE_VERSION,
+    MESSAGE_ID,
+    MESSAGE_METHOD,
+    MESSAGE_PARAMS,
+    MESSAGE_RESULT,
+    MESSAGE_ERROR,
+    MESSAGE_MEMBER_COUNT,
+};
+
 void kelpie__wire_message(struct kelpie_wire *wire, char *text, size_t length) {
-    struct kelpie_json_value message;
-    struct kelpie_json_value id_value;
-    struct kelpie_json_value method_value;
+    struct kelpie_json_member members[MESSAGE_MEMBER_COUNT] = {
+        [MESSAGE_VERSION] = {.key = "jsonrpc"}, [MESSAGE_ID] = {.key = "id"},
+        [MESSAGE_METHOD] = {.key = "method"},   [MESSAGE_PARAMS] = {.key = "params"},
+        [MESSAGE_RESULT] = {.key = "result"},   [MESSAGE_ERROR] = {.key = "error"}};
     char version[8];
     char method[KELPIE_METHOD_BYTES_MAX];
     uint64_t id = 0;
     text[length] = '\0';
-    if (kelpie__json_parse(text, length, &message) < 0 || message.kind != KELPIE_JSON_OBJECT ||
-        kelpie__json_find_string(text, length, "jsonrpc", version, sizeof(version)) < 0 ||
+    if (kelpie__json_members(text, length, members, MESSAGE_MEMBER_COUNT) < 0 ||
+        !members[MESSAGE_VERSION].is_there ||
+        kelpie__json_string(&members[MESSAGE_VERSION].value, version, sizeof(version), NULL) < 0 ||
         !kelpie__text_equal(version, "2.0")) {
         kelpie__wire_break(wire, "R10", "a message is one JSON-RPC 2.0 object");
         return;
     }
-    bool has_id = kelpie__json_find(text, length, "id", &id_value) == 0;
-    if (has_id && (kelpie__json_u64(&id_value, &id) < 0 || id == 0)) {
+    bool has_id = members[MESSAGE_ID].is_there;
+    if (has_id && (kelpie__json_u64(&members[MESSAGE_ID].value, &id) < 0 || id == 0)) {
         kelpie__wire_break(wire, "R10", "an id is a whole number from 1");
         return;
     }
-    bool has_method = kelpie__json_find(text, length, "method", &method_value) == 0;
-    if (has_method && kelpie__json_string(&method_value, method, sizeof(method), NULL) < 0) {
+    bool has_method = members[MESSAGE_METHOD].is_there;
+    if (has_method &&
+        kelpie__json_string(&members[MESSAGE_METHOD].value, method, sizeof(method), NULL) < 0) {
         kelpie__wire_break(wire, "R10", "a method is a text of less than %u bytes",
                            KELPIE_METHOD_BYTES_MAX);
     } else if (has_method) {
-        method_receive(wire, method, id, text, &message);
+        method_receive(wire, method, id, text, &members[MESSAGE_PARAMS]);
     } else if (has_id) {
-        answer_receive(wire, id, text, &message);
+        answer_receive(wire, id, text, &members[MESSAGE_RESULT], &members[MESSAGE_ERROR]);
     } else {
         kelpie__wire_break(wire, "R10", "neither a method nor an answer");
     }

@@ -76,6 +76,20 @@ static void check_values(const struct kelpie_json_value *root) {
     }
 }
 
+/* One pass finds what finding each by itself does, and judges the whole as parsing does. */
+static void check_members(const char *text, size_t length, bool is_object) {
+    struct kelpie_json_member wanted[] = {{.key = "a"}, {.key = "id"}, {.key = ""}};
+    bool is_good = kelpie__json_members(text, length, wanted, KELPIE_ARRAY_COUNT(wanted)) == 0;
+    KELPIE_ASSERT(is_good == is_object);
+    for (size_t i = 0; is_good && i < KELPIE_ARRAY_COUNT(wanted); i += 1) {
+        struct kelpie_json_value found = {0};
+        bool is_found = kelpie__json_find(text, length, wanted[i].key, &found) == 0;
+        KELPIE_ASSERT(is_found == wanted[i].is_there);
+        KELPIE_ASSERT(!is_found || (found.text == wanted[i].value.text &&
+                                    found.length == wanted[i].value.length));
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const char *text = (const char *)data;
     struct kelpie_json_value root;
@@ -85,6 +99,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     /* of texts nobody validated, too */
     kelpie__ignore(kelpie__json_find(text, size, "id", &value));
     kelpie__ignore(kelpie__json_find(text, size, "", &value));
+    check_members(text, size, is_valid && root.kind == KELPIE_JSON_OBJECT);
     if (is_valid) {
         check_values(&root);
     }

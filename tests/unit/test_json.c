@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -343,6 +344,37 @@ static void test_writer_stays_full_and_in_bounds(void **state) {
     }
 }
 
+static void test_members_are_read_in_one_pass(void **state) {
+    static const char text[] = " {\"a\":1, \"b\\u0063\":[2,{}] ,\"a\":3,\"d\":{\"a\":4}} ";
+    struct kelpie_json_member wanted[] = {{.key = "bc"}, {.key = "a"}, {.key = "e"}, {.key = "d"}};
+    uint64_t number = 0;
+    kelpie__ignore(state != NULL);
+    assert_int_equal(kelpie__json_members(text, strlen(text), wanted, 4), 0);
+    assert_true(wanted[0].is_there && wanted[0].value.kind == KELPIE_JSON_ARRAY);
+    assert_true(wanted[1].is_there && kelpie__json_u64(&wanted[1].value, &number) == 0);
+    assert_int_equal(number, 1); /* of equal keys the first */
+    assert_false(wanted[2].is_there);
+    assert_true(wanted[3].is_there && wanted[3].value.length == strlen("{\"a\":4}"));
+    for (size_t length = 0; length < strlen(text) - 1; length += 1) { /* cut anywhere */
+        assert_int_equal(kelpie__json_members(text, length, wanted, 4), -1);
+    }
+    assert_int_equal(kelpie__json_members("{} x", 4, wanted, 4), -1);
+    assert_int_equal(kelpie__json_members("[]", 2, wanted, 4), -1);
+}
+
+static void test_members_are_as_deep_as_any_text(void **state) {
+    char text[2 * KELPIE_JSON_DEPTH_MAX + 16];
+    struct kelpie_json_member wanted[] = {{.key = "a"}};
+    kelpie__ignore(state != NULL);
+    for (uint32_t inner = KELPIE_JSON_DEPTH_MAX - 1; inner <= KELPIE_JSON_DEPTH_MAX; inner += 1) {
+        snprintf(text, sizeof(text), "{\"a\":%.*s%.*s}", (int)inner, "[[[[[[[[[[[[[[[[", (int)inner,
+                 "]]]]]]]]]]]]]]]]");
+        int expected = inner < KELPIE_JSON_DEPTH_MAX ? 0 : -1;
+        assert_int_equal(kelpie__json_validate(text, strlen(text)), expected);
+        assert_int_equal(kelpie__json_members(text, strlen(text), wanted, 1), expected);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_validate_nasty_texts_as_known),
@@ -355,6 +387,8 @@ int main(void) {
         cmocka_unit_test(test_iterate_gives_members_in_order),
         cmocka_unit_test(test_writer_is_read_by_both),
         cmocka_unit_test(test_writer_stays_full_and_in_bounds),
+        cmocka_unit_test(test_members_are_read_in_one_pass),
+        cmocka_unit_test(test_members_are_as_deep_as_any_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
