@@ -20,7 +20,7 @@ void kelpie__ring_check(const struct kelpie_ring *ring) {
 int kelpie__ring_init(struct kelpie_ring *ring, struct kelpie_os *os, size_t capacity,
                       struct kelpie_error *error) {
     KELPIE_ASSERT(capacity > 0);
-    uint8_t *bytes = kelpie__alloc(os, capacity);
+    uint8_t *bytes = kelpie__alloc_raw(os, capacity);
     if (bytes == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a stream of %zu bytes",
                             capacity);

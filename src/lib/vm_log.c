@@ -98,7 +98,7 @@ int kelpie_vm_read_log(struct kelpie_vm *vm, enum kelpie_log_kind kind,
         return kelpie__fail(error, KELPIE_E_MISUSE, 0,
                             "kelpie_vm_read_log: an argument is not valid");
     }
-    uint8_t *buffer = kelpie__alloc(vm->kelpie->os, LOG_CHUNK_BYTES);
+    uint8_t *buffer = kelpie__alloc_raw(vm->kelpie->os, LOG_CHUNK_BYTES);
     if (buffer == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory to read a log");
     }

@@ -67,9 +67,17 @@ int kelpie__os_real_path(struct kelpie_os *os, const char *path, char *out, size
     return status;
 }
 
-void *kelpie__alloc(struct kelpie_os *os, size_t bytes) {
+void *kelpie__alloc_raw(struct kelpie_os *os, size_t bytes) {
     KELPIE_ASSERT(bytes > 0);
     return os->memory(os, NULL, 0, bytes);
+}
+
+void *kelpie__alloc(struct kelpie_os *os, size_t bytes) {
+    void *block = kelpie__alloc_raw(os, bytes);
+    if (block != NULL) {
+        memset(block, 0, bytes);
+    }
+    return block;
 }
 
 void *kelpie__resize(struct kelpie_os *os, void *pointer, size_t old_bytes, size_t new_bytes) {

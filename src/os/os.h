@@ -171,7 +171,7 @@ struct kelpie_os {
     int64_t (*now)(struct kelpie_os *, enum kelpie_os_clock); /* ns */
     uint64_t (*cycles)(struct kelpie_os *);                   /* the TSC; 0 where there is none */
     int (*random)(struct kelpie_os *, void *out, size_t count);
-    /* as realloc; a new block (old NULL) is zeroed; new 0 frees; old_bytes must be true */
+    /* as realloc: what is new in a block is anything; new 0 frees; old_bytes must be true */
     void *(*memory)(struct kelpie_os *, void *old, size_t old_bytes, size_t new_bytes);
     int (*identity)(struct kelpie_os *, struct kelpie_os_identity *out);
     /* borrowed until the process ends; or NULL */

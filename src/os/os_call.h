@@ -24,6 +24,9 @@ KELPIE_MUST_CHECK int kelpie__os_real_path(struct kelpie_os *os, const char *pat
  * the size given to alloc. Resize keeps the smaller part, leaves a grown part undefined, and leaves
  * `pointer` valid when it gives NULL. */
 KELPIE_MUST_CHECK void *kelpie__alloc(struct kelpie_os *os, size_t bytes);
+/* The same, with whatever the bytes were: for large buffers that are written before they are read,
+ * of which most uses touch one page. */
+KELPIE_MUST_CHECK void *kelpie__alloc_raw(struct kelpie_os *os, size_t bytes);
 KELPIE_MUST_CHECK void *kelpie__resize(struct kelpie_os *os, void *pointer, size_t old_bytes,
                                        size_t new_bytes);
 void kelpie__free(struct kelpie_os *os, void *pointer, size_t bytes);

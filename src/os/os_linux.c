@@ -73,7 +73,7 @@ static void *linux_memory(struct kelpie_os *os, void *old, size_t old_bytes, siz
         free(old);
         return NULL;
     }
-    return old == NULL ? calloc(1, new_bytes) : realloc(old, new_bytes);
+    return realloc(old, new_bytes);
 }
 
 static int linux_identity(struct kelpie_os *os, struct kelpie_os_identity *out) {

@@ -346,11 +346,12 @@ void *kelpie__sim_process_memory(struct sim_process *process, void *old, size_t 
     }
     struct sim_memory_block *fresh = NULL;
     if (new_bytes > 0) {
-        fresh = kelpie__sim_heap_alloc(heap, head + new_bytes);
+        fresh = kelpie__sim_heap_alloc_raw(heap, head + new_bytes);
         if (fresh == NULL) {
             return NULL;
         }
         fresh->bytes = new_bytes;
+        fresh->previous = NULL;
         fresh->next = process->memory_blocks;
         if (fresh->next != NULL) {
             fresh->next->previous = fresh;

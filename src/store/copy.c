@@ -54,7 +54,7 @@ int kelpie__copy_file(struct kelpie_os *os, int from, int to) {
     if (status == 0) {
         status = kelpie__os_truncate(os, to, stat.size_bytes);
     }
-    uint8_t *buffer = status < 0 ? NULL : kelpie__alloc(os, COPY_BUFFER_BYTES);
+    uint8_t *buffer = status < 0 ? NULL : kelpie__alloc_raw(os, COPY_BUFFER_BYTES);
     if (status == 0 && buffer == NULL) {
         status = -ENOMEM;
     }

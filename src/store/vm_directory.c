@@ -188,7 +188,7 @@ static int write_files(struct kelpie_os *os, int made, const struct kelpie_confi
                                       .previous = KELPIE_VM_CREATED,
                                       .changed_ms = values->created_ms,
                                       .backend = "qemu"};
-    char *text = kelpie__alloc(os, KELPIE_CONFIG_JSON_BYTES_MAX);
+    char *text = kelpie__alloc_raw(os, KELPIE_CONFIG_JSON_BYTES_MAX);
     if (text == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a configuration");
     }
@@ -426,7 +426,7 @@ int kelpie__vm_directory_adopt(struct kelpie_vm_directory *directory, struct kel
 int kelpie__vm_directory_config(const struct kelpie_vm_directory *directory,
                                 struct kelpie_config_values *out, struct kelpie_error *error) {
     struct kelpie_os *os = directory->places->os;
-    char *text = kelpie__alloc(os, KELPIE_CONFIG_JSON_BYTES_MAX);
+    char *text = kelpie__alloc_raw(os, KELPIE_CONFIG_JSON_BYTES_MAX);
     if (text == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a configuration");
     }
