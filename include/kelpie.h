@@ -292,9 +292,10 @@ KELPIE_MUST_CHECK int kelpie_vm_create(struct kelpie *kelpie, const char *name,
                                        struct kelpie_config *config, struct kelpie_vm **out,
                                        struct kelpie_error *error);
 
-/* Attaches to a VM by name. One whose files are damaged is opened, too, but nothing other than
- * kelpie_vm_delete works. Errors: NOT_FOUND, CONFIG (no name), UNSUPPORTED (a newer format), IO,
- * MEMORY. Gives *out (kelpie_vm_close). */
+/* Attaches to a VM by name. The handle is of that VM: once it is deleted, its calls answer
+ * NOT_FOUND, also when there is a new one by that name. One whose files are damaged is opened, too,
+ * but nothing other than kelpie_vm_delete works. Errors: NOT_FOUND, CONFIG (no name), UNSUPPORTED
+ * (a newer format), IO, MEMORY. Gives *out (kelpie_vm_close). */
 KELPIE_MUST_CHECK int kelpie_vm_open(struct kelpie *kelpie, const char *name,
                                      struct kelpie_vm **out, struct kelpie_error *error);
 

@@ -60,7 +60,9 @@ static void connection_notification(void *context, const char *method, const cha
         kelpie__execs_exit(vm, params, length);
     } else if (kelpie__text_equal(method, "event")) {
         connection_event(vm, params, length);
-    } /* goodbye is followed by the end; what is unknown is ignored */
+    } else if (kelpie__text_equal(method, "goodbye")) {
+        vm->has_goodbye = true; /* the end follows */
+    }                           /* what is unknown is ignored */
 }
 
 static void connection_data(void *context, uint32_t stream, uint64_t offset, const void *bytes,
@@ -118,7 +120,9 @@ void kelpie__vm_explain_loss(struct kelpie_vm *vm, struct kelpie_error *out) {
         return;
     }
     if (status == KELPIE_E_NOT_FOUND) {
-        kelpie__ignore(kelpie__fail(out, KELPIE_E_CRASHED, 0,
+        /* Deleted by somebody; but an ephemeral one goes with a monitor that dies, too. */
+        bool has_crashed = vm->directory.is_ephemeral && !vm->has_goodbye;
+        kelpie__ignore(kelpie__fail(out, has_crashed ? KELPIE_E_CRASHED : KELPIE_E_NOT_FOUND, 0,
                                     "the monitor of VM \"%s\" ended, and the VM is deleted", name));
         return;
     }
@@ -167,6 +171,14 @@ static void hello_answer(void *context, const struct kelpie_error *error, const 
     struct kelpie_vm *vm = context;
     uint64_t version = 0;
     KELPIE_ASSERT(!vm->is_greeted);
+    if (error != NULL && error->code == KELPIE_E_TIMEOUT) { /* it has no time, and breaks no rule */
+        struct kelpie_error late;
+        kelpie__ignore(kelpie__fail(&late, KELPIE_E_TIMEOUT, 0,
+                                    "the monitor of VM \"%s\" did not answer within %u ms",
+                                    vm->directory.name, KELPIE_HELLO_TIMEOUT_MS));
+        kelpie__wire_close(vm->wire, &late);
+        return;
+    }
     if (error != NULL) { /* without effect when it is the connection's end */
         kelpie__wire_break(vm->wire, "R21", "hello was not answered: %s", error->message);
         return;
@@ -200,6 +212,7 @@ static int connection_open(struct kelpie_vm *vm, int stream, struct kelpie_error
     }
     vm->channel_last = 0;
     vm->is_greeted = false;
+    vm->has_goodbye = false;
     kelpie__ignore(kelpie__text_format(
         params, sizeof(params),
         "{\"version\":%u,\"version_min\":%u,\"features\":[],\"role\":\"%s\"}",

@@ -43,6 +43,7 @@ struct kelpie_vm {
     bool is_creator;                     /* of an owned VM: its connection is what keeps it */
     struct kelpie_error damage; /* code 0: none; else its files cannot be read, only deleted */
     bool is_greeted;            /* this connection's hello was answered */
+    bool has_goodbye;           /* its monitor ended in order */
     struct kelpie_error loss;   /* why the last connection ended */
     uint32_t channel_last;
     struct kelpie_exec *execs; /* list */

@@ -17,6 +17,7 @@
 #define VM_PF_EXITING 4u /* linux/sched.h */
 #define VM_DYING_TURNS 100u
 #define VM_DYING_TURN_NS (2 * KELPIE_NS_PER_MS)
+#define VM_BUSY_TURN_NS (5 * KELPIE_NS_PER_MS)
 
 static struct kelpie_vm *vm_allocate(struct kelpie *kelpie, struct kelpie_error *error) {
     struct kelpie_vm *vm = kelpie__alloc(kelpie->os, sizeof(*vm));
@@ -75,6 +76,25 @@ static int draw_id(struct kelpie *kelpie, struct kelpie_config_values *values,
     return 0;
 }
 
+/* Somebody who makes or deletes one of that name needs milliseconds, and is waited for. */
+static int make_directory(struct kelpie_vm *vm, struct kelpie_error *error) {
+    struct kelpie *kelpie = vm->kelpie;
+    struct kelpie_error kept = {0};
+    kelpie->loop->now_ns = kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
+    int64_t deadline_ns = kelpie__loop_deadline(kelpie->loop, KELPIE_CALL_TIMEOUT_MS);
+    int status = kelpie__vm_directory_create(&vm->directory, &kelpie->places, vm->config, &kept);
+    while (status == KELPIE_E_BUSY && kelpie->loop->now_ns < deadline_ns) { /* bound: in its head */
+        int turned = kelpie__turn(kelpie, kelpie->loop->now_ns + VM_BUSY_TURN_NS, &kept);
+        status = turned < 0 ? turned
+                            : kelpie__vm_directory_create(&vm->directory, &kelpie->places,
+                                                          vm->config, &kept);
+    }
+    if (status < 0 && error != NULL) {
+        *error = kept;
+    }
+    return status;
+}
+
 /* A drawn name is "vm-" and the beginning of the id; a collision draws again. */
 static int create_directory(struct kelpie_vm *vm, const char *name, struct kelpie_error *error) {
     struct kelpie *kelpie = vm->kelpie;
@@ -89,7 +109,7 @@ static int create_directory(struct kelpie_vm *vm, const char *name, struct kelpi
                         : kelpie__text_format(vm->config->name, sizeof(vm->config->name),
                                               "vm-%.12s", vm->config->id);
         KELPIE_ASSERT(fits); /* a given name has been checked */
-        status = kelpie__vm_directory_create(&vm->directory, &kelpie->places, vm->config, error);
+        status = make_directory(vm, error);
         if (name != NULL) {
             return status;
         }
@@ -222,21 +242,17 @@ static int vm_recover_if_free(struct kelpie_vm *vm, struct kelpie_vm_record *rec
                : kelpie__fail(error, status, 0, "lock VM \"%s\"", vm->directory.name);
 }
 
-/* Between our finding its directory and reading a file of it, or since. */
-static bool vm_is_gone(const struct kelpie_vm *vm) {
-    struct kelpie_os_stat status;
-    KELPIE_ASSERT(vm->directory.vm >= 0);
-    return kelpie__os_stat(vm->kelpie->os, vm->directory.vm, KELPIE_VM_CONFIG_FILE, false,
-                           &status) == -ENOENT;
-}
-
 int kelpie__vm_record(struct kelpie_vm *vm, struct kelpie_vm_record *out,
                       struct kelpie_error *error) {
-    if (vm_is_gone(vm)) {
+    struct kelpie_error kept = {0};
+    int status = kelpie__record_read(vm->kelpie->os, vm->directory.vm, out, &kept);
+    if (!kelpie__vm_directory_is_current(&vm->directory)) { /* its files may be going, too */
         return fail_deleted(vm, error);
     }
-    int status = kelpie__record_read(vm->kelpie->os, vm->directory.vm, out, error);
     if (status < 0) {
+        if (error != NULL) {
+            *error = kept;
+        }
         return status;
     }
     bool may_be_stale = kelpie__state_is_live(out->state) || vm->directory.is_ephemeral;
@@ -252,13 +268,14 @@ static int open_read(struct kelpie_vm *vm, struct kelpie_error *error) {
     if (status == 0) {
         status = kelpie__vm_record(vm, &record, &kept);
     }
-    if (status == KELPIE_E_IO && !vm_is_gone(vm)) {
+    bool is_there = kelpie__vm_directory_is_current(&vm->directory);
+    if (status == KELPIE_E_IO && is_there) {
         KELPIE_ASSERT(kept.code == KELPIE_E_IO);
         vm->damage = kept;
         kelpie__config_defaults(vm->config);
         return 0;
     }
-    if (status == KELPIE_E_IO) {
+    if (status == KELPIE_E_IO) { /* a file of it was gone already */
         return fail_deleted(vm, error);
     }
     if (status < 0 && error != NULL) {

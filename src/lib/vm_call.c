@@ -233,6 +233,11 @@ static int call_result(int status, const struct kelpie_error *kept, struct kelpi
     return status;
 }
 
+/* The monitor went over it: with the VM, or without. The next try finds out what is left to do. */
+static bool is_loss(int status) {
+    return status == KELPIE_E_CRASHED || status == KELPIE_E_NOT_FOUND;
+}
+
 static int kill_begin(struct kelpie_vm *vm, bool may_wait, struct call *call,
                       struct kelpie_error *error) {
     struct kelpie_vm_record record;
@@ -256,7 +261,7 @@ int kelpie_vm_kill(struct kelpie_vm *vm, struct kelpie_error *error) {
     }
     struct kelpie_error kept = {0};
     status = KELPIE_E_CRASHED;
-    for (unsigned i = 0; i < CALL_END_TRIES && status == KELPIE_E_CRASHED; i += 1) {
+    for (unsigned i = 0; i < CALL_END_TRIES && is_loss(status); i += 1) {
         struct call call = {0};
         status = kill_begin(vm, true, &call, &kept);
         status = status < 0 ? status : kelpie__operation_run(vm, &call.request, &kept);
@@ -277,8 +282,15 @@ int kelpie_vm_kill_async(struct kelpie_vm *vm, kelpie_done_callback callback, vo
 
 static int delete_without_monitor(struct kelpie_vm *vm, struct kelpie_error *error) {
     struct kelpie_vm_record record;
-    int status = kelpie__vm_directory_lock(&vm->directory, error);
+    struct kelpie_error kept = {0};
+    int status = kelpie__vm_directory_lock(&vm->directory, &kept);
+    if (status == KELPIE_E_NOT_FOUND) {
+        return 0; /* somebody else was quicker */
+    }
     if (status < 0) {
+        if (error != NULL) {
+            *error = kept;
+        }
         return status;
     }
     status = kelpie__vm_directory_recover(&vm->directory, &record, NULL);
@@ -325,7 +337,7 @@ int kelpie_vm_delete(struct kelpie_vm *vm, bool is_forced, struct kelpie_error *
     }
     struct kelpie_error kept = {0};
     status = KELPIE_E_CRASHED;
-    for (unsigned i = 0; i < CALL_END_TRIES && status == KELPIE_E_CRASHED; i += 1) {
+    for (unsigned i = 0; i < CALL_END_TRIES && is_loss(status); i += 1) {
         struct call call = {0};
         status = delete_begin(vm, is_forced, true, &call, &kept);
         status = status < 0 ? status : kelpie__operation_run(vm, &call.request, &kept);

@@ -125,7 +125,8 @@ static int run_open(struct kelpie_vm_directory *directory) {
     return 0;
 }
 
-/* One try. 1: the file was replaced between opening and locking. */
+/* One try. 1: somebody removed the run directory, or replaced the file, between opening and
+ * locking. */
 static int lock_try(struct kelpie_vm_directory *directory) {
     struct kelpie_os *os = directory->places->os;
     struct kelpie_os_stat mine;
@@ -133,7 +134,7 @@ static int lock_try(struct kelpie_vm_directory *directory) {
     char path[KELPIE_NAME_BYTES_MAX + 8];
     int status = run_open(directory);
     if (status < 0) {
-        return status;
+        return status == -ENOENT && !directory->is_ephemeral ? 1 : status;
     }
     int lock = kelpie__os_open(os, directory->run, KELPIE_VM_LOCK_FILE,
                                KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE,
@@ -160,24 +161,55 @@ static int lock_try(struct kelpie_vm_directory *directory) {
     return 0;
 }
 
-int kelpie__vm_directory_lock(struct kelpie_vm_directory *directory, struct kelpie_error *error) {
-    KELPIE_ASSERT(directory->lock == KELPIE_OS_NO_HANDLE);
+bool kelpie__vm_directory_is_current(const struct kelpie_vm_directory *directory) {
+    struct kelpie_os *os = directory->places->os;
+    struct kelpie_os_stat mine;
+    struct kelpie_os_stat current;
+    KELPIE_ASSERT(directory->vm >= 0);
+    int status = kelpie__os_stat(os, base_of(directory->places, directory->is_ephemeral),
+                                 directory->name, false, &current);
+    if (status == -ENOENT) {
+        return false;
+    }
+    /* One that cannot be looked at is taken for ours: what is done with it next says why. */
+    return status < 0 || kelpie__os_stat(os, directory->vm, "", false, &mine) < 0 ||
+           (mine.inode == current.inode && mine.device == current.device);
+}
+
+static int lock_take(struct kelpie_vm_directory *directory) {
     int status = 1;
+    KELPIE_ASSERT(directory->lock == KELPIE_OS_NO_HANDLE);
     for (uint32_t i = 0; i < VM_LOCK_TRIES && status == 1; i += 1) {
         status = lock_try(directory);
     }
-    if (status == 0) {
+    KELPIE_ASSERT((status == 0) == (directory->lock >= 0));
+    return status == 1 ? -EAGAIN : status; /* they come and go: it is being changed */
+}
+
+static int fail_lock(const struct kelpie_vm_directory *directory, int status,
+                     struct kelpie_error *error) {
+    return status == -EAGAIN
+               ? kelpie__fail(error, KELPIE_E_BUSY, 0,
+                              "VM \"%s\" is being changed by another process", directory->name)
+               : fail_io(error, status, "lock the directory", directory->name);
+}
+
+/* The name may be another VM's by now, whose lock and run directory are no business of ours: the
+ * look after the lock is what counts (a VM whose lock is held is not deleted by others), the one
+ * before it makes no run directory for a VM that is gone. */
+int kelpie__vm_directory_lock(struct kelpie_vm_directory *directory, struct kelpie_error *error) {
+    bool is_there = kelpie__vm_directory_is_current(directory);
+    int status = is_there ? lock_take(directory) : -ENOENT;
+    is_there = is_there && kelpie__vm_directory_is_current(directory);
+    if (status == 0 && is_there) {
         return 0;
     }
-    if (status == -EAGAIN) {
-        return kelpie__fail(error, KELPIE_E_BUSY, 0,
-                            "VM \"%s\" is being changed by another process", directory->name);
-    }
-    if (status == 1 || status == -ENOENT) {
+    kelpie__vm_directory_unlock(directory);
+    if (!is_there || status == -ENOENT) {
         return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0, "VM \"%s\" was deleted meanwhile",
                             directory->name);
     }
-    return fail_io(error, status, "lock the directory", directory->name);
+    return fail_lock(directory, status, error);
 }
 
 /* ---- making ---------------------------------------------------------------------------------- */
@@ -297,7 +329,8 @@ static int make(struct kelpie_vm_directory *directory, const char *temporary,
         status = lock_made(directory, directory->vm);
         status = status < 0 ? fail_io(error, status, "lock the new directory", directory->name) : 0;
     } else {
-        status = kelpie__vm_directory_lock(directory, error);
+        status = lock_take(directory);
+        status = status < 0 ? fail_lock(directory, status, error) : 0;
     }
     if (status == 0) {
         status = publish(directory, directory->vm, temporary, values, error);
@@ -357,6 +390,24 @@ static int vm_open(struct kelpie_vm_directory *directory, bool is_ephemeral) {
     return 0;
 }
 
+/* One try. 1: somebody deleted it, or tidied its run directory away, while it was being opened. */
+static int open_try(struct kelpie_vm_directory *directory) {
+    int status = vm_open(directory, false);
+    if (status == -ENOENT) {
+        status = vm_open(directory, true);
+    }
+    if (status < 0) {
+        return status;
+    }
+    status = run_open(directory);
+    bool is_current = kelpie__vm_directory_is_current(directory);
+    if (status == 0 && is_current) {
+        return 0;
+    }
+    kelpie__vm_directory_close(directory);
+    return status == -ENOENT || !is_current ? 1 : status;
+}
+
 int kelpie__vm_directory_open(struct kelpie_vm_directory *directory,
                               const struct kelpie_places *places, const char *name,
                               struct kelpie_error *error) {
@@ -365,20 +416,15 @@ int kelpie__vm_directory_open(struct kelpie_vm_directory *directory,
         return status;
     }
     directory_reset(directory, places, name, false);
-    status = vm_open(directory, false);
-    if (status == -ENOENT) {
-        status = vm_open(directory, true);
+    status = 1;
+    for (uint32_t i = 0; i < VM_LOCK_TRIES && status == 1; i += 1) {
+        status = open_try(directory);
     }
-    if (status == 0) {
-        status = run_open(directory);
-    }
-    if (status == -ENOENT) {
-        kelpie__vm_directory_close(directory);
+    if (status == 1 || status == -ENOENT) {
         return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0,
                             "there is no VM \"%s\"; kelpie ps -a shows what there is", name);
     }
     if (status < 0) {
-        kelpie__vm_directory_close(directory);
         return fail_io(error, status, "open the directory", name);
     }
     status = set_paths(directory, error);
@@ -538,11 +584,17 @@ static bool take_abandoned(struct kelpie_os *os, int base, const char *name, con
     return is_free;
 }
 
+static bool has_vm(const struct kelpie_places *places, const char *name) {
+    char path[256 + 16];
+    kelpie__ignore(kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_CONFIG_FILE, name));
+    return has_entry(places->os, places->runtime_vms, path) ||
+           has_entry(places->os, places->state_vms, path);
+}
+
 /* Whether it is one; its lock, if it has one, is then held. */
 static bool is_leftover(const struct kelpie_places *places, bool is_runtime, const char *name,
                         int *out_lock) {
     int base = base_of(places, is_runtime);
-    char path[256 + 16];
     KELPIE_ASSERT(*out_lock == KELPIE_OS_NO_HANDLE);
     if (kelpie__text_has_prefix(name, VM_DELETED_PREFIX)) {
         return true;
@@ -553,10 +605,11 @@ static bool is_leftover(const struct kelpie_places *places, bool is_runtime, con
     if (!is_runtime || kelpie__config_check_name(name, NULL) < 0) {
         return false;
     }
-    /* A run directory whose VM is gone. */
-    kelpie__ignore(kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_CONFIG_FILE, name));
-    return !has_entry(places->os, base, path) && !has_entry(places->os, places->state_vms, path) &&
-           take_abandoned(places->os, base, name, KELPIE_VM_LOCK_FILE, out_lock);
+    /* A run directory whose VM is gone; and it is still gone when we have the lock: its maker may
+     * have finished between the two. */
+    return !has_vm(places, name) &&
+           take_abandoned(places->os, base, name, KELPIE_VM_LOCK_FILE, out_lock) &&
+           !has_vm(places, name);
 }
 
 void kelpie__vm_directory_prune(const struct kelpie_places *places) {

@@ -32,7 +32,7 @@ struct kelpie_vm_directory {
 };
 
 /* Makes a VM in Created, with its lock held. `values` has id, name and created_ms. Errors: EXISTS,
- * IO. */
+ * BUSY (one of that name is being made or deleted at this moment), IO. */
 KELPIE_MUST_CHECK int kelpie__vm_directory_create(struct kelpie_vm_directory *directory,
                                                   const struct kelpie_places *places,
                                                   const struct kelpie_config_values *values,
@@ -51,6 +51,10 @@ KELPIE_MUST_CHECK int kelpie__vm_directory_adopt(struct kelpie_vm_directory *dir
                                                  const char *vm_path, const char *run_path,
                                                  const char *name, int lock,
                                                  struct kelpie_error *error);
+
+/* Its name is still this VM's: it was not deleted since it was opened, nor another one made by that
+ * name. */
+bool kelpie__vm_directory_is_current(const struct kelpie_vm_directory *directory);
 
 /* Errors: BUSY (somebody else holds it), NOT_FOUND (deleted meanwhile), IO. */
 KELPIE_MUST_CHECK int kelpie__vm_directory_lock(struct kelpie_vm_directory *directory,

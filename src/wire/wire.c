@@ -13,6 +13,7 @@
 #include "os/os_call.h"
 #include "wire/wire_internal.h"
 
+#define WIRE_LAST_READS 64u /* of what a peer said before it closed: a socket's buffer and more */
 #define WIRE_INPUT_BYTES (2u * KELPIE_FRAME_BYTES_MAX)
 
 static_assert(WIRE_INPUT_BYTES >= KELPIE_FRAME_BYTES_MAX, "the largest frame fits");
@@ -59,6 +60,7 @@ static void wire_stop_io(struct kelpie_wire *wire) {
         wire->slot = KELPIE_LOOP_NO_SLOT;
     }
     kelpie__timer_disarm(wire->loop, &wire->flush_timer);
+    kelpie__timer_disarm(wire->loop, &wire->last_timer);
 }
 
 static void wire_tell_closed(void *context) {
@@ -154,6 +156,21 @@ static void wire_watch_output(struct kelpie_wire *wire) {
     kelpie__loop_watch_change(wire->loop, wire->slot, bits);
 }
 
+static void wire_read_last(void *context);
+
+/* The peer has closed, and may have said why: an answer, a goodbye. That is read first. */
+static void wire_fail_write(struct kelpie_wire *wire, int64_t status) {
+    KELPIE_ASSERT(status < 0);
+    wire->output_start = 0;
+    wire->output_count = 0;
+    wire->corked_count = 0;
+    wire_watch_output(wire);
+    if (!kelpie__timer_is_armed(&wire->last_timer)) {
+        wire->write_error = status;
+        kelpie__timer_arm(wire->loop, &wire->last_timer, wire->loop->now_ns, wire_read_last, wire);
+    }
+}
+
 /* Writes in pieces of a frame's size: what krun.md asks of a vsock, and no loss elsewhere. */
 static void wire_write(struct kelpie_wire *wire) {
     kelpie__wire_check(wire);
@@ -166,7 +183,7 @@ static void wire_write(struct kelpie_wire *wire) {
             break;
         }
         if (written < 0) {
-            wire_fail_io(wire, written, "write to");
+            wire_fail_write(wire, written);
             return;
         }
         wire->output_start += (size_t)written;
@@ -423,19 +440,34 @@ static bool wire_take_frames(struct kelpie_wire *wire) {
     return true;
 }
 
-static void wire_read(struct kelpie_wire *wire) {
+/* False: there was nothing, or the connection has ended. */
+static bool wire_read(struct kelpie_wire *wire) {
     size_t room = WIRE_INPUT_BYTES - wire->input_count;
     KELPIE_ASSERT(room > 0); /* a complete frame never stays in the buffer */
     int64_t count = kelpie__os_read(wire->os, wire->handle, wire->input + wire->input_count, room);
     if (count == -EAGAIN) {
-        return;
+        return false;
     }
     if (count <= 0) {
         wire_fail_io(wire, count, "read from");
-        return;
+        return false;
     }
     wire->input_count += (size_t)count;
-    kelpie__ignore(wire_take_frames(wire)); /* nothing follows */
+    return wire_take_frames(wire);
+}
+
+static void wire_read_last(void *context) {
+    struct kelpie_wire *wire = context;
+    bool has_more = true;
+    KELPIE_ASSERT(!wire->is_closed && wire->write_error < 0);
+    kelpie__wire_enter(wire);
+    for (uint32_t i = 0; i < WIRE_LAST_READS && has_more; i += 1) {
+        has_more = wire_read(wire);
+    }
+    if (!wire->is_destroyed && !wire->is_closed) {
+        wire_fail_io(wire, wire->write_error, "write to");
+    }
+    kelpie__ignore(kelpie__wire_leave(wire)); /* nothing follows */
 }
 
 static void wire_ready(void *context, uint32_t bits) {
@@ -448,7 +480,7 @@ static void wire_ready(void *context, uint32_t bits) {
     }
     bool is_alive = !wire->is_destroyed && !wire->is_closed;
     if (is_alive && (bits & (KELPIE_OS_READABLE | KELPIE_OS_HANGUP)) != 0) {
-        wire_read(wire);
+        kelpie__ignore(wire_read(wire)); /* the next event brings what follows */
     }
     kelpie__ignore(kelpie__wire_leave(wire)); /* nothing follows */
 }

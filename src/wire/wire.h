@@ -76,6 +76,8 @@ void kelpie__wire_break(struct kelpie_wire *wire, const char *rule, const char *
 /* The same for a text "R7: what is wrong", as frame.h and stream.h give it. A text without a rule
  * says what is missing here ("no memory for a stream"): the connection ends without blame. */
 void kelpie__wire_break_rule(struct kelpie_wire *wire, const char *rule_and_text);
+/* Ends it without a word: no frame is read or written any more; `closed` comes in a later step. */
+void kelpie__wire_close(struct kelpie_wire *wire, const struct kelpie_error *error);
 bool kelpie__wire_is_closed(const struct kelpie_wire *wire);
 /* The callbacks get another context from now on; those of calls keep theirs. */
 void kelpie__wire_set_context(struct kelpie_wire *wire, void *context);

@@ -48,6 +48,8 @@ struct kelpie_wire {
     bool is_closed;    /* nothing is read or written any more */
     bool is_close_told;
     struct kelpie_timer close_timer;
+    struct kelpie_timer last_timer; /* armed: the peer takes no more, what it said last is read */
+    int64_t write_error;            /* then, negative */
     struct kelpie_error close_error;
 };
 
@@ -65,8 +67,5 @@ void kelpie__wire_message(struct kelpie_wire *wire, char *text, size_t length);
 KELPIE_MUST_CHECK bool kelpie__wire_fail_pending(struct kelpie_wire *wire,
                                                  const struct kelpie_error *error);
 void kelpie__wire_drop_pending(struct kelpie_wire *wire);
-
-/* No frame is read or written any more; `closed` comes in a later step. */
-void kelpie__wire_close(struct kelpie_wire *wire, const struct kelpie_error *error);
 
 #endif
