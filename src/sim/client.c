@@ -19,6 +19,8 @@
 #define CLIENT_MEMORY_MIB 128u
 #define CLIENT_CALL_MS 20000u /* a call without a deadline of its own */
 #define CLIENT_REST_NS (50 * KELPIE_NS_PER_MS)
+#define CLIENT_WAKER SIM_SWARM_CLIENT_MAX /* the index of the one that resumes */
+#define CLIENT_WAKE_NS (10 * KELPIE_NS_PER_S)
 
 struct client {
     struct sim_clients *clients;
@@ -205,8 +207,10 @@ static int client_open(struct client *client, struct kelpie_error *error) {
     return status;
 }
 
+/* What it owns may be gone before the library is closed. */
 static void client_close(struct client *client) {
     if (client->kelpie != NULL) {
+        kelpie__sim_judge_client_gone(client->clients->judge, client->index);
         memset(client->vms, 0, sizeof(client->vms)); /* they go with the library */
         struct kelpie_os *os = kelpie__close_keeping_os(client->kelpie);
         KELPIE_ASSERT(os == client->os);
@@ -269,7 +273,6 @@ static void client_look(struct client *client, const struct sim_operation *opera
         break;
     case SIM_LOOK_REOPEN:
         client_close(client);
-        kelpie__sim_judge_client_gone(client->clients->judge, client->index);
         kelpie__ignore(client_open(client, NULL)); /* the next operation tries again */
         break;
     case SIM_LOOK_REST:
@@ -303,24 +306,26 @@ static void client_note_answer(struct client *client, const struct sim_operation
         &(struct sim_event){.type = SIM_EVENT_NOTE, .process = client->process, .detail = text});
 }
 
-/* What the judge follows. */
-static void client_judged(struct client *client, const struct sim_operation *operation) {
+/* What the judge follows. *out_result: as kelpie__sim_judge_end has it. */
+static int client_judged(struct client *client, const struct sim_operation *operation,
+                         uint64_t *out_result) {
     struct kelpie_error error = {0};
-    uint64_t result = 0;
     int status = 0;
+    *out_result = 0;
     kelpie__sim_judge_begin(client->clients->judge, operation, deadline_ms(client, operation));
     if (operation->is_look) {
-        status = client_inspect(client, operation->vm, &result, &error);
+        status = client_inspect(client, operation->vm, out_result, &error);
     } else {
-        status = client_call(client, operation, &result, &error);
+        status = client_call(client, operation, out_result, &error);
     }
     client_note_answer(client, operation, status, &error);
-    kelpie__sim_judge_end(client->clients->judge, client->index, status, result, &error);
+    kelpie__sim_judge_end(client->clients->judge, client->index, status, *out_result, &error);
     bool is_deletion = !operation->is_look && (operation->op == SIM_MODEL_DELETE ||
                                                operation->op == SIM_MODEL_DELETE_FORCE);
     if (status == KELPIE_E_NOT_FOUND || (status == 0 && is_deletion)) {
         client_forget(client, operation->vm);
     }
+    return status;
 }
 
 static void client_do(struct client *client, const struct sim_operation *operation) {
@@ -335,7 +340,8 @@ static void client_do(struct client *client, const struct sim_operation *operati
     if (operation->is_look && operation->kind != SIM_LOOK_INSPECT) {
         client_look(client, operation);
     } else {
-        client_judged(client, operation);
+        uint64_t result = 0;
+        kelpie__ignore(client_judged(client, operation, &result)); /* the judge has its answer */
     }
 }
 
@@ -357,9 +363,59 @@ static int client_main(struct kelpie_os *os, int argc, char **argv) {
     return 0;
 }
 
+static bool has_ended(const struct sim_machine *host, sim_main program) {
+    for (const struct sim_process *process = host->processes; process != NULL;
+         process = process->next) { /* bound: the list */
+        if (process->main == program && process->state != SIM_PROCESS_ZOMBIE &&
+            process->state != SIM_PROCESS_GONE) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void waker_look(struct client *client, uint32_t vm) {
+    uint64_t state = 0;
+    const struct sim_operation look = {.is_look = true,
+                                       .client = (uint8_t)client->index,
+                                       .vm = (uint8_t)vm,
+                                       .kind = SIM_LOOK_INSPECT};
+    const struct sim_operation resume = {
+        .client = (uint8_t)client->index, .vm = (uint8_t)vm, .op = SIM_MODEL_RESUME};
+    if (client_judged(client, &look, &state) == 0 && state == KELPIE_VM_PAUSED) {
+        kelpie__ignore(client_judged(client, &resume, &state)); /* the next round tries again */
+    }
+}
+
+static int waker_main(struct kelpie_os *os, int argc, char **argv) {
+    struct sim_process *process = kelpie__sim_process_of(os);
+    struct sim_clients *clients = kelpie__sim_world_context(process->machine->world);
+    struct client client = {
+        .clients = clients, .process = process, .os = os, .index = CLIENT_WAKER};
+    KELPIE_ASSERT(argc == 1 && argv[0] != NULL);
+    kelpie__sim_process_sleep(process, CLIENT_WAKE_NS);
+    while (!has_ended(process->machine, client_main)) { /* bound: the run's time */
+        bool is_open = client.kelpie != NULL || client_open(&client, NULL) == 0;
+        for (uint32_t vm = 0; is_open && vm < clients->swarm->vm_count; vm += 1) {
+            waker_look(&client, vm);
+        }
+        kelpie__sim_process_sleep(process, CLIENT_WAKE_NS);
+    }
+    client_close(&client);
+    return 0;
+}
+
+static const char *const client_environment[] = {"HOME=/root", "PATH=/usr/bin:/bin",
+                                                 "KELPIE_LIBEXEC=" SIM_LIBEXEC_DIRECTORY, NULL};
+
 int kelpie__sim_clients_start(struct sim_clients *clients) {
-    static const char *const environment[] = {"HOME=/root", "PATH=/usr/bin:/bin",
-                                              "KELPIE_LIBEXEC=" SIM_LIBEXEC_DIRECTORY, NULL};
+    static const char *const waker_argv[] = {"waker", NULL};
+    const struct sim_start waker = {.path = "/usr/bin/waker",
+                                    .role = "user",
+                                    .main = waker_main,
+                                    .stack_bytes = SIM_STACK_BYTES_USER,
+                                    .argv = waker_argv,
+                                    .environment = client_environment};
     struct sim_machine *host = kelpie__sim_world_host(clients->world);
     kelpie__sim_world_set_context(clients->world, clients);
     for (uint32_t i = 0; i < clients->swarm->client_count; i += 1) {
@@ -374,22 +430,15 @@ int kelpie__sim_clients_start(struct sim_clients *clients) {
                                         .main = client_main,
                                         .stack_bytes = SIM_STACK_BYTES_USER,
                                         .argv = argv,
-                                        .environment = environment};
+                                        .environment = client_environment};
         if (kelpie__sim_process_start(host, &start) == NULL) {
             return -EAGAIN;
         }
     }
-    return 0;
+    return kelpie__sim_process_start(host, &waker) == NULL ? -EAGAIN : 0;
 }
 
 bool kelpie__sim_clients_have_ended(const struct sim_clients *clients) {
     struct sim_machine *host = kelpie__sim_world_host(clients->world);
-    for (const struct sim_process *process = host->processes; process != NULL;
-         process = process->next) { /* bound: the list */
-        if (process->main == client_main && process->state != SIM_PROCESS_ZOMBIE &&
-            process->state != SIM_PROCESS_GONE) {
-            return false;
-        }
-    }
-    return true;
+    return has_ended(host, client_main) && has_ended(host, waker_main);
 }

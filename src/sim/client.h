@@ -18,10 +18,11 @@ struct sim_clients {
     const struct sim_swarm *swarm;          /* borrowed */
     const struct sim_operation *operations; /* borrowed */
     uint32_t operation_count;
-    uint32_t ended; /* clients that have done all of theirs, or died */
 };
 
-/* Starts all clients; the world's context is this structure from then on. 0 or -errno. */
+/* Starts all clients, and one more that does nothing but resume what has stood still for long: a
+ * command in a paused VM has no deadline, so that its client would wait for ever when nobody is
+ * left to resume it. The world's context is this structure from then on. 0 or -errno. */
 int kelpie__sim_clients_start(struct sim_clients *clients);
 /* No client is left. */
 bool kelpie__sim_clients_have_ended(const struct sim_clients *clients);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/error.h"
 #include "core/text.h"
 #include "kelpie.h"
 #include "sim/programs.h"
@@ -201,6 +202,28 @@ static void compare(struct sim_world *world, const struct sim_operation *operati
     }
 }
 
+/* By a signal that is none of the operation's: with its guest, which is going down. What it has
+ * written by then is still the beginning of what it would have written. */
+static bool was_ended(struct sim_world *world, const struct sim_operation *operation,
+                      const struct kelpie_exec_result *result) {
+    bool is_own = operation->op == SIM_MODEL_EXEC && operation->kind == SIM_COMMAND_SIGNAL;
+    bool is_many = operation->op == SIM_MODEL_EXEC &&
+                   (operation->kind == SIM_COMMAND_SOURCE || operation->kind == SIM_COMMAND_CAT);
+    bool was_killed = result->status.reason == KELPIE_EXEC_SIGNALLED &&
+                      (result->status.signal == SIGKILL || result->status.signal == SIGTERM);
+    if (is_own || !was_killed) {
+        return false;
+    }
+    if (is_many && (result->stdout_count > byte_count(operation) ||
+                    !is_pattern(result->stdout_bytes, result->stdout_count))) {
+        char text[COMMAND_TEXT_MAX];
+        kelpie__sim_operation_text(operation, text, sizeof(text));
+        kelpie__sim_world_fail(world, "invariant 11: %s: %zu bytes that it never wrote", text,
+                               result->stdout_count);
+    }
+    return true;
+}
+
 static uint64_t result_of(const struct sim_operation *operation,
                           const struct kelpie_exec_result *result) {
     if (operation->op == SIM_MODEL_GET) {
@@ -226,7 +249,10 @@ int kelpie__sim_command_run(struct sim_world *world, struct kelpie_vm *vm,
         return KELPIE_E_MEMORY;
     }
     int status = kelpie_vm_exec(vm, &command.options, &result, error);
-    if (status == 0) {
+    if (status == 0 && was_ended(world, operation, &result)) {
+        status = kelpie__fail(error, KELPIE_E_CANCELLED, 0, "the command was ended by signal %d",
+                              result.status.signal);
+    } else if (status == 0) {
         compare(world, operation, &result);
         *out_result = result_of(operation, &result);
     } else if (status == KELPIE_E_EXEC_TIMEOUT && command.options.timeout_ms > 0 &&

@@ -14,8 +14,8 @@ struct sim_world;
 #define SIM_COMMAND_TIMEOUT_MS 500u
 
 /* Runs the command of an EXEC, PUT or GET, and compares its answer byte by byte: what is wrong
- * fails the world. Gives the library's status; *out_result is the exit code, or the value that was
- * read. */
+ * fails the world. Gives the library's status, or CANCELLED when the command was ended from
+ * outside; *out_result is the exit code, or the value that was read. */
 int kelpie__sim_command_run(struct sim_world *world, struct kelpie_vm *vm,
                             const struct sim_operation *operation, uint64_t *out_result,
                             struct kelpie_error *error);

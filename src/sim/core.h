@@ -77,6 +77,7 @@ struct sim_world {
     uint64_t steps;
     uint64_t pct_changes[SIM_PCT_CHANGES];
     struct sim_process *pct_last;
+    int64_t pct_since_ns;
     uint32_t pct_repeats;
     int64_t idle_ns; /* since the last progress: time that passed while nobody could run */
     uint64_t spin_calls;

@@ -19,6 +19,8 @@
 #include "store/record.h"
 
 #define INVARIANT_VM_MAX 128u
+#define INVARIANT_LEAVER_MAX 64u
+#define INVARIANT_DELETED "/.deleted-" /* what a VM is renamed to when it is deleted */
 #define INVARIANT_STATE_TAIL "/" KELPIE_RECORD_FILE
 #define INVARIANT_VMS "/vms/"
 
@@ -33,6 +35,8 @@ struct sim_invariants {
     struct sim_judge *judge; /* borrowed */
     uint32_t vm_count;
     struct invariant_vm vms[INVARIANT_VM_MAX];
+    uint32_t leaver_count;
+    int32_t leavers[INVARIANT_LEAVER_MAX]; /* pids of the last that deleted a VM: a ring */
 };
 
 /* ---- looking --------------------------------------------------------------------------------- */
@@ -184,6 +188,23 @@ static void check_orphans(struct sim_invariants *invariants) {
     }
 }
 
+/* Its VM is deleted, and the name free for another one. */
+static bool is_leaving(const struct sim_invariants *invariants, const struct sim_process *process) {
+    for (uint32_t i = 0; i < INVARIANT_LEAVER_MAX; i += 1) {
+        if (invariants->leavers[i] == process->pid) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void note_leaver(struct sim_invariants *invariants, const struct sim_event *event) {
+    if (event->process != NULL && strstr(event->detail, INVARIANT_DELETED) != NULL) {
+        invariants->leavers[invariants->leaver_count % INVARIANT_LEAVER_MAX] = event->process->pid;
+        invariants->leaver_count += 1;
+    }
+}
+
 static void check_only_one(struct sim_invariants *invariants, const struct sim_process *started) {
     struct sim_machine *host = kelpie__sim_world_host(invariants->world);
     const char *directory = NULL;
@@ -200,7 +221,7 @@ static void check_only_one(struct sim_invariants *invariants, const struct sim_p
     for (const struct sim_process *process = host->processes; fits && process != NULL;
          process = process->next) { /* bound: the list */
         if (process != started && is_alive(process) && is_of_vm(process, path) &&
-            strcmp(process->role, started->role) == 0) {
+            !is_leaving(invariants, process) && strcmp(process->role, started->role) == 0) {
             kelpie__sim_world_fail(invariants->world,
                                    "invariant 6: two of %s for %s, pids %d and %d", started->role,
                                    path, process->pid, started->pid);
@@ -225,7 +246,7 @@ static void tell_judge(struct sim_invariants *invariants, const struct sim_proce
     uint64_t client = 0;
     size_t prefix = strlen(SIM_CLIENT_PATH);
     if (strncmp(ended->path, SIM_CLIENT_PATH, prefix) == 0 &&
-        kelpie__text_u64(ended->path + prefix, &client) && client < SIM_SWARM_CLIENT_MAX) {
+        kelpie__text_u64(ended->path + prefix, &client) && client < SIM_JUDGE_CLIENT_MAX) {
         kelpie__sim_judge_client_gone(invariants->judge, (uint32_t)client);
     }
 }
@@ -254,6 +275,7 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
         break;
     case SIM_EVENT_RENAME:
         check_orphans(invariants);
+        note_leaver(invariants, event);
         if (ends_with(event->detail, INVARIANT_STATE_TAIL)) {
             check_state_file(invariants, event->detail);
         }

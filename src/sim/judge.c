@@ -25,8 +25,8 @@ struct sim_judge {
     struct sim_world *world; /* borrowed */
     struct sim_model *model; /* owned */
     struct sim_judge_counts counts;
-    struct judge_call calls[SIM_SWARM_CLIENT_MAX];
-    uint64_t owned[SIM_SWARM_CLIENT_MAX]; /* bits of VMs */
+    struct judge_call calls[SIM_JUDGE_CLIENT_MAX];
+    uint64_t owned[SIM_JUDGE_CLIENT_MAX]; /* bits of VMs */
 };
 
 struct sim_judge *kelpie__sim_judge_create(struct sim_world *world, const struct sim_swarm *swarm) {
@@ -61,7 +61,7 @@ const struct sim_judge_counts *kelpie__sim_judge_counts(const struct sim_judge *
 void kelpie__sim_judge_begin(struct sim_judge *judge, const struct sim_operation *operation,
                              uint64_t deadline_ms) {
     struct judge_call *call = &judge->calls[operation->client];
-    KELPIE_ASSERT(operation->client < SIM_SWARM_CLIENT_MAX);
+    KELPIE_ASSERT(operation->client < SIM_JUDGE_CLIENT_MAX);
     KELPIE_ASSERT(!call->is_open);
     KELPIE_ASSERT(!operation->is_look || operation->kind == SIM_LOOK_INSPECT);
     const struct sim_model_call asked = {
@@ -108,7 +108,7 @@ void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status,
                            const struct kelpie_error *error) {
     char why[SIM_MODEL_TEXT_MAX] = "";
     struct judge_call *call = &judge->calls[client];
-    KELPIE_ASSERT(client < SIM_SWARM_CLIENT_MAX);
+    KELPIE_ASSERT(client < SIM_JUDGE_CLIENT_MAX);
     KELPIE_ASSERT(call->is_open);
     call->is_open = false;
     check_time(judge, call);
@@ -127,7 +127,7 @@ void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status,
 }
 
 void kelpie__sim_judge_owns(struct sim_judge *judge, uint32_t client, uint32_t vm) {
-    KELPIE_ASSERT(client < SIM_SWARM_CLIENT_MAX);
+    KELPIE_ASSERT(client < SIM_JUDGE_CLIENT_MAX);
     KELPIE_ASSERT(vm < SIM_MODEL_VM_MAX);
     judge->owned[client] |= UINT64_C(1) << vm;
 }
@@ -135,7 +135,7 @@ void kelpie__sim_judge_owns(struct sim_judge *judge, uint32_t client, uint32_t v
 void kelpie__sim_judge_client_gone(struct sim_judge *judge, uint32_t client) {
     char why[SIM_MODEL_TEXT_MAX] = "";
     struct judge_call *call = &judge->calls[client];
-    KELPIE_ASSERT(client < SIM_SWARM_CLIENT_MAX);
+    KELPIE_ASSERT(client < SIM_JUDGE_CLIENT_MAX);
     if (call->is_open) {
         call->is_open = false;
         if (!kelpie__sim_model_end(judge->model, call->ticket, SIM_MODEL_NO_ANSWER, 0, why)) {
@@ -151,7 +151,7 @@ void kelpie__sim_judge_client_gone(struct sim_judge *judge, uint32_t client) {
 }
 
 void kelpie__sim_judge_power_loss(struct sim_judge *judge) {
-    for (uint32_t client = 0; client < SIM_SWARM_CLIENT_MAX; client += 1) {
+    for (uint32_t client = 0; client < SIM_JUDGE_CLIENT_MAX; client += 1) {
         kelpie__sim_judge_client_gone(judge, client);
     }
     kelpie__sim_model_power_loss(judge->model);

@@ -10,6 +10,8 @@
 #include "sim/workload.h"
 #include "sim/world.h"
 
+#define SIM_JUDGE_CLIENT_MAX (SIM_SWARM_CLIENT_MAX + 1u) /* and the one that resumes */
+
 struct kelpie_error;
 struct sim_judge;
 

@@ -453,6 +453,9 @@ static void step_vm(struct step *step) {
         }
     } else if (entry->has_answer && entry->status == KELPIE_E_CRASHED) {
         step_crashed(step);
+    } else if (op == SIM_MODEL_STOP && entry->has_answer && entry->status == 0 &&
+               entry->overlaps_end && step->from->state == KELPIE_VM_STOPPED) {
+        allow_state(step, KELPIE_VM_STOPPED, entry->result == 0 ? 0 : SIM_MODEL_DIRTY); /* joined */
     } else if (exists && (rules[op].allowed & BIT(step->from->state)) == 0) {
         step_refused(step);
     } else if (entry->call.must_fail != 0) {

@@ -325,6 +325,9 @@ static void qemu_greeting_due(void *context) {
         return;
     }
     kelpie__sim_qemu_qmp_open(qemu);
+    if (qemu->is_hung || qemu->is_ended) { /* over its greeting, by a fault */
+        return;
+    }
     kelpie__timer_arm(qemu->loop, &qemu->start_timer,
                       qemu->loop->now_ns + kelpie__sim_qemu_about(qemu, QEMU_DEVICES_NS),
                       qemu_devices_due, qemu);

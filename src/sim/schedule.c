@@ -6,13 +6,15 @@
  */
 #include <errno.h>
 
+#include "core/limits.h"
 #include "sim/core.h"
 #include "sim/guest.h"
 #include "sim/heap.h"
 
 #define TIMERS_FIRST 16u
 #define TIMER_NONE UINT32_MAX
-#define PCT_REPEATS_MAX 1000u /* turns of one process while others could go */
+#define PCT_REPEATS_MAX 1000u                 /* turns of one process while others could go */
+#define PCT_ALONE_NS (500 * KELPIE_NS_PER_MS) /* and so long: no kernel starves anybody longer */
 
 /* ---- ready lists ----------------------------------------------------------------------------- */
 
@@ -232,14 +234,20 @@ static struct sim_process *pick_priority(struct sim_world *world,
     for (struct sim_process *each = best; each != NULL; each = each->ready_next) {
         best = each->priority > best->priority ? each : best;
     }
-    world->pct_repeats = best == world->pct_last ? world->pct_repeats + 1 : 0;
+    if (best == world->pct_last) {
+        world->pct_repeats += 1;
+    } else {
+        world->pct_repeats = 0;
+        world->pct_since_ns = world->now_ns;
+    }
     world->pct_last = best;
     for (uint32_t i = 0; i < SIM_PCT_CHANGES; i += 1) {
         if (world->steps == world->pct_changes[i]) {
             best->priority = i + 1; /* below every priority of birth */
         }
     }
-    if (world->pct_repeats > PCT_REPEATS_MAX) { /* it may be waiting for one of the others */
+    bool is_alone = world->now_ns - world->pct_since_ns > PCT_ALONE_NS && world->pct_repeats > 0;
+    if (world->pct_repeats > PCT_REPEATS_MAX || is_alone) { /* it may wait for one of the others */
         best->priority = 0;
         world->pct_repeats = 0;
     }
