@@ -50,6 +50,17 @@ uint32_t kelpie__agent_exec_leaders(struct kelpie_agent *agent, int32_t *out) {
     return count;
 }
 
+void kelpie__agent_exec_forget_told(struct kelpie_agent *agent) {
+    kelpie__agent_check(agent);
+    for (uint32_t i = 0; i < agent->execs.slot_count; i += 1) {
+        struct kelpie_agent_exec *exec = agent->execs.slots[i];
+        if (exec->state == KELPIE_AGENT_EXEC_FINISHED && exec->is_exit_sent) {
+            kelpie__agent_exec_release(exec);
+            KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_FREE);
+        }
+    }
+}
+
 static int exec_create(struct kelpie_agent *agent, struct kelpie_agent_exec **out,
                        struct kelpie_error *error) {
     KELPIE_ASSERT(agent->execs.slot_count < KELPIE_AGENT_EXEC_MAX);

@@ -135,6 +135,10 @@ KELPIE_MUST_CHECK int kelpie__agent_exec_acquire(struct kelpie_agent *agent,
                                                  struct kelpie_agent_exec **out,
                                                  struct kelpie_error *error);
 void kelpie__agent_exec_release(struct kelpie_agent_exec *exec);
+
+/* Frees all that have finished and whose end was sent: a saved guest must not list what was over.
+ */
+void kelpie__agent_exec_forget_told(struct kelpie_agent *agent);
 struct kelpie_agent_exec *kelpie__agent_exec_find(struct kelpie_agent *agent, const char *id);
 struct kelpie_agent_exec *kelpie__agent_exec_find_channel(struct kelpie_agent *agent,
                                                           uint32_t channel);

@@ -308,6 +308,8 @@ static void request_quiesce(struct kelpie_agent *agent, uint64_t id,
     KELPIE_ASSERT(is_hex);
     memcpy(agent->token, token, sizeof(token));
     kelpie__wire_result(agent->wire, id, "{}");
+    /* What was told before this answer has arrived with it. */
+    kelpie__agent_exec_forget_told(agent);
     kelpie__agent_quiesce(agent, mark);
 }
 

@@ -51,8 +51,8 @@ void kelpie__source_release(struct kelpie_source *source);
 void kelpie__source_take_back(struct kelpie_source *source);
 /* Closes it; one that was made for this VM and others like it is removed with the last of them. */
 void kelpie__source_close(struct kelpie_source *source);
-/* The VM lives: of a snapshot that was made for it, it takes what it needs later into its own
- * directory, where it can, and lets go of the rest. */
+/* The VM lives: what its own snapshots need of this one gets names in its own directory, where that
+ * is possible; one that was made for it is let go then. */
 void kelpie__source_settle(struct kelpie_source *source);
 
 /* Drops the lock. */

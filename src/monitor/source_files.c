@@ -320,10 +320,8 @@ static bool settle_disk(struct kelpie_source *source, uint32_t index, int kept) 
 void kelpie__source_settle(struct kelpie_source *source) {
     const struct kelpie_monitor *monitor = source->monitor;
     const struct kelpie_manifest *manifest = &source->snapshot.manifest;
-    if (!monitor->config.is_snapshot_transient ||
-        strcmp(monitor->config.snapshot, manifest->name) != 0) {
-        return;
-    }
+    bool is_transient = monitor->config.is_snapshot_transient &&
+                        strcmp(monitor->config.snapshot, manifest->name) == 0;
     int kept = settle_open(source);
     bool is_settled = kept >= 0 && kelpie__os_link(monitor->os, source->base, kept,
                                                    KELPIE_SNAPSHOT_BASE_FILE) == 0;
@@ -333,7 +331,7 @@ void kelpie__source_settle(struct kelpie_source *source) {
     if (kept >= 0) {
         kelpie__ignore(kelpie__os_close(monitor->os, kept)); /* links need no sync of ours */
     }
-    if (is_settled) { /* else, on another file system, it is needed while the VM lives */
+    if (is_settled && is_transient) { /* else it is there while the VM lives */
         kelpie__source_let_go(source);
     }
 }

@@ -68,6 +68,7 @@ extern const struct harness_test contract_tests_pause[];
 extern const struct harness_test contract_tests_snapshot[];
 extern const struct harness_test contract_tests_restore[];
 extern const struct harness_test contract_tests_snapshot_faults[];
+extern const struct harness_test contract_tests_restore_ends[];
 extern const struct harness_test contract_tests_faults[];
 
 #endif

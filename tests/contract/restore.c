@@ -219,6 +219,25 @@ static void test_restore_memory_mismatch(const struct harness *harness) {
     contract_close(&contract);
 }
 
+static size_t read_manifest(const struct contract *contract, const char *snapshot, char *out,
+                            size_t capacity) {
+    char path[4200];
+    snprintf(path, sizeof(path), "%s/snapshots/%s/manifest.json",
+             contract->harness->state_directory, snapshot);
+    FILE *file = fopen(path, "re");
+    HARNESS_CHECK(file != NULL, "%s", path);
+    size_t length = fread(out, 1, capacity - 1, file);
+    fclose(file);
+    out[length] = '\0';
+    return length;
+}
+
+static bool manifest_has(const struct contract *contract, const char *snapshot, const char *text) {
+    static char manifest[65536];
+    read_manifest(contract, snapshot, manifest, sizeof(manifest));
+    return strstr(manifest, text) != NULL;
+}
+
 /* A snapshot with another field in its manifest, whole in itself: what another machine, or another
  * version, would have made. */
 static void change_manifest(const struct contract *contract, const char *snapshot, const char *from,
@@ -230,11 +249,7 @@ static void change_manifest(const struct contract *contract, const char *snapsho
     char sum[SUM_BYTES + 1];
     snprintf(path, sizeof(path), "%s/snapshots/%s/manifest.json",
              contract->harness->state_directory, snapshot);
-    FILE *file = fopen(path, "re");
-    HARNESS_CHECK(file != NULL, "%s", path);
-    size_t length = fread(text, 1, sizeof(text) - 1, file);
-    fclose(file);
-    text[length] = '\0';
+    read_manifest(contract, snapshot, text, sizeof(text));
     char *place = strstr(text, from);
     HARNESS_CHECK(place != NULL, "%s in %s", from, text);
     int written = snprintf(changed, sizeof(changed), "%.*s%s%s", (int)(place - text), text, to,
@@ -245,7 +260,7 @@ static void change_manifest(const struct contract *contract, const char *snapsho
     snprintf(sum, sizeof(sum), "%016llx%016llx", (unsigned long long)hash.high64,
              (unsigned long long)hash.low64);
     memcpy(changed + SELF_BYTES, sum, SUM_BYTES);
-    file = fopen(path, "we");
+    FILE *file = fopen(path, "we");
     HARNESS_CHECK(file != NULL && fwrite(changed, 1, (size_t)written, file) == (size_t)written);
     HARNESS_CHECK(fclose(file) == 0);
 }
@@ -280,6 +295,41 @@ static void test_restore_other_machines(const struct harness *harness) {
         change_manifest(&contract, "point", changes[i].to, changes[i].from);
     }
     CONTRACT_OK(kelpie_vm_restore(vm, "point", 0, &broken));
+    contract_end(vm);
+    remove_snapshot(&contract, "point");
+    contract_close(&contract);
+}
+
+/* A guest that does not give back the token is not the one that was saved, however it answers. */
+static void test_restore_wrong_token(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_error error = {0};
+    struct kelpie_vm *vm = start_source(&contract, "source");
+    contract_sh_says(vm, "echo mine >/tmp/mine", "");
+    take(vm, "point");
+    change_manifest(&contract, "point", "\"token\":\"", "\"token\":\"00000000\",\"was\":\"");
+    contract_fails(kelpie_vm_restore(vm, "point", 0, &error), &error, KELPIE_E_SNAPSHOT_CORRUPTED,
+                   "token");
+    change_manifest(&contract, "point", "\"token\":\"00000000\",\"was\":\"", "\"token\":\"");
+    static const char *const digits = "0123456789abcdef";
+    char from[16];
+    char to[16];
+    bool is_changed = false;
+    for (size_t i = 0; i < 16 && !is_changed; i += 1) {
+        snprintf(from, sizeof(from), "\"token\":\"%c", digits[i]);
+        snprintf(to, sizeof(to), "\"token\":\"%c", digits[15 - i]);
+        is_changed = manifest_has(&contract, "point", from);
+    }
+    change_manifest(&contract, "point", from, to);
+    contract_fails(kelpie_vm_restore(vm, "point", 0, &error), &error, KELPIE_E_RESTORE,
+                   "another continuity token");
+    contract_state_is(vm, KELPIE_VM_RUNNING);
+    contract_sh_says(vm, "cat /tmp/mine", "mine\n");
+    struct kelpie_vm *other = create_from(&contract, "other", "point");
+    contract_fails(kelpie_vm_start(other, 0, &error), &error, KELPIE_E_RESTORE,
+                   "another continuity token");
+    contract_state_is(other, KELPIE_VM_CREATED);
+    contract_end(other);
     contract_end(vm);
     remove_snapshot(&contract, "point");
     contract_close(&contract);
@@ -652,6 +702,7 @@ const struct harness_test contract_tests_restore[] = {
     {"snapshot_restore_basic", test_restore_basic, 60},
     {"snapshot_memory_mismatch", test_restore_memory_mismatch, 60},
     {"snapshot_arch_mismatch", test_restore_other_machines, 60},
+    {"restore_wrong_token", test_restore_wrong_token, 60},
     {"restore_damaged", test_restore_damaged, 90},
     {"restore_states", test_restore_states, 90},
     {"restore_new_vm", test_restore_new_vm, 60},
