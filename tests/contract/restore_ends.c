@@ -180,7 +180,7 @@ static pid_t find_new_qemu(int32_t monitor, int32_t old) {
     DIR *directory = opendir("/proc");
     HARNESS_CHECK(directory != NULL);
     for (struct dirent *entry = readdir(directory); entry != NULL; entry = readdir(directory)) {
-        int pid = atoi(entry->d_name);
+        pid_t pid = (pid_t)strtol(entry->d_name, NULL, 10);
         int parent = 0;
         if (pid <= 1 || pid == old) {
             continue;
@@ -224,8 +224,7 @@ static void test_restore_survived(const struct harness *harness) {
     for (uint32_t i = 0; i < rounds; i += 1) {
         struct kelpie_vm_info before = contract_inspect(vm);
         struct waiting waiting = {0};
-        CONTRACT_OK(
-            kelpie_vm_restore_async(vm, "point", 0, on_done, &waiting, NULL, &broken));
+        CONTRACT_OK(kelpie_vm_restore_async(vm, "point", 0, on_done, &waiting, NULL, &broken));
         pid_t pid = wait_new_qemu(&contract, &before, &waiting);
         usleep((useconds_t)(harness_random(harness, "delay", i) % 150000));
         if (pid != 0 && contract_inspect(vm).vmm_pid == before.vmm_pid) {
@@ -298,8 +297,7 @@ static void test_restore_monitor_killed(const struct harness *harness) {
         struct waiting waiting = {0};
         contract_sh_says(vm, "echo later >/root/file; sync", "");
         struct kelpie_vm_info before = contract_inspect(vm);
-        CONTRACT_OK(
-            kelpie_vm_restore_async(vm, "point", 0, on_done, &waiting, NULL, &broken));
+        CONTRACT_OK(kelpie_vm_restore_async(vm, "point", 0, on_done, &waiting, NULL, &broken));
         uint64_t until_ms = harness_now_ms() + harness_random(harness, "delay", i) % 700;
         for (uint64_t now_ms = harness_now_ms(); now_ms < until_ms; now_ms = harness_now_ms()) {
             CONTRACT_OK(kelpie_wait(contract.kelpie, until_ms - now_ms, &broken));
@@ -313,7 +311,8 @@ static void test_restore_monitor_killed(const struct harness *harness) {
         bool is_old = strcmp(result.exec.stdout_bytes, "later\n") == 0;
         HARNESS_CHECK(is_old || strcmp(result.exec.stdout_bytes, "saved\n") == 0,
                       "round %u: \"%s\"", i, result.exec.stdout_bytes);
-        HARNESS_CHECK(!is_old || waiting.status < 0, "round %u: it was answered, and is not there", i);
+        HARNESS_CHECK(!is_old || waiting.status < 0, "round %u: it was answered, and is not there",
+                      i);
         old_count += is_old ? 1 : 0;
         contract_release(&result);
         CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "point", &broken));
