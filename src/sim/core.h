@@ -106,6 +106,8 @@ struct sim_world {
         void *context;
     } observers[SIM_OBSERVERS_MAX];
     uint32_t observer_count;
+    void (*crash)(void *context, struct sim_disk *disk); /* NULL: drawn */
+    void *crash_context;
     char failure[SIM_FAILURE_BYTES];
 };
 

@@ -265,9 +265,21 @@ void kelpie__sim_world_power_loss(struct sim_world *world) {
     while (world->guest_count > 0) { /* those whose owner did not take them along */
         kelpie__sim_guest_destroy(world->guests[world->guest_count - 1].guest);
     }
-    kelpie__sim_disk_crash(world->host->disk);
+    if (world->crash != NULL) {
+        world->crash(world->crash_context, world->host->disk);
+    } else {
+        kelpie__sim_disk_crash(world->host->disk);
+    }
     world->is_power_lost = false;
     kelpie__sim_world_emit(world, &(struct sim_event){.type = SIM_EVENT_POWER_LOSS, .detail = ""});
+}
+
+void kelpie__sim_world_set_crash(struct sim_world *world,
+                                 void (*crash)(void *context, struct sim_disk *disk),
+                                 void *context) {
+    KELPIE_ASSERT(crash != NULL && world->crash == NULL);
+    world->crash = crash;
+    world->crash_context = context;
 }
 
 void kelpie__sim_world_fail(struct sim_world *world, const char *format, ...) {

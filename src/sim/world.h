@@ -165,6 +165,11 @@ const char *kelpie__sim_world_failure(const struct sim_world *world); /* NULL: n
  * pending writes says (disk.h), and what lives in tmpfs is gone. The world goes on with an empty
  * host; programs and files that were installed are there. */
 void kelpie__sim_world_power_loss(struct sim_world *world);
+/* For complete searches: makes the disk's crash (disk.h) at each power loss from now on, instead of
+ * a drawn one. */
+void kelpie__sim_world_set_crash(struct sim_world *world,
+                                 void (*crash)(void *context, struct sim_disk *disk),
+                                 void *context);
 
 /* ---- looking --------------------------------------------------------------------------------- */
 

@@ -30,6 +30,9 @@ const struct simcli_verb kelpie__simcli_verbs[] = {
      kelpie__simcli_contract},
     {"canaries", "switches on each planted bug in turn: the swarm has to find them all",
      kelpie__simcli_canaries},
+    {"sweep", "[SCENARIO]: every call of every public operation with every fault that fits it",
+     kelpie__simcli_sweep},
+    {"pairs", "[SCENARIO]: all pairs of kills, then all pairs of failures", kelpie__simcli_pairs},
     {0},
 };
 
@@ -53,7 +56,9 @@ static void print_help(FILE *out) {
           "  --trace FILE      of the last run, for ui.perfetto.dev\n"
           "  --svg FILE        of the last run, a picture for every browser\n"
           "  --canary N        with this planted bug (only in a build with -Dsimulation=true)\n"
-          "  --log             of a run that fails every event, not only its story\n"
+          "  --log short|full  of the last run every event, a line each; full: and every call\n"
+          "  --at PLAN         sweep SCENARIO: only the run with these faults, and its story\n"
+          "  --unreached FILE  sweep: sites that need not be hit, each with its reason\n"
           "  --keep-going      past seeds that fail, naming each: nothing is shrunk or told\n"
           "  --no-shrink       do not make a failing run smaller\n"
           "  --quiet           no progress\n"
@@ -154,6 +159,18 @@ static const char *parse_value(struct simcli *simcli, const char *name, const ch
     if (strcmp(name, "--canary") == 0) {
         return parse_u32(value, UINT32_MAX, &simcli->canary) ? NULL : "a canary's number";
     }
+    if (strcmp(name, "--log") == 0) {
+        simcli->log = strcmp(value, "full") == 0 ? SIMCLI_LOG_FULL : SIMCLI_LOG_SHORT;
+        return strcmp(value, "full") == 0 || strcmp(value, "short") == 0 ? NULL : "short or full";
+    }
+    if (strcmp(name, "--at") == 0) {
+        simcli->at = value;
+        return NULL;
+    }
+    if (strcmp(name, "--unreached") == 0) {
+        simcli->unreached_path = value;
+        return NULL;
+    }
     if (strcmp(name, "--trace") == 0) {
         simcli->trace_path = value;
         return NULL;
@@ -172,8 +189,6 @@ static bool parse_flag(struct simcli *simcli, const char *name) {
         simcli->is_all = true;
     } else if (strcmp(name, "--quiet") == 0) {
         simcli->is_quiet = true;
-    } else if (strcmp(name, "--log") == 0) {
-        simcli->is_full_log = true;
     } else if (strcmp(name, "--keep-going") == 0) {
         simcli->goes_on = true;
     } else if (strcmp(name, "--no-shrink") == 0) {
@@ -339,7 +354,7 @@ static void tell_story(struct simcli *simcli, uint64_t seed, const char *plan) {
         options.plan = plan;
     }
     kelpie__sim_run(&options, &result);
-    if (simcli->is_full_log) {
+    if (simcli->log != SIMCLI_LOG_NONE) {
         kelpie__sim_trace_log(trace, tell, stderr);
     } else {
         kelpie__sim_trace_story(trace, tell, stderr);

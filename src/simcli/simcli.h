@@ -11,6 +11,12 @@
 #define SIMCLI_PLAN_BYTES_MAX (8u * 1024u * 1024u)
 #define SIMCLI_JOBS_MAX 64u
 
+enum simcli_log {
+    SIMCLI_LOG_NONE,  /* the story of a run that fails */
+    SIMCLI_LOG_SHORT, /* every event, a line each */
+    SIMCLI_LOG_FULL,  /* and every call */
+};
+
 struct simcli {
     struct kelpie_os *os; /* the real system: clocks, files; borrowed */
     uint64_t seed_first;
@@ -25,11 +31,13 @@ struct simcli {
     bool is_check;
     bool is_quiet;
     bool is_shrunk;
-    bool is_full_log; /* all events of a failing run, not only its story */
-    bool goes_on;     /* after a seed that fails */
+    enum simcli_log log;
+    bool goes_on; /* after a seed that fails */
     const char *trace_path;
     const char *svg_path;
-    const char *word; /* the verb's argument; NULL: none */
+    const char *at;             /* a plan, for one run of a scenario; NULL: none */
+    const char *unreached_path; /* sites that need not be hit, with reasons; NULL: none */
+    const char *word;           /* the verb's argument; NULL: none */
 };
 
 /* The text of a plan, which the caller frees, and the seed that its first line names. False: told
@@ -70,6 +78,8 @@ int kelpie__simcli_replay(struct simcli *simcli);   /* replay.c */
 int kelpie__simcli_shrink(struct simcli *simcli);   /* replay.c */
 int kelpie__simcli_contract(struct simcli *simcli); /* contract.c */
 int kelpie__simcli_canaries(struct simcli *simcli); /* canaries.c */
+int kelpie__simcli_sweep(struct simcli *simcli);    /* sweep.c */
+int kelpie__simcli_pairs(struct simcli *simcli);    /* sweep.c */
 
 /* The program; gives its exit code (enum kelpie_sim_verdict). */
 int kelpie_simcli_main(struct kelpie_os *os, int argc, char **argv);

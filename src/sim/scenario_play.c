@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The scenarios: each is a client's program of a few calls.
+ */
+#include <signal.h>
+#include <string.h>
+
+#include "core/limits.h"
+#include "sim/machine.h"
+#include "sim/scenario_step.h"
+
+#define PLAY_BYTES 6000u
+
+/* ---- the life of a VM ------------------------------------------------------------------------ */
+
+static bool play_open(struct sim_player *player) {
+    return kelpie__sim_step_open(player);
+}
+
+static bool play_create(struct sim_player *player) {
+    return kelpie__sim_step_create(player);
+}
+
+/* Who owns it leaves. */
+static bool play_owner(struct sim_player *player) {
+    if (!kelpie__sim_step_create(player) || !kelpie__sim_step_inspect(player)) {
+        return false;
+    }
+    kelpie__sim_step_close(player);
+    kelpie__sim_judge_client_gone(player->scene->judge, player->index);
+    return true;
+}
+
+static bool play_start(struct sim_player *player) {
+    return kelpie__sim_step_start(player) && kelpie__sim_step_inspect(player);
+}
+
+static bool play_stop(struct sim_player *player) {
+    return kelpie__sim_step_stop(player) && kelpie__sim_step_inspect(player);
+}
+
+static bool play_stop_paused(struct sim_player *player) {
+    return kelpie__sim_step_stop(player);
+}
+
+static bool play_kill(struct sim_player *player) {
+    return kelpie__sim_step_kill(player) && kelpie__sim_step_inspect(player);
+}
+
+/* A pause that fails is tried once more. */
+static bool play_pause(struct sim_player *player) {
+    return (kelpie__sim_step_pause(player) || kelpie__sim_step_pause(player)) &&
+           kelpie__sim_step_inspect(player);
+}
+
+static bool play_resume(struct sim_player *player) {
+    return (kelpie__sim_step_resume(player) || kelpie__sim_step_resume(player)) &&
+           kelpie__sim_step_exec(player, SIM_COMMAND_ECHO, 5);
+}
+
+static bool play_delete(struct sim_player *player) {
+    return kelpie__sim_step_delete(player, false) || kelpie__sim_step_delete(player, false);
+}
+
+static bool play_delete_running(struct sim_player *player) {
+    return kelpie__sim_step_delete(player, true) || kelpie__sim_step_delete(player, true);
+}
+
+/* The monitor is dead, and nobody has looked since: a library that is opened recovers. */
+static bool play_recover(struct sim_player *player) {
+    struct sim_machine *host = kelpie__sim_world_host(player->scene->world);
+    struct sim_process *monitor = kelpie__sim_process_find(host, player->scene->monitor_pid);
+    kelpie__sim_step_close(player);
+    if (monitor != NULL) {
+        kelpie__sim_process_signal(monitor, SIGKILL);
+    }
+    return kelpie__sim_step_open(player) && kelpie__sim_step_inspect(player);
+}
+
+/* ---- commands -------------------------------------------------------------------------------- */
+
+static bool play_exec(struct sim_player *player) {
+    return kelpie__sim_step_exec(player, SIM_COMMAND_ECHO, 1) &&
+           kelpie__sim_step_exec(player, SIM_COMMAND_CODE, 2);
+}
+
+static bool play_exec_input(struct sim_player *player) {
+    return kelpie__sim_step_exec(player, SIM_COMMAND_CAT, 1);
+}
+
+static bool play_exec_timeout(struct sim_player *player) {
+    bool has_answer = kelpie__sim_step_exec(player, SIM_COMMAND_TIMEOUT, 1);
+    return !has_answer && kelpie__sim_step_exec(player, SIM_COMMAND_ECHO, 2);
+}
+
+static bool play_exec_stream(struct sim_player *player) {
+    static const char *const argv[] = {"cat", NULL};
+    return kelpie__sim_step_exec_start(player, argv, false, false) &&
+           kelpie__sim_step_exec_write(player, PLAY_BYTES) &&
+           kelpie__sim_step_exec_wait(player, PLAY_BYTES);
+}
+
+static bool play_exec_attach(struct sim_player *player) {
+    static const char *const argv[] = {"script", "sleep 1s; print 6000", NULL};
+    return kelpie__sim_step_exec_start(player, argv, false, true) &&
+           kelpie__sim_step_exec_detach(player) && kelpie__sim_step_exec_list(player) &&
+           kelpie__sim_step_exec_attach(player) && kelpie__sim_step_exec_wait(player, PLAY_BYTES);
+}
+
+static bool play_exec_signal(struct sim_player *player) {
+    static const char *const argv[] = {"sleep", "1000", NULL};
+    return kelpie__sim_step_exec_start(player, argv, false, false) &&
+           kelpie__sim_step_exec_signal(player, SIGTERM) && kelpie__sim_step_exec_wait(player, 0);
+}
+
+static bool play_exec_kill(struct sim_player *player) {
+    static const char *const argv[] = {"script", "fork 2; ignore TERM; sleep 1000s", NULL};
+    return kelpie__sim_step_exec_start(player, argv, false, false) &&
+           kelpie__sim_step_exec_kill(player) && kelpie__sim_step_exec_wait(player, 0);
+}
+
+static bool play_exec_resize(struct sim_player *player) {
+    static const char *const argv[] = {"sleep", "0.1", NULL};
+    return kelpie__sim_step_exec_start(player, argv, true, false) &&
+           kelpie__sim_step_exec_resize(player) && kelpie__sim_step_exec_wait(player, 0);
+}
+
+/* ---- looking --------------------------------------------------------------------------------- */
+
+static bool play_list(struct sim_player *player) {
+    return kelpie__sim_step_list(player);
+}
+
+static bool play_inspect(struct sim_player *player) {
+    return kelpie__sim_step_inspect(player);
+}
+
+static bool play_stats(struct sim_player *player) {
+    return kelpie__sim_step_stats(player);
+}
+
+static bool play_health(struct sim_player *player) {
+    return kelpie__sim_step_health(player);
+}
+
+static bool play_subscribe(struct sim_player *player) {
+    return kelpie__sim_step_subscribe(player) && kelpie__sim_step_pause(player) &&
+           kelpie__sim_step_resume(player);
+}
+
+static bool play_read_log(struct sim_player *player) {
+    return kelpie__sim_step_read_log(player, KELPIE_LOG_CONSOLE) &&
+           kelpie__sim_step_read_log(player, KELPIE_LOG_EVENTS);
+}
+
+static bool play_doctor(struct sim_player *player) {
+    return kelpie__sim_step_doctor(player, true);
+}
+
+/* ---- all ------------------------------------------------------------------------------------- */
+
+static const struct sim_scenario scenarios[] = {
+    {"open", "the library is opened", SIM_SCENARIO_NOTHING, false, play_open, false},
+    {"recover", "opened when the monitor of a running VM is dead", SIM_SCENARIO_RUNNING, false,
+     play_recover, true},
+    {"create", "a durable VM", SIM_SCENARIO_OPEN, false, play_create, false},
+    {"owner", "an ephemeral VM is made, its owner leaves", SIM_SCENARIO_OPEN, true, play_owner,
+     false},
+    {"start", "boot, up to Running", SIM_SCENARIO_CREATED, false, play_start, false},
+    {"stop", "an orderly one", SIM_SCENARIO_RUNNING, false, play_stop, false},
+    {"stop-paused", "of a VM that is paused", SIM_SCENARIO_PAUSED, false, play_stop_paused, false},
+    {"kill", "of a VM that runs", SIM_SCENARIO_RUNNING, false, play_kill, false},
+    {"pause", "Running to Paused", SIM_SCENARIO_RUNNING, false, play_pause, false},
+    {"resume", "Paused to Running, and a command", SIM_SCENARIO_PAUSED, false, play_resume, false},
+    {"delete", "of a VM that does not run", SIM_SCENARIO_CREATED, false, play_delete, false},
+    {"delete-running", "by force", SIM_SCENARIO_RUNNING, false, play_delete_running, false},
+    {"exec", "two commands, collected", SIM_SCENARIO_RUNNING, false, play_exec, false},
+    {"exec-input", "with input, collected", SIM_SCENARIO_RUNNING, false, play_exec_input, false},
+    {"exec-timeout", "a command that outlives its timeout", SIM_SCENARIO_RUNNING, false,
+     play_exec_timeout, false},
+    {"exec-stream", "both directions, streamed", SIM_SCENARIO_RUNNING, false, play_exec_stream,
+     false},
+    {"exec-attach", "detach, list, attach", SIM_SCENARIO_RUNNING, false, play_exec_attach, false},
+    {"exec-signal", "a signal to a command", SIM_SCENARIO_RUNNING, false, play_exec_signal, false},
+    {"exec-kill", "of a command with children", SIM_SCENARIO_RUNNING, false, play_exec_kill, false},
+    {"exec-resize", "a terminal gets another size", SIM_SCENARIO_RUNNING, false, play_exec_resize,
+     false},
+    {"list", "of all VMs", SIM_SCENARIO_RUNNING, false, play_list, false},
+    {"inspect", "of a VM that runs", SIM_SCENARIO_RUNNING, false, play_inspect, false},
+    {"stats", "of host and guest", SIM_SCENARIO_RUNNING, false, play_stats, false},
+    {"health", "the agent is asked", SIM_SCENARIO_RUNNING, false, play_health, false},
+    {"subscribe", "events of a pause and a resume", SIM_SCENARIO_RUNNING, false, play_subscribe,
+     false},
+    {"read-log", "console and events", SIM_SCENARIO_RUNNING, false, play_read_log, false},
+    {"doctor", "the host is checked, KVM by a boot", SIM_SCENARIO_OPEN, false, play_doctor, false},
+};
+
+const struct sim_scenario *kelpie__sim_scenario(uint32_t index) {
+    return index < KELPIE_ARRAY_COUNT(scenarios) ? &scenarios[index] : NULL;
+}
+
+const struct sim_scenario *kelpie__sim_scenario_find(const char *name) {
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(scenarios); i += 1) {
+        if (strcmp(scenarios[i].name, name) == 0) {
+            return &scenarios[i];
+        }
+    }
+    return NULL;
+}
+
+static bool play_before(struct sim_player *player) {
+    enum sim_scenario_before before = player->scene->options->scenario->before;
+    return (before < SIM_SCENARIO_OPEN || kelpie__sim_step_open(player)) &&
+           (before < SIM_SCENARIO_CREATED || kelpie__sim_step_create(player)) &&
+           (before < SIM_SCENARIO_RUNNING ||
+            (kelpie__sim_step_start(player) && kelpie__sim_step_inspect(player))) &&
+           (before < SIM_SCENARIO_PAUSED || kelpie__sim_step_pause(player));
+}
+
+void kelpie__sim_scenario_play(struct sim_player *player) {
+    struct sim_scenario_result *out = player->scene->out;
+    struct sim_trace *trace = player->scene->options->trace;
+    bool is_ready = play_before(player);
+    out->first = trace != NULL ? kelpie__sim_trace_calls(trace) : 0;
+    out->is_played = is_ready && player->scene->options->scenario->play(player);
+    kelpie__sim_step_close(player);
+    out->last = trace != NULL ? kelpie__sim_trace_calls(trace) : 0;
+}

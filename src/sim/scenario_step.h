@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The client of a scenario, and what it does: one function for each call of the library, which asks
+ * it, compares its answer with what the header allows, and tells the judge.
+ */
+#ifndef KELPIE_SIM_SCENARIO_STEP_H
+#define KELPIE_SIM_SCENARIO_STEP_H
+
+#include "kelpie.h"
+#include "sim/scenario.h"
+#include "sim/world.h"
+
+struct sim_scene {
+    const struct sim_scenario_options *options;
+    struct sim_scenario_result *out;
+    struct sim_world *world; /* owned */
+    struct sim_judge *judge; /* owned */
+    struct sim_swarm swarm;
+    uint32_t vm;              /* which of the model's VMs it is */
+    uint64_t tree;            /* hash of the files that the first who looked left */
+    int32_t monitor_pid;      /* while it runs */
+    char exec_id[33];         /* of the command that runs on */
+    uint64_t exec_seen_bytes; /* of its output */
+};
+
+struct sim_player {
+    struct sim_scene *scene;
+    struct sim_process *process;
+    struct kelpie_os *os;
+    struct kelpie *kelpie;
+    struct kelpie_vm *vm;
+    struct kelpie_exec *exec; /* NULL: none */
+    uint32_t index;           /* as a client of the judge */
+    bool has_end;             /* of `exec` */
+    bool is_end_good;         /* its status is known */
+    struct kelpie_exec_status status;
+    uint64_t output_bytes;
+};
+
+/* Each: whether it succeeded. Some answers fail the world. */
+bool kelpie__sim_step_open(struct sim_player *player);
+void kelpie__sim_step_close(struct sim_player *player);
+bool kelpie__sim_step_create(struct sim_player *player);
+bool kelpie__sim_step_open_vm(struct sim_player *player);
+bool kelpie__sim_step_start(struct sim_player *player);
+bool kelpie__sim_step_stop(struct sim_player *player);
+bool kelpie__sim_step_kill(struct sim_player *player);
+bool kelpie__sim_step_pause(struct sim_player *player);
+bool kelpie__sim_step_resume(struct sim_player *player);
+bool kelpie__sim_step_delete(struct sim_player *player, bool is_forced);
+bool kelpie__sim_step_exec(struct sim_player *player, enum sim_command command, uint64_t value);
+/* What is there is inspected, and judged. */
+bool kelpie__sim_step_inspect(struct sim_player *player);
+bool kelpie__sim_step_list(struct sim_player *player);
+bool kelpie__sim_step_stats(struct sim_player *player);
+bool kelpie__sim_step_health(struct sim_player *player);
+bool kelpie__sim_step_subscribe(struct sim_player *player);
+bool kelpie__sim_step_read_log(struct sim_player *player, enum kelpie_log_kind kind);
+bool kelpie__sim_step_doctor(struct sim_player *player, bool tries_kvm);
+/* scenario_stream.c: commands that are streamed. Their output is a pattern, and is compared. */
+bool kelpie__sim_step_exec_start(struct sim_player *player, const char *const *argv,
+                                 bool has_terminal, bool keeps_on);
+bool kelpie__sim_step_exec_attach(struct sim_player *player);
+bool kelpie__sim_step_exec_list(struct sim_player *player);
+bool kelpie__sim_step_exec_write(struct sim_player *player, uint32_t count);
+bool kelpie__sim_step_exec_signal(struct sim_player *player, int signal);
+bool kelpie__sim_step_exec_resize(struct sim_player *player);
+bool kelpie__sim_step_exec_kill(struct sim_player *player);
+bool kelpie__sim_step_exec_detach(struct sim_player *player);
+/* Waits for the end; `expected_bytes` of output have to have come when that is known. */
+bool kelpie__sim_step_exec_wait(struct sim_player *player, uint64_t expected_bytes);
+
+/* Codes as bits, for sets of answers. */
+#define SIM_CODE(name) (UINT64_C(1) << -(KELPIE_E_##name))
+/* Every call may meet these: the surroundings refused, or the VM is not there any more. */
+#define SIM_CODES_ANY                                                                              \
+    (SIM_CODE(STATE) | SIM_CODE(CRASHED) | SIM_CODE(UNAVAILABLE) | SIM_CODE(CANCELLED) |           \
+     SIM_CODE(NOT_FOUND) | SIM_CODE(LIMIT) | SIM_CODE(IO) | SIM_CODE(PROTOCOL) |                   \
+     SIM_CODE(MEMORY) | SIM_CODE(BUSY) | SIM_CODE(TIMEOUT))
+
+/* An answer that the header does not allow fails the world. Whether it is a success. */
+bool kelpie__sim_step_answer(struct sim_player *player, const char *call, uint64_t codes,
+                             int status, const struct kelpie_error *error);
+/* The same for calls that the model does not know: where nothing goes wrong, none may fail. */
+bool kelpie__sim_step_look(struct sim_player *player, const char *call, uint64_t codes, int status,
+                           const struct kelpie_error *error);
+
+/* scenario_play.c */
+void kelpie__sim_scenario_play(struct sim_player *player);
+
+#endif
