@@ -34,9 +34,8 @@ void kelpie__capture_init(struct kelpie_capture *capture, struct kelpie_monitor 
                                        .base = KELPIE_OS_NO_HANDLE,
                                        .files = {.device = KELPIE_OS_NO_HANDLE,
                                                  .memory = KELPIE_OS_NO_HANDLE,
-                                                 .map = KELPIE_OS_NO_HANDLE},
-                                       .process = KELPIE_OS_NO_HANDLE,
-                                       .output = KELPIE_OS_NO_HANDLE};
+                                                 .map = KELPIE_OS_NO_HANDLE}};
+    kelpie__child_init(&capture->child, monitor->os, monitor->loop);
     KELPIE_ASSERT(capture->reply.client == 0);
 }
 
@@ -62,7 +61,7 @@ static void capture_keep_failure(struct kelpie_capture *capture, const struct ke
 
 static void capture_idle(struct kelpie_capture *capture) {
     KELPIE_ASSERT(!capture->is_holding);
-    KELPIE_ASSERT(capture->process == KELPIE_OS_NO_HANDLE);
+    KELPIE_ASSERT(!kelpie__child_is_running(&capture->child));
     kelpie__capture_close_files(capture);
     if (capture->snapshot.store != NULL) {
         kelpie__snapshot_close(&capture->snapshot);
@@ -423,7 +422,7 @@ static void capture_sealed(struct kelpie_capture *capture) {
 
 void kelpie__capture_worked(struct kelpie_capture *capture, const struct kelpie_error *error,
                             uint64_t stored_bytes) {
-    KELPIE_ASSERT(capture->process == KELPIE_OS_NO_HANDLE);
+    KELPIE_ASSERT(!kelpie__child_is_running(&capture->child));
     if (capture->phase == KELPIE_CAPTURE_REMOVING) {
         if (error != NULL) { /* prune finds it */
             kelpie__event_log_write(capture->monitor, "notice", "remove a snapshot: %s",

@@ -11,12 +11,11 @@
 
 #include "core/error.h"
 #include "core/loop.h"
+#include "monitor/child.h"
 #include "monitor/reply.h"
 #include "store/record.h"
 #include "store/snapshot.h"
 #include "vmm/vmm.h"
-
-#define KELPIE_CAPTURE_TEXT_BYTES_MAX 16384u
 
 enum kelpie_capture_phase {
     KELPIE_CAPTURE_IDLE,
@@ -60,14 +59,8 @@ struct kelpie_capture {
     struct kelpie_error failure; /* code 0: none */
 
     /* The child. */
-    int process; /* owned; KELPIE_OS_NO_HANDLE: none */
-    int output;  /* owned */
-    uint32_t process_watch;
-    uint32_t output_watch;
-    struct kelpie_timer worker_timer;
-    bool is_late;
-    size_t text_length;
-    char text[KELPIE_CAPTURE_TEXT_BYTES_MAX];
+    struct kelpie_child child;
+    struct kelpie_timer worker_timer; /* it could not even be started */
 };
 
 void kelpie__capture_init(struct kelpie_capture *capture, struct kelpie_monitor *monitor);

@@ -135,7 +135,8 @@ int kelpie__child_start(struct kelpie_child *child, const struct kelpie_child_or
     }
     const struct kelpie_os_spawn spawn = {.path = order->argv[0],
                                           .argv = order->argv,
-                                          .environment = environment,
+                                          .environment =
+                                              order->keeps_environment ? NULL : environment,
                                           .directory = "/",
                                           .handles = handles,
                                           .handle_count = CHILD_FIRST_HANDLE + order->handle_count,

@@ -44,6 +44,7 @@ struct kelpie_child_order {
     const int *handles;      /* borrows; its descriptors from 3 on */
     uint32_t handle_count;
     int64_t timeout_ns;
+    bool keeps_environment; /* the monitor's; else a plain one */
 };
 
 void kelpie__child_init(struct kelpie_child *child, struct kelpie_os *os, struct kelpie_loop *loop);
