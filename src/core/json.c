@@ -160,15 +160,8 @@ static bool take_character(struct scanner *scanner, char out[4], size_t *out_cou
 
 /* What most strings are made of: ASCII without escapes and control characters. */
 static void skip_plain(struct scanner *scanner) {
-    size_t at = scanner->at;
-    while (at < scanner->length) {
-        int8_t next = (int8_t)scanner->text[at]; /* a byte of a longer sequence is negative */
-        if (next < 0x20 || next == '"' || next == '\\') {
-            break;
-        }
-        at += 1;
-    }
-    scanner->at = at;
+    scanner->at +=
+        kelpie__text_plain_length(scanner->text + scanner->at, scanner->length - scanner->at);
 }
 
 static bool skip_string(struct scanner *scanner) {

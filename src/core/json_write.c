@@ -47,6 +47,12 @@ static void append_quoted(struct kelpie_json_writer *writer, const char *bytes, 
     append(writer, "\"", 1);
     size_t at = 0;
     while (at < count) { /* every turn takes a byte at least */
+        size_t plain = kelpie__text_plain_length(bytes + at, count - at);
+        if (plain > 0) {
+            append(writer, bytes + at, plain);
+            at += plain;
+            continue;
+        }
         size_t length = kelpie__text_utf8_length(bytes + at, count - at);
         if (length == 0) {
             append(writer, "\xef\xbf\xbd", 3);
@@ -120,18 +126,29 @@ void kelpie__json_write_string(struct kelpie_json_writer *writer, const char *ke
     kelpie__json_write_bytes(writer, key, text, strlen(text));
 }
 
+static void append_u64(struct kelpie_json_writer *writer, uint64_t value) {
+    char digits[20]; /* as many as 2^64 - 1 has */
+    size_t at = sizeof(digits);
+    do { /* bound: the digits */
+        at -= 1;
+        digits[at] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value > 0 && at > 0);
+    KELPIE_ASSERT(value == 0);
+    append(writer, digits + at, sizeof(digits) - at);
+}
+
 void kelpie__json_write_u64(struct kelpie_json_writer *writer, const char *key, uint64_t value) {
-    char digits[24];
-    kelpie__ignore(kelpie__text_format(digits, sizeof(digits), "%llu", (unsigned long long)value));
     open_value(writer, key);
-    append_text(writer, digits);
+    append_u64(writer, value);
 }
 
 void kelpie__json_write_i64(struct kelpie_json_writer *writer, const char *key, int64_t value) {
-    char digits[24];
-    kelpie__ignore(kelpie__text_format(digits, sizeof(digits), "%lld", (long long)value));
     open_value(writer, key);
-    append_text(writer, digits);
+    if (value < 0) {
+        append(writer, "-", 1);
+    }
+    append_u64(writer, value < 0 ? 0 - (uint64_t)value : (uint64_t)value);
 }
 
 void kelpie__json_write_bool(struct kelpie_json_writer *writer, const char *key, bool value) {

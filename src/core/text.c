@@ -39,6 +39,39 @@ bool kelpie__text_join(char *out, size_t capacity, const char *directory, const 
     return true;
 }
 
+static bool is_plain(char byte) {
+    return byte >= 0x20 && byte < 0x7f && byte != '"' && byte != '\\';
+}
+
+/* Whether one of eight bytes is zero. (The trick may name a wrong one, never a wrong answer.) */
+static bool has_zero(uint64_t word) {
+    return ((word - UINT64_C(0x0101010101010101)) & ~word & UINT64_C(0x8080808080808080)) != 0;
+}
+
+static bool is_plain_word(uint64_t word) {
+    const uint64_t each = UINT64_C(0x0101010101010101);
+    const uint64_t high = each * 0x80;
+    bool is_ascii = (word & high) == 0 && ((word - each * 0x20) & ~word & high) == 0;
+    return is_ascii && !has_zero(word ^ each * '"') && !has_zero(word ^ each * '\\') &&
+           !has_zero(word ^ each * 0x7f);
+}
+
+size_t kelpie__text_plain_length(const char *bytes, size_t count) {
+    size_t at = 0;
+    uint64_t word = 0;
+    for (; count - at >= sizeof(word); at += sizeof(word)) {
+        memcpy(&word, bytes + at, sizeof(word));
+        if (!is_plain_word(word)) {
+            break;
+        }
+    }
+    while (at < count && is_plain(bytes[at])) { /* bound: the bytes */
+        at += 1;
+    }
+    KELPIE_ASSERT(at <= count);
+    return at;
+}
+
 void kelpie__text_hex(char *out, size_t capacity, const void *bytes, size_t count) {
     static const char digits[] = "0123456789abcdef";
     const uint8_t *from = bytes;

@@ -18,6 +18,9 @@ bool kelpie__text_copy(char *out, size_t capacity, const char *text);
 KELPIE_MUST_CHECK bool kelpie__text_join(char *out, size_t capacity, const char *directory,
                                          const char *name);
 
+/* How many bytes at the start are printable ASCII and stand for themselves in a JSON string:
+ * neither a quote nor a backslash. */
+size_t kelpie__text_plain_length(const char *bytes, size_t count);
 /* 2 × count lower-case digits and a zero; capacity is 2 × count + 1 at least. */
 void kelpie__text_hex(char *out, size_t capacity, const void *bytes, size_t count);
 /* The reverse: exactly 2 × count digits and nothing else, of either case. */

@@ -339,7 +339,7 @@ static int qemu_spawn_process(struct kelpie_qemu *qemu, const char *const *argv,
 static int qemu_spawn(struct kelpie_qemu *qemu, struct kelpie_error *error) {
     KELPIE_ASSERT(qemu->process == KELPIE_OS_NO_HANDLE);
     KELPIE_ASSERT(qemu->spec != NULL);
-    struct kelpie_qemu_arguments *arguments = kelpie__alloc(qemu->os, sizeof(*arguments));
+    struct kelpie_qemu_arguments *arguments = kelpie__alloc_raw(qemu->os, sizeof(*arguments));
     if (arguments == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "allocate QEMU's arguments");
     }
