@@ -263,7 +263,7 @@ static void measure_memory(struct bench *bench) {
 static void judge_line(struct bench *bench, const char *name, double floor) {
     const struct bench_series *series = kelpie__bench_find(&bench->table, name);
     if (series == NULL) {
-        printf("not ok %s: of the floor file, and not measured\n", name);
+        printf("%s is in the floor file and was not measured\nnot ok %s\n", name, name);
         bench->has_failed = true;
         return;
     }
@@ -274,13 +274,12 @@ static void judge_line(struct bench *bench, const char *name, double floor) {
     bool is_stable =
         is_counted || (summary.spread <= STABLE_SPREAD && reference.spread <= STABLE_SPREAD);
     bool is_slow = summary.median > floor * REGRESSION_FACTOR;
-    printf("%s %s: %.2f %s, the floor file says %.2f", is_slow && is_stable ? "not ok" : "ok", name,
-           summary.median, series->unit, floor);
+    printf("%s: %.2f %s, the floor file says %.2f", name, summary.median, series->unit, floor);
     if (is_slow && !is_stable) {
         printf("; not judged, the rounds lie too far apart (%.0f %%, reference %.0f %%)",
                summary.spread * 100, reference.spread * 100);
     }
-    printf("\n");
+    printf("\n%s %s\n", is_slow && is_stable ? "not ok" : "ok", name);
     bench->has_failed = bench->has_failed || (is_slow && is_stable);
 }
 
