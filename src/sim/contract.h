@@ -29,6 +29,8 @@ struct sim_contract {
     uint64_t (*random)(struct sim_contract *contract);
     /* One byte of a snapshot's files changes. NULL: the backend cannot. */
     bool (*damage)(struct sim_contract *contract, const char *snapshot);
+    /* The snapshot says that it was made on this architecture. */
+    bool (*relabel)(struct sim_contract *contract, const char *snapshot, const char *architecture);
     void *context;
     bool has_failed;
     /* What the calls gave, in order: row 10 compares it between two runs of a seed. */
@@ -41,6 +43,7 @@ struct sim_contract_row {
     const char *name;
     void (*run)(struct sim_contract *contract); /* NULL: pending */
     const char *pending; /* the issue that brings what it needs; NULL: none */
+    uint32_t seeds_max;  /* of a long list of seeds, for what takes long; 0: all */
 };
 
 extern const struct sim_contract_row kelpie__sim_contract_rows[SIM_CONTRACT_ROW_COUNT];

@@ -11,10 +11,13 @@
 #include "core/limits.h"
 #include "core/text.h"
 #include "lib/internal.h"
+#include "os/os_call.h"
+#include "sim/disk.h"
 #include "sim/fault.h"
 #include "sim/install.h"
 #include "sim/liveness.h"
 #include "sim/machine.h"
+#include "store/manifest.h"
 
 #define CONTRACT_PATH "/usr/bin/contract"
 #define CONTRACT_TIME_LIMIT_NS (INT64_C(36000) * KELPIE_NS_PER_S) /* ten virtual hours */
@@ -50,6 +53,41 @@ static void contract_fail(struct sim_contract *contract, const char *text) {
 
 static uint64_t contract_random(struct sim_contract *contract) {
     return kelpie__sim_draw(run_of(contract)->world, SIM_STREAM_WORKLOAD);
+}
+
+/* A bit of one of its files, whichever the seed says. */
+static bool contract_damage(struct sim_contract *contract, const char *snapshot) {
+    static const char *const files[] = {"manifest.json", "checksums", "device", "memory"};
+    struct sim_world *world = run_of(contract)->world;
+    char path[SIM_PATH_BYTES_MAX];
+    uint64_t hash = kelpie__sim_draw(world, SIM_STREAM_WORKLOAD);
+    bool fits = kelpie__text_format(path, sizeof(path), SIM_STATE_DIRECTORY "/snapshots/%s/%s",
+                                    snapshot, files[hash % KELPIE_ARRAY_COUNT(files)]);
+    KELPIE_ASSERT(fits);
+    return kelpie__sim_disk_rot(kelpie__sim_world_disk(world), path, hash >> 8) == 0;
+}
+
+static bool contract_relabel(struct sim_contract *contract, const char *snapshot,
+                             const char *architecture) {
+    struct kelpie_os *os = contract->kelpie->os;
+    struct kelpie_manifest manifest;
+    char path[SIM_PATH_BYTES_MAX];
+    bool fits =
+        kelpie__text_format(path, sizeof(path), SIM_STATE_DIRECTORY "/snapshots/%s", snapshot) &&
+        strlen(architecture) < sizeof(manifest.architecture);
+    int directory =
+        kelpie__os_open(os, KELPIE_OS_CWD, path, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
+    KELPIE_ASSERT(fits);
+    if (directory < 0) {
+        return false;
+    }
+    bool is_done = kelpie__manifest_read(os, directory, &manifest, NULL) == 0;
+    if (is_done) {
+        memcpy(manifest.architecture, architecture, strlen(architecture) + 1);
+        is_done = kelpie__manifest_write(os, directory, &manifest, false, NULL) == 0;
+    }
+    kelpie__ignore(kelpie__os_close(os, directory));
+    return is_done;
 }
 
 static int contract_main(struct kelpie_os *os, int argc, char **argv) {
@@ -131,6 +169,8 @@ void kelpie__sim_contract_run(const struct sim_contract_row *row, uint64_t seed,
                                           .fault = contract_fault,
                                           .fail = contract_fail,
                                           .random = contract_random,
+                                          .damage = contract_damage,
+                                          .relabel = contract_relabel,
                                           .context = run};
     if (run->world == NULL) {
         conclude(out, KELPIE_SIM_CRASHED, problem);

@@ -53,6 +53,9 @@ static int contract_row(const struct simcli *simcli, const struct sim_contract_r
                         struct sim_nursery *nursery, struct sim_contract_result *result) {
     bool is_default = !simcli->has_seeds;
     uint64_t count = is_default ? KELPIE_ARRAY_COUNT(contract_seeds) : simcli->seed_count;
+    if (row->seeds_max > 0 && count > row->seeds_max && simcli->word == NULL) {
+        count = row->seeds_max;
+    }
     uint64_t hash = 0;
     for (uint64_t i = 0; i < count; i += 1) {
         uint64_t seed = seed_at(simcli, i, is_default);
