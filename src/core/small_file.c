@@ -107,8 +107,9 @@ static int small_file_write(struct kelpie_os *os, int file, const char *text, si
     return done == length ? 0 : -EIO;
 }
 
-int kelpie__small_file_replace(struct kelpie_os *os, int directory, const char *name,
-                               const char *text, size_t length, struct kelpie_error *error) {
+static int small_file_replace(struct kelpie_os *os, int directory, const char *name,
+                              const char *text, size_t length, bool is_synced,
+                              struct kelpie_error *error) {
     KELPIE_ASSERT(length > 0);
     char temporary[SMALL_FILE_NAME_BYTES_MAX];
     int name_length = snprintf(temporary, sizeof(temporary), "%s.new", name);
@@ -120,6 +121,9 @@ int kelpie__small_file_replace(struct kelpie_os *os, int directory, const char *
         return kelpie__fail(error, KELPIE_E_IO, -file, "open \"%s\"", temporary);
     }
     int status = small_file_write(os, file, text, length);
+    if (status == 0 && is_synced) {
+        status = kelpie__os_sync(os, file);
+    }
     int close_status = kelpie__os_close(os, file); /* some file systems report a full disk here */
     if (status == 0) {
         status = close_status;
@@ -133,6 +137,16 @@ int kelpie__small_file_replace(struct kelpie_os *os, int directory, const char *
         return kelpie__fail(error, KELPIE_E_IO, -status, "write \"%s\"", name);
     }
     return 0;
+}
+
+int kelpie__small_file_replace(struct kelpie_os *os, int directory, const char *name,
+                               const char *text, size_t length, struct kelpie_error *error) {
+    return small_file_replace(os, directory, name, text, length, false, error);
+}
+
+int kelpie__small_file_replace_synced(struct kelpie_os *os, int directory, const char *name,
+                                      const char *text, size_t length, struct kelpie_error *error) {
+    return small_file_replace(os, directory, name, text, length, true, error);
 }
 
 int kelpie__small_file_replace_in(struct kelpie_os *os, const char *directory, const char *name,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * Whole files of a few kilobytes: read at once, replaced at once. A reader sees the old text or the
- * new one, never a part. Nothing is synced: what is kept this way is either worthless after the
- * host's next boot or written again.
+ * new one, never a part. Unless it is said otherwise nothing is synced: what is kept this way is
+ * either worthless after the host's next boot or written again.
  */
 #ifndef KELPIE_CORE_SMALL_FILE_H
 #define KELPIE_CORE_SMALL_FILE_H
@@ -31,6 +31,11 @@ KELPIE_MUST_CHECK int64_t kelpie__small_file_read_start(struct kelpie_os *os, co
 KELPIE_MUST_CHECK int kelpie__small_file_replace(struct kelpie_os *os, int directory,
                                                  const char *name, const char *text, size_t length,
                                                  struct kelpie_error *error);
+/* The same, and what is behind the name survives the machine's death whole, as soon as the name
+ * does (the directory is the caller's to sync). */
+KELPIE_MUST_CHECK int kelpie__small_file_replace_synced(struct kelpie_os *os, int directory,
+                                                        const char *name, const char *text,
+                                                        size_t length, struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__small_file_replace_in(struct kelpie_os *os, const char *directory,
                                                     const char *name, const char *text,
                                                     size_t length, struct kelpie_error *error);

@@ -453,6 +453,7 @@ static int clients_add(struct kelpie_clients *clients, int stream, bool is_owner
         .monitor = monitor, .wire = wire, .serial = clients->serial_next, .is_owner = is_owner};
     clients->serial_next += 1;
     clients->count += 1;
+    kelpie__wire_silence(wire, clients->is_silent);
     clients_check(clients);
     return 0;
 }
@@ -523,6 +524,16 @@ void kelpie__clients_publish(struct kelpie_clients *clients, const char *event) 
             !kelpie__wire_is_closed(client->wire)) {
             /* One that does not read loses events, nothing else: the log has them. */
             kelpie__ignore(kelpie__wire_notify(client->wire, "event", event));
+        }
+    }
+}
+
+void kelpie__clients_silence(struct kelpie_clients *clients, bool is_silent) {
+    clients_check(clients);
+    clients->is_silent = is_silent;
+    for (uint32_t i = 0; i < KELPIE_CLIENT_COUNT_MAX; i += 1) {
+        if (clients->places[i].wire != NULL) {
+            kelpie__wire_silence(clients->places[i].wire, is_silent);
         }
     }
 }

@@ -25,6 +25,7 @@ struct kelpie_clients {
     int listener;                   /* owned */
     uint32_t listener_watch;
     bool is_listening;
+    bool is_silent;
     uint32_t count;
     uint64_t serial_next;
     struct kelpie_client places[KELPIE_CLIENT_COUNT_MAX];
@@ -40,6 +41,9 @@ void kelpie__clients_accept(struct kelpie_clients *clients);
 
 /* Sends an event to all who subscribed. */
 void kelpie__clients_publish(struct kelpie_clients *clients, const char *event);
+
+/* While silent, nobody hears anything: what is said waits. Holds for who comes meanwhile, too. */
+void kelpie__clients_silence(struct kelpie_clients *clients, bool is_silent);
 
 /* Says goodbye to all, and closes everything. */
 void kelpie__clients_deinit(struct kelpie_clients *clients, const char *reason);

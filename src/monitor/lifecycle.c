@@ -12,6 +12,10 @@
 #include "monitor/monitor.h"
 #include "os/os_call.h"
 
+#define LIFECYCLE_SAVE_RETRY_NS (100 * KELPIE_NS_PER_MS)
+/* less than what the library adds to the deadlines of its calls */
+#define LIFECYCLE_SILENCE_NS (4 * KELPIE_NS_PER_S)
+
 struct kelpie_lifecycle *kelpie__lifecycle_of(struct kelpie_monitor *monitor) {
     struct kelpie_lifecycle *lifecycle = &monitor->lifecycle;
     KELPIE_ASSERT(lifecycle->monitor == monitor);
@@ -21,6 +25,14 @@ struct kelpie_lifecycle *kelpie__lifecycle_of(struct kelpie_monitor *monitor) {
 
 /* ---- the record ------------------------------------------------------------------------------ */
 
+void kelpie__lifecycle_settle(struct kelpie_lifecycle *lifecycle) {
+    if (lifecycle->is_unsaved) {
+        lifecycle->is_unsaved = false;
+        kelpie__timer_disarm(lifecycle->monitor->loop, &lifecycle->save_timer);
+        kelpie__clients_silence(&lifecycle->monitor->clients, false);
+    }
+}
+
 int kelpie__lifecycle_save(struct kelpie_lifecycle *lifecycle, struct kelpie_error *error) {
     struct kelpie_monitor *monitor = lifecycle->monitor;
     struct kelpie_vm_record *record = &lifecycle->record;
@@ -28,7 +40,37 @@ int kelpie__lifecycle_save(struct kelpie_lifecycle *lifecycle, struct kelpie_err
     record->changed_ms = kelpie__os_now(monitor->os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
     record->monitor_pid = kelpie__state_is_live(lifecycle->state) ? monitor->identity.pid : 0;
     record->vmm_pid = lifecycle->vmm != NULL ? lifecycle->vmm->pid : 0;
-    return kelpie__record_write(monitor->os, monitor->directory.vm, record, false, error);
+    int status = kelpie__record_write(monitor->os, monitor->directory.vm, record, false, error);
+    if (status == 0) {
+        kelpie__lifecycle_settle(lifecycle);
+    }
+    return status;
+}
+
+static void lifecycle_save_again(void *context) {
+    struct kelpie_lifecycle *lifecycle = context;
+    struct kelpie_loop *loop = lifecycle->monitor->loop;
+    KELPIE_ASSERT(lifecycle->is_unsaved);
+    if (kelpie__lifecycle_save(lifecycle, NULL) == 0) {
+        KELPIE_ASSERT(!lifecycle->is_unsaved);
+        return;
+    }
+    if (loop->now_ns >= lifecycle->silence_end_ns) {
+        kelpie__clients_silence(&lifecycle->monitor->clients, false);
+    }
+    kelpie__timer_arm(loop, &lifecycle->save_timer, loop->now_ns + LIFECYCLE_SAVE_RETRY_NS,
+                      lifecycle_save_again, lifecycle);
+}
+
+static void lifecycle_unsaved(struct kelpie_lifecycle *lifecycle) {
+    struct kelpie_loop *loop = lifecycle->monitor->loop;
+    if (!lifecycle->is_unsaved) {
+        lifecycle->is_unsaved = true;
+        lifecycle->silence_end_ns = loop->now_ns + LIFECYCLE_SILENCE_NS;
+        kelpie__clients_silence(&lifecycle->monitor->clients, true);
+        kelpie__timer_arm(loop, &lifecycle->save_timer, loop->now_ns + LIFECYCLE_SAVE_RETRY_NS,
+                          lifecycle_save_again, lifecycle);
+    }
 }
 
 void kelpie__lifecycle_change(struct kelpie_lifecycle *lifecycle, enum kelpie_vm_state next,
@@ -38,6 +80,7 @@ void kelpie__lifecycle_change(struct kelpie_lifecycle *lifecycle, enum kelpie_vm
     kelpie__ignore(
         kelpie__text_copy(lifecycle->record.reason, sizeof(lifecycle->record.reason), reason));
     if (kelpie__lifecycle_save(lifecycle, &error) < 0) {
+        lifecycle_unsaved(lifecycle);
         kelpie__event_log_write(lifecycle->monitor, "notice", "%s", error.message);
     }
     kelpie__event_log_write(lifecycle->monitor, "state", "%s", reason);
@@ -68,6 +111,7 @@ void kelpie__lifecycle_disarm(struct kelpie_lifecycle *lifecycle) {
 
 void kelpie__lifecycle_deinit(struct kelpie_lifecycle *lifecycle) {
     kelpie__lifecycle_disarm(lifecycle);
+    kelpie__timer_disarm(lifecycle->monitor->loop, &lifecycle->save_timer);
     kelpie__vmm_destroy(lifecycle->vmm);
     lifecycle->vmm = NULL;
 }
@@ -225,7 +269,11 @@ static void lifecycle_begin(struct kelpie_monitor *monitor, struct kelpie_reply 
     struct kelpie_lifecycle *lifecycle = kelpie__lifecycle_of(monitor);
     struct kelpie_error error = {0};
     uint64_t chosen_ms = timeout_ms != 0 ? timeout_ms : monitor->config.boot_timeout_ms;
-    if (lifecycle_check_start(monitor, &error) < 0) {
+    int status = lifecycle_check_start(monitor, &error);
+    if (status == 0 && lifecycle->is_unsaved) { /* the last end comes first */
+        status = kelpie__lifecycle_save(lifecycle, &error);
+    }
+    if (status < 0) {
         kelpie__reply_refuse(monitor, &reply, &error);
         return;
     }
@@ -320,6 +368,7 @@ void kelpie__lifecycle_guest_live(struct kelpie_monitor *monitor) {
 bool kelpie__lifecycle_is_over(const struct kelpie_monitor *monitor) {
     const struct kelpie_lifecycle *lifecycle = &monitor->lifecycle;
     bool is_sealing = monitor->capture.phase != KELPIE_CAPTURE_IDLE && !lifecycle->is_ending;
-    return !kelpie__state_is_live(lifecycle->state) && !is_sealing &&
+    bool is_silent = monitor->clients.is_silent && !lifecycle->is_ending;
+    return !kelpie__state_is_live(lifecycle->state) && !is_sealing && !is_silent &&
            (monitor->clients.count == 0 || lifecycle->is_ending || monitor->is_deleted);
 }

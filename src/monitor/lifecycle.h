@@ -30,6 +30,8 @@ struct kelpie_lifecycle {
     struct kelpie_timer trial_timer; /* of an accelerator that was never seen to work */
     struct kelpie_timer stop_timer;
     struct kelpie_timer closed_timer; /* the agent's connection ended; the VMM should follow */
+    struct kelpie_timer save_timer;   /* while is_unsaved */
+    int64_t silence_end_ns;           /* while is_unsaved: until then nobody is told */
     struct kelpie_reply start_reply;
     struct kelpie_reply stop_replies[KELPIE_LIFECYCLE_WAITER_COUNT];
     struct kelpie_reply kill_replies[KELPIE_LIFECYCLE_WAITER_COUNT];
@@ -40,6 +42,7 @@ struct kelpie_lifecycle {
     bool is_trial_lost; /* start again, with the other accelerator */
     bool is_deleting;
     bool is_ending;   /* the monitor goes as soon as nothing lives */
+    bool is_unsaved;  /* state.json still says what was before */
     bool has_failure; /* we ended the VMM for this: */
     struct kelpie_error failure;
 };
@@ -78,6 +81,9 @@ void kelpie__lifecycle_guest_closed(struct kelpie_monitor *monitor,
                                     const struct kelpie_error *error);
 /* Ends the VMM for this reason: a failed start, or a crash. */
 void kelpie__lifecycle_fail(struct kelpie_monitor *monitor, const struct kelpie_error *error);
+
+/* There is nothing to be written any more: it was, or the file is gone. */
+void kelpie__lifecycle_settle(struct kelpie_lifecycle *lifecycle);
 
 /* Nothing lives, nobody waits, and the monitor may go. */
 bool kelpie__lifecycle_is_over(const struct kelpie_monitor *monitor);

@@ -113,14 +113,18 @@ static enum kelpie_vm_state lifecycle_judge(struct kelpie_lifecycle *lifecycle,
                                             const struct kelpie_vmm_end *end,
                                             struct kelpie_error *out) {
     bool said_goodbye = lifecycle->monitor->guest.has_said_goodbye;
-    if (lifecycle->has_failure) {
-        *out = lifecycle->failure;
-        return KELPIE_VM_CRASHED;
-    }
+    /* Whatever happens to a VM that is being stopped: stop always ends with Stopped. */
     if (lifecycle->is_kill_wanted || lifecycle->is_stopping) {
         kelpie__ignore(kelpie__fail(out, KELPIE_E_CRASHED, 0, "the VM was %s",
                                     lifecycle->is_kill_wanted ? "killed" : "stopped"));
+        if (lifecycle->has_failure) {
+            kelpie__fail_append(out, ": %s", lifecycle->failure.message);
+        }
         return KELPIE_VM_STOPPED;
+    }
+    if (lifecycle->has_failure) {
+        *out = lifecycle->failure;
+        return KELPIE_VM_CRASHED;
     }
     /* With panic=-1 a panic is a reset too: the console tells it from an orderly restart. */
     const struct kelpie_console_log *console = &lifecycle->monitor->console;
@@ -140,7 +144,7 @@ static void lifecycle_ended_running(struct kelpie_lifecycle *lifecycle,
                                     const struct kelpie_vmm_end *end) {
     struct kelpie_error why = {0};
     bool was_graceful = lifecycle->is_stopping && !lifecycle->is_kill_wanted &&
-                        lifecycle->monitor->guest.has_said_goodbye;
+                        !lifecycle->has_failure && lifecycle->monitor->guest.has_said_goodbye;
     enum kelpie_vm_state next = lifecycle_judge(lifecycle, end, &why);
     lifecycle_end_vmm(lifecycle, &why);
     kelpie__lifecycle_change(lifecycle, next, why.message);

@@ -10,9 +10,10 @@
 
 struct kelpie_lifecycle *kelpie__lifecycle_of(struct kelpie_monitor *monitor);
 
-/* Changes the state by the table, writes the record, then tells everybody. A record that cannot be
- * written is not fatal: the file then still says that the VM lives, and whoever finds the lock free
- * makes it Crashed. */
+/* Changes the state by the table, writes the record, then tells everybody. While the record cannot
+ * be written, it is tried again, and nobody is told anything for some seconds: who reads the file
+ * must not see an older state than who was answered. A disk that stays broken is not fatal: the
+ * file then still says that the VM lives, and whoever finds the lock free makes it Crashed. */
 void kelpie__lifecycle_change(struct kelpie_lifecycle *lifecycle, enum kelpie_vm_state next,
                               const char *reason);
 

@@ -29,6 +29,7 @@ void kelpie__monitor_delete(struct kelpie_monitor *monitor, struct kelpie_reply 
         return;
     }
     monitor->is_deleted = true;
+    kelpie__lifecycle_settle(&monitor->lifecycle);
     kelpie__reply_result(monitor, reply, "{}");
 }
 

@@ -15,6 +15,9 @@
 /* the library waits 120 s beyond the boot timeout */
 #define PREPARE_TIMEOUT_NS (110 * KELPIE_NS_PER_S)
 #define PREPARE_SIGNAL_KILL 9
+/* exit codes of kelpie-pack (pack/pack.h) that blame the host */
+#define PREPARE_EXIT_NO_SPACE 3
+#define PREPARE_EXIT_SYSTEM 4
 #define PREPARE_HANDLE_COUNT 3u
 
 static void prepare_next(struct kelpie_prepare *prepare);
@@ -131,6 +134,7 @@ static void prepare_readable(void *context, uint32_t bits) {
     prepare_read(context);
 }
 
+/* Of a step that failed because of what it was given. */
 static int prepare_fail_code(const struct kelpie_prepare *prepare) {
     return prepare->step == KELPIE_PREPARE_ROOT     ? KELPIE_E_ROOT_ACCESS
            : prepare->step == KELPIE_PREPARE_KERNEL ? KELPIE_E_CONFIG
@@ -156,10 +160,12 @@ static void prepare_ended(void *context, uint32_t bits) {
         return;
     }
     if (exit.is_signalled) {
-        kelpie__ignore(kelpie__fail(&error, prepare_fail_code(prepare), 0,
-                                    "kelpie-pack was killed by signal %d", exit.value));
+        kelpie__ignore(kelpie__fail(&error, KELPIE_E_BOOT, 0, "kelpie-pack was killed by signal %d",
+                                    exit.value));
     } else {
-        kelpie__ignore(kelpie__fail(&error, prepare_fail_code(prepare), 0, "%s",
+        bool is_host = exit.value == PREPARE_EXIT_NO_SPACE || exit.value == PREPARE_EXIT_SYSTEM;
+        int code = is_host ? KELPIE_E_BOOT : prepare_fail_code(prepare);
+        kelpie__ignore(kelpie__fail(&error, code, 0, "%s",
                                     line[0] != '\0' ? line : "kelpie-pack failed without a word"));
     }
     prepare_report(prepare, &error);
@@ -169,7 +175,7 @@ static void prepare_timed_out(void *context) {
     struct kelpie_prepare *prepare = context;
     struct kelpie_error error = {0};
     kelpie__ignore(
-        kelpie__fail(&error, prepare_fail_code(prepare), 0,
+        kelpie__fail(&error, KELPIE_E_BOOT, 0,
                      "kelpie-pack was still at work after %lld s; is the root larger than "
                      "meant, or the disk very slow?",
                      (long long)(PREPARE_TIMEOUT_NS / KELPIE_NS_PER_S)));

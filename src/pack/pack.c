@@ -46,7 +46,7 @@ int kelpie_pack_main(int argc, char **argv) {
     for (size_t i = 0; argc > 1 && i < KELPIE_ARRAY_COUNT(pack_verbs); i += 1) {
         if (strcmp(argv[1], pack_verbs[i].name) == 0) {
             int status = pack_verbs[i].run(argc - 1, argv + 1);
-            KELPIE_ASSERT(status >= KELPIE_PACK_OK && status <= KELPIE_PACK_NO_SPACE);
+            KELPIE_ASSERT(status >= KELPIE_PACK_OK && status <= KELPIE_PACK_SYSTEM);
             return status == KELPIE_PACK_USAGE ? pack_usage(stderr) : status;
         }
     }

@@ -20,6 +20,7 @@ enum kelpie_pack_exit {
     KELPIE_PACK_FAILED = 1,
     KELPIE_PACK_USAGE = 2,
     KELPIE_PACK_NO_SPACE = 3,
+    KELPIE_PACK_SYSTEM = 4, /* the host failed, nothing is wrong with what was given */
 };
 
 /* The program: an enum kelpie_pack_exit. */
@@ -34,8 +35,8 @@ int kelpie__pack_disk(int argc, char **argv);
 
 /* ---- report.c ---- */
 
-/* Prints the one line and gives the exit code: NO_SPACE when `error_number` says so. 0: there is
- * none to add. */
+/* Prints the one line and gives the exit code: NO_SPACE or SYSTEM when `error_number` says so. 0:
+ * there is none to add. */
 KELPIE_PRINTF(2, 3)
 int kelpie__pack_fail(int error_number, const char *format, ...);
 

@@ -23,5 +23,7 @@ int kelpie__pack_fail(int error_number, const char *format, ...) {
     fprintf(stderr, "%s%s%s\n", line, error_number == 0 ? "" : ": ",
             error_number == 0 ? "" : strerror(error_number));
     bool is_full = error_number == ENOSPC || error_number == EDQUOT || error_number == EFBIG;
-    return is_full ? KELPIE_PACK_NO_SPACE : KELPIE_PACK_FAILED;
+    bool is_system = error_number == EIO || error_number == EROFS || error_number == ENOMEM ||
+                     error_number == EMFILE || error_number == ENFILE || error_number == EAGAIN;
+    return is_full ? KELPIE_PACK_NO_SPACE : is_system ? KELPIE_PACK_SYSTEM : KELPIE_PACK_FAILED;
 }

@@ -18,6 +18,7 @@
 
 #define CLIENT_MEMORY_MIB 128u
 #define CLIENT_CALL_MS 20000u /* a call without a deadline of its own */
+#define CLIENT_LIVES_MAX 8u   /* a fault may kill one at its every start */
 #define CLIENT_REST_NS (50 * KELPIE_NS_PER_MS)
 #define CLIENT_WAKER SIM_SWARM_CLIENT_MAX /* the index of the one that resumes */
 #define CLIENT_WAKE_NS (10 * KELPIE_NS_PER_S)
@@ -354,9 +355,11 @@ static int client_main(struct kelpie_os *os, int argc, char **argv) {
     bool is_number = kelpie__text_u64(argv[1], &index);
     KELPIE_ASSERT(is_number && index < SIM_SWARM_CLIENT_MAX);
     client.index = (uint32_t)index;
-    for (uint32_t i = 0; i < clients->operation_count; i += 1) {
-        if (clients->operations[i].client == index) {
-            client_do(&client, &clients->operations[i]);
+    while (clients->next[index] < clients->operation_count) { /* bound: it rises */
+        const struct sim_operation *operation = &clients->operations[clients->next[index]];
+        clients->next[index] += 1; /* whatever becomes of this one */
+        if (operation->client == index) {
+            client_do(&client, operation);
         }
     }
     client_close(&client);
@@ -408,34 +411,72 @@ static int waker_main(struct kelpie_os *os, int argc, char **argv) {
 static const char *const client_environment[] = {"HOME=/root", "PATH=/usr/bin:/bin",
                                                  "KELPIE_LIBEXEC=" SIM_LIBEXEC_DIRECTORY, NULL};
 
-int kelpie__sim_clients_start(struct sim_clients *clients) {
-    static const char *const waker_argv[] = {"waker", NULL};
-    const struct sim_start waker = {.path = "/usr/bin/waker",
+struct sim_process *kelpie__sim_clients_process(const struct sim_clients *clients, uint32_t index) {
+    char path[32];
+    bool fits = kelpie__text_format(path, sizeof(path), SIM_CLIENT_PATH "%u", index);
+    KELPIE_ASSERT(fits);
+    struct sim_machine *host = kelpie__sim_world_host(clients->world);
+    for (struct sim_process *process = host->processes; process != NULL;
+         process = process->next) { /* bound: the list */
+        if (process->main == client_main && process->state != SIM_PROCESS_ZOMBIE &&
+            process->state != SIM_PROCESS_GONE && strcmp(process->path, path) == 0) {
+            return process;
+        }
+    }
+    return NULL;
+}
+
+static int client_start(const struct sim_clients *clients, uint32_t index) {
+    char number[8];
+    char path[32];
+    bool fits = kelpie__text_format(number, sizeof(number), "%u", index) &&
+                kelpie__text_format(path, sizeof(path), SIM_CLIENT_PATH "%u", index);
+    KELPIE_ASSERT(fits);
+    const char *const argv[] = {"client", number, NULL};
+    const struct sim_start start = {.path = path,
+                                    .role = "client",
+                                    .main = client_main,
+                                    .stack_bytes = SIM_STACK_BYTES_USER,
+                                    .argv = argv,
+                                    .environment = client_environment};
+    struct sim_machine *host = kelpie__sim_world_host(clients->world);
+    return kelpie__sim_process_start(host, &start) == NULL ? -EAGAIN : 0;
+}
+
+static int waker_start(const struct sim_clients *clients) {
+    static const char *const argv[] = {"waker", NULL};
+    const struct sim_start start = {.path = "/usr/bin/waker",
                                     .role = "user",
                                     .main = waker_main,
                                     .stack_bytes = SIM_STACK_BYTES_USER,
-                                    .argv = waker_argv,
+                                    .argv = argv,
                                     .environment = client_environment};
     struct sim_machine *host = kelpie__sim_world_host(clients->world);
+    return kelpie__sim_process_start(host, &start) == NULL ? -EAGAIN : 0;
+}
+
+int kelpie__sim_clients_start(struct sim_clients *clients) {
+    int started = 0;
     kelpie__sim_world_set_context(clients->world, clients);
     for (uint32_t i = 0; i < clients->swarm->client_count; i += 1) {
-        char number[8];
-        char path[32];
-        bool fits = kelpie__text_format(number, sizeof(number), "%u", i) &&
-                    kelpie__text_format(path, sizeof(path), SIM_CLIENT_PATH "%u", i);
-        KELPIE_ASSERT(fits);
-        const char *const argv[] = {"client", number, NULL};
-        const struct sim_start start = {.path = path,
-                                        .role = "client",
-                                        .main = client_main,
-                                        .stack_bytes = SIM_STACK_BYTES_USER,
-                                        .argv = argv,
-                                        .environment = client_environment};
-        if (kelpie__sim_process_start(host, &start) == NULL) {
+        bool is_lost = clients->swarm->damage == SIM_SWARM_DAMAGE_CLIENT && i == 0 &&
+                       clients->lives[i] > 0; /* the one that never comes back */
+        if (kelpie__sim_clients_process(clients, i) != NULL ||
+            clients->next[i] >= clients->operation_count || clients->lives[i] >= CLIENT_LIVES_MAX ||
+            is_lost) {
+            continue;
+        }
+        clients->lives[i] += 1;
+        if (client_start(clients, i) < 0) {
             return -EAGAIN;
         }
+        started += 1;
     }
-    return kelpie__sim_process_start(host, &waker) == NULL ? -EAGAIN : 0;
+    bool has_waker = !has_ended(kelpie__sim_world_host(clients->world), waker_main);
+    if (started > 0 && !has_waker && waker_start(clients) < 0) {
+        return -EAGAIN;
+    }
+    return started;
 }
 
 bool kelpie__sim_clients_have_ended(const struct sim_clients *clients) {

@@ -18,12 +18,18 @@ struct sim_clients {
     const struct sim_swarm *swarm;          /* borrowed */
     const struct sim_operation *operations; /* borrowed */
     uint32_t operation_count;
+    uint32_t next[SIM_SWARM_CLIENT_MAX]; /* the operation that each does next */
+    uint32_t lives[SIM_SWARM_CLIENT_MAX];
 };
 
-/* Starts all clients, and one more that does nothing but resume what has stood still for long: a
- * command in a paused VM has no deadline, so that its client would wait for ever when nobody is
- * left to resume it. The world's context is this structure from then on. 0 or -errno. */
+/* Starts all clients that are not there and have something left to do, again after a fault has
+ * killed them, or the machine has lost its power; and one more that does nothing but resume what
+ * has stood still for long: a command in a paused VM has no deadline, so that its client would wait
+ * for ever when nobody is left to resume it. The world's context is this structure from then on.
+ * Gives how many clients, or -errno. */
 int kelpie__sim_clients_start(struct sim_clients *clients);
+/* The process of a client that lives, or NULL. */
+struct sim_process *kelpie__sim_clients_process(const struct sim_clients *clients, uint32_t index);
 /* No client is left. */
 bool kelpie__sim_clients_have_ended(const struct sim_clients *clients);
 

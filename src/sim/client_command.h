@@ -22,6 +22,8 @@ int kelpie__sim_command_run(struct sim_world *world, struct kelpie_vm *vm,
 /* The code that is its only success: 0, or of an EXEC what it has to fail with (EXEC_TIMEOUT,
  * EXEC_NOT_FOUND). */
 int kelpie__sim_command_must_fail(const struct sim_operation *operation);
+/* A status that only the guest can give: how a command ended, or why it did not begin. */
+bool kelpie__sim_command_is_end(int status);
 /* The exit code that it has to give. */
 uint64_t kelpie__sim_command_code(const struct sim_operation *operation);
 

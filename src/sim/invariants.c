@@ -23,6 +23,7 @@
 #define INVARIANT_DELETED "/.deleted-" /* what a VM is renamed to when it is deleted */
 #define INVARIANT_STATE_TAIL "/" KELPIE_RECORD_FILE
 #define INVARIANT_VMS "/vms/"
+#define INVARIANT_FRAME "agent.frame "
 
 struct invariant_vm {
     char path[256]; /* of its directory, with a slash at the end */
@@ -173,6 +174,21 @@ static void check_state_file(struct sim_invariants *invariants, const char *path
     check_published(invariants, vm, was_known ? before : KELPIE_VM_CREATED);
 }
 
+/* A directory that gets a VM's name is a new VM, whatever was known of one of that name. */
+static void forget_former(struct sim_invariants *invariants, const char *path) {
+    char whole[256];
+    const char *name = strstr(path, INVARIANT_VMS);
+    if (name == NULL || strchr(name + strlen(INVARIANT_VMS), '/') != NULL ||
+        name[strlen(INVARIANT_VMS)] == '.' ||
+        !kelpie__text_format(whole, sizeof(whole), "%s/", path)) {
+        return;
+    }
+    struct invariant_vm *vm = vm_of(invariants, whole, strlen(whole));
+    if (vm != NULL) {
+        vm->is_known = false;
+    }
+}
+
 /* ---- 4, 6: who may live ---------------------------------------------------------------------- */
 
 /* A VMM whose parent is gone dies with it, in the same instant. */
@@ -251,6 +267,34 @@ static void tell_judge(struct sim_invariants *invariants, const struct sim_proce
     }
 }
 
+/* Bytes on the way from a guest were changed, or a program in it met a fault. */
+static void tell_tampering(struct sim_invariants *invariants, const struct sim_event *event) {
+    const struct sim_process *process = event->process;
+    if (process == NULL) {
+        return;
+    }
+    struct sim_guest *guest = process->machine->guest;
+    bool is_program = guest != NULL && strcmp(process->role, "agent") != 0;
+    bool is_frame = strncmp(event->detail, INVARIANT_FRAME, strlen(INVARIANT_FRAME)) == 0;
+    const struct sim_process *owner = is_program ? kelpie__sim_guest_owner(guest) : process;
+    for (int i = 0; owner != NULL && (is_program || is_frame) && i < owner->argc; i += 1) {
+        const char *name = strstr(owner->argv[i], INVARIANT_VMS "vm-");
+        char digits[8] = "";
+        uint64_t vm = 0;
+        if (name == NULL) {
+            continue;
+        }
+        name += strlen(INVARIANT_VMS "vm-");
+        size_t length = strspn(name, "0123456789");
+        if (length > 0 && length < sizeof(digits)) {
+            memcpy(digits, name, length);
+        }
+        if (kelpie__text_u64(digits, &vm) && vm < SIM_SWARM_VM_MAX) {
+            kelpie__sim_judge_tamper(invariants->judge, (uint32_t)vm);
+        }
+    }
+}
+
 /* ---- all ------------------------------------------------------------------------------------- */
 
 static bool ends_with(const char *text, const char *tail) {
@@ -276,6 +320,7 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
     case SIM_EVENT_RENAME:
         check_orphans(invariants);
         note_leaver(invariants, event);
+        forget_former(invariants, event->detail);
         if (ends_with(event->detail, INVARIANT_STATE_TAIL)) {
             check_state_file(invariants, event->detail);
         }
@@ -284,12 +329,14 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
         invariants->vm_count = 0;
         kelpie__sim_judge_power_loss(invariants->judge);
         break;
+    case SIM_EVENT_FAULT:
+        tell_tampering(invariants, event);
+        break;
     case SIM_EVENT_NOTE:
         check_orphans(invariants);
         break;
     case SIM_EVENT_PROCESS_STOPPED:
     case SIM_EVENT_PROCESS_CONTINUED:
-    case SIM_EVENT_FAULT:
     case SIM_EVENT_GUEST:
     case SIM_EVENT_MARK:
         break;
@@ -305,6 +352,21 @@ struct sim_invariants *kelpie__sim_invariants_create(struct sim_world *world,
         kelpie__sim_world_observe(world, on_event, invariants);
     }
     return invariants;
+}
+
+bool kelpie__sim_invariants_is_paused(const struct sim_invariants *invariants, uint32_t index) {
+    char tail[32];
+    bool fits = kelpie__text_format(tail, sizeof(tail), INVARIANT_VMS "vm-%u/", index);
+    KELPIE_ASSERT(fits);
+    for (uint32_t i = 0; i < invariants->vm_count; i += 1) {
+        const struct invariant_vm *vm = &invariants->vms[i];
+        const char *found = strstr(vm->path, tail);
+        if (found != NULL && strcmp(found, tail) == 0 && vm->is_known &&
+            vm->state == KELPIE_VM_PAUSED) {
+            return true;
+        }
+    }
+    return false;
 }
 
 void kelpie__sim_invariants_destroy(struct sim_invariants *invariants) {

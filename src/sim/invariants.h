@@ -16,6 +16,8 @@ struct sim_invariants;
  * "invariant N: ...". NULL without memory. */
 struct sim_invariants *kelpie__sim_invariants_create(struct sim_world *world,
                                                      struct sim_judge *judge);
+/* What "vm-INDEX" is published as. */
+bool kelpie__sim_invariants_is_paused(const struct sim_invariants *invariants, uint32_t index);
 void kelpie__sim_invariants_destroy(struct sim_invariants *invariants); /* takes NULL */
 
 #endif

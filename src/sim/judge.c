@@ -10,8 +10,12 @@
 #include "core/error.h"
 #include "core/limits.h"
 #include "sim/client_command.h"
+#include "sim/fault.h"
 
 #define JUDGE_GRACE_MS 1000u /* beyond a call's own deadline, on a machine that is not loaded */
+
+/* what a start may wait for kelpie-pack, which a fault can make hang */
+#define JUDGE_PREPARE_NS (120 * KELPIE_NS_PER_S)
 
 struct judge_call {
     bool is_open;
@@ -25,8 +29,10 @@ struct sim_judge {
     struct sim_world *world; /* borrowed */
     struct sim_model *model; /* owned */
     struct sim_judge_counts counts;
+    bool is_faulty; /* not calm */
     struct judge_call calls[SIM_JUDGE_CLIENT_MAX];
     uint64_t owned[SIM_JUDGE_CLIENT_MAX]; /* bits of VMs */
+    uint64_t tampered;                    /* likewise */
 };
 
 struct sim_judge *kelpie__sim_judge_create(struct sim_world *world, const struct sim_swarm *swarm) {
@@ -35,6 +41,7 @@ struct sim_judge *kelpie__sim_judge_create(struct sim_world *world, const struct
         return NULL;
     }
     judge->world = world;
+    judge->is_faulty = !swarm->is_calm;
     judge->model = kelpie__sim_model_create(swarm->is_calm);
     if (judge->model == NULL) {
         free(judge);
@@ -78,6 +85,9 @@ void kelpie__sim_judge_begin(struct sim_judge *judge, const struct sim_operation
     call->begun_ns = kelpie__sim_now(judge->world);
     call->limit_ns =
         (int64_t)(deadline_ms + JUDGE_GRACE_MS * (factor > 0 ? factor : 1)) * KELPIE_NS_PER_MS;
+    if (operation->op == SIM_MODEL_START && !operation->is_look && judge->is_faulty) {
+        call->limit_ns += JUDGE_PREPARE_NS;
+    }
     call->ticket = kelpie__sim_model_begin(judge->model, &asked);
     KELPIE_ASSERT(call->ticket != 0);
     judge->counts.calls += 1;
@@ -92,9 +102,22 @@ static void blame(struct sim_judge *judge, const struct sim_operation *operation
                            status < 0 ? error->message : "", why);
 }
 
+/* Whether a fault of this class has fired. */
+static bool judge_has_fault(const struct sim_judge *judge, const char *class) {
+    const struct sim_faults *faults = kelpie__sim_world_faults(judge->world);
+    for (uint32_t i = 0; i < kelpie__sim_faults_class_count(); i += 1) {
+        if (strcmp(kelpie__sim_faults_class_name(i), class) == 0) {
+            return kelpie__sim_faults_class_fired(faults, i) > 0;
+        }
+    }
+    return false;
+}
+
+/* Who is stopped or delayed in the midst of it cannot keep a deadline. */
 static void check_time(struct sim_judge *judge, const struct judge_call *call) {
     int64_t took_ns = kelpie__sim_now(judge->world) - call->begun_ns;
-    if (took_ns > call->limit_ns) {
+    bool is_slowed = judge_has_fault(judge, "stop") || judge_has_fault(judge, "delay");
+    if (took_ns > call->limit_ns && !is_slowed) {
         char text[128];
         kelpie__sim_operation_text(&call->operation, text, sizeof(text));
         kelpie__sim_world_fail(judge->world,
@@ -120,10 +143,38 @@ void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status,
     }
     /* One who could not see has seen nothing; in a calm run everybody sees. */
     bool is_blind = call->operation.is_look && status != 0 && status != KELPIE_E_NOT_FOUND;
-    int known = is_blind ? SIM_MODEL_NO_ANSWER : status;
+    bool is_command = !call->operation.is_look &&
+                      (call->operation.op == SIM_MODEL_EXEC ||
+                       call->operation.op == SIM_MODEL_PUT || call->operation.op == SIM_MODEL_GET);
+    bool is_lie = is_command && kelpie__sim_judge_is_tampered(judge, call->operation.vm) &&
+                  (status == 0 || kelpie__sim_command_is_end(status));
+    int known = is_blind || is_lie ? SIM_MODEL_NO_ANSWER : status;
     if (!kelpie__sim_model_end(judge->model, call->ticket, known, result, why)) {
         blame(judge, &call->operation, status, error, why);
     }
+}
+
+bool kelpie__sim_judge_waits_for_command(const struct sim_judge *judge, uint32_t client,
+                                         uint32_t *out_vm) {
+    KELPIE_ASSERT(client < SIM_SWARM_CLIENT_MAX);
+    const struct judge_call *call = &judge->calls[client];
+    if (!call->is_open || call->operation.is_look ||
+        (call->operation.op != SIM_MODEL_EXEC && call->operation.op != SIM_MODEL_PUT &&
+         call->operation.op != SIM_MODEL_GET)) {
+        return false;
+    }
+    *out_vm = call->operation.vm;
+    return true;
+}
+
+void kelpie__sim_judge_tamper(struct sim_judge *judge, uint32_t vm) {
+    KELPIE_ASSERT(vm < SIM_MODEL_VM_MAX);
+    judge->tampered |= UINT64_C(1) << vm;
+}
+
+bool kelpie__sim_judge_is_tampered(const struct sim_judge *judge, uint32_t vm) {
+    KELPIE_ASSERT(vm < SIM_MODEL_VM_MAX);
+    return (judge->tampered >> vm & 1) != 0;
 }
 
 void kelpie__sim_judge_owns(struct sim_judge *judge, uint32_t client, uint32_t vm) {
@@ -151,8 +202,13 @@ void kelpie__sim_judge_client_gone(struct sim_judge *judge, uint32_t client) {
 }
 
 void kelpie__sim_judge_power_loss(struct sim_judge *judge) {
+    const struct sim_options *options = kelpie__sim_world_options(judge->world);
     for (uint32_t client = 0; client < SIM_JUDGE_CLIENT_MAX; client += 1) {
         kelpie__sim_judge_client_gone(judge, client);
     }
-    kelpie__sim_model_power_loss(judge->model);
+    bool is_volatile = options->disk_profile == SIM_DISK_TMPFS;
+    kelpie__sim_model_power_loss(judge->model, is_volatile ? SIM_MODEL_DISK_LOST
+                                               : judge_has_fault(judge, "disk")
+                                                   ? SIM_MODEL_DISK_LIES
+                                                   : SIM_MODEL_DISK_SOUND);
 }

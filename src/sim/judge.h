@@ -42,6 +42,14 @@ void kelpie__sim_judge_client_gone(struct sim_judge *judge, uint32_t client);
 /* This VM is this client's, and goes with it. */
 void kelpie__sim_judge_owns(struct sim_judge *judge, uint32_t client, uint32_t vm);
 void kelpie__sim_judge_power_loss(struct sim_judge *judge);
+/* A fault has changed what the VM's guest or its programs say: from now on their words are not
+ * compared. */
+void kelpie__sim_judge_tamper(struct sim_judge *judge, uint32_t vm);
+bool kelpie__sim_judge_is_tampered(const struct sim_judge *judge, uint32_t vm);
+
+/* The VM in which this client waits for a command; false: it does not. */
+bool kelpie__sim_judge_waits_for_command(const struct sim_judge *judge, uint32_t client,
+                                         uint32_t *out_vm);
 
 const struct sim_judge_counts *kelpie__sim_judge_counts(const struct sim_judge *judge);
 

@@ -497,26 +497,73 @@ void kelpie__sim_model_owner_gone(struct sim_model *model, uint32_t vm) {
     model->is_calm = was_calm;
 }
 
-static void lose_power(struct sim_model_vm *vm, struct sim_model_state *state) {
-    bool has_guest = state->state == KELPIE_VM_RUNNING || state->state == KELPIE_VM_PAUSED;
-    if (vm->is_ephemeral) {
-        *state = (struct sim_model_state){.flags = (uint8_t)(state->flags & SIM_MODEL_VAGUE)};
-    } else if ((state->flags & SIM_MODEL_EXISTS) != 0 && has_guest) {
-        state->state = KELPIE_VM_CRASHED;
-        state->flags |= SIM_MODEL_DIRTY;
+/* Behind the first `kept`, once. */
+static void add_end(struct sim_model_vm *vm, uint32_t kept, const struct sim_model_state *state) {
+    struct sim_history *history = &vm->history;
+    for (uint32_t i = kept; i < history->end_count; i += 1) {
+        if (memcmp(history->ends[i].state, state, sizeof(*state)) == 0) {
+            return;
+        }
+    }
+    if (history->end_count == SIM_HISTORY_END_MAX) {
+        vm->is_unknown = true;
+        return;
+    }
+    struct sim_history_end *end = &history->ends[history->end_count];
+    memset(end, 0, sizeof(*end));
+    memcpy(end->state, state, sizeof(*state));
+    history->end_count += 1;
+}
+
+/* States are recorded without waiting for the disk: what is found may be any earlier one. Nothing
+ * runs any more. */
+static void lose_power(struct sim_model_vm *vm, uint32_t kept, const struct sim_model_state *from) {
+    static const enum kelpie_vm_state found[] = {KELPIE_VM_CREATED, KELPIE_VM_STOPPED,
+                                                 KELPIE_VM_CRASHED};
+    struct sim_model_state state = *from;
+    if (vm->is_ephemeral || (state.flags & SIM_MODEL_EXISTS) == 0) {
+        state = (struct sim_model_state){.flags = (uint8_t)(state.flags & SIM_MODEL_VAGUE)};
+        add_end(vm, kept, &state);
+        return;
+    }
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(found); i += 1) {
+        state.state = (uint8_t)found[i];
+        state.flags |= SIM_MODEL_DIRTY;
+        add_end(vm, kept, &state);
     }
 }
 
-void kelpie__sim_model_power_loss(struct sim_model *model) {
+static void lose_disk(struct sim_model_vm *vm) {
+    const struct sim_model_state none = {.flags = SIM_MODEL_VAGUE};
+    set_only(vm, &none);
+    vm->history.call_count = 0;
+}
+
+void kelpie__sim_model_power_loss(struct sim_model *model, enum sim_model_disk disk) {
     for (uint32_t i = 0; i < SIM_MODEL_VM_MAX; i += 1) {
         struct sim_model_vm *vm = &model->vms[i];
         KELPIE_ASSERT(vm->open_count == 0);
         kelpie__sim_model_settle(model, i);
-        for (uint32_t j = 0; j < vm->history.end_count; j += 1) {
-            struct sim_model_state state = *state_at(vm, j);
-            lose_power(vm, &state);
-            memcpy(vm->history.ends[j].state, &state, sizeof(state));
+        uint32_t count = vm->history.end_count;
+        if (disk == SIM_MODEL_DISK_LOST) {
+            lose_disk(vm);
+            continue;
         }
+        if (disk == SIM_MODEL_DISK_LIES && !vm->is_ephemeral) {
+            vm->is_unknown = true;
+        }
+        for (uint32_t j = 0; j < count && !vm->is_unknown; j += 1) {
+            lose_power(vm, count, state_at(vm, j));
+        }
+        if (vm->is_unknown) {
+            vm->is_unknown = false;
+            set_unknown(vm);
+            continue;
+        }
+        KELPIE_ASSERT(vm->history.end_count >= count);
+        vm->history.end_count -= count;
+        memmove(&vm->history.ends[0], &vm->history.ends[count],
+                vm->history.end_count * sizeof(vm->history.ends[0]));
     }
 }
 

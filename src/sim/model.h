@@ -85,9 +85,15 @@ bool kelpie__sim_model_observe_snapshot(struct sim_model *model, uint32_t vm, ui
 void kelpie__sim_model_settle(struct sim_model *model, uint32_t vm);
 /* The owner is gone: the VM will be. */
 void kelpie__sim_model_owner_gone(struct sim_model *model, uint32_t vm);
+enum sim_model_disk {
+    SIM_MODEL_DISK_SOUND, /* what was synced is there */
+    SIM_MODEL_DISK_LIES,  /* it has lost some of that: nothing is known of durable VMs */
+    SIM_MODEL_DISK_LOST,  /* all is gone */
+};
+
 /* Every VMM is dead, every process that could still do something. Calls that were under way are to
  * be ended first (SIM_MODEL_NO_ANSWER). */
-void kelpie__sim_model_power_loss(struct sim_model *model);
+void kelpie__sim_model_power_loss(struct sim_model *model, enum sim_model_disk disk);
 
 /* What the VM may be: bit 1 << enum kelpie_vm_state; SIM_MODEL_GONE: there is none. While calls are
  * under way: what it may have been before them. */

@@ -287,7 +287,8 @@ static void done(struct step *step) {
         allow_state(step, KELPIE_VM_RUNNING, 0);
         break;
     case SIM_MODEL_EXEC:
-        if (entry->has_answer && entry->result == entry->call.value) {
+        /* one that a stop ends early, by a signal, has an end like any other */
+        if (entry->has_answer && (entry->result == entry->call.value || entry->overlaps_end)) {
             allow_same(step);
         }
         break;
@@ -443,8 +444,11 @@ static void step_vm(struct step *step) {
                 (op == SIM_MODEL_START && entry->status == KELPIE_E_ALREADY_RUNNING))) {
         allow_same(step);
     } else if ((!exists && !is_free) || !has_snapshot) {
-        bool is_second = is_delete && entry->status == 0;
-        if (entry->has_answer && (entry->status == KELPIE_E_NOT_FOUND || is_second)) {
+        bool is_second = (is_delete || op == SIM_MODEL_KILL) && entry->status == 0;
+        /* one who was there when it ended */
+        bool was_there =
+            entry->status == KELPIE_E_CRASHED && (!step->model->is_calm || entry->overlaps_end);
+        if (entry->has_answer && (entry->status == KELPIE_E_NOT_FOUND || is_second || was_there)) {
             allow_same(step);
         }
     } else if (entry->has_answer && entry->status == KELPIE_E_NOT_FOUND) {
@@ -459,7 +463,8 @@ static void step_vm(struct step *step) {
     } else if (exists && (rules[op].allowed & BIT(step->from->state)) == 0) {
         step_refused(step);
     } else if (entry->call.must_fail != 0) {
-        if (entry->has_answer && entry->status == entry->call.must_fail) {
+        bool is_other = !step->model->is_calm && is_failure_of(op, entry->status);
+        if (entry->has_answer && (entry->status == entry->call.must_fail || is_other)) {
             allow_same(step);
         }
     } else if (!entry->has_answer || entry->status == 0) {
@@ -499,8 +504,7 @@ uint32_t kelpie__sim_model_drift(void *context, const void *state, uint8_t *out)
     if (exists && !own->model->is_calm && (BIT(step.from->state) & WITH_GUEST) != 0) {
         allow_state(&step, KELPIE_VM_CRASHED, SIM_MODEL_DIRTY);
     }
-    if (exists && !own->model->is_calm && own->vm->is_ephemeral &&
-        (BIT(step.from->state) & (WITH_GUEST | BIT(KELPIE_VM_CRASHED))) != 0) {
+    if (exists && !own->model->is_calm && own->vm->is_ephemeral) {
         done_delete(&step); /* its monitor died, and who found that cleaned up */
     }
     return step.count;

@@ -416,7 +416,7 @@ int kelpie__sim_pack_main(struct kelpie_os *os, int argc, char **argv) {
         pack_sleep(os, kelpie__sim_about(process->machine->world, SIM_STREAM_QEMU,
                                          pack_verbs[i].median_ns));
         status = pack_verbs[i].run(os, argc - 1, argv + 1);
-        KELPIE_ASSERT(status >= SIM_PACK_OK && status <= SIM_PACK_NO_SPACE);
+        KELPIE_ASSERT(status >= SIM_PACK_OK && status <= SIM_PACK_SYSTEM);
         return status == SIM_PACK_USAGE ? pack_usage(os) : status;
     }
     return pack_usage(os);

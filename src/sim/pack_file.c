@@ -48,8 +48,10 @@ int kelpie__sim_pack_fail(struct kelpie_os *os, int status, const char *format, 
                         : text != NULL ? text
                                        : "unknown error");
     pack_say(os, PACK_STDERR, whole);
-    return status == -ENOSPC || status == -EDQUOT || status == -EFBIG ? SIM_PACK_NO_SPACE
-                                                                      : SIM_PACK_FAILED;
+    bool is_full = status == -ENOSPC || status == -EDQUOT || status == -EFBIG;
+    bool is_system = status == -EIO || status == -EROFS || status == -ENOMEM || status == -EMFILE ||
+                     status == -ENFILE || status == -EAGAIN;
+    return is_full ? SIM_PACK_NO_SPACE : is_system ? SIM_PACK_SYSTEM : SIM_PACK_FAILED;
 }
 
 void kelpie__sim_pack_print(struct kelpie_os *os, const char *format, ...) {

@@ -13,11 +13,13 @@
 #include "sim/fault.h"
 #include "sim/invariants.h"
 #include "sim/liveness.h"
+#include "sim/machine.h"
 
 #define RUN_TIME_LIMIT_NS                                                                          \
     (INT64_C(7200) * KELPIE_NS_PER_S) /* of virtual time, for all operations */
 
 #define RUN_CALM_COST 100u /* the most loaded machine on which nothing may be late */
+#define RUN_SIGNAL_KILL 9
 
 struct run {
     const struct sim_run_options *options;
@@ -103,6 +105,27 @@ static bool clients_have_ended(void *context) {
     return kelpie__sim_clients_have_ended(&run->clients);
 }
 
+/* A command's time stands still while its VM is paused: who waits for it waits until somebody
+ * resumes. When nobody is left who would, such clients go; false: somebody waits for something
+ * else. */
+static bool end_patient_clients(struct run *run) {
+    uint32_t vm = 0;
+    bool has_others = false;
+    for (uint32_t i = 0; i < run->swarm.client_count; i += 1) {
+        struct sim_process *process = kelpie__sim_clients_process(&run->clients, i);
+        if (process == NULL) {
+            continue;
+        }
+        bool is_patient = kelpie__sim_judge_waits_for_command(run->judge, i, &vm) &&
+                          kelpie__sim_invariants_is_paused(run->invariants, vm);
+        if (is_patient) {
+            kelpie__sim_process_signal(process, RUN_SIGNAL_KILL);
+        }
+        has_others = has_others || !is_patient;
+    }
+    return !has_others;
+}
+
 static void conclude(struct sim_run_result *out, enum kelpie_sim_verdict verdict,
                      const char *reason) {
     out->verdict = verdict;
@@ -115,14 +138,27 @@ static enum kelpie_sim_verdict verdict_of(const char *failure) {
                                                            : KELPIE_SIM_BROKEN;
 }
 
-static void run_safety(struct run *run, struct sim_run_result *out) {
-    if (kelpie__sim_clients_start(&run->clients) < 0) {
-        conclude(out, KELPIE_SIM_CRASHED, "the clients could not be started");
-        return;
+/* Until nobody has anything left to do; clients that a fault has killed come back. */
+static enum sim_run_end run_clients(struct run *run) {
+    int64_t deadline_ns = kelpie__sim_now(run->world) + RUN_TIME_LIMIT_NS;
+    int started = kelpie__sim_clients_start(&run->clients);
+    while (started > 0) { /* bound: the lives of clients */
+        enum sim_run_end end =
+            kelpie__sim_world_run(run->world, clients_have_ended, run, deadline_ns);
+        bool is_late = end == SIM_RUN_DEADLINE || end == SIM_RUN_IDLE;
+        if (is_late && end_patient_clients(run)) {
+            return SIM_RUN_DONE;
+        }
+        if (end != SIM_RUN_DONE) {
+            return end;
+        }
+        started = kelpie__sim_clients_start(&run->clients);
     }
-    enum sim_run_end end = kelpie__sim_world_run(run->world, clients_have_ended, run,
-                                                 kelpie__sim_now(run->world) + RUN_TIME_LIMIT_NS);
-    switch (end) {
+    return SIM_RUN_DONE;
+}
+
+static void run_safety(struct run *run, struct sim_run_result *out) {
+    switch (run_clients(run)) {
     case SIM_RUN_DONE:
         break;
     case SIM_RUN_IDLE:

@@ -245,7 +245,9 @@ int kelpie_simcli_main(struct kelpie_os *os, int argc, char **argv) {
     }
     int code = parse(&simcli, argc, argv, &verb);
     if (code == 0) {
+        simcli.nursery = kelpie__sim_nursery_create(); /* without one it is only slower */
         code = verb->run(&simcli);
+        kelpie__sim_nursery_destroy(simcli.nursery);
     }
     free((void *)(uintptr_t)simcli.plan);
     return code;
@@ -255,8 +257,11 @@ int kelpie_simcli_main(struct kelpie_os *os, int argc, char **argv) {
 
 void kelpie__simcli_run_options(const struct simcli *simcli, uint64_t seed,
                                 struct sim_run_options *out) {
-    *out = (struct sim_run_options){
-        .seed = seed, .faults = simcli->faults, .plan = simcli->plan, .canary = simcli->canary};
+    *out = (struct sim_run_options){.seed = seed,
+                                    .faults = simcli->faults,
+                                    .plan = simcli->plan,
+                                    .canary = simcli->canary,
+                                    .nursery = simcli->nursery};
 }
 
 void kelpie__simcli_file_open(struct simcli_file *file, struct kelpie_os *os, const char *path) {

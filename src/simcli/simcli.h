@@ -25,6 +25,7 @@ struct simcli {
     enum sim_run_faults faults;
     const char *plan; /* owned by main.c: a file's text */
     uint32_t canary;
+    struct sim_nursery *nursery; /* owned: memory for all runs, one after the other */
     uint32_t jobs;
     bool has_seeds; /* asked for, not the default */
     bool is_all;

@@ -46,6 +46,13 @@ static int kernel_fail(struct kelpie_error *error, const char *path, const char 
     return kelpie__fail_field(error, KELPIE_E_CONFIG, "kernel", "kernel \"%s\": %s", path, what);
 }
 
+static int kernel_fail_open(struct kelpie_error *error, const char *path, int status) {
+    KELPIE_ASSERT(status < 0);
+    bool is_ours = status == -EMFILE || status == -ENFILE || status == -ENOMEM || status == -EIO;
+    return is_ours ? kelpie__fail(error, KELPIE_E_IO, -status, "kernel \"%s\"", path)
+                   : kernel_fail(error, path, kelpie__errno_text(-status));
+}
+
 /* "6.1.0-56-cloud-amd64 (debian-kernel@...) #1 SMP ...": its first word. */
 static void kernel_read_release(struct kelpie_os *os, int file, const uint8_t *head,
                                 struct kelpie_cache_kernel *out) {
@@ -154,8 +161,7 @@ static int kernel_open(const struct kelpie_cache *cache, struct kelpie_cache_ker
     struct kelpie_os_stat stat;
     int status = kelpie__os_stat(cache->os, KELPIE_OS_CWD, inout->path, true, &stat);
     if (status < 0) {
-        return kelpie__fail_field(error, KELPIE_E_CONFIG, "kernel", "kernel \"%s\": %s",
-                                  inout->path, kelpie__errno_text(-status));
+        return kernel_fail_open(error, inout->path, status);
     }
     if (stat.kind != KELPIE_OS_KIND_FILE) {
         return kernel_fail(error, inout->path, "it is not a file");
@@ -163,8 +169,7 @@ static int kernel_open(const struct kelpie_cache *cache, struct kelpie_cache_ker
     int file = kelpie__os_open(cache->os, KELPIE_OS_CWD, inout->path,
                                KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_FOLLOW, 0);
     if (file < 0) {
-        return kelpie__fail_field(error, KELPIE_E_CONFIG, "kernel", "kernel \"%s\": %s",
-                                  inout->path, kelpie__errno_text(-file));
+        return kernel_fail_open(error, inout->path, file);
     }
     status = kernel_read_head(cache->os, file, stat.size_bytes, inout, error);
     kelpie__ignore(kelpie__os_close(cache->os, file)); /* it was only read */

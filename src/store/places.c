@@ -136,6 +136,25 @@ static int fail_place(struct kelpie_error *error, int status, const char *what, 
     return KELPIE_E_IO;
 }
 
+/* The name of a directory that was just made survives the machine's death: everything that is
+ * synced below it depends on that. */
+static void sync_parent(struct kelpie_os *os, const char *path) {
+    char parent[KELPIE_PATH_BYTES_MAX];
+    bool fits = kelpie__text_copy(parent, sizeof(parent), path);
+    char *slash = fits ? strrchr(parent, '/') : NULL;
+    if (slash == parent) {
+        slash += 1; /* "/" itself */
+    }
+    kelpie__ignore(kelpie__text_copy(slash == NULL ? parent : slash, 2, slash == NULL ? "." : ""));
+    int directory = kelpie__os_open(os, KELPIE_OS_CWD, parent,
+                                    KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
+    if (directory >= 0) {
+        /* Where this is not possible, nothing else would be durable either. */
+        kelpie__ignore(kelpie__os_sync(os, directory));
+        kelpie__ignore(kelpie__os_close(os, directory));
+    }
+}
+
 /* mkdir -p: what is missing is made with mode 0700. */
 static int make_path(struct kelpie_os *os, const char *path, struct kelpie_error *error) {
     char part[KELPIE_PATH_BYTES_MAX];
@@ -154,6 +173,9 @@ static int make_path(struct kelpie_os *os, const char *path, struct kelpie_error
                 continue; /* read-only file systems answer EROFS for what exists */
             }
             return fail_place(error, status, "make directory", part);
+        }
+        if (status == 0) {
+            sync_parent(os, part);
         }
     }
     return 0;
@@ -205,8 +227,8 @@ static int check_format(struct kelpie_os *os, int directory, const char *path,
     if (length == -ENOENT) {
         int written = snprintf(text, sizeof(text), "%u\n", KELPIE_STORE_FORMAT);
         KELPIE_ASSERT(written > 0 && (size_t)written < sizeof(text));
-        int status =
-            kelpie__small_file_replace(os, directory, "format", text, (size_t)written, error);
+        int status = kelpie__small_file_replace_synced(os, directory, "format", text,
+                                                       (size_t)written, error);
         if (status < 0) {
             kelpie__ignore(kelpie__fail_prefix(error, "state directory \"%s\"", path));
         }

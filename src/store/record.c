@@ -46,8 +46,10 @@ int kelpie__record_write(struct kelpie_os *os, int directory, const struct kelpi
     char text[KELPIE_RECORD_JSON_BYTES_MAX];
     int64_t length = record_format(record, text, sizeof(text));
     KELPIE_ASSERT(length > 0); /* every field is bounded far below the buffer */
-    int status =
-        kelpie__small_file_replace(os, directory, KELPIE_RECORD_FILE, text, (size_t)length, error);
+    int status = is_synced ? kelpie__small_file_replace_synced(os, directory, KELPIE_RECORD_FILE,
+                                                               text, (size_t)length, error)
+                           : kelpie__small_file_replace(os, directory, KELPIE_RECORD_FILE, text,
+                                                        (size_t)length, error);
     if (status < 0 || !is_synced) {
         return status;
     }

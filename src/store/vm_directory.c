@@ -226,8 +226,11 @@ static int write_files(struct kelpie_os *os, int made, const struct kelpie_confi
     }
     int64_t length = kelpie__config_write(values, text, KELPIE_CONFIG_JSON_BYTES_MAX);
     KELPIE_ASSERT(length > 0); /* the buffer is made for the largest one */
-    int status =
-        kelpie__small_file_replace(os, made, KELPIE_VM_CONFIG_FILE, text, (size_t)length, error);
+    int status = values->is_ephemeral
+                     ? kelpie__small_file_replace(os, made, KELPIE_VM_CONFIG_FILE, text,
+                                                  (size_t)length, error)
+                     : kelpie__small_file_replace_synced(os, made, KELPIE_VM_CONFIG_FILE, text,
+                                                         (size_t)length, error);
     kelpie__free(os, text, KELPIE_CONFIG_JSON_BYTES_MAX);
     if (status == 0) {
         status = kelpie__record_write(os, made, &record, !values->is_ephemeral, error);

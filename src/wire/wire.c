@@ -148,7 +148,7 @@ static void wire_fail_io(struct kelpie_wire *wire, int64_t status, const char *w
 /* What may leave now. */
 static size_t wire_sendable(const struct kelpie_wire *wire) {
     KELPIE_ASSERT(wire->corked_count <= wire->output_count);
-    return wire->output_count - wire->corked_count;
+    return wire->is_silent ? 0 : wire->output_count - wire->corked_count;
 }
 
 static void wire_watch_output(struct kelpie_wire *wire) {
@@ -325,6 +325,14 @@ void kelpie__wire_hold(struct kelpie_wire *wire, bool is_held) {
     wire->is_held = is_held;
     if (!is_held && wire->wants_drained && !wire->is_closed) {
         wire_plan_flush(wire); /* `drained` comes from there */
+    }
+}
+
+void kelpie__wire_silence(struct kelpie_wire *wire, bool is_silent) {
+    kelpie__wire_check(wire);
+    wire->is_silent = is_silent;
+    if (!is_silent && !wire->is_closed) {
+        wire_plan_flush(wire);
     }
 }
 

@@ -141,6 +141,9 @@ KELPIE_MUST_CHECK int kelpie__wire_mark(struct kelpie_wire *wire,
 /* Everything that arrives is thrown away, frames or not, until this mark. */
 void kelpie__wire_discard_until(struct kelpie_wire *wire, const uint8_t mark[KELPIE_MARK_BYTES]);
 
+/* While silent, nothing leaves: what is queued waits. Marks and corks are as without it. */
+void kelpie__wire_silence(struct kelpie_wire *wire, bool is_silent);
+
 /* Writes what is queued now instead of at the end of the loop's step. */
 void kelpie__wire_flush(struct kelpie_wire *wire);
 

@@ -34,6 +34,7 @@ struct kelpie_wire {
     struct kelpie_timer flush_timer; /* armed: something was queued in this step */
     bool wants_drained;              /* somebody was told LIMIT */
     bool is_held;
+    bool is_silent; /* nothing leaves */
     bool is_corked;
     size_t corked_count; /* bytes at the end of the output that may not leave yet */
 
