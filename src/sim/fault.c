@@ -349,6 +349,18 @@ int kelpie__sim_faults_add(struct sim_faults *faults, const char *plan, char out
     return 0;
 }
 
+void kelpie__sim_faults_reseed(struct sim_faults *faults, uint64_t seed) {
+    faults->seed = seed;
+    for (uint64_t i = 0; i < faults->process_capacity; i += 1) {
+        struct sim_fault_process *process = faults->processes[i];
+        for (uint32_t j = 0; process != NULL && j < process->slot_count; j += 1) {
+            struct sim_fault_slot *slot = &process->slots[j];
+            slot->base =
+                hash_base(seed, faults->rules[slot->rule].key, process->role, process->birth);
+        }
+    }
+}
+
 /* ---- does a rule fire? ----------------------------------------------------------------------- */
 
 static bool trigger_fires(const struct sim_fault_rule *rule, const struct sim_fault_slot *slot) {

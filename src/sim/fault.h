@@ -25,6 +25,9 @@ void kelpie__sim_faults_destroy(struct sim_faults *faults); /* takes NULL */
 /* More rules while the world runs; they count from now on. 0, or -EINVAL and nothing is added. */
 int kelpie__sim_faults_add(struct sim_faults *faults, const char *plan, char out_problem[256]);
 
+/* What is not decided yet is decided by another seed. */
+void kelpie__sim_faults_reseed(struct sim_faults *faults, uint64_t seed);
+
 /* At a call's entry: fills in call->fault_*, or kills, stops, delays, cuts the power through the
  * world's functions. Called by kelpie__sim_enter only, which looks at the process's state
  * afterwards. */

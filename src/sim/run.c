@@ -222,6 +222,9 @@ void kelpie__sim_run(const struct sim_run_options *options, struct sim_run_resul
         run_end(&run);
         return;
     }
+    if (options->begun != NULL) {
+        options->begun(options->begun_context, run.world);
+    }
     run_safety(&run, out);
     if (out->verdict == KELPIE_SIM_PASS) {
         run_liveness(&run, out);

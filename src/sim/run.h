@@ -31,6 +31,9 @@ struct sim_run_options {
     uint32_t operation_count;
     uint32_t canary;             /* 0: none */
     struct sim_nursery *nursery; /* borrowed; NULL: memory of its own */
+    void (*begun)(void *context,
+                  struct sim_world *world); /* the world is made; NULL: nobody asks */
+    void *begun_context;
 };
 
 struct sim_run_result {

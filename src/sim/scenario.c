@@ -229,10 +229,17 @@ static bool scene_begin(struct sim_scene *scene, struct sim_invariants **out_inv
 }
 
 static void scene_look(struct sim_scene *scene) {
-    bool goes_on = scene_client(scene, 1, looker_main);
+    uint32_t index = 0;
+    uint32_t crashes = 0;
+    bool goes_on = true;
+    do { /* bound: the clients; one that a power loss takes is followed by another */
+        index += 1;
+        crashes = scene->out->crashes;
+        goes_on = scene_client(scene, index, looker_main);
+    } while (goes_on && scene->out->crashes != crashes && index + 2 < SIM_SWARM_CLIENT_MAX);
     if (goes_on && scene->options->is_recovery) {
         uint64_t once = trees(scene->world);
-        bool is_same = scene_client(scene, 2, looker_main) && trees(scene->world) == once;
+        bool is_same = scene_client(scene, index + 1, looker_main) && trees(scene->world) == once;
         if (!is_same && scene->out->run.verdict == KELPIE_SIM_PASS) {
             conclude(scene, KELPIE_SIM_BROKEN,
                      "invariant 24: recovering twice leaves other files than once");

@@ -42,6 +42,10 @@ void kelpie__sim_trace_story(const struct sim_trace *trace, sim_trace_write writ
 /* Every event that is kept, a line each. */
 void kelpie__sim_trace_log(const struct sim_trace *trace, sim_trace_write write, void *context);
 
+/* The same, with every call that is kept between them. */
+void kelpie__sim_trace_log_calls(const struct sim_trace *trace, sim_trace_write write,
+                                 void *context);
+
 /* Calls so far; the rolling hash after the n-th multiple of SIM_TRACE_CHECKPOINT calls (0: not
  * reached). */
 #define SIM_TRACE_CHECKPOINT 4096u

@@ -138,6 +138,32 @@ void kelpie__sim_trace_log(const struct sim_trace *trace, sim_trace_write write,
     }
 }
 
+static void print_call(const struct sim_trace_call *call, const struct sim_trace_out *out) {
+    char seconds[32];
+    kelpie__sim_trace_seconds(call->time_ns, seconds);
+    kelpie__sim_trace_print(out, "%9s s    %s.%u %s(%s%s%.31s) = %lld\n", seconds, call->role,
+                            call->birth, kelpie__sim_op_name((enum sim_op)call->op),
+                            call->handle >= 0 ? "handle" : "", call->what[0] != '\0' ? " " : "",
+                            call->what, (long long)call->result);
+}
+
+void kelpie__sim_trace_log_calls(const struct sim_trace *trace, sim_trace_write write,
+                                 void *context) {
+    const struct sim_trace_out out = {write, context};
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < trace->record_count; i += 1) {
+        while (at < trace->kept &&
+               kelpie__sim_trace_kept(trace, at)->time_ns < trace->records[i].time_ns) {
+            print_call(kelpie__sim_trace_kept(trace, at), &out);
+            at += 1;
+        }
+        print_line(trace, &trace->records[i], &out);
+    }
+    for (; at < trace->kept; at += 1) {
+        print_call(kelpie__sim_trace_kept(trace, at), &out);
+    }
+}
+
 void kelpie__sim_trace_story(const struct sim_trace *trace, sim_trace_write write, void *context) {
     struct sim_trace_out out = {write, context};
     uint32_t weight = 0;

@@ -274,6 +274,14 @@ void kelpie__sim_world_power_loss(struct sim_world *world) {
     kelpie__sim_world_emit(world, &(struct sim_event){.type = SIM_EVENT_POWER_LOSS, .detail = ""});
 }
 
+void kelpie__sim_world_reseed(struct sim_world *world, uint64_t seed) {
+    for (uint64_t i = 0; i < SIM_STREAM_COUNT; i += 1) {
+        kelpie__sim_random_seed(world->streams[i], seed, i);
+    }
+    world->options.seed = seed;
+    kelpie__sim_faults_reseed(world->faults, seed);
+}
+
 void kelpie__sim_world_set_crash(struct sim_world *world,
                                  void (*crash)(void *context, struct sim_disk *disk),
                                  void *context) {

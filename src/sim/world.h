@@ -147,6 +147,8 @@ uint64_t kelpie__sim_decide(const struct sim_world *world, const char *point, co
  * it still matters. */
 void kelpie__sim_at(struct sim_world *world, int64_t time_ns, sim_timer_callback callback,
                     void *context, uint64_t argument);
+/* From now on everything is drawn from another seed. */
+void kelpie__sim_world_reseed(struct sim_world *world, uint64_t seed);
 /* Moves the wall clock, not the monotonic one. */
 void kelpie__sim_jump_wall(struct sim_world *world, int64_t delta_ns);
 

@@ -33,7 +33,7 @@ struct shared {
     _Atomic uint32_t failure_count;
     uint64_t current[SIMCLI_JOBS_MAX]; /* what each is at */
     struct simcli_failure failures[SIMCLI_FAILURES_MAX];
-    uint8_t flags[];
+    struct simcli_note notes[];
 };
 
 struct worker {
@@ -69,7 +69,7 @@ static int work(const struct simcli *simcli, const struct simcli_campaign *campa
         struct simcli_outcome outcome = {0};
         shared->current[job] = index;
         campaign->work(campaign->context, index, nursery, &outcome);
-        shared->flags[index] = (uint8_t)(outcome.flags | SIMCLI_RUN_DONE);
+        shared->notes[index] = (struct simcli_note){outcome.flags | SIMCLI_RUN_DONE, outcome.value};
         if (outcome.verdict != KELPIE_SIM_PASS) {
             add_failure(shared, index, &outcome);
         }
@@ -104,7 +104,8 @@ static bool has_crashed(struct shared *shared, uint32_t job, int status) {
     kelpie__ignore(snprintf(outcome.reason, sizeof(outcome.reason), "crash: %s %d",
                             WIFSIGNALED(status) ? "signal" : "exit code",
                             WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status)));
-    shared->flags[shared->current[job]] = SIMCLI_RUN_FIRED | SIMCLI_RUN_DONE;
+    shared->notes[shared->current[job]].flags =
+        SIMCLI_RUN_FIRED | SIMCLI_RUN_DONE | SIMCLI_RUN_CRASHED;
     add_failure(shared, shared->current[job], &outcome);
     atomic_fetch_add(&shared->done, 1);
     return true;
@@ -153,6 +154,10 @@ static bool supervise(const struct simcli *simcli, const struct simcli_campaign 
     return true;
 }
 
+static size_t shared_bytes(const struct simcli_campaign *campaign) {
+    return sizeof(struct shared) + (campaign->count + 1) * sizeof(struct simcli_note);
+}
+
 static int by_index(const void *first, const void *second) {
     uint64_t a = ((const struct simcli_failure *)first)->index;
     uint64_t b = ((const struct simcli_failure *)second)->index;
@@ -161,7 +166,7 @@ static int by_index(const void *first, const void *second) {
 
 bool kelpie__simcli_campaign_run(struct simcli *simcli, struct simcli_campaign *campaign) {
     struct worker workers[SIMCLI_JOBS_MAX] = {0};
-    size_t bytes = sizeof(struct shared) + campaign->count + 1;
+    size_t bytes = shared_bytes(campaign);
     struct shared *shared =
         mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     bool is_good = shared != MAP_FAILED;
@@ -176,7 +181,7 @@ bool kelpie__simcli_campaign_run(struct simcli *simcli, struct simcli_campaign *
     }
     campaign->done = atomic_load(&shared->done);
     campaign->failed = atomic_load(&shared->failed);
-    campaign->flags = shared->flags;
+    campaign->notes = shared->notes;
     campaign->failure_count =
         (uint32_t)kelpie__min_u64(atomic_load(&shared->failure_count), SIMCLI_FAILURES_MAX);
     qsort(shared->failures, campaign->failure_count, sizeof(shared->failures[0]), by_index);
@@ -185,10 +190,9 @@ bool kelpie__simcli_campaign_run(struct simcli *simcli, struct simcli_campaign *
 }
 
 void kelpie__simcli_campaign_release(struct simcli_campaign *campaign) {
-    if (campaign->flags != NULL) {
-        uint8_t *base = campaign->flags - offsetof(struct shared, flags);
-        munmap(base, sizeof(struct shared) + campaign->count + 1);
-        campaign->flags = NULL;
+    if (campaign->notes != NULL) {
+        munmap((char *)campaign->notes - offsetof(struct shared, notes), shared_bytes(campaign));
+        campaign->notes = NULL;
     }
 }
 

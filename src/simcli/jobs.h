@@ -14,11 +14,23 @@ struct sim_nursery;
 struct simcli;
 
 /* Flags of a run. */
-enum simcli_run_flag { SIMCLI_RUN_DONE = 1, SIMCLI_RUN_FIRED = 2, SIMCLI_RUN_PLAYED = 4 };
+enum simcli_run_flag {
+    SIMCLI_RUN_DONE = 1,
+    SIMCLI_RUN_FIRED = 2,
+    SIMCLI_RUN_PLAYED = 4,
+    SIMCLI_RUN_CRASHED = 8,
+};
+
+/* What is kept of each run. */
+struct simcli_note {
+    uint32_t flags; /* enum simcli_run_flag */
+    uint32_t value; /* whatever the campaign counts */
+};
 
 struct simcli_outcome {
     enum kelpie_sim_verdict verdict;
     uint32_t flags;
+    uint32_t value;
     char reason[SIM_RUN_REASON_BYTES_MAX];
 };
 
@@ -39,7 +51,7 @@ struct simcli_campaign {
     /* out */
     uint64_t done;
     uint64_t failed;
-    uint8_t *flags; /* shared: of each run, enum simcli_run_flag */
+    struct simcli_note *notes; /* shared: of each run */
     uint32_t failure_count;
     const struct simcli_failure *failures; /* shared: the first ones, in order */
 };

@@ -55,7 +55,10 @@ static int run_plan(struct simcli *simcli, bool is_shrunk) {
     kelpie__simcli_run_options(simcli, seed, &options);
     options.faults = SIM_RUN_FAULTS_PLAN;
     options.plan = plan;
+    options.trace = kelpie__simcli_log_begin(simcli);
     kelpie__sim_run(&options, &result);
+    kelpie__simcli_log_end(simcli, options.trace);
+    kelpie__sim_trace_destroy(options.trace);
     int code = (int)result.verdict;
     if (code == KELPIE_SIM_PASS) {
         printf("seed %llu: pass hash %016llx\n", (unsigned long long)seed,

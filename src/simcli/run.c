@@ -118,9 +118,13 @@ static int run_seed(struct simcli *simcli, uint64_t seed, bool is_last, struct t
     struct sim_run_result result;
     kelpie__simcli_run_options(simcli, seed, &options);
     bool is_traced = is_last && (simcli->trace_path != NULL || simcli->svg_path != NULL);
-    options.trace = is_traced ? kelpie__sim_trace_create(SIM_TRACE_EVENTS) : NULL;
+    options.trace = is_last ? kelpie__simcli_log_begin(simcli) : NULL;
+    if (is_traced && options.trace == NULL) {
+        options.trace = kelpie__sim_trace_create(SIM_TRACE_EVENTS);
+    }
     kelpie__sim_run(&options, &result);
     int code = (int)result.verdict;
+    kelpie__simcli_log_end(simcli, options.trace);
     add(totals, &result);
     if (code != 0) {
         kelpie__simcli_report(simcli, seed, &result);

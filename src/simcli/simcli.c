@@ -33,6 +33,11 @@ const struct simcli_verb kelpie__simcli_verbs[] = {
     {"sweep", "[SCENARIO]: every call of every public operation with every fault that fits it",
      kelpie__simcli_sweep},
     {"pairs", "[SCENARIO]: all pairs of kills, then all pairs of failures", kelpie__simcli_pairs},
+    {"crash-states", "[SCENARIO]: every disk that a power loss may leave, and again in recovery",
+     kelpie__simcli_crash_states},
+    {"explore", "[RECIPE]: forks where a mark is first reached; replays how one was",
+     kelpie__simcli_explore},
+    {"blame", "SEED: from when on do other draws save a seed that fails?", kelpie__simcli_blame},
     {0},
 };
 
@@ -43,7 +48,7 @@ static void print_help(FILE *out) {
           "usage: kelpie-sim [VERB] [OPTIONS]\n\n",
           out);
     for (const struct simcli_verb *verb = kelpie__simcli_verbs; verb->name != NULL; verb += 1) {
-        fprintf(out, "  %-10s %s\n", verb->name, verb->summary);
+        fprintf(out, "  %-12s %s\n", verb->name, verb->summary);
     }
     fputs("\noptions\n"
           "  --seed N          one run; --seeds N: runs 0 to N-1; --seeds A..B: runs A to B\n"
@@ -344,6 +349,22 @@ static void tell(void *context, const char *text, size_t length) {
     fwrite(text, 1, length, context);
 }
 
+struct sim_trace *kelpie__simcli_log_begin(const struct simcli *simcli) {
+    return simcli->log == SIMCLI_LOG_NONE
+               ? NULL
+               : kelpie__sim_trace_create(simcli->log == SIMCLI_LOG_FULL ? SIM_TRACE_CALLS
+                                                                         : SIM_TRACE_EVENTS);
+}
+
+void kelpie__simcli_log_end(const struct simcli *simcli, struct sim_trace *trace) {
+    if (trace != NULL && simcli->log == SIMCLI_LOG_FULL) {
+        kelpie__sim_trace_log_calls(trace, tell, stdout);
+    } else if (trace != NULL && simcli->log == SIMCLI_LOG_SHORT) {
+        kelpie__sim_trace_log(trace, tell, stdout);
+    }
+    fflush(stdout);
+}
+
 /* The plan once more, with a trace. */
 static void tell_story(struct simcli *simcli, uint64_t seed, const char *plan) {
     struct sim_run_options options;
@@ -359,11 +380,7 @@ static void tell_story(struct simcli *simcli, uint64_t seed, const char *plan) {
         options.plan = plan;
     }
     kelpie__sim_run(&options, &result);
-    if (simcli->log != SIMCLI_LOG_NONE) {
-        kelpie__sim_trace_log(trace, tell, stderr);
-    } else {
-        kelpie__sim_trace_story(trace, tell, stderr);
-    }
+    kelpie__sim_trace_story(trace, tell, stderr);
     struct simcli_file file;
     if (simcli->svg_path != NULL) {
         kelpie__simcli_file_open(&file, simcli->os, simcli->svg_path);

@@ -62,6 +62,9 @@ void kelpie__simcli_run_options(const struct simcli *simcli, uint64_t seed,
  * it first. */
 void kelpie__simcli_report(struct simcli *simcli, uint64_t seed,
                            const struct sim_run_result *result);
+/* A trace for a run whose log is asked for; NULL: none is. And the log, to stdout. */
+struct sim_trace *kelpie__simcli_log_begin(const struct simcli *simcli);
+void kelpie__simcli_log_end(const struct simcli *simcli, struct sim_trace *trace);
 /* A real file in pieces (sim_trace_write). */
 struct simcli_file {
     struct kelpie_os *os;
@@ -81,6 +84,9 @@ int kelpie__simcli_contract(struct simcli *simcli); /* contract.c */
 int kelpie__simcli_canaries(struct simcli *simcli); /* canaries.c */
 int kelpie__simcli_sweep(struct simcli *simcli);    /* sweep.c */
 int kelpie__simcli_pairs(struct simcli *simcli);    /* sweep.c */
+int kelpie__simcli_crash_states(struct simcli *simcli);
+int kelpie__simcli_blame(struct simcli *simcli);
+int kelpie__simcli_explore(struct simcli *simcli);
 
 /* The program; gives its exit code (enum kelpie_sim_verdict). */
 int kelpie_simcli_main(struct kelpie_os *os, int argc, char **argv);

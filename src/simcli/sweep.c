@@ -75,7 +75,7 @@ static uint32_t count_sites(struct sweep *sweep, const struct simcli_campaign *c
         }
     }
     for (uint32_t i = 0; i < campaign->count; i += 1) {
-        bool did_fire = (campaign->flags[i] & SIMCLI_RUN_FIRED) != 0;
+        bool did_fire = (campaign->notes[i].flags & SIMCLI_RUN_FIRED) != 0;
         struct site *site = did_fire ? site_of(sweep, &search->calls[search->cases[i].call]) : NULL;
         if (site != NULL) {
             site->hits += 1;
@@ -173,7 +173,7 @@ int kelpie__simcli_run_at(struct simcli *simcli, const struct sim_scenario *scen
     if (result.run.verdict == KELPIE_SIM_USAGE) {
         fprintf(stderr, "kelpie-sim: --at: %s\n", result.run.reason);
     } else if (simcli->log != SIMCLI_LOG_NONE) {
-        kelpie__sim_trace_log(trace, tell, stdout);
+        kelpie__simcli_log_end(simcli, trace);
     } else {
         kelpie__sim_trace_story(trace, tell, stdout);
     }

@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * kelpie-sim crash-states: the power fails after each call that changes the disk, and every state
+ * that the disk may legally be in is met by a fresh client: the VM is there whole, or not at all;
+ * what was acknowledged is there; recovering twice leaves what recovering once left. Then the same
+ * with a second power loss after each such call of the recovery, in every state again.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/limits.h"
+#include "os/os_call.h"
+#include "simcli/sweep.h"
+
+#define CRASH_LIMIT 512u       /* states of one place; of those that have more, so many are met */
+#define CRASH_AGAIN_LIMIT 16u  /* likewise, of a place within recovery */
+#define CRASH_PLACES_MAX 4096u /* of one scenario */
+#define CRASH_STATES_MAX (1u << 20)
+
+struct crash_state {
+    uint32_t place; /* of `places` */
+    uint64_t index;
+};
+
+struct crash_search {
+    struct simcli *simcli;
+    struct sim_search search;
+    enum sim_disk_profile profile;
+    uint32_t places[CRASH_PLACES_MAX]; /* calls at whose entry the power fails */
+    uint32_t place_count;
+    uint32_t counts[CRASH_PLACES_MAX]; /* of states */
+    struct crash_state *states;        /* owned */
+    uint32_t state_count;
+    uint64_t runs;
+    uint64_t limited; /* places with more states than are met */
+};
+
+static const char *const scenarios[] = {"create", "start",          "stop", "kill",
+                                        "delete", "delete-running", "owner"};
+
+static const char *profile_name(enum sim_disk_profile profile) {
+    return profile == SIM_DISK_EXT4 ? "ext4" : "posix";
+}
+
+static void rule_of(const struct sim_search *search, uint32_t call,
+                    char out[SIM_SEARCH_RULE_BYTES_MAX]) {
+    kelpie__sim_search_rule(search, &(struct sim_search_case){call, SIM_SEARCH_POWER_LOSS}, out);
+}
+
+static void options_of(const struct crash_search *crash, const char *plan, const uint64_t *indexes,
+                       uint32_t count, struct sim_scenario_options *out) {
+    *out = (struct sim_scenario_options){.scenario = crash->search.scenario,
+                                         .seed = crash->search.seed,
+                                         .plan = plan,
+                                         .disk_profile = crash->profile,
+                                         .crash_indexes = indexes,
+                                         .crash_index_count = count,
+                                         .crash_limit = CRASH_LIMIT,
+                                         .is_recovery = true};
+}
+
+static void run_options(const struct sim_scenario_options *options, struct simcli_outcome *out,
+                        struct sim_scenario_result *result) {
+    kelpie__sim_scenario_run(options, result);
+    out->flags |= result->run.faults_fired > 0 ? SIMCLI_RUN_FIRED : 0u;
+    if (result->run.verdict != KELPIE_SIM_PASS && out->verdict == KELPIE_SIM_PASS) {
+        out->verdict = result->run.verdict;
+        memcpy(out->reason, result->run.reason, sizeof(out->reason));
+    }
+    kelpie__sim_scenario_release(result);
+}
+
+/* The calls after which the disk may be another one than before: the entry of whichever call is the
+ * next. */
+static uint32_t list_places(const struct sim_search *search, bool is_of_looking, uint32_t *out) {
+    uint32_t count = 0;
+    bool is_changed = true;
+    for (uint32_t i = 0; i < search->call_count && count < CRASH_PLACES_MAX; i += 1) {
+        const struct sim_search_call *call = &search->calls[i];
+        bool is_ours = is_of_looking ? call->is_of_looking : call->is_of_operation;
+        if (!is_ours || strcmp(call->role, "agent") == 0) {
+            continue;
+        }
+        if (is_changed) {
+            out[count] = i;
+            count += 1;
+        }
+        is_changed = kelpie__sim_search_is_mutating(call->op);
+    }
+    return count;
+}
+
+/* ---- one power loss -------------------------------------------------------------------------- */
+
+/* Nothing that is pending survives; says how many states there are. */
+static void probe(void *context, uint64_t index, struct sim_nursery *nursery,
+                  struct simcli_outcome *out) {
+    const struct crash_search *crash = context;
+    const uint64_t first = 0;
+    char rule[SIM_SEARCH_RULE_BYTES_MAX];
+    struct sim_scenario_options options;
+    struct sim_scenario_result result;
+    rule_of(&crash->search, crash->places[index], rule);
+    options_of(crash, rule, &first, 1, &options);
+    options.nursery = nursery;
+    run_options(&options, out, &result);
+    out->value = (uint32_t)result.crash_counts[0];
+}
+
+static void meet(void *context, uint64_t index, struct sim_nursery *nursery,
+                 struct simcli_outcome *out) {
+    const struct crash_search *crash = context;
+    char rule[SIM_SEARCH_RULE_BYTES_MAX];
+    struct sim_scenario_options options;
+    struct sim_scenario_result result;
+    rule_of(&crash->search, crash->places[crash->states[index].place], rule);
+    options_of(crash, rule, &crash->states[index].index, 1, &options);
+    options.nursery = nursery;
+    run_options(&options, out, &result);
+}
+
+/* ---- and another one during recovery --------------------------------------------------------- */
+
+static void meet_again(const struct sim_scenario_options *options, uint64_t first,
+                       struct simcli_outcome *out) {
+    uint64_t indexes[2] = {first, 0};
+    struct sim_scenario_options again = *options;
+    struct sim_scenario_result result;
+    uint64_t count = 1;
+    again.crash_indexes = indexes;
+    again.crash_index_count = 2;
+    for (uint64_t i = 0; i < count && out->verdict == KELPIE_SIM_PASS; i += 1) {
+        indexes[1] = i;
+        run_options(&again, out, &result);
+        out->value += 1;
+        if (i == 0) { /* as many as there are, at most so many */
+            count = kelpie__min_u64(result.crash_counts[1], CRASH_AGAIN_LIMIT);
+        }
+    }
+}
+
+static void recover(void *context, uint64_t index, struct sim_nursery *nursery,
+                    struct simcli_outcome *out) {
+    const struct crash_search *crash = context;
+    char first[SIM_SEARCH_RULE_BYTES_MAX];
+    char second[SIM_SEARCH_RULE_BYTES_MAX];
+    char plan[2 * SIM_SEARCH_RULE_BYTES_MAX + 8];
+    struct sim_search recovery;
+    struct sim_scenario_options options;
+    const struct crash_state *state = &crash->states[index];
+    uint32_t *places = calloc(CRASH_PLACES_MAX, sizeof(*places));
+    rule_of(&crash->search, crash->places[state->place], first);
+    options_of(crash, first, &state->index, 1, &options);
+    options.nursery = nursery;
+    out->verdict = kelpie__sim_search_begin(&recovery, &options, out->reason);
+    bool is_good = out->verdict == KELPIE_SIM_PASS && places != NULL;
+    uint32_t count = is_good ? list_places(&recovery, true, places) : 0;
+    for (uint32_t i = 0; i < count && out->verdict == KELPIE_SIM_PASS; i += 1) {
+        rule_of(&recovery, places[i], second);
+        kelpie__ignore(snprintf(plan, sizeof(plan), "%s; %s", first, second));
+        options.plan = plan;
+        meet_again(&options, state->index, out);
+    }
+    kelpie__sim_search_end(&recovery);
+    free(places);
+}
+
+/* ---- a scenario ------------------------------------------------------------------------------ */
+
+static void tell_place(void *context, const struct simcli_failure *first, uint32_t count) {
+    const struct crash_search *crash = context;
+    char rule[SIM_SEARCH_RULE_BYTES_MAX];
+    bool is_probe = crash->state_count == 0;
+    uint32_t place = is_probe ? (uint32_t)first->index : crash->states[first->index].place;
+    rule_of(&crash->search, crash->places[place], rule);
+    printf("  FAIL %s (verdict %d, %u run%s)\n    on %s, state %llu of %u, scenario %s: %s\n",
+           first->outcome.reason, (int)first->outcome.verdict, count, count == 1 ? "" : "s",
+           profile_name(crash->profile),
+           is_probe ? 0 : (unsigned long long)crash->states[first->index].index,
+           crash->counts[place], crash->search.scenario->name, rule);
+}
+
+/* 0 or the verdict of the first that failed. */
+static int campaign(struct crash_search *crash, const char *what, uint64_t count, simcli_work work,
+                    struct simcli_campaign *out) {
+    *out = (struct simcli_campaign){.name = what, .count = count, .work = work, .context = crash};
+    if (!kelpie__simcli_campaign_run(crash->simcli, out)) {
+        return KELPIE_SIM_CRASHED;
+    }
+    return kelpie__simcli_campaign_tell(out, tell_place, crash);
+}
+
+static bool list_states(struct crash_search *crash, const struct simcli_campaign *probes) {
+    crash->states = calloc(CRASH_STATES_MAX, sizeof(*crash->states));
+    for (uint32_t i = 0; crash->states != NULL && i < crash->place_count; i += 1) {
+        crash->counts[i] = probes->notes[i].value;
+        crash->limited += crash->counts[i] >= CRASH_LIMIT ? 1 : 0;
+        for (uint32_t j = 0; j < crash->counts[i] && crash->state_count < CRASH_STATES_MAX;
+             j += 1) {
+            crash->states[crash->state_count] = (struct crash_state){i, j};
+            crash->state_count += 1;
+        }
+    }
+    return crash->states != NULL;
+}
+
+static int search_states(struct crash_search *crash) {
+    struct simcli_campaign probes;
+    struct simcli_campaign met = {0};
+    struct simcli_campaign again = {0};
+    uint64_t recovered = 0;
+    crash->place_count = list_places(&crash->search, false, crash->places);
+    int code = campaign(crash, "places", crash->place_count, probe, &probes);
+    if (code == 0 && !list_states(crash, &probes)) {
+        code = KELPIE_SIM_CRASHED;
+    }
+    if (code == 0) {
+        code = campaign(crash, "states", crash->state_count, meet, &met);
+    }
+    if (code == 0) {
+        code = campaign(crash, "states, then a crash in recovery", crash->state_count, recover,
+                        &again);
+    }
+    for (uint64_t i = 0; again.notes != NULL && i < again.count; i += 1) {
+        recovered += again.notes[i].value;
+    }
+    printf("%-14s %-5s %4u places, %6u states, %7llu states after a crash in recovery%s: %s\n",
+           crash->search.scenario->name, profile_name(crash->profile), crash->place_count,
+           crash->state_count, (unsigned long long)recovered,
+           crash->limited > 0 ? " (some places have more than are met)" : "",
+           code == 0 ? "pass" : "FAIL");
+    fflush(stdout);
+    crash->runs += probes.done + met.done + recovered;
+    kelpie__simcli_campaign_release(&probes);
+    kelpie__simcli_campaign_release(&met);
+    kelpie__simcli_campaign_release(&again);
+    return code;
+}
+
+static int search_scenario(struct simcli *simcli, const struct sim_scenario *scenario,
+                           enum sim_disk_profile profile) {
+    char reason[SIM_RUN_REASON_BYTES_MAX];
+    const struct sim_scenario_options options = {
+        .scenario = scenario, .seed = simcli->seed_first, .disk_profile = profile, .is_calm = true};
+    struct crash_search *crash = calloc(1, sizeof(*crash));
+    if (crash == NULL) {
+        return KELPIE_SIM_CRASHED;
+    }
+    crash->simcli = simcli;
+    crash->profile = profile;
+    int code = (int)kelpie__sim_search_begin(&crash->search, &options, reason);
+    if (code == 0) {
+        code = search_states(crash);
+    } else {
+        printf("%-14s FAIL without any crash: %s\n", scenario->name, reason);
+    }
+    kelpie__sim_search_end(&crash->search);
+    free(crash->states);
+    free(crash);
+    return code;
+}
+
+int kelpie__simcli_crash_states(struct simcli *simcli) {
+    static const enum sim_disk_profile profiles[] = {SIM_DISK_EXT4, SIM_DISK_POSIX};
+    const struct sim_scenario *only = NULL;
+    int code = 0;
+    uint32_t count = 0;
+    if (!kelpie__simcli_scenario(simcli, &only)) {
+        return KELPIE_SIM_USAGE;
+    }
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(scenarios); i += 1) {
+        const struct sim_scenario *scenario = kelpie__sim_scenario_find(scenarios[i]);
+        for (size_t j = 0; j < KELPIE_ARRAY_COUNT(profiles); j += 1) {
+            if (only == NULL || only == scenario) {
+                int one = search_scenario(simcli, scenario, profiles[j]);
+                code = code == 0 ? one : code;
+                count += 1;
+            }
+        }
+    }
+    if (count == 0) {
+        fprintf(stderr, "kelpie-sim: scenario %s changes nothing on the disk\n", only->name);
+        return KELPIE_SIM_USAGE;
+    }
+    printf("pending: snapshots and images have no scenario yet (issue 7)\n");
+    return code;
+}
