@@ -181,11 +181,20 @@ static void scene_crash(void *context, struct sim_disk *disk) {
     const struct sim_scenario_options *options = scene->options;
     uint32_t nth = scene->out->crashes;
     scene->out->crashes += 1;
-    if (nth < KELPIE_ARRAY_COUNT(scene->out->crash_counts) && options->crash_limit > 1) {
-        scene->out->crash_counts[nth] = kelpie__sim_disk_crash_count(disk, options->crash_limit);
+    if (options->crash_limit < 2) {
+        kelpie__sim_disk_crash(disk);
+        return;
     }
-    if (nth < options->crash_index_count) {
+    uint64_t count = kelpie__sim_disk_crash_count(disk, options->crash_limit);
+    if (nth < KELPIE_ARRAY_COUNT(scene->out->crash_counts)) {
+        scene->out->crash_counts[nth] = count;
+    }
+    if (nth < options->crash_index_count && options->crash_indexes[nth] < count) {
         kelpie__sim_disk_crash_to(disk, options->crash_indexes[nth], options->crash_limit);
+    } else if (nth < options->crash_index_count) {
+        kelpie__sim_world_fail(scene->world, "no such crash state: %llu of %llu at loss %u",
+                               (unsigned long long)options->crash_indexes[nth],
+                               (unsigned long long)count, nth);
     } else {
         kelpie__sim_disk_crash(disk);
     }
@@ -262,7 +271,11 @@ void kelpie__sim_scenario_run(const struct sim_scenario_options *options,
     struct sim_invariants *invariants = NULL;
     *out = (struct sim_scenario_result){0};
     if (scene_begin(&scene, &invariants)) {
-        if (scene_client(&scene, 0, player_main)) {
+        bool goes_on = scene_client(&scene, 0, player_main);
+        if (out->last == 0 && options->trace != NULL) { /* it did not come to its end */
+            out->last = kelpie__sim_trace_calls(options->trace);
+        }
+        if (goes_on) {
             scene_look(&scene);
         }
         out->looked = options->trace != NULL ? kelpie__sim_trace_calls(options->trace) : 0;

@@ -258,6 +258,7 @@ void kelpie__sim_step_close(struct sim_player *player) {
 }
 
 bool kelpie__sim_step_open_vm(struct sim_player *player) {
+    KELPIE_ASSERT(player->kelpie != NULL);
     struct kelpie_error error = {0};
     struct kelpie_vm *vm = NULL;
     char name[16];
@@ -273,6 +274,7 @@ bool kelpie__sim_step_open_vm(struct sim_player *player) {
 }
 
 bool kelpie__sim_step_list(struct sim_player *player) {
+    KELPIE_ASSERT(player->kelpie != NULL);
     struct kelpie_error error = {0};
     struct kelpie_vm_info *list = NULL;
     size_t count = 0;
@@ -291,6 +293,7 @@ bool kelpie__sim_step_list(struct sim_player *player) {
 }
 
 bool kelpie__sim_step_stats(struct sim_player *player) {
+    KELPIE_ASSERT(player->kelpie != NULL);
     struct kelpie_error error = {0};
     struct kelpie_stats stats = {.struct_size = sizeof(stats)};
     int status = kelpie_vm_stats(player->vm, &stats, &error);
@@ -298,6 +301,7 @@ bool kelpie__sim_step_stats(struct sim_player *player) {
 }
 
 bool kelpie__sim_step_health(struct sim_player *player) {
+    KELPIE_ASSERT(player->kelpie != NULL);
     struct kelpie_error error = {0};
     struct kelpie_health health = {.struct_size = sizeof(health)};
     int64_t begun_ns = kelpie__sim_now(player->scene->world);
@@ -315,6 +319,7 @@ static void on_event(void *context, const struct kelpie_event *event) {
 }
 
 bool kelpie__sim_step_subscribe(struct sim_player *player) {
+    KELPIE_ASSERT(player->kelpie != NULL);
     struct kelpie_error error = {0};
     int status = kelpie_vm_subscribe(player->vm, on_event, player, &error);
     return kelpie__sim_step_look(player, "subscribe", SIM_CODES_ANY, status, &error);
@@ -325,6 +330,7 @@ static void on_bytes(void *context, const void *bytes, size_t count) {
 }
 
 bool kelpie__sim_step_read_log(struct sim_player *player, enum kelpie_log_kind kind) {
+    KELPIE_ASSERT(player->kelpie != NULL);
     struct kelpie_error error = {0};
     int status = kelpie_vm_read_log(player->vm, kind, on_bytes, player, &error);
     return kelpie__sim_step_look(player, "read_log", SIM_CODES_ANY, status, &error);
@@ -335,6 +341,7 @@ static void on_check(void *context, const struct kelpie_check *check) {
 }
 
 bool kelpie__sim_step_doctor(struct sim_player *player, bool tries_kvm) {
+    KELPIE_ASSERT(player->kelpie != NULL);
     struct kelpie_error error = {0};
     int status = kelpie_doctor(player->kelpie, tries_kvm, on_check, player, &error);
     return kelpie__sim_step_look(

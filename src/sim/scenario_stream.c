@@ -57,6 +57,7 @@ static const struct kelpie_exec_callbacks callbacks = {
 
 bool kelpie__sim_step_exec_start(struct sim_player *player, const char *const *argv,
                                  bool has_terminal, bool keeps_on) {
+    KELPIE_ASSERT(player->kelpie != NULL);
     struct kelpie_error error = {0};
     const struct kelpie_exec_options options = {.struct_size = sizeof(options),
                                                 .argv = argv,
@@ -77,6 +78,7 @@ bool kelpie__sim_step_exec_start(struct sim_player *player, const char *const *a
 }
 
 bool kelpie__sim_step_exec_attach(struct sim_player *player) {
+    KELPIE_ASSERT(player->kelpie != NULL);
     struct kelpie_error error = {0};
     player->has_end = false;
     player->output_bytes = player->scene->exec_seen_bytes;
@@ -87,6 +89,7 @@ bool kelpie__sim_step_exec_attach(struct sim_player *player) {
 }
 
 bool kelpie__sim_step_exec_list(struct sim_player *player) {
+    KELPIE_ASSERT(player->kelpie != NULL);
     struct kelpie_error error = {0};
     struct kelpie_exec_info *list = NULL;
     size_t count = 0;
@@ -104,6 +107,7 @@ bool kelpie__sim_step_exec_list(struct sim_player *player) {
 }
 
 bool kelpie__sim_step_exec_write(struct sim_player *player, uint32_t count) {
+    KELPIE_ASSERT(player->exec != NULL);
     struct kelpie_error error = {0};
     uint8_t bytes[STREAM_BYTES_MAX];
     uint32_t done = 0;
@@ -129,24 +133,28 @@ bool kelpie__sim_step_exec_write(struct sim_player *player, uint32_t count) {
 }
 
 bool kelpie__sim_step_exec_signal(struct sim_player *player, int signal) {
+    KELPIE_ASSERT(player->exec != NULL);
     struct kelpie_error error = {0};
     int status = kelpie_exec_signal(player->exec, signal, &error);
     return kelpie__sim_step_look(player, "exec_signal", CODES_EXEC, status, &error);
 }
 
 bool kelpie__sim_step_exec_resize(struct sim_player *player) {
+    KELPIE_ASSERT(player->exec != NULL);
     struct kelpie_error error = {0};
     int status = kelpie_exec_resize(player->exec, 40, 120, &error);
     return kelpie__sim_step_look(player, "exec_resize", CODES_EXEC, status, &error);
 }
 
 bool kelpie__sim_step_exec_kill(struct sim_player *player) {
+    KELPIE_ASSERT(player->exec != NULL);
     struct kelpie_error error = {0};
     int status = kelpie_exec_kill(player->exec, &error);
     return kelpie__sim_step_look(player, "exec_kill", CODES_EXEC, status, &error);
 }
 
 bool kelpie__sim_step_exec_detach(struct sim_player *player) {
+    KELPIE_ASSERT(player->exec != NULL);
     struct kelpie_error error = {0};
     int status = kelpie_exec_detach(player->exec, &error);
     if (status == 0) {
@@ -156,6 +164,7 @@ bool kelpie__sim_step_exec_detach(struct sim_player *player) {
 }
 
 bool kelpie__sim_step_exec_wait(struct sim_player *player, uint64_t expected_bytes) {
+    KELPIE_ASSERT(player->exec != NULL);
     struct kelpie_error error = {0};
     struct kelpie_exec_status end = {0};
     int status = kelpie_exec_wait(player->exec, 0, &end, &error);

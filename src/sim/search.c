@@ -135,6 +135,7 @@ void kelpie__sim_search_rule(const struct sim_search *search, const struct sim_s
                                                                [SIM_SEARCH_POWER_LOSS] =
                                                                    "power-loss",
                                                                [SIM_SEARCH_STOP] = "stop:10s"};
+    KELPIE_ASSERT(one->kind < SIM_SEARCH_KIND_COUNT);
     const struct sim_search_call *call = &search->calls[one->call];
     const char *action = actions[one->kind] != NULL ? actions[one->kind] : errno_of(call->op);
     KELPIE_ASSERT(action != NULL && one->call < search->call_count);

@@ -41,6 +41,7 @@ static void begun(void *context, struct sim_world *world) {
 }
 
 static int64_t time_of(const struct blame *blame, uint64_t index) {
+    KELPIE_ASSERT(index < BLAME_TIMES);
     int64_t span = blame->end_ns - BLAME_BEGIN_NS;
     return BLAME_BEGIN_NS + span / (BLAME_TIMES - 1) * (int64_t)index;
 }

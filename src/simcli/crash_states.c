@@ -124,6 +124,7 @@ static void meet(void *context, uint64_t index, struct sim_nursery *nursery,
 
 static void meet_again(const struct sim_scenario_options *options, uint64_t first,
                        struct simcli_outcome *out) {
+    KELPIE_ASSERT(options->is_recovery && options->crash_limit > 1);
     uint64_t indexes[2] = {first, 0};
     struct sim_scenario_options again = *options;
     struct sim_scenario_result result;
@@ -146,6 +147,7 @@ static void recover(void *context, uint64_t index, struct sim_nursery *nursery,
     char first[SIM_SEARCH_RULE_BYTES_MAX];
     char second[SIM_SEARCH_RULE_BYTES_MAX];
     char plan[2 * SIM_SEARCH_RULE_BYTES_MAX + 8];
+    KELPIE_ASSERT(index < crash->state_count);
     struct sim_search recovery;
     struct sim_scenario_options options;
     const struct crash_state *state = &crash->states[index];
@@ -172,6 +174,7 @@ static void tell_place(void *context, const struct simcli_failure *first, uint32
     const struct crash_search *crash = context;
     char rule[SIM_SEARCH_RULE_BYTES_MAX];
     bool is_probe = crash->state_count == 0;
+    KELPIE_ASSERT(count > 0 && first->index < (is_probe ? crash->place_count : crash->state_count));
     uint32_t place = is_probe ? (uint32_t)first->index : crash->states[first->index].place;
     rule_of(&crash->search, crash->places[place], rule);
     printf("  FAIL %s (verdict %d, %u run%s)\n    on %s, state %llu of %u, scenario %s: %s\n",

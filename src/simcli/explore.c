@@ -60,6 +60,7 @@ struct explore {
 /* The mark's place in the map; NULL: it is full. *out_is_new: nobody was here before. */
 static struct explored *mark_of(struct map *map, const char *name, bool *out_is_new) {
     uint32_t count = atomic_load(&map->mark_count);
+    KELPIE_ASSERT(count <= EXPLORE_MARKS_MAX);
     *out_is_new = false;
     for (uint32_t i = 0; i < count; i += 1) {
         if (strncmp(map->marks[i].name, name, EXPLORE_NAME_BYTES - 1) == 0) {
@@ -77,6 +78,7 @@ static struct explored *mark_of(struct map *map, const char *name, bool *out_is_
 
 /* Children go on from here, one after the other; the parent then does what it would have done. */
 static void fork_children(struct explore *explore, struct sim_world *world) {
+    KELPIE_ASSERT(explore->depth < EXPLORE_DEPTH_MAX && explore->step_count == 0);
     for (uint32_t i = 0; i < EXPLORE_CHILDREN; i += 1) {
         if (atomic_fetch_add(&explore->map->forks, 1) >= EXPLORE_FORKS_MAX) {
             return;

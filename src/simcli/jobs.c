@@ -46,6 +46,7 @@ static int64_t real_now(const struct simcli *simcli) {
 
 static void add_failure(struct shared *shared, uint64_t index,
                         const struct simcli_outcome *outcome) {
+    KELPIE_ASSERT(outcome->verdict != KELPIE_SIM_PASS);
     uint32_t place = atomic_fetch_add(&shared->failure_count, 1);
     atomic_fetch_add(&shared->failed, 1);
     if (place < SIMCLI_FAILURES_MAX) {
@@ -61,12 +62,14 @@ static int work(const struct simcli *simcli, const struct simcli_campaign *campa
     if (nursery == NULL) {
         return JOBS_CODE_NO_MEMORY;
     }
+    KELPIE_ASSERT(job < SIMCLI_JOBS_MAX);
     uint64_t index = atomic_fetch_add(&shared->next, 1);
     while (index < campaign->count) { /* bound: every turn takes one */
         if (campaign->end_ns > 0 && real_now(simcli) >= campaign->end_ns) {
             break;
         }
         struct simcli_outcome outcome = {0};
+        KELPIE_ASSERT((shared->notes[index].flags & SIMCLI_RUN_DONE) == 0);
         shared->current[job] = index;
         campaign->work(campaign->context, index, nursery, &outcome);
         shared->notes[index] = (struct simcli_note){outcome.flags | SIMCLI_RUN_DONE, outcome.value};
@@ -82,6 +85,7 @@ static int work(const struct simcli *simcli, const struct simcli_campaign *campa
 
 static bool start(const struct simcli *simcli, const struct simcli_campaign *campaign,
                   struct shared *shared, uint32_t job, struct worker *out) {
+    KELPIE_ASSERT(job < simcli->jobs);
     fflush(stdout);
     fflush(stderr);
     pid_t pid = fork();
@@ -166,6 +170,8 @@ static int by_index(const void *first, const void *second) {
 
 bool kelpie__simcli_campaign_run(struct simcli *simcli, struct simcli_campaign *campaign) {
     struct worker workers[SIMCLI_JOBS_MAX] = {0};
+    KELPIE_ASSERT(campaign->work != NULL && campaign->notes == NULL);
+    KELPIE_ASSERT(simcli->jobs > 0 && simcli->jobs <= SIMCLI_JOBS_MAX);
     size_t bytes = shared_bytes(campaign);
     struct shared *shared =
         mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -179,6 +185,7 @@ bool kelpie__simcli_campaign_run(struct simcli *simcli, struct simcli_campaign *
                 strerror(errno));
         return false;
     }
+    KELPIE_ASSERT(atomic_load(&shared->done) <= campaign->count);
     campaign->done = atomic_load(&shared->done);
     campaign->failed = atomic_load(&shared->failed);
     campaign->notes = shared->notes;

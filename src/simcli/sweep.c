@@ -62,6 +62,7 @@ static struct site *site_of(struct sweep *sweep, const struct sim_search_call *c
 
 static uint32_t count_sites(struct sweep *sweep, const struct simcli_campaign *campaign) {
     const struct sim_search *search = &sweep->search;
+    KELPIE_ASSERT(campaign->count == search->case_count);
     uint8_t *is_seen = calloc(SWEEP_SITES_MAX, 1);
     uint32_t count = 0;
     for (uint32_t i = 0; is_seen != NULL && i < search->call_count; i += 1) {
@@ -200,6 +201,7 @@ void kelpie__simcli_tell_failure(const struct sim_scenario *scenario, const char
 
 static void tell_case(void *context, const struct simcli_failure *first, uint32_t count) {
     const struct sim_search *search = context;
+    KELPIE_ASSERT(first->index < search->case_count && count > 0);
     char rule[SIM_SEARCH_RULE_BYTES_MAX];
     kelpie__sim_search_rule(search, &search->cases[first->index], rule);
     kelpie__simcli_tell_failure(search->scenario, rule, &first->outcome, count);
@@ -322,6 +324,7 @@ static void pair_plan(const struct pairs *pairs, uint64_t index, char out[SWEEP_
     uint32_t second = 0;
     char rules[2][SIM_SEARCH_RULE_BYTES_MAX];
     pair_of(index, pairs->count, &first, &second);
+    KELPIE_ASSERT(first < second && second < pairs->count);
     kelpie__sim_search_rule(&pairs->sweep.search, &pairs->chosen[first], rules[0]);
     kelpie__sim_search_rule(&pairs->sweep.search, &pairs->chosen[second], rules[1]);
     kelpie__ignore(snprintf(out, SWEEP_PAIR_BYTES_MAX, "%s; %s", rules[0], rules[1]));
