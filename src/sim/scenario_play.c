@@ -77,6 +77,13 @@ static bool play_recover(struct sim_player *player) {
     return kelpie__sim_step_open(player) && kelpie__sim_step_inspect(player);
 }
 
+/* Another client of a monitor that runs: the first one's connection has ended. */
+static bool play_connect(struct sim_player *player) {
+    kelpie__sim_step_close(player);
+    return kelpie__sim_step_open(player) && kelpie__sim_step_open_vm(player) &&
+           kelpie__sim_step_exec(player, SIM_COMMAND_ECHO, 3);
+}
+
 /* ---- commands -------------------------------------------------------------------------------- */
 
 static bool play_exec(struct sim_player *player) {
@@ -163,6 +170,8 @@ static const struct sim_scenario scenarios[] = {
     {"open", "the library is opened", SIM_SCENARIO_NOTHING, false, play_open, false},
     {"recover", "opened when the monitor of a running VM is dead", SIM_SCENARIO_RUNNING, false,
      play_recover, true},
+    {"connect", "another connection to a VM that runs", SIM_SCENARIO_RUNNING, false, play_connect,
+     false},
     {"create", "a durable VM", SIM_SCENARIO_OPEN, false, play_create, false},
     {"owner", "an ephemeral VM is made, its owner leaves", SIM_SCENARIO_OPEN, true, play_owner,
      false},
