@@ -285,9 +285,9 @@ struct kelpie_vm_info {
 /* Makes a VM in Created. `name`: 1 to 64 of a-z 0-9 _ . - beginning with a letter or digit,
  * borrows; NULL: one is drawn, and an owned VM is ephemeral then. `config` borrows; NULL: the
  * defaults. Gives *out (kelpie_vm_close). Errors: every problem of the configuration; EXISTS, IO,
- * MEMORY, LIMIT, UNAVAILABLE; from a snapshot NOT_FOUND, BUSY (it is being removed),
- * SNAPSHOT_INCOMPATIBLE (which, and both values), SNAPSHOT_CORRUPTED. Nothing is left on failure.
- */
+ * MEMORY, LIMIT, UNAVAILABLE, BUSY (others make and delete that name all the time); from a snapshot
+ * NOT_FOUND, BUSY (it is being removed), SNAPSHOT_INCOMPATIBLE (which, and both values),
+ * SNAPSHOT_CORRUPTED. Nothing is left on failure. */
 KELPIE_MUST_CHECK int kelpie_vm_create(struct kelpie *kelpie, const char *name,
                                        struct kelpie_config *config, struct kelpie_vm **out,
                                        struct kelpie_error *error);

@@ -117,18 +117,10 @@ int kelpie__manifest_write(struct kelpie_os *os, int directory,
     KELPIE_ASSERT(manifest->disk_count <= KELPIE_MANIFEST_DISK_COUNT_MAX);
     int64_t length = manifest_format(manifest, text, sizeof(text));
     KELPIE_ASSERT(length > 0); /* every field is bounded far below the buffer */
-    int status = kelpie__small_file_replace(os, directory, KELPIE_MANIFEST_FILE, text,
-                                            (size_t)length, error);
-    if (status < 0 || !is_synced) {
-        return status;
-    }
-    int file = kelpie__os_open(os, directory, KELPIE_MANIFEST_FILE, KELPIE_OS_OPEN_READ, 0);
-    status = file;
-    if (file >= 0) {
-        status = kelpie__os_sync(os, file);
-        kelpie__ignore(kelpie__os_close(os, file));
-    }
-    return status < 0 ? kelpie__fail(error, KELPIE_E_IO, -status, "sync " KELPIE_MANIFEST_FILE) : 0;
+    return is_synced ? kelpie__small_file_replace_synced(os, directory, KELPIE_MANIFEST_FILE, text,
+                                                         (size_t)length, error)
+                     : kelpie__small_file_replace(os, directory, KELPIE_MANIFEST_FILE, text,
+                                                  (size_t)length, error);
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
