@@ -224,8 +224,12 @@ static int connection_open(struct kelpie_vm *vm, int stream, struct kelpie_error
     }
     if (status < 0) {
         kelpie__vm_disconnect(vm);
+        return status;
     }
-    return status;
+    /* Now, and not in the next turn of the loop: a program that creates a VM and does something
+     * else for longer than hello may take would find it sent and late in the same turn. */
+    kelpie__wire_flush(vm->wire);
+    return 0;
 }
 
 void kelpie__vm_disconnect(struct kelpie_vm *vm) {

@@ -35,6 +35,7 @@ struct seen {
     int64_t started_ns;
     int64_t booted_ns;
     uint32_t rounds;
+    int64_t idle_ns; /* after create, away from the library */
 };
 
 static const char *const environment[] = {"PATH=/usr/bin:/usr/sbin", "HOME=/root",
@@ -134,6 +135,9 @@ static int client_main(struct kelpie_os *os, int argc, char **argv) {
     step(seen, "open", kelpie__open_with_os(os, NULL, &kelpie, error));
     for (uint32_t i = 0; seen->step == NULL && i < seen->rounds; i += 1) {
         step(seen, "create", kelpie_vm_create(kelpie, "a", NULL, &vm, error));
+        if (seen->idle_ns > 0) {
+            kelpie__sim_process_sleep(kelpie__sim_process_of(os), seen->idle_ns);
+        }
         seen->started_ns = kelpie__os_now(os, KELPIE_OS_CLOCK_MONOTONIC);
         if (seen->step == NULL) {
             note_state(seen, vm);
@@ -316,8 +320,23 @@ static void test_root_directory_and_disk(void **state) {
     kelpie__sim_world_destroy(world);
 }
 
+/* Its hello goes with its creation: nobody is lost who does something else for a while. */
+static void test_owner_may_be_away_after_create(void **state) {
+    const struct sim_options options = {.seed = 11, .cost_factor = 1};
+    struct seen seen;
+    kelpie__ignore(state != NULL);
+    struct sim_world *world = world_new(&options, &seen);
+    seen.idle_ns = 60 * SECOND;
+    start_client(world);
+    run(world);
+    assert_good(&seen);
+    assert_empty(world);
+    kelpie__sim_world_destroy(world);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_owner_may_be_away_after_create),
         cmocka_unit_test(test_create_start_exec_stop_delete),
         cmocka_unit_test(test_any_seed_and_schedule),
         cmocka_unit_test(test_equal_seeds_are_equal),
