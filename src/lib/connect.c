@@ -386,6 +386,10 @@ static int wait_greeted(struct kelpie_vm *vm, struct kelpie_error *error) {
         status = vm->loss.code;
         *error = vm->loss;
     }
+    if (status == 0 && kelpie__wire_is_closed(vm->wire)) { /* its last words came with its hello */
+        status = kelpie__fail(error, KELPIE_E_BUSY, 0, "the monitor of VM \"%s\" is ending",
+                              vm->directory.name);
+    }
     return status;
 }
 

@@ -323,9 +323,11 @@ static int make(struct kelpie_vm_directory *directory, const char *temporary,
     for (uint32_t i = 0; i < VM_LOCK_TRIES && status == 1; i += 1) {
         status = make_temporary(directory, temporary);
     }
-    if (status != 0) {
-        return fail_io(error, status == 1 ? -EAGAIN : status, "make the directory",
-                       directory->name);
+    if (status == 1) { /* whoever tidies up holds it, and has no time */
+        return fail_lock(directory, -EAGAIN, error);
+    }
+    if (status < 0) {
+        return fail_io(error, status, "make the directory", directory->name);
     }
     KELPIE_ASSERT(directory->vm >= 0);
     if (directory->is_ephemeral) {
