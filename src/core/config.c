@@ -267,14 +267,44 @@ static int name_find(const char *text, const char *const *names, size_t count) {
     return -1;
 }
 
-static bool read_enums(const char *text, size_t length, struct kelpie_config_values *values) {
+#define CONFIG_MEMBERS(M)                                                                          \
+    M(format)                                                                                      \
+    M(id)                                                                                          \
+    M(name)                                                                                        \
+    M(created_ms)                                                                                  \
+    M(cpus)                                                                                        \
+    M(memory_mib)                                                                                  \
+    M(disk_size_mib)                                                                               \
+    M(boot_timeout_ms)                                                                             \
+    M(read_only)                                                                                   \
+    M(is_ephemeral)                                                                                \
+    M(overcommit)                                                                                  \
+    M(accel)                                                                                       \
+    M(lifetime)                                                                                    \
+    M(root)                                                                                        \
+    M(kernel)                                                                                      \
+    M(working_directory)                                                                           \
+    M(snapshot)                                                                                    \
+    M(snapshot_transient)                                                                          \
+    M(environment)
+
+/* As kelpie__config_write writes them. */
+enum config_member {
+#define MEMBER_INDEX(name) CONFIG_##name,
+    CONFIG_MEMBERS(MEMBER_INDEX)
+#undef MEMBER_INDEX
+        CONFIG_MEMBER_COUNT,
+};
+
+static bool read_enums(const struct kelpie_json_member *members,
+                       struct kelpie_config_values *values) {
     char word[16];
     int accelerator = -1;
     int lifetime = -1;
-    if (kelpie__json_find_string(text, length, "accel", word, sizeof(word)) == 0) {
+    if (kelpie__json_string(&members[CONFIG_accel].value, word, sizeof(word), NULL) == 0) {
         accelerator = name_find(word, accelerator_names, KELPIE_ARRAY_COUNT(accelerator_names));
     }
-    if (kelpie__json_find_string(text, length, "lifetime", word, sizeof(word)) == 0) {
+    if (kelpie__json_string(&members[CONFIG_lifetime].value, word, sizeof(word), NULL) == 0) {
         lifetime = name_find(word, lifetime_names, KELPIE_ARRAY_COUNT(lifetime_names));
     }
     if (accelerator < 0 || lifetime < 0) {
@@ -285,12 +315,11 @@ static bool read_enums(const char *text, size_t length, struct kelpie_config_val
     return true;
 }
 
-static bool read_environment(const char *text, size_t length, struct kelpie_config_values *values) {
-    struct kelpie_json_value list;
+static bool read_environment(const struct kelpie_json_value *list,
+                             struct kelpie_config_values *values) {
     struct kelpie_json_value item;
     struct kelpie_json_iterator iterator;
-    if (kelpie__json_find(text, length, "environment", &list) < 0 ||
-        kelpie__json_iterate(&list, &iterator) < 0) {
+    if (kelpie__json_iterate(list, &iterator) < 0) {
         return false;
     }
     for (uint32_t i = 0; i <= KELPIE_ENVIRONMENT_MAX; i += 1) {
@@ -309,34 +338,39 @@ static bool read_environment(const char *text, size_t length, struct kelpie_conf
     return false;
 }
 
-static bool read_values(const char *text, size_t length, struct kelpie_config_values *values) {
-#define READ_TEXT(key, field)                                                                      \
-    (kelpie__json_find_string(text, length, key, values->field, sizeof(values->field)) == 0)
+static bool read_values(const struct kelpie_json_member *members,
+                        struct kelpie_config_values *values) {
+#define READ_TEXT(key)                                                                             \
+    (kelpie__json_string(&members[CONFIG_##key].value, values->key, sizeof(values->key), NULL) == 0)
+#define READ_U64(key) (kelpie__json_u64(&members[CONFIG_##key].value, &values->key) == 0)
+#define READ_BOOL(key, field) (kelpie__json_bool(&members[CONFIG_##key].value, &values->field) == 0)
     bool has_numbers =
-        kelpie__json_find_i64(text, length, "created_ms", &values->created_ms) == 0 &&
-        kelpie__json_find_u64(text, length, "cpus", &values->cpus) == 0 &&
-        kelpie__json_find_u64(text, length, "memory_mib", &values->memory_mib) == 0 &&
-        kelpie__json_find_u64(text, length, "disk_size_mib", &values->disk_size_mib) == 0 &&
-        kelpie__json_find_u64(text, length, "boot_timeout_ms", &values->boot_timeout_ms) == 0;
-    bool has_flags =
-        kelpie__json_find_bool(text, length, "read_only", &values->is_read_only) == 0 &&
-        kelpie__json_find_bool(text, length, "is_ephemeral", &values->is_ephemeral) == 0 &&
-        kelpie__json_find_bool(text, length, "overcommit", &values->allows_overcommit) == 0;
-    bool has_texts = READ_TEXT("id", id) && READ_TEXT("name", name) && READ_TEXT("root", root) &&
-                     READ_TEXT("kernel", kernel) &&
-                     READ_TEXT("working_directory", working_directory);
-    kelpie__ignore(READ_TEXT("snapshot", snapshot)); /* older files have neither */
-    kelpie__ignore(
-        kelpie__json_find_bool(text, length, "snapshot_transient", &values->is_snapshot_transient));
+        kelpie__json_i64(&members[CONFIG_created_ms].value, &values->created_ms) == 0 &&
+        READ_U64(cpus) && READ_U64(memory_mib) && READ_U64(disk_size_mib) &&
+        READ_U64(boot_timeout_ms);
+    bool has_flags = READ_BOOL(read_only, is_read_only) && READ_BOOL(is_ephemeral, is_ephemeral) &&
+                     READ_BOOL(overcommit, allows_overcommit);
+    bool has_texts = READ_TEXT(id) && READ_TEXT(name) && READ_TEXT(root) && READ_TEXT(kernel) &&
+                     READ_TEXT(working_directory);
+    kelpie__ignore(READ_TEXT(snapshot)); /* older files have neither */
+    kelpie__ignore(READ_BOOL(snapshot_transient, is_snapshot_transient));
 #undef READ_TEXT
-    return has_numbers && has_flags && has_texts && read_enums(text, length, values) &&
-           read_environment(text, length, values);
+#undef READ_U64
+#undef READ_BOOL
+    return has_numbers && has_flags && has_texts && read_enums(members, values) &&
+           read_environment(&members[CONFIG_environment].value, values);
 }
 
 int kelpie__config_read(const char *text, size_t length, struct kelpie_config_values *out,
                         struct kelpie_error *error) {
     uint64_t format = 0;
-    if (kelpie__json_find_u64(text, length, "format", &format) < 0) {
+    struct kelpie_json_member members[] = {
+#define MEMBER_KEY(name) {.key = #name},
+        CONFIG_MEMBERS(MEMBER_KEY)
+#undef MEMBER_KEY
+    };
+    bool is_whole = kelpie__json_members(text, length, members, CONFIG_MEMBER_COUNT) == 0;
+    if (kelpie__json_u64(&members[CONFIG_format].value, &format) < 0) {
         return kelpie__fail(error, KELPIE_E_IO, 0,
                             "config.json is damaged: it has no format; delete the VM");
     }
@@ -348,7 +382,7 @@ int kelpie__config_read(const char *text, size_t length, struct kelpie_config_va
     }
     kelpie__config_defaults(out);
     struct kelpie_error problems[KELPIE_CONFIG_PROBLEM_MAX];
-    if (!read_values(text, length, out)) {
+    if (!is_whole || !read_values(members, out)) {
         return kelpie__fail(error, KELPIE_E_IO, 0, "config.json is damaged; delete the VM");
     }
     if (kelpie__config_problems(out, problems) > 0) {

@@ -380,6 +380,19 @@ static bool string_equals(const struct kelpie_json_value *value, const char *tex
     return left == 0;
 }
 
+/* Which of them has this name, beginning with the one that is likely; count: none. */
+static size_t members_find(const struct kelpie_json_member *wanted, size_t count, size_t likely,
+                           const struct kelpie_json_value *name) {
+    if (likely < count && string_equals(name, wanted[likely].key)) {
+        return likely;
+    }
+    size_t i = 0;
+    while (i < count && !string_equals(name, wanted[i].key)) { /* bound: count */
+        i += 1;
+    }
+    return i;
+}
+
 int kelpie__json_members(const char *text, size_t length, struct kelpie_json_member *wanted,
                          size_t count) {
     struct scanner scanner = {text, length, 0};
@@ -391,17 +404,18 @@ int kelpie__json_members(const char *text, size_t length, struct kelpie_json_mem
     }
     for (size_t i = 0; i < count; i += 1) {
         wanted[i].is_there = false;
+        wanted[i].value = (struct kelpie_json_value){.kind = KELPIE_JSON_NULL};
     }
+    size_t expected = 0;
     struct kelpie_json_iterator iterator = {text + scanner.at, length - scanner.at, 1, true};
     int found = iterator_next(&iterator, KELPIE_JSON_DEPTH_MAX - 1, &name, &value);
     while (found == 1) { /* bound: the text */
-        for (size_t i = 0; i < count; i += 1) {
-            if (!wanted[i].is_there && string_equals(&name, wanted[i].key)) {
-                wanted[i].is_there = true;
-                wanted[i].value = value;
-                break;
-            }
+        size_t i = members_find(wanted, count, expected, &name);
+        if (i < count && !wanted[i].is_there) {
+            wanted[i].is_there = true;
+            wanted[i].value = value;
         }
+        expected = i < count ? i + 1 : expected;
         found = iterator_next(&iterator, KELPIE_JSON_DEPTH_MAX - 1, &name, &value);
     }
     scanner.at += iterator.at;

@@ -34,8 +34,9 @@ KELPIE_MUST_CHECK int kelpie__json_parse(const char *text, size_t length,
                                          struct kelpie_json_value *out);
 KELPIE_MUST_CHECK int kelpie__json_validate(const char *text, size_t length);
 
-/* Several members of an object in one pass: those that are not there have is_there false. -1: the
- * whole text is not one valid object (`wanted` may then be half filled). */
+/* Several members of an object in one pass, the quickest when they are asked for in the order in
+ * which they stand. Those that are not there have is_there false and are a NULL, which no typed
+ * reader takes. -1: the whole text is not one valid object (`wanted` may then be half filled). */
 struct kelpie_json_member {
     const char *key; /* borrowed; the caller sets it */
     bool is_there;

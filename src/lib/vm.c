@@ -21,7 +21,7 @@
 
 static struct kelpie_vm *vm_allocate(struct kelpie *kelpie, struct kelpie_error *error) {
     struct kelpie_vm *vm = kelpie__alloc(kelpie->os, sizeof(*vm));
-    struct kelpie_config_values *values = kelpie__alloc(kelpie->os, sizeof(*values));
+    struct kelpie_config_values *values = kelpie__alloc_raw(kelpie->os, sizeof(*values));
     if (vm == NULL || values == NULL) {
         kelpie__free(kelpie->os, vm, sizeof(*vm));
         kelpie__free(kelpie->os, values, sizeof(*values));
@@ -30,6 +30,7 @@ static struct kelpie_vm *vm_allocate(struct kelpie *kelpie, struct kelpie_error 
     }
     vm->kelpie = kelpie;
     vm->config = values;
+    kelpie__config_defaults(values);
     return vm;
 }
 
@@ -148,8 +149,6 @@ int kelpie_vm_create(struct kelpie *kelpie, const char *name, struct kelpie_conf
     }
     if (config != NULL) {
         *vm->config = config->values;
-    } else {
-        kelpie__config_defaults(vm->config);
     }
     if (vm->config->snapshot[0] != '\0') {
         status = kelpie__config_from_snapshot(kelpie, vm->config, error);

@@ -57,29 +57,54 @@ int kelpie__record_write(struct kelpie_os *os, int directory, const struct kelpi
     return status < 0 ? kelpie__fail(error, KELPIE_E_IO, -status, "sync the VM's directory") : 0;
 }
 
-static bool read_state(const char *text, size_t length, const char *key,
-                       enum kelpie_vm_state *out) {
+#define RECORD_MEMBERS(M)                                                                          \
+    M(format)                                                                                      \
+    M(state)                                                                                       \
+    M(previous)                                                                                    \
+    M(changed_ms)                                                                                  \
+    M(reason)                                                                                      \
+    M(backend)                                                                                     \
+    M(pause)                                                                                       \
+    M(accelerator)                                                                                 \
+    M(accelerator_reason)                                                                          \
+    M(origin)                                                                                      \
+    M(kernel)                                                                                      \
+    M(parent)                                                                                      \
+    M(layers)                                                                                      \
+    M(is_snapshot_used)                                                                            \
+    M(boot_us)                                                                                     \
+    M(monitor_pid)                                                                                 \
+    M(vmm_pid)
+
+/* As record_format writes them. */
+enum record_member {
+#define MEMBER_INDEX(name) RECORD_##name,
+    RECORD_MEMBERS(MEMBER_INDEX)
+#undef MEMBER_INDEX
+        RECORD_MEMBER_COUNT,
+};
+
+static bool read_state(const struct kelpie_json_member *member, enum kelpie_vm_state *out) {
     char name[16];
-    return kelpie__json_find_string(text, length, key, name, sizeof(name)) == 0 &&
+    return kelpie__json_string(&member->value, name, sizeof(name), NULL) == 0 &&
            kelpie__state_parse(name, out);
 }
 
-static void read_pid(const char *text, size_t length, const char *key, int32_t *out) {
+static void read_pid(const struct kelpie_json_member *member, int32_t *out) {
     int64_t value = 0;
-    if (kelpie__json_find_i64(text, length, key, &value) == 0 && value > 0 && value <= INT32_MAX) {
+    if (kelpie__json_i64(&member->value, &value) == 0 && value > 0 && value <= INT32_MAX) {
         *out = (int32_t)value;
     }
 }
 
 /* Without a list there are none; one that is damaged would lose what the disk holds. */
-static bool read_layers(const char *text, size_t length, struct kelpie_vm_record *out) {
-    struct kelpie_json_value list;
+static bool read_layers(const struct kelpie_json_member *member, struct kelpie_vm_record *out) {
     struct kelpie_json_value item;
     struct kelpie_json_iterator iterator;
-    if (kelpie__json_find(text, length, "layers", &list) < 0) {
+    if (!member->is_there) {
         return true;
     }
-    if (kelpie__json_iterate(&list, &iterator) < 0 || iterator.is_object) {
+    if (kelpie__json_iterate(&member->value, &iterator) < 0 || iterator.is_object) {
         return false;
     }
     int found = kelpie__json_next(&iterator, NULL, &item);
@@ -96,15 +121,17 @@ static bool read_layers(const char *text, size_t length, struct kelpie_vm_record
 }
 
 /* The state is needed; what else is missing stays empty, so that older files are read. */
-static bool record_parse(const char *text, size_t length, struct kelpie_vm_record *out) {
+static bool record_parse(const struct kelpie_json_member *members, struct kelpie_vm_record *out) {
     *out = (struct kelpie_vm_record){0};
-    if (!read_state(text, length, "state", &out->state) || !read_layers(text, length, out)) {
+    if (!read_state(&members[RECORD_state], &out->state) ||
+        !read_layers(&members[RECORD_layers], out)) {
         return false;
     }
     out->previous = KELPIE_VM_CREATED;
-    kelpie__ignore(read_state(text, length, "previous", &out->previous));
+    kelpie__ignore(read_state(&members[RECORD_previous], &out->previous));
 #define READ_TEXT(field)                                                                           \
-    kelpie__ignore(kelpie__json_find_string(text, length, #field, out->field, sizeof(out->field)))
+    kelpie__ignore(                                                                                \
+        kelpie__json_string(&members[RECORD_##field].value, out->field, sizeof(out->field), NULL))
     READ_TEXT(reason);
     READ_TEXT(backend);
     READ_TEXT(pause);
@@ -114,12 +141,12 @@ static bool record_parse(const char *text, size_t length, struct kelpie_vm_recor
     READ_TEXT(kernel);
     READ_TEXT(parent);
 #undef READ_TEXT
-    kelpie__ignore(kelpie__json_find_i64(text, length, "changed_ms", &out->changed_ms));
+    kelpie__ignore(kelpie__json_i64(&members[RECORD_changed_ms].value, &out->changed_ms));
     kelpie__ignore(
-        kelpie__json_find_bool(text, length, "is_snapshot_used", &out->is_snapshot_used));
-    kelpie__ignore(kelpie__json_find_u64(text, length, "boot_us", &out->boot_us));
-    read_pid(text, length, "monitor_pid", &out->monitor_pid);
-    read_pid(text, length, "vmm_pid", &out->vmm_pid);
+        kelpie__json_bool(&members[RECORD_is_snapshot_used].value, &out->is_snapshot_used));
+    kelpie__ignore(kelpie__json_u64(&members[RECORD_boot_us].value, &out->boot_us));
+    read_pid(&members[RECORD_monitor_pid], &out->monitor_pid);
+    read_pid(&members[RECORD_vmm_pid], &out->vmm_pid);
     return true;
 }
 
@@ -132,7 +159,13 @@ int kelpie__record_read(struct kelpie_os *os, int directory, struct kelpie_vm_re
     if (length < 0) {
         return kelpie__fail(error, KELPIE_E_IO, (int)-length, "read " KELPIE_RECORD_FILE);
     }
-    if (kelpie__json_find_u64(text, (size_t)length, "format", &format) == 0 &&
+    struct kelpie_json_member members[] = {
+#define MEMBER_KEY(name) {.key = #name},
+        RECORD_MEMBERS(MEMBER_KEY)
+#undef MEMBER_KEY
+    };
+    bool is_whole = kelpie__json_members(text, (size_t)length, members, RECORD_MEMBER_COUNT) == 0;
+    if (is_whole && kelpie__json_u64(&members[RECORD_format].value, &format) == 0 &&
         format != KELPIE_RECORD_FORMAT) {
         return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
                             KELPIE_RECORD_FILE
@@ -140,7 +173,7 @@ int kelpie__record_read(struct kelpie_os *os, int directory, struct kelpie_vm_re
                             "Kelpie",
                             (unsigned long long)format, KELPIE_RECORD_FORMAT);
     }
-    if (!record_parse(text, (size_t)length, out)) {
+    if (!is_whole || !record_parse(members, out)) {
         return kelpie__fail(error, KELPIE_E_IO, 0, KELPIE_RECORD_FILE " is damaged; delete the VM");
     }
     return 0;
