@@ -235,8 +235,9 @@ static void check_only_one(struct sim_invariants *invariants, const struct sim_p
     bool fits = kelpie__text_format(path, sizeof(path), "%.*s/",
                                     (int)(strlen(INVARIANT_VMS) + name), directory);
     for (const struct sim_process *process = host->processes; fits && process != NULL;
-         process = process->next) { /* bound: the list */
-        if (process != started && is_alive(process) && is_of_vm(process, path) &&
+         process = process->next) {                                       /* bound: the list */
+        bool is_other = process != started && process != started->parent; /* a monitor's worker */
+        if (is_other && is_alive(process) && is_of_vm(process, path) &&
             !is_leaving(invariants, process) && strcmp(process->role, started->role) == 0) {
             kelpie__sim_world_fail(invariants->world,
                                    "invariant 6: two of %s for %s, pids %d and %d", started->role,
