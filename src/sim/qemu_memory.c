@@ -43,17 +43,13 @@ static const uint8_t *memory_find_written(const struct sim_qemu_memory *memory, 
     return NULL;
 }
 
-static bool memory_has_pattern(const struct sim_qemu_memory *memory, uint64_t page) {
-    uint32_t count = memory->is_restored ? MEMORY_PATTERN_RESTORED : MEMORY_PATTERN_BOOTED;
-    return page >= MEMORY_PATTERN_FIRST && page < MEMORY_PATTERN_FIRST + count;
+static uint32_t memory_pattern_count(const struct sim_qemu_memory *memory) {
+    return memory->is_restored ? MEMORY_PATTERN_RESTORED : MEMORY_PATTERN_BOOTED;
 }
 
-static bool memory_is_private(const struct sim_qemu_memory *memory, uint64_t page) {
-    bool is_touched = !memory->is_restored && page >= MEMORY_ZERO_FIRST &&
-                      page < MEMORY_ZERO_FIRST + MEMORY_ZERO_COUNT;
-    return (memory->has_image && memory_image_part(page) >= 0) ||
-           memory_has_pattern(memory, page) || is_touched ||
-           memory_find_written(memory, page) != NULL;
+static bool memory_has_pattern(const struct sim_qemu_memory *memory, uint64_t page) {
+    return page >= MEMORY_PATTERN_FIRST &&
+           page < MEMORY_PATTERN_FIRST + memory_pattern_count(memory);
 }
 
 static void memory_read_page(const struct sim_qemu_memory *memory, uint64_t page,
@@ -94,15 +90,39 @@ static uint64_t memory_within(const struct sim_qemu_memory *memory, uint64_t add
     return count < room ? count : room;
 }
 
+struct page_map {
+    uint64_t address;
+    uint64_t *out;
+    size_t count;
+};
+
+static void map_mark(const struct page_map *map, const struct sim_qemu_memory *memory,
+                     uint64_t page) {
+    uint64_t at = MEMORY_ADDRESS + page * SIM_QEMU_PAGE_BYTES;
+    bool is_there = page < memory->bytes / SIM_QEMU_PAGE_BYTES;
+    if (is_there && at >= map->address && (at - map->address) / SIM_QEMU_PAGE_BYTES < map->count) {
+        map->out[(at - map->address) / SIM_QEMU_PAGE_BYTES] = MEMORY_PRESENT;
+    }
+}
+
+/* Few of the many pages are there: each is marked, instead of every page being asked for. */
 static int memory_page_map(struct sim_process *owner, uint64_t address, uint64_t *out,
                            size_t page_count) {
     const struct sim_qemu_memory *memory = memory_of(owner);
+    const struct page_map map = {address, out, page_count};
     KELPIE_ASSERT(address % SIM_QEMU_PAGE_BYTES == 0);
-    for (size_t i = 0; i < page_count; i += 1) {
-        uint64_t at = address + (uint64_t)i * SIM_QEMU_PAGE_BYTES;
-        bool is_there = memory_within(memory, at, SIM_QEMU_PAGE_BYTES) > 0 &&
-                        memory_is_private(memory, (at - MEMORY_ADDRESS) / SIM_QEMU_PAGE_BYTES);
-        out[i] = is_there ? MEMORY_PRESENT : 0;
+    memset(out, 0, page_count * sizeof(*out));
+    for (uint32_t i = 0; memory->has_image && i < SIM_QEMU_IMAGE_PAGES; i += 1) {
+        map_mark(&map, memory, memory_image_pages[i]);
+    }
+    for (uint32_t i = 0; i < memory_pattern_count(memory); i += 1) {
+        map_mark(&map, memory, MEMORY_PATTERN_FIRST + i);
+    }
+    for (uint32_t i = 0; !memory->is_restored && i < MEMORY_ZERO_COUNT; i += 1) {
+        map_mark(&map, memory, MEMORY_ZERO_FIRST + i);
+    }
+    for (uint32_t i = 0; i < memory->written_count; i += 1) {
+        map_mark(&map, memory, memory->written->pages[i]);
     }
     return 0;
 }
