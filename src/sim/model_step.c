@@ -310,8 +310,14 @@ static void done(struct step *step) {
     case SIM_MODEL_FORGET:
         done_forget(step);
         break;
-    case SIM_MODEL_DELETE:
     case SIM_MODEL_DELETE_FORCE:
+        done_delete(step);
+        if (!entry->has_answer && (BIT(step->from->state) & WITH_GUEST) != 0) {
+            allow_state(step, KELPIE_VM_STOPPED,
+                        SIM_MODEL_DIRTY); /* it came to that, and no further */
+        }
+        break;
+    case SIM_MODEL_DELETE:
         done_delete(step);
         break;
     case SIM_MODEL_OBSERVE:
@@ -410,7 +416,8 @@ static void step_crashed(struct step *step) {
     if (may_be_done) {
         done(step);
     }
-    if (entry->overlaps_end && (state & WITH_GUEST) != 0) {
+    /* the connection may be lost alone, and its client cannot tell */
+    if ((state & WITH_GUEST) != 0) {
         allow_same(step);
     }
 }

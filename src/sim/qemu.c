@@ -66,7 +66,6 @@ void kelpie__sim_qemu_hang(struct sim_qemu *qemu) {
     qemu->is_hung = true;
     kelpie__timer_disarm(loop, &qemu->qmp.timer);
     kelpie__timer_disarm(loop, &qemu->qmp.hold_timer);
-    kelpie__timer_disarm(loop, &qemu->qmp.late_timer);
     kelpie__timer_disarm(loop, &qemu->start_timer);
     kelpie__timer_disarm(loop, &qemu->load_timer);
     kelpie__timer_disarm(loop, &qemu->end_timer);

@@ -182,8 +182,6 @@ struct sim_qemu_qmp {
     int64_t held_until_ns;     /* nothing is written before */
     struct kelpie_timer timer; /* the command's end */
     struct kelpie_timer hold_timer;
-    struct kelpie_timer late_timer; /* of the events that come late */
-    bool is_late_timed;
     const char *fault; /* of the command under way, or NULL */
     uint64_t fault_argument;
     const struct sim_qemu_command *command;

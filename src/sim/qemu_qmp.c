@@ -110,14 +110,7 @@ static void qmp_put_late(struct sim_qemu *qemu) {
     struct sim_qemu_qmp *qmp = &qemu->qmp;
     qmp_put(qmp, qmp->late, qmp->late_count);
     qmp->late_count = 0;
-    qmp->is_late_timed = false;
     qmp_flush(qemu);
-}
-
-static void qmp_late_due(void *context) {
-    struct sim_qemu *qemu = context;
-    KELPIE_ASSERT(qemu->qmp.is_late_timed && !qemu->is_hung);
-    qmp_put_late(qemu);
 }
 
 void kelpie__sim_qemu_event(struct sim_qemu *qemu, const char *name, const char *format, ...) {
@@ -149,15 +142,13 @@ void kelpie__sim_qemu_event(struct sim_qemu *qemu, const char *name, const char 
     bool is_late = kelpie__sim_qemu_fault_is(fault, "late");
     bool is_swapped = qmp->is_busy && (kelpie__sim_qemu_fault_is(fault, "swap") ||
                                        kelpie__sim_qemu_fault_is(qmp->fault, "swap"));
-    if ((is_late || is_swapped) && length <= sizeof(qmp->late) - qmp->late_count) {
+    bool is_behind = qmp->late_count > 0; /* events do not overtake events */
+    if (is_late) { /* all that is written later waits behind it, as in the real one */
+        qmp_hold(qemu, kelpie__sim_qemu_fault_delay(argument));
+    }
+    if ((is_swapped || is_behind) && length <= sizeof(qmp->late) - qmp->late_count) {
         memcpy(qmp->late + qmp->late_count, line, length);
         qmp->late_count += length;
-        if (is_late) {
-            qmp->is_late_timed = true;
-            kelpie__timer_arm(qemu->loop, &qmp->late_timer,
-                              qemu->loop->now_ns + kelpie__sim_qemu_fault_delay(argument),
-                              qmp_late_due, qemu);
-        }
         return;
     }
     qmp_put(qmp, line, length);
@@ -180,11 +171,7 @@ static void qmp_answer(struct sim_qemu *qemu, const char *line) {
         qmp_put(qmp, line, strlen(line));
     }
     qmp->fault = NULL;
-    if (qmp->is_late_timed) {
-        qmp_flush(qemu);
-    } else {
-        qmp_put_late(qemu);
-    }
+    qmp_put_late(qemu);
 }
 
 void kelpie__sim_qemu_return(struct sim_qemu *qemu, const char *json) {

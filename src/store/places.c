@@ -218,6 +218,33 @@ static int open_own(struct kelpie_os *os, const char *path, uint32_t uid, int *o
     return 0;
 }
 
+/* Under a name of our own first: of two who are the first at once, neither may see the other's
+ * half-written file. */
+static int write_format(struct kelpie_os *os, int directory, const char *path,
+                        struct kelpie_error *error) {
+    struct kelpie_os_identity identity = {0};
+    char name[32];
+    char text[32];
+    int status = kelpie__os_identity(os, &identity);
+    if (status < 0) {
+        return kelpie__fail(error, KELPIE_E_IO, -status, "ask who this process is");
+    }
+    bool fits = kelpie__text_format(name, sizeof(name), "format-%d", identity.pid) &&
+                kelpie__text_format(text, sizeof(text), "%u\n", KELPIE_STORE_FORMAT);
+    KELPIE_ASSERT(fits);
+    status = kelpie__small_file_replace_synced(os, directory, name, text, strlen(text), error);
+    if (status < 0) {
+        kelpie__ignore(kelpie__fail_prefix(error, "state directory \"%s\"", path));
+        return status;
+    }
+    status = kelpie__os_rename(os, directory, name, directory, "format", true);
+    if (status < 0) {
+        kelpie__ignore(kelpie__os_unlink(os, directory, name, false)); /* the error counts */
+        return kelpie__fail(error, KELPIE_E_IO, -status, "write \"%s/format\"", path);
+    }
+    return 0;
+}
+
 /* STATE/format holds the version of everything below. */
 static int check_format(struct kelpie_os *os, int directory, const char *path,
                         struct kelpie_error *error) {
@@ -225,14 +252,7 @@ static int check_format(struct kelpie_os *os, int directory, const char *path,
     uint64_t format = 0;
     int64_t length = kelpie__small_file_read_in(os, path, "format", text, sizeof(text));
     if (length == -ENOENT) {
-        int written = snprintf(text, sizeof(text), "%u\n", KELPIE_STORE_FORMAT);
-        KELPIE_ASSERT(written > 0 && (size_t)written < sizeof(text));
-        int status = kelpie__small_file_replace_synced(os, directory, "format", text,
-                                                       (size_t)written, error);
-        if (status < 0) {
-            kelpie__ignore(kelpie__fail_prefix(error, "state directory \"%s\"", path));
-        }
-        return status;
+        return write_format(os, directory, path, error);
     }
     if (length < 0) {
         return kelpie__fail(error, KELPIE_E_IO, (int)-length, "read \"%s/format\"", path);
