@@ -14,6 +14,9 @@
 
 #define JUDGE_GRACE_MS 1000u /* beyond a call's own deadline, on a machine that is not loaded */
 
+/* a command's time stands still while its VM is paused: somebody, or the one that resumes, may fail
+ * to resume it for long */
+#define JUDGE_PAUSED_NS (600 * KELPIE_NS_PER_S)
 /* what a start may wait for kelpie-pack, which a fault can make hang */
 #define JUDGE_PREPARE_NS (120 * KELPIE_NS_PER_S)
 
@@ -87,6 +90,12 @@ void kelpie__sim_judge_begin(struct sim_judge *judge, const struct sim_operation
         (int64_t)(deadline_ms + JUDGE_GRACE_MS * (factor > 0 ? factor : 1)) * KELPIE_NS_PER_MS;
     if (operation->op == SIM_MODEL_START && !operation->is_look && judge->is_faulty) {
         call->limit_ns += JUDGE_PREPARE_NS;
+    }
+    bool is_command =
+        !operation->is_look && (operation->op == SIM_MODEL_EXEC || operation->op == SIM_MODEL_PUT ||
+                                operation->op == SIM_MODEL_GET);
+    if (is_command && judge->is_faulty) {
+        call->limit_ns += JUDGE_PAUSED_NS;
     }
     call->ticket = kelpie__sim_model_begin(judge->model, &asked);
     KELPIE_ASSERT(call->ticket != 0);

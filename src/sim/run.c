@@ -187,8 +187,7 @@ static void run_liveness(struct run *run, struct sim_run_result *out) {
 }
 
 static bool is_vacuous(const struct sim_run_result *result) {
-    return result->counts.calls == 0 ||
-           (result->counts.succeeded == 0 && result->faults_fired == 0);
+    return result->counts.succeeded == 0 && result->faults_fired == 0;
 }
 
 static void run_collect(struct run *run, struct sim_run_result *out) {
