@@ -416,8 +416,7 @@ static void step_crashed(struct step *step) {
     if (may_be_done) {
         done(step);
     }
-    /* the connection may be lost alone, and its client cannot tell */
-    if ((state & WITH_GUEST) != 0) {
+    if (entry->overlaps_end && (state & WITH_GUEST) != 0) {
         allow_same(step);
     }
 }
