@@ -75,11 +75,14 @@ static void run_options(const struct sim_scenario_options *options, struct simcl
  * next. */
 static uint32_t list_places(const struct sim_search *search, bool is_of_looking, uint32_t *out) {
     uint32_t count = 0;
+    uint32_t birth = 0; /* of the first that looks: what it left, the second compares */
     bool is_changed = true;
     for (uint32_t i = 0; i < search->call_count && count < CRASH_PLACES_MAX; i += 1) {
         const struct sim_search_call *call = &search->calls[i];
         bool is_ours = is_of_looking ? call->is_of_looking : call->is_of_operation;
-        if (!is_ours || strcmp(call->role, "agent") == 0) {
+        birth = is_ours && birth == 0 ? call->birth : birth;
+        bool is_other = is_of_looking && call->birth != birth;
+        if (!is_ours || is_other || strcmp(call->role, "agent") == 0) {
             continue;
         }
         if (is_changed) {
