@@ -214,8 +214,10 @@ static int copy_unit_look(struct kelpie_qemu_copy *copy, struct kelpie_error *er
         uint64_t entry = buffers->entries[i];
         bool is_private =
             (entry & (PAGE_MAP_PRESENT | PAGE_MAP_SWAPPED)) != 0 && (entry & PAGE_MAP_FILE) == 0;
-        buffers->bits[i / 8] |= is_private ? (uint8_t)(1u << i % 8) : 0;
-        has_any = has_any || is_private;
+        if (is_private) {
+            buffers->bits[i / 8] = (uint8_t)(buffers->bits[i / 8] | 1u << i % 8);
+            has_any = true;
+        }
     }
     if (!has_any || copy->order.map == KELPIE_OS_NO_HANDLE) {
         return 0;
