@@ -12,6 +12,7 @@
 #include "agent/root.h"
 #include "core/text.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 
 #define AGENT_PORT_NAME "org.kelpie.agent"
 #define AGENT_CGROUP "/sys/fs/cgroup/kelpie"
@@ -96,6 +97,7 @@ static void agent_stop_timer_callback(void *context) {
         agent_finish_stop(agent);
         return;
     }
+    KELPIE_REACHED(agent->os, "processes outlived the request to go");
     agent->was_kill_sent = true;
     agent_signal_all(agent, SIGKILL);
     kelpie__timer_arm(agent->loop, &agent->stop_timer,

@@ -14,6 +14,7 @@
 #include "core/json.h"
 #include "core/text.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 
 #define CONNECTION_RETRY_MIN_NS (1 * KELPIE_NS_PER_MS)
 #define CONNECTION_RETRY_DOUBLING_MAX 6 /* up to 64 ms */
@@ -227,6 +228,7 @@ static void connection_closed_callback(void *context, const struct kelpie_error 
     KELPIE_ASSERT(error->code < 0);
     bool is_peer_gone = error->code == KELPIE_E_IO && error->os_error == 0;
     if (!is_peer_gone) {
+        KELPIE_REACHED(agent->os, "the agent gave up its peer");
         kelpie__agent_log(agent->os, "connection: %s", error->message);
     }
     kelpie__agent_disconnect(agent);

@@ -15,6 +15,7 @@
 #include "agent/boot.h"
 #include "agent/process_list.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 
 #define EXEC_KILL_INTERVAL_NS (100 * KELPIE_NS_PER_MS)
 #define EXEC_KILL_ATTEMPT_MAX 50  /* 5 s: then a member hangs in the kernel and is given up */
@@ -199,12 +200,15 @@ void kelpie__agent_exec_kill(struct kelpie_agent_exec *exec, enum kelpie_agent_e
     KELPIE_ASSERT(reason != KELPIE_AGENT_EXEC_BY_ITSELF);
     exec_check(exec);
     if (exec->state != KELPIE_AGENT_EXEC_RUNNING) {
+        KELPIE_REACHED(exec->agent->os, "a command that ends was to be killed");
         return; /* its end is under way, and with it everybody's */
     }
     if (exec->reason == KELPIE_AGENT_EXEC_BY_ITSELF) {
         exec->reason = reason;
     }
-    exec_kill_group(exec);
+    if (!KELPIE_CANARY(exec->agent->os, 7)) {
+        exec_kill_group(exec);
+    }
     /* A command of root's may have moved itself to another cgroup. */
     kelpie__ignore(kelpie__os_kill_pid(exec->agent->os, exec->pid, SIGKILL)); /* it may be dead */
 }
@@ -253,12 +257,14 @@ static void exec_clear_group(struct kelpie_agent_exec *exec) {
     int32_t leaders[KELPIE_AGENT_EXEC_MAX];
     uint32_t count = kelpie__agent_exec_leaders(agent, leaders);
     bool is_empty = kelpie__agent_group_is_empty(&agent->groups, &exec->group, leaders, count);
-    if (is_empty && !exec_kill_strays(exec, count)) {
+    bool is_forgotten = KELPIE_CANARY(agent->os, 7) && exec->reason == KELPIE_AGENT_EXEC_BY_TIMEOUT;
+    if (is_forgotten || (is_empty && !exec_kill_strays(exec, count))) {
         exec_close_group(exec);
         return;
     }
     if (exec->kill_attempt_count == 0) {
         exec->kill_attempt_count = 1;
+        KELPIE_SOMETIMES(agent->os, "a command left processes behind", !is_empty);
         if (!is_empty) {
             exec_kill_group(exec);
         }
@@ -274,6 +280,7 @@ static void exec_patience_callback(void *context) {
     struct kelpie_agent *agent = exec->agent;
     exec->kill_attempt_count += 1;
     if (exec->kill_attempt_count > EXEC_KILL_ATTEMPT_MAX) {
+        KELPIE_REACHED(agent->os, "processes do not die");
         kelpie__agent_log(agent->os, "processes of command %s do not die", exec->id);
         kelpie__agent_group_abandon(&agent->groups, &exec->group);
         exec->is_group_gone = true;
@@ -370,6 +377,7 @@ bool kelpie__agent_exec_reap(struct kelpie_agent *agent) {
         if (found != NULL) {
             exec_end(found, &exit);
         } else {
+            KELPIE_REACHED(agent->os, "an orphan was collected");
             execs->orphan_count += 1;
         }
     }
@@ -390,6 +398,7 @@ void kelpie__agent_exec_detach_all(struct kelpie_agent *agent) {
             continue;
         }
         if (exec->state == KELPIE_AGENT_EXEC_RECEIVING) {
+            KELPIE_REACHED(agent->os, "a peer went while arguments came");
             kelpie__agent_exec_release(exec);
             continue;
         }

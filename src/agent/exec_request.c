@@ -12,6 +12,7 @@
 #include "core/json.h"
 #include "core/text.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 
 #define REQUEST_TERMINAL_CELLS_MAX 4096 /* rows, or columns */
 #define REQUEST_SIGNAL_MAX 64
@@ -342,6 +343,7 @@ void kelpie__agent_request_exec_kill(struct kelpie_agent *agent, uint64_t id,
     struct kelpie_error error = {0};
     struct kelpie_agent_exec *exec = request_find(agent, params, &error);
     if (exec != NULL) {
+        KELPIE_REACHED(agent->os, "a command was cancelled");
         kelpie__agent_exec_kill(exec, KELPIE_AGENT_EXEC_BY_CANCEL);
     }
     request_answer(agent, id, exec == NULL ? error.code : 0, &error);

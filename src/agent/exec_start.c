@@ -15,6 +15,7 @@
 #include "agent/users.h"
 #include "core/text.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 
 #define START_ARGUMENTS_CAPACITY_MIN 4096
 #define START_ANSWER_DELAY_NS (10 * KELPIE_NS_PER_MS) /* what a short command takes at most */
@@ -156,6 +157,7 @@ static void start_timeout_callback(void *context) {
     struct kelpie_agent_exec *exec = context;
     KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_RUNNING);
     KELPIE_ASSERT(exec->options.timeout_ms > 0);
+    KELPIE_REACHED(exec->agent->os, "a command timed out");
     kelpie__agent_exec_kill(exec, KELPIE_AGENT_EXEC_BY_TIMEOUT);
 }
 
@@ -175,6 +177,7 @@ static int start_with_streams(struct kelpie_agent_exec *exec,
     status = start_spawn(exec, command, user, &pipes, error);
     start_close(agent->os, pipes.theirs, 3);
     if (status < 0) {
+        KELPIE_REACHED(agent->os, "a command could not be spawned");
         start_close(agent->os, pipes.ours, 3);
         start_close_terminal(exec);
         return status;

@@ -13,6 +13,7 @@
 #include "agent/exec.h"
 #include "core/limits.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 
 #define STREAM_READ_COUNT_MAX 4           /* reads of one pipe in one go: others want their turn */
 #define STREAM_OUTPUT_BYTES (64 * 1024)   /* what a pipe holds: one read can empty it */
@@ -182,6 +183,7 @@ static void input_send_stop(struct kelpie_agent_input *input) {
 /* Nobody reads what still comes: the peer is told, and its bytes are dropped. */
 static void input_stop(struct kelpie_agent_input *input) {
     input_check(input);
+    KELPIE_REACHED(input->exec->agent->os, "a command closed its input");
     kelpie__ring_drop(&input->ring);
     if (input->handle >= 0) {
         input_close(input);
@@ -213,7 +215,8 @@ static bool input_drain(struct kelpie_agent_input *input) {
         result = kelpie__os_write(input->exec->agent->os, input->handle, bytes, count);
         KELPIE_ASSERT(result <= (int64_t)count);
         if (result > 0) {
-            kelpie__ring_mark_sent(&input->ring, (size_t)result);
+            bool is_careless = KELPIE_CANARY(input->exec->agent->os, 8);
+            kelpie__ring_mark_sent(&input->ring, is_careless ? count : (size_t)result);
             bool is_freed = kelpie__ring_acknowledge(&input->ring, input->ring.sent);
             KELPIE_ASSERT(is_freed);
         }

@@ -8,6 +8,7 @@
 
 #include "core/limits.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 
 #define LOOP_EVENTS_PER_STEP 32u
 #define LOOP_TIMERS_PER_STEP 1024u /* one that arms itself for now fires in the next step */
@@ -52,6 +53,17 @@ void kelpie__loop_check(const struct kelpie_loop *loop) {
     KELPIE_ASSERT(loop->due.next != NULL && loop->due.previous != NULL);
 }
 
+/* What deadlines are measured by. */
+static int64_t loop_clock(const struct kelpie_loop *loop) {
+    int64_t now_ns = kelpie__os_now(loop->os, KELPIE_OS_CLOCK_MONOTONIC);
+#ifdef KELPIE_SIMULATION
+    if (KELPIE_CANARY(loop->os, 11)) {
+        now_ns = kelpie__os_now(loop->os, KELPIE_OS_CLOCK_WALL) - loop->wall_base_ns;
+    }
+#endif
+    return now_ns > 0 ? now_ns : 0;
+}
+
 int kelpie__loop_create(struct kelpie_os *os, uint32_t handle_max, struct kelpie_loop **out,
                         struct kelpie_error *error) {
     KELPIE_ASSERT(handle_max > 0 && handle_max < KELPIE_LOOP_NO_SLOT);
@@ -71,6 +83,11 @@ int kelpie__loop_create(struct kelpie_os *os, uint32_t handle_max, struct kelpie
     timer_ring_init(&loop->timers);
     timer_ring_init(&loop->due);
     loop->now_ns = kelpie__os_now(os, KELPIE_OS_CLOCK_MONOTONIC);
+#ifdef KELPIE_SIMULATION
+    if (KELPIE_CANARY(os, 11)) {
+        loop->wall_base_ns = kelpie__os_now(os, KELPIE_OS_CLOCK_WALL) - loop->now_ns;
+    }
+#endif
     kelpie__loop_check(loop);
     *out = loop;
     return 0;
@@ -228,7 +245,7 @@ int kelpie__loop_step(struct kelpie_loop *loop, int64_t deadline_ns, struct kelp
     if (count < 0) {
         return kelpie__fail(error, KELPIE_E_IO, -count, "wait for events");
     }
-    loop->now_ns = kelpie__os_now(loop->os, KELPIE_OS_CLOCK_MONOTONIC);
+    loop->now_ns = loop_clock(loop);
     loop->is_dispatching = true;
     loop_dispatch_events(loop, events, (uint32_t)count);
     loop_fire_timers(loop);

@@ -37,6 +37,9 @@ struct kelpie_loop {
     bool is_dispatching;
     struct kelpie_timer timers; /* heads of rings, by deadline */
     struct kelpie_timer due;
+#ifdef KELPIE_SIMULATION
+    int64_t wall_base_ns; /* of canary 11 */
+#endif
 };
 
 /* At most handle_max handles at once. Gives *out (destroy). Errors: MEMORY. */

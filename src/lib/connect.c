@@ -12,6 +12,7 @@
 #include "core/text.h"
 #include "lib/internal.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "wire/wire.h"
 
 /* the lock's holder needs about a millisecond */
@@ -113,6 +114,7 @@ void kelpie__vm_explain_loss(struct kelpie_vm *vm, struct kelpie_error *out) {
     const char *name = vm->directory.name;
     int status = kelpie__vm_record(vm, &record, NULL);
     if (!vm->is_greeted) { /* it was ending when we came, and has done nothing that was asked */
+        KELPIE_REACHED(vm->kelpie->os, "a monitor ended before it answered hello");
         kelpie__ignore(kelpie__fail(out, KELPIE_E_BUSY, 0,
                                     "the monitor of VM \"%s\" ended before it answered; try again",
                                     name));
@@ -122,15 +124,18 @@ void kelpie__vm_explain_loss(struct kelpie_vm *vm, struct kelpie_error *out) {
     if (status == KELPIE_E_NOT_FOUND) {
         /* Deleted by somebody; but an ephemeral one goes with a monitor that dies, too. */
         bool has_crashed = vm->directory.is_ephemeral && !vm->has_goodbye;
+        KELPIE_REACHED(vm->kelpie->os, "a monitor ended and its VM was deleted");
         kelpie__ignore(kelpie__fail(out, has_crashed ? KELPIE_E_CRASHED : KELPIE_E_NOT_FOUND, 0,
                                     "the monitor of VM \"%s\" ended, and the VM is deleted", name));
         return;
     }
     if (status < 0 || kelpie__state_is_live(record.state)) { /* not known yet */
+        KELPIE_REACHED(vm->kelpie->os, "a monitor ended and what became of its VM is not known");
         kelpie__ignore(kelpie__fail(out, KELPIE_E_CRASHED, 0,
                                     "the monitor of VM \"%s\" ended, and what ran in it is lost",
                                     name));
     } else {
+        KELPIE_REACHED(vm->kelpie->os, "a monitor ended and its VM was recovered");
         kelpie__ignore(kelpie__fail(out, KELPIE_E_CRASHED, 0,
                                     "the monitor of VM \"%s\" ended, and the VM is %s%s%s", name,
                                     kelpie_vm_state_name(record.state),
@@ -180,6 +185,7 @@ static void hello_answer(void *context, const struct kelpie_error *error, const 
         return;
     }
     if (error != NULL) { /* without effect when it is the connection's end */
+        KELPIE_REACHED(vm->kelpie->os, "a monitor did not answer hello");
         kelpie__wire_break(vm->wire, "R21", "hello was not answered: %s", error->message);
         return;
     }
@@ -301,6 +307,11 @@ int kelpie__vm_spawn_monitor(struct kelpie_vm *vm, struct kelpie_error *error) {
     if (owner < KELPIE_OS_NO_HANDLE) {
         return owner;
     }
+    if (KELPIE_CANARY(os, 13)) { /* it was seen to be free; it is taken for good below */
+        kelpie__vm_directory_unlock(&vm->directory);
+        vm->directory.lock = kelpie__os_open(os, vm->directory.run, KELPIE_VM_LOCK_FILE,
+                                             KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE, 0);
+    }
     kelpie__ignore(kelpie__os_unlink(os, vm->directory.run, KELPIE_VM_SOCKET_FILE, false));
     int listener = kelpie__os_listen(os, vm->directory.run, KELPIE_VM_SOCKET_FILE, CONNECT_BACKLOG);
     int status = listener < 0 ? listener : kelpie__os_pair(os, pair);
@@ -313,12 +324,14 @@ int kelpie__vm_spawn_monitor(struct kelpie_vm *vm, struct kelpie_error *error) {
     status = spawn_process(vm, listener, pair[1], owner, error);
     kelpie__ignore(kelpie__os_close(os, pair[1]));
     if (status < 0) {
+        KELPIE_REACHED(os, "a monitor could not be started");
         kelpie__ignore(kelpie__os_close(os, pair[0]));
         kelpie__ignore(kelpie__os_unlink(os, vm->directory.run, KELPIE_VM_SOCKET_FILE, false));
     } else {
         status = connection_open(vm, pair[0], error);
     }
     if (status == 0) {
+        kelpie__ignore(KELPIE_CANARY(os, 13) ? kelpie__os_lock(os, vm->directory.lock) : 0);
         kelpie__vm_directory_unlock(&vm->directory); /* the monitor holds its own copy */
     }
 fail_sockets:
@@ -342,6 +355,7 @@ int kelpie__vm_connect(struct kelpie_vm *vm, bool may_start, struct kelpie_vm_re
         return 0;
     }
     if (vm->wire != NULL) {
+        KELPIE_REACHED(vm->kelpie->os, "a call came while its monitor was ending");
         return kelpie__fail(error, KELPIE_E_BUSY, 0, "the monitor of VM \"%s\" is ending",
                             vm->directory.name);
     }
@@ -350,6 +364,7 @@ int kelpie__vm_connect(struct kelpie_vm *vm, bool may_start, struct kelpie_vm_re
         return connection_open(vm, stream, error);
     }
     if (stream == -EAGAIN) {
+        KELPIE_REACHED(vm->kelpie->os, "a monitor had no time for a connection");
         return kelpie__fail(error, KELPIE_E_BUSY, 0, "the monitor of VM \"%s\" has no time",
                             vm->directory.name);
     }
@@ -381,6 +396,8 @@ static int wait_greeted(struct kelpie_vm *vm, struct kelpie_error *error) {
     while (status == 0 && vm->wire != NULL && !vm->is_greeted) { /* bound: hello's deadline */
         status = kelpie__turn(vm->kelpie, -1, error);
     }
+    KELPIE_SOMETIMES(vm->kelpie->os, "a connection ended before its hello",
+                     status == 0 && vm->wire == NULL);
     if (status == 0 && vm->wire == NULL) {
         KELPIE_ASSERT(vm->loss.code < 0);
         status = vm->loss.code;
@@ -416,6 +433,7 @@ int kelpie__vm_connect_wait(struct kelpie_vm *vm, bool may_start,
         }
     }
     if (loss_count == CONNECT_LOSSES_MAX) { /* every one that was started died at once */
+        KELPIE_REACHED(kelpie->os, "every monitor that was started died at once");
         status = KELPIE_E_CRASHED;
         kept.code = status;
     }

@@ -10,6 +10,7 @@
 #include "lib/exec.h"
 #include "lib/internal.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "wire/wire.h"
 
 /* ---- making one ------------------------------------------------------------------------------ */
@@ -127,9 +128,11 @@ static void exec_backstop(void *context) {
     struct kelpie_error error;
     KELPIE_ASSERT(exec->phase == KELPIE_EXEC_IS_RUNNING && exec->timeout_ms > 0);
     if (exec->is_paused || exec_was_frozen(exec)) {
+        KELPIE_REACHED(exec->kelpie->os, "a timeout waited for a VM that was paused");
         kelpie__exec_arm_backstop(exec);
         return;
     }
+    KELPIE_REACHED(exec->kelpie->os, "a monitor did not report the end of a command");
     kelpie__ignore(kelpie__fail(&error, KELPIE_E_TIMEOUT, 0,
                                 "the monitor of VM \"%s\" does not report the end of a command "
                                 "with a timeout of %llu ms",
@@ -187,9 +190,11 @@ void kelpie__execs_exit(struct kelpie_vm *vm, const char *params, size_t length)
     kelpie__ignore(kelpie__json_find_u64(params, length, "channel", &channel));
     struct kelpie_exec *exec = kelpie__exec_find(vm, channel);
     if (exec == NULL || exec->phase == KELPIE_EXEC_HAS_ENDED) {
+        KELPIE_REACHED(vm->kelpie->os, "the end of a command that was closed");
         return; /* closed here before its end was known */
     }
     if (kelpie__json_find(params, length, "error", &value) == 0) {
+        KELPIE_REACHED(vm->kelpie->os, "a command ended with an error");
         exec_read_error(&value, &error);
         kelpie__exec_end(exec, &error);
         return;

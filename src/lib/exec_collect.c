@@ -9,6 +9,7 @@
 #include "os/os_call.h"
 
 #define COLLECT_GROWTH_BYTES 4096u
+#define COLLECT_TRIES 8u
 
 /* One stream's bytes. Memory given to the embedder is the table's, so that release can give it back
  * without a handle: a header in front of the bytes remembers both. */
@@ -269,10 +270,13 @@ int kelpie_vm_exec(struct kelpie_vm *vm, const struct kelpie_exec_options *optio
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_exec: vm is NULL");
     }
     int status = kelpie__check_may_block(vm->kelpie, "kelpie_vm_exec", error);
-    if (status == 0) {
-        /* What is wrong, if anything, is said by the start that follows. */
+    bool is_tried = status < 0;
+    for (unsigned i = 0; i < COLLECT_TRIES && !is_tried; i += 1) {
+        /* What is wrong, if anything, is said by the start that follows; somebody may hold the VM's
+         * lock for a moment then. */
         kelpie__ignore(kelpie__vm_connect_wait(vm, false, NULL, NULL));
         status = collect_start(vm, options, out, kelpie__waiter_done, &waiter, &collect, error);
+        is_tried = status != KELPIE_E_BUSY;
     }
     if (status < 0) {
         return status;

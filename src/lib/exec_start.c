@@ -10,6 +10,7 @@
 #include "lib/exec.h"
 #include "lib/internal.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "wire/wire.h"
 
 #define EXEC_PARAMS_BYTES (8u * 1024u + 2u * KELPIE_PATH_BYTES_MAX)
@@ -167,6 +168,7 @@ static void start_end(struct kelpie_exec *exec, const struct kelpie_error *error
         kelpie__exec_arm_backstop(exec);
     } else {
         if (error->code == KELPIE_E_IO && kelpie__wire_is_closed(exec->vm->wire)) {
+            KELPIE_REACHED(kelpie->os, "a monitor died over the start of a command");
             kelpie__vm_explain_loss(exec->vm, &lost);
             error = &lost;
         }
@@ -364,6 +366,8 @@ static void attach_answer(void *context, const struct kelpie_error *error, const
         kelpie__ignore(kelpie__json_find_u64(result, length, "stdout_offset", &offsets[0]));
         kelpie__ignore(kelpie__json_find_u64(result, length, "stderr_offset", &offsets[1]));
         kelpie__ignore(kelpie__json_find_u64(result, length, "stdin_offset", &input));
+        KELPIE_SOMETIMES(exec->kelpie->os, "an attach found bytes gone for good",
+                         offsets[0] > exec->outputs[0].receiver.received);
         for (unsigned i = 0; i < 2; i += 1) { /* bytes that are gone for good are passed over */
             kelpie__stream_receiver_init(&exec->outputs[i].receiver, offsets[i],
                                          KELPIE_LIB_OUTPUT_BYTES);

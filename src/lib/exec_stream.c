@@ -9,6 +9,7 @@
 #include "lib/exec.h"
 #include "lib/internal.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "wire/wire.h"
 
 static enum kelpie_stream_kind output_kind(unsigned index) {
@@ -202,6 +203,7 @@ static void tell_writable(struct kelpie_exec *exec) {
     }
     exec->is_stdin_short = false;
     if (exec->callbacks.writable != NULL) {
+        KELPIE_REACHED(kelpie->os, "input had room again");
         exec->is_delivering = true;
         kelpie__callback_enter(kelpie);
         exec->callbacks.writable(exec->context, exec);
@@ -258,6 +260,7 @@ void kelpie__execs_stop(struct kelpie_vm *vm, uint32_t stream) {
     }
     if (kind == KELPIE_STREAM_STDIN) {
         kelpie__stream_sender_stop(&exec->input);
+        KELPIE_REACHED(vm->kelpie->os, "input that nobody reads");
         /* writes are taken and dropped from here on, as for a pipe nobody reads */
         tell_writable(exec);
     }

@@ -5,6 +5,7 @@
  */
 #include "lib/internal.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "wire/wire.h"
 
 static void operation_unlink(struct kelpie_operation *operation) {
@@ -40,6 +41,7 @@ static void operation_answer(void *context, const struct kelpie_error *error, co
         operation->read(operation, result, length);
     }
     if (error != NULL && error->code == KELPIE_E_IO && kelpie__wire_is_closed(vm->wire)) {
+        KELPIE_REACHED(vm->kelpie->os, "a monitor died over a request");
         kelpie__vm_explain_loss(vm, &lost);
         error = &lost;
     }

@@ -10,6 +10,7 @@
 #include "core/text.h"
 #include "lib/internal.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "wire/wire.h"
 
 #define VM_NAME_TRIES 8u
@@ -169,6 +170,7 @@ int kelpie_vm_create(struct kelpie *kelpie, const char *name, struct kelpie_conf
     if (vm->config->lifetime == KELPIE_LIFETIME_OWNED || vm->config->is_ephemeral) {
         status = kelpie__vm_spawn_monitor(vm, error);
         if (status < 0) {
+            KELPIE_REACHED(kelpie->os, "a VM was given up for want of a monitor");
             kelpie__ignore(kelpie__vm_directory_delete(&vm->directory, NULL));
             kelpie__vm_directory_close(&vm->directory);
             vm_free(vm);
@@ -196,6 +198,7 @@ static bool vm_monitor_is_dying(const struct kelpie_vm *vm, int32_t monitor_pid)
     }
     kelpie__ignore(kelpie__text_format(path, sizeof(path), "/proc/%d/stat", monitor_pid));
     if (kelpie__small_file_read_start(os, path, text, sizeof(text)) <= 0) {
+        KELPIE_REACHED(os, "a lock is held by one who recovers");
         return true; /* gone: somebody else holds the lock, to recover it */
     }
     char *next = strrchr(text, ')'); /* the name may hold anything */
@@ -224,6 +227,7 @@ static int vm_recover_if_free(struct kelpie_vm *vm, struct kelpie_vm_record *rec
         if (kelpie->loop->is_dispatching || !vm_monitor_is_dying(vm, record->monitor_pid)) {
             return 0;
         }
+        KELPIE_REACHED(kelpie->os, "a monitor was dying");
         status = kelpie__turn(
             kelpie, kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC) + VM_DYING_TURN_NS, NULL);
         status = status < 0 ? status : kelpie__vm_directory_lock(&vm->directory, NULL);
@@ -246,6 +250,7 @@ int kelpie__vm_record(struct kelpie_vm *vm, struct kelpie_vm_record *out,
     struct kelpie_error kept = {0};
     int status = kelpie__record_read(vm->kelpie->os, vm->directory.vm, out, &kept);
     if (!kelpie__vm_directory_is_current(&vm->directory)) { /* its files may be going, too */
+        KELPIE_REACHED(vm->kelpie->os, "a VM was deleted by another");
         return fail_deleted(vm, error);
     }
     if (status < 0) {
@@ -270,6 +275,7 @@ static int open_read(struct kelpie_vm *vm, struct kelpie_error *error) {
     bool is_there = kelpie__vm_directory_is_current(&vm->directory);
     if (status == KELPIE_E_IO && is_there) {
         KELPIE_ASSERT(kept.code == KELPIE_E_IO);
+        KELPIE_REACHED(vm->kelpie->os, "a VM with damaged files was opened");
         vm->damage = kept;
         kelpie__config_defaults(vm->config);
         return 0;

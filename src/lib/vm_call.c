@@ -8,6 +8,7 @@
 #include "core/text.h"
 #include "lib/internal.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "wire/wire.h"
 
 /* the monitor's answer may come this long after its own deadline */
@@ -245,6 +246,7 @@ static int kill_begin(struct kelpie_vm *vm, bool may_wait, struct call *call,
     call_set(call, "vm.kill", KELPIE_CALL_TIMEOUT_MS);
     int status = connect_or_record(vm, may_wait, &record, &kept);
     if (status == 1 || status == KELPIE_E_NOT_FOUND) {
+        KELPIE_REACHED(vm->kelpie->os, "a kill found nothing that runs");
         call->request.is_answered = true; /* nothing runs */
         return 0;
     }
@@ -295,6 +297,7 @@ static int delete_without_monitor(struct kelpie_vm *vm, struct kelpie_error *err
     }
     status = kelpie__vm_directory_recover(&vm->directory, &record, NULL);
     if (status == KELPIE_E_NOT_FOUND) {
+        KELPIE_REACHED(vm->kelpie->os, "a delete was done by recovery");
         status = 0; /* an ephemeral one: recovery deleted it */
     } else {        /* also one whose files cannot be read: that is how to get rid of it */
         status = kelpie__vm_directory_delete(&vm->directory, error);
@@ -317,11 +320,13 @@ static int delete_begin(struct kelpie_vm *vm, bool is_forced, bool may_wait, str
     bool is_damaged = status == KELPIE_E_IO && vm->wire == NULL;
     call->request.is_answered = true;
     if (status == KELPIE_E_NOT_FOUND) {
+        KELPIE_REACHED(vm->kelpie->os, "a delete found nothing");
         /* Gone already; a monitor that died over it may have left the files: finish its work. */
         kelpie__vm_directory_prune(&vm->kelpie->places);
         return 0;
     }
     if (status == 1 || is_damaged) {
+        KELPIE_SOMETIMES(vm->kelpie->os, "a damaged VM was deleted", is_damaged);
         return delete_without_monitor(vm, error);
     }
     if (error != NULL) {

@@ -5,12 +5,14 @@
  */
 #include "monitor/exec.h"
 #include "monitor/monitor.h"
+#include "os/os_mark.h"
 
 static void exec_backstop(void *context) {
     struct kelpie_relay_exec *exec = context;
     struct kelpie_error error = {0};
     kelpie__exec_check(exec);
     KELPIE_ASSERT(exec->timeout_ms > 0 && !exec->relay->is_frozen);
+    KELPIE_REACHED(exec->relay->monitor->os, "a guest did not end a command in time");
     kelpie__ignore(kelpie__fail(
         &error, KELPIE_E_CRASHED, 0,
         "the guest did not end command \"%s\" within %u ms after its timeout of %llu ms",
@@ -50,6 +52,7 @@ void kelpie__relay_freeze(struct kelpie_relay *relay, bool is_frozen) {
         if (is_counted && is_frozen) {
             int64_t left_ns =
                 exec->backstop.deadline_ns - loop->now_ns; /* it may just have fired */
+            KELPIE_REACHED(relay->monitor->os, "a command's timeout stood still");
             kelpie__timer_disarm(loop, &exec->backstop);
             exec->backstop_left_ns = left_ns > 0 ? left_ns : 0;
         } else if (is_counted) {

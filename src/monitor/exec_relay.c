@@ -12,6 +12,7 @@
 #include "monitor/exec.h"
 #include "monitor/monitor.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "wire/wire.h"
 
 #define RELAY_PARAMS_BYTES_MAX KELPIE_MESSAGE_BYTES_MAX
@@ -111,6 +112,7 @@ static void relay_forget_oldest(struct kelpie_relay *relay) {
     }
     if (relay->finished_count == KELPIE_EXEC_FINISHED_MAX) {
         KELPIE_ASSERT(oldest != NULL);
+        KELPIE_REACHED(relay->monitor->os, "the end of a command was forgotten");
         kelpie__exec_free(oldest);
     }
     KELPIE_ASSERT(relay->finished_count < KELPIE_EXEC_FINISHED_MAX);
@@ -148,6 +150,7 @@ void kelpie__exec_kill(struct kelpie_relay_exec *exec) {
     exec->is_kill_wanted = true;
     struct kelpie_wire *guest = kelpie__guest_wire(exec->relay->guest);
     if (exec->phase != KELPIE_RELAY_LIVE || guest == NULL) {
+        KELPIE_REACHED(exec->relay->monitor->os, "a command was to be killed before it had an id");
         return; /* when its id is known; or the VM's end ends it too */
     }
     char params[64];
@@ -179,6 +182,7 @@ static void exec_started(struct kelpie_relay_exec *exec, const char *result, siz
     kelpie__event_log_write(monitor, "exec_started", "%s %s", exec->id, exec->command);
     kelpie__relay_exec_arm_backstop(exec);
     if (exec->is_kill_wanted) {
+        KELPIE_REACHED(monitor->os, "a command was killed as soon as it had an id");
         kelpie__exec_kill(exec);
     }
     kelpie__exec_check(exec);
@@ -193,8 +197,10 @@ static void exec_start_answered(void *context, const struct kelpie_error *error,
         return;
     }
     if (kelpie__guest_wire(exec->relay->guest) == NULL) {
+        KELPIE_REACHED(exec->relay->monitor->os, "the VM died over the start of a command");
         return; /* the connection ended: why the VM died is said by kelpie__relay_fail_all */
     }
+    KELPIE_REACHED(exec->relay->monitor->os, "a guest refused a command");
     kelpie__reply_refuse(exec->relay->monitor, &exec->start_reply, error);
     kelpie__exec_free(exec);
 }
@@ -382,6 +388,7 @@ void kelpie__relay_cancel(struct kelpie_relay *relay, uint64_t client, uint64_t 
         if (exec != NULL && exec->start_reply.client == client &&
             exec->start_reply.request == request) {
             KELPIE_ASSERT(exec->phase == KELPIE_RELAY_STARTING);
+            KELPIE_REACHED(relay->monitor->os, "the start of a command was cancelled");
             exec->is_kill_wanted = true; /* its answer comes, and its end right after */
         }
     }
@@ -414,6 +421,7 @@ void kelpie__relay_attach(struct kelpie_relay *relay, struct kelpie_reply reply,
         return;
     }
     if (exec->client != 0 || exec->is_abandoned) {
+        KELPIE_REACHED(relay->monitor->os, "an attach to a command that was attached");
         kelpie__reply_refuse_text(relay->monitor, &reply, KELPIE_E_BUSY,
                                   "command \"%s\" is attached elsewhere", exec->id);
         return;
@@ -427,12 +435,17 @@ void kelpie__relay_attach(struct kelpie_relay *relay, struct kelpie_reply reply,
     uint64_t stderr_offset = relay_u64(params, length, "stderr_offset", 0);
     if (!kelpie__exec_take_over(exec, reply.client, kelpie__to_u32(channel), stdout_offset,
                                 stderr_offset)) {
+        KELPIE_REACHED(relay->monitor->os, "an attach from an offset that is not kept");
         kelpie__reply_refuse_text(relay->monitor, &reply, KELPIE_E_MISUSE,
                                   "command \"%s\" has not written so far as offset %llu or %llu",
                                   exec->id, (unsigned long long)stdout_offset,
                                   (unsigned long long)stderr_offset);
         return;
     }
+    KELPIE_SOMETIMES(relay->monitor->os, "an attach after the end",
+                     exec->phase == KELPIE_RELAY_ENDED);
+    KELPIE_SOMETIMES(relay->monitor->os, "an attach to a command that runs",
+                     exec->phase == KELPIE_RELAY_LIVE);
     char text[160];
     bool is_whole = kelpie__text_format(
         text, sizeof(text), "{\"stdout_offset\":%llu,\"stderr_offset\":%llu,\"stdin_offset\":%llu}",
@@ -456,6 +469,7 @@ void kelpie__relay_detach(struct kelpie_relay *relay, struct kelpie_reply reply,
                                   "command \"%s\" is not attached to this client", exec->id);
         return;
     }
+    KELPIE_REACHED(relay->monitor->os, "a client let go of a command");
     kelpie__exec_let_go(exec, true);
     kelpie__reply_result(relay->monitor, &reply, "{}");
     KELPIE_ASSERT(exec->client == 0);
@@ -503,6 +517,7 @@ void kelpie__relay_control(struct kelpie_relay *relay, struct kelpie_reply reply
     }
     struct kelpie_error error = {0};
     if (exec->phase == KELPIE_RELAY_ENDED) {
+        KELPIE_REACHED(relay->monitor->os, "a command was controlled after its end");
         kelpie__reply_result(relay->monitor, &reply, "{}"); /* too late is no error */
         return;
     }
@@ -558,6 +573,7 @@ static void exec_fail(struct kelpie_relay_exec *exec, const struct kelpie_error 
     struct kelpie_monitor *monitor = exec->relay->monitor;
     KELPIE_ASSERT(exec->phase != KELPIE_RELAY_ENDED);
     if (exec->phase == KELPIE_RELAY_STARTING) {
+        KELPIE_REACHED(monitor->os, "a VM ended with a command starting");
         kelpie__reply_refuse(monitor, &exec->start_reply, why);
         kelpie__exec_free(exec);
         return;
@@ -568,6 +584,7 @@ static void exec_fail(struct kelpie_relay_exec *exec, const struct kelpie_error 
         kelpie__exec_free(exec);
         return;
     }
+    KELPIE_REACHED(monitor->os, "a VM ended with a command running");
     *exec->end.error = *why;
     exec_ended(exec, kelpie_code_name(why->code));
 }
@@ -592,6 +609,9 @@ void kelpie__relay_client_gone(struct kelpie_relay *relay, uint64_t client) {
             continue;
         }
         bool is_kept = exec->keeps_on_disconnect;
+        KELPIE_SOMETIMES(relay->monitor->os, "a client went and its command stayed", is_kept);
+        KELPIE_SOMETIMES(relay->monitor->os, "a client went while its command started",
+                         exec->phase == KELPIE_RELAY_STARTING);
         kelpie__exec_let_go(exec, is_kept);
         if (!is_kept && exec->phase != KELPIE_RELAY_ENDED) {
             kelpie__exec_kill(exec);

@@ -10,6 +10,7 @@
 #include "monitor/exec.h"
 #include "monitor/monitor.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "wire/wire.h"
 
 #define EXEC_EXIT_BYTES_MAX 4096u
@@ -87,6 +88,7 @@ static void exec_grow(struct kelpie_relay_exec *exec, enum kelpie_stream_kind ki
         kelpie__ring_init(&larger, exec->relay->monitor->os, KELPIE_EXEC_OUTPUT_BYTES, NULL) < 0) {
         return;
     }
+    KELPIE_REACHED(exec->relay->monitor->os, "a command's buffer grew");
     /* Everything that is kept counts as unsent in the new ring, then as sent again as far as it
      * was. */
     uint64_t sent = ring->sent;
@@ -127,6 +129,7 @@ static void exec_make_room(struct kelpie_relay_exec *exec, enum kelpie_stream_ki
         exec_grow(exec, kind);
         return;
     }
+    KELPIE_REACHED(exec->relay->monitor->os, "a buffer that may not grow forgot what was sent");
     bool is_known = kelpie__ring_acknowledge(ring, ring->sent);
     KELPIE_ASSERT(is_known);
     exec_grant(exec, kind);
@@ -142,6 +145,10 @@ static void exec_pump_stream(struct kelpie_relay_exec *exec, enum kelpie_stream_
     uint32_t number = exec_number(exec, kind, is_input);
     if (stream->has_ring) {
         kelpie__ignore(kelpie__stream_sender_pump(&stream->sender, sink, number));
+        if (KELPIE_CANARY(exec->relay->monitor->os, 9)) { /* as if what was sent had arrived */
+            kelpie__ignore(
+                kelpie__ring_acknowledge(&stream->sender.ring, stream->sender.ring.sent));
+        }
         exec_make_room(exec, kind);
     } else {
         exec_pump_empty(stream, sink, number);
@@ -195,6 +202,8 @@ static bool exec_deliver_end(struct kelpie_relay_exec *exec) {
     if (wire == NULL || (!is_sent && exec->end.error == NULL)) {
         return false;
     }
+    KELPIE_SOMETIMES(exec->relay->monitor->os,
+                     "an error ended a command whose output was not delivered", !is_sent);
     char text[EXEC_EXIT_BYTES_MAX];
     int64_t length = exec_exit_text(exec, text, sizeof(text));
     KELPIE_ASSERT(length > 0);
@@ -245,12 +254,15 @@ static const char *exec_receive(struct kelpie_relay_exec *exec, enum kelpie_stre
     }
     if (count > 0 && !stream->sender.is_stopped) {
         if (!exec_ensure_ring(exec, stream)) {
+            KELPIE_REACHED(exec->relay->monitor->os, "a stream found no memory");
             stream->sender.is_stopped = true; /* these bytes are lost, and no more will be kept */
             return "no memory for a stream";
         }
         size_t taken = kelpie__stream_sender_write(&stream->sender, bytes, count);
         KELPIE_ASSERT(taken == count); /* the receiver's limit is never beyond the ring's room */
     }
+    KELPIE_SOMETIMES(exec->relay->monitor->os, "credit was zero at the end",
+                     is_end && stream->receiver.received == stream->receiver.limit);
     if (is_end && stream->has_ring) {
         kelpie__stream_sender_end(&stream->sender);
     } else if (is_end) {
@@ -364,6 +376,7 @@ void kelpie__relay_client_stop(struct kelpie_relay *relay, uint64_t client, uint
         relay_break_client(exec, "R20: a client does not stop its own input");
         return;
     }
+    KELPIE_REACHED(relay->monitor->os, "a client stopped the output of a command");
     exec_stop_stream(exec, kind);
     struct kelpie_wire *guest = exec_guest_wire(exec);
     if (guest != NULL) {
@@ -448,6 +461,7 @@ void kelpie__relay_guest_stop(struct kelpie_relay *relay, uint32_t stream) {
         kelpie__guest_break(relay->guest, "R20: an agent does not stop its own output");
         return;
     }
+    KELPIE_REACHED(relay->monitor->os, "a command stopped reading its input");
     exec_stop_stream(exec, kind);
     struct kelpie_wire *client = exec_client_wire(exec);
     if (client != NULL) {

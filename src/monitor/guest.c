@@ -11,6 +11,7 @@
 #include "core/text.h"
 #include "monitor/monitor.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "wire/wire.h"
 
 #define GUEST_ENTROPY_BYTES 32u
@@ -50,6 +51,7 @@ static void guest_live(struct kelpie_guest *guest) {
 static void guest_boot_failed(struct kelpie_guest *guest, const struct kelpie_error *error) {
     KELPIE_ASSERT(guest->phase != KELPIE_GUEST_LIVE);
     KELPIE_ASSERT(error->code < 0);
+    KELPIE_REACHED(guest->monitor->os, "a boot failed by the guest");
     struct kelpie_error failure = *error;
     failure.code = KELPIE_E_BOOT; /* whatever the guest calls it: the words are kept */
     kelpie__lifecycle_fail(guest->monitor, &failure);
@@ -169,7 +171,7 @@ bool kelpie__guest_is_greeted(const struct kelpie_guest *guest, const char *resu
     return kelpie__json_find_u64(result, length, "version", &version) == 0 &&
            version >= KELPIE_PROTOCOL_VERSION_MIN && version <= KELPIE_PROTOCOL_VERSION &&
            kelpie__json_find_string(result, length, "epoch", epoch, sizeof(epoch)) == 0 &&
-           strcmp(epoch, guest->epoch) == 0;
+           (strcmp(epoch, guest->epoch) == 0 || KELPIE_CANARY(guest->monitor->os, 2));
 }
 
 static void guest_greeted(void *context, const struct kelpie_error *error, const char *result,
@@ -180,6 +182,7 @@ static void guest_greeted(void *context, const struct kelpie_error *error, const
         return;
     }
     if (!kelpie__guest_is_greeted(guest, result, length)) {
+        KELPIE_REACHED(guest->monitor->os, "hello was answered in another epoch");
         kelpie__guest_break(guest, KELPIE_GUEST_RULE_HELLO);
         return;
     }
@@ -222,6 +225,7 @@ static void guest_ready(struct kelpie_guest *guest, const char *params, size_t l
         return;
     }
     if (guest->phase != KELPIE_GUEST_WAITING) {
+        KELPIE_REACHED(guest->monitor->os, "a guest was ready twice");
         kelpie__guest_break(guest, "R21: a second `ready`");
         return;
     }
@@ -245,6 +249,7 @@ static void guest_ready(struct kelpie_guest *guest, const char *params, size_t l
      * them: doubt is resolved by a third one after the set-up. */
     guest->is_clock_doubtful =
         kelpie__vmm_check_clock(guest->monitor->lifecycle.vmm, found, NULL) < 0;
+    KELPIE_SOMETIMES(guest->monitor->os, "a guest's clock was doubtful", guest->is_clock_doubtful);
     guest_send_hello(guest);
 }
 
@@ -271,6 +276,7 @@ static void guest_on_notification(void *context, const char *method, const char 
     if (strcmp(method, "ready") == 0) {
         guest_ready(guest, params, length);
     } else if (strcmp(method, "goodbye") == 0) {
+        KELPIE_REACHED(guest->monitor->os, "a guest said goodbye");
         guest->has_said_goodbye = true;
     } else if ((guest->phase == KELPIE_GUEST_LIVE || guest->phase == KELPIE_GUEST_ADOPTING) &&
                strcmp(method, "exec.exit") == 0) {
@@ -436,6 +442,7 @@ void kelpie__guest_detach(struct kelpie_guest *guest, const struct kelpie_error 
     KELPIE_ASSERT((guest->phase == KELPIE_GUEST_NONE) == (guest->wire == NULL));
     struct kelpie_wire *wire = guest->wire;
     for (uint32_t i = 0; i < KELPIE_WIRE_CALL_COUNT_MAX && guest->queries != NULL; i += 1) {
+        KELPIE_REACHED(guest->monitor->os, "a VM ended with a request to its guest unanswered");
         guest_query_end(guest->queries, why, NULL, 0);
     }
     KELPIE_ASSERT(guest->queries == NULL);

@@ -11,6 +11,7 @@
 #include "monitor/lifecycle_internal.h"
 #include "monitor/monitor.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 
 #define LIFECYCLE_SAVE_RETRY_NS (100 * KELPIE_NS_PER_MS)
 /* less than what the library adds to the deadlines of its calls */
@@ -80,6 +81,7 @@ void kelpie__lifecycle_change(struct kelpie_lifecycle *lifecycle, enum kelpie_vm
     kelpie__ignore(
         kelpie__text_copy(lifecycle->record.reason, sizeof(lifecycle->record.reason), reason));
     if (kelpie__lifecycle_save(lifecycle, &error) < 0) {
+        KELPIE_REACHED(lifecycle->monitor->os, "a state could not be written");
         lifecycle_unsaved(lifecycle);
         kelpie__event_log_write(lifecycle->monitor, "notice", "%s", error.message);
     }
@@ -123,6 +125,9 @@ static void lifecycle_vmm_event(void *context, const struct kelpie_vmm_event *ev
     KELPIE_ASSERT(lifecycle->vmm != NULL);
     switch (event->type) {
     case KELPIE_VMM_EVENT_STARTED:
+        if (KELPIE_CANARY(lifecycle->monitor->os, 1)) {
+            kelpie__lifecycle_guest_live(lifecycle->monitor);
+        }
         break;
     case KELPIE_VMM_EVENT_RESUMED:
         kelpie__capture_ran(&lifecycle->monitor->capture);
@@ -151,6 +156,7 @@ static void lifecycle_boot_timed_out(void *context) {
         kelpie__lifecycle_start_failed(lifecycle, &error);
         return;
     }
+    KELPIE_REACHED(lifecycle->monitor->os, "a boot timed out with its VMM alive");
     lifecycle->is_trial = false; /* no time is left for the other accelerator */
     kelpie__lifecycle_fail(lifecycle->monitor, &error);
 }
@@ -158,6 +164,7 @@ static void lifecycle_boot_timed_out(void *context) {
 static void lifecycle_trial_timed_out(void *context) {
     struct kelpie_lifecycle *lifecycle = context;
     KELPIE_ASSERT(lifecycle->is_trial && lifecycle->vmm != NULL);
+    KELPIE_REACHED(lifecycle->monitor->os, "a trial of KVM timed out");
     lifecycle->is_trial_lost = true;
     kelpie__vmm_kill(lifecycle->vmm);
 }
@@ -168,6 +175,7 @@ static int lifecycle_attach(struct kelpie_lifecycle *lifecycle,
     struct kelpie_monitor *monitor = lifecycle->monitor;
     int status = kelpie__console_log_attach(&monitor->console, started->console, error);
     if (status < 0) {
+        KELPIE_REACHED(monitor->os, "the console of a new VMM could not be attached");
         kelpie__ignore(kelpie__os_close(monitor->os, started->console));
         kelpie__ignore(kelpie__os_close(monitor->os, started->agent));
         return status;
@@ -224,6 +232,7 @@ void kelpie__lifecycle_launch(struct kelpie_lifecycle *lifecycle,
         status = lifecycle_attach(lifecycle, &started, &error);
     }
     if (status < 0) {
+        KELPIE_REACHED(monitor->os, "a VMM could not be launched");
         kelpie__lifecycle_start_failed(lifecycle, &error);
         return;
     }
@@ -290,6 +299,7 @@ static void lifecycle_begin(struct kelpie_monitor *monitor, struct kelpie_reply 
     }
     /* Nothing is spawned that no file knows of. */
     if (kelpie__lifecycle_save(lifecycle, &error) < 0) {
+        KELPIE_REACHED(monitor->os, "a start whose state could not be written");
         kelpie__lifecycle_start_failed(lifecycle, &error);
         return;
     }
@@ -355,6 +365,7 @@ void kelpie__lifecycle_guest_live(struct kelpie_monitor *monitor) {
     struct kelpie_lifecycle *lifecycle = kelpie__lifecycle_of(monitor);
     KELPIE_ASSERT(lifecycle->state == KELPIE_VM_STARTING);
     if (lifecycle->has_failure || lifecycle->is_kill_wanted) {
+        KELPIE_REACHED(monitor->os, "a guest came up in a VM that was ending");
         return; /* its end is on the way */
     }
     kelpie__timer_disarm(monitor->loop, &lifecycle->boot_timer);

@@ -10,6 +10,7 @@
 #include "monitor/lifecycle_internal.h"
 #include "monitor/monitor.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 
 /* a VMM outlives its agent's connection for so long */
 #define LIFECYCLE_CLOSED_NS (5 * KELPIE_NS_PER_S)
@@ -73,6 +74,7 @@ static void lifecycle_after_end(struct kelpie_lifecycle *lifecycle, bool was_gra
                    was_graceful ? "{\"graceful\":true}" : "{\"graceful\":false}");
     waiters_result(monitor, lifecycle->kill_replies, "{}");
     if (lifecycle->is_deleting) {
+        KELPIE_REACHED(monitor->os, "a VM was deleted after its kill");
         kelpie__monitor_delete(monitor, &lifecycle->delete_reply);
     }
 }
@@ -95,12 +97,15 @@ static void lifecycle_ended_starting(struct kelpie_lifecycle *lifecycle,
                                      const struct kelpie_vmm_end *end) {
     struct kelpie_error error = {0};
     if (lifecycle->is_kill_wanted) {
+        KELPIE_REACHED(lifecycle->monitor->os, "a start was ended by a kill");
         kelpie__ignore(
             kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "the start was ended by a kill"));
     } else if (lifecycle->has_failure) {
+        KELPIE_REACHED(lifecycle->monitor->os, "a start failed for a known cause");
         error = lifecycle->failure;
         lifecycle_describe(lifecycle, NULL, &error);
     } else {
+        KELPIE_REACHED(lifecycle->monitor->os, "a VMM ended before hello");
         kelpie__ignore(
             kelpie__fail(&error, KELPIE_E_BOOT, 0, "the VM ended before its agent said hello"));
         lifecycle_describe(lifecycle, end, &error);
@@ -115,6 +120,8 @@ static enum kelpie_vm_state lifecycle_judge(struct kelpie_lifecycle *lifecycle,
     bool said_goodbye = lifecycle->monitor->guest.has_said_goodbye;
     /* Whatever happens to a VM that is being stopped: stop always ends with Stopped. */
     if (lifecycle->is_kill_wanted || lifecycle->is_stopping) {
+        KELPIE_SOMETIMES(lifecycle->monitor->os, "a VM that was to stop was killed",
+                         lifecycle->is_kill_wanted && lifecycle->is_stopping);
         kelpie__ignore(kelpie__fail(out, KELPIE_E_CRASHED, 0, "the VM was %s",
                                     lifecycle->is_kill_wanted ? "killed" : "stopped"));
         if (lifecycle->has_failure) {
@@ -123,6 +130,7 @@ static enum kelpie_vm_state lifecycle_judge(struct kelpie_lifecycle *lifecycle,
         return KELPIE_VM_STOPPED;
     }
     if (lifecycle->has_failure) {
+        KELPIE_REACHED(lifecycle->monitor->os, "a VM that ran failed for a known cause");
         *out = lifecycle->failure;
         return KELPIE_VM_CRASHED;
     }
@@ -131,10 +139,13 @@ static enum kelpie_vm_state lifecycle_judge(struct kelpie_lifecycle *lifecycle,
     bool is_restart = end->kind == KELPIE_VMM_END_RESET && !console->is_panic &&
                       (said_goodbye || console->is_reboot);
     if (is_restart || end->kind == KELPIE_VMM_END_POWER_OFF) {
+        KELPIE_REACHED(lifecycle->monitor->os, "a guest ended itself");
         kelpie__ignore(kelpie__fail(out, KELPIE_E_CRASHED, 0, "the guest %s itself",
                                     is_restart ? "restarted" : "switched off"));
         return KELPIE_VM_STOPPED;
     }
+    KELPIE_SOMETIMES(lifecycle->monitor->os, "a guest's kernel panicked", console->is_panic);
+    KELPIE_SOMETIMES(lifecycle->monitor->os, "a VMM died of itself", !console->is_panic);
     kelpie__ignore(kelpie__fail(out, KELPIE_E_CRASHED, 0, "the VM died"));
     lifecycle_describe(lifecycle, end, out);
     return KELPIE_VM_CRASHED;
@@ -146,6 +157,7 @@ static void lifecycle_ended_running(struct kelpie_lifecycle *lifecycle,
     bool was_graceful = lifecycle->is_stopping && !lifecycle->is_kill_wanted &&
                         !lifecycle->has_failure && lifecycle->monitor->guest.has_said_goodbye;
     enum kelpie_vm_state next = lifecycle_judge(lifecycle, end, &why);
+    KELPIE_SOMETIMES(lifecycle->monitor->os, "a stop was graceful", was_graceful);
     lifecycle_end_vmm(lifecycle, &why);
     kelpie__lifecycle_change(lifecycle, next, why.message);
     lifecycle_after_end(lifecycle, was_graceful);
@@ -169,6 +181,7 @@ static void lifecycle_lost_trial(struct kelpie_lifecycle *lifecycle, const char 
                             "KVM did not boot a guest on this host, TCG takes over from now on "
                             "(kelpie doctor tries again): %s",
                             cause);
+    KELPIE_REACHED(lifecycle->monitor->os, "TCG took over from KVM");
     kelpie__timer_disarm(lifecycle->monitor->loop, &lifecycle->trial_timer);
     kelpie__guest_detach(&lifecycle->monitor->guest, &why);
     kelpie__console_log_detach(&lifecycle->monitor->console);
@@ -207,6 +220,7 @@ void kelpie__lifecycle_ended(struct kelpie_lifecycle *lifecycle, const struct ke
 void kelpie__lifecycle_fail(struct kelpie_monitor *monitor, const struct kelpie_error *error) {
     struct kelpie_lifecycle *lifecycle = kelpie__lifecycle_of(monitor);
     KELPIE_ASSERT(error->code < 0);
+    KELPIE_SOMETIMES(monitor->os, "a second cause of death came", lifecycle->has_failure);
     if (!lifecycle->has_failure && !lifecycle->is_kill_wanted) { /* the first cause counts */
         lifecycle->has_failure = true;
         lifecycle->failure = *error;
@@ -221,6 +235,7 @@ void kelpie__lifecycle_fail(struct kelpie_monitor *monitor, const struct kelpie_
 static void lifecycle_closed_timed_out(void *context) {
     struct kelpie_lifecycle *lifecycle = context;
     struct kelpie_error error = {0};
+    KELPIE_REACHED(lifecycle->monitor->os, "an agent's connection ended and its VM ran on");
     kelpie__ignore(kelpie__fail(&error, KELPIE_E_CRASHED, 0,
                                 "the agent's connection ended and the VM ran on without it"));
     kelpie__lifecycle_fail(lifecycle->monitor, &error);
@@ -233,12 +248,14 @@ void kelpie__lifecycle_guest_closed(struct kelpie_monitor *monitor,
         return;
     }
     if (error->code == KELPIE_E_PROTOCOL) {
+        KELPIE_REACHED(monitor->os, "a guest broke the protocol");
         struct kelpie_error broken = *error;
         broken.code = lifecycle->state == KELPIE_VM_STARTING ? KELPIE_E_BOOT : KELPIE_E_PROTOCOL;
         kelpie__fail_prefix(&broken, "the guest's agent");
         kelpie__lifecycle_fail(monitor, &broken);
         return;
     }
+    KELPIE_REACHED(monitor->os, "an agent's connection ended before its VMM");
     /* The VMM is going, and its own end tells why. */
     kelpie__timer_arm(monitor->loop, &lifecycle->closed_timer,
                       monitor->loop->now_ns + LIFECYCLE_CLOSED_NS, lifecycle_closed_timed_out,

@@ -6,6 +6,7 @@
 #include "monitor/lifecycle_internal.h"
 #include "monitor/monitor.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "wire/wire.h"
 
 #define LIFECYCLE_STOP_MARGIN_PART 4u /* of the stop's timeout, for sync and power-off */
@@ -31,12 +32,14 @@ void kelpie__lifecycle_kill_now(struct kelpie_lifecycle *lifecycle) {
     }
     struct kelpie_error error = {0};
     kelpie__ignore(kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "the start was ended by a kill"));
+    KELPIE_REACHED(lifecycle->monitor->os, "a start was killed before there was a VMM");
     kelpie__lifecycle_start_failed(lifecycle, &error);
 }
 
 static void lifecycle_stop_timed_out(void *context) {
     struct kelpie_lifecycle *lifecycle = context;
     KELPIE_ASSERT(lifecycle->is_stopping);
+    KELPIE_REACHED(lifecycle->monitor->os, "a guest did not stop in time");
     kelpie__event_log_write(lifecycle->monitor, "notice",
                             "the guest did not stop in time and is killed");
     kelpie__lifecycle_kill_now(lifecycle);
@@ -47,6 +50,7 @@ static void lifecycle_stop_answered(void *context, const struct kelpie_error *er
     struct kelpie_lifecycle *lifecycle = context;
     kelpie__ignore(result != NULL && length > 0);
     if (error != NULL && lifecycle->is_stopping && lifecycle->vmm != NULL) {
+        KELPIE_REACHED(lifecycle->monitor->os, "a guest refused to stop");
         kelpie__lifecycle_kill_now(lifecycle); /* it refuses to go */
     }
 }
@@ -65,6 +69,7 @@ void kelpie__lifecycle_ask_to_go(struct kelpie_lifecycle *lifecycle) {
                                        (unsigned long long)guest_ms));
     if (wire == NULL || kelpie__wire_call(wire, "guest.shutdown", params, KELPIE_TIMEOUT_NONE,
                                           lifecycle_stop_answered, lifecycle, NULL, NULL) < 0) {
+        KELPIE_REACHED(monitor->os, "a guest could not be asked to stop");
         kelpie__lifecycle_kill_now(lifecycle);
     }
 }
@@ -94,6 +99,8 @@ void kelpie__lifecycle_stop(struct kelpie_monitor *monitor, struct kelpie_reply 
                                   KELPIE_LIFECYCLE_WAITER_COUNT);
         return;
     }
+    KELPIE_SOMETIMES(monitor->os, "a second client waits for a stop", lifecycle->is_stopping);
+    KELPIE_SOMETIMES(monitor->os, "a stop met a kill", lifecycle->is_kill_wanted);
     if (!lifecycle->is_stopping && !lifecycle->is_kill_wanted) {
         lifecycle_ask_to_stop(lifecycle, kelpie__min_u64(chosen_ms, KELPIE_BOOT_TIMEOUT_MS_MAX));
     }
@@ -102,12 +109,14 @@ void kelpie__lifecycle_stop(struct kelpie_monitor *monitor, struct kelpie_reply 
 void kelpie__lifecycle_kill(struct kelpie_monitor *monitor, struct kelpie_reply reply) {
     struct kelpie_lifecycle *lifecycle = kelpie__lifecycle_of(monitor);
     if (!kelpie__state_is_live(lifecycle->state)) {
+        KELPIE_REACHED(monitor->os, "a kill of a VM that did not live");
         kelpie__reply_result(monitor, &reply, "{}"); /* kill never fails */
         return;
     }
     if (!waiter_add(lifecycle->kill_replies, reply)) {
         kelpie__reply_result(monitor, &reply, "{}"); /* it is being killed */
     }
+    KELPIE_SOMETIMES(monitor->os, "a kill met a stop", lifecycle->is_stopping);
     kelpie__lifecycle_kill_now(lifecycle);
 }
 
@@ -118,9 +127,14 @@ void kelpie__lifecycle_delete(struct kelpie_monitor *monitor, struct kelpie_repl
     int status =
         kelpie__state_allow(lifecycle->state, KELPIE_VERB_DELETE, monitor->config.name, &error);
     if (lifecycle->is_deleting) {
+        KELPIE_REACHED(monitor->os, "a delete met another delete");
         status = kelpie__fail(&error, KELPIE_E_BUSY, 0, "delete: VM \"%s\" is being deleted",
                               monitor->config.name);
     } else if (status < 0 && is_forced) {
+        KELPIE_SOMETIMES(monitor->os, "a VM was deleted by force while it started",
+                         lifecycle->state == KELPIE_VM_STARTING);
+        KELPIE_SOMETIMES(monitor->os, "a VM was deleted by force while it was paused",
+                         lifecycle->state == KELPIE_VM_PAUSED);
         lifecycle->is_deleting = true;
         lifecycle->delete_reply = reply;
         kelpie__lifecycle_kill_now(lifecycle);
@@ -139,6 +153,7 @@ void kelpie__lifecycle_cancel(struct kelpie_monitor *monitor, uint64_t client, u
     bool is_start = lifecycle->start_reply.client == client &&
                     lifecycle->start_reply.request == request && client != 0;
     if (is_start && lifecycle->state == KELPIE_VM_STARTING) {
+        KELPIE_REACHED(monitor->os, "a start was cancelled");
         kelpie__lifecycle_kill_now(lifecycle);
     }
 }
@@ -151,6 +166,12 @@ void kelpie__lifecycle_owner_gone(struct kelpie_monitor *monitor, const char *wh
     lifecycle->is_ending = true;
     kelpie__event_log_write(monitor, "notice", "the VM ends: %s", why);
     if (kelpie__state_is_live(lifecycle->state)) {
+        KELPIE_SOMETIMES(monitor->os, "an owner went while its VM started",
+                         lifecycle->state == KELPIE_VM_STARTING);
+        KELPIE_SOMETIMES(monitor->os, "an owner went while its VM ran",
+                         lifecycle->state == KELPIE_VM_RUNNING);
+        KELPIE_SOMETIMES(monitor->os, "an owner went while its VM was paused",
+                         lifecycle->state == KELPIE_VM_PAUSED);
         kelpie__lifecycle_kill_now(lifecycle);
     }
 }
@@ -161,6 +182,7 @@ int kelpie__lifecycle_check_ending(const struct kelpie_monitor *monitor, const c
     KELPIE_ASSERT(lifecycle->vmm != NULL);
     if (lifecycle->is_stopping || lifecycle->is_kill_wanted || lifecycle->has_failure ||
         kelpie__guest_wire(&monitor->guest) == NULL) {
+        KELPIE_REACHED(monitor->os, "something was asked of a VM that was ending");
         return kelpie__fail(error, KELPIE_E_STATE, 0, "%s: VM \"%s\" is ending", operation,
                             monitor->config.name);
     }

@@ -10,6 +10,7 @@
 #include "core/text.h"
 #include "monitor/worker.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "wire/wire.h"
 
 #define MONITOR_HANDLE_MAX (KELPIE_CLIENT_COUNT_MAX + 32u)
@@ -24,6 +25,7 @@ void kelpie__monitor_delete(struct kelpie_monitor *monitor, struct kelpie_reply 
                                 monitor->config.name));
     kelpie__capture_abort(&monitor->capture, &error); /* its files are of this VM's directory */
     if (kelpie__vm_directory_delete(&monitor->directory, &error) < 0) {
+        KELPIE_REACHED(monitor->os, "a VM could not be deleted");
         monitor->lifecycle.is_deleting = false;
         kelpie__reply_refuse(monitor, reply, &error);
         return;
@@ -40,6 +42,7 @@ static void monitor_owner_ended(void *context, uint32_t bits) {
     KELPIE_ASSERT(bits != 0);
     kelpie__loop_unwatch(monitor->loop, monitor->owner_watch);
     monitor->is_owner_watched = false;
+    KELPIE_REACHED(monitor->os, "the process of an owner ended");
     kelpie__lifecycle_owner_gone(monitor, "the process of its owner ended");
 }
 
@@ -117,6 +120,7 @@ static bool monitor_may_end(struct kelpie_monitor *monitor) {
     if (!is_wanted_gone) {
         kelpie__clients_accept(&monitor->clients);
         if (monitor->clients.count > 0) {
+            KELPIE_REACHED(monitor->os, "a client came as its monitor was about to end");
             return false;
         }
     }
@@ -147,6 +151,7 @@ static void monitor_end(struct kelpie_monitor *monitor) {
     kelpie__console_log_close(&monitor->console);
     kelpie__event_log_close(&monitor->events);
     if (is_leftover) { /* ephemeral: its end is its deletion */
+        KELPIE_REACHED(monitor->os, "an ephemeral VM went with its monitor");
         kelpie__ignore(kelpie__vm_directory_delete(&monitor->directory, NULL));
     }
     if (monitor->is_owner_watched) {

@@ -12,6 +12,7 @@
 #include "monitor/lifecycle_internal.h"
 #include "monitor/monitor.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "wire/wire.h"
 
 /* what clients wrote to a guest that stood still may fill its connection for a moment */
@@ -75,6 +76,8 @@ static void pause_abandon(struct kelpie_pause *pause) {
     KELPIE_ASSERT(pause_is_ending(lifecycle));
     bool is_pause = pause->phase == KELPIE_PAUSE_QUIETING || pause->phase == KELPIE_PAUSE_PAUSING;
     int code = is_pause ? KELPIE_E_PAUSE : KELPIE_E_RESUME;
+    KELPIE_SOMETIMES(pause->monitor->os, "a pause met the end of its VM", is_pause);
+    KELPIE_SOMETIMES(pause->monitor->os, "a resume met the end of its VM", !is_pause);
     pause_idle(pause);
     if (!lifecycle->is_kill_wanted && !lifecycle->has_failure) {
         kelpie__ignore(kelpie__fail(&error, KELPIE_E_STATE, 0, "VM \"%s\" is being stopped",
@@ -94,9 +97,11 @@ void kelpie__pause_changed(struct kelpie_pause *pause) {
         return; /* who asked for it sees to the state */
     }
     if (is_paused && lifecycle->state == KELPIE_VM_RUNNING) {
+        KELPIE_REACHED(pause->monitor->os, "a VMM paused its guest by itself");
         kelpie__lifecycle_change(lifecycle, KELPIE_VM_PAUSED, "the VMM paused the guest by itself");
     } else if (!is_paused && lifecycle->state == KELPIE_VM_PAUSED) {
         pause_wake(pause);
+        KELPIE_REACHED(pause->monitor->os, "a VMM resumed its guest by itself");
         kelpie__lifecycle_change(lifecycle, KELPIE_VM_RUNNING,
                                  "the VMM resumed the guest by itself");
     }
@@ -124,6 +129,7 @@ static void pause_released(void *context, int status, const struct kelpie_error 
         return; /* its end is on the way */
     }
     if (status < 0) {
+        KELPIE_REACHED(pause->monitor->os, "a paused VM could not be resumed to be stopped");
         kelpie__event_log_write(pause->monitor, "notice", "resume it to stop it: %s",
                                 error->message);
         kelpie__lifecycle_kill_now(lifecycle);
@@ -138,6 +144,7 @@ static void pause_released(void *context, int status, const struct kelpie_error 
         kelpie__ignore(kelpie__wire_call(wire, "guest.clock", params, KELPIE_TIMEOUT_NONE,
                                          pause_clock_answered, NULL, NULL, NULL));
     }
+    KELPIE_REACHED(pause->monitor->os, "a paused VM was resumed to be stopped");
     kelpie__lifecycle_ask_to_go(lifecycle);
 }
 
@@ -156,6 +163,7 @@ void kelpie__pause_release(struct kelpie_pause *pause) {
     case KELPIE_PAUSE_UNDOING:
     case KELPIE_PAUSE_RELEASING:
     case KELPIE_PAUSE_TAKEN:
+        KELPIE_REACHED(pause->monitor->os, "a stop waited for a pause or resume");
         return; /* comes back here when the VMM has answered, or when it is given back */
     case KELPIE_PAUSE_IDLE:
         break;
@@ -191,6 +199,7 @@ static void pause_paused(void *context, int status, const struct kelpie_error *e
     }
     pause_idle(pause);
     if (status < 0) {
+        KELPIE_REACHED(pause->monitor->os, "a VMM did not pause");
         pause_wake(pause);
         pause_refuse(pause, KELPIE_E_PAUSE, error);
         kelpie__pause_changed(pause); /* it should run; if it does not, that is shown */
@@ -216,6 +225,7 @@ static int pause_check_free(struct kelpie_pause *pause, const char *operation,
     }
     if (pause->phase != KELPIE_PAUSE_IDLE || lifecycle->vmm->is_changing ||
         pause->monitor->guest.done != NULL) {
+        KELPIE_REACHED(pause->monitor->os, "a pause or resume met another");
         return kelpie__fail(error, KELPIE_E_BUSY, 0, "%s: VM \"%s\" is being %s", operation,
                             pause->monitor->config.name,
                             pause->phase == KELPIE_PAUSE_TAKEN ? "saved" : "paused or resumed");
@@ -267,6 +277,7 @@ static void pause_stop(struct kelpie_pause *pause) {
     pause->phase = KELPIE_PAUSE_PAUSING;
     int status = 0;
     if (lifecycle->vmm->state != KELPIE_VMM_RUNNING) { /* it has paused by itself, or hangs */
+        KELPIE_REACHED(pause->monitor->os, "a pause came to a VMM that was not running");
         status = kelpie__fail(&error, KELPIE_E_PAUSE, 0, "the VMM has not answered yet");
     } else {
         status = kelpie__vmm_pause(lifecycle->vmm, pause_paused, pause, &error);
@@ -288,6 +299,7 @@ static void pause_quieted(void *context, const struct kelpie_error *error) {
         return;
     }
     if (error != NULL) { /* paused it can be, only not saved like this */
+        KELPIE_REACHED(pause->monitor->os, "a guest was paused unprepared");
         kelpie__event_log_write(pause->monitor, "notice", "the guest is paused unprepared: %s",
                                 error->message);
     }
@@ -322,6 +334,8 @@ static void pause_undone(void *context, int status, const struct kelpie_error *e
         return;
     }
     if (status < 0) { /* it is Paused to everybody; the next resume begins with the proof */
+        KELPIE_REACHED(pause->monitor->os,
+                       "a guest that gave no sign of life could not be paused again");
         kelpie__event_log_write(pause->monitor, "notice", "pause it again: %s", error->message);
     }
     pause_idle(pause);
@@ -338,6 +352,7 @@ static void pause_undo(struct kelpie_pause *pause, const struct kelpie_error *wh
         pause_give_way(pause);
         return;
     }
+    KELPIE_REACHED(pause->monitor->os, "a resume was undone");
     pause->failure = *why;
     pause_idle(pause);
     bool runs = lifecycle->vmm->state == KELPIE_VMM_RUNNING;
@@ -373,6 +388,7 @@ static void pause_clock_set(void *context, const struct kelpie_error *error, con
         return;
     }
     if (error != NULL) { /* it lives, with a clock that is behind */
+        KELPIE_REACHED(pause->monitor->os, "a resumed guest's clock could not be set");
         kelpie__event_log_write(pause->monitor, "notice", "set the guest's clock: %s",
                                 error->message);
     }
@@ -403,6 +419,7 @@ static void pause_ask(void *context) {
                                                   is_ping ? pause_proved : pause_clock_set, pause,
                                                   &pause->call, &error);
     if (status == KELPIE_E_LIMIT && monitor->loop->now_ns < pause->deadline_ns) {
+        KELPIE_REACHED(monitor->os, "a proof of life had to wait for room");
         kelpie__timer_arm(monitor->loop, &pause->retry_timer,
                           monitor->loop->now_ns + PAUSE_RETRY_NS, pause_ask, pause);
     } else if (status < 0) {
@@ -417,6 +434,10 @@ static void pause_proved(void *context, const struct kelpie_error *error, const 
     KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_PROVING);
     pause->call = 0;
     if (error != NULL) {
+        KELPIE_SOMETIMES(pause->monitor->os, "a resume raced the death of the VMM",
+                         error->code != KELPIE_E_TIMEOUT);
+        KELPIE_SOMETIMES(pause->monitor->os, "a resumed guest gave no sign of life",
+                         error->code == KELPIE_E_TIMEOUT);
         struct kelpie_error silent = *error;
         kelpie__fail_prefix(&silent, "the guest runs, but its agent does not answer");
         pause_undo(pause, &silent);
@@ -474,6 +495,7 @@ static void pause_runs(void *context, int status, const struct kelpie_error *err
         return;
     }
     if (status < 0) {
+        KELPIE_REACHED(pause->monitor->os, "a VMM did not resume");
         pause_idle(pause);
         pause_refuse(pause, KELPIE_E_RESUME, error);
         return;
@@ -492,6 +514,7 @@ void kelpie__pause_resume(struct kelpie_monitor *monitor, struct kelpie_reply re
     pause->reply = reply;
     pause->phase = KELPIE_PAUSE_RESUMING;
     if (lifecycle->vmm->state == KELPIE_VMM_RUNNING) { /* it could not be paused again */
+        KELPIE_REACHED(monitor->os, "a resume found the guest running");
         pause_prove(pause);
     } else if (kelpie__vmm_resume(lifecycle->vmm, pause_runs, pause, &error) < 0) {
         pause_idle(pause);
@@ -504,6 +527,8 @@ void kelpie__pause_resume(struct kelpie_monitor *monitor, struct kelpie_reply re
 void kelpie__pause_end(struct kelpie_pause *pause, const struct kelpie_error *why) {
     KELPIE_ASSERT(why->code < 0);
     pause_idle(pause);
+    KELPIE_SOMETIMES(pause->monitor->os, "a VM ended with a pause or resume under way",
+                     pause->reply.client != 0);
     kelpie__reply_refuse(pause->monitor, &pause->reply, why);
     KELPIE_ASSERT(pause->reply.client == 0);
 }

@@ -11,6 +11,7 @@
 #include "core/text.h"
 #include "monitor/monitor.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 
 /* the library waits 120 s beyond the boot timeout */
 #define PREPARE_TIMEOUT_NS (110 * KELPIE_NS_PER_S)
@@ -160,6 +161,7 @@ static void prepare_ended(void *context, uint32_t bits) {
         return;
     }
     if (exit.is_signalled) {
+        KELPIE_REACHED(prepare->monitor->os, "kelpie-pack was killed");
         kelpie__ignore(kelpie__fail(&error, KELPIE_E_BOOT, 0, "kelpie-pack was killed by signal %d",
                                     exit.value));
     } else {
@@ -174,6 +176,7 @@ static void prepare_ended(void *context, uint32_t bits) {
 static void prepare_timed_out(void *context) {
     struct kelpie_prepare *prepare = context;
     struct kelpie_error error = {0};
+    KELPIE_REACHED(prepare->monitor->os, "kelpie-pack did not end in time");
     kelpie__ignore(
         kelpie__fail(&error, KELPIE_E_BOOT, 0,
                      "kelpie-pack was still at work after %lld s; is the root larger than "
@@ -222,6 +225,7 @@ static int prepare_spawn(struct kelpie_prepare *prepare, struct kelpie_error *er
     kelpie__ignore(kelpie__os_close(os, pipe[1]));
     if (status < 0) {
         kelpie__ignore(kelpie__os_close(os, pipe[0]));
+        KELPIE_REACHED(os, "kelpie-pack could not be started");
         return kelpie__fail(error, KELPIE_E_UNAVAILABLE, -status, "start \"%s\" (%s)",
                             prepare->item.arguments[0], step);
     }

@@ -22,6 +22,7 @@
 #define CLIENT_REST_NS (50 * KELPIE_NS_PER_MS)
 #define CLIENT_WAKER SIM_SWARM_CLIENT_MAX /* the index of the one that resumes */
 #define CLIENT_WAKE_NS (10 * KELPIE_NS_PER_S)
+#define CLIENT_MEET_NS (1500 * KELPIE_NS_PER_MS)
 
 struct client {
     struct sim_clients *clients;
@@ -329,8 +330,22 @@ static int client_judged(struct client *client, const struct sim_operation *oper
     return status;
 }
 
+/* The first that comes says when; who comes later than that does not wait. */
+static void client_meet(struct client *client, const struct sim_operation *operation) {
+    KELPIE_ASSERT(operation->herd < SIM_HERD_MAX);
+    int64_t *time_ns = &client->clients->herd_ns[operation->herd];
+    int64_t now_ns = kelpie__sim_now(client->clients->world);
+    if (operation->herd != 0 && *time_ns == 0) {
+        *time_ns = now_ns + CLIENT_MEET_NS;
+    }
+    if (*time_ns > now_ns) {
+        kelpie__sim_process_sleep(client->process, *time_ns - now_ns);
+    }
+}
+
 static void client_do(struct client *client, const struct sim_operation *operation) {
-    if (operation->rest_ms > 0) {
+    client_meet(client, operation);
+    if (operation->herd == 0 && operation->rest_ms > 0) {
         kelpie__sim_process_sleep(client->process, operation->rest_ms * KELPIE_NS_PER_MS);
     }
     if (client->kelpie == NULL && client_open(client, NULL) < 0) {

@@ -20,6 +20,7 @@ struct sim_clients {
     uint32_t operation_count;
     uint32_t next[SIM_SWARM_CLIENT_MAX]; /* the operation that each does next */
     uint32_t lives[SIM_SWARM_CLIENT_MAX];
+    int64_t herd_ns[SIM_HERD_MAX]; /* when they meet; 0: nobody of it has come yet */
 };
 
 /* Starts all clients that are not there and have something left to do, again after a fault has

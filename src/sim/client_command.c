@@ -14,15 +14,20 @@
 #include "core/text.h"
 #include "kelpie.h"
 #include "sim/client.h"
+#include "sim/client_stream.h"
 #include "sim/fault.h"
 #include "sim/programs.h"
+#include "sim/truth.h"
 #include "sim/world.h"
 
 #define COMMAND_BYTES_STEP 7919u  /* of source and cat: value times this, within the next */
 #define COMMAND_BYTES_MAX 200000u /* more than a stream's credit, more than a pipe */
-#define COMMAND_CODE_FIRST 3u     /* 1 and 2 are what shells and programs complain with */
+#define COMMAND_LARGE_OF 4u       /* one stream in so many is longer than all buffers together */
+#define COMMAND_LARGE_FACTOR 16u
+#define COMMAND_CODE_FIRST 3u /* 1 and 2 are what shells and programs complain with */
 #define COMMAND_CODE_COUNT 100u
 #define COMMAND_TEXT_MAX 128u
+#define COMMAND_SLEEP_S 1000u /* for ever; with its value added, which tells it from all others */
 
 int kelpie__sim_command_must_fail(const struct sim_operation *operation) {
     if (operation->op != SIM_MODEL_EXEC) {
@@ -39,6 +44,9 @@ int kelpie__sim_command_must_fail(const struct sim_operation *operation) {
     case SIM_COMMAND_SOURCE:
     case SIM_COMMAND_CAT:
     case SIM_COMMAND_SLEEP:
+    case SIM_COMMAND_SLOW:
+    case SIM_COMMAND_ATTACH:
+    case SIM_COMMAND_DEAF:
     case SIM_COMMAND_COUNT:
         break;
     }
@@ -122,7 +130,8 @@ static bool prepare_exec(struct command *command, const struct sim_operation *op
         break;
     case SIM_COMMAND_TIMEOUT:
         command->options.timeout_ms = SIM_COMMAND_TIMEOUT_MS;
-        set_argv(command, "script", "fork 2; setsid; ignore TERM; sleep 1000s", NULL);
+        set_text(command, "fork 2; setsid; ignore TERM; sleep %llus", COMMAND_SLEEP_S + value);
+        set_argv(command, "script", command->text, NULL);
         break;
     case SIM_COMMAND_SOURCE:
         set_text(command, "%zu", byte_count(operation));
@@ -130,12 +139,19 @@ static bool prepare_exec(struct command *command, const struct sim_operation *op
         break;
     case SIM_COMMAND_CAT:
         return prepare_cat(command, operation);
+    case SIM_COMMAND_DEAF: {
+        bool is_made = prepare_cat(command, operation);
+        set_argv(command, "true", NULL, NULL);
+        return is_made;
+    }
     case SIM_COMMAND_SLEEP:
         set_argv(command, "sleep", "0.05", NULL);
         break;
     case SIM_COMMAND_MISSING:
         set_argv(command, "no-such-command", NULL, NULL);
         break;
+    case SIM_COMMAND_SLOW: /* client_stream.c */
+    case SIM_COMMAND_ATTACH:
     case SIM_COMMAND_COUNT:
         return false;
     }
@@ -204,6 +220,9 @@ static void compare(struct sim_world *world, const struct sim_operation *operati
     if (is_cut && kelpie__sim_faults_fired(kelpie__sim_world_faults(world)) > 0) {
         return; /* no memory for it, and it says so */
     }
+    if (kelpie__sim_truth_has_lied(world)) {
+        return;
+    }
     if (is_cut) {
         kelpie__sim_world_fail(world, "invariant 11: %s: output was cut", text);
     } else if (!is_output_right(operation, result)) {
@@ -221,7 +240,8 @@ static void compare(struct sim_world *world, const struct sim_operation *operati
  * written by then is still the beginning of what it would have written. */
 static bool was_ended(struct sim_world *world, const struct sim_operation *operation,
                       const struct kelpie_exec_result *result) {
-    bool is_own = operation->op == SIM_MODEL_EXEC && operation->kind == SIM_COMMAND_SIGNAL;
+    bool is_own = operation->op == SIM_MODEL_EXEC && operation->kind == SIM_COMMAND_SIGNAL &&
+                  result->status.signal == SIGKILL;
     bool is_many = operation->op == SIM_MODEL_EXEC &&
                    (operation->kind == SIM_COMMAND_SOURCE || operation->kind == SIM_COMMAND_CAT);
     bool was_killed = result->status.reason == KELPIE_EXEC_SIGNALLED &&
@@ -237,6 +257,25 @@ static bool was_ended(struct sim_world *world, const struct sim_operation *opera
                                result->stdout_count);
     }
     return true;
+}
+
+/* Its timeout was reported: nobody of it may live. */
+static void check_all_dead(struct sim_world *world, const struct sim_operation *operation) {
+    char path[32];
+    char needle[32];
+    char text[COMMAND_TEXT_MAX];
+    bool fits = kelpie__text_format(path, sizeof(path), SIM_TRUTH_VMS "vm-%u/", operation->vm) &&
+                kelpie__text_format(needle, sizeof(needle), "sleep %llus",
+                                    COMMAND_SLEEP_S + (unsigned long long)operation->value);
+    KELPIE_ASSERT(fits);
+    uint32_t count = kelpie__sim_truth_commands(world, path, needle);
+    if (count > 0) {
+        kelpie__sim_operation_text(operation, text, sizeof(text));
+        kelpie__sim_world_fail(world,
+                               "invariant 12: %s: its timeout was reported, and %u processes of "
+                               "it live",
+                               text, count);
+    }
 }
 
 static uint64_t result_of(const struct sim_operation *operation,
@@ -260,10 +299,19 @@ int kelpie__sim_command_run(struct sim_world *world, struct kelpie_vm *vm,
                             struct kelpie_error *error) {
     struct command command;
     struct kelpie_exec_result result = {.struct_size = sizeof(result)};
+    bool is_stream = operation->op == SIM_MODEL_EXEC &&
+                     (operation->kind == SIM_COMMAND_SLOW || operation->kind == SIM_COMMAND_ATTACH);
+    if (is_stream) {
+        size_t factor = operation->value % COMMAND_LARGE_OF == 0 ? COMMAND_LARGE_FACTOR : 1;
+        return kelpie__sim_stream_run(world, vm, operation, factor * byte_count(operation), error);
+    }
     if (!prepare(&command, operation)) {
         return KELPIE_E_MEMORY;
     }
     int status = kelpie_vm_exec(vm, &command.options, &result, error);
+    if (status == KELPIE_E_EXEC_TIMEOUT && command.options.timeout_ms > 0) {
+        check_all_dead(world, operation);
+    }
     if (status == 0 && was_ended(world, operation, &result)) {
         status = kelpie__fail(error, KELPIE_E_CANCELLED, 0, "the command was ended by signal %d",
                               result.status.signal);

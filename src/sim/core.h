@@ -6,6 +6,7 @@
 #define KELPIE_SIM_CORE_H
 
 #include "sim/machine.h"
+#include "sim/marks.h"
 
 #define SIM_GUESTS_MAX 128u
 #define SIM_OBSERVERS_MAX 16u
@@ -108,6 +109,7 @@ struct sim_world {
     uint32_t observer_count;
     void (*crash)(void *context, struct sim_disk *disk); /* NULL: drawn */
     void *crash_context;
+    struct sim_marks marks; /* those that were reached */
     char failure[SIM_FAILURE_BYTES];
 };
 

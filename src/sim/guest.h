@@ -84,6 +84,8 @@ bool kelpie__sim_guest_image_truth(const void *image, size_t count, struct sim_g
 void kelpie__sim_guest_panic(struct sim_guest *guest, const char *why);
 void kelpie__sim_guest_hang(struct sim_guest *guest);
 void kelpie__sim_guest_deafen(struct sim_guest *guest);
+/* The answer to hello was spoilt on its way: it counts as not given. */
+void kelpie__sim_guest_ungreet(struct sim_guest *guest);
 /* Bytes that its agent writes to the port are changed, by this chance for each write: the hostile
  * guest. */
 void kelpie__sim_guest_lie(struct sim_guest *guest, uint32_t billionth);
@@ -98,7 +100,8 @@ struct sim_guest_truth {
     uint64_t ticks;                       /* while it runs: 1 each virtual ms */
     uint64_t command_starts;              /* spawned by the agent */
     bool has_agent;                       /* process 1 lives */
-    bool is_greeted; /* the agent has answered a hello on the port since boot or load */
+    /* the agent has answered a hello on the port since boot or load, and it went out as it was */
+    bool is_greeted;
     bool is_damaged; /* it comes from an image that was not whole */
     uint32_t process_count;
     char boot_id[40];

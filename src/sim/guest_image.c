@@ -197,6 +197,10 @@ void kelpie__sim_guest_deafen(struct sim_guest *guest) {
     kelpie__sim_guest_tell(guest);
 }
 
+void kelpie__sim_guest_ungreet(struct sim_guest *guest) {
+    guest->is_greeted = false;
+}
+
 void kelpie__sim_guest_lie(struct sim_guest *guest, uint32_t billionth) {
     KELPIE_ASSERT(billionth <= 1000000000u);
     guest->lie_billionth = billionth;

@@ -16,19 +16,26 @@
 #include "sim/guest.h"
 #include "sim/machine.h"
 #include "sim/trace.h"
+#include "sim/truth.h"
 #include "store/record.h"
 
 #define INVARIANT_VM_MAX 128u
 #define INVARIANT_LEAVER_MAX 64u
 #define INVARIANT_DELETED "/.deleted-" /* what a VM is renamed to when it is deleted */
+#define INVARIANT_REASON_BYTES 520u
 #define INVARIANT_STATE_TAIL "/" KELPIE_RECORD_FILE
-#define INVARIANT_VMS "/vms/"
 #define INVARIANT_FRAME "agent.frame "
 
 struct invariant_vm {
     char path[256]; /* of its directory, with a slash at the end */
     bool is_known;  /* `state` holds */
     enum kelpie_vm_state state;
+    bool has_paused; /* what follows is of the guest that was published as paused */
+    uint8_t paused_nonce[SIM_GUEST_NONCE_BYTES];
+    uint64_t paused_ticks;
+    int32_t vmm_pid;    /* of its last VMM */
+    bool has_vmm_ended; /* and how: */
+    struct kelpie_os_exit vmm_exit;
 };
 
 struct sim_invariants {
@@ -37,44 +44,11 @@ struct sim_invariants {
     uint32_t vm_count;
     struct invariant_vm vms[INVARIANT_VM_MAX];
     uint32_t leaver_count;
-    int32_t leavers[INVARIANT_LEAVER_MAX]; /* pids of the last that deleted a VM: a ring */
+    int32_t leavers[INVARIANT_LEAVER_MAX];      /* pids of the last that deleted a VM: a ring */
+    uint8_t started[SIM_OPERATION_MAX / 8 + 1]; /* bits: operations whose command has started */
 };
 
 /* ---- looking --------------------------------------------------------------------------------- */
-
-static bool is_alive(const struct sim_process *process) {
-    return process->state != SIM_PROCESS_ZOMBIE && process->state != SIM_PROCESS_GONE;
-}
-
-/* Its argv names the VM's directory: what people find it by. */
-static bool is_of_vm(const struct sim_process *process, const char *path) {
-    size_t length = strlen(path) - 1; /* without the slash */
-    for (int i = 0; i < process->argc; i += 1) {
-        const char *found = strstr(process->argv[i], INVARIANT_VMS);
-        if (found == NULL) {
-            continue;
-        }
-        const char *wanted = strstr(path, INVARIANT_VMS);
-        size_t tail = length - (size_t)(wanted - path);
-        char end = strncmp(found, wanted, tail) == 0 ? found[tail] : 'x';
-        if (end == '\0' || end == '/' || end == ',') {
-            return true;
-        }
-    }
-    return false;
-}
-
-static struct sim_guest *guest_of(struct sim_world *world, const char *path) {
-    struct sim_guest *guest = kelpie__sim_world_guest(world, 0);
-    for (uint32_t i = 0; guest != NULL; i += 1) { /* bound: the guests */
-        const struct sim_process *owner = kelpie__sim_guest_owner(guest);
-        if (owner != NULL && is_alive(owner) && is_of_vm(owner, path)) {
-            return guest;
-        }
-        guest = kelpie__sim_world_guest(world, i + 1);
-    }
-    return NULL;
-}
 
 static struct invariant_vm *vm_of(struct sim_invariants *invariants, const char *path,
                                   size_t length) {
@@ -96,10 +70,32 @@ static struct invariant_vm *vm_of(struct sim_invariants *invariants, const char 
 
 /* ---- 1, 15: what is published is true -------------------------------------------------------- */
 
-static void check_published(struct sim_invariants *invariants, const struct invariant_vm *vm,
+/* Between the two its processor stood still, and it is still the same guest. */
+static void check_resumed(struct sim_invariants *invariants, struct invariant_vm *vm,
+                          struct sim_guest *guest, enum kelpie_vm_state before) {
+    struct sim_guest_truth truth;
+    KELPIE_ASSERT(vm->is_known);
+    if (guest == NULL) {
+        vm->has_paused = false;
+        return;
+    }
+    kelpie__sim_guest_truth(guest, &truth);
+    bool is_resumed = vm->state == KELPIE_VM_RUNNING && before == KELPIE_VM_PAUSED;
+    if (is_resumed && vm->has_paused &&
+        (memcmp(truth.nonce, vm->paused_nonce, SIM_GUEST_NONCE_BYTES) != 0 ||
+         truth.ticks < vm->paused_ticks)) {
+        kelpie__sim_world_fail(invariants->world,
+                               "invariant 15: %s was resumed, and is another guest", vm->path);
+    }
+    vm->has_paused = vm->state == KELPIE_VM_PAUSED;
+    vm->paused_ticks = truth.ticks;
+    memcpy(vm->paused_nonce, truth.nonce, SIM_GUEST_NONCE_BYTES);
+}
+
+static void check_published(struct sim_invariants *invariants, struct invariant_vm *vm,
                             enum kelpie_vm_state before) {
     struct sim_guest_truth truth;
-    struct sim_guest *guest = guest_of(invariants->world, vm->path);
+    struct sim_guest *guest = kelpie__sim_truth_guest(invariants->world, vm->path);
     if (vm->state == KELPIE_VM_RUNNING && before == KELPIE_VM_STARTING) {
         if (guest != NULL) {
             kelpie__sim_guest_truth(guest, &truth);
@@ -117,6 +113,7 @@ static void check_published(struct sim_invariants *invariants, const struct inva
                                "invariant 15: %s is published as paused, and its guest runs",
                                vm->path);
     }
+    check_resumed(invariants, vm, guest, before);
 }
 
 /* ---- 2: only the table's transitions, and a state file that is whole ------------------------- */
@@ -137,7 +134,8 @@ static bool is_transition(enum kelpie_vm_state from, enum kelpie_vm_state to) {
     return from == to || (allowed[from] & 1u << to) != 0;
 }
 
-static bool read_state(struct sim_world *world, const char *path, enum kelpie_vm_state *out) {
+static bool read_state(struct sim_world *world, const char *path, enum kelpie_vm_state *out,
+                       char out_reason[INVARIANT_REASON_BYTES]) {
     char text[KELPIE_RECORD_JSON_BYTES_MAX];
     char name[16];
     int64_t size =
@@ -145,8 +143,82 @@ static bool read_state(struct sim_world *world, const char *path, enum kelpie_vm
     return size > 0 && (uint64_t)size <= sizeof(text) &&
            kelpie__json_validate(text, (size_t)size) == 0 &&
            kelpie__json_find_string(text, (size_t)size, "state", name, sizeof(name)) == 0 &&
+           kelpie__json_find_string(text, (size_t)size, "reason", out_reason,
+                                    INVARIANT_REASON_BYTES) == 0 &&
            kelpie__state_parse(name, out);
 }
+
+/* ---- 9: the cause of death is the true one --------------------------------------------------- */
+
+/* The number behind these words, or -1. */
+static int64_t number_after(const char *text, const char *words) {
+    const char *found = strstr(text, words);
+    char digits[8] = "";
+    uint64_t value = 0;
+    if (found == NULL) {
+        return -1;
+    }
+    found += strlen(words);
+    size_t length = strspn(found, "0123456789");
+    if (length == 0 || length >= sizeof(digits)) {
+        return -1;
+    }
+    memcpy(digits, found, length);
+    return kelpie__text_u64(digits, &value) ? (int64_t)value : -1;
+}
+
+static void check_cause(struct sim_invariants *invariants, const struct invariant_vm *vm,
+                        const char *reason) {
+    const struct kelpie_os_exit *truth = &vm->vmm_exit;
+    KELPIE_ASSERT(vm->has_vmm_ended);
+    int64_t signal = number_after(reason, "QEMU was killed by signal ");
+    int64_t code = number_after(reason, "QEMU exited with code ");
+    bool is_wrong = (signal >= 0 && !(truth->is_signalled && truth->value == signal)) ||
+                    (code >= 0 && !(!truth->is_signalled && truth->value == code));
+    if (is_wrong) {
+        kelpie__sim_world_fail(invariants->world,
+                               "invariant 9: %s: \"%.100s\", and in truth it was %s %d", vm->path,
+                               reason, truth->is_signalled ? "signal" : "code", truth->value);
+    }
+}
+
+/* Its argv says whose it is, while it lives. */
+static void note_vmm(struct sim_invariants *invariants, const struct sim_process *process,
+                     bool has_ended) {
+    for (uint32_t i = 0; strcmp(process->role, "qemu") == 0 && i < invariants->vm_count; i += 1) {
+        struct invariant_vm *vm = &invariants->vms[i];
+        if (has_ended && vm->vmm_pid == process->pid) {
+            vm->has_vmm_ended = true;
+            vm->vmm_exit = process->exit;
+        } else if (!has_ended && kelpie__sim_truth_is_of_vm(process, vm->path)) {
+            vm->vmm_pid = process->pid;
+            vm->has_vmm_ended = false;
+        }
+    }
+}
+
+/* ---- 10: a command starts once --------------------------------------------------------------- */
+
+/* Each of the workload's `echo word-N` has a number of its own. */
+static void check_started_once(struct sim_invariants *invariants,
+                               const struct sim_process *started) {
+    static const char word[] = "word-";
+    uint64_t value = 0;
+    bool is_known = started->argc == 2 && strncmp(started->argv[1], word, strlen(word)) == 0 &&
+                    kelpie__text_u64(started->argv[1] + strlen(word), &value) &&
+                    value < SIM_OPERATION_MAX;
+    if (!is_known) {
+        return;
+    }
+    uint8_t bit = (uint8_t)(1u << value % 8);
+    if ((invariants->started[value / 8] & bit) != 0) {
+        kelpie__sim_world_fail(invariants->world, "invariant 10: command %llu starts twice",
+                               (unsigned long long)value);
+    }
+    invariants->started[value / 8] |= bit;
+}
+
+/* ---- 2, 9: the state file -------------------------------------------------------------------- */
 
 static void check_state_file(struct sim_invariants *invariants, const char *path) {
     size_t length = strlen(path) - strlen(KELPIE_RECORD_FILE);
@@ -155,7 +227,8 @@ static void check_state_file(struct sim_invariants *invariants, const char *path
     if (vm == NULL || strstr(path, "/.") != NULL) {
         return; /* still under its temporary name */
     }
-    if (!read_state(invariants->world, path, &state)) {
+    char reason[INVARIANT_REASON_BYTES];
+    if (!read_state(invariants->world, path, &state, reason)) {
         kelpie__sim_world_fail(invariants->world, "invariant 2: %s is not whole", path);
         return;
     }
@@ -173,14 +246,18 @@ static void check_state_file(struct sim_invariants *invariants, const char *path
                                kelpie_vm_state_name(state));
     }
     check_published(invariants, vm, was_known ? before : KELPIE_VM_CREATED);
+    if (state == KELPIE_VM_CRASHED && vm->has_vmm_ended) {
+        check_cause(invariants, vm, reason);
+    }
+    vm->has_vmm_ended = vm->has_vmm_ended && state != KELPIE_VM_STARTING;
 }
 
 /* A directory that gets a VM's name is a new VM, whatever was known of one of that name. */
 static void forget_former(struct sim_invariants *invariants, const char *path) {
     char whole[256];
-    const char *name = strstr(path, INVARIANT_VMS);
-    if (name == NULL || strchr(name + strlen(INVARIANT_VMS), '/') != NULL ||
-        name[strlen(INVARIANT_VMS)] == '.' ||
+    const char *name = strstr(path, SIM_TRUTH_VMS);
+    if (name == NULL || strchr(name + strlen(SIM_TRUTH_VMS), '/') != NULL ||
+        name[strlen(SIM_TRUTH_VMS)] == '.' ||
         !kelpie__text_format(whole, sizeof(whole), "%s/", path)) {
         return;
     }
@@ -197,7 +274,8 @@ static void check_orphans(struct sim_invariants *invariants) {
     struct sim_machine *host = kelpie__sim_world_host(invariants->world);
     for (const struct sim_process *process = host->processes; process != NULL;
          process = process->next) { /* bound: the list */
-        if (is_alive(process) && strcmp(process->role, "qemu") == 0 && process->parent == NULL) {
+        if (kelpie__sim_truth_is_alive(process) && strcmp(process->role, "qemu") == 0 &&
+            process->parent == NULL) {
             kelpie__sim_world_fail(invariants->world,
                                    "invariant 4: QEMU (pid %d) lives, its monitor is dead",
                                    process->pid);
@@ -226,20 +304,21 @@ static void check_only_one(struct sim_invariants *invariants, const struct sim_p
     struct sim_machine *host = kelpie__sim_world_host(invariants->world);
     const char *directory = NULL;
     for (int i = 0; i < started->argc && directory == NULL; i += 1) {
-        directory = strstr(started->argv[i], INVARIANT_VMS);
+        directory = strstr(started->argv[i], SIM_TRUTH_VMS);
     }
     if (directory == NULL) {
         return;
     }
     char path[256];
-    size_t name = strcspn(directory + strlen(INVARIANT_VMS), "/,");
+    size_t name = strcspn(directory + strlen(SIM_TRUTH_VMS), "/,");
     bool fits = kelpie__text_format(path, sizeof(path), "%.*s/",
-                                    (int)(strlen(INVARIANT_VMS) + name), directory);
+                                    (int)(strlen(SIM_TRUTH_VMS) + name), directory);
     for (const struct sim_process *process = host->processes; fits && process != NULL;
          process = process->next) {                                       /* bound: the list */
         bool is_other = process != started && process != started->parent; /* a monitor's worker */
-        if (is_other && is_alive(process) && is_of_vm(process, path) &&
-            !is_leaving(invariants, process) && strcmp(process->role, started->role) == 0) {
+        if (is_other && kelpie__sim_truth_is_alive(process) &&
+            kelpie__sim_truth_is_of_vm(process, path) && !is_leaving(invariants, process) &&
+            strcmp(process->role, started->role) == 0) {
             kelpie__sim_world_fail(invariants->world,
                                    "invariant 6: two of %s for %s, pids %d and %d", started->role,
                                    path, process->pid, started->pid);
@@ -280,13 +359,13 @@ static void tell_tampering(struct sim_invariants *invariants, const struct sim_e
     bool is_frame = strncmp(event->detail, INVARIANT_FRAME, strlen(INVARIANT_FRAME)) == 0;
     const struct sim_process *owner = is_program ? kelpie__sim_guest_owner(guest) : process;
     for (int i = 0; owner != NULL && (is_program || is_frame) && i < owner->argc; i += 1) {
-        const char *name = strstr(owner->argv[i], INVARIANT_VMS "vm-");
+        const char *name = strstr(owner->argv[i], SIM_TRUTH_VMS "vm-");
         char digits[8] = "";
         uint64_t vm = 0;
         if (name == NULL) {
             continue;
         }
-        name += strlen(INVARIANT_VMS "vm-");
+        name += strlen(SIM_TRUTH_VMS "vm-");
         size_t length = strspn(name, "0123456789");
         if (length > 0 && length < sizeof(digits)) {
             memcpy(digits, name, length);
@@ -313,10 +392,14 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
         check_orphans(invariants);
         if (event->process->machine == kelpie__sim_world_host(world)) {
             check_only_one(invariants, event->process);
+            note_vmm(invariants, event->process, false);
+        } else {
+            check_started_once(invariants, event->process);
         }
         break;
     case SIM_EVENT_PROCESS_ENDED:
         check_memory(invariants, event->process);
+        note_vmm(invariants, event->process, true);
         tell_judge(invariants, event->process);
         break;
     case SIM_EVENT_RENAME:
@@ -358,7 +441,7 @@ struct sim_invariants *kelpie__sim_invariants_create(struct sim_world *world,
 
 bool kelpie__sim_invariants_is_paused(const struct sim_invariants *invariants, uint32_t index) {
     char tail[32];
-    bool fits = kelpie__text_format(tail, sizeof(tail), INVARIANT_VMS "vm-%u/", index);
+    bool fits = kelpie__text_format(tail, sizeof(tail), SIM_TRUTH_VMS "vm-%u/", index);
     KELPIE_ASSERT(fits);
     for (uint32_t i = 0; i < invariants->vm_count; i += 1) {
         const struct invariant_vm *vm = &invariants->vms[i];

@@ -11,6 +11,7 @@
 #include "core/limits.h"
 #include "sim/client_command.h"
 #include "sim/fault.h"
+#include "sim/machine.h"
 
 #define JUDGE_GRACE_MS 1000u /* beyond a call's own deadline, on a machine that is not loaded */
 
@@ -26,11 +27,13 @@ struct judge_call {
     struct sim_operation operation;
     int64_t begun_ns;
     int64_t limit_ns;
+    int64_t wall_offset_ns; /* the host's, when it began */
 };
 
 struct sim_judge {
     struct sim_world *world; /* borrowed */
     struct sim_model *model; /* owned */
+    uint32_t timeout_tenths;
     struct sim_judge_counts counts;
     bool is_faulty; /* not calm */
     struct judge_call calls[SIM_JUDGE_CLIENT_MAX];
@@ -45,6 +48,7 @@ struct sim_judge *kelpie__sim_judge_create(struct sim_world *world, const struct
     }
     judge->world = world;
     judge->is_faulty = !swarm->is_calm;
+    judge->timeout_tenths = swarm->timeout_tenths;
     judge->model = kelpie__sim_model_create(swarm->is_calm);
     if (judge->model == NULL) {
         free(judge);
@@ -68,17 +72,22 @@ const struct sim_judge_counts *kelpie__sim_judge_counts(const struct sim_judge *
     return &judge->counts;
 }
 
+static int64_t wall_offset_ns(struct sim_world *world) {
+    return kelpie__sim_world_host(world)->wall_offset_ns;
+}
+
 void kelpie__sim_judge_begin(struct sim_judge *judge, const struct sim_operation *operation,
                              uint64_t deadline_ms) {
     struct judge_call *call = &judge->calls[operation->client];
     KELPIE_ASSERT(operation->client < SIM_JUDGE_CLIENT_MAX);
     KELPIE_ASSERT(!call->is_open);
     KELPIE_ASSERT(!operation->is_look || operation->kind == SIM_LOOK_INSPECT);
+    bool is_file = operation->op == SIM_MODEL_PUT || operation->op == SIM_MODEL_GET;
     const struct sim_model_call asked = {
         .op = operation->is_look ? SIM_MODEL_OBSERVE : operation->op,
         .vm = operation->vm,
         .client = operation->client,
-        .file = operation->is_look ? 0 : operation->kind,
+        .file = !operation->is_look && is_file ? operation->kind : 0,
         .value = operation->op == SIM_MODEL_EXEC ? kelpie__sim_command_code(operation)
                                                  : operation->value,
         .must_fail = kelpie__sim_command_must_fail(operation),
@@ -86,6 +95,7 @@ void kelpie__sim_judge_begin(struct sim_judge *judge, const struct sim_operation
     uint64_t factor = kelpie__sim_world_options(judge->world)->cost_factor;
     *call = (struct judge_call){.is_open = true, .operation = *operation};
     call->begun_ns = kelpie__sim_now(judge->world);
+    call->wall_offset_ns = wall_offset_ns(judge->world);
     call->limit_ns =
         (int64_t)(deadline_ms + JUDGE_GRACE_MS * (factor > 0 ? factor : 1)) * KELPIE_NS_PER_MS;
     if (operation->op == SIM_MODEL_START && !operation->is_look && judge->is_faulty) {
@@ -106,9 +116,11 @@ static void blame(struct sim_judge *judge, const struct sim_operation *operation
                   const struct kelpie_error *error, const char *why) {
     char text[128];
     kelpie__sim_operation_text(operation, text, sizeof(text));
-    kelpie__sim_world_fail(judge->world, "model: %s answered %s%s%.160s: %.200s", text,
-                           kelpie_code_name(status), status < 0 ? ", " : "",
-                           status < 0 ? error->message : "", why);
+    /* What only a calm run forbids is the promise that nothing goes wrong by itself. */
+    bool is_calm = strstr(why, "in a calm run") != NULL;
+    kelpie__sim_world_fail(judge->world, "%s: %s answered %s%s%.160s: %.200s",
+                           is_calm ? "invariant 28" : "model", text, kelpie_code_name(status),
+                           status < 0 ? ", " : "", status < 0 ? error->message : "", why);
 }
 
 /* Whether a fault of this class has fired. */
@@ -122,16 +134,46 @@ static bool judge_has_fault(const struct sim_judge *judge, const char *class) {
     return false;
 }
 
+/* What a timeout that was reported stands for, at least. */
+static uint64_t earliest_ms(const struct sim_judge *judge, const struct sim_operation *operation,
+                            int status) {
+    bool is_short = operation->op == SIM_MODEL_EXEC && operation->kind == SIM_COMMAND_TIMEOUT;
+    if (status == KELPIE_E_EXEC_TIMEOUT) {
+        return is_short ? SIM_COMMAND_TIMEOUT_MS : KELPIE_EXEC_TIMEOUT_MS_DEFAULT;
+    }
+    if (status == KELPIE_E_BOOT_TIMEOUT) {
+        return KELPIE_BOOT_TIMEOUT_MS_DEFAULT * (uint64_t)judge->timeout_tenths / 10;
+    }
+    /* Who was stopped himself may find that a time has passed before he could ask. */
+    bool was_away = judge_has_fault(judge, "stop") || judge_has_fault(judge, "delay");
+    return status == KELPIE_E_TIMEOUT && !was_away ? KELPIE_QUIESCE_TIMEOUT_MS : 0;
+}
+
+/* Deadlines are those of the monotonic clock, whatever the other one does. */
+static void check_early(struct sim_judge *judge, const struct judge_call *call, int status) {
+    char text[128];
+    int64_t took_ns = kelpie__sim_now(judge->world) - call->begun_ns;
+    uint64_t wanted_ms = earliest_ms(judge, &call->operation, status);
+    if (!call->operation.is_look && took_ns < (int64_t)wanted_ms * KELPIE_NS_PER_MS) {
+        kelpie__sim_operation_text(&call->operation, text, sizeof(text));
+        kelpie__sim_world_fail(
+            judge->world, "invariant 27: %s answered %s after %lld ms, its timeout is %llu ms",
+            text, kelpie_code_name(status), (long long)(took_ns / KELPIE_NS_PER_MS),
+            (unsigned long long)wanted_ms);
+    }
+}
+
 /* Who is stopped or delayed in the midst of it cannot keep a deadline. */
 static void check_time(struct sim_judge *judge, const struct judge_call *call) {
     int64_t took_ns = kelpie__sim_now(judge->world) - call->begun_ns;
     bool is_slowed = judge_has_fault(judge, "stop") || judge_has_fault(judge, "delay");
+    bool has_jumped = wall_offset_ns(judge->world) != call->wall_offset_ns;
     if (took_ns > call->limit_ns && !is_slowed) {
         char text[128];
         kelpie__sim_operation_text(&call->operation, text, sizeof(text));
         kelpie__sim_world_fail(judge->world,
-                               "invariant 8: %s took %lld ms, its deadlines allow %lld ms", text,
-                               (long long)(took_ns / KELPIE_NS_PER_MS),
+                               "invariant %u: %s took %lld ms, its deadlines allow %lld ms",
+                               has_jumped ? 27 : 8, text, (long long)(took_ns / KELPIE_NS_PER_MS),
                                (long long)(call->limit_ns / KELPIE_NS_PER_MS));
     }
 }
@@ -144,6 +186,7 @@ void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status,
     KELPIE_ASSERT(call->is_open);
     call->is_open = false;
     check_time(judge, call);
+    check_early(judge, call, status);
     if (status == 0) {
         judge->counts.succeeded += 1;
         judge->counts.commands += call->operation.op == SIM_MODEL_EXEC;

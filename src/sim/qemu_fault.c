@@ -33,6 +33,7 @@
  * failing calls are faults of calls (fault.h), not here. Arguments of "late" are microseconds. */
 
 #define FAULT_STDERR 2
+#define FAULT_EPOCH_KEY "\"epoch\":\""
 #define FAULT_SIGNAL_ABORT 6
 /* After the kernel began, and always before the agent can be up: a boot that fails, not a guest
  * that dies. */
@@ -175,6 +176,19 @@ bool kelpie__sim_qemu_fault_boot(struct sim_qemu *qemu) {
     return !is_late;
 }
 
+/* An answer to hello with a wrong epoch is none: whoever believes it has not been greeted. */
+static void fault_note_epoch(struct sim_qemu *qemu, const struct sim_qemu_channel *channel,
+                             size_t at) {
+    static const char key[] = FAULT_EPOCH_KEY;
+    size_t length = strlen(key);
+    for (size_t i = 0; i + length <= channel->out_count; i += 1) {
+        if (memcmp(channel->out + i, key, length) == 0 && at >= i + length &&
+            at < i + length + 2 * (size_t)KELPIE_EPOCH_BYTES) {
+            kelpie__sim_guest_ungreet(qemu->guest);
+        }
+    }
+}
+
 void kelpie__sim_qemu_fault_frame(struct sim_qemu *qemu, struct sim_qemu_channel *channel) {
     uint64_t argument = 0;
     struct sim_world *world = qemu->process->machine->world;
@@ -187,6 +201,7 @@ void kelpie__sim_qemu_fault_frame(struct sim_qemu *qemu, struct sim_qemu_channel
     uint64_t drawn = kelpie__sim_draw(world, SIM_STREAM_QEMU);
     if (kelpie__sim_qemu_fault_is(fault, "mutate")) {
         size_t at = (size_t)(drawn % count);
+        fault_note_epoch(qemu, channel, at);
         channel->out[at] = (char)(channel->out[at] ^ (char)(1 << (drawn >> 61)));
     } else if (kelpie__sim_qemu_fault_is(fault, "drop")) {
         channel->out_count = 0;

@@ -197,6 +197,7 @@ static void run_collect(struct run *run, struct sim_run_result *out) {
     out->virtual_ns = kelpie__sim_now(run->world);
     out->counts = *kelpie__sim_judge_counts(run->judge);
     out->faults_fired = kelpie__sim_faults_fired(faults);
+    out->marks = *kelpie__sim_world_marks(run->world);
     uint32_t classes = kelpie__sim_faults_class_count();
     KELPIE_ASSERT(classes <= SIM_RUN_CLASS_MAX);
     for (uint32_t i = 0; i < classes; i += 1) {

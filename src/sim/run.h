@@ -8,6 +8,7 @@
 
 #include "kelpie_sim.h"
 #include "sim/judge.h"
+#include "sim/marks.h"
 #include "sim/trace.h"
 #include "sim/workload.h"
 
@@ -45,7 +46,8 @@ struct sim_run_result {
     struct sim_judge_counts counts;
     uint32_t faults_fired;
     uint32_t class_fired[SIM_RUN_CLASS_MAX];
-    char *plan; /* owned: the faults that fired, which replay alone; free() */
+    struct sim_marks marks; /* reached */
+    char *plan;             /* owned: the faults that fired, which replay alone; free() */
 };
 
 /* Never fails but by its verdict. */

@@ -8,6 +8,7 @@
 
 #include "sim/fault.h"
 
+#define WORKLOAD_HERD_OF 5u    /* one group of operations in so many */
 #define WORKLOAD_LOOK_OF 6u    /* one operation in so many only looks */
 #define WORKLOAD_HASTE_OF 4u   /* one in so many follows the one before at once */
 #define WORKLOAD_REST_BITS 11u /* the others: after 1 to 2,048 ms, short ones as often as long */
@@ -17,6 +18,8 @@ static const char *const command_names[SIM_COMMAND_COUNT] = {
     [SIM_COMMAND_SIGNAL] = "signal", [SIM_COMMAND_TIMEOUT] = "timeout",
     [SIM_COMMAND_SOURCE] = "source", [SIM_COMMAND_CAT] = "cat",
     [SIM_COMMAND_SLEEP] = "sleep",   [SIM_COMMAND_MISSING] = "missing",
+    [SIM_COMMAND_SLOW] = "slow",     [SIM_COMMAND_ATTACH] = "attach",
+    [SIM_COMMAND_DEAF] = "deaf",
 };
 
 static const char *const look_names[SIM_LOOK_COUNT] = {
@@ -73,6 +76,13 @@ static struct sim_operation draw_operation(const struct sim_swarm *swarm, uint32
         return operation;
     }
     operation.op = draw_op(swarm, index);
+    if (swarm->client_count > 1 &&
+        draw(swarm, index / SIM_HERD_SIZE, "herd", WORKLOAD_HERD_OF) == 0) {
+        operation.herd = 1 + index / SIM_HERD_SIZE;
+        operation.vm = (uint8_t)draw(swarm, operation.herd, "herd-vm", swarm->vm_count);
+        operation.op = draw(swarm, index, "herd-other", 4) == 0 ? operation.op
+                                                                : draw_op(swarm, operation.herd);
+    }
     if (operation.op == SIM_MODEL_EXEC) {
         operation.kind = (uint8_t)draw(swarm, index, "kind", SIM_COMMAND_COUNT);
     }

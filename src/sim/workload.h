@@ -10,6 +10,8 @@
 #include "sim/swarm.h"
 
 #define SIM_OPERATION_MAX 4096u
+#define SIM_HERD_SIZE 6u
+#define SIM_HERD_MAX (2 + SIM_OPERATION_MAX / SIM_HERD_SIZE)
 
 /* Kinds of SIM_MODEL_EXEC: what the command does, and how its answer is checked. */
 enum sim_command {
@@ -21,6 +23,9 @@ enum sim_command {
     SIM_COMMAND_CAT,     /* gives back what it reads */
     SIM_COMMAND_SLEEP,   /* takes its time */
     SIM_COMMAND_MISSING, /* is not there */
+    SIM_COMMAND_SLOW,    /* as source; who reads it takes breaks */
+    SIM_COMMAND_DEAF,    /* is given bytes, and reads none */
+    SIM_COMMAND_ATTACH,  /* as slow, and lets go of it half-way, and attaches again */
     SIM_COMMAND_COUNT,
 };
 
@@ -43,6 +48,7 @@ struct sim_operation {
     uint8_t kind;     /* enum sim_command of an EXEC, enum sim_look of a look */
     uint16_t rest_ms; /* before it */
     enum sim_model_op op;
+    uint32_t herd;  /* 0: none. Those of one herd are of one VM, and are done at one time */
     uint64_t value; /* never the same twice: what is written, said, or given back */
 };
 

@@ -140,6 +140,7 @@ void kelpie__sim_jump_wall(struct sim_world *world, int64_t delta_ns) {
 #ifdef KELPIE_SIMULATION
 static void world_mark(struct kelpie_os *os, const struct kelpie_mark *mark) {
     struct sim_process *process = kelpie__sim_process_of(os);
+    kelpie__sim_marks_add(&process->machine->world->marks, mark);
     kelpie__sim_world_emit(
         process->machine->world,
         &(struct sim_event){.type = SIM_EVENT_MARK, .process = process, .detail = mark->name});
@@ -421,6 +422,10 @@ struct sim_disk *kelpie__sim_world_disk(struct sim_world *world) {
 
 struct sim_faults *kelpie__sim_world_faults(struct sim_world *world) {
     return world->faults;
+}
+
+const struct sim_marks *kelpie__sim_world_marks(const struct sim_world *world) {
+    return &world->marks;
 }
 
 struct sim_trace *kelpie__sim_world_trace(struct sim_world *world) {

@@ -26,6 +26,7 @@ struct sim_faults;
 struct sim_guest;
 struct sim_heap;
 struct sim_machine;
+struct sim_marks;
 struct sim_nursery;
 struct sim_process;
 struct sim_trace;
@@ -181,6 +182,7 @@ struct sim_machine *kelpie__sim_world_host(struct sim_world *world);
 struct sim_disk *kelpie__sim_world_disk(struct sim_world *world);
 struct sim_faults *kelpie__sim_world_faults(struct sim_world *world);
 struct sim_trace *kelpie__sim_world_trace(struct sim_world *world);
+const struct sim_marks *kelpie__sim_world_marks(const struct sim_world *world); /* reached */
 const struct sim_options *kelpie__sim_world_options(const struct sim_world *world);
 struct sim_process *kelpie__sim_world_current(struct sim_world *world); /* NULL: the scheduler */
 /* Guests in the order of their birth; NULL after the last. */

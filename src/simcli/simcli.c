@@ -38,6 +38,8 @@ const struct simcli_verb kelpie__simcli_verbs[] = {
     {"explore", "[RECIPE]: forks where a mark is first reached; replays how one was",
      kelpie__simcli_explore},
     {"blame", "SEED: from when on do other draws save a seed that fails?", kelpie__simcli_blame},
+    {"marks", "[FILE]: the marks that runs reached; the others have to stand in FILE",
+     kelpie__simcli_marks},
     {0},
 };
 

@@ -87,6 +87,7 @@ int kelpie__simcli_pairs(struct simcli *simcli);    /* sweep.c */
 int kelpie__simcli_crash_states(struct simcli *simcli);
 int kelpie__simcli_blame(struct simcli *simcli);
 int kelpie__simcli_explore(struct simcli *simcli);
+int kelpie__simcli_marks(struct simcli *simcli); /* marks.c */
 
 /* The program; gives its exit code (enum kelpie_sim_verdict). */
 int kelpie_simcli_main(struct kelpie_os *os, int argc, char **argv);

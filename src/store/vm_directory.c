@@ -11,6 +11,7 @@
 #include "core/state.h"
 #include "core/text.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "store/remove.h"
 
 #define VM_DIRECTORY_MODE 0700u
@@ -140,6 +141,7 @@ static int lock_try(struct kelpie_vm_directory *directory) {
                                KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE,
                                VM_FILE_MODE);
     if (lock < 0) {
+        KELPIE_REACHED(os, "a lock was looked for in a directory that was going");
         return lock == -ENOENT ? 1 : lock; /* the directory is being deleted */
     }
     status = kelpie__os_lock(os, lock);
@@ -154,6 +156,7 @@ static int lock_try(struct kelpie_vm_directory *directory) {
         kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_LOCK_FILE, directory->name));
     status = kelpie__os_stat(os, directory->places->runtime_vms, path, false, &current);
     if (status < 0 || current.inode != mine.inode || current.device != mine.device) {
+        KELPIE_REACHED(os, "a lock was replaced between opening and locking");
         kelpie__ignore(kelpie__os_close(os, lock));
         return 1;
     }
@@ -188,6 +191,7 @@ static int lock_take(struct kelpie_vm_directory *directory) {
 
 static int fail_lock(const struct kelpie_vm_directory *directory, int status,
                      struct kelpie_error *error) {
+    KELPIE_SOMETIMES(directory->places->os, "a lock was taken by another", status == -EAGAIN);
     return status == -EAGAIN
                ? kelpie__fail(error, KELPIE_E_BUSY, 0,
                               "VM \"%s\" is being changed by another process", directory->name)
@@ -206,6 +210,7 @@ int kelpie__vm_directory_lock(struct kelpie_vm_directory *directory, struct kelp
     }
     kelpie__vm_directory_unlock(directory);
     if (!is_there || status == -ENOENT) {
+        KELPIE_REACHED(directory->places->os, "a VM was deleted before it could be locked");
         return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0, "VM \"%s\" was deleted meanwhile",
                             directory->name);
     }
@@ -252,6 +257,7 @@ static int publish(struct kelpie_vm_directory *directory, int made, const char *
     }
     status = kelpie__os_rename(os, base, temporary, base, directory->name, false);
     if (status == -EEXIST || status == -ENOTEMPTY) {
+        KELPIE_REACHED(os, "two created a VM of one name");
         return kelpie__fail_field(
             error, KELPIE_E_EXISTS, "name",
             "name: VM \"%s\" exists already; delete it or choose another name", directory->name);
@@ -368,6 +374,7 @@ int kelpie__vm_directory_create(struct kelpie_vm_directory *directory,
     }
     status = make(directory, temporary, values, error);
     if (status < 0) {
+        KELPIE_REACHED(places->os, "a create failed half-way");
         int base = base_of(places, values->is_ephemeral);
         kelpie__ignore(kelpie__remove_directory(places->os, base, temporary));
         kelpie__vm_directory_close(directory);
@@ -504,6 +511,7 @@ int kelpie__vm_directory_recover(struct kelpie_vm_directory *directory,
     KELPIE_ASSERT(directory->lock >= 0);
     remove_socket(directory);
     if (directory->is_ephemeral) { /* its monitor deletes it: without one it is a leftover */
+        KELPIE_REACHED(os, "recovery of an ephemeral VM");
         int status = kelpie__vm_directory_delete(directory, error);
         return status < 0 ? status
                           : kelpie__fail(error, KELPIE_E_NOT_FOUND, 0,
@@ -516,6 +524,9 @@ int kelpie__vm_directory_recover(struct kelpie_vm_directory *directory,
     }
     if (kelpie__state_is_live(record.state)) {
         bool was_starting = record.state == KELPIE_VM_STARTING;
+        KELPIE_SOMETIMES(os, "recovery of a VM that was starting", was_starting);
+        KELPIE_SOMETIMES(os, "recovery of a VM that ran", record.state == KELPIE_VM_RUNNING);
+        KELPIE_SOMETIMES(os, "recovery of a VM that was paused", record.state == KELPIE_VM_PAUSED);
         kelpie__state_change(&record.state, was_starting ? record.previous : KELPIE_VM_CRASHED);
         record.previous = record.state;
         record.changed_ms = kelpie__os_now(os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
@@ -550,6 +561,7 @@ int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory, struct ke
         return fail_io(error, status, "delete the directory", directory->name);
     }
     bool was_begun = status == -ENOENT; /* by somebody who died over it: finish his work */
+    KELPIE_SOMETIMES(places->os, "a delete met a half delete", was_begun);
     if (!directory->is_ephemeral) {
         /* When this cannot be made durable now, the machine's death brings the VM back whole. */
         kelpie__ignore(kelpie__os_sync(places->os, base));
@@ -601,10 +613,13 @@ static bool is_leftover(const struct kelpie_places *places, bool is_runtime, con
                         int *out_lock) {
     int base = base_of(places, is_runtime);
     KELPIE_ASSERT(*out_lock == KELPIE_OS_NO_HANDLE);
+    KELPIE_SOMETIMES(places->os, "what a delete left was removed",
+                     kelpie__text_has_prefix(name, VM_DELETED_PREFIX));
     if (kelpie__text_has_prefix(name, VM_DELETED_PREFIX)) {
         return true;
     }
     if (kelpie__text_has_prefix(name, VM_MADE_PREFIX)) {
+        KELPIE_REACHED(places->os, "an unfinished create was found");
         return take_abandoned(places->os, base, name, NULL, out_lock);
     }
     if (!is_runtime || kelpie__config_check_name(name, NULL) < 0) {

@@ -9,6 +9,7 @@
 
 #include "core/json.h"
 #include "core/text.h"
+#include "os/os_mark.h"
 #include "wire/wire_internal.h"
 
 #define RPC_METHOD_NOT_FOUND (-32601) /* JSON-RPC 2.0, section 5.1 */
@@ -66,6 +67,7 @@ void kelpie__wire_cancel(struct kelpie_wire *wire, uint64_t id) {
 static int answer_send(struct kelpie_wire *wire, struct kelpie_json_writer *writer) {
     int status = message_send(wire, writer);
     if (status == KELPIE_E_LIMIT) {
+        KELPIE_REACHED(wire->os, "a peer asks without reading");
         kelpie__wire_break(wire, "R14", "answers are not read");
     }
     return status;
@@ -151,6 +153,7 @@ static void pending_timed_out(void *context) {
     struct kelpie_wire_pending *pending = context;
     struct kelpie_wire *wire = pending->wire;
     struct kelpie_error error;
+    KELPIE_REACHED(wire->os, "a request was not answered in time");
     kelpie__ignore(kelpie__fail(&error, KELPIE_E_TIMEOUT, 0, "the peer did not answer in time"));
     kelpie__wire_enter(wire);
     pending_end(pending, &error, NULL, 0);
@@ -269,11 +272,13 @@ static void answer_receive(struct kelpie_wire *wire, uint64_t id, char *text,
                            const struct kelpie_json_member *result,
                            const struct kelpie_json_member *refusal) {
     if (id == 0 || id >= wire->next_id) {
+        KELPIE_REACHED(wire->os, "an answer that nobody asked for");
         kelpie__wire_break(wire, "R12", "an answer to a request that was never made");
         return;
     }
     struct kelpie_wire_pending *pending = pending_find(wire, id);
     if (pending == NULL) {
+        KELPIE_REACHED(wire->os, "a late answer was dropped by its id");
         return; /* late: its call has timed out */
     }
     if (result->is_there) {
@@ -299,6 +304,7 @@ static void protocol_error_receive(struct kelpie_wire *wire, const char *params,
     char text[256] = "";
     kelpie__ignore(kelpie__json_find_string(params, length, "rule", rule, sizeof(rule)));
     kelpie__ignore(kelpie__json_find_string(params, length, "message", text, sizeof(text)));
+    KELPIE_REACHED(wire->os, "the peer says that this side broke a rule");
     kelpie__ignore(kelpie__fail(&error, KELPIE_E_PROTOCOL, 0,
                                 "the peer says that this side broke the protocol's rule %s: %s",
                                 rule, text));

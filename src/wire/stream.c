@@ -3,6 +3,7 @@
  * See stream.h.
  */
 #include "wire/stream.h"
+#include "os/os_mark.h"
 
 #include <string.h>
 
@@ -64,10 +65,13 @@ bool kelpie__stream_sender_pump(struct kelpie_stream_sender *sender, struct kelp
         count = kelpie__min_u64(count,
                                 sender->limit - kelpie__min_u64(sender->limit, sender->ring.sent));
         bool is_end = sender->is_end_written && kelpie__ring_unsent(&sender->ring) == (size_t)count;
+        KELPIE_SOMETIMES(sender->ring.os, "a stream had bytes and no credit",
+                         count == 0 && !is_end && kelpie__ring_unsent(&sender->ring) > 0);
         if (count == 0 && !is_end) {
             return false;
         }
         if (kelpie__wire_data(wire, stream, sender->ring.sent, bytes, (size_t)count, is_end) < 0) {
+            KELPIE_REACHED(sender->ring.os, "a stream had credit and no room");
             return false; /* `drained` comes, or `closed` */
         }
         kelpie__ring_mark_sent(&sender->ring, (size_t)count);

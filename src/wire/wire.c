@@ -11,6 +11,7 @@
 
 #include "core/text.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "wire/wire_internal.h"
 
 #define WIRE_LAST_READS 64u /* of what a peer said before it closed: a socket's buffer and more */
@@ -180,12 +181,15 @@ static void wire_write(struct kelpie_wire *wire) {
         int64_t written =
             kelpie__os_write(wire->os, wire->handle, wire->output + wire->output_start, count);
         if (written == -EAGAIN) {
+            KELPIE_REACHED(wire->os, "a connection took no more");
             break;
         }
         if (written < 0) {
+            KELPIE_REACHED(wire->os, "a write to a connection failed");
             wire_fail_write(wire, written);
             return;
         }
+        KELPIE_SOMETIMES(wire->os, "a frame was written in part", (size_t)written < count);
         wire->output_start += (size_t)written;
         wire->output_count -= (size_t)written;
     }
@@ -266,6 +270,7 @@ int kelpie__wire_queue(struct kelpie_wire *wire, const struct kelpie_frame *fram
     }
     size_t needed = KELPIE_FRAME_HEADER_BYTES + frame->length;
     if (wire_room(wire, may_use_reserve) < needed) {
+        KELPIE_REACHED(wire->os, "there was no room for a frame");
         wire->wants_drained = true;
         return KELPIE_E_LIMIT;
     }

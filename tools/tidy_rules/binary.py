@@ -142,6 +142,31 @@ def check_no_simulator(paths):
                 break
 
 
+MARK = re.compile(r'KELPIE_(?:REACHED|SOMETIMES)\(\s*[^,"]+,\s*"([^"]*)"')
+
+
+def mark_texts(root):
+    """The texts of all marks (os/os_mark.h) of the tree."""
+    texts = set()
+    for folder, _, names in os.walk(os.path.join(root, "src")):
+        for name in names:
+            if name.endswith(".c"):
+                with open(os.path.join(folder, name), encoding="utf-8") as file:
+                    texts.update(MARK.findall(file.read()))
+    return texts
+
+
+def check_no_marks(paths, texts):
+    """Marks and canaries are of the simulator's own build: no product carries one."""
+    for path in paths:
+        with open(path, "rb") as file:
+            content = file.read()
+        found = sorted(text for text in texts if text.encode() + b"\0" in content)
+        if found or "kelpie_marks" in run("readelf", "-SW", path):
+            name = found[0] if found else "of section kelpie_marks"
+            yield Finding("mark-in-product", path, 0, f"has the mark \"{name}\"")
+
+
 def check_needed(path):
     for line in run("readelf", "-d", path).splitlines():
         match = re.search(r"\(NEEDED\).*\[(.+)\]", line)
@@ -181,4 +206,5 @@ def check_build(build, root):
     for path in (library, monitor, command):
         yield from check_needed(path)
     yield from check_no_simulator((library, monitor, command))
+    yield from check_no_marks((library, monitor, command, agent), mark_texts(root))
     yield from check_agent(agent)

@@ -158,6 +158,12 @@ def test_archives(report, folder):
     report("finds-simulator-in-product", found == ["sim-in-product"], str(found))
     found = [finding.rule for finding in binary.check_no_simulator([os.path.join(folder, "os.o")])]
     report("passes-product", found == [], str(found))
+    build_archive(folder, "store", 'const char *kelpie__m(void); const char *kelpie__m(void) { return "a mark"; }')
+    found = [
+        [finding.rule for finding in binary.check_no_marks([os.path.join(folder, name)], {"a mark"})]
+        for name in ("store.o", "os.o")
+    ]
+    report("finds-mark-in-product", found == [["mark-in-product"], []], str(found))
 
 
 def test_library(report, folder):

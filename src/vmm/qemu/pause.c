@@ -3,6 +3,7 @@
  * Pause and resume: one QMP command each, and the opposite one when it was not answered in time.
  */
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "vmm/qemu/instance.h"
 
 /* QEMU's own event comes before its answer; it is missing when QEMU was there already. */
@@ -22,6 +23,7 @@ static void pause_undone(void *context, int status, const struct kelpie_json_val
     KELPIE_ASSERT(qemu->change_error.code < 0);
     KELPIE_ASSERT(status == 0 ? result != NULL : error != NULL);
     if (status == 0) {
+        KELPIE_REACHED(qemu->os, "a pause or resume without an answer was undone");
         pause_note(qemu, !qemu->is_pausing);
     }
     kelpie__vmm_emit_done(&qemu->vmm, qemu->change_error.code, &qemu->change_error);
@@ -38,6 +40,7 @@ static void pause_done(void *context, int status, const struct kelpie_json_value
         pause_note(qemu, qemu->is_pausing);
     }
     if (status == KELPIE_E_TIMEOUT) {
+        KELPIE_REACHED(qemu->os, "a pause or resume was not answered in time");
         qemu->change_error = *error;
         if (kelpie__qemu_execute(qemu, qemu->is_pausing ? "cont" : "stop", NULL, pause_undone,
                                  NULL) == 0) {

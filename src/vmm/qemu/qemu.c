@@ -12,6 +12,7 @@
 #include "core/limits.h"
 #include "core/text.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "vmm/qemu/arguments.h"
 #include "vmm/qemu/instance.h"
 #include "vmm/qemu/program.h"
@@ -139,6 +140,7 @@ static void qemu_end(struct kelpie_qemu *qemu, const struct kelpie_os_exit *proc
     if (qemu->vmm.is_changing) {
         struct kelpie_error error = {0};
         int status = kelpie__fail(&error, KELPIE_E_CRASHED, 0, "%s", end.text);
+        KELPIE_REACHED(qemu->os, "QEMU ended while it paused or resumed");
         kelpie__vmm_emit_done(&qemu->vmm, status, &error);
     }
     kelpie__vmm_emit(&qemu->vmm,
@@ -180,9 +182,11 @@ static void qemu_exit_overdue(void *context) {
     struct kelpie_qemu *qemu = context;
     if (qemu->process == KELPIE_OS_NO_HANDLE) {
         KELPIE_ASSERT(!qemu->is_process_watched);
+        KELPIE_REACHED(qemu->os, "QEMU ended before it was spawned");
         qemu_end(qemu, NULL); /* killed, or failed, before it was spawned */
         return;
     }
+    KELPIE_REACHED(qemu->os, "QEMU did not exit by itself");
     qemu_kill_process(qemu);
     if (!qemu->is_process_watched) {
         qemu_collect(qemu);
@@ -272,10 +276,12 @@ static void qemu_qmp_closed(void *context, const struct kelpie_error *error) {
     struct kelpie_qemu *qemu = context;
     KELPIE_ASSERT(error->code < 0);
     if (qemu->process == KELPIE_OS_NO_HANDLE) {
+        KELPIE_REACHED(qemu->os, "QMP closed in the last drain");
         return; /* the last drain: it has ended already */
     }
     bool is_end = error->os_error == 0 || error->os_error == ECONNRESET;
     if (error->code == KELPIE_E_PROTOCOL || !is_end) {
+        KELPIE_REACHED(qemu->os, "QEMU was killed for what it said on QMP");
         qemu_note_cause(qemu, error);
         qemu_kill_process(qemu);
         return;
@@ -325,8 +331,12 @@ static int qemu_spawn_process(struct kelpie_qemu *qemu, const char *const *argv,
     };
     const char *step = "";
     int process = KELPIE_OS_NO_HANDLE;
+    if (KELPIE_CANARY(qemu->os, 10)) {
+        spawn.flags &= ~(uint32_t)KELPIE_OS_SPAWN_DIE_WITH_PARENT;
+    }
     int status = kelpie__os_spawn(qemu->os, &spawn, &process, &qemu->vmm.pid, &step);
     if (status < 0) {
+        KELPIE_REACHED(qemu->os, "QEMU could not be spawned");
         return kelpie__fail(error, KELPIE_E_BOOT, -status, "start \"%s\" (%s)", qemu->program,
                             step);
     }

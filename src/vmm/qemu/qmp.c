@@ -12,6 +12,7 @@
 #include "core/json.h"
 #include "core/limits.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 
 #define QMP_LINE_BYTES_MAX (8u * 1024u)
 #define QMP_SEND_BYTES_MAX (32u * 1024u)
@@ -95,6 +96,7 @@ static void qmp_close(struct kelpie_qmp *qmp, const struct kelpie_error *error) 
     }
     for (uint32_t i = 0; i < KELPIE_QMP_COMMAND_COUNT_MAX; i += 1) {
         if (qmp->commands[i].id != 0) {
+            KELPIE_REACHED(qmp->os, "QMP closed with a command under way");
             qmp_answer(&qmp->commands[i], error->code, NULL, error);
         }
     }
@@ -104,6 +106,7 @@ static void qmp_close(struct kelpie_qmp *qmp, const struct kelpie_error *error) 
 
 static void qmp_break(struct kelpie_qmp *qmp, const char *rule) {
     struct kelpie_error error = {0};
+    KELPIE_REACHED(qmp->os, "QEMU broke QMP");
     kelpie__ignore(kelpie__fail(&error, KELPIE_E_PROTOCOL, 0, "QEMU broke QMP: %s", rule));
     qmp_close(qmp, &error);
 }
@@ -146,6 +149,7 @@ static void qmp_flush(struct kelpie_qmp *qmp) {
     KELPIE_ASSERT(qmp->send_bytes > 0);
     int64_t count = qmp_write(qmp);
     if (count < 0 && count != -EAGAIN && count != -EINTR) {
+        KELPIE_REACHED(qmp->os, "a write to QMP failed");
         /* Told from the loop: the caller of execute is not called back inside its call. */
         qmp->write_error = (int)-count;
         qmp->send_bytes = 0;
@@ -241,6 +245,7 @@ static void qmp_message_answer(struct kelpie_qmp *qmp, const struct kelpie_json_
             /* A text that does not fit or is damaged leaves the words empty. */
             kelpie__ignore(kelpie__json_string(&value, words, sizeof(words), NULL));
         }
+        KELPIE_REACHED(qmp->os, "QEMU refused a command");
         status = kelpie__fail(&error, KELPIE_E_INTERNAL, 0, "QEMU refused: %s", words);
     }
     if (has_id && id == QMP_NEGOTIATE_ID && qmp->state == QMP_NEGOTIATING) {
@@ -253,12 +258,14 @@ static void qmp_message_answer(struct kelpie_qmp *qmp, const struct kelpie_json_
         return;
     }
     for (uint32_t i = 0; has_id && i < KELPIE_QMP_COMMAND_COUNT_MAX; i += 1) {
-        if (qmp->commands[i].id == id && id != 0) {
+        bool is_waiting = KELPIE_CANARY(qmp->os, 14) && qmp->commands[i].id != 0;
+        if (is_waiting || (qmp->commands[i].id == id && id != 0)) {
             qmp_answer(&qmp->commands[i], status, result, status < 0 ? &error : NULL);
             return;
         }
     }
     bool is_late = has_id && id > QMP_NEGOTIATE_ID && id < qmp->next_id;
+    KELPIE_SOMETIMES(qmp->os, "a late answer of QMP was dropped by its id", is_late);
     if (!is_late) {
         qmp_stray(qmp);
     }
@@ -380,6 +387,7 @@ static void qmp_command_timeout(void *context) {
     int status =
         kelpie__fail(&error, KELPIE_E_TIMEOUT, 0, "QEMU did not answer \"%s\" within %u ms",
                      command->name, command->timeout_ms);
+    KELPIE_REACHED(command->qmp->os, "a QMP command was not answered in time");
     if (command->qmp->handle != KELPIE_OS_NO_HANDLE) {
         /* Its owner may close the handle now, and half a text would wedge QEMU. */
         qmp_break(command->qmp, "it reads no more commands");

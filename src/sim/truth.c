@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See truth.h.
+ */
+#include "sim/truth.h"
+
+#include <string.h>
+
+#include "sim/fault.h"
+#include "sim/guest.h"
+#include "sim/machine.h"
+
+bool kelpie__sim_truth_is_alive(const struct sim_process *process) {
+    return process->state != SIM_PROCESS_ZOMBIE && process->state != SIM_PROCESS_GONE;
+}
+
+bool kelpie__sim_truth_is_of_vm(const struct sim_process *process, const char *path) {
+    const char *wanted = strstr(path, SIM_TRUTH_VMS);
+    KELPIE_ASSERT(wanted != NULL && path[strlen(path) - 1] == '/');
+    size_t length = strlen(wanted) - 1; /* without the slash at its end */
+    for (int i = 0; i < process->argc; i += 1) {
+        const char *found = strstr(process->argv[i], SIM_TRUTH_VMS);
+        char end = found != NULL && strncmp(found, wanted, length) == 0 ? found[length] : 'x';
+        if (end == '\0' || end == '/' || end == ',') {
+            return true;
+        }
+    }
+    return false;
+}
+
+struct sim_guest *kelpie__sim_truth_guest(struct sim_world *world, const char *path) {
+    struct sim_guest *guest = kelpie__sim_world_guest(world, 0);
+    for (uint32_t i = 0; guest != NULL; i += 1) { /* bound: the guests */
+        const struct sim_process *owner = kelpie__sim_guest_owner(guest);
+        if (owner != NULL && kelpie__sim_truth_is_alive(owner) &&
+            kelpie__sim_truth_is_of_vm(owner, path)) {
+            return guest;
+        }
+        guest = kelpie__sim_world_guest(world, i + 1);
+    }
+    return NULL;
+}
+
+uint32_t kelpie__sim_truth_commands(struct sim_world *world, const char *path, const char *text) {
+    struct sim_guest *guest = kelpie__sim_truth_guest(world, path);
+    uint32_t count = 0;
+    KELPIE_ASSERT(text[0] != '\0');
+    if (guest == NULL) {
+        return 0;
+    }
+    const struct sim_machine *machine = kelpie__sim_guest_machine(guest);
+    for (const struct sim_process *process = machine->processes; process != NULL;
+         process = process->next) {                          /* bound: the list */
+        bool is_alive = kelpie__sim_truth_is_alive(process); /* the dead have no arguments */
+        bool has_text = false;
+        for (int i = 0; is_alive && i < process->argc && !has_text; i += 1) {
+            has_text = strstr(process->argv[i], text) != NULL;
+        }
+        count += has_text ? 1 : 0;
+    }
+    return count;
+}
+
+bool kelpie__sim_truth_has_lied(struct sim_world *world) {
+    const struct sim_faults *faults = kelpie__sim_world_faults(world);
+    for (uint32_t i = 0; i < kelpie__sim_faults_class_count(); i += 1) {
+        if (strcmp(kelpie__sim_faults_class_name(i), "agent") == 0) {
+            return kelpie__sim_faults_class_fired(faults, i) > 0;
+        }
+    }
+    return false;
+}

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * What is true of a VM, looked up in the world: its guest, and who runs in it. For whatever judges
+ * what the product says.
+ */
+#ifndef KELPIE_SIM_TRUTH_H
+#define KELPIE_SIM_TRUTH_H
+
+#include "sim/world.h"
+
+#define SIM_TRUTH_VMS "/vms/"
+
+bool kelpie__sim_truth_is_alive(const struct sim_process *process);
+/* Its argv names the VM's directory ("/vms/NAME/", whatever is before it): what people find it by.
+ */
+bool kelpie__sim_truth_is_of_vm(const struct sim_process *process, const char *path);
+/* The guest of a living VMM of that VM; NULL: none. */
+struct sim_guest *kelpie__sim_truth_guest(struct sim_world *world, const char *path);
+/* How many living processes of that VM's guest have this text in an argument. */
+uint32_t kelpie__sim_truth_commands(struct sim_world *world, const char *path, const char *text);
+
+/* Some guest's bytes were changed on their way: nobody can tell them from what it meant to say. */
+bool kelpie__sim_truth_has_lied(struct sim_world *world);
+
+#endif
