@@ -64,18 +64,18 @@ static void summary(const struct simcli *simcli, const struct totals *totals) {
 }
 
 static void write_traces(struct simcli *simcli, const struct sim_trace *trace) {
-    struct simcli_file file;
+    struct sim_text_file file;
     if (simcli->trace_path != NULL) {
-        kelpie__simcli_file_open(&file, simcli->os, simcli->trace_path);
-        kelpie__sim_trace_json(trace, kelpie__simcli_file_write, &file);
-        if (kelpie__simcli_file_close(&file) < 0) {
+        kelpie__sim_text_file_open(&file, simcli->os, simcli->trace_path);
+        kelpie__sim_trace_json(trace, kelpie__sim_text_file_write, &file);
+        if (kelpie__sim_text_file_close(&file) < 0) {
             fprintf(stderr, "kelpie-sim: cannot write \"%s\"\n", simcli->trace_path);
         }
     }
     if (simcli->svg_path != NULL) {
-        kelpie__simcli_file_open(&file, simcli->os, simcli->svg_path);
-        kelpie__sim_trace_svg(trace, kelpie__simcli_file_write, &file);
-        if (kelpie__simcli_file_close(&file) < 0) {
+        kelpie__sim_text_file_open(&file, simcli->os, simcli->svg_path);
+        kelpie__sim_trace_svg(trace, kelpie__sim_text_file_write, &file);
+        if (kelpie__sim_text_file_close(&file) < 0) {
             fprintf(stderr, "kelpie-sim: cannot write \"%s\"\n", simcli->svg_path);
         }
     }

@@ -13,10 +13,10 @@
 #include "core/text.h"
 #include "os/os_call.h"
 #include "sim/fault.h"
+#include "sim/seeds.h"
 #include "sim/shrink.h"
 
 #define SIMCLI_SEEDS_DEFAULT 100u
-#define SIMCLI_FILE_MODE 0644u
 #define SIMCLI_PATH_BYTES_MAX 64u
 #define SIMCLI_SHRINK_RUNS_MAX 2000u
 #define SIMCLI_SHRINK_NS (60 * KELPIE_NS_PER_S)
@@ -83,29 +83,13 @@ static int refuse(const char *word, const char *expected) {
 
 /* ---- options --------------------------------------------------------------------------------- */
 
-/* A seed is a number, or any other text, such as a commit's hash, by its own hash. */
-static bool parse_seed(const char *text, uint64_t *out) {
-    return text[0] != '\0' && kelpie__text_u64(text, out);
-}
-
 static bool parse_seeds(struct simcli *simcli, const char *text) {
-    const char *dots = strstr(text, "..");
-    char first[24];
     uint64_t last = 0;
-    if (dots == NULL) {
-        simcli->seed_first = 0;
-        return kelpie__text_u64(text, &simcli->seed_count) && simcli->seed_count > 0;
-    }
-    size_t length = (size_t)(dots - text);
-    if (length == 0 || length >= sizeof(first)) {
+    if (!kelpie__sim_seeds_parse(text, &simcli->seed_first, &last)) {
         return false;
     }
-    memcpy(first, text, length);
-    first[length] = '\0';
-    bool is_good = parse_seed(first, &simcli->seed_first) && parse_seed(dots + 2, &last) &&
-                   simcli->seed_first <= last;
-    simcli->seed_count = is_good ? last - simcli->seed_first + 1 : 0;
-    return is_good;
+    simcli->seed_count = last - simcli->seed_first + 1;
+    return true;
 }
 
 static bool parse_faults(struct simcli *simcli, const char *text) {
@@ -147,7 +131,7 @@ static const char *parse_value(struct simcli *simcli, const char *name, const ch
     if (strcmp(name, "--seed") == 0) {
         simcli->seed_count = 1;
         simcli->has_seeds = true;
-        return parse_seed(value, &simcli->seed_first) ? NULL : "a seed from 0 to 2^64-1";
+        return kelpie__text_u64(value, &simcli->seed_first) ? NULL : "a seed from 0 to 2^64-1";
     }
     if (strcmp(name, "--seeds") == 0) {
         simcli->has_seeds = true;
@@ -271,38 +255,6 @@ void kelpie__simcli_run_options(const struct simcli *simcli, uint64_t seed,
                                     .nursery = simcli->nursery};
 }
 
-void kelpie__simcli_file_open(struct simcli_file *file, struct kelpie_os *os, const char *path) {
-    *file = (struct simcli_file){.os = os};
-    file->handle = kelpie__os_open(os, KELPIE_OS_CWD, path,
-                                   KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE |
-                                       KELPIE_OS_OPEN_TRUNCATE | KELPIE_OS_OPEN_FOLLOW,
-                                   SIMCLI_FILE_MODE);
-    file->status = file->handle < 0 ? file->handle : 0;
-}
-
-void kelpie__simcli_file_write(void *context, const char *text, size_t length) {
-    struct simcli_file *file = context;
-    size_t done = 0;
-    while (done < length && file->status == 0) { /* bound: every turn writes a byte, or fails */
-        int64_t count =
-            kelpie__os_pwrite(file->os, file->handle, text + done, length - done, file->offset);
-        if (count < 0) {
-            file->status = (int)count;
-        } else {
-            done += (size_t)count;
-            file->offset += (uint64_t)count;
-        }
-    }
-}
-
-int kelpie__simcli_file_close(struct simcli_file *file) {
-    if (file->handle >= 0) {
-        int closed = kelpie__os_close(file->os, file->handle);
-        file->status = file->status < 0 ? file->status : closed;
-    }
-    return file->status;
-}
-
 /* ---- a run that failed ----------------------------------------------------------------------- */
 
 struct shrinking {
@@ -383,11 +335,11 @@ static void tell_story(struct simcli *simcli, uint64_t seed, const char *plan) {
     }
     kelpie__sim_run(&options, &result);
     kelpie__sim_trace_story(trace, tell, stderr);
-    struct simcli_file file;
+    struct sim_text_file file;
     if (simcli->svg_path != NULL) {
-        kelpie__simcli_file_open(&file, simcli->os, simcli->svg_path);
-        kelpie__sim_trace_svg(trace, kelpie__simcli_file_write, &file);
-        kelpie__ignore(kelpie__simcli_file_close(&file));
+        kelpie__sim_text_file_open(&file, simcli->os, simcli->svg_path);
+        kelpie__sim_trace_svg(trace, kelpie__sim_text_file_write, &file);
+        kelpie__ignore(kelpie__sim_text_file_close(&file));
     }
     kelpie__sim_run_release(&result);
     kelpie__sim_trace_destroy(trace);
@@ -396,7 +348,7 @@ static void tell_story(struct simcli *simcli, uint64_t seed, const char *plan) {
 void kelpie__simcli_report(struct simcli *simcli, uint64_t seed,
                            const struct sim_run_result *result) {
     char path[SIMCLI_PATH_BYTES_MAX];
-    struct simcli_file file;
+    struct sim_text_file file;
     fprintf(stderr, "seed %llu: %s (verdict %d)\n", (unsigned long long)seed, result->reason,
             (int)result->verdict);
     if (simcli->goes_on) {
@@ -416,9 +368,9 @@ void kelpie__simcli_report(struct simcli *simcli, uint64_t seed,
     tell_story(simcli, seed, result->plan);
     bool fits = kelpie__text_format(path, sizeof(path), "fail-%llu.plan", (unsigned long long)seed);
     KELPIE_ASSERT(fits);
-    kelpie__simcli_file_open(&file, simcli->os, path);
-    kelpie__simcli_file_write(&file, result->plan, strlen(result->plan));
-    if (kelpie__simcli_file_close(&file) < 0) {
+    kelpie__sim_text_file_open(&file, simcli->os, path);
+    kelpie__sim_text_file_write(&file, result->plan, strlen(result->plan));
+    if (kelpie__sim_text_file_close(&file) < 0) {
         fprintf(stderr, "kelpie-sim: cannot write \"%s\"; this is the plan:\n%s", path,
                 result->plan);
         return;

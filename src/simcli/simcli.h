@@ -7,6 +7,7 @@
 
 #include "os/os.h"
 #include "sim/run.h"
+#include "sim/text_file.h"
 
 #define SIMCLI_PLAN_BYTES_MAX (8u * 1024u * 1024u)
 #define SIMCLI_JOBS_MAX 64u
@@ -65,18 +66,6 @@ void kelpie__simcli_report(struct simcli *simcli, uint64_t seed,
 /* A trace for a run whose log is asked for; NULL: none is. And the log, to stdout. */
 struct sim_trace *kelpie__simcli_log_begin(const struct simcli *simcli);
 void kelpie__simcli_log_end(const struct simcli *simcli, struct sim_trace *trace);
-/* A real file in pieces (sim_trace_write). */
-struct simcli_file {
-    struct kelpie_os *os;
-    int handle;
-    int status;
-    uint64_t offset;
-};
-void kelpie__simcli_file_open(struct simcli_file *file, struct kelpie_os *os, const char *path);
-void kelpie__simcli_file_write(void *context, const char *text, size_t length);
-/* 0 or a negative errno value: of everything since the open. */
-int kelpie__simcli_file_close(struct simcli_file *file);
-
 int kelpie__simcli_run(struct simcli *simcli);      /* run.c */
 int kelpie__simcli_replay(struct simcli *simcli);   /* replay.c */
 int kelpie__simcli_shrink(struct simcli *simcli);   /* replay.c */

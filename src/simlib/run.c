@@ -7,14 +7,13 @@
 #include <stdio.h>
 
 #include "core/limits.h"
-#include "os/os_call.h"
+#include "os/os.h"
 #include "sim/fault.h"
 #include "sim/liveness.h"
 #include "sim/machine.h"
+#include "sim/text_file.h"
 #include "sim/trace.h"
 #include "simlib/internal.h"
-
-#define RUN_TRACE_MODE 0644u
 
 /* Where a program that calls kelpie_open("sim:") finds its world: it has nothing else to say which.
  * One world of a thread runs at a time, for the functions below return before another is entered.
@@ -165,39 +164,17 @@ void kelpie_sim_kill(struct kelpie_sim *sim, uint32_t index) {
 
 /* ---- traces ---------------------------------------------------------------------------------- */
 
-struct trace_file {
-    struct kelpie_os *os;
-    int handle;
-    int status; /* negative errno value; 0 so far */
-    uint64_t offset;
-};
-
-static void write_piece(void *context, const char *text, size_t length) {
-    struct trace_file *file = context;
-    size_t done = 0;
-    while (done < length && file->status == 0) { /* bound: every turn writes a byte, or fails */
-        int64_t count =
-            kelpie__os_pwrite(file->os, file->handle, text + done, length - done, file->offset);
-        if (count < 0) {
-            file->status = (int)count;
-        } else {
-            done += (size_t)count;
-            file->offset += (uint64_t)count;
-        }
-    }
-}
-
 static void write_format(const struct kelpie_sim *sim, enum kelpie_sim_trace_format format,
-                         struct trace_file *file) {
+                         struct sim_text_file *file) {
     switch (format) {
     case KELPIE_SIM_TRACE_JSON:
-        kelpie__sim_trace_json(sim->trace, write_piece, file);
+        kelpie__sim_trace_json(sim->trace, kelpie__sim_text_file_write, file);
         break;
     case KELPIE_SIM_TRACE_SVG:
-        kelpie__sim_trace_svg(sim->trace, write_piece, file);
+        kelpie__sim_trace_svg(sim->trace, kelpie__sim_text_file_write, file);
         break;
     case KELPIE_SIM_TRACE_STORY:
-        kelpie__sim_trace_story(sim->trace, write_piece, file);
+        kelpie__sim_trace_story(sim->trace, kelpie__sim_text_file_write, file);
         break;
     }
 }
@@ -209,21 +186,14 @@ int kelpie_sim_write_trace(const struct kelpie_sim *sim, const char *path,
                             "kelpie_sim_write_trace: nothing was traced; set trace_detail");
     }
     /* The only file of the real system in this library. */
-    struct trace_file file = {.os = kelpie__os_linux_create()};
-    if (file.os == NULL) {
+    struct kelpie_os *os = kelpie__os_linux_create();
+    if (os == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory to write \"%s\"", path);
     }
-    file.handle = kelpie__os_open(file.os, KELPIE_OS_CWD, path,
-                                  KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE |
-                                      KELPIE_OS_OPEN_TRUNCATE | KELPIE_OS_OPEN_FOLLOW,
-                                  RUN_TRACE_MODE);
-    file.status = file.handle < 0 ? file.handle : 0;
-    if (file.handle >= 0) {
-        write_format(sim, format, &file);
-        int closed = kelpie__os_close(file.os, file.handle);
-        file.status = file.status < 0 ? file.status : closed;
-    }
-    kelpie__os_linux_destroy(file.os);
-    return file.status < 0 ? kelpie__fail(error, KELPIE_E_IO, -file.status, "write \"%s\"", path)
-                           : 0;
+    struct sim_text_file file;
+    kelpie__sim_text_file_open(&file, os, path);
+    write_format(sim, format, &file);
+    int status = kelpie__sim_text_file_close(&file);
+    kelpie__os_linux_destroy(os);
+    return status < 0 ? kelpie__fail(error, KELPIE_E_IO, -status, "write \"%s\"", path) : 0;
 }

@@ -11,6 +11,7 @@
 #include "core/small_file.h"
 #include "core/text.h"
 #include "os/os_call.h"
+#include "sim/seeds.h"
 #include "sim/shrink.h"
 #include "sim/trace.h"
 #include "simlib/internal.h"
@@ -254,25 +255,6 @@ static int run_all(const struct main_options *options) {
 
 /* ---- arguments ------------------------------------------------------------------------------- */
 
-static bool parse_seeds(const char *text, struct main_options *options) {
-    const char *dots = strstr(text, "..");
-    char first[24];
-    if (dots == NULL) {
-        options->seed_first = 0;
-        return kelpie__text_u64(text, &options->seed_last) && options->seed_last > 0 &&
-               (options->seed_last -= 1, true);
-    }
-    size_t length = (size_t)(dots - text);
-    if (length == 0 || length >= sizeof(first)) {
-        return false;
-    }
-    memcpy(first, text, length);
-    first[length] = '\0';
-    return kelpie__text_u64(first, &options->seed_first) &&
-           kelpie__text_u64(dots + 2, &options->seed_last) &&
-           options->seed_first <= options->seed_last;
-}
-
 static bool parse_value(struct main_options *options, const char *name, const char *value) {
     if (strcmp(name, "--seed") == 0) {
         bool is_number = kelpie__text_u64(value, &options->seed_first);
@@ -280,7 +262,7 @@ static bool parse_value(struct main_options *options, const char *name, const ch
         return is_number;
     }
     if (strcmp(name, "--seeds") == 0) {
-        return parse_seeds(value, options);
+        return kelpie__sim_seeds_parse(value, &options->seed_first, &options->seed_last);
     }
     if (strcmp(name, "--faults") == 0) {
         options->faults = value;
