@@ -106,6 +106,27 @@ struct kelpie_vm *kelpie__cli_open_vm(struct kelpie_cli *cli, const char *name) 
     return vm;
 }
 
+int kelpie__cli_each_vm(struct kelpie_cli *cli,
+                        int (*call)(struct kelpie_vm *vm, struct kelpie_error *error)) {
+    int code = KELPIE_CLI_OK;
+    KELPIE_ASSERT(cli->word_count >= 1);
+    for (uint32_t i = 0; i < cli->word_count; i += 1) {
+        struct kelpie_error error = {0};
+        struct kelpie_vm *vm = kelpie__cli_open_vm(cli, cli->words[i]);
+        if (vm == NULL) {
+            code = KELPIE_CLI_FAILED;
+            continue;
+        }
+        if (call(vm, &error) < 0) {
+            code = kelpie__cli_fail_error(cli, &error);
+        } else {
+            kelpie__cli_print(cli, "%s\n", cli->words[i]);
+        }
+        kelpie_vm_close(vm);
+    }
+    return code;
+}
+
 /* ---- what stands before the verb ------------------------------------------------------------- */
 
 static bool set_state_directory(struct kelpie_cli *cli, const char *path) {

@@ -152,6 +152,10 @@ const struct kelpie_cli_verb *kelpie__cli_verb_at(size_t index);
 KELPIE_MUST_CHECK bool kelpie__cli_open(struct kelpie_cli *cli);
 /* Opens the library and a VM of that name. NULL: it was reported. */
 KELPIE_MUST_CHECK struct kelpie_vm *kelpie__cli_open_vm(struct kelpie_cli *cli, const char *name);
+/* For each VM that the command names: this call, and its name when it is done. Gives the exit code:
+ * that of the last failure. */
+int kelpie__cli_each_vm(struct kelpie_cli *cli,
+                        int (*call)(struct kelpie_vm *vm, struct kelpie_error *error));
 
 /* ---- options.c ------------------------------------------------------------------------------- */
 

@@ -5,21 +5,5 @@
 #include "cli/cli.h"
 
 int kelpie__cli_resume(struct kelpie_cli *cli) {
-    int code = KELPIE_CLI_OK;
-    KELPIE_ASSERT(cli->word_count >= 1);
-    for (uint32_t i = 0; i < cli->word_count; i += 1) {
-        struct kelpie_error error = {0};
-        struct kelpie_vm *vm = kelpie__cli_open_vm(cli, cli->words[i]);
-        if (vm == NULL) {
-            code = KELPIE_CLI_FAILED;
-            continue;
-        }
-        if (kelpie_vm_resume(vm, &error) < 0) {
-            code = kelpie__cli_fail_error(cli, &error);
-        } else {
-            kelpie__cli_print(cli, "%s\n", cli->words[i]);
-        }
-        kelpie_vm_close(vm);
-    }
-    return code;
+    return kelpie__cli_each_vm(cli, kelpie_vm_resume);
 }
