@@ -179,40 +179,38 @@ static int64_t proc_process_stat(struct sim_machine *machine, struct sim_process
                     process->session, ticks - ticks / 3, ticks / 3);
 }
 
+/* argv or the environment, each string with its zero; nothing of one that has ended. */
+static int64_t proc_strings(const struct sim_process *process, char *const *strings, char *out,
+                            size_t capacity) {
+    size_t count = 0;
+    bool is_zombie = process->state == SIM_PROCESS_ZOMBIE || strings == NULL;
+    for (size_t i = 0; !is_zombie && strings[i] != NULL; i += 1) { /* bound: the list */
+        size_t length = (size_t)kelpie__min_u64(strlen(strings[i]) + 1, capacity - count);
+        memcpy(out + count, strings[i], length);
+        count += length;
+    }
+    KELPIE_ASSERT(count <= capacity);
+    return (int64_t)count;
+}
+
 static int64_t proc_process_arguments(struct sim_machine *machine, struct sim_process *reader,
                                       const char *path, char *out, size_t capacity) {
     const struct sim_process *process = proc_find(machine, path);
-    size_t count = 0;
     KELPIE_ASSERT(reader == NULL || reader->machine == machine);
     if (process == NULL) {
         return -ESRCH;
     }
-    bool is_zombie = process->state == SIM_PROCESS_ZOMBIE || process->argv == NULL;
-    for (int i = 0; !is_zombie && i < process->argc; i += 1) {
-        size_t length = strlen(process->argv[i]) + 1;
-        length = (size_t)kelpie__min_u64(length, capacity - count);
-        memcpy(out + count, process->argv[i], length);
-        count += length;
-    }
-    return (int64_t)count;
+    return proc_strings(process, process->argv, out, capacity);
 }
 
 static int64_t proc_process_environment(struct sim_machine *machine, struct sim_process *reader,
                                         const char *path, char *out, size_t capacity) {
     const struct sim_process *process = proc_find(machine, path);
-    size_t count = 0;
     KELPIE_ASSERT(reader == NULL || reader->machine == machine);
     if (process == NULL) {
         return -ESRCH;
     }
-    bool is_zombie = process->state == SIM_PROCESS_ZOMBIE || process->environment == NULL;
-    for (size_t i = 0; !is_zombie && process->environment[i] != NULL; i += 1) {
-        size_t length = strlen(process->environment[i]) + 1;
-        length = (size_t)kelpie__min_u64(length, capacity - count);
-        memcpy(out + count, process->environment[i], length);
-        count += length;
-    }
-    return (int64_t)count;
+    return proc_strings(process, process->environment, out, capacity);
 }
 
 static int64_t proc_process_name(struct sim_machine *machine, struct sim_process *reader,
