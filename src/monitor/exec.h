@@ -117,6 +117,11 @@ void kelpie__exec_taken_over(struct kelpie_relay_exec *exec);
 /* exec_backstop.c: it runs, and its timeout counts. */
 void kelpie__relay_exec_arm_backstop(struct kelpie_relay_exec *exec);
 
+/* exec_relay.c: a command in Starting, in a place and with a channel to the guest of its own; the
+ * rest is the caller's to fill in at once. The caller knows that there is a place. NULL: no memory.
+ */
+struct kelpie_relay_exec *kelpie__relay_exec_create(struct kelpie_relay *relay);
+
 /* exec_relay.c: unlinks and frees. */
 void kelpie__exec_free(struct kelpie_relay_exec *exec);
 

@@ -21,27 +21,15 @@ static bool adopt_id_is_valid(const char *id) {
 }
 
 static struct kelpie_relay_exec *adopt_add(struct kelpie_relay *relay, const char *id) {
-    uint32_t slot = 0;
-    while (slot < KELPIE_RELAY_SLOT_COUNT && relay->execs[slot] != NULL) {
-        slot += 1;
-    }
-    KELPIE_ASSERT(slot < KELPIE_RELAY_SLOT_COUNT);
-    struct kelpie_relay_exec *exec = kelpie__alloc(relay->monitor->os, sizeof(*exec));
+    struct kelpie_relay_exec *exec = kelpie__relay_exec_create(relay);
     if (exec == NULL) {
         return NULL;
     }
-    relay->guest_channel_last += 1;
-    exec->relay = relay;
-    exec->phase = KELPIE_RELAY_STARTING;
-    exec->guest_channel = relay->guest_channel_last;
     exec->keeps_on_disconnect = true;
-    exec->started_ms = kelpie__os_now(relay->monitor->os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
     kelpie__ignore(kelpie__text_copy(exec->restored_id, sizeof(exec->restored_id), id));
     kelpie__ignore(kelpie__text_copy(exec->command, sizeof(exec->command), ADOPT_COMMAND));
     exec->command_length = strlen(exec->command);
     exec->is_command_known = true;
-    relay->execs[slot] = exec;
-    relay->live_count += 1;
     kelpie__exec_check(exec);
     return exec;
 }

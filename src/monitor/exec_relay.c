@@ -279,16 +279,14 @@ static int64_t relay_start_write(const struct relay_start_params *start, uint32_
     return kelpie__json_finish(&writer);
 }
 
-static struct kelpie_relay_exec *relay_add(struct kelpie_relay *relay,
-                                           const struct kelpie_reply *reply,
-                                           const struct relay_start_params *start) {
-    struct kelpie_monitor *monitor = relay->monitor;
+struct kelpie_relay_exec *kelpie__relay_exec_create(struct kelpie_relay *relay) {
+    struct kelpie_os *os = relay->monitor->os;
     uint32_t slot = 0;
     while (slot < KELPIE_RELAY_SLOT_COUNT && relay->execs[slot] != NULL) {
         slot += 1;
     }
     KELPIE_ASSERT(slot < KELPIE_RELAY_SLOT_COUNT);
-    struct kelpie_relay_exec *exec = kelpie__alloc(monitor->os, sizeof(*exec));
+    struct kelpie_relay_exec *exec = kelpie__alloc(os, sizeof(*exec));
     if (exec == NULL) {
         return NULL;
     }
@@ -296,19 +294,29 @@ static struct kelpie_relay_exec *relay_add(struct kelpie_relay *relay,
     exec->relay = relay;
     exec->phase = KELPIE_RELAY_STARTING;
     exec->guest_channel = relay->guest_channel_last;
+    exec->started_ms = kelpie__os_now(os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
+    relay->execs[slot] = exec;
+    relay->live_count += 1;
+    return exec;
+}
+
+static struct kelpie_relay_exec *relay_add(struct kelpie_relay *relay,
+                                           const struct kelpie_reply *reply,
+                                           const struct relay_start_params *start) {
+    struct kelpie_relay_exec *exec = kelpie__relay_exec_create(relay);
+    if (exec == NULL) {
+        return NULL;
+    }
     exec->client = reply->client;
     exec->client_channel = kelpie__to_u32(start->channel);
     exec->start_reply = *reply;
     exec->keeps_on_disconnect = start->keeps_on_disconnect;
     exec->timeout_ms = start->timeout_ms;
     exec->argument_bytes = start->argument_bytes;
-    exec->started_ms = kelpie__os_now(monitor->os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
     for (uint32_t kind = 0; kind < KELPIE_EXEC_STREAM_COUNT; kind += 1) {
         kelpie__stream_receiver_init(&exec->streams[kind].receiver, 0,
                                      KELPIE_STREAM_CREDIT_INITIAL_BYTES);
     }
-    relay->execs[slot] = exec;
-    relay->live_count += 1;
     kelpie__exec_check(exec);
     return exec;
 }
