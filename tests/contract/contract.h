@@ -29,8 +29,21 @@ struct kelpie_config *contract_config(struct contract *contract);
 struct kelpie_vm *contract_create(struct contract *contract, const char *name,
                                   struct kelpie_config *config);
 struct kelpie_vm *contract_start(struct contract *contract);
+/* The same, owned and durable. */
+struct kelpie_vm *contract_start_durable(struct contract *contract, const char *name);
+/* A VM in Created, made from this snapshot. */
+struct kelpie_vm *contract_create_from(struct contract *contract, const char *name,
+                                       const char *snapshot);
 /* Stops, deletes and closes. */
 void contract_end(struct kelpie_vm *vm);
+
+/* Snapshots, by name. */
+struct kelpie_snapshot_result contract_take(struct kelpie_vm *vm, const char *name);
+struct kelpie_snapshot_info contract_inspect_snapshot(struct contract *contract, const char *name);
+void contract_remove_snapshot(struct contract *contract, const char *name);
+size_t contract_listed(struct contract *contract);
+/* Nothing is in their store, not even hidden or half made. */
+void contract_store_is_empty(const struct contract *contract);
 
 /* Runs `sh -c script`; released by contract_release. */
 struct contract_result contract_sh(struct kelpie_vm *vm, const char *script, uint64_t timeout_ms);

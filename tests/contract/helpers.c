@@ -2,6 +2,7 @@
  *
  * See contract.h.
  */
+#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
@@ -51,6 +52,22 @@ struct kelpie_vm *contract_start(struct contract *contract) {
     struct kelpie_vm *vm = contract_create(contract, NULL, contract_config(contract));
     CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     return vm;
+}
+
+struct kelpie_vm *contract_start_durable(struct contract *contract, const char *name) {
+    struct kelpie_config *config = contract_config(contract);
+    kelpie_config_set_ephemeral(config, false);
+    struct kelpie_vm *vm = contract_create(contract, name, config);
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    return vm;
+}
+
+struct kelpie_vm *contract_create_from(struct contract *contract, const char *name,
+                                       const char *snapshot) {
+    struct kelpie_config *config = NULL;
+    CONTRACT_OK(kelpie_config_create(contract->kelpie, &config, &broken));
+    kelpie_config_set_snapshot(config, snapshot);
+    return contract_create(contract, name, config);
 }
 
 void contract_end(struct kelpie_vm *vm) {
@@ -118,4 +135,50 @@ void contract_boot_id(char out[64]) {
     HARNESS_CHECK(count > 30, "read this host's boot id");
     out[count] = '\0';
     close(file);
+}
+
+/* ---- snapshots ------------------------------------------------------------------------------- */
+
+struct kelpie_snapshot_result contract_take(struct kelpie_vm *vm, const char *name) {
+    const struct kelpie_snapshot_options options = {.struct_size = sizeof(options), .name = name};
+    struct kelpie_snapshot_result result = {.struct_size = sizeof(result)};
+    CONTRACT_OK(kelpie_vm_snapshot(vm, &options, &result, &broken));
+    HARNESS_CHECK(strcmp(result.name, name) == 0, "its name is %s", result.name);
+    HARNESS_CHECK(strlen(result.id) == 32, "its id is \"%s\"", result.id);
+    return result;
+}
+
+struct kelpie_snapshot_info contract_inspect_snapshot(struct contract *contract, const char *name) {
+    struct kelpie_snapshot_info info = {.struct_size = sizeof(info)};
+    CONTRACT_OK(kelpie_snapshot_inspect(contract->kelpie, name, &info, &broken));
+    return info;
+}
+
+void contract_remove_snapshot(struct contract *contract, const char *name) {
+    CONTRACT_OK(kelpie_snapshot_remove(contract->kelpie, name, &broken));
+}
+
+size_t contract_listed(struct contract *contract) {
+    struct kelpie_snapshot_info *list = NULL;
+    size_t count = 0;
+    CONTRACT_OK(kelpie_snapshot_list(contract->kelpie, &list, &count, &broken));
+    kelpie_snapshot_list_free(contract->kelpie, list, count);
+    return count;
+}
+
+void contract_store_is_empty(const struct contract *contract) {
+    char path[4200];
+    char one[256] = "";
+    unsigned count = 0;
+    snprintf(path, sizeof(path), "%s/snapshots", contract->harness->state_directory);
+    DIR *directory = opendir(path);
+    HARNESS_CHECK(directory != NULL, "open %s", path);
+    for (struct dirent *entry = readdir(directory); entry != NULL; entry = readdir(directory)) {
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) {
+            snprintf(one, sizeof(one), "%s", entry->d_name);
+            count += 1;
+        }
+    }
+    closedir(directory);
+    HARNESS_CHECK(count == 0, "%u entries are left in the store, one is \"%s\"", count, one);
 }

@@ -14,14 +14,6 @@
 
 #include "contract.h"
 
-static struct kelpie_vm *start_durable(struct contract *contract, const char *name) {
-    struct kelpie_config *config = contract_config(contract);
-    kelpie_config_set_ephemeral(config, false);
-    struct kelpie_vm *vm = contract_create(contract, name, config);
-    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
-    return vm;
-}
-
 static void pause_and_resume(struct kelpie_vm *vm) {
     CONTRACT_OK(kelpie_vm_pause(vm, &broken));
     CONTRACT_OK(kelpie_vm_resume(vm, &broken));
@@ -365,7 +357,7 @@ static void test_pause_clock(const struct harness *harness) {
 
 static void test_paused_stop_and_kill(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = start_durable(&contract, "ends");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "ends");
     struct kelpie_stop_result stopped = {0};
     CONTRACT_OK(kelpie_vm_pause(vm, &broken));
     uint64_t started_ms = harness_now_ms();
@@ -386,7 +378,7 @@ static void test_paused_stop_and_kill(const struct harness *harness) {
 
 static void test_paused_vmm_killed(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = start_durable(&contract, "crashes");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "crashes");
     struct kelpie_error error = {0};
     CONTRACT_OK(kelpie_vm_pause(vm, &broken));
     kill(contract_inspect(vm).vmm_pid, SIGKILL);
@@ -407,7 +399,7 @@ static void test_paused_vmm_killed(const struct harness *harness) {
  * the one before when the VMM comes back. */
 static void test_pause_unconfirmed(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = start_durable(&contract, "unconfirmed");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "unconfirmed");
     struct kelpie_error error = {0};
     int pid = contract_inspect(vm).vmm_pid;
     kill(pid, SIGSTOP);
@@ -437,7 +429,7 @@ static void note_code(void *context, const struct kelpie_error *error) {
 static void test_pause_async(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct contract other = contract_open(harness);
-    struct kelpie_vm *vm = start_durable(&contract, "twice");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "twice");
     struct kelpie_vm *same = NULL;
     int codes[2] = {1, 1};
     CONTRACT_OK(kelpie_vm_open(other.kelpie, "twice", &same, &broken));

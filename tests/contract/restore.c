@@ -5,7 +5,6 @@
  * left of what failed. Method: files in the guest's memory and on its disk before and after; the
  * store's own files changed behind its back.
  */
-#include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,19 +18,6 @@
 
 #include "contract.h"
 
-static struct kelpie_vm *start_source(struct contract *contract, const char *name) {
-    struct kelpie_config *config = contract_config(contract);
-    kelpie_config_set_ephemeral(config, false);
-    struct kelpie_vm *vm = contract_create(contract, name, config);
-    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
-    return vm;
-}
-
-static void take(struct kelpie_vm *vm, const char *name) {
-    const struct kelpie_snapshot_options options = {.struct_size = sizeof(options), .name = name};
-    CONTRACT_OK(kelpie_vm_snapshot(vm, &options, NULL, &broken));
-}
-
 static struct kelpie_config *from_config(struct contract *contract, const char *snapshot) {
     struct kelpie_config *config = NULL;
     CONTRACT_OK(kelpie_config_create(contract->kelpie, &config, &broken));
@@ -39,14 +25,9 @@ static struct kelpie_config *from_config(struct contract *contract, const char *
     return config;
 }
 
-static struct kelpie_vm *create_from(struct contract *contract, const char *name,
-                                     const char *snapshot) {
-    return contract_create(contract, name, from_config(contract, snapshot));
-}
-
 static struct kelpie_vm *start_from(struct contract *contract, const char *name,
                                     const char *snapshot) {
-    struct kelpie_vm *vm = create_from(contract, name, snapshot);
+    struct kelpie_vm *vm = contract_create_from(contract, name, snapshot);
     uint64_t started_ms = harness_now_ms();
     CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     uint64_t running_ms = harness_now_ms();
@@ -68,17 +49,13 @@ static void ask(struct kelpie_vm *vm, const char *script, char *out, size_t capa
     contract_release(&result);
 }
 
-static void remove_snapshot(struct contract *contract, const char *name) {
-    CONTRACT_OK(kelpie_snapshot_remove(contract->kelpie, name, &broken));
-}
-
 /* ---- rows of the contract -------------------------------------------------------------------- */
 
 static void test_restore_basic(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = start_source(&contract, "rewound");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "rewound");
     contract_sh_says(vm, "echo before >/tmp/before", "");
-    take(vm, "point");
+    contract_take(vm, "point");
     contract_sh_says(vm, "echo after >/tmp/after", "");
     uint64_t started_ms = harness_now_ms();
     CONTRACT_OK(kelpie_vm_restore(vm, "point", 0, &broken));
@@ -90,15 +67,15 @@ static void test_restore_basic(const struct harness *harness) {
     CONTRACT_OK(kelpie_vm_restore(vm, "point", 0, &broken));
     contract_sh_says(vm, "cat /tmp/before; ls /tmp", "before\nbefore\n");
     contract_end(vm);
-    remove_snapshot(&contract, "point");
+    contract_remove_snapshot(&contract, "point");
     contract_close(&contract);
 }
 
 static void test_restore_new_vm(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *source = start_source(&contract, "source");
+    struct kelpie_vm *source = contract_start_durable(&contract, "source");
     contract_sh_says(source, "echo before >/tmp/before", "");
-    take(source, "point");
+    contract_take(source, "point");
     contract_sh_says(source, "echo after >/tmp/after", "");
     struct kelpie_vm *clone = start_from(&contract, "clone", "point");
     contract_sh_says(clone, "cat /tmp/before; ls /tmp; hostname", "before\nbefore\nclone\n");
@@ -111,7 +88,7 @@ static void test_restore_new_vm(const struct harness *harness) {
     contract_end(source);
     contract_sh_says(clone, "cat /tmp/before", "before\n");
     contract_end(clone);
-    remove_snapshot(&contract, "point");
+    contract_remove_snapshot(&contract, "point");
     contract_close(&contract);
 }
 
@@ -119,7 +96,7 @@ static void test_restore_new_vm(const struct harness *harness) {
 
 static void test_restore_identity(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *source = start_source(&contract, "source");
+    struct kelpie_vm *source = contract_start_durable(&contract, "source");
     static const char *const asked[] = {
         "hostname",
         "cat /etc/machine-id",
@@ -128,7 +105,7 @@ static void test_restore_identity(const struct harness *harness) {
         "cat /proc/sys/kernel/random/boot_id",
     };
     char answers[3][5][128];
-    take(source, "point");
+    contract_take(source, "point");
     struct kelpie_vm *vms[3] = {source, start_from(&contract, "one", "point"),
                                 start_from(&contract, "two", "point")};
     for (size_t vm = 0; vm < 3; vm += 1) {
@@ -152,16 +129,16 @@ static void test_restore_identity(const struct harness *harness) {
     for (size_t vm = 0; vm < 3; vm += 1) {
         contract_end(vms[vm]);
     }
-    remove_snapshot(&contract, "point");
+    contract_remove_snapshot(&contract, "point");
     contract_close(&contract);
 }
 
 /* The time of day is the host's, also when the snapshot is older. */
 static void test_restore_clock(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *source = start_source(&contract, "source");
+    struct kelpie_vm *source = contract_start_durable(&contract, "source");
     char text[64];
-    take(source, "point");
+    contract_take(source, "point");
     contract_end(source);
     sleep(3);
     struct kelpie_vm *vm = start_from(&contract, "late", "point");
@@ -174,7 +151,7 @@ static void test_restore_clock(const struct harness *harness) {
     HARNESS_CHECK(guest_s >= before.tv_sec - 1 && guest_s <= after.tv_sec + 1,
                   "the guest's clock: %lld, the host's %lld", guest_s, (long long)before.tv_sec);
     contract_end(vm);
-    remove_snapshot(&contract, "point");
+    contract_remove_snapshot(&contract, "point");
     contract_close(&contract);
 }
 
@@ -184,8 +161,8 @@ static void test_restore_memory_mismatch(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct kelpie_error error = {0};
     struct kelpie_vm *other = NULL;
-    struct kelpie_vm *source = start_source(&contract, "source");
-    take(source, "point");
+    struct kelpie_vm *source = contract_start_durable(&contract, "source");
+    contract_take(source, "point");
     struct kelpie_config *config = from_config(&contract, "point");
     kelpie_config_set_memory_mib(config, 512);
     contract_fails(kelpie_vm_create(contract.kelpie, "larger", config, &other, &error), &error,
@@ -215,7 +192,7 @@ static void test_restore_memory_mismatch(const struct harness *harness) {
                    "nothing");
     contract_end(other);
     contract_end(source);
-    remove_snapshot(&contract, "point");
+    contract_remove_snapshot(&contract, "point");
     contract_close(&contract);
 }
 
@@ -282,9 +259,9 @@ static void test_restore_other_machines(const struct harness *harness) {
     };
     struct contract contract = contract_open(harness);
     struct kelpie_error error = {0};
-    struct kelpie_vm *vm = start_source(&contract, "source");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "source");
     contract_sh_says(vm, "echo mine >/tmp/mine", "");
-    take(vm, "point");
+    contract_take(vm, "point");
     for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i += 1) {
         change_manifest(&contract, "point", changes[i].from, changes[i].to);
         contract_fails(kelpie_vm_restore(vm, "point", 0, &error), &error,
@@ -296,7 +273,7 @@ static void test_restore_other_machines(const struct harness *harness) {
     }
     CONTRACT_OK(kelpie_vm_restore(vm, "point", 0, &broken));
     contract_end(vm);
-    remove_snapshot(&contract, "point");
+    contract_remove_snapshot(&contract, "point");
     contract_close(&contract);
 }
 
@@ -304,9 +281,9 @@ static void test_restore_other_machines(const struct harness *harness) {
 static void test_restore_wrong_token(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct kelpie_error error = {0};
-    struct kelpie_vm *vm = start_source(&contract, "source");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "source");
     contract_sh_says(vm, "echo mine >/tmp/mine", "");
-    take(vm, "point");
+    contract_take(vm, "point");
     change_manifest(&contract, "point", "\"token\":\"", "\"token\":\"00000000\",\"was\":\"");
     contract_fails(kelpie_vm_restore(vm, "point", 0, &error), &error, KELPIE_E_SNAPSHOT_CORRUPTED,
                    "token");
@@ -325,13 +302,13 @@ static void test_restore_wrong_token(const struct harness *harness) {
                    "another continuity token");
     contract_state_is(vm, KELPIE_VM_RUNNING);
     contract_sh_says(vm, "cat /tmp/mine", "mine\n");
-    struct kelpie_vm *other = create_from(&contract, "other", "point");
+    struct kelpie_vm *other = contract_create_from(&contract, "other", "point");
     contract_fails(kelpie_vm_start(other, 0, &error), &error, KELPIE_E_RESTORE,
                    "another continuity token");
     contract_state_is(other, KELPIE_VM_CREATED);
     contract_end(other);
     contract_end(vm);
-    remove_snapshot(&contract, "point");
+    contract_remove_snapshot(&contract, "point");
     contract_close(&contract);
 }
 
@@ -365,10 +342,10 @@ static void test_restore_damaged(const struct harness *harness) {
     };
     struct contract contract = contract_open(harness);
     struct kelpie_error error = {0};
-    struct kelpie_vm *vm = start_source(&contract, "source");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "source");
     contract_sh_says(vm, "echo mine >/tmp/mine", "");
-    take(vm, "point");
-    struct kelpie_vm *other = create_from(&contract, "other", "point");
+    contract_take(vm, "point");
+    struct kelpie_vm *other = contract_create_from(&contract, "other", "point");
     for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i += 1) {
         flip(&contract, "point", places[i].file, places[i].offset);
         contract_fails(kelpie_vm_restore(vm, "point", 0, &error), &error,
@@ -383,7 +360,7 @@ static void test_restore_damaged(const struct harness *harness) {
     contract_sh_says(other, "cat /tmp/mine", "mine\n");
     contract_end(other);
     contract_end(vm);
-    remove_snapshot(&contract, "point");
+    contract_remove_snapshot(&contract, "point");
     contract_close(&contract);
 }
 
@@ -391,12 +368,12 @@ static void test_restore_damaged(const struct harness *harness) {
 
 static void test_restore_states(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = start_source(&contract, "source");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "source");
     contract_sh_says(vm, "echo mine >/tmp/mine", "");
     CONTRACT_OK(kelpie_vm_pause(vm, &broken));
-    take(vm, "paused");
+    contract_take(vm, "paused");
     CONTRACT_OK(kelpie_vm_resume(vm, &broken));
-    take(vm, "running");
+    contract_take(vm, "running");
     /* Running -> Paused, Paused -> Running, Paused -> Paused. */
     CONTRACT_OK(kelpie_vm_restore(vm, "paused", 0, &broken));
     contract_state_is(vm, KELPIE_VM_PAUSED);
@@ -424,11 +401,11 @@ static void test_restore_states(const struct harness *harness) {
     CONTRACT_OK(kelpie_vm_resume(vm, &broken));
     contract_sh_says(vm, "hostname; cat /tmp/mine", "sleeper\nmine\n");
     CONTRACT_OK(kelpie_vm_stop(vm, 0, NULL, &broken));
-    remove_snapshot(&contract, "paused");
+    contract_remove_snapshot(&contract, "paused");
     CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     contract_sh_says(vm, "hostname; ls /tmp", "sleeper\n");
     contract_end(vm);
-    remove_snapshot(&contract, "running");
+    contract_remove_snapshot(&contract, "running");
     contract_close(&contract);
 }
 
@@ -459,7 +436,7 @@ static struct kelpie_exec *start_counter(struct kelpie_vm *vm) {
 static void test_fork_basic(const struct harness *harness) {
     static const char *const names[] = {"fork-a", "fork-b", "fork-c"};
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *source = start_source(&contract, "source");
+    struct kelpie_vm *source = contract_start_durable(&contract, "source");
     struct kelpie_vm *forks[3];
     struct kelpie_config *config = NULL;
     contract_sh_says(source, "echo mine >/tmp/mine", "");
@@ -481,7 +458,7 @@ static void test_fork_basic(const struct harness *harness) {
     contract_sh_says(forks[1], "echo more >>/tmp/mine", "");
     CONTRACT_OK(kelpie_vm_fork(forks[1], config, grand, 1, &grandchild, &broken));
     contract_sh_says(grandchild, "cat /tmp/mine; hostname", "mine\nmore\ngrandchild\n");
-    take(grandchild, "point");
+    contract_take(grandchild, "point");
     kelpie_config_destroy(config);
     contract_end(source);
     for (size_t i = 0; i < 3; i += 1) {
@@ -491,7 +468,7 @@ static void test_fork_basic(const struct harness *harness) {
     struct kelpie_vm *late = start_from(&contract, "late", "point");
     contract_sh_says(late, "cat /tmp/mine; hostname", "mine\nmore\nlate\n");
     contract_end(late);
-    remove_snapshot(&contract, "point");
+    contract_remove_snapshot(&contract, "point");
     contract_close(&contract);
 }
 
@@ -595,7 +572,7 @@ static void kill_and_wait(struct contract *contract, struct kelpie_exec *exec,
 
 static void test_restore_commands(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *source = start_source(&contract, "source");
+    struct kelpie_vm *source = contract_start_durable(&contract, "source");
     struct counted ours = {0};
     const char *const argv[] = {"sh", "-c", COUNTER, NULL};
     const struct kelpie_exec_options options = {
@@ -603,9 +580,9 @@ static void test_restore_commands(const struct harness *harness) {
     struct kelpie_exec *exec = NULL;
     CONTRACT_OK(kelpie_vm_exec_start(source, &options, &counted_callbacks, &ours, &exec, &broken));
     count_lines(&contract, &ours, 2000);
-    take(source, "busy");
+    contract_take(source, "busy");
     count_lines(&contract, &ours, 2000);
-    struct kelpie_vm *one = create_from(&contract, "one", "busy");
+    struct kelpie_vm *one = contract_create_from(&contract, "one", "busy");
     CONTRACT_OK(kelpie_vm_start(one, 0, &broken));
     struct counted first;
     struct kelpie_exec *theirs = attach(&contract, one, &first);
@@ -630,13 +607,13 @@ static void test_restore_commands(const struct harness *harness) {
     count_lines(&contract, &again, 4000);
     kill_and_wait(&contract, theirs, &again);
     contract_end(source);
-    remove_snapshot(&contract, "busy");
+    contract_remove_snapshot(&contract, "busy");
     contract_close(&contract);
 }
 
 static void test_fork_busy(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *source = start_source(&contract, "source");
+    struct kelpie_vm *source = contract_start_durable(&contract, "source");
     struct kelpie_exec *exec = start_counter(source);
     uint32_t rounds = harness_count(harness, 10);
     rounds = rounds < 3 ? 3 : rounds;
@@ -665,7 +642,7 @@ static void test_fork_busy(const struct harness *harness) {
 static void test_restore_generations(const struct harness *harness) {
     enum { GENERATIONS = 10 };
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = start_source(&contract, "ancestor");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "ancestor");
     char name[32];
     char script[64];
     char expected[256] = "";
@@ -674,11 +651,11 @@ static void test_restore_generations(const struct harness *harness) {
         contract_sh_says(vm, script, "");
         snprintf(expected + strlen(expected), sizeof(expected) - strlen(expected), "%d\n", i);
         snprintf(name, sizeof(name), "point-%d", i);
-        take(vm, name);
+        contract_take(vm, name);
         contract_end(vm);
         char next[32];
         snprintf(next, sizeof(next), "child-%d", i);
-        vm = create_from(&contract, next, name);
+        vm = contract_create_from(&contract, next, name);
         CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
         contract_sh_says(vm, "cat /tmp/generations", expected);
     }
@@ -693,7 +670,7 @@ static void test_restore_generations(const struct harness *harness) {
     contract_end(vm);
     for (int i = 0; i < GENERATIONS; i += 1) {
         snprintf(name, sizeof(name), "point-%d", i);
-        remove_snapshot(&contract, name);
+        contract_remove_snapshot(&contract, name);
     }
     contract_close(&contract);
 }

@@ -52,40 +52,15 @@ static struct kelpie_vm *start_with_disk(struct contract *contract, const char *
     return vm;
 }
 
-static struct kelpie_vm *start_source(struct contract *contract, const char *name) {
-    struct kelpie_config *config = contract_config(contract);
-    kelpie_config_set_ephemeral(config, false);
-    struct kelpie_vm *vm = contract_create(contract, name, config);
-    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
-    return vm;
-}
-
-static void take(struct kelpie_vm *vm, const char *name) {
-    const struct kelpie_snapshot_options options = {.struct_size = sizeof(options), .name = name};
-    CONTRACT_OK(kelpie_vm_snapshot(vm, &options, NULL, &broken));
-}
-
-static struct kelpie_vm *create_from(struct contract *contract, const char *name,
-                                     const char *snapshot) {
-    struct kelpie_config *config = NULL;
-    CONTRACT_OK(kelpie_config_create(contract->kelpie, &config, &broken));
-    kelpie_config_set_snapshot(config, snapshot);
-    return contract_create(contract, name, config);
-}
-
-static void remove_snapshot(struct contract *contract, const char *name) {
-    CONTRACT_OK(kelpie_snapshot_remove(contract->kelpie, name, &broken));
-}
-
 /* ---- disks ----------------------------------------------------------------------------------- */
 
 static void test_restore_disk(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct kelpie_vm *vm = start_with_disk(&contract, "writer");
     contract_sh_says(vm, "echo one >/root/one", "");
-    take(vm, "first");
+    contract_take(vm, "first");
     contract_sh_says(vm, "echo two >/root/two; rm /root/one; sync", "");
-    take(vm, "second");
+    contract_take(vm, "second");
     contract_sh_says(vm, "echo three >/root/three; sync", "");
     CONTRACT_OK(kelpie_vm_restore(vm, "first", 0, &broken));
     contract_sh_says(vm, "cd /root; ls; cat one", "one\none\n");
@@ -93,26 +68,26 @@ static void test_restore_disk(const struct harness *harness) {
     CONTRACT_OK(kelpie_vm_restore(vm, "second", 0, &broken));
     contract_sh_says(vm, "cd /root; ls; cat two", "two\ntwo\n");
     /* A clone, writing beside it; then both boot from what they have on their disks. */
-    struct kelpie_vm *clone = create_from(&contract, "clone", "first");
+    struct kelpie_vm *clone = contract_create_from(&contract, "clone", "first");
     CONTRACT_OK(kelpie_vm_start(clone, 0, &broken));
     contract_sh_says(clone, "cd /root; ls; echo mine >mine; sync", "one\n");
     contract_sh_says(vm, "cd /root; ls; echo ours >ours; sync", "two\n");
     CONTRACT_OK(kelpie_vm_stop(clone, 0, NULL, &broken));
     CONTRACT_OK(kelpie_vm_stop(vm, 0, NULL, &broken));
-    remove_snapshot(&contract, "first");
-    remove_snapshot(&contract, "second");
+    contract_remove_snapshot(&contract, "first");
+    contract_remove_snapshot(&contract, "second");
     CONTRACT_OK(kelpie_vm_start(clone, 0, &broken));
     contract_sh_says(clone, "cd /root; ls; cat one mine", "mine\none\none\nmine\n");
     CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     contract_sh_says(vm, "cd /root; ls; cat two ours", "ours\ntwo\ntwo\nours\n");
     /* The clone of the clone's next life. */
-    take(clone, "third");
+    contract_take(clone, "third");
     contract_sh_says(clone, "rm /root/mine", "");
     CONTRACT_OK(kelpie_vm_restore(clone, "third", 0, &broken));
     contract_sh_says(clone, "cat /root/mine", "mine\n");
     contract_end(clone);
     contract_end(vm);
-    remove_snapshot(&contract, "third");
+    contract_remove_snapshot(&contract, "third");
     remove_root(&contract);
     contract_close(&contract);
 }
@@ -123,26 +98,26 @@ static void test_restore_snapshot_deleted(const struct harness *harness) {
     struct kelpie_vm *vm = start_with_disk(&contract, "source");
     char command[4300];
     contract_sh_says(vm, "echo one >/root/one; sync", "");
-    take(vm, "point");
+    contract_take(vm, "point");
     contract_end(vm);
-    struct kelpie_vm *clone = create_from(&contract, "clone", "point");
+    struct kelpie_vm *clone = contract_create_from(&contract, "clone", "point");
     CONTRACT_OK(kelpie_vm_start(clone, 0, &broken));
     snprintf(command, sizeof(command), "rm -r %s/snapshots/point",
              contract.harness->state_directory);
     HARNESS_CHECK(system(command) == 0, "%s", command);
     contract_sh_says(clone, "echo 3 >/proc/sys/vm/drop_caches; cat /root/one; echo two >/root/two",
                      "one\n");
-    take(clone, "after");
+    contract_take(clone, "after");
     contract_sh_says(clone, "sync; cat /root/two", "two\n");
     CONTRACT_OK(kelpie_vm_stop(clone, 0, NULL, &broken));
     CONTRACT_OK(kelpie_vm_start(clone, 0, &broken));
     contract_sh_says(clone, "cat /root/one /root/two", "one\ntwo\n");
     contract_end(clone);
-    struct kelpie_vm *late = create_from(&contract, "late", "after");
+    struct kelpie_vm *late = contract_create_from(&contract, "late", "after");
     CONTRACT_OK(kelpie_vm_start(late, 0, &broken));
     contract_sh_says(late, "cat /root/one /root/two", "one\ntwo\n");
     contract_end(late);
-    remove_snapshot(&contract, "after");
+    contract_remove_snapshot(&contract, "after");
     remove_root(&contract);
     contract_close(&contract);
 }
@@ -215,11 +190,11 @@ static pid_t wait_new_qemu(struct contract *contract, const struct kelpie_vm_inf
 
 static void test_restore_survived(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = start_source(&contract, "source");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "source");
     uint32_t rounds = harness_count(harness, 50);
     uint32_t survived = 0;
     contract_sh_says(vm, "echo saved >/tmp/file", "");
-    take(vm, "point");
+    contract_take(vm, "point");
     contract_sh_says(vm, "echo later >/tmp/file", "");
     for (uint32_t i = 0; i < rounds; i += 1) {
         struct kelpie_vm_info before = contract_inspect(vm);
@@ -248,16 +223,16 @@ static void test_restore_survived(const struct harness *harness) {
     printf("# %u of %u restores failed, and their VM lived on\n", survived, rounds);
     HARNESS_CHECK(survived > 0, "some failed");
     contract_end(vm);
-    remove_snapshot(&contract, "point");
+    contract_remove_snapshot(&contract, "point");
     contract_close(&contract);
 }
 
 static void test_restore_given_up(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = start_source(&contract, "source");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "source");
     struct kelpie_operation *operation = NULL;
     contract_sh_says(vm, "echo later >/tmp/file", "");
-    take(vm, "point");
+    contract_take(vm, "point");
     for (uint32_t i = 0; i < 6; i += 1) {
         struct waiting waiting = {0};
         struct kelpie_vm_info before = contract_inspect(vm);
@@ -283,7 +258,7 @@ static void test_restore_given_up(const struct harness *harness) {
         contract_sh_says(vm, "echo later >/tmp/file", "");
     }
     contract_end(vm);
-    remove_snapshot(&contract, "point");
+    contract_remove_snapshot(&contract, "point");
     contract_close(&contract);
 }
 
@@ -294,7 +269,7 @@ static void test_restore_monitor_killed(const struct harness *harness) {
     uint32_t rounds = harness_count(harness, 50);
     uint32_t old_count = 0;
     contract_sh_says(vm, "echo saved >/root/file; sync", "");
-    take(vm, "point");
+    contract_take(vm, "point");
     for (uint32_t i = 0; i < rounds; i += 1) {
         struct waiting waiting = {0};
         contract_sh_says(vm, "echo later >/root/file; sync", "");
@@ -321,7 +296,7 @@ static void test_restore_monitor_killed(const struct harness *harness) {
     }
     printf("# %u of %u monitors died before the switch\n", old_count, rounds);
     contract_end(vm);
-    remove_snapshot(&contract, "point");
+    contract_remove_snapshot(&contract, "point");
     remove_root(&contract);
     contract_close(&contract);
 }

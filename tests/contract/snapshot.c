@@ -4,7 +4,6 @@
  * was, what is listed is whole, and nothing else is ever left, whatever fails or dies. Method: the
  * store is looked at as files beside the API; the test builds of the programs under fault plans.
  */
-#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -15,67 +14,9 @@
 
 #include "contract.h"
 
-static struct kelpie_vm *start_durable(struct contract *contract, const char *name) {
-    struct kelpie_config *config = contract_config(contract);
-    kelpie_config_set_ephemeral(config, false);
-    struct kelpie_vm *vm = contract_create(contract, name, config);
-    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
-    return vm;
-}
-
-static struct kelpie_snapshot_result take(struct kelpie_vm *vm, const char *name) {
-    const struct kelpie_snapshot_options options = {.struct_size = sizeof(options), .name = name};
-    struct kelpie_snapshot_result result = {.struct_size = sizeof(result)};
-    CONTRACT_OK(kelpie_vm_snapshot(vm, &options, &result, &broken));
-    HARNESS_CHECK(strcmp(result.name, name) == 0, "its name is %s", result.name);
-    HARNESS_CHECK(strlen(result.id) == 32, "its id is \"%s\"", result.id);
-    return result;
-}
-
-static struct kelpie_snapshot_info inspect(struct contract *contract, const char *name) {
-    struct kelpie_snapshot_info info = {.struct_size = sizeof(info)};
-    CONTRACT_OK(kelpie_snapshot_inspect(contract->kelpie, name, &info, &broken));
-    return info;
-}
-
-static size_t listed(struct contract *contract) {
-    struct kelpie_snapshot_info *list = NULL;
-    size_t count = 0;
-    CONTRACT_OK(kelpie_snapshot_list(contract->kelpie, &list, &count, &broken));
-    kelpie_snapshot_list_free(contract->kelpie, list, count);
-    return count;
-}
-
-/* Entries of the store, hidden ones too; and one of them, for the message. */
-static unsigned entries(const struct contract *contract, char out_one[256]) {
-    char path[4200];
-    unsigned count = 0;
-    snprintf(path, sizeof(path), "%s/snapshots", contract->harness->state_directory);
-    DIR *directory = opendir(path);
-    HARNESS_CHECK(directory != NULL, "open %s", path);
-    for (struct dirent *entry = readdir(directory); entry != NULL; entry = readdir(directory)) {
-        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) {
-            snprintf(out_one, 256, "%s", entry->d_name);
-            count += 1;
-        }
-    }
-    closedir(directory);
-    return count;
-}
-
-static void nothing_is_left(const struct contract *contract) {
-    char one[256] = "";
-    unsigned count = entries(contract, one);
-    HARNESS_CHECK(count == 0, "%u entries are left in the store, one is \"%s\"", count, one);
-}
-
-static void remove_one(struct contract *contract, const char *name) {
-    CONTRACT_OK(kelpie_snapshot_remove(contract->kelpie, name, &broken));
-}
-
 static void test_snapshot_basic(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = start_durable(&contract, "source");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "source");
     contract_sh_says(vm, "echo before >/tmp/file", "");
     const struct kelpie_snapshot_options options = {
         .struct_size = sizeof(options), .name = "first", .label = "a label: \"\xc3\xa4\""};
@@ -85,8 +26,8 @@ static void test_snapshot_basic(const struct harness *harness) {
     contract_sh_says(vm, "cat /tmp/file", "before\n");
     HARNESS_CHECK(result.pause_us > 0 && result.pause_us < 5000000, "the pause: %llu us",
                   (unsigned long long)result.pause_us);
-    HARNESS_CHECK(listed(&contract) == 1, "it is listed");
-    struct kelpie_snapshot_info info = inspect(&contract, "first");
+    HARNESS_CHECK(contract_listed(&contract) == 1, "it is listed");
+    struct kelpie_snapshot_info info = contract_inspect_snapshot(&contract, "first");
     HARNESS_CHECK(strcmp(info.id, result.id) == 0 && strcmp(info.vm_name, "source") == 0 &&
                       strcmp(info.vm_id, kelpie_vm_id(vm)) == 0,
                   "%s %s %s", info.id, info.vm_name, info.vm_id);
@@ -101,24 +42,24 @@ static void test_snapshot_basic(const struct harness *harness) {
     HARNESS_CHECK(info.parent[0] == '\0', "it came from %s", info.parent);
     CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "first", &broken));
     contract_end(vm);
-    HARNESS_CHECK(listed(&contract) == 1, "it outlives its VM");
-    remove_one(&contract, "first");
-    nothing_is_left(&contract);
+    HARNESS_CHECK(contract_listed(&contract) == 1, "it outlives its VM");
+    contract_remove_snapshot(&contract, "first");
+    contract_store_is_empty(&contract);
     contract_close(&contract);
 }
 
 static void test_snapshot_paused(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = start_durable(&contract, "source");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "source");
     CONTRACT_OK(kelpie_vm_pause(vm, &broken));
-    struct kelpie_snapshot_result one = take(vm, "one");
-    struct kelpie_snapshot_result two = take(vm, "two");
+    struct kelpie_snapshot_result one = contract_take(vm, "one");
+    struct kelpie_snapshot_result two = contract_take(vm, "two");
     contract_state_is(vm, KELPIE_VM_PAUSED);
     HARNESS_CHECK(one.pause_us == 0 && two.pause_us == 0, "it stood still before");
     HARNESS_CHECK(one.stored_bytes == two.stored_bytes, "nothing ran between: %llu and %llu bytes",
                   (unsigned long long)one.stored_bytes, (unsigned long long)two.stored_bytes);
-    struct kelpie_snapshot_info first = inspect(&contract, "one");
-    struct kelpie_snapshot_info second = inspect(&contract, "two");
+    struct kelpie_snapshot_info first = contract_inspect_snapshot(&contract, "one");
+    struct kelpie_snapshot_info second = contract_inspect_snapshot(&contract, "two");
     HARNESS_CHECK(first.is_paused && second.is_paused, "its VM was paused");
     HARNESS_CHECK(first.page_count == second.page_count && first.page_count > 1000, "%llu pages",
                   (unsigned long long)first.page_count);
@@ -127,14 +68,14 @@ static void test_snapshot_paused(const struct harness *harness) {
     CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "two", &broken));
     CONTRACT_OK(kelpie_vm_resume(vm, &broken));
     contract_sh_says(vm, "echo on", "on\n");
-    take(vm, "three");
+    contract_take(vm, "three");
     contract_sh_says(vm, "echo and on", "and on\n");
     contract_end(vm);
-    remove_one(&contract, "two");
-    remove_one(&contract, "one");
+    contract_remove_snapshot(&contract, "two");
+    contract_remove_snapshot(&contract, "one");
     CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "three", &broken));
-    remove_one(&contract, "three");
-    nothing_is_left(&contract);
+    contract_remove_snapshot(&contract, "three");
+    contract_store_is_empty(&contract);
     contract_close(&contract);
 }
 
@@ -156,7 +97,7 @@ static void test_snapshot_states(const struct harness *harness) {
     refused(vm, "early", KELPIE_E_STATE, "is created");
     CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     refused(vm, "Not A Name", KELPIE_E_CONFIG, "name");
-    take(vm, "taken");
+    contract_take(vm, "taken");
     refused(vm, "taken", KELPIE_E_EXISTS, "\"taken\" exists already");
     contract_sh_says(vm, "echo well", "well\n");
     CONTRACT_OK(kelpie_vm_stop(vm, 0, NULL, &broken));
@@ -167,8 +108,8 @@ static void test_snapshot_states(const struct harness *harness) {
     contract_fails(kelpie_snapshot_remove(contract.kelpie, "late", &error), &error,
                    KELPIE_E_NOT_FOUND, "\"late\"");
     contract_end(vm);
-    remove_one(&contract, "taken");
-    nothing_is_left(&contract);
+    contract_remove_snapshot(&contract, "taken");
+    contract_store_is_empty(&contract);
     contract_close(&contract);
 }
 
@@ -176,14 +117,14 @@ static void test_snapshot_states(const struct harness *harness) {
 static void test_snapshot_damaged(const struct harness *harness) {
     static const char *const files[] = {"device", "memory", "config.json", "manifest.json"};
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = start_durable(&contract, "source");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "source");
     struct kelpie_snapshot_info *list = NULL;
     size_t count = 0;
     char path[4200];
     CONTRACT_OK(kelpie_vm_pause(vm, &broken));
     for (size_t i = 0; i < 4; i += 1) {
         struct kelpie_error error = {0};
-        take(vm, "hurt");
+        contract_take(vm, "hurt");
         snprintf(path, sizeof(path), "%s/snapshots/hurt/%s", harness->state_directory, files[i]);
         int file = open(path, O_RDWR | O_CLOEXEC);
         struct stat status;
@@ -200,10 +141,10 @@ static void test_snapshot_damaged(const struct harness *harness) {
         HARNESS_CHECK(count == 1 && list[0].is_damaged == (i == 3), "%zu listed, %s", count,
                       list[0].problem);
         kelpie_snapshot_list_free(contract.kelpie, list, count);
-        remove_one(&contract, "hurt");
+        contract_remove_snapshot(&contract, "hurt");
     }
     contract_end(vm);
-    nothing_is_left(&contract);
+    contract_store_is_empty(&contract);
     contract_close(&contract);
 }
 
@@ -232,7 +173,7 @@ static void finish(struct contract *contract, const int *code) {
 static void test_snapshot_others_served(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct contract other = contract_open(harness);
-    struct kelpie_vm *vm = start_durable(&contract, "busy");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "busy");
     struct kelpie_vm *same = NULL;
     uint64_t worst_ms = 0;
     uint64_t asked = 0;
@@ -258,14 +199,14 @@ static void test_snapshot_others_served(const struct harness *harness) {
     HARNESS_CHECK(asked > 10 && worst_ms <= 200, "%llu ms", (unsigned long long)worst_ms);
     kelpie_close(other.kelpie);
     contract_end(vm);
-    remove_one(&contract, "large");
+    contract_remove_snapshot(&contract, "large");
     contract_close(&contract);
 }
 
 /* One at a time; pause and resume have their turn; a second client sees the same. */
 static void test_snapshot_busy(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = start_durable(&contract, "busy");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "busy");
     int codes[3] = {1, 1, 1};
     struct kelpie_operation *operation = NULL;
     take_async(vm, "one", &codes[0], NULL);
@@ -282,17 +223,17 @@ static void test_snapshot_busy(const struct harness *harness) {
     finish(&contract, &codes[0]);
     HARNESS_CHECK(codes[0] == KELPIE_E_CANCELLED, "%s", kelpie_code_name(codes[0]));
     contract_sh_says(vm, "echo well", "well\n");
-    HARNESS_CHECK(listed(&contract) == 1, "the cancelled one is not there");
+    HARNESS_CHECK(contract_listed(&contract) == 1, "the cancelled one is not there");
     contract_end(vm);
-    remove_one(&contract, "one");
-    nothing_is_left(&contract);
+    contract_remove_snapshot(&contract, "one");
+    contract_store_is_empty(&contract);
     contract_close(&contract);
 }
 
 /* A stop and a kill in the middle: both work, and the snapshot is whole or not there. */
 static void test_snapshot_stop_and_kill(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = start_durable(&contract, "ending");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "ending");
     for (unsigned i = 0; i < 6; i += 1) {
         int codes[2] = {1, 1};
         take_async(vm, "maybe", &codes[0], NULL);
@@ -310,12 +251,13 @@ static void test_snapshot_stop_and_kill(const struct harness *harness) {
         bool is_there = codes[0] == 0;
         HARNESS_CHECK(is_there || codes[0] == KELPIE_E_CRASHED || codes[0] == KELPIE_E_STATE,
                       "the snapshot: %s", kelpie_code_name(codes[0]));
-        HARNESS_CHECK(listed(&contract) == (is_there ? 1 : 0), "it is listed exactly when whole");
+        HARNESS_CHECK(contract_listed(&contract) == (is_there ? 1 : 0),
+                      "it is listed exactly when whole");
         if (is_there) {
             CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "maybe", &broken));
-            remove_one(&contract, "maybe");
+            contract_remove_snapshot(&contract, "maybe");
         }
-        nothing_is_left(&contract);
+        contract_store_is_empty(&contract);
         CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     }
     contract_end(vm);
@@ -324,7 +266,7 @@ static void test_snapshot_stop_and_kill(const struct harness *harness) {
 
 static void test_snapshot_ends_vm(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = start_durable(&contract, "last");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "last");
     const struct kelpie_snapshot_options options = {
         .struct_size = sizeof(options), .name = "end", .stops_vm = true};
     struct kelpie_snapshot_result result = {.struct_size = sizeof(result)};
@@ -337,8 +279,8 @@ static void test_snapshot_ends_vm(const struct harness *harness) {
     contract_fails(kelpie_vm_snapshot(vm, &options, NULL, &error), &error, KELPIE_E_EXISTS, "end");
     contract_sh_says(vm, "echo it went on", "it went on\n");
     contract_end(vm);
-    remove_one(&contract, "end");
-    nothing_is_left(&contract);
+    contract_remove_snapshot(&contract, "end");
+    contract_store_is_empty(&contract);
     contract_close(&contract);
 }
 
@@ -358,14 +300,14 @@ static void test_snapshot_client_gone(const struct harness *harness) {
     CONTRACT_OK(kelpie_wait(other.kelpie, 5, &broken));
     kelpie_close(other.kelpie);
     uint64_t deadline_ms = harness_now_ms() + 30000;
-    while (listed(&contract) == 0 && harness_now_ms() < deadline_ms) {
+    while (contract_listed(&contract) == 0 && harness_now_ms() < deadline_ms) {
         usleep(20000); /* a file: there is nothing to wait for */
     }
     CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "done", &broken));
     contract_sh_says(vm, "echo well", "well\n");
     contract_end(vm);
-    remove_one(&contract, "done");
-    nothing_is_left(&contract);
+    contract_remove_snapshot(&contract, "done");
+    contract_store_is_empty(&contract);
     contract_close(&contract);
 }
 
@@ -418,7 +360,7 @@ static void numbers_ended(void *context, struct kelpie_exec *exec,
 /* 64 MiB go by while one snapshot after the other is taken. */
 static void test_snapshot_streams(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = start_durable(&contract, "stream");
+    struct kelpie_vm *vm = contract_start_durable(&contract, "stream");
     const char *const argv[] = {
         "sh", "-c", "seq 150000 >/tmp/f; for i in $(seq 72); do cat /tmp/f; done", NULL};
     const struct kelpie_exec_options options = {
@@ -453,10 +395,10 @@ static void test_snapshot_streams(const struct harness *harness) {
         char name[32];
         snprintf(name, sizeof(name), "under-%u", i);
         CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, name, &broken));
-        remove_one(&contract, name);
+        contract_remove_snapshot(&contract, name);
     }
     contract_end(vm);
-    nothing_is_left(&contract);
+    contract_store_is_empty(&contract);
     contract_close(&contract);
 }
 

@@ -12,59 +12,10 @@
 
 #include "contract.h"
 
-static struct kelpie_snapshot_result take(struct kelpie_vm *vm, const char *name) {
-    const struct kelpie_snapshot_options options = {.struct_size = sizeof(options), .name = name};
-    struct kelpie_snapshot_result result = {.struct_size = sizeof(result)};
-    CONTRACT_OK(kelpie_vm_snapshot(vm, &options, &result, &broken));
-    HARNESS_CHECK(strcmp(result.name, name) == 0, "its name is %s", result.name);
-    HARNESS_CHECK(strlen(result.id) == 32, "its id is \"%s\"", result.id);
-    return result;
-}
-
-static size_t listed(struct contract *contract) {
-    struct kelpie_snapshot_info *list = NULL;
-    size_t count = 0;
-    CONTRACT_OK(kelpie_snapshot_list(contract->kelpie, &list, &count, &broken));
-    kelpie_snapshot_list_free(contract->kelpie, list, count);
-    return count;
-}
-
-static unsigned entries(const struct contract *contract, char out_one[256]) {
-    char path[4200];
-    unsigned count = 0;
-    snprintf(path, sizeof(path), "%s/snapshots", contract->harness->state_directory);
-    DIR *directory = opendir(path);
-    HARNESS_CHECK(directory != NULL, "open %s", path);
-    for (struct dirent *entry = readdir(directory); entry != NULL; entry = readdir(directory)) {
-        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) {
-            snprintf(out_one, 256, "%s", entry->d_name);
-            count += 1;
-        }
-    }
-    closedir(directory);
-    return count;
-}
-
-static void nothing_is_left(const struct contract *contract) {
-    char one[256] = "";
-    unsigned count = entries(contract, one);
-    HARNESS_CHECK(count == 0, "%u entries are left in the store, one is \"%s\"", count, one);
-}
-
-static void remove_one(struct contract *contract, const char *name) {
-    CONTRACT_OK(kelpie_snapshot_remove(contract->kelpie, name, &broken));
-}
-
 static void refused(struct kelpie_vm *vm, const char *name, int code, const char *text) {
     const struct kelpie_snapshot_options options = {.struct_size = sizeof(options), .name = name};
     struct kelpie_error error = {0};
     contract_fails(kelpie_vm_snapshot(vm, &options, NULL, &error), &error, code, text);
-}
-
-static struct kelpie_snapshot_info inspect(struct contract *contract, const char *name) {
-    struct kelpie_snapshot_info info = {.struct_size = sizeof(info)};
-    CONTRACT_OK(kelpie_snapshot_inspect(contract->kelpie, name, &info, &broken));
-    return info;
 }
 
 /* ---- disks ----------------------------------------------------------------------------------- */
@@ -117,23 +68,23 @@ static void test_snapshot_disk(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct kelpie_vm *vm = start_with_disk(&contract, "disk");
     contract_sh_says(vm, "echo one >/root/file; sync", "");
-    take(vm, "a");
+    contract_take(vm, "a");
     contract_sh_says(vm, "echo two >>/root/file", "");
     CONTRACT_OK(kelpie_vm_pause(vm, &broken));
-    take(vm, "b");
-    take(vm, "c");
+    contract_take(vm, "b");
+    contract_take(vm, "c");
     CONTRACT_OK(kelpie_vm_resume(vm, &broken));
     contract_sh_says(vm, "echo three >>/root/file; cat /root/file", "one\ntwo\nthree\n");
     HARNESS_CHECK(layers(&contract, "snapshots/a") == 1, "a has the first layer");
     HARNESS_CHECK(layers(&contract, "snapshots/b") == 2 && layers(&contract, "snapshots/c") == 2,
                   "nothing ran between b and c: the same layers");
     HARNESS_CHECK(layers(&contract, "vms/disk") == 3, "the VM has one more");
-    struct kelpie_snapshot_info info = inspect(&contract, "b");
+    struct kelpie_snapshot_info info = contract_inspect_snapshot(&contract, "b");
     HARNESS_CHECK(info.disk_count == 2, "%u disks", info.disk_count);
     CONTRACT_OK(kelpie_vm_stop(vm, 0, NULL, &broken));
     CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     contract_sh_says(vm, "cat /root/file; echo four >>/root/file", "one\ntwo\nthree\n");
-    take(vm, "d");
+    contract_take(vm, "d");
     CONTRACT_OK(kelpie_vm_stop(vm, 0, NULL, &broken));
     CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     contract_sh_says(vm, "cat /root/file", "one\ntwo\nthree\nfour\n");
@@ -141,14 +92,14 @@ static void test_snapshot_disk(const struct harness *harness) {
     for (size_t i = 0; i < 4; i += 1) {
         CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, names[i], &broken));
     }
-    remove_one(&contract, "b");
-    remove_one(&contract, "a");
+    contract_remove_snapshot(&contract, "b");
+    contract_remove_snapshot(&contract, "a");
     CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "d", &broken));
     contract_sh_says(vm, "cat /root/file", "one\ntwo\nthree\nfour\n");
     contract_end(vm);
-    remove_one(&contract, "c");
-    remove_one(&contract, "d");
-    nothing_is_left(&contract);
+    contract_remove_snapshot(&contract, "c");
+    contract_remove_snapshot(&contract, "d");
+    contract_store_is_empty(&contract);
     contract_close(&contract);
     remove_root(harness);
 }
@@ -178,7 +129,7 @@ static void no_space(struct contract *contract, struct kelpie_vm *vm) {
     printf("# %s\n", error.message);
     contract_state_is(vm, KELPIE_VM_RUNNING);
     contract_sh_says(vm, "echo well >/root/file; sync; cat /root/file", "well\n");
-    nothing_is_left(contract);
+    contract_store_is_empty(contract);
 }
 
 /* The monitor's writes, one after the other: a rule that has fired lets the next try come further.
@@ -197,9 +148,9 @@ static void test_snapshot_no_space_monitor(const struct harness *harness) {
     for (unsigned i = 0; i < 8; i += 1) {
         no_space(&contract, vm);
     }
-    take(vm, "good");
+    contract_take(vm, "good");
     CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "good", &broken));
-    remove_one(&contract, "good");
+    contract_remove_snapshot(&contract, "good");
     contract_end(vm);
     contract_close(&contract);
     remove_root(harness);
@@ -238,11 +189,11 @@ static void test_snapshot_worker_killed(const struct harness *harness) {
         refused(vm, "never", KELPIE_E_SNAPSHOT, "signal 9");
         contract_state_is(vm, KELPIE_VM_RUNNING);
         contract_sh_says(vm, "echo well", "well\n");
-        HARNESS_CHECK(listed(&contract) == 0, "nothing is listed");
+        HARNESS_CHECK(contract_listed(&contract) == 0, "nothing is listed");
         contract_end(vm);
         kelpie_close(contract.kelpie);
         contract = contract_open(harness);
-        nothing_is_left(&contract);
+        contract_store_is_empty(&contract);
         contract_close(&contract);
     }
     remove_root(harness);
@@ -271,14 +222,14 @@ static void test_snapshot_monitor_killed(const struct harness *harness) {
         kelpie_close(contract.kelpie);
         setenv("KELPIE_FAULT_PLAN", "wait role=none nth=1 => EIO", 1);
         contract = contract_open(harness);
-        size_t count = listed(&contract);
+        size_t count = contract_listed(&contract);
         bool is_last = i + 1 == sizeof(death_points) / sizeof(death_points[0]);
         HARNESS_CHECK(count == 0 || is_last, "only one that was whole may be listed");
         if (count == 1) {
             CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "never", &broken));
-            remove_one(&contract, "never");
+            contract_remove_snapshot(&contract, "never");
         }
-        nothing_is_left(&contract);
+        contract_store_is_empty(&contract);
         CONTRACT_OK(kelpie_vm_open(contract.kelpie, "killed", &vm, &broken));
         CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
         contract_sh_says(vm, "cat /root/file", "kept\n");
@@ -308,12 +259,12 @@ static void test_snapshot_vmm_killed(const struct harness *harness) {
         contract_wait_state(vm, KELPIE_VM_CRASHED);
         if (status == 0) { /* it was saved already */
             CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "never", &broken));
-            remove_one(&contract, "never");
+            contract_remove_snapshot(&contract, "never");
         } else {
             printf("# %s\n", error.message);
             HARNESS_CHECK(status == KELPIE_E_CRASHED, "%s", error.message);
         }
-        nothing_is_left(&contract);
+        contract_store_is_empty(&contract);
         CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
         contract_sh_says(vm, "echo again", "again\n");
         contract_end(vm);
