@@ -50,7 +50,7 @@ static const struct {
                         {KELPIE_E_RESTORE, KELPIE_E_SNAPSHOT_CORRUPTED, KELPIE_E_CREATE}},
     [SIM_MODEL_FORGET] = {"forget", ANY_BUT_STARTING, {0}},
     [SIM_MODEL_DELETE] = {"delete", AT_REST, {0}},
-    [SIM_MODEL_DELETE_FORCE] = {"force the deletion", ANY_BUT_STARTING, {0}},
+    [SIM_MODEL_DELETE_FORCE] = {"force-delete", ANY_BUT_STARTING, {0}},
     [SIM_MODEL_OBSERVE] = {"look", 0, {0}},
     [SIM_MODEL_LISTED] = {"list snapshots", 0, {0}},
 };

@@ -35,12 +35,23 @@ struct run {
 static const enum sim_model_op not_yet[] = {SIM_MODEL_SNAPSHOT, SIM_MODEL_RESTORE, SIM_MODEL_FORK,
                                             SIM_MODEL_FORGET};
 
+static void make_plain(struct sim_options *options) {
+    options->schedule = SIM_SCHEDULE_FIFO;
+    options->cost_factor = 1;
+    options->preempt_billionth = 0;
+    options->partial_billionth = 0;
+}
+
 void kelpie__sim_run_swarm(const struct sim_run_options *options, struct sim_swarm *out) {
     kelpie__sim_swarm_draw(options->seed, out);
+    KELPIE_ASSERT(!options->is_swarm || options->faults == SIM_RUN_FAULTS_PLAN);
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(not_yet); i += 1) {
         out->weights[not_yet[i]] = 0;
     }
-    if (options->faults == SIM_RUN_FAULTS_SWARM) {
+    if (options->is_plain || options->faults == SIM_RUN_FAULTS_NONE) {
+        make_plain(&out->options);
+    }
+    if (options->faults == SIM_RUN_FAULTS_SWARM || options->is_swarm) {
         return;
     }
     out->is_calm = options->faults != SIM_RUN_FAULTS_PLAN;
@@ -51,12 +62,6 @@ void kelpie__sim_run_swarm(const struct sim_run_options *options, struct sim_swa
     }
     out->damage = SIM_SWARM_DAMAGE_NONE;
     out->plan[0] = '\0';
-    if (options->faults == SIM_RUN_FAULTS_NONE) {
-        out->options.schedule = SIM_SCHEDULE_FIFO;
-        out->options.cost_factor = 1;
-        out->options.preempt_billionth = 0;
-        out->options.partial_billionth = 0;
-    }
 }
 
 static bool run_begin(struct run *run, char out_problem[256]) {

@@ -25,7 +25,9 @@ enum sim_run_faults {
 struct sim_run_options {
     uint64_t seed;
     enum sim_run_faults faults;
-    const char *plan;        /* borrowed; of FAULTS_PLAN */
+    const char *plan; /* borrowed; of FAULTS_PLAN */
+    bool is_swarm;    /* of FAULTS_PLAN: calm and damaged as the swarm is; else it is neither */
+    bool is_plain;    /* first come, first served; no preemption, no partial reads and writes */
     struct sim_trace *trace; /* borrowed; may be NULL */
     /* Instead of those that the seed draws; borrowed. NULL: none. */
     const struct sim_operation *operations;

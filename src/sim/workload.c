@@ -28,6 +28,16 @@ static const char *const look_names[SIM_LOOK_COUNT] = {
     [SIM_LOOK_REST] = "rest",
 };
 
+const char *kelpie__sim_command_name(uint32_t command) {
+    KELPIE_ASSERT(command < SIM_COMMAND_COUNT && command_names[command] != NULL);
+    return command_names[command];
+}
+
+const char *kelpie__sim_look_name(uint32_t look) {
+    KELPIE_ASSERT(look < SIM_LOOK_COUNT && look_names[look] != NULL);
+    return look_names[look];
+}
+
 /* A number of its own for each question of each operation: an operation that is left out changes no
  * other. */
 static uint64_t draw(const struct sim_swarm *swarm, uint64_t index, const char *question,

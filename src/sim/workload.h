@@ -59,6 +59,8 @@ uint32_t kelpie__sim_workload_draw(const struct sim_swarm *swarm, struct sim_ope
 /* This VM is ephemeral, and lives as long as the client that made it; else it is detached and
  * durable. */
 bool kelpie__sim_workload_is_owned(const struct sim_swarm *swarm, uint32_t vm);
+const char *kelpie__sim_command_name(uint32_t command); /* enum sim_command: "cat" */
+const char *kelpie__sim_look_name(uint32_t look);       /* enum sim_look: "inspect" */
 /* "client 2: exec cat on vm-3 (value 17)". */
 void kelpie__sim_operation_text(const struct sim_operation *operation, char *out, size_t capacity);
 

@@ -1,83 +1,72 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * kelpie-sim replay, shrink: plans that failed runs left. A plan's first line names its seed.
+ * kelpie-sim replay, shrink: cases that failed runs left (sim/case.h), and plans by hand whose
+ * first line names a seed.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/small_file.h"
-#include "core/text.h"
 #include "simcli/simcli.h"
 
-bool kelpie__simcli_read_plan(struct simcli *simcli, const char *path, char **out_plan,
-                              uint64_t *out_seed) {
-    char number[24] = "";
-    char *plan = malloc(SIMCLI_PLAN_BYTES_MAX);
-    int64_t length =
-        plan == NULL ? -1 : kelpie__small_file_read(simcli->os, path, plan, SIMCLI_PLAN_BYTES_MAX);
-    if (length < 0) {
-        fprintf(stderr, "kelpie-sim: cannot read the plan \"%s\"\n", path);
-        free(plan);
-        return false;
-    }
-    const char *seed = strstr(plan, "seed=");
-    const char *line_end = strchr(plan, '\n');
-    bool is_found = seed != NULL && (line_end == NULL || seed < line_end);
-    size_t digits = is_found ? strspn(seed + 5, "0123456789") : 0;
-    if (digits > 0 && digits < sizeof(number)) {
-        memcpy(number, seed + 5, digits);
-    }
-    if (!kelpie__text_u64(number, out_seed)) {
-        fprintf(stderr,
-                "kelpie-sim: \"%s\" is no plan of a run: its first line has to begin with "
-                "\"kelpie-plan\" and to name a seed=N\n",
-                path);
-        free(plan);
-        return false;
-    }
-    *out_plan = plan;
-    return true;
-}
-
-static int run_plan(struct simcli *simcli, bool is_shrunk) {
-    struct sim_run_options options;
-    struct sim_run_result result;
-    uint64_t seed = 0;
-    char *plan = NULL;
+static bool read_case(struct simcli *simcli, struct sim_case *out) {
+    char problem[SIM_CASE_PROBLEM_MAX] = "";
     if (simcli->word == NULL) {
         fprintf(stderr, "kelpie-sim: which plan? Name its FILE\n");
+        return false;
+    }
+    char *text = malloc(SIMCLI_PLAN_BYTES_MAX);
+    int64_t length = text == NULL ? -1
+                                  : kelpie__small_file_read(simcli->os, simcli->word, text,
+                                                            SIMCLI_PLAN_BYTES_MAX);
+    bool is_read = length >= 0 && kelpie__sim_case_read(text, out, problem);
+    if (length < 0) {
+        fprintf(stderr, "kelpie-sim: cannot read the plan \"%s\"\n", simcli->word);
+    } else if (!is_read) {
+        fprintf(stderr, "kelpie-sim: %s: %s\n", simcli->word, problem);
+    }
+    free(text);
+    return is_read;
+}
+
+static int run_case(struct simcli *simcli, bool is_shrunk) {
+    struct sim_run_options options;
+    struct sim_run_result result;
+    struct sim_case own;
+    if (!read_case(simcli, &own)) {
         return KELPIE_SIM_USAGE;
     }
-    if (!kelpie__simcli_read_plan(simcli, simcli->word, &plan, &seed)) {
-        return KELPIE_SIM_USAGE;
-    }
-    kelpie__simcli_run_options(simcli, seed, &options);
-    options.faults = SIM_RUN_FAULTS_PLAN;
-    options.plan = plan;
+    own.canary = simcli->canary > 0 ? simcli->canary : own.canary;
+    kelpie__sim_case_options(&own, &options);
+    options.nursery = simcli->nursery;
     options.trace = kelpie__simcli_log_begin(simcli);
     kelpie__sim_run(&options, &result);
     kelpie__simcli_log_end(simcli, options.trace);
     kelpie__sim_trace_destroy(options.trace);
     int code = (int)result.verdict;
     if (code == KELPIE_SIM_PASS) {
-        printf("seed %llu: pass hash %016llx\n", (unsigned long long)seed,
+        printf("seed %llu: pass hash %016llx\n", (unsigned long long)own.seed,
                (unsigned long long)result.hash);
     } else if (code == KELPIE_SIM_USAGE) {
         fprintf(stderr, "kelpie-sim: %s: %s\n", simcli->word, result.reason);
     } else {
+        fprintf(stderr, "seed %llu: %s (verdict %d)\n", (unsigned long long)own.seed, result.reason,
+                code);
         simcli->is_shrunk = is_shrunk;
-        kelpie__simcli_report(simcli, seed, &result);
+        if (!kelpie__simcli_report_case(simcli, &own, &result)) {
+            fprintf(stderr, "kelpie-sim: it did not fail so a second time\n");
+        }
     }
     kelpie__sim_run_release(&result);
-    free(plan);
+    kelpie__sim_case_release(&own);
     return code;
 }
 
 int kelpie__simcli_replay(struct simcli *simcli) {
-    return run_plan(simcli, false);
+    return run_case(simcli, false);
 }
 
 int kelpie__simcli_shrink(struct simcli *simcli) {
-    return run_plan(simcli, true);
+    return run_case(simcli, true);
 }

@@ -63,24 +63,6 @@ static void summary(const struct simcli *simcli, const struct totals *totals) {
     }
 }
 
-static void write_traces(struct simcli *simcli, const struct sim_trace *trace) {
-    struct sim_text_file file;
-    if (simcli->trace_path != NULL) {
-        kelpie__sim_text_file_open(&file, simcli->os, simcli->trace_path);
-        kelpie__sim_trace_json(trace, kelpie__sim_text_file_write, &file);
-        if (kelpie__sim_text_file_close(&file) < 0) {
-            fprintf(stderr, "kelpie-sim: cannot write \"%s\"\n", simcli->trace_path);
-        }
-    }
-    if (simcli->svg_path != NULL) {
-        kelpie__sim_text_file_open(&file, simcli->os, simcli->svg_path);
-        kelpie__sim_trace_svg(trace, kelpie__sim_text_file_write, &file);
-        if (kelpie__sim_text_file_close(&file) < 0) {
-            fprintf(stderr, "kelpie-sim: cannot write \"%s\"\n", simcli->svg_path);
-        }
-    }
-}
-
 /* Both runs kept every call: the first in which they differ is named. */
 static int check_again(struct simcli *simcli, uint64_t seed, uint64_t hash) {
     struct sim_run_options options;
@@ -132,7 +114,7 @@ static int run_seed(struct simcli *simcli, uint64_t seed, bool is_last, struct t
         code = check_again(simcli, seed, result.hash);
     }
     if (options.trace != NULL) {
-        write_traces(simcli, options.trace);
+        kelpie__simcli_write_traces(simcli, options.trace);
         kelpie__sim_trace_destroy(options.trace);
     }
     if (code == 0 && is_last) {

@@ -8,18 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/limits.h"
 #include "core/small_file.h"
 #include "core/text.h"
 #include "os/os_call.h"
-#include "sim/fault.h"
 #include "sim/seeds.h"
-#include "sim/shrink.h"
 
 #define SIMCLI_SEEDS_DEFAULT 100u
-#define SIMCLI_PATH_BYTES_MAX 64u
-#define SIMCLI_SHRINK_RUNS_MAX 2000u
-#define SIMCLI_SHRINK_NS (60 * KELPIE_NS_PER_S)
 
 const struct simcli_verb kelpie__simcli_verbs[] = {
     {"run", "runs seeds; the first that fails is shrunk, told and kept as a plan",
@@ -255,49 +249,7 @@ void kelpie__simcli_run_options(const struct simcli *simcli, uint64_t seed,
                                     .nursery = simcli->nursery};
 }
 
-/* ---- a run that failed ----------------------------------------------------------------------- */
-
-struct shrinking {
-    const struct simcli *simcli;
-    uint64_t seed;
-    const struct sim_run_result *failed;
-};
-
-/* "invariant 4: ..." is the same failure whoever it happened to. */
-static size_t kind_length(const char *reason) {
-    const char *colon = strchr(reason, ':');
-    return colon == NULL ? strlen(reason) : (size_t)(colon - reason);
-}
-
-static bool fails_the_same(void *context, const char *plan) {
-    struct shrinking *shrinking = context;
-    struct sim_run_options options;
-    struct sim_run_result result;
-    kelpie__simcli_run_options(shrinking->simcli, shrinking->seed, &options);
-    options.faults = SIM_RUN_FAULTS_PLAN;
-    options.plan = plan;
-    kelpie__sim_run(&options, &result);
-    const char *reason = shrinking->failed->reason;
-    bool is_same = result.verdict == shrinking->failed->verdict &&
-                   kind_length(result.reason) == kind_length(reason) &&
-                   strncmp(result.reason, reason, kind_length(reason)) == 0;
-    kelpie__sim_run_release(&result);
-    return is_same;
-}
-
-static void shrink(struct simcli *simcli, uint64_t seed, const struct sim_run_result *result,
-                   char *plan) {
-    struct shrinking shrinking = {.simcli = simcli, .seed = seed, .failed = result};
-    if (!simcli->is_shrunk || !fails_the_same(&shrinking, plan)) {
-        return;
-    }
-    const struct sim_shrink_budget budget = {
-        .runs_max = SIMCLI_SHRINK_RUNS_MAX,
-        .os = simcli->os,
-        .deadline_ns = kelpie__os_now(simcli->os, KELPIE_OS_CLOCK_MONOTONIC) + SIMCLI_SHRINK_NS};
-    uint32_t left = kelpie__sim_shrink_plan(plan, fails_the_same, &shrinking, &budget);
-    fprintf(stderr, "shrunk to %u fault%s\n", left, left == 1 ? "" : "s");
-}
+/* ---- logs --------------------------------------------------------------------------------- */
 
 static void tell(void *context, const char *text, size_t length) {
     fwrite(text, 1, length, context);
@@ -317,63 +269,4 @@ void kelpie__simcli_log_end(const struct simcli *simcli, struct sim_trace *trace
         kelpie__sim_trace_log(trace, tell, stdout);
     }
     fflush(stdout);
-}
-
-/* The plan once more, with a trace. */
-static void tell_story(struct simcli *simcli, uint64_t seed, const char *plan) {
-    struct sim_run_options options;
-    struct sim_run_result result;
-    struct sim_trace *trace = kelpie__sim_trace_create(SIM_TRACE_EVENTS);
-    if (trace == NULL) {
-        return;
-    }
-    kelpie__simcli_run_options(simcli, seed, &options);
-    options.trace = trace;
-    if (plan != NULL) {
-        options.faults = SIM_RUN_FAULTS_PLAN;
-        options.plan = plan;
-    }
-    kelpie__sim_run(&options, &result);
-    kelpie__sim_trace_story(trace, tell, stderr);
-    struct sim_text_file file;
-    if (simcli->svg_path != NULL) {
-        kelpie__sim_text_file_open(&file, simcli->os, simcli->svg_path);
-        kelpie__sim_trace_svg(trace, kelpie__sim_text_file_write, &file);
-        kelpie__ignore(kelpie__sim_text_file_close(&file));
-    }
-    kelpie__sim_run_release(&result);
-    kelpie__sim_trace_destroy(trace);
-}
-
-void kelpie__simcli_report(struct simcli *simcli, uint64_t seed,
-                           const struct sim_run_result *result) {
-    char path[SIMCLI_PATH_BYTES_MAX];
-    struct sim_text_file file;
-    fprintf(stderr, "seed %llu: %s (verdict %d)\n", (unsigned long long)seed, result->reason,
-            (int)result->verdict);
-    if (simcli->goes_on) {
-        return;
-    }
-    if (result->plan == NULL) {
-        tell_story(simcli, seed, NULL);
-        return;
-    }
-    if (simcli->faults == SIM_RUN_FAULTS_NONE || simcli->faults == SIM_RUN_FAULTS_CALM) {
-        tell_story(simcli, seed, NULL);
-        fprintf(stderr, "kelpie-sim run --seed %llu --faults %s\n", (unsigned long long)seed,
-                simcli->faults == SIM_RUN_FAULTS_NONE ? "none" : "calm");
-        return;
-    }
-    shrink(simcli, seed, result, result->plan);
-    tell_story(simcli, seed, result->plan);
-    bool fits = kelpie__text_format(path, sizeof(path), "fail-%llu.plan", (unsigned long long)seed);
-    KELPIE_ASSERT(fits);
-    kelpie__sim_text_file_open(&file, simcli->os, path);
-    kelpie__sim_text_file_write(&file, result->plan, strlen(result->plan));
-    if (kelpie__sim_text_file_close(&file) < 0) {
-        fprintf(stderr, "kelpie-sim: cannot write \"%s\"; this is the plan:\n%s", path,
-                result->plan);
-        return;
-    }
-    fprintf(stderr, "kelpie-sim replay %s\n", path);
 }

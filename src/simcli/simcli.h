@@ -6,6 +6,7 @@
 #define KELPIE_SIMCLI_SIMCLI_H
 
 #include "os/os.h"
+#include "sim/case.h"
 #include "sim/run.h"
 #include "sim/text_file.h"
 
@@ -42,11 +43,6 @@ struct simcli {
     const char *word;           /* the verb's argument; NULL: none */
 };
 
-/* The text of a plan, which the caller frees, and the seed that its first line names. False: told
- * why not. */
-KELPIE_MUST_CHECK bool kelpie__simcli_read_plan(struct simcli *simcli, const char *path,
-                                                char **out_plan, uint64_t *out_seed);
-
 struct simcli_verb {
     const char *name;
     const char *summary;
@@ -59,10 +55,29 @@ extern const struct simcli_verb kelpie__simcli_verbs[];
 /* Options of a run of this seed as the command line says. */
 void kelpie__simcli_run_options(const struct simcli *simcli, uint64_t seed,
                                 struct sim_run_options *out);
-/* Tells about a run that did not pass: reason, story, plan, and the line that replays it. Shrinks
- * it first. */
+/* report.c: tells about a run that did not pass: reason, story, plan, trace, picture, and the line
+ * that replays it. Shrinks it first. */
 void kelpie__simcli_report(struct simcli *simcli, uint64_t seed,
                            const struct sim_run_result *result);
+/* The same of a case, without the reason; makes it small. False: it does not fail so by itself, and
+ * nothing was told. */
+KELPIE_MUST_CHECK bool kelpie__simcli_report_case(struct simcli *simcli, struct sim_case *failing,
+                                                  const struct sim_run_result *result);
+/* Of --trace and --svg. */
+void kelpie__simcli_write_traces(struct simcli *simcli, const struct sim_trace *trace);
+
+struct simcli_shrunk {
+    uint32_t faults;
+    uint32_t operations;
+    uint32_t runs;
+    int64_t real_ns;
+};
+
+/* shrinking.c: makes a case that fails as `failed` does as small as it gets within
+ * SIM_SHRINK_RUNS_MAX runs and SIM_SHRINK_TIME_NS. False: it does not fail so. */
+KELPIE_MUST_CHECK bool kelpie__simcli_shrink_case(struct simcli *simcli, struct sim_case *inout,
+                                                  const struct sim_run_result *failed,
+                                                  struct simcli_shrunk *out);
 /* A trace for a run whose log is asked for; NULL: none is. And the log, to stdout. */
 struct sim_trace *kelpie__simcli_log_begin(const struct simcli *simcli);
 void kelpie__simcli_log_end(const struct simcli *simcli, struct sim_trace *trace);
