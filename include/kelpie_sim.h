@@ -44,7 +44,11 @@ struct kelpie_sim_options {
     const char *faults;
     /* What is kept for kelpie_sim_write_trace: 0 nothing, 1 events, 2 every call. */
     uint32_t trace_detail;
-    uint32_t reserved;
+    /* Real time after which a program, a guest program or a check that neither returns nor calls
+     * Kelpie ends the process, with KELPIE_SIM_CRASHED and its name on stderr: it may hold
+     * anything, so that nothing can go on. 0: 10 s; UINT32_MAX: it is waited for (a debugger needs
+     * that). While a world runs, its thread's signal SIGRTMAX-1 is the library's. */
+    uint32_t callback_limit_ms;
     /* Virtual time after which kelpie_sim_run gives up; 0: one hour. */
     uint64_t time_limit_ms;
 };
@@ -65,7 +69,7 @@ enum kelpie_sim_verdict {
  * MEMORY, MISUSE. Gives *out: kelpie_sim_destroy. */
 KELPIE_MUST_CHECK int kelpie_sim_create(const struct kelpie_sim_options *options,
                                         struct kelpie_sim **out, struct kelpie_error *error);
-/* Takes NULL. Every process in it is gone. Not from inside one of its programs. */
+/* Takes NULL. Every process in it is gone. Not from inside a run. */
 void kelpie_sim_destroy(struct kelpie_sim *sim);
 
 /* ---- what runs in it ------------------------------------------------------------------------- */
@@ -100,8 +104,9 @@ KELPIE_MUST_CHECK int kelpie_sim_fault(struct kelpie_sim *sim, const char *rules
                                        struct kelpie_error *error);
 
 /* Called after each event of the world; false breaks the run with this check's name. It looks at
- * your program's own data, and calls nothing of Kelpie's. `name` is borrowed. Errors: LIMIT (32
- * checks). */
+ * your program's own data, and calls nothing of Kelpie's (but kelpie_sim_now_ns, _fail and _mark):
+ * one that does ends the run as KELPIE_SIM_BROKEN and is named. `name` is borrowed. Errors: LIMIT
+ * (32 checks). */
 typedef bool (*kelpie_sim_check_callback)(void *context);
 KELPIE_MUST_CHECK int kelpie_sim_check(struct kelpie_sim *sim, const char *name,
                                        kelpie_sim_check_callback callback, void *context,
@@ -131,6 +136,9 @@ void kelpie_sim_guest_sleep_ms(struct kelpie_sim_guest *guest, uint64_t duration
 uint64_t kelpie_sim_guest_random(struct kelpie_sim_guest *guest);
 
 /* ---- running --------------------------------------------------------------------------------- */
+
+/* Not from inside a run: a callback that runs or destroys a world ends its own run as
+ * KELPIE_SIM_BROKEN and is named; the call gives KELPIE_SIM_USAGE. */
 
 /* Runs until every spawned program has ended, a check fails, nothing can ever happen again, or the
  * time limit. */

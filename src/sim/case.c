@@ -99,6 +99,7 @@ static bool problem(const struct case_reader *reader, const char *where, const c
 static bool take_value(const char *word, size_t length, const char *name,
                        char out[CASE_WORD_BYTES_MAX]) {
     size_t skipped = strlen(name) + 1;
+    KELPIE_ASSERT(skipped > 1 && skipped < CASE_WORD_BYTES_MAX);
     if (length < skipped || length - skipped >= CASE_WORD_BYTES_MAX || word[skipped - 1] != '=' ||
         strncmp(word, name, skipped - 1) != 0) {
         return false;
@@ -162,6 +163,7 @@ static bool read_operation_word(const struct case_reader *reader, const char *wo
 static bool read_operation(const struct case_reader *reader, const char *line, const char *end,
                            struct sim_operation *out) {
     const char *at = line + strlen(CASE_OPERATION_WORD);
+    KELPIE_ASSERT(at <= end && reader->problem != NULL);
     *out = (struct sim_operation){0};
     while (at < end) { /* bound: the line */
         size_t length = strcspn(at, " \t\n");
@@ -176,6 +178,7 @@ static bool read_operation(const struct case_reader *reader, const char *line, c
 /* The `do` lines, which are blanked: what is left is a plan with the same line numbers. */
 static bool read_operations(const struct case_reader *reader, struct sim_case *out) {
     char *line = out->plan;
+    KELPIE_ASSERT(line != NULL && out->operations == NULL);
     out->operations = calloc(SIM_OPERATION_MAX, sizeof(*out->operations));
     if (out->operations == NULL) {
         kelpie__ignore(kelpie__text_copy(reader->problem, SIM_CASE_PROBLEM_MAX, "no memory"));
@@ -312,6 +315,7 @@ static void write_header(const struct sim_case *written, sim_trace_write out, vo
 static void write_operation(const struct sim_operation *operation, sim_trace_write out,
                             void *context) {
     struct case_line line = {0};
+    KELPIE_ASSERT(operation->client < SIM_SWARM_CLIENT_MAX && operation->vm < SIM_SWARM_VM_MAX);
     if (operation->is_look) {
         line_add(&line, CASE_OPERATION_WORD "look=%s", kelpie__sim_look_name(operation->kind));
     } else {
@@ -332,6 +336,7 @@ static void write_operation(const struct sim_operation *operation, sim_trace_wri
 
 void kelpie__sim_case_write(const struct sim_case *written, sim_trace_write out, void *context) {
     const char *line = written->plan;
+    KELPIE_ASSERT(written->operation_count <= SIM_OPERATION_MAX);
     write_header(written, out, context);
     while (*line != '\0') { /* bound: the text */
         size_t length = strcspn(line, "\n");

@@ -23,6 +23,7 @@ typedef void (*report_writer)(const struct sim_trace *trace, sim_trace_write wri
 static void write_trace(struct simcli *simcli, const struct sim_trace *trace, const char *path,
                         report_writer writer) {
     struct sim_text_file file;
+    KELPIE_ASSERT(trace != NULL && path[0] != '\0');
     kelpie__sim_text_file_open(&file, simcli->os, path);
     if (file.status == 0) {
         writer(trace, kelpie__sim_text_file_write, &file);
@@ -90,6 +91,7 @@ static void tell_command(const struct simcli *simcli, uint64_t seed) {
                                          [SIM_RUN_FAULTS_CALM] = " --faults calm",
                                          [SIM_RUN_FAULTS_SWARM] = "",
                                          [SIM_RUN_FAULTS_PLAN] = " --faults FILE"};
+    KELPIE_ASSERT((size_t)simcli->faults < KELPIE_ARRAY_COUNT(faults));
     fprintf(stderr, "kelpie-sim run --seed %llu%s", (unsigned long long)seed,
             faults[simcli->faults]);
     if (simcli->canary > 0) {
@@ -103,6 +105,7 @@ bool kelpie__simcli_report_case(struct simcli *simcli, struct sim_case *failing,
     char path[REPORT_PATH_BYTES_MAX];
     struct simcli_shrunk shrunk;
     struct sim_run_options options;
+    KELPIE_ASSERT(result->verdict != KELPIE_SIM_PASS && failing->plan != NULL);
     if (simcli->is_shrunk) {
         if (!kelpie__simcli_shrink_case(simcli, failing, result, &shrunk)) {
             return false;
@@ -133,6 +136,7 @@ void kelpie__simcli_report(struct simcli *simcli, uint64_t seed,
     if (simcli->goes_on) {
         return;
     }
+    KELPIE_ASSERT(result->verdict != KELPIE_SIM_PASS);
     const char *plan = result->plan == NULL ? "" : result->plan;
     failing.plan = malloc(strlen(plan) + 1);
     bool is_told = false;

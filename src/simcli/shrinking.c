@@ -40,7 +40,7 @@ static bool is_the_same(const struct sim_run_result *one, const struct sim_run_r
 static enum sim_shrink_verdict try_case(struct shrinking *shrinking, const struct sim_case *tried) {
     struct sim_run_options options;
     struct sim_run_result result;
-    KELPIE_ASSERT(tried->operations != NULL);
+    KELPIE_ASSERT(tried->operations != NULL && tried->plan != NULL);
     if (tried->operation_count == 0) {
         return SIM_SHRINK_PASSES; /* as a text it would stand for those that the seed draws */
     }
@@ -73,6 +73,7 @@ static enum sim_shrink_verdict run_part(void *context, const char *plan, const u
                                         uint32_t operation_count) {
     struct shrinking *shrinking = context;
     struct sim_case part = *shrinking->own;
+    KELPIE_ASSERT(operation_count <= shrinking->own->operation_count);
     for (uint32_t i = 0; i < operation_count; i += 1) {
         shrinking->tried[i] = shrinking->own->operations[operations[i]];
     }
@@ -101,6 +102,7 @@ static bool shrink_parts(struct shrinking *shrinking) {
         KELPIE_ASSERT(shrinking->chosen[i] >= i);
         own->operations[i] = own->operations[shrinking->chosen[i]];
     }
+    KELPIE_ASSERT(shrunk.operation_count <= own->operation_count);
     own->operation_count = shrunk.operation_count;
     return result.is_confirmed;
 }
@@ -117,6 +119,7 @@ static void relax_births(struct shrinking *shrinking) {
         }
         size_t before = (size_t)(found - shrinking->own->plan);
         const char *rest = found + 1 + strcspn(found + 1, " \n");
+        KELPIE_ASSERT(rest > found);
         memcpy(plan, shrinking->own->plan, before);
         memcpy(plan + before, rest, strlen(rest) + 1);
         struct sim_case changed = *shrinking->own;
@@ -146,6 +149,7 @@ static void by_one_client(struct sim_operation *operation) {
 /* Each operation alone. */
 static bool simplify(struct shrinking *shrinking, void (*change)(struct sim_operation *operation)) {
     bool has_changed = false;
+    KELPIE_ASSERT(shrinking->own->operations != NULL);
     for (uint32_t i = 0; i < shrinking->own->operation_count; i += 1) {
         struct sim_operation *operation = &shrinking->own->operations[i];
         const struct sim_operation before = *operation;
@@ -186,6 +190,7 @@ static bool own_operations(struct sim_case *own) {
         return false;
     }
     own->operation_count = kelpie__sim_workload_draw(&swarm, own->operations, SIM_OPERATION_MAX);
+    KELPIE_ASSERT(own->operation_count > 0);
     return true;
 }
 
@@ -235,6 +240,7 @@ bool kelpie__simcli_shrink_case(struct simcli *simcli, struct sim_case *inout,
     free(shrinking.tried);
     free(shrinking.chosen);
     free(shrinking.groups);
+    KELPIE_ASSERT(inout->operation_count <= SIM_OPERATION_MAX);
     *out = (struct simcli_shrunk){.faults = count_rules(inout->plan),
                                   .operations = inout->operation_count,
                                   .runs = shrinking.runs,

@@ -17,6 +17,7 @@
 #define SIMLIB_SCRIPT_BYTES_MAX 1024u
 #define SIMLIB_PLAN_BYTES_MAX 32768u
 #define SIMLIB_TIME_LIMIT_MS 3600000u
+#define SIMLIB_CALLBACK_LIMIT_MS 10000u
 
 struct simlib_program {
     char name[SIMLIB_NAME_BYTES_MAX];
@@ -36,17 +37,22 @@ struct simlib_check {
 struct kelpie_sim {
     struct sim_world *world; /* owned */
     struct sim_trace *trace; /* owned; NULL: none */
+    uint64_t seed;
     uint64_t time_limit_ms;
+    uint32_t callback_limit_ms; /* of real time; UINT32_MAX: none */
     uint32_t program_count;
     uint32_t check_count;
     uint32_t spawn_count;
-    bool is_running;  /* a run is on the stack */
-    bool is_replay;   /* its plan is all; what the scenario adds is not */
-    bool is_checking; /* a check is: it calls nothing */
-    bool is_observed; /* check_all is registered */
+    bool is_running;    /* a run is on the stack */
+    bool is_replay;     /* its plan is all; what the scenario adds is not */
+    bool is_setting_up; /* its scenario is on the stack */
+    bool is_observed;   /* check_all is registered */
     struct simlib_program programs[SIMLIB_PROGRAM_MAX];
     struct simlib_check checks[SIMLIB_CHECK_MAX];
     int32_t spawned[SIMLIB_SPAWN_MAX]; /* pids */
+    const char *check_name;            /* of the check on the stack: it calls nothing; or NULL */
+    uint64_t callback_count;           /* checks that were called: the watch sees that they end */
+    const char *replay;                /* borrowed: the command that runs this again; or NULL */
     int event_handle;                  /* owned; of an embedder's world; else -1 */
     enum kelpie_sim_verdict verdict;
     char reason[512];
@@ -55,6 +61,10 @@ struct kelpie_sim {
 
 /* The world in one of whose programs the caller runs now; NULL: none. */
 struct kelpie_sim *kelpie__simlib_inside(void);
+/* Whether `function` is called where it must not be: in a check, or, when it runs worlds, in a run.
+ * Then the run ends, and the caller is named. */
+KELPIE_MUST_CHECK bool kelpie__simlib_is_misplaced(struct kelpie_sim *sim, const char *function,
+                                                   bool runs_worlds);
 /* As kelpie_sim_run, until is_done holds. */
 enum kelpie_sim_verdict kelpie__simlib_run(struct kelpie_sim *sim, bool (*is_done)(void *context),
                                            void *context, int64_t deadline_ns);

@@ -116,6 +116,7 @@ static int open_world(const char *options, struct kelpie_os **out,
         return refuse(out_problem, options, "more memory");
     }
     parse->options.struct_size = sizeof(parse->options);
+    parse->options.callback_limit_ms = UINT32_MAX; /* no signal in a process that is not a test's */
     int status = parse_options(parse, options, out_problem);
     if (status == 0 && kelpie_sim_create(&parse->options, &sim, &error) < 0) {
         int length =

@@ -13,7 +13,7 @@
 #include "sim/machine.h"
 #include "sim/text_file.h"
 #include "sim/trace.h"
-#include "simlib/internal.h"
+#include "simlib/watch.h"
 
 /* Where a program that calls kelpie_open("sim:") finds its world: it has nothing else to say which.
  * One world of a thread runs at a time, for the functions below return before another is entered.
@@ -25,20 +25,45 @@ struct kelpie_sim *kelpie__simlib_inside(void) {
     return sim != NULL && kelpie__sim_world_current(sim->world) != NULL ? sim : NULL;
 }
 
+bool kelpie__simlib_is_misplaced(struct kelpie_sim *sim, const char *function, bool runs_worlds) {
+    const struct kelpie_sim *inside = api_running != NULL ? api_running : sim;
+    KELPIE_ASSERT(function != NULL);
+    bool is_misplaced = inside->check_name != NULL || (runs_worlds && inside->is_running);
+    if (is_misplaced) {
+        struct simlib_caller caller = kelpie__simlib_caller(inside);
+        kelpie__sim_world_fail(inside->world, "%s \"%s\" called %s() inside a run", caller.kind,
+                               caller.name, function);
+    }
+    return is_misplaced;
+}
+
+/* True: the run goes on. */
+static bool check_one(struct kelpie_sim *sim, const struct simlib_check *check) {
+    uint64_t calls = kelpie__sim_world_calls(sim->world);
+    KELPIE_ASSERT(sim->check_name == NULL);
+    sim->check_name = check->name;
+    bool holds = check->callback(check->context);
+    sim->check_name = NULL;
+    sim->callback_count += 1;
+    if (kelpie__sim_world_failure(sim->world) != NULL) {
+        return false;
+    }
+    if (kelpie__sim_world_calls(sim->world) != calls) {
+        kelpie__sim_world_fail(sim->world, "check \"%s\" called Kelpie; it may only look",
+                               check->name);
+    } else if (!holds) {
+        kelpie__sim_world_fail(sim->world, "check \"%s\" does not hold", check->name);
+    }
+    return kelpie__sim_world_failure(sim->world) == NULL;
+}
+
 static void check_all(void *context, struct sim_world *world, const struct sim_event *event) {
     struct kelpie_sim *sim = context;
-    KELPIE_ASSERT(event->detail != NULL);
-    if (sim->is_checking || kelpie__sim_world_failure(world) != NULL) {
-        return; /* a check that makes the world move would see itself */
+    KELPIE_ASSERT(event->detail != NULL && world == sim->world);
+    bool goes_on = sim->check_name == NULL; /* else a check makes the world move, and sees itself */
+    for (uint32_t i = 0; i < sim->check_count && goes_on; i += 1) {
+        goes_on = kelpie__sim_world_failure(world) == NULL && check_one(sim, &sim->checks[i]);
     }
-    sim->is_checking = true;
-    for (uint32_t i = 0; i < sim->check_count; i += 1) {
-        if (!sim->checks[i].callback(sim->checks[i].context)) {
-            kelpie__sim_world_fail(world, "check \"%s\" does not hold", sim->checks[i].name);
-            break;
-        }
-    }
-    sim->is_checking = false;
 }
 
 static enum kelpie_sim_verdict give_up(struct kelpie_sim *sim, enum kelpie_sim_verdict verdict,
@@ -53,12 +78,22 @@ static enum kelpie_sim_verdict give_up(struct kelpie_sim *sim, enum kelpie_sim_v
 enum kelpie_sim_verdict kelpie__simlib_run(struct kelpie_sim *sim, bool (*is_done)(void *context),
                                            void *context, int64_t deadline_ns) {
     struct kelpie_sim *before = api_running;
+    struct simlib_watch watch;
     KELPIE_ASSERT(!sim->is_running);
     sim->is_running = true;
     api_running = sim;
+    kelpie__simlib_watch_begin(&watch, sim);
     enum sim_run_end end = kelpie__sim_world_run(sim->world, is_done, context, deadline_ns);
+    kelpie__simlib_watch_end(&watch);
     api_running = before;
     sim->is_running = false;
+    if (sim->check_name != NULL) {
+        char reason[128];
+        kelpie__ignore(snprintf(reason, sizeof(reason),
+                                "check \"%s\" called Kelpie, and never returned", sim->check_name));
+        sim->check_name = NULL;
+        return give_up(sim, KELPIE_SIM_BROKEN, reason);
+    }
     switch (end) {
     case SIM_RUN_DONE:
         return KELPIE_SIM_PASS;
@@ -89,7 +124,7 @@ static bool programs_have_ended(void *context) {
 }
 
 enum kelpie_sim_verdict kelpie_sim_run(struct kelpie_sim *sim) {
-    if (sim == NULL || sim->is_running) {
+    if (sim == NULL || kelpie__simlib_is_misplaced(sim, "kelpie_sim_run", true)) {
         return KELPIE_SIM_USAGE;
     }
     sim->reason[0] = '\0';
@@ -104,14 +139,17 @@ enum kelpie_sim_verdict kelpie_sim_run(struct kelpie_sim *sim) {
 }
 
 enum kelpie_sim_verdict kelpie_sim_liveness(struct kelpie_sim *sim) {
-    if (sim == NULL || sim->is_running) {
+    if (sim == NULL || kelpie__simlib_is_misplaced(sim, "kelpie_sim_liveness", true)) {
         return KELPIE_SIM_USAGE;
     }
     char pending[SIM_PENDING_BYTES_MAX] = "";
     struct kelpie_sim *before = api_running;
+    struct simlib_watch watch;
     api_running = sim;
     sim->is_running = true;
+    kelpie__simlib_watch_begin(&watch, sim);
     bool is_alive = kelpie__sim_liveness(sim->world, pending);
+    kelpie__simlib_watch_end(&watch);
     sim->is_running = false;
     api_running = before;
     return is_alive ? KELPIE_SIM_PASS : give_up(sim, KELPIE_SIM_NO_LIVENESS, pending);
@@ -143,6 +181,9 @@ void kelpie_sim_sleep_ms(struct kelpie_sim *sim, uint64_t duration_ms) {
     uint64_t bounded_ms = duration_ms < UINT32_MAX ? duration_ms : UINT32_MAX;
     int64_t duration_ns = (int64_t)bounded_ms * KELPIE_NS_PER_MS;
     struct sim_process *process = kelpie__sim_world_current(sim->world);
+    if (kelpie__simlib_is_misplaced(sim, "kelpie_sim_sleep_ms", false)) {
+        return;
+    }
     if (process != NULL) {
         kelpie__sim_process_sleep(process, duration_ns);
     } else if (!sim->is_running) {
@@ -153,7 +194,7 @@ void kelpie_sim_sleep_ms(struct kelpie_sim *sim, uint64_t duration_ms) {
 }
 
 void kelpie_sim_kill(struct kelpie_sim *sim, uint32_t index) {
-    if (index < sim->spawn_count) {
+    if (index < sim->spawn_count && !kelpie__simlib_is_misplaced(sim, "kelpie_sim_kill", false)) {
         struct sim_process *process =
             kelpie__sim_process_find(kelpie__sim_world_host(sim->world), sim->spawned[index]);
         if (process != NULL) {

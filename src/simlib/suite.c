@@ -14,7 +14,7 @@
 #include "sim/seeds.h"
 #include "sim/shrink.h"
 #include "sim/trace.h"
-#include "simlib/internal.h"
+#include "simlib/watch.h"
 
 #define MAIN_SEEDS_DEFAULT 100u
 #define MAIN_SHRINK_RUNS_MAX 2000u
@@ -31,6 +31,7 @@ struct main_options {
     const char *svg_path;
     bool is_check;
     bool is_shrunk;
+    char replay[MAIN_PATH_BYTES_MAX]; /* the command that runs the seed again */
     kelpie_sim_scenario_callback scenario;
     void *context;
 };
@@ -57,6 +58,17 @@ struct main_run {
     char reason[512];
 };
 
+static bool set_up(const struct main_options *options, struct kelpie_sim *sim) {
+    struct simlib_watch watch;
+    KELPIE_ASSERT(!sim->is_setting_up && !sim->is_running);
+    sim->is_setting_up = true;
+    kelpie__simlib_watch_begin(&watch, sim);
+    int status = options->scenario(sim, options->context);
+    kelpie__simlib_watch_end(&watch);
+    sim->is_setting_up = false;
+    return status == 0;
+}
+
 static struct kelpie_sim *run_begin(const struct main_options *options, uint64_t seed,
                                     const char *faults, bool is_replay, struct main_run *out) {
     struct kelpie_sim_options world = {
@@ -69,7 +81,8 @@ static struct kelpie_sim *run_begin(const struct main_options *options, uint64_t
         return NULL;
     }
     sim->is_replay = is_replay;
-    if (options->scenario(sim, options->context) != 0) {
+    sim->replay = options->replay;
+    if (!set_up(options, sim)) {
         kelpie__ignore(snprintf(out->reason, sizeof(out->reason), "the scenario's set-up failed"));
         out->verdict = KELPIE_SIM_USAGE;
         kelpie_sim_destroy(sim);
@@ -191,10 +204,23 @@ static void report(const struct main_options *options, uint64_t seed, const stru
 
 /* ---- all runs -------------------------------------------------------------------------------- */
 
-static int run_seed(const struct main_options *options, uint64_t seed, const char *faults,
+/* For a callback that never returns: nobody can say it then. */
+static void name_replay(struct main_options *options, uint64_t seed) {
+    const char *word = options->plan_path != NULL ? " --plan "
+                       : options->faults != NULL  ? " --faults "
+                                                  : "";
+    const char *value = options->plan_path != NULL ? options->plan_path
+                        : options->faults != NULL  ? options->faults
+                                                   : "";
+    kelpie__ignore(snprintf(options->replay, sizeof(options->replay), "%s --seed %llu%s%s",
+                            options->program, (unsigned long long)seed, word, value));
+}
+
+static int run_seed(struct main_options *options, uint64_t seed, const char *faults,
                     uint64_t *out_hash) {
     struct main_run run;
     struct main_run again;
+    name_replay(options, seed);
     struct kelpie_sim *sim = run_once(options, seed, faults, options->plan_path != NULL, &run);
     if (sim == NULL) {
         fprintf(stderr, "%s: %s\n", options->program, run.reason);
@@ -220,7 +246,7 @@ static int run_seed(const struct main_options *options, uint64_t seed, const cha
     return (int)run.verdict;
 }
 
-static int run_all(const struct main_options *options) {
+static int run_all(struct main_options *options) {
     char *plan = NULL;
     uint64_t hash = 0;
     const char *faults = options->faults;

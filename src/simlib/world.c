@@ -88,6 +88,9 @@ int kelpie_sim_create(const struct kelpie_sim_options *given, struct kelpie_sim 
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a simulated world");
     }
     sim->event_handle = -1;
+    sim->seed = options.seed;
+    sim->callback_limit_ms =
+        options.callback_limit_ms > 0 ? options.callback_limit_ms : SIMLIB_CALLBACK_LIMIT_MS;
     sim->time_limit_ms = options.time_limit_ms > 0 ? options.time_limit_ms : SIMLIB_TIME_LIMIT_MS;
     status = choose_faults(&options, sim, &world, error);
     if (status < 0) {
@@ -119,7 +122,7 @@ fail_options:
 }
 
 void kelpie_sim_destroy(struct kelpie_sim *sim) {
-    if (sim != NULL && !sim->is_running) {
+    if (sim != NULL && !kelpie__simlib_is_misplaced(sim, "kelpie_sim_destroy", true)) {
         kelpie__sim_world_destroy(sim->world);
         kelpie__sim_trace_destroy(sim->trace);
         if (sim->event_handle >= 0) {
@@ -272,6 +275,9 @@ int kelpie_sim_spawn(struct kelpie_sim *sim, const char *name, const char *const
     if (sim == NULL || name == NULL || find_program(sim, name, false) == NULL) {
         return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0, "there is no program \"%s\"",
                             name == NULL ? "" : name);
+    }
+    if (kelpie__simlib_is_misplaced(sim, "kelpie_sim_spawn", false)) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_sim_spawn: not from a check");
     }
     uint32_t count = 0;
     while (arguments != NULL && count < API_ARGUMENT_MAX && arguments[count] != NULL) {

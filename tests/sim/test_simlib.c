@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Callbacks of an embedder's that do what they must not. Goal: one that never returns, or calls the
+ * simulator where it must not, is named and ends the run; who only takes long is left alone.
+ * Method: worlds with one such program, guest program, check or scenario each; what hangs runs in a
+ * child, whose exit code and words are read.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kelpie_sim.h"
+
+#define LIMIT_MS 150u
+#define WORDS_BYTES_MAX 2048
+
+struct world {
+    struct kelpie_sim *sim;
+    int runs;
+};
+
+static struct kelpie_sim *make_world(uint32_t limit_ms) {
+    const struct kelpie_sim_options options = {
+        .struct_size = sizeof(options), .seed = 7, .callback_limit_ms = limit_ms};
+    struct kelpie_sim *sim = NULL;
+    assert_int_equal(kelpie_sim_create(&options, &sim, NULL), 0);
+    return sim;
+}
+
+/* A world with one program, which runs. */
+static enum kelpie_sim_verdict run_program(struct world *world,
+                                           kelpie_sim_program_callback callback) {
+    assert_int_equal(kelpie_sim_program(world->sim, "tested", callback, world, NULL), 0);
+    assert_int_equal(kelpie_sim_spawn(world->sim, "tested", NULL, NULL), 0);
+    return kelpie_sim_run(world->sim);
+}
+
+static int open_inside(struct kelpie **out) {
+    const struct kelpie_open_options options = {.struct_size = sizeof(options),
+                                                .state_directory = "sim:"};
+    return kelpie_open(&options, out, NULL);
+}
+
+static int64_t real_ms(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static _Noreturn void hang(void) {
+    volatile uint64_t turns = 0;
+    while (turns < UINT64_MAX) {
+        turns += 1;
+    }
+    abort();
+}
+
+/* ---- callbacks that never return ------------------------------------------------------------- */
+
+static int program_hangs(void *context, int argc, char **argv) {
+    (void)context;
+    (void)argc;
+    (void)argv;
+    hang();
+}
+
+static int program_lives(void *context, int argc, char **argv) {
+    struct world *world = context;
+    (void)argc;
+    (void)argv;
+    kelpie_sim_sleep_ms(world->sim, 1000);
+    return 0;
+}
+
+static bool check_hangs(void *context) {
+    (void)context;
+    hang();
+}
+
+static int guest_hangs(struct kelpie_sim_guest *guest, void *context, int argc, char **argv) {
+    (void)guest;
+    (void)context;
+    (void)argc;
+    (void)argv;
+    hang();
+}
+
+static int program_executes(void *context, int argc, char **argv) {
+    static const char *const command[] = {"looper", NULL};
+    struct kelpie_exec_options options = {.struct_size = sizeof(options), .argv = command};
+    struct kelpie_exec_result result = {.struct_size = sizeof(result)};
+    struct kelpie *kelpie = NULL;
+    struct kelpie_config *config = NULL;
+    struct kelpie_vm *vm = NULL;
+    (void)context;
+    (void)argc;
+    (void)argv;
+    bool is_good = open_inside(&kelpie) == 0 && kelpie_config_create(kelpie, &config, NULL) == 0 &&
+                   kelpie_vm_create(kelpie, NULL, config, &vm, NULL) == 0 &&
+                   kelpie_vm_start(vm, 0, NULL) == 0 &&
+                   kelpie_vm_exec(vm, &options, &result, NULL) == 0;
+    return is_good ? 0 : 1;
+}
+
+static void hang_in_a_program(void) {
+    struct world world = {.sim = make_world(LIMIT_MS)};
+    run_program(&world, program_hangs);
+}
+
+static void hang_in_a_check(void) {
+    struct world world = {.sim = make_world(LIMIT_MS)};
+    assert_int_equal(kelpie_sim_check(world.sim, "all is well", check_hangs, NULL, NULL), 0);
+    run_program(&world, program_lives);
+}
+
+static void hang_in_a_guest(void) {
+    struct world world = {.sim = make_world(LIMIT_MS)};
+    assert_int_equal(kelpie_sim_guest_program(world.sim, "looper", guest_hangs, NULL, NULL), 0);
+    run_program(&world, program_executes);
+}
+
+static int scenario_hangs(struct kelpie_sim *sim, void *context) {
+    (void)sim;
+    (void)context;
+    hang();
+}
+
+static void hang_in_a_scenario(void) {
+    char name[] = "grader";
+    char option[] = "--seed";
+    char seed[] = "23";
+    char *argv[] = {name, option, seed, NULL};
+    kelpie_sim_main(3, argv, scenario_hangs, NULL);
+}
+
+/* Runs it in a child; gives its exit code. */
+static int words_of(void (*run)(void), char out[WORDS_BYTES_MAX]) {
+    int pipes[2];
+    int status = 0;
+    size_t length = 0;
+    assert_int_equal(pipe(pipes), 0);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        dup2(pipes[1], STDERR_FILENO);
+        close(pipes[0]);
+        run();
+        _exit(0);
+    }
+    close(pipes[1]);
+    ssize_t count = 1;
+    while (count > 0 && length < WORDS_BYTES_MAX - 1) {
+        count = read(pipes[0], out + length, WORDS_BYTES_MAX - 1 - length);
+        length += count > 0 ? (size_t)count : 0;
+    }
+    out[length] = '\0';
+    close(pipes[0]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void assert_hangs_as(void (*run)(void), const char *who, const char *seed) {
+    char words[WORDS_BYTES_MAX];
+    assert_int_equal(words_of(run, words), KELPIE_SIM_CRASHED);
+    if (strstr(words, who) == NULL || strstr(words, seed) == NULL ||
+        strstr(words, "has neither returned nor called Kelpie") == NULL) {
+        fail_msg("\"%s\" does not name %s", words, who);
+    }
+}
+
+static void test_program_that_never_returns_is_named(void **state) {
+    (void)state;
+    assert_hangs_as(hang_in_a_program, "program \"tested\"", "seed 7");
+}
+
+static void test_check_that_never_returns_is_named(void **state) {
+    (void)state;
+    assert_hangs_as(hang_in_a_check, "check \"all is well\"", "seed 7");
+}
+
+static void test_guest_program_that_never_returns_is_named(void **state) {
+    (void)state;
+    assert_hangs_as(hang_in_a_guest, "guest program \"looper\"", "seed 7");
+}
+
+/* With the limit that is not set: 10 s. */
+static void test_scenario_that_never_returns_ends_with_its_replay(void **state) {
+    (void)state;
+    assert_hangs_as(hang_in_a_scenario, "the scenario \"set-up\"", "replay: grader --seed 23\n");
+}
+
+/* ---- who only takes long --------------------------------------------------------------------- */
+
+static int program_is_busy(void *context, int argc, char **argv) {
+    struct world *world = context;
+    int64_t end_ms = real_ms() + 6 * LIMIT_MS;
+    (void)argc;
+    (void)argv;
+    while (real_ms() < end_ms) {
+        kelpie_sim_sleep_ms(world->sim, 1);
+        world->runs += 1;
+    }
+    return 0;
+}
+
+static int program_thinks(void *context, int argc, char **argv) {
+    int64_t end_ms = real_ms() + 4 * LIMIT_MS;
+    (void)context;
+    (void)argc;
+    (void)argv;
+    while (real_ms() < end_ms) {
+    }
+    return 0;
+}
+
+static void test_who_calls_kelpie_may_take_its_time(void **state) {
+    struct world world = {.sim = make_world(LIMIT_MS)};
+    (void)state;
+    assert_int_equal(run_program(&world, program_is_busy), KELPIE_SIM_PASS);
+    assert_true(world.runs > 0);
+    kelpie_sim_destroy(world.sim);
+}
+
+static void test_without_a_limit_all_may(void **state) {
+    struct world world = {.sim = make_world(UINT32_MAX)};
+    (void)state;
+    assert_int_equal(run_program(&world, program_thinks), KELPIE_SIM_PASS);
+    kelpie_sim_destroy(world.sim);
+}
+
+/* ---- calls where they must not be ------------------------------------------------------------ */
+
+static int program_runs_its_world(void *context, int argc, char **argv) {
+    struct world *world = context;
+    (void)argc;
+    (void)argv;
+    world->runs += kelpie_sim_run(world->sim) == KELPIE_SIM_USAGE ? 1 : 0;
+    kelpie_sim_sleep_ms(world->sim, 1000000);
+    return 0;
+}
+
+static int program_asks_for_liveness(void *context, int argc, char **argv) {
+    struct world *world = context;
+    (void)argc;
+    (void)argv;
+    world->runs += kelpie_sim_liveness(world->sim) == KELPIE_SIM_USAGE ? 1 : 0;
+    return 0;
+}
+
+static int program_destroys_its_world(void *context, int argc, char **argv) {
+    struct world *world = context;
+    (void)argc;
+    (void)argv;
+    world->runs += 1;
+    kelpie_sim_destroy(world->sim);
+    return 0;
+}
+
+static int program_runs_another_world(void *context, int argc, char **argv) {
+    struct world *world = context;
+    struct kelpie_sim *other = make_world(0);
+    (void)argc;
+    (void)argv;
+    world->runs += kelpie_sim_run(other) == KELPIE_SIM_USAGE ? 1 : 0;
+    return 0;
+}
+
+static void test_run_inside_a_run_is_told(void **state) {
+    static const struct {
+        kelpie_sim_program_callback callback;
+        const char *function;
+    } cases[] = {
+        {program_runs_its_world, "kelpie_sim_run()"},
+        {program_asks_for_liveness, "kelpie_sim_liveness()"},
+        {program_destroys_its_world, "kelpie_sim_destroy()"},
+        {program_runs_another_world, "kelpie_sim_run()"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i += 1) {
+        char expected[128];
+        struct world world = {.sim = make_world(0)};
+        snprintf(expected, sizeof(expected), "program \"tested\" called %s inside a run",
+                 cases[i].function);
+        assert_int_equal(run_program(&world, cases[i].callback), KELPIE_SIM_BROKEN);
+        assert_string_equal(kelpie_sim_reason(world.sim), expected);
+        assert_int_equal(world.runs, 1);
+        kelpie_sim_destroy(world.sim);
+    }
+}
+
+static bool check_sleeps(void *context) {
+    struct world *world = context;
+    kelpie_sim_sleep_ms(world->sim, 10);
+    return true;
+}
+
+static bool check_kills(void *context) {
+    struct world *world = context;
+    kelpie_sim_kill(world->sim, 0);
+    return true;
+}
+
+static bool check_spawns(void *context) {
+    struct world *world = context;
+    world->runs += kelpie_sim_spawn(world->sim, "tested", NULL, NULL) == KELPIE_E_MISUSE ? 1 : 0;
+    return true;
+}
+
+static bool check_opens(void *context) {
+    struct world *world = context;
+    struct kelpie *kelpie = NULL;
+    struct kelpie_vm_info *list = NULL;
+    size_t count = 0;
+    world->runs += 1;
+    if (open_inside(&kelpie) == 0) {
+        (void)!kelpie_list(kelpie, &list, &count, NULL);
+    }
+    return true;
+}
+
+static void test_check_that_calls_is_told(void **state) {
+    static const struct {
+        kelpie_sim_check_callback callback;
+        const char *reason;
+    } cases[] = {
+        {check_sleeps, "check \"looks\" called kelpie_sim_sleep_ms() inside a run"},
+        {check_kills, "check \"looks\" called kelpie_sim_kill() inside a run"},
+        {check_spawns, "check \"looks\" called kelpie_sim_spawn() inside a run"},
+        {check_opens, "check \"looks\" called Kelpie; it may only look"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i += 1) {
+        struct world world = {.sim = make_world(0)};
+        assert_int_equal(kelpie_sim_check(world.sim, "looks", cases[i].callback, &world, NULL), 0);
+        assert_int_equal(run_program(&world, program_executes), KELPIE_SIM_BROKEN);
+        assert_string_equal(kelpie_sim_reason(world.sim), cases[i].reason);
+        kelpie_sim_destroy(world.sim);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_program_that_never_returns_is_named),
+        cmocka_unit_test(test_check_that_never_returns_is_named),
+        cmocka_unit_test(test_guest_program_that_never_returns_is_named),
+        cmocka_unit_test(test_scenario_that_never_returns_ends_with_its_replay),
+        cmocka_unit_test(test_who_calls_kelpie_may_take_its_time),
+        cmocka_unit_test(test_without_a_limit_all_may),
+        cmocka_unit_test(test_run_inside_a_run_is_told),
+        cmocka_unit_test(test_check_that_calls_is_told),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
