@@ -92,10 +92,24 @@ static bool command_join(char *out, size_t capacity, const char *directory, cons
                          size_t prefix_length, const char *name) {
     bool is_absolute = prefix_length > 0 ? prefix[0] == '/' : name[0] == '/';
     bool needs_directory = !is_absolute && directory != NULL;
-    int length = snprintf(out, capacity, "%s%s%.*s%s%s", needs_directory ? directory : "",
-                          needs_directory ? "/" : "", (int)prefix_length, prefix,
-                          prefix_length > 0 ? "/" : "", name);
-    return length > 0 && (size_t)length < capacity;
+    size_t directory_length = needs_directory ? strlen(directory) : 0;
+    size_t name_length = strlen(name);
+    size_t length = directory_length + prefix_length + name_length;
+    if (length == 0 || length + 2 >= capacity) { /* and two slashes */
+        return false;
+    }
+    if (needs_directory) {
+        memcpy(out, directory, directory_length);
+        out[directory_length] = '/';
+        out += directory_length + 1;
+    }
+    if (prefix_length > 0) {
+        memcpy(out, prefix, prefix_length);
+        out[prefix_length] = '/';
+        out += prefix_length + 1;
+    }
+    memcpy(out, name, name_length + 1);
+    return true;
 }
 
 static int command_fail_not_found(const char *name, struct kelpie_error *error) {

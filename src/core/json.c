@@ -16,7 +16,11 @@ struct scanner {
     size_t at;
 };
 
-static void skip_space(struct scanner *scanner) {
+/* Most often there is none. */
+static inline void skip_space(struct scanner *scanner) {
+    if (scanner->at < scanner->length && scanner->text[scanner->at] > ' ') {
+        return;
+    }
     while (scanner->at < scanner->length) {
         char next = scanner->text[scanner->at];
         if (next != ' ' && next != '\t' && next != '\n' && next != '\r') {
@@ -361,6 +365,10 @@ static bool string_equals(const struct kelpie_json_value *value, const char *tex
     struct scanner scanner = {value->text, value->length, 1};
     const char *inner = NULL;
     size_t inner_count = 0;
+    KELPIE_ASSERT(value->length >= 2);
+    if (value->text[1] != text[0] && value->text[1] != '\\' && text[0] != '\0') {
+        return false; /* most that are asked about differ here */
+    }
     size_t left = strlen(text);
     if (string_is_plain(value, &inner, &inner_count)) {
         return inner_count == left && memcmp(inner, text, left) == 0;
@@ -541,6 +549,20 @@ int kelpie__json_bool(const struct kelpie_json_value *value, bool *out) {
     }
     *out = value->text[0] == 't';
     return 0;
+}
+
+uint64_t kelpie__json_member_u64(const struct kelpie_json_member *member, uint64_t otherwise) {
+    uint64_t value = 0;
+    return member->is_there && kelpie__json_u64(&member->value, &value) == 0 ? value : otherwise;
+}
+
+bool kelpie__json_member_i64(const struct kelpie_json_member *member, int64_t *out) {
+    return member->is_there && kelpie__json_i64(&member->value, out) == 0;
+}
+
+bool kelpie__json_member_string(const struct kelpie_json_member *member, char *out,
+                                size_t capacity) {
+    return member->is_there && kelpie__json_string(&member->value, out, capacity, NULL) == 0;
 }
 
 int kelpie__json_find_string(const char *text, size_t length, const char *key, char *out,

@@ -45,6 +45,13 @@ struct kelpie_json_member {
 KELPIE_MUST_CHECK int kelpie__json_members(const char *text, size_t length,
                                            struct kelpie_json_member *wanted, size_t count);
 
+/* A member that may be missing, or be something else. */
+uint64_t kelpie__json_member_u64(const struct kelpie_json_member *member, uint64_t otherwise);
+/* Those that can be: false leaves `*out` as it is. */
+bool kelpie__json_member_i64(const struct kelpie_json_member *member, int64_t *out);
+bool kelpie__json_member_string(const struct kelpie_json_member *member, char *out,
+                                size_t capacity);
+
 /* The value of a key of an object. The text need not have been validated. */
 KELPIE_MUST_CHECK int kelpie__json_find(const char *text, size_t length, const char *key,
                                         struct kelpie_json_value *out);

@@ -20,6 +20,17 @@ static void append(struct kelpie_json_writer *writer, const char *bytes, size_t 
     writer->text[writer->length] = '\0';
 }
 
+static void append_byte(struct kelpie_json_writer *writer, char byte) {
+    KELPIE_ASSERT(writer->length < writer->capacity);
+    if (writer->is_full || writer->capacity - writer->length <= 1) {
+        writer->is_full = true;
+        return;
+    }
+    writer->text[writer->length] = byte;
+    writer->length += 1;
+    writer->text[writer->length] = '\0';
+}
+
 static void append_text(struct kelpie_json_writer *writer, const char *text) {
     append(writer, text, strlen(text));
 }
@@ -44,8 +55,8 @@ static void append_character(struct kelpie_json_writer *writer, const char *byte
 }
 
 static void append_quoted(struct kelpie_json_writer *writer, const char *bytes, size_t count) {
-    append(writer, "\"", 1);
     size_t at = 0;
+    append_byte(writer, '"');
     while (at < count) { /* every turn takes a byte at least */
         size_t plain = kelpie__text_plain_length(bytes + at, count - at);
         if (plain > 0) {
@@ -62,33 +73,33 @@ static void append_quoted(struct kelpie_json_writer *writer, const char *bytes, 
         }
         at += length;
     }
-    append(writer, "\"", 1);
+    append_byte(writer, '"');
 }
 
 static void open_value(struct kelpie_json_writer *writer, const char *key) {
     KELPIE_ASSERT(writer->text != NULL);
     KELPIE_ASSERT(key == NULL || writer->depth > 0);
     if (writer->needs_comma) {
-        append(writer, ",", 1);
+        append_byte(writer, ',');
     }
     if (key != NULL) {
         append_quoted(writer, key, strlen(key));
-        append(writer, ":", 1);
+        append_byte(writer, ':');
     }
     writer->needs_comma = true;
 }
 
-static void open_nest(struct kelpie_json_writer *writer, const char *key, const char *bracket) {
+static void open_nest(struct kelpie_json_writer *writer, const char *key, char bracket) {
     open_value(writer, key);
-    append_text(writer, bracket);
+    append_byte(writer, bracket);
     KELPIE_ASSERT(writer->depth < KELPIE_JSON_DEPTH_MAX);
     writer->depth += 1;
     writer->needs_comma = false;
 }
 
-static void close_nest(struct kelpie_json_writer *writer, const char *bracket) {
+static void close_nest(struct kelpie_json_writer *writer, char bracket) {
     KELPIE_ASSERT(writer->depth > 0);
-    append_text(writer, bracket);
+    append_byte(writer, bracket);
     writer->depth -= 1;
     writer->needs_comma = true;
 }
@@ -100,19 +111,19 @@ void kelpie__json_begin(struct kelpie_json_writer *writer, char *text, size_t ca
 }
 
 void kelpie__json_object_begin(struct kelpie_json_writer *writer, const char *key) {
-    open_nest(writer, key, "{");
+    open_nest(writer, key, '{');
 }
 
 void kelpie__json_object_end(struct kelpie_json_writer *writer) {
-    close_nest(writer, "}");
+    close_nest(writer, '}');
 }
 
 void kelpie__json_array_begin(struct kelpie_json_writer *writer, const char *key) {
-    open_nest(writer, key, "[");
+    open_nest(writer, key, '[');
 }
 
 void kelpie__json_array_end(struct kelpie_json_writer *writer) {
-    close_nest(writer, "]");
+    close_nest(writer, ']');
 }
 
 void kelpie__json_write_bytes(struct kelpie_json_writer *writer, const char *key, const char *bytes,

@@ -31,29 +31,28 @@ bool kelpie__text_copy(char *out, size_t capacity, const char *text) {
 bool kelpie__text_join(char *out, size_t capacity, const char *directory, const char *name) {
     KELPIE_ASSERT(capacity > 0);
     size_t length = strlen(directory);
-    const char *separator = length > 0 && directory[length - 1] == '/' ? "" : "/";
-    if (!kelpie__text_format(out, capacity, "%s%s%s", directory, separator, name)) {
+    size_t slash = length > 0 && directory[length - 1] == '/' ? 0 : 1;
+    size_t name_length = strlen(name);
+    if (length + slash + name_length >= capacity) {
         out[0] = '\0';
         return false;
     }
+    memcpy(out, directory, length);
+    out[length] = '/'; /* which the name covers when there is one */
+    memcpy(out + length + slash, name, name_length + 1);
     return true;
 }
 
-static bool is_plain(char byte) {
-    return byte >= 0x20 && byte < 0x7f && byte != '"' && byte != '\\';
-}
-
-/* Whether one of eight bytes is zero. (The trick may name a wrong one, never a wrong answer.) */
-static bool has_zero(uint64_t word) {
-    return ((word - UINT64_C(0x0101010101010101)) & ~word & UINT64_C(0x8080808080808080)) != 0;
-}
-
-static bool is_plain_word(uint64_t word) {
+/* The high bit of each byte that is not plain. Without that bit a byte is less than 0x80, and a sum
+ * of two of them does not reach the next byte: it has the bit when x + 0x7f shows that x is not 0,
+ * or x + 0x60 that it is 0x20 at least. */
+static uint64_t not_plain_bytes(uint64_t word) {
     const uint64_t each = UINT64_C(0x0101010101010101);
-    const uint64_t high = each * 0x80;
-    bool is_ascii = (word & high) == 0 && ((word - each * 0x20) & ~word & high) == 0;
-    return is_ascii && !has_zero(word ^ each * '"') && !has_zero(word ^ each * '\\') &&
-           !has_zero(word ^ each * 0x7f);
+    const uint64_t low = each * 0x7f;
+    uint64_t seven = word & low;
+    uint64_t is_plain = (seven + each * 0x60) & ((seven ^ each * '"') + low) &
+                        ((seven ^ each * '\\') + low) & ((seven ^ low) + low) & ~word;
+    return ~is_plain & each * 0x80;
 }
 
 size_t kelpie__text_plain_length(const char *bytes, size_t count) {
@@ -61,13 +60,19 @@ size_t kelpie__text_plain_length(const char *bytes, size_t count) {
     uint64_t word = 0;
     for (; count - at >= sizeof(word); at += sizeof(word)) {
         memcpy(&word, bytes + at, sizeof(word));
-        if (!is_plain_word(word)) {
-            break;
+        uint64_t found = not_plain_bytes(word);
+        if (found != 0) {
+            return at + (size_t)__builtin_ctzll(found) / 8;
         }
     }
-    while (at < count && is_plain(bytes[at])) { /* bound: the bytes */
-        at += 1;
+    size_t left = count - at;
+    if (left == 0) {
+        return count;
     }
+    /* Behind the last byte follow plain ones. */
+    word = kelpie__text_word(bytes + at, left) | UINT64_C(0x2020202020202020) << (8 * left);
+    uint64_t found = not_plain_bytes(word);
+    at = found == 0 ? count : at + (size_t)__builtin_ctzll(found) / 8;
     KELPIE_ASSERT(at <= count);
     return at;
 }

@@ -6,6 +6,8 @@
 #ifndef KELPIE_CORE_TEXT_H
 #define KELPIE_CORE_TEXT_H
 
+#include <string.h>
+
 #include "core/base.h"
 
 /* Formats into `out`. True: all of it fitted. False: it was cut, at a byte. */
@@ -17,6 +19,25 @@ bool kelpie__text_copy(char *out, size_t capacity, const char *text);
 /* "directory/name", without a double slash. False: it does not fit; `out` is then empty. */
 KELPIE_MUST_CHECK bool kelpie__text_join(char *out, size_t capacity, const char *directory,
                                          const char *name);
+
+/* Up to eight bytes as a word, the first one lowest, zeros behind the last. */
+static inline uint64_t kelpie__text_word(const char *bytes, size_t count) {
+    uint64_t word = 0;
+    uint32_t low = 0;
+    uint32_t high = 0;
+    static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the first byte is the lowest");
+    if (count >= 8) {
+        memcpy(&word, bytes, 8);
+    } else if (count >= 4) { /* two halves that overlap, where both say the same */
+        memcpy(&low, bytes, 4);
+        memcpy(&high, bytes + count - 4, 4);
+        word = low | (uint64_t)high << (8 * (count - 4));
+    } else if (count > 0) {
+        word = (uint8_t)bytes[0] | (uint64_t)(uint8_t)bytes[count / 2] << (8 * (count / 2)) |
+               (uint64_t)(uint8_t)bytes[count - 1] << (8 * (count - 1));
+    }
+    return word;
+}
 
 /* How many bytes at the start are printable ASCII and stand for themselves in a JSON string:
  * neither a quote nor a backslash. */

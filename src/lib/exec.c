@@ -151,18 +151,19 @@ void kelpie__exec_arm_backstop(struct kelpie_exec *exec) {
     }
 }
 
-static bool read_signed(const char *params, size_t length, const char *key, int *out) {
+static bool read_signed(const struct kelpie_json_member *member, int *out) {
     int64_t value = 0;
-    if (kelpie__json_find_i64(params, length, key, &value) < 0 || value < 0 || value > 255) {
+    if (!kelpie__json_member_i64(member, &value) || value < 0 || value > 255) {
         return false;
     }
     *out = (int)value;
     return true;
 }
 
-static enum kelpie_exec_reason read_reason(const char *params, size_t length, bool has_signal) {
+static enum kelpie_exec_reason read_reason(const struct kelpie_json_member *member,
+                                           bool has_signal) {
     char reason[16] = "";
-    kelpie__ignore(kelpie__json_find_string(params, length, "reason", reason, sizeof(reason)));
+    kelpie__ignore(kelpie__json_member_string(member, reason, sizeof(reason)));
     if (kelpie__text_equal(reason, "timeout")) {
         return KELPIE_EXEC_TIMED_OUT;
     }
@@ -184,33 +185,43 @@ static void exec_read_error(const struct kelpie_json_value *value, struct kelpie
 }
 
 void kelpie__execs_exit(struct kelpie_vm *vm, const char *params, size_t length) {
-    uint64_t channel = 0;
-    struct kelpie_json_value value;
+    enum { CHANNEL, CODE, SIGNAL, REASON, WALL_US, CPU_US, PEAK_MEMORY_KIB, ERROR, COUNT };
+    struct kelpie_json_member members[COUNT] = {
+        [CHANNEL] = {.key = "channel"},
+        [CODE] = {.key = "code"},
+        [SIGNAL] = {.key = "signal"},
+        [REASON] = {.key = "reason"},
+        [WALL_US] = {.key = "wall_us"},
+        [CPU_US] = {.key = "cpu_us"},
+        [PEAK_MEMORY_KIB] = {.key = "peak_memory_kib"},
+        [ERROR] = {.key = "error"},
+    };
     struct kelpie_error error;
-    kelpie__ignore(kelpie__json_find_u64(params, length, "channel", &channel));
+    kelpie__ignore(kelpie__json_members(params, length, members, COUNT)); /* none: no channel */
+    uint64_t channel = kelpie__json_member_u64(&members[CHANNEL], 0);
     struct kelpie_exec *exec = kelpie__exec_find(vm, channel);
     if (exec == NULL || exec->phase == KELPIE_EXEC_HAS_ENDED) {
         KELPIE_REACHED(vm->kelpie->os, "the end of a command that was closed");
         return; /* closed here before its end was known */
     }
-    if (kelpie__json_find(params, length, "error", &value) == 0) {
+    if (members[ERROR].is_there) {
         KELPIE_REACHED(vm->kelpie->os, "a command ended with an error");
-        exec_read_error(&value, &error);
+        exec_read_error(&members[ERROR].value, &error);
         kelpie__exec_end(exec, &error);
         return;
     }
     struct kelpie_exec_status *status = &exec->status;
-    bool has_code = read_signed(params, length, "code", &status->exit_code);
-    bool has_signal = read_signed(params, length, "signal", &status->signal);
+    bool has_code = read_signed(&members[CODE], &status->exit_code);
+    bool has_signal = read_signed(&members[SIGNAL], &status->signal);
     if (!has_code && !has_signal) {
         kelpie__wire_break(vm->wire, "R22", "exec.exit without a code or a signal");
         return;
     }
-    status->reason = read_reason(params, length, has_signal);
-    kelpie__ignore(kelpie__json_find_u64(params, length, "wall_us", &status->wall_us));
-    kelpie__ignore(kelpie__json_find_u64(params, length, "cpu_us", &status->cpu_us));
-    kelpie__ignore(
-        kelpie__json_find_u64(params, length, "peak_memory_kib", &status->peak_memory_kib));
+    status->reason = read_reason(&members[REASON], has_signal);
+    status->wall_us = kelpie__json_member_u64(&members[WALL_US], status->wall_us);
+    status->cpu_us = kelpie__json_member_u64(&members[CPU_US], status->cpu_us);
+    status->peak_memory_kib =
+        kelpie__json_member_u64(&members[PEAK_MEMORY_KIB], status->peak_memory_kib);
     kelpie__exec_end(exec, NULL);
 }
 

@@ -220,18 +220,55 @@ static uint64_t relay_u64(const char *params, size_t length, const char *key, ui
     return kelpie__json_find_u64(params, length, key, &value) == 0 ? value : otherwise;
 }
 
-static int relay_start_read(const char *params, size_t length, struct relay_start_params *out,
-                            struct kelpie_error *error) {
+/* Of exec.start, in the order in which our library writes them. The last five are passed on. */
+enum relay_start_member {
+    START_CHANNEL,
+    START_ARGUMENT_BYTES,
+    START_ARGUMENT_COUNT,
+    START_ENVIRONMENT_COUNT,
+    START_TIMEOUT_MS,
+    START_ON_DISCONNECT,
+    START_CWD,
+    START_USER,
+    START_TTY,
+    START_STDIN,
+    START_LIMITS,
+    START_MEMBER_COUNT,
+};
+
+static void relay_start_scan(const char *params, size_t length,
+                             struct kelpie_json_member out[START_MEMBER_COUNT]) {
+    static const char *const keys[START_MEMBER_COUNT] = {
+        "channel",
+        "argument_bytes",
+        "argument_count",
+        "environment_count",
+        "timeout_ms",
+        "on_disconnect",
+        "cwd",
+        "user",
+        "tty",
+        "stdin",
+        "limits",
+    };
+    for (size_t i = 0; i < START_MEMBER_COUNT; i += 1) {
+        out[i] = (struct kelpie_json_member){.key = keys[i]};
+    }
+    kelpie__ignore(kelpie__json_members(params, length, out, START_MEMBER_COUNT)); /* none: none */
+}
+
+static int relay_start_read(const struct kelpie_json_member members[START_MEMBER_COUNT],
+                            struct relay_start_params *out, struct kelpie_error *error) {
     char on_disconnect[8] = "kill";
     *out = (struct relay_start_params){
-        .channel = relay_u64(params, length, "channel", 0),
-        .argument_bytes = relay_u64(params, length, "argument_bytes", 0),
-        .argument_count = relay_u64(params, length, "argument_count", 0),
-        .environment_count = relay_u64(params, length, "environment_count", 0),
-        .timeout_ms = relay_u64(params, length, "timeout_ms", 0),
+        .channel = kelpie__json_member_u64(&members[START_CHANNEL], 0),
+        .argument_bytes = kelpie__json_member_u64(&members[START_ARGUMENT_BYTES], 0),
+        .argument_count = kelpie__json_member_u64(&members[START_ARGUMENT_COUNT], 0),
+        .environment_count = kelpie__json_member_u64(&members[START_ENVIRONMENT_COUNT], 0),
+        .timeout_ms = kelpie__json_member_u64(&members[START_TIMEOUT_MS], 0),
     };
-    kelpie__ignore(kelpie__json_find_string(params, length, "on_disconnect", on_disconnect,
-                                            sizeof(on_disconnect))); /* absent: kill */
+    kelpie__ignore(kelpie__json_member_string(&members[START_ON_DISCONNECT], on_disconnect,
+                                              sizeof(on_disconnect))); /* absent: kill */
     out->keeps_on_disconnect = strcmp(on_disconnect, "keep") == 0;
     if (out->argument_count == 0 || out->argument_bytes == 0) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "a command needs at least one argument");
@@ -258,8 +295,8 @@ static int relay_start_read(const char *params, size_t length, struct relay_star
 
 /* The request for the guest: our channel, and the client's other words as they are. */
 static int64_t relay_start_write(const struct relay_start_params *start, uint32_t guest_channel,
-                                 const char *params, size_t length, char *out, size_t capacity) {
-    static const char *const passed[] = {"cwd", "user", "tty", "stdin", "limits"};
+                                 const struct kelpie_json_member members[START_MEMBER_COUNT],
+                                 char *out, size_t capacity) {
     struct kelpie_json_writer writer;
     KELPIE_ASSERT(guest_channel != 0);
     kelpie__json_begin(&writer, out, capacity);
@@ -269,10 +306,10 @@ static int64_t relay_start_write(const struct relay_start_params *start, uint32_
     kelpie__json_write_u64(&writer, "argument_count", start->argument_count);
     kelpie__json_write_u64(&writer, "environment_count", start->environment_count);
     kelpie__json_write_u64(&writer, "timeout_ms", start->timeout_ms);
-    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(passed); i += 1) {
-        struct kelpie_json_value value;
-        if (kelpie__json_find(params, length, passed[i], &value) == 0) {
-            kelpie__json_write_raw(&writer, passed[i], value.text, value.length);
+    for (size_t i = START_CWD; i < START_MEMBER_COUNT; i += 1) {
+        const struct kelpie_json_member *member = &members[i];
+        if (member->is_there) {
+            kelpie__json_write_raw(&writer, member->key, member->value.text, member->value.length);
         }
     }
     kelpie__json_object_end(&writer);
@@ -362,7 +399,9 @@ void kelpie__relay_start(struct kelpie_relay *relay, struct kelpie_reply reply, 
     struct relay_start_params start;
     char text[RELAY_PARAMS_BYTES_MAX];
     struct kelpie_relay_exec *exec = NULL;
-    int status = relay_start_read(params, length, &start, &error);
+    struct kelpie_json_member members[START_MEMBER_COUNT];
+    relay_start_scan(params, length, members);
+    int status = relay_start_read(members, &start, &error);
     if (status == 0) {
         status = relay_start_check(relay, &reply, &start, &error);
     }
@@ -371,7 +410,7 @@ void kelpie__relay_start(struct kelpie_relay *relay, struct kelpie_reply reply, 
         status = exec == NULL ? kelpie__fail(&error, KELPIE_E_MEMORY, 0, "allocate a command") : 0;
     }
     if (status == 0 &&
-        relay_start_write(&start, exec->guest_channel, params, length, text, sizeof(text)) < 0) {
+        relay_start_write(&start, exec->guest_channel, members, text, sizeof(text)) < 0) {
         status = kelpie__fail(&error, KELPIE_E_LIMIT, 0,
                               "the options of the command take more than %u bytes",
                               (unsigned)sizeof(text));
@@ -540,7 +579,18 @@ void kelpie__relay_control(struct kelpie_relay *relay, struct kelpie_reply reply
 
 void kelpie__relay_guest_exit(struct kelpie_relay *relay, const char *params, size_t length) {
     relay_check(relay);
-    uint64_t channel = relay_u64(params, length, "channel", 0);
+    enum { CHANNEL, CODE, SIGNAL, REASON, WALL_US, CPU_US, PEAK_MEMORY_KIB, COUNT };
+    struct kelpie_json_member members[COUNT] = {
+        [CHANNEL] = {.key = "channel"},
+        [CODE] = {.key = "code"},
+        [SIGNAL] = {.key = "signal"},
+        [REASON] = {.key = "reason"},
+        [WALL_US] = {.key = "wall_us"},
+        [CPU_US] = {.key = "cpu_us"},
+        [PEAK_MEMORY_KIB] = {.key = "peak_memory_kib"},
+    };
+    kelpie__ignore(kelpie__json_members(params, length, members, COUNT)); /* none: not valid */
+    uint64_t channel = kelpie__json_member_u64(&members[CHANNEL], 0);
     struct kelpie_relay_exec *exec = NULL;
     for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT && exec == NULL; i += 1) {
         struct kelpie_relay_exec *candidate = relay->execs[i];
@@ -550,15 +600,14 @@ void kelpie__relay_guest_exit(struct kelpie_relay *relay, const char *params, si
         }
     }
     struct kelpie_exec_end end = {
-        .wall_us = relay_u64(params, length, "wall_us", 0),
-        .cpu_us = relay_u64(params, length, "cpu_us", 0),
-        .peak_memory_kib = relay_u64(params, length, "peak_memory_kib", 0),
+        .wall_us = kelpie__json_member_u64(&members[WALL_US], 0),
+        .cpu_us = kelpie__json_member_u64(&members[CPU_US], 0),
+        .peak_memory_kib = kelpie__json_member_u64(&members[PEAK_MEMORY_KIB], 0),
     };
-    end.has_code = kelpie__json_find_i64(params, length, "code", &end.code) == 0;
-    end.has_signal = kelpie__json_find_i64(params, length, "signal", &end.signal) == 0;
-    bool is_valid =
-        exec != NULL && (end.has_code || end.has_signal) &&
-        kelpie__json_find_string(params, length, "reason", end.reason, sizeof(end.reason)) == 0;
+    end.has_code = kelpie__json_member_i64(&members[CODE], &end.code);
+    end.has_signal = kelpie__json_member_i64(&members[SIGNAL], &end.signal);
+    bool is_valid = exec != NULL && (end.has_code || end.has_signal) &&
+                    kelpie__json_member_string(&members[REASON], end.reason, sizeof(end.reason));
     if (!is_valid) {
         kelpie__guest_break(relay->guest,
                             "R22: exec.exit of no living command, or without code and reason");

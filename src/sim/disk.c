@@ -125,10 +125,10 @@ static int put_parents(struct sim_disk *disk, const char *path, struct sim_mount
     if (path[0] != '/' || strnlen(path, SIM_PATH_BYTES_MAX) == SIM_PATH_BYTES_MAX) {
         return -EINVAL;
     }
-    path += strspn(path, "/");
+    path += kelpie__sim_slashes_length(path);
     while (status == 0) { /* a component each turn */
-        size_t length = strcspn(path, "/");
-        size_t slashes = strspn(path + length, "/");
+        size_t length = kelpie__sim_component_length(path);
+        size_t slashes = kelpie__sim_slashes_length(path + length);
         if (length == 0 || length > SIM_FILE_NAME_BYTES_MAX) {
             return -EINVAL;
         }
@@ -169,7 +169,7 @@ int kelpie__sim_disk_put(struct sim_disk *disk, const char *path, uint32_t mode,
         put_end(disk);
         return status;
     }
-    size_t length = strcspn(name, "/");
+    size_t length = kelpie__sim_component_length(name);
     uint64_t hash = kelpie__sim_name_hash(disk->hash_seed, name, length);
     if (kelpie__sim_table_get(&directory->entries, hash) != NULL) {
         kelpie__sim_inode_remove(directory, hash);
@@ -197,7 +197,7 @@ int kelpie__sim_disk_put_directory(struct sim_disk *disk, const char *path, uint
     put_begin(disk);
     int status = put_parents(disk, path, NULL, &directory, &name);
     if (status == 0) {
-        status = put_step(directory, name, strcspn(name, "/"), NULL, &directory);
+        status = put_step(directory, name, kelpie__sim_component_length(name), NULL, &directory);
     }
     if (status == 0) {
         directory->mode = mode & 07777u;
@@ -213,7 +213,7 @@ int kelpie__sim_disk_put_link(struct sim_disk *disk, const char *path, const cha
     put_begin(disk);
     int status = put_parents(disk, path, NULL, &directory, &name);
     if (status == 0) {
-        size_t length = strcspn(name, "/");
+        size_t length = kelpie__sim_component_length(name);
         uint64_t hash = kelpie__sim_name_hash(disk->hash_seed, name, length);
         KELPIE_ASSERT(length > 0);
         status = kelpie__sim_table_get(&directory->entries, hash) != NULL
@@ -231,7 +231,7 @@ int kelpie__sim_disk_put_tmpfs(struct sim_disk *disk, const char *path) {
     put_begin(disk);
     int status = put_parents(disk, path, NULL, &directory, &name);
     if (status == 0) {
-        status = put_step(directory, name, strcspn(name, "/"), NULL, &directory);
+        status = put_step(directory, name, kelpie__sim_component_length(name), NULL, &directory);
     }
     put_end(disk);
     struct sim_inode *root = directory;
@@ -264,7 +264,7 @@ static int put_node(struct sim_disk *disk, const char *pattern, uint32_t mode,
         put_end(disk);
         return status;
     }
-    size_t length = strcspn(name, "/");
+    size_t length = kelpie__sim_component_length(name);
     uint64_t hash = kelpie__sim_name_hash(disk->hash_seed, name, length);
     struct sim_inode *inode = kelpie__sim_table_get(&directory->entries, hash);
     if (inode == NULL) {
@@ -309,7 +309,8 @@ int kelpie__sim_disk_put_hook(struct sim_disk *disk, const char *path, sim_direc
     put_begin(disk);
     int status = put_parents(disk, path, disk->synthetic, &directory, &name);
     if (status == 0) {
-        status = put_step(directory, name, strcspn(name, "/"), disk->synthetic, &directory);
+        status = put_step(directory, name, kelpie__sim_component_length(name), disk->synthetic,
+                          &directory);
     }
     if (status == 0) {
         directory->node.hook = hook;

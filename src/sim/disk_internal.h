@@ -108,6 +108,23 @@ void kelpie__sim_table_clear(struct sim_disk *disk, struct sim_table *table);
 void kelpie__sim_table_copy(struct sim_disk *disk, struct sim_table *to,
                             const struct sim_table *from);
 
+/* Of the component that a path begins with, and of the slashes at its start: most are short. */
+static inline size_t kelpie__sim_component_length(const char *path) {
+    size_t length = 0;
+    while (path[length] != '/' && path[length] != '\0') { /* bound: the path */
+        length += 1;
+    }
+    return length;
+}
+
+static inline size_t kelpie__sim_slashes_length(const char *path) {
+    size_t length = 0;
+    while (path[length] == '/') { /* bound: the path */
+        length += 1;
+    }
+    return length;
+}
+
 /* ---- pending operations (disk_pending.c) ----------------------------------------------------- */
 
 enum sim_pending_type {

@@ -154,15 +154,16 @@ int kelpie__sim_disk_path_of(struct sim_process *process, int handle, char *out,
 static struct sim_inode *durable_find(struct sim_disk *disk, const char *path) {
     struct sim_inode *inode = disk->root;
     KELPIE_ASSERT(path[0] == '/');
-    for (path += strspn(path, "/"); inode != NULL && *path != '\0';) { /* a component each turn */
-        size_t length = strcspn(path, "/");
+    for (path += kelpie__sim_slashes_length(path);
+         inode != NULL && *path != '\0';) { /* a component each turn */
+        size_t length = kelpie__sim_component_length(path);
         if (length > SIM_FILE_NAME_BYTES_MAX || inode->kind != KELPIE_OS_KIND_DIRECTORY) {
             return NULL;
         }
         uint64_t hash = kelpie__sim_name_hash(disk->hash_seed, path, length);
         inode = kelpie__sim_table_get(&inode->durable_entries, hash);
         path += length;
-        path += strspn(path, "/");
+        path += kelpie__sim_slashes_length(path);
     }
     return inode;
 }

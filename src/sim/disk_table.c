@@ -6,6 +6,7 @@
  */
 #include <string.h>
 
+#include "core/text.h"
 #include "sim/disk_internal.h"
 
 #define TABLE_SLOTS_MIN 4u
@@ -22,9 +23,8 @@ uint64_t kelpie__sim_name_hash(uint64_t seed, const char *text, size_t length) {
     uint64_t hash = seed ^ (length * 0x9e3779b97f4a7c15u);
     KELPIE_ASSERT(length <= SIM_FILE_NAME_BYTES_MAX);
     for (size_t at = 0; at < length; at += 8) {
-        uint64_t word = 0;
-        memcpy(&word, text + at, (size_t)kelpie__min_u64(8, length - at));
-        hash = mix(hash ^ word);
+        size_t left = length - at;
+        hash = mix(hash ^ kelpie__text_word(text + at, left < 8 ? left : 8));
     }
     hash &= ((uint64_t)1 << SIM_HASH_BITS) - 1;
     return hash == 0 ? 1 : hash;

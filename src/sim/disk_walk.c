@@ -119,9 +119,9 @@ static void walk_enter(struct sim_walk *walk) {
 /* One component of the path at *inout_at. 1: it was the last. */
 static int walk_step(struct sim_walk *walk, const char **inout_at, bool does_follow) {
     const char *name = *inout_at;
-    size_t length = strcspn(name, "/");
+    size_t length = kelpie__sim_component_length(name);
     const char *rest = name + length;
-    size_t slashes = strspn(rest, "/");
+    size_t slashes = kelpie__sim_slashes_length(rest);
     bool is_last = rest[slashes] == '\0';
     if (walk->directory->kind != KELPIE_OS_KIND_DIRECTORY) {
         return -ENOTDIR;
@@ -167,7 +167,7 @@ static int walk_from(struct sim_walk *walk, struct sim_disk *disk, int directory
     const char *at = path;
     int status = walk_begin(walk, disk, directory, &at);
     while (status == 0) { /* the path gets shorter, or one of 40 links is followed */
-        at += strspn(at, "/");
+        at += kelpie__sim_slashes_length(at);
         if (*at == '\0') { /* "/", or a link to it */
             walk->last = SIM_LAST_ROOT;
             walk->inode = walk->directory;

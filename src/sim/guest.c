@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "agent/agent.h"
+#include "core/text.h"
 #include "sim/guest_state.h"
 
 #define GUEST_BOOT_NS (900 * KELPIE_NS_PER_MS) /* of the kernel, to its first process */
@@ -293,10 +294,12 @@ static void guest_name_boot(struct sim_guest *guest) {
     char *at = guest->machine->boot_id;
     for (size_t i = 0; i < sizeof(id); i += 1) {
         bool has_dash = i == 4 || i == 6 || i == 8 || i == 10;
-        int length = snprintf(at, 4, "%s%02x", has_dash ? "-" : "", id[i]);
-        KELPIE_ASSERT(length >= 2 && length < 4);
-        at += length;
+        *at = '-';
+        at += has_dash ? 1 : 0;
+        kelpie__text_hex(at, 3, &id[i], 1);
+        at += 2;
     }
+    KELPIE_ASSERT(strlen(guest->machine->boot_id) == 36);
 }
 
 static bool guest_make_kernel(struct sim_guest *guest, const struct sim_guest_config *config) {

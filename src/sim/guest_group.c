@@ -236,8 +236,8 @@ int kelpie__sim_guest_lay_out_groups(struct sim_disk *disk) {
         for (size_t j = 0; status == 0 && j < KELPIE_ARRAY_COUNT(group_files); j += 1) {
             const struct group_file *file = &group_files[j];
             char pattern[128];
-            int length = snprintf(pattern, sizeof(pattern), "%s/%s", group_places[i], file->name);
-            KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(pattern));
+            bool fits = kelpie__text_join(pattern, sizeof(pattern), group_places[i], file->name);
+            KELPIE_ASSERT(fits);
             status =
                 file->write == NULL
                     ? kelpie__sim_disk_put_synthetic(disk, pattern, file->read)

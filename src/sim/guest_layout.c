@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/text.h"
 #include "sim/guest_state.h"
 #include "sim/programs.h"
 
@@ -64,8 +65,8 @@ static int layout_put_programs(struct sim_guest *guest) {
     const char *name = kelpie__sim_program_name(guest->world, 0);
     for (uint32_t i = 0; status == 0 && name != NULL; i += 1) {
         char path[128];
-        int length = snprintf(path, sizeof(path), "/bin/%s", name);
-        KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(path));
+        bool fits = kelpie__text_join(path, sizeof(path), "/bin", name);
+        KELPIE_ASSERT(fits);
         status = kelpie__sim_disk_put(disk, path, 0755, file, sizeof(file) - 1);
         name = kelpie__sim_program_name(guest->world, i + 1);
     }

@@ -75,10 +75,10 @@ static void scan_header(struct sim_frame_scan *scan, uint8_t byte) {
     scan->header_count = 0;
 }
 
-/* True when the answer to a hello went by. */
-static bool scan_bytes(struct sim_frame_scan *scan, const uint8_t *bytes, size_t count) {
+/* True when the answer to a hello went by, now or before (is_found). */
+static bool scan_bytes(struct sim_frame_scan *scan, bool is_found, const uint8_t *bytes,
+                       size_t count) {
     static const char greeting[] = PORT_GREETING;
-    bool is_found = false;
     size_t at = 0;
     while (at < count) {
         if (scan->payload_left == 0) {
@@ -156,9 +156,7 @@ static int64_t port_write(struct sim_process *process, struct sim_object *object
     if (put == 0) {
         return -EAGAIN;
     }
-    if (scan_bytes(&kernel->scan, bytes, put)) {
-        guest->is_greeted = true;
-    }
+    guest->is_greeted = scan_bytes(&kernel->scan, guest->is_greeted, bytes, put);
     if (lies) {
         port_mutate(kernel, put, hash);
     }

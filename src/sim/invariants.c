@@ -138,13 +138,13 @@ static bool read_state(struct sim_world *world, const char *path, enum kelpie_vm
                        char out_reason[INVARIANT_REASON_BYTES]) {
     char text[KELPIE_RECORD_JSON_BYTES_MAX];
     char name[16];
+    struct kelpie_json_member members[] = {{.key = "state"}, {.key = "reason"}};
     int64_t size =
         kelpie__sim_disk_peek(kelpie__sim_world_disk(world), false, path, text, sizeof(text));
     return size > 0 && (uint64_t)size <= sizeof(text) &&
-           kelpie__json_validate(text, (size_t)size) == 0 &&
-           kelpie__json_find_string(text, (size_t)size, "state", name, sizeof(name)) == 0 &&
-           kelpie__json_find_string(text, (size_t)size, "reason", out_reason,
-                                    INVARIANT_REASON_BYTES) == 0 &&
+           kelpie__json_members(text, (size_t)size, members, KELPIE_ARRAY_COUNT(members)) == 0 &&
+           kelpie__json_member_string(&members[0], name, sizeof(name)) &&
+           kelpie__json_member_string(&members[1], out_reason, INVARIANT_REASON_BYTES) &&
            kelpie__state_parse(name, out);
 }
 
@@ -183,18 +183,31 @@ static void check_cause(struct sim_invariants *invariants, const struct invarian
 }
 
 /* Its argv says whose it is, while it lives. */
-static void note_vmm(struct sim_invariants *invariants, const struct sim_process *process,
-                     bool has_ended) {
-    for (uint32_t i = 0; strcmp(process->role, "qemu") == 0 && i < invariants->vm_count; i += 1) {
-        struct invariant_vm *vm = &invariants->vms[i];
-        if (has_ended && vm->vmm_pid == process->pid) {
-            vm->has_vmm_ended = true;
-            vm->vmm_exit = process->exit;
-        } else if (!has_ended && kelpie__sim_truth_is_of_vm(process, vm->path)) {
-            vm->vmm_pid = process->pid;
-            vm->has_vmm_ended = false;
+static void note_vmm_started(struct sim_invariants *invariants, const struct sim_process *process) {
+    for (int i = 0; i < process->argc; i += 1) {
+        const char *directory = strstr(process->argv[i], SIM_TRUTH_VMS);
+        for (uint32_t j = 0; directory != NULL && j < invariants->vm_count; j += 1) {
+            struct invariant_vm *vm = &invariants->vms[j];
+            if (kelpie__sim_truth_names_vm(directory, vm->path)) {
+                vm->vmm_pid = process->pid;
+                vm->has_vmm_ended = false;
+            }
         }
     }
+}
+
+static void note_vmm_ended(struct sim_invariants *invariants, const struct sim_process *process) {
+    for (uint32_t i = 0; i < invariants->vm_count; i += 1) {
+        struct invariant_vm *vm = &invariants->vms[i];
+        if (vm->vmm_pid == process->pid) {
+            vm->has_vmm_ended = true;
+            vm->vmm_exit = process->exit;
+        }
+    }
+}
+
+static bool is_qemu(const struct sim_process *process) {
+    return strcmp(process->role, "qemu") == 0;
 }
 
 /* ---- 10: a command starts once --------------------------------------------------------------- */
@@ -221,11 +234,15 @@ static void check_started_once(struct sim_invariants *invariants,
 /* ---- 2, 9: the state file -------------------------------------------------------------------- */
 
 static void check_state_file(struct sim_invariants *invariants, const char *path) {
+    const char *name = strstr(path, SIM_TRUTH_VMS);
+    if (name == NULL || name[strlen(SIM_TRUTH_VMS)] == '.') {
+        return; /* still under its temporary name */
+    }
     size_t length = strlen(path) - strlen(KELPIE_RECORD_FILE);
     struct invariant_vm *vm = vm_of(invariants, path, length);
     enum kelpie_vm_state state = KELPIE_VM_CREATED;
-    if (vm == NULL || strstr(path, "/.") != NULL) {
-        return; /* still under its temporary name */
+    if (vm == NULL) {
+        return; /* more than are known */
     }
     char reason[INVARIANT_REASON_BYTES];
     if (!read_state(invariants->world, path, &state, reason)) {
@@ -274,8 +291,7 @@ static void check_orphans(struct sim_invariants *invariants) {
     struct sim_machine *host = kelpie__sim_world_host(invariants->world);
     for (const struct sim_process *process = host->processes; process != NULL;
          process = process->next) { /* bound: the list */
-        if (kelpie__sim_truth_is_alive(process) && strcmp(process->role, "qemu") == 0 &&
-            process->parent == NULL) {
+        if (process->parent == NULL && is_qemu(process) && kelpie__sim_truth_is_alive(process)) {
             kelpie__sim_world_fail(invariants->world,
                                    "invariant 4: QEMU (pid %d) lives, its monitor is dead",
                                    process->pid);
@@ -316,9 +332,9 @@ static void check_only_one(struct sim_invariants *invariants, const struct sim_p
     for (const struct sim_process *process = host->processes; fits && process != NULL;
          process = process->next) {                                       /* bound: the list */
         bool is_other = process != started && process != started->parent; /* a monitor's worker */
-        if (is_other && kelpie__sim_truth_is_alive(process) &&
-            kelpie__sim_truth_is_of_vm(process, path) && !is_leaving(invariants, process) &&
-            strcmp(process->role, started->role) == 0) {
+        if (is_other && strcmp(process->role, started->role) == 0 &&
+            kelpie__sim_truth_is_alive(process) && kelpie__sim_truth_is_of_vm(process, path) &&
+            !is_leaving(invariants, process)) {
             kelpie__sim_world_fail(invariants->world,
                                    "invariant 6: two of %s for %s, pids %d and %d", started->role,
                                    path, process->pid, started->pid);
@@ -392,14 +408,18 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
         check_orphans(invariants);
         if (event->process->machine == kelpie__sim_world_host(world)) {
             check_only_one(invariants, event->process);
-            note_vmm(invariants, event->process, false);
+            if (is_qemu(event->process)) {
+                note_vmm_started(invariants, event->process);
+            }
         } else {
             check_started_once(invariants, event->process);
         }
         break;
     case SIM_EVENT_PROCESS_ENDED:
         check_memory(invariants, event->process);
-        note_vmm(invariants, event->process, true);
+        if (is_qemu(event->process)) {
+            note_vmm_ended(invariants, event->process);
+        }
         tell_judge(invariants, event->process);
         break;
     case SIM_EVENT_RENAME:

@@ -149,18 +149,23 @@ static char *arguments_take(struct sim_qemu_options *options, const char **inout
 
 static const struct arguments_key *arguments_find(const char *option, const char *key) {
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(arguments_keys); i += 1) {
-        if (strcmp(arguments_keys[i].option, option) == 0 &&
-            strcmp(arguments_keys[i].key, key) == 0) {
-            return &arguments_keys[i];
+        const struct arguments_key *known = &arguments_keys[i];
+        bool may_be = known->key[0] == key[0] && known->option[0] == option[0]; /* mostly not */
+        if (may_be && strcmp(known->option, option) == 0 && strcmp(known->key, key) == 0) {
+            return known;
         }
     }
     return NULL;
 }
 
 static bool arguments_is_one_of(const char *words, const char *value) {
-    char sought[ARGUMENTS_KEY_BYTES];
-    return kelpie__text_format(sought, sizeof(sought), "|%s|", value) &&
-           strstr(words, sought) != NULL;
+    size_t length = strlen(value);
+    const char *found = length == 0 ? NULL : strstr(words, value);
+    KELPIE_ASSERT(words[0] == '|');
+    while (found != NULL && (found == words || found[-1] != '|' || found[length] != '|')) {
+        found = strstr(found + 1, value); /* bound: the words */
+    }
+    return found != NULL;
 }
 
 static bool arguments_set(const struct arguments *arguments, const struct arguments_key *key,

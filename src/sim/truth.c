@@ -14,14 +14,18 @@ bool kelpie__sim_truth_is_alive(const struct sim_process *process) {
     return process->state != SIM_PROCESS_ZOMBIE && process->state != SIM_PROCESS_GONE;
 }
 
-bool kelpie__sim_truth_is_of_vm(const struct sim_process *process, const char *path) {
+bool kelpie__sim_truth_names_vm(const char *directory, const char *path) {
     const char *wanted = strstr(path, SIM_TRUTH_VMS);
     KELPIE_ASSERT(wanted != NULL && path[strlen(path) - 1] == '/');
     size_t length = strlen(wanted) - 1; /* without the slash at its end */
+    char end = strncmp(directory, wanted, length) == 0 ? directory[length] : 'x';
+    return end == '\0' || end == '/' || end == ',';
+}
+
+bool kelpie__sim_truth_is_of_vm(const struct sim_process *process, const char *path) {
     for (int i = 0; i < process->argc; i += 1) {
-        const char *found = strstr(process->argv[i], SIM_TRUTH_VMS);
-        char end = found != NULL && strncmp(found, wanted, length) == 0 ? found[length] : 'x';
-        if (end == '\0' || end == '/' || end == ',') {
+        const char *directory = strstr(process->argv[i], SIM_TRUTH_VMS);
+        if (directory != NULL && kelpie__sim_truth_names_vm(directory, path)) {
             return true;
         }
     }

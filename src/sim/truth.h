@@ -11,6 +11,8 @@
 #define SIM_TRUTH_VMS "/vms/"
 
 bool kelpie__sim_truth_is_alive(const struct sim_process *process);
+/* Whether a text that begins with "/vms/" names this VM's directory, or something in it. */
+bool kelpie__sim_truth_names_vm(const char *directory, const char *path);
 /* Its argv names the VM's directory ("/vms/NAME/", whatever is before it): what people find it by.
  */
 bool kelpie__sim_truth_is_of_vm(const struct sim_process *process, const char *path);

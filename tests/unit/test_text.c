@@ -112,6 +112,32 @@ static void test_hash_is_fnv_1a(void **state) {
     assert_string_equal(hex, "343e1662793c64bf6f0d3597ba446f18");
 }
 
+/* Every byte at every place of texts as long as some words and a rest. */
+static void test_plain_length_ends_at_the_first_byte_that_is_not(void **state) {
+    (void)state;
+    char text[20];
+    for (size_t count = 0; count <= sizeof(text); count += 1) {
+        for (size_t at = 0; at < count; at += 1) {
+            for (unsigned byte = 0; byte < 256; byte += 1) {
+                bool is_plain = byte >= 0x20 && byte < 0x7f && byte != '"' && byte != '\\';
+                memset(text, 'x', sizeof(text));
+                text[at] = (char)byte;
+                assert_int_equal(kelpie__text_plain_length(text, count), is_plain ? count : at);
+            }
+        }
+    }
+}
+
+static void test_word_holds_no_byte_from_beyond(void **state) {
+    (void)state;
+    const char text[] = "\x81\x82\x83\x84\x85\x86\x87\x88\x89";
+    uint64_t expected = 0;
+    for (size_t count = 0; count <= 8; count += 1) {
+        assert_true(kelpie__text_word(text, count) == expected);
+        expected |= count < 8 ? (uint64_t)(uint8_t)text[count] << (8 * count) : 0;
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_format_and_copy_tell_a_cut),
@@ -120,6 +146,8 @@ int main(void) {
         cmocka_unit_test(test_u64_is_all_digits_that_fit),
         cmocka_unit_test(test_utf8_takes_exactly_the_code_points),
         cmocka_unit_test(test_hash_is_fnv_1a),
+        cmocka_unit_test(test_plain_length_ends_at_the_first_byte_that_is_not),
+        cmocka_unit_test(test_word_holds_no_byte_from_beyond),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,25 +22,41 @@ static void arguments_check(const struct kelpie_qemu_arguments *arguments) {
     KELPIE_ASSERT(arguments->values[arguments->count] == NULL);
 }
 
-/* Adds one argument. A vector that is full stays full; the end of the build reports it. */
-KELPIE_PRINTF(2, 3)
-static void arguments_add(struct kelpie_qemu_arguments *arguments, const char *format, ...) {
+static size_t arguments_room(const struct kelpie_qemu_arguments *arguments) {
     arguments_check(arguments);
-    size_t room = sizeof(arguments->text) - arguments->used_bytes;
-    char *place = arguments->text + arguments->used_bytes;
-    va_list list;
-    va_start(list, format);
-    int length = vsnprintf(place, room, format, list);
-    va_end(list);
-    KELPIE_ASSERT(length >= 0);
-    if ((size_t)length >= room || arguments->count == KELPIE_QEMU_ARGUMENT_COUNT_MAX) {
+    return sizeof(arguments->text) - arguments->used_bytes;
+}
+
+/* Adds what stands at the end of the text, if it fitted there. A vector that is full stays full;
+ * the end of the build reports it. */
+static void arguments_take(struct kelpie_qemu_arguments *arguments, size_t length) {
+    if (length >= arguments_room(arguments) || arguments->count == KELPIE_QEMU_ARGUMENT_COUNT_MAX) {
         arguments->is_full = true;
         return;
     }
-    arguments->values[arguments->count] = place;
+    arguments->values[arguments->count] = arguments->text + arguments->used_bytes;
     arguments->count += 1;
-    arguments->used_bytes += (size_t)length + 1;
+    arguments->used_bytes += length + 1;
     arguments_check(arguments);
+}
+
+static void arguments_add_word(struct kelpie_qemu_arguments *arguments, const char *word) {
+    size_t length = strlen(word);
+    if (length < arguments_room(arguments)) {
+        memcpy(arguments->text + arguments->used_bytes, word, length + 1);
+    }
+    arguments_take(arguments, length);
+}
+
+KELPIE_PRINTF(2, 3)
+static void arguments_add(struct kelpie_qemu_arguments *arguments, const char *format, ...) {
+    char *place = arguments->text + arguments->used_bytes;
+    va_list list;
+    va_start(list, format);
+    int length = vsnprintf(place, arguments_room(arguments), format, list);
+    va_end(list);
+    KELPIE_ASSERT(length >= 0);
+    arguments_take(arguments, (size_t)length);
 }
 
 /* Continues the last argument with a value of QEMU's key=value syntax, where a comma is written
@@ -78,7 +94,7 @@ const char *kelpie__qemu_machine_name(enum kelpie_vmm_kernel kernel_kind) {
  * never add one to a machine over a base. */
 static void arguments_add_memory(struct kelpie_qemu_arguments *arguments,
                                  const struct kelpie_qemu_arguments_input *input) {
-    arguments_add(arguments, "-object");
+    arguments_add_word(arguments, "-object");
     if (input->base == KELPIE_OS_NO_HANDLE) {
         arguments_add(arguments, "memory-backend-ram,id=memory,size=%uM", input->spec->memory_mib);
     } else {
@@ -93,47 +109,47 @@ static void arguments_add_memory(struct kelpie_qemu_arguments *arguments,
  * at its end. -S: it arrives paused, whatever it was. The kernel is in the guest's memory. */
 static void arguments_add_incoming(struct kelpie_qemu_arguments *arguments) {
     KELPIE_ASSERT(arguments->count > 0);
-    arguments_add(arguments, "-S");
-    arguments_add(arguments, "-incoming");
-    arguments_add(arguments, "defer");
-    arguments_add(arguments, "-global");
-    arguments_add(arguments, "migration.send-configuration=off");
+    arguments_add_word(arguments, "-S");
+    arguments_add_word(arguments, "-incoming");
+    arguments_add_word(arguments, "defer");
+    arguments_add_word(arguments, "-global");
+    arguments_add_word(arguments, "migration.send-configuration=off");
 }
 
 static void arguments_add_machine(struct kelpie_qemu_arguments *arguments,
                                   const struct kelpie_qemu_arguments_input *input) {
     const struct kelpie_vmm_spec *spec = input->spec;
-    arguments_add(arguments, "-nodefaults");
-    arguments_add(arguments, "-no-user-config");
-    arguments_add(arguments, "-display");
-    arguments_add(arguments, "none");
+    arguments_add_word(arguments, "-nodefaults");
+    arguments_add_word(arguments, "-no-user-config");
+    arguments_add_word(arguments, "-display");
+    arguments_add_word(arguments, "none");
     /* A reset ends the VM: the SHUTDOWN event tells it from a power-off. */
-    arguments_add(arguments, "-no-reboot");
-    arguments_add(arguments, "-sandbox");
+    arguments_add_word(arguments, "-no-reboot");
+    arguments_add_word(arguments, "-sandbox");
     arguments_add(arguments, "on,obsolete=deny,elevateprivileges=deny,spawn=deny,"
                              "resourcecontrol=deny");
-    arguments_add(arguments, "-name");
-    arguments_add(arguments, "guest=");
+    arguments_add_word(arguments, "-name");
+    arguments_add_word(arguments, "guest=");
     arguments_append_value(arguments, spec->vm_directory);
-    arguments_add(arguments, "-M");
+    arguments_add_word(arguments, "-M");
     arguments_add(arguments, "%s,memory-backend=memory%s",
                   kelpie__qemu_machine_name(input->kernel_kind),
                   input->base != KELPIE_OS_NO_HANDLE ? ",suppress-vmdesc=on" : "");
     arguments_add_memory(arguments, input);
-    arguments_add(arguments, "-m");
+    arguments_add_word(arguments, "-m");
     arguments_add(arguments, "%u", spec->memory_mib);
-    arguments_add(arguments, "-smp");
+    arguments_add_word(arguments, "-smp");
     arguments_add(arguments, "%u", spec->cpu_count);
     /* Modern virtio: vhost-user devices need it, and it is part of the saved state's format. */
-    arguments_add(arguments, "-global");
-    arguments_add(arguments, "virtio-mmio.force-legacy=false");
-    arguments_add(arguments, "-accel");
+    arguments_add_word(arguments, "-global");
+    arguments_add_word(arguments, "virtio-mmio.force-legacy=false");
+    arguments_add_word(arguments, "-accel");
     if (input->accelerator == KELPIE_VMM_ACCELERATOR_KVM) {
-        arguments_add(arguments, "kvm");
+        arguments_add_word(arguments, "kvm");
     } else {
         arguments_add(arguments, "tcg,thread=multi,tb-size=%u", ARGUMENTS_TCG_BUFFER_MIB);
     }
-    arguments_add(arguments, "-cpu");
+    arguments_add_word(arguments, "-cpu");
     arguments_add(arguments, "%s",
                   input->accelerator == KELPIE_VMM_ACCELERATOR_KVM ? "host" : "max");
 }
@@ -143,11 +159,11 @@ static void arguments_add_machine(struct kelpie_qemu_arguments *arguments,
  * guest's own choice stands. */
 static void arguments_add_kernel(struct kelpie_qemu_arguments *arguments,
                                  const struct kelpie_qemu_arguments_input *input) {
-    arguments_add(arguments, "-kernel");
+    arguments_add_word(arguments, "-kernel");
     arguments_add(arguments, "%s", input->spec->kernel);
-    arguments_add(arguments, "-initrd");
+    arguments_add_word(arguments, "-initrd");
     arguments_add(arguments, "%s", input->spec->initramfs);
-    arguments_add(arguments, "-append");
+    arguments_add_word(arguments, "-append");
     const char *common = "console=ttyS0 quiet panic=-1 reboot=t no_timer_check random.trust_cpu=on "
                          "noreplace-smp cryptomgr.notests pci=off";
     if (input->accelerator == KELPIE_VMM_ACCELERATOR_KVM) {
@@ -168,20 +184,20 @@ static void arguments_add_channels(struct kelpie_qemu_arguments *arguments,
                                    const struct kelpie_qemu_arguments_input *input) {
     KELPIE_ASSERT(input->qmp > 2 && input->agent > 2 && input->console > 2);
     KELPIE_ASSERT(input->qmp != input->agent && input->agent != input->console);
-    arguments_add(arguments, "-chardev");
+    arguments_add_word(arguments, "-chardev");
     arguments_add(arguments, "socket,id=qmp,fd=%d", input->qmp);
-    arguments_add(arguments, "-mon");
-    arguments_add(arguments, "chardev=qmp,mode=control");
-    arguments_add(arguments, "-chardev");
+    arguments_add_word(arguments, "-mon");
+    arguments_add_word(arguments, "chardev=qmp,mode=control");
+    arguments_add_word(arguments, "-chardev");
     arguments_add(arguments, "socket,id=console,fd=%d", input->console);
-    arguments_add(arguments, "-serial");
-    arguments_add(arguments, "chardev:console");
-    arguments_add(arguments, "-chardev");
+    arguments_add_word(arguments, "-serial");
+    arguments_add_word(arguments, "chardev:console");
+    arguments_add_word(arguments, "-chardev");
     arguments_add(arguments, "socket,id=agent,fd=%d", input->agent);
-    arguments_add(arguments, "-device");
-    arguments_add(arguments, "virtio-serial-device,max_ports=2");
-    arguments_add(arguments, "-device");
-    arguments_add(arguments, "virtserialport,chardev=agent,name=org.kelpie.agent");
+    arguments_add_word(arguments, "-device");
+    arguments_add_word(arguments, "virtio-serial-device,max_ports=2");
+    arguments_add_word(arguments, "-device");
+    arguments_add_word(arguments, "virtserialport,chardev=agent,name=org.kelpie.agent");
 }
 
 static void arguments_add_disk(struct kelpie_qemu_arguments *arguments,
@@ -193,15 +209,15 @@ static void arguments_add_disk(struct kelpie_qemu_arguments *arguments,
      */
     const char *access =
         disk->is_read_only ? "read-only=on" : "read-only=off,auto-read-only=off,discard=unmap";
-    arguments_add(arguments, "-blockdev");
+    arguments_add_word(arguments, "-blockdev");
     arguments_add(arguments, "driver=file,node-name=file%u,%s,filename=", index, access);
     arguments_append_value(arguments, disk->path);
-    arguments_add(arguments, "-blockdev");
+    arguments_add_word(arguments, "-blockdev");
     arguments_add(arguments, "driver=%s,node-name=disk%u,%s,file=file%u",
                   disk->format == KELPIE_VMM_DISK_QCOW2 ? "qcow2" : "raw", index, access, index);
     /* report: a full or failing host disk is an error in the guest. The default would stop the
      * whole VM. */
-    arguments_add(arguments, "-device");
+    arguments_add_word(arguments, "-device");
     arguments_add(arguments, "virtio-blk-device,drive=disk%u,serial=%s,werror=report,rerror=report",
                   index, disk->serial);
 }
