@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+"""What is said of measured values: medians, ratios with their uncertainty, tables and pictures.
+
+A ratio is that of two medians. Its interval comes from the bootstrap: the rounds of both sides are drawn again, with
+replacement, many times. When that interval holds 1, the noise is larger than the effect, and no ratio is given.
+"""
+import random
+
+BOOTSTRAP_DRAWS = 2000
+CONFIDENCE = 0.95
+SEED = 0x6B656C70  # the same values give the same report
+
+# name, series, the one it is compared with, True: smaller is better, what is aimed at (of the ratio)
+COMPARISONS = (
+    ("boot to first result", "boot/kelpie", "boot/raw", True, 1.10),
+    ("warm exec", "exec/kelpie", "exec/raw", True, 1.15),
+    ("warm exec, against a bare echo", "exec/kelpie", "exec/echo", True, None),
+    ("warm exec, p99 against median", "exec/p99", "exec/p50", True, 2.0),
+    ("stdout", "stream/out-kelpie", "stream/out-raw", False, 0.85),
+    ("stdin", "stream/in-kelpie", "stream/in-raw", False, 0.85),
+    ("pause, booted, 100 MB in use", "snapshot/booted-kelpie", "snapshot/booted-raw", True, 1.3),
+    ("pause, against savevm", "snapshot/booted-kelpie", "snapshot/booted-savevm", True, 0.1),
+    ("pause, little changed", "snapshot/small-kelpie", "snapshot/small-raw", True, 1.3),
+    ("restore to first result", "restore/kelpie", "restore/raw", True, 1.15),
+    ("restore in place", "restore/in-place", "restore/raw", True, None),
+    ("fork to first result", "fork/kelpie", "fork/raw", True, None),
+    ("start of the 100th VM, against the 1st", "density/last-ten", "density/first-ten", True, 1.0),
+    ("private memory of a clone", "density/clone", "density/raw", True, None),
+    ("private memory of a booted VM", "density/booted", "density/booted-raw", True, None),
+)
+
+# name, series, what it must not exceed
+CEILINGS = (
+    ("kelpie exec", "exec/command", None),
+    ("kelpie run", "boot/command", None),
+    ("pause, booted, 100 MB in use", "snapshot/booted-kelpie", 80),
+    ("pause, little changed", "snapshot/small-kelpie", 10),
+    ("snapshot of an idle guest on disk", "snapshot/idle-stored", 100),
+    ("snapshot of one that changed little", "snapshot/small-stored", 5),
+    ("restore to first result", "restore/kelpie", None),
+    ("fork to the child's first result", "fork/kelpie", 200),
+    ("pause of a fork's source", "fork/pause", 10),
+    ("private memory of a clone", "density/clone", 30),
+    ("private memory of a monitor", "density/monitor", 2),
+)
+
+
+def quantile(values, part):
+    ordered = sorted(values)
+    place = part * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def median(values):
+    return quantile(values, 0.5)
+
+
+def spread(values):
+    """How far the middle 80 % lie apart, in parts of the median."""
+    middle = median(values)
+    return (quantile(values, 0.9) - quantile(values, 0.1)) / middle if middle else 0.0
+
+
+def ratio(left, right):
+    """The ratio of the medians, and the ends of its interval."""
+    draw = random.Random(SEED)
+    found = []
+    for _ in range(BOOTSTRAP_DRAWS):
+        above = median(draw.choices(left, k=len(left)))
+        below = median(draw.choices(right, k=len(right)))
+        found.append(above / below if below else float("inf"))
+    low = quantile(found, (1 - CONFIDENCE) / 2)
+    high = quantile(found, (1 + CONFIDENCE) / 2)
+    return median(left) / median(right), low, high
+
+
+def compare(left, right):
+    """{"ratio", "low", "high", "is_clear"}; None where there is nothing to compare."""
+    if not left or not right or median(right) == 0:
+        return None
+    value, low, high = ratio(left, right)
+    is_single = len(left) == 1 or len(right) == 1
+    return {"ratio": value, "low": low, "high": high, "is_clear": is_single or not low <= 1 <= high}
+
+
+def verdict(result, is_smaller_better, aim):
+    if aim is None:
+        return ""
+    worst, best = (result["high"], result["low"]) if is_smaller_better else (result["low"], result["high"])
+    if (worst <= aim) if is_smaller_better else (worst >= aim):
+        return "met"
+    if (best > aim) if is_smaller_better else (best < aim):
+        return "missed"
+    return "open"
+
+
+def series_lines(series):
+    yield f"{'series':28} {'unit':6} {'rounds':>6} {'median':>10} {'p10':>10} {'p90':>10} {'spread':>7}"
+    for name, entry in series.items():
+        values = entry["values"]
+        yield (
+            f"{name:28} {entry['unit']:6} {len(values):6} {median(values):10.2f} {quantile(values, 0.1):10.2f} "
+            f"{quantile(values, 0.9):10.2f} {spread(values):6.0%}"
+        )
+
+
+def values_of(series, name):
+    return series[name]["values"] if name in series else []
+
+
+def prefixes(series):
+    """"" and what stands before the sections of a run with other settings: "large-"."""
+    found = {""}
+    for name in series:
+        head = name.split("/")[0]
+        found.add(head[: head.index("-") + 1] if "-" in head else "")
+    return sorted(found)
+
+
+def comparison_lines(series):
+    yield f"{'ratio':46} {'value':>12} {'95 % interval':>16} {'aim':>8}"
+    for prefix in prefixes(series):
+        for name, left, right, is_smaller_better, aim in COMPARISONS:
+            result = compare(values_of(series, prefix + left), values_of(series, prefix + right))
+            if result is None:
+                continue
+            value = f"{result['ratio']:.3f}" if result["is_clear"] else "none seen"
+            interval = f"{result['low']:.3f} .. {result['high']:.3f}"
+            limit = "" if aim is None else f"{'<=' if is_smaller_better else '>='} {aim}"
+            end = verdict(result, is_smaller_better, aim)
+            yield f"{prefix.replace('-', ': ') + name:46} {value:>12} {interval:>16} {limit:>8} {end}"
+
+
+def ceiling_lines(series):
+    yield f"{'value':46} {'median':>12} {'p90':>16} {'aim':>8}"
+    for prefix in prefixes(series):
+        for name, key, aim in CEILINGS:
+            values = values_of(series, prefix + key)
+            if not values:
+                continue
+            unit = series[prefix + key]["unit"]
+            limit = f"<= {aim}" if aim is not None and not prefix else ""
+            end = "" if not limit else "met" if median(values) <= aim else "missed"
+            middle = f"{median(values):.2f} {unit}"
+            high = f"{quantile(values, 0.9):.2f} {unit}"
+            yield f"{prefix.replace('-', ': ') + name:46} {middle:>12} {high:>16} {limit:>8} {end}"
+
+
+def table(series):
+    return "\n".join([*series_lines(series), "", *comparison_lines(series), "", *ceiling_lines(series)])
+
+
+# ---- the picture -----------------------------------------------------------------------------------------------------
+
+ROW_HEIGHT = 22
+LEFT = 220
+WIDTH = 640
+
+
+def svg_row(name, entry, top, scale):
+    values = entry["values"]
+
+    def across(value):
+        return LEFT + value / scale * WIDTH
+
+    middle = top + ROW_HEIGHT / 2
+    yield f'<text x="8" y="{middle + 4:.0f}">{name}</text>'
+    low, high = across(quantile(values, 0.1)), across(quantile(values, 0.9))
+    yield f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}" class="range"/>'
+    for value in values:
+        yield f'<circle cx="{across(value):.1f}" cy="{middle}" r="2.5"/>'
+    at = across(median(values))
+    yield f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{top + 3}" y2="{top + ROW_HEIGHT - 3}" class="median"/>'
+    yield f'<text x="{LEFT + WIDTH + 10}" y="{middle + 4:.0f}">{median(values):.2f} {entry["unit"]}</text>'
+
+
+def svg(series):
+    """Every value of every series, section by section, each from 0 on a scale of its own and its unit's."""
+    groups = {}
+    for name, entry in series.items():
+        groups.setdefault((name.split("/")[0], entry["unit"]), []).append(name)
+    body = []
+    top = 10
+    for (section, unit), names in groups.items():
+        scale = max(max(series[name]["values"]) for name in names) or 1
+        body.append(f'<text x="8" y="{top + 14}" class="head">{section}, {unit}, 0 to {scale:.4g}</text>')
+        top += ROW_HEIGHT
+        for name in names:
+            body.extend(svg_row(name, series[name], top, scale))
+            top += ROW_HEIGHT
+        top += 8
+    style = (
+        "text{font:12px sans-serif}.head{font-weight:bold}circle{fill:#36c;fill-opacity:.45}"
+        ".range{stroke:#999;stroke-width:6;stroke-opacity:.35}.median{stroke:#c33;stroke-width:2}"
+    )
+    width = LEFT + WIDTH + 130
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top}">'
+        f"<style>{style}</style>\n" + "\n".join(body) + "\n</svg>\n"
+    )

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * boot: from nothing to the output of a first command.
+ */
+#include "side.h"
+
+struct boot {
+    const struct bench_host *host;
+};
+
+static void boot_mine(void *context) {
+    const struct boot *boot = context;
+    double begun_ms = kelpie__bench_now_ms();
+    struct kelpie_vm *vm = kelpie__bench_side_start(boot->host, &(struct bench_side_order){0});
+    kelpie__bench_side_hello(vm);
+    kelpie__bench_tell("boot/kelpie", "ms", kelpie__bench_now_ms() - begun_ms);
+    kelpie__bench_side_end(vm);
+}
+
+static void boot_raw(void *context) {
+    const struct boot *boot = context;
+    struct bench_raw raw;
+    double begun_ms = kelpie__bench_now_ms();
+    kelpie__bench_raw_start(boot->host, &(struct bench_raw_order){0}, &raw);
+    kelpie__bench_raw_hello(&raw);
+    kelpie__bench_tell("boot/raw", "ms", kelpie__bench_now_ms() - begun_ms);
+    kelpie__bench_raw_kill(&raw);
+}
+
+/* The command as a user types it, to its end. */
+static void boot_command(void *context) {
+    const struct boot *boot = context;
+    char program[BENCH_PATH_BYTES_MAX];
+    kelpie__bench_path(program, boot->host->programs, "../src/kelpie");
+    const char *const argv[] = {
+        program, "--state-dir", boot->host->directory, "run",   "--cpus", "1", "--memory",
+        "256",   "--",          "/bin/echo",           "hello", NULL};
+    double begun_ms = kelpie__bench_now_ms();
+    kelpie__bench_spawn(argv);
+    kelpie__bench_tell("boot/command", "ms", kelpie__bench_now_ms() - begun_ms);
+}
+
+void kelpie__bench_boot(const struct bench_host *host) {
+    struct boot boot = {.host = host};
+    for (uint32_t i = 0; i < host->rounds; i += 1) {
+        kelpie__bench_both(i, boot_mine, boot_raw, &boot);
+        boot_command(&boot);
+    }
+}

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * exec: one command after another in a VM that is warm. stream: what a command writes and reads.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "side.h"
+
+#define EXEC_BLOCK 50u /* commands of a round */
+#define EXEC_ROUNDS_MAX 200u
+#define EXEC_COMMANDS 3u
+#define STREAM_BYTES (16u << 20)
+
+struct exec {
+    const struct bench_host *host;
+    struct kelpie_vm *vm;
+    struct bench_raw raw;
+    char *bytes; /* STREAM_BYTES */
+    uint64_t output_bytes;
+    bool has_ended;
+    uint32_t count;
+    double all_ms[EXEC_ROUNDS_MAX * EXEC_BLOCK];
+};
+
+static int compare(const void *a, const void *b) {
+    double left = *(const double *)a;
+    double right = *(const double *)b;
+    return (left > right) - (left < right);
+}
+
+static double median(const double *values, uint32_t count) {
+    double sorted[EXEC_BLOCK];
+    memcpy(sorted, values, count * sizeof(sorted[0]));
+    qsort(sorted, count, sizeof(sorted[0]), compare);
+    return sorted[count / 2];
+}
+
+static void exec_mine(void *context) {
+    struct exec *exec = context;
+    double *block = &exec->all_ms[exec->count];
+    for (uint32_t i = 0; i < EXEC_BLOCK; i += 1) {
+        double begun_ms = kelpie__bench_now_ms();
+        kelpie__bench_side_hello(exec->vm);
+        block[i] = kelpie__bench_now_ms() - begun_ms;
+    }
+    exec->count += EXEC_BLOCK;
+    kelpie__bench_tell("exec/kelpie", "ms", median(block, EXEC_BLOCK));
+}
+
+static void exec_raw(void *context) {
+    struct exec *exec = context;
+    double block[EXEC_BLOCK];
+    for (uint32_t i = 0; i < EXEC_BLOCK; i += 1) {
+        double begun_ms = kelpie__bench_now_ms();
+        kelpie__bench_raw_hello(&exec->raw);
+        block[i] = kelpie__bench_now_ms() - begun_ms;
+    }
+    kelpie__bench_tell("exec/raw", "ms", median(block, EXEC_BLOCK));
+}
+
+static void exec_echo(struct exec *exec) {
+    double block[EXEC_BLOCK];
+    for (uint32_t i = 0; i < EXEC_BLOCK; i += 1) {
+        double begun_ms = kelpie__bench_now_ms();
+        kelpie__bench_raw_exec(&exec->raw, &(struct bench_raw_command){.is_echo = true});
+        block[i] = kelpie__bench_now_ms() - begun_ms;
+    }
+    kelpie__bench_tell("exec/echo", "ms", median(block, EXEC_BLOCK));
+}
+
+static void exec_command(struct exec *exec) {
+    char program[BENCH_PATH_BYTES_MAX];
+    kelpie__bench_path(program, exec->host->programs, "../src/kelpie");
+    const char *const argv[] = {program,
+                                "--state-dir",
+                                exec->host->directory,
+                                "exec",
+                                kelpie_vm_name(exec->vm),
+                                "--",
+                                "/bin/echo",
+                                "hello",
+                                NULL};
+    double block[EXEC_COMMANDS];
+    for (uint32_t i = 0; i < EXEC_COMMANDS; i += 1) {
+        double begun_ms = kelpie__bench_now_ms();
+        kelpie__bench_spawn(argv);
+        block[i] = kelpie__bench_now_ms() - begun_ms;
+    }
+    kelpie__bench_tell("exec/command", "ms", median(block, EXEC_COMMANDS));
+}
+
+static void exec_begin(struct exec *exec, const struct bench_host *host) {
+    *exec = (struct exec){.host = host};
+    exec->vm = kelpie__bench_side_start(host, &(struct bench_side_order){0});
+    kelpie__bench_raw_start(host, &(struct bench_raw_order){0}, &exec->raw);
+    for (uint32_t i = 0; i < EXEC_BLOCK; i += 1) { /* warm */
+        kelpie__bench_side_hello(exec->vm);
+        kelpie__bench_raw_hello(&exec->raw);
+    }
+}
+
+static void exec_end(struct exec *exec) {
+    kelpie__bench_side_end(exec->vm);
+    kelpie__bench_raw_kill(&exec->raw);
+}
+
+void kelpie__bench_exec(const struct bench_host *host) {
+    struct exec *exec = malloc(sizeof(*exec));
+    uint32_t rounds = host->rounds < EXEC_ROUNDS_MAX ? host->rounds : EXEC_ROUNDS_MAX;
+    if (exec == NULL) {
+        kelpie__bench_die("no memory");
+    }
+    exec_begin(exec, host);
+    for (uint32_t i = 0; i < rounds; i += 1) {
+        kelpie__bench_both(i, exec_mine, exec_raw, exec);
+        exec_echo(exec);
+        exec_command(exec);
+    }
+    qsort(exec->all_ms, exec->count, sizeof(exec->all_ms[0]), compare);
+    kelpie__bench_tell("exec/p99", "ms", exec->all_ms[exec->count - 1 - exec->count / 100]);
+    kelpie__bench_tell("exec/p50", "ms", exec->all_ms[exec->count / 2]);
+    exec_end(exec);
+    free(exec);
+}
+
+/* ---- stream ---------------------------------------------------------------------------------- */
+
+static void stream_output(void *context, struct kelpie_exec *handle, enum kelpie_stream stream,
+                          const void *bytes, size_t count) {
+    struct exec *exec = context;
+    (void)handle;
+    (void)bytes;
+    exec->output_bytes += stream == KELPIE_STDOUT ? count : 0;
+}
+
+static void stream_ended(void *context, struct kelpie_exec *handle,
+                         const struct kelpie_exec_status *status,
+                         const struct kelpie_error *error) {
+    struct exec *exec = context;
+    (void)handle;
+    (void)error;
+    exec->has_ended = status != NULL && status->exit_code == 0;
+}
+
+static double mib_per_second(double begun_ms) {
+    return (double)STREAM_BYTES / (1 << 20) / (kelpie__bench_now_ms() - begun_ms) * 1e3;
+}
+
+static const char *const stream_writer[] = {"/usr/bin/head", "-c", "16777216", "/dev/zero", NULL};
+static const char *const stream_reader[] = {"/bin/sh", "-c", "exec cat >/dev/null", NULL};
+
+static void stream_mine(void *context) {
+    struct exec *exec = context;
+    struct kelpie_exec *handle = NULL;
+    struct kelpie_error error = {0};
+    const struct kelpie_exec_options options = {.struct_size = sizeof(options),
+                                                .argv = stream_writer};
+    const struct kelpie_exec_callbacks callbacks = {
+        .struct_size = sizeof(callbacks), .output = stream_output, .ended = stream_ended};
+    exec->output_bytes = 0;
+    exec->has_ended = false;
+    double begun_ms = kelpie__bench_now_ms();
+    kelpie__bench_must(kelpie_vm_exec_start(exec->vm, &options, &callbacks, exec, &handle, &error),
+                       &error, "head");
+    kelpie__bench_must(kelpie_exec_wait(handle, 0, NULL, &error), &error, "head");
+    kelpie__bench_tell("stream/out-kelpie", "MiB/s", mib_per_second(begun_ms));
+    kelpie_exec_close(handle);
+    if (exec->output_bytes != STREAM_BYTES || !exec->has_ended) {
+        kelpie__bench_die("%llu bytes of output", (unsigned long long)exec->output_bytes);
+    }
+    struct kelpie_exec_result result = {.struct_size = sizeof(result)};
+    const struct kelpie_exec_options reading = {.struct_size = sizeof(reading),
+                                                .argv = stream_reader,
+                                                .stdin_bytes = exec->bytes,
+                                                .stdin_count = STREAM_BYTES};
+    begun_ms = kelpie__bench_now_ms();
+    kelpie__bench_must(kelpie_vm_exec(exec->vm, &reading, &result, &error), &error, "cat");
+    kelpie__bench_tell("stream/in-kelpie", "MiB/s", mib_per_second(begun_ms));
+    kelpie_exec_result_release(&result);
+}
+
+static void stream_raw(void *context) {
+    struct exec *exec = context;
+    double begun_ms = kelpie__bench_now_ms();
+    uint64_t count =
+        kelpie__bench_raw_exec(&exec->raw, &(struct bench_raw_command){.argv = stream_writer});
+    kelpie__bench_tell("stream/out-raw", "MiB/s", mib_per_second(begun_ms));
+    if (count != STREAM_BYTES) {
+        kelpie__bench_die("%llu bytes of raw output", (unsigned long long)count);
+    }
+    begun_ms = kelpie__bench_now_ms();
+    kelpie__bench_raw_exec(&exec->raw, &(struct bench_raw_command){.argv = stream_reader,
+                                                                   .input = exec->bytes,
+                                                                   .input_bytes = STREAM_BYTES});
+    kelpie__bench_tell("stream/in-raw", "MiB/s", mib_per_second(begun_ms));
+}
+
+void kelpie__bench_stream(const struct bench_host *host) {
+    struct exec *exec = malloc(sizeof(*exec));
+    if (exec == NULL) {
+        kelpie__bench_die("no memory");
+    }
+    exec_begin(exec, host);
+    exec->bytes = calloc(1, STREAM_BYTES);
+    if (exec->bytes == NULL) {
+        kelpie__bench_die("no memory");
+    }
+    for (uint32_t i = 0; i < host->rounds; i += 1) {
+        kelpie__bench_both(i, stream_mine, stream_raw, exec);
+    }
+    exec_end(exec);
+    free(exec->bytes);
+    free(exec);
+}
