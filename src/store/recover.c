@@ -8,10 +8,16 @@
 #include "os/os_call.h"
 #include "store/vm_directory.h"
 
-static bool has_entry(struct kelpie_os *os, int directory, const char *path) {
-    struct kelpie_os_stat status;
-    KELPIE_ASSERT(directory >= 0);
-    return kelpie__os_stat(os, directory, path, false, &status) == 0;
+/* One that cannot be looked at is listed, so that whoever uses it is told why; what the runtime
+ * directory has of it is the run directory of a durable one, as long as there may be one. */
+static bool is_listed(const struct kelpie_places *places, bool is_in_runtime, const char *name) {
+    int base = is_in_runtime ? places->runtime_vms : places->state_vms;
+    int found = kelpie__vm_directory_look(places->os, base, name);
+    KELPIE_ASSERT(found <= 1);
+    if (found < 0 && is_in_runtime) {
+        return kelpie__vm_directory_look(places->os, places->state_vms, name) == 0;
+    }
+    return found != 0;
 }
 
 int kelpie__vm_directory_list(const struct kelpie_places *places,
@@ -19,14 +25,12 @@ int kelpie__vm_directory_list(const struct kelpie_places *places,
                               char out_name[KELPIE_NAME_BYTES_MAX + 1],
                               struct kelpie_error *error) {
     char name[256];
-    char path[sizeof(name) + 16];
     for (unsigned place = 0; place < 2; place += 1) {
         int base = cursor->is_in_runtime ? places->runtime_vms : places->state_vms;
         int found = kelpie__os_list(places->os, base, &cursor->position, name, sizeof(name));
         while (found == 1) { /* bound: the directory */
-            kelpie__ignore(
-                kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_CONFIG_FILE, name));
-            if (kelpie__config_check_name(name, NULL) == 0 && has_entry(places->os, base, path)) {
+            if (kelpie__config_check_name(name, NULL) == 0 &&
+                is_listed(places, cursor->is_in_runtime, name)) {
                 kelpie__ignore(kelpie__text_copy(out_name, KELPIE_NAME_BYTES_MAX + 1, name));
                 return 1;
             }

@@ -25,9 +25,22 @@ static int open_directory(struct kelpie_os *os, int parent, const char *name) {
     return kelpie__os_open(os, parent, name, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
 }
 
-static bool has_entry(struct kelpie_os *os, int directory, const char *path) {
-    struct kelpie_os_stat status;
-    return kelpie__os_stat(os, directory, path, false, &status) == 0;
+/* 1: it is there, 0: it is not. What cannot be looked at is neither. */
+static int look_for(struct kelpie_os *os, int directory, const char *path) {
+    struct kelpie_os_stat found;
+    int status = kelpie__os_stat(os, directory, path, false, &found);
+    if (status == -ENOENT || status == -ENOTDIR) {
+        return 0;
+    }
+    return status < 0 ? status : 1;
+}
+
+int kelpie__vm_directory_look(struct kelpie_os *os, int base, const char *name) {
+    char path[256 + 16];
+    KELPIE_ASSERT(base >= 0);
+    KELPIE_ASSERT(name[0] != '\0');
+    kelpie__ignore(kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_CONFIG_FILE, name));
+    return look_for(os, base, path);
 }
 
 static int fail_io(struct kelpie_error *error, int status, const char *what, const char *name) {
@@ -270,16 +283,18 @@ static int publish(struct kelpie_vm_directory *directory, int made, const char *
 
 static int check_is_free(const struct kelpie_vm_directory *directory, struct kelpie_error *error) {
     const struct kelpie_places *places = directory->places;
-    char path[KELPIE_NAME_BYTES_MAX + 16];
-    kelpie__ignore(
-        kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_CONFIG_FILE, directory->name));
-    if (has_entry(places->os, places->state_vms, path) ||
-        has_entry(places->os, places->runtime_vms, path)) {
-        return kelpie__fail_field(
-            error, KELPIE_E_EXISTS, "name",
-            "name: VM \"%s\" exists already; delete it or choose another name", directory->name);
+    int found = kelpie__vm_directory_look(places->os, places->state_vms, directory->name);
+    if (found == 0) {
+        found = kelpie__vm_directory_look(places->os, places->runtime_vms, directory->name);
     }
-    return 0;
+    if (found < 0) {
+        return fail_io(error, found, "look for the configuration", directory->name);
+    }
+    return found == 0 ? 0
+                      : kelpie__fail_field(error, KELPIE_E_EXISTS, "name",
+                                           "name: VM \"%s\" exists already; delete it or choose "
+                                           "another name",
+                                           directory->name);
 }
 
 /* An ephemeral VM's lock is made in the temporary directory, so that it is held before the VM can
@@ -393,9 +408,10 @@ static int vm_open(struct kelpie_vm_directory *directory, bool is_ephemeral) {
     if (vm < 0) {
         return vm;
     }
-    if (!has_entry(os, vm, KELPIE_VM_CONFIG_FILE)) {
+    int found = look_for(os, vm, KELPIE_VM_CONFIG_FILE);
+    if (found <= 0) {
         kelpie__ignore(kelpie__os_close(os, vm));
-        return -ENOENT;
+        return found == 0 ? -ENOENT : found;
     }
     directory->vm = vm;
     directory->is_ephemeral = is_ephemeral;
@@ -437,7 +453,10 @@ int kelpie__vm_directory_open(struct kelpie_vm_directory *directory,
                             "there is no VM \"%s\"; kelpie ps -a shows what there is", name);
     }
     if (status < 0) {
-        return fail_io(error, status, "open the directory", name);
+        return kelpie__fail(error, KELPIE_E_IO, -status,
+                            "open VM \"%s\", of which %s/vms/%s/" KELPIE_VM_CONFIG_FILE
+                            " is a part",
+                            name, places->state_path, name);
     }
     status = set_paths(directory, error);
     if (status < 0) {
@@ -601,11 +620,10 @@ static bool take_abandoned(struct kelpie_os *os, int base, const char *name, con
     return is_free;
 }
 
-static bool has_vm(const struct kelpie_places *places, const char *name) {
-    char path[256 + 16];
-    kelpie__ignore(kelpie__text_format(path, sizeof(path), "%s/" KELPIE_VM_CONFIG_FILE, name));
-    return has_entry(places->os, places->runtime_vms, path) ||
-           has_entry(places->os, places->state_vms, path);
+/* One that cannot be looked at counts as one that is there: it keeps its run directory. */
+static bool may_be_vm(const struct kelpie_places *places, const char *name) {
+    return kelpie__vm_directory_look(places->os, places->runtime_vms, name) != 0 ||
+           kelpie__vm_directory_look(places->os, places->state_vms, name) != 0;
 }
 
 /* Whether it is one; its lock, if it has one, is then held. */
@@ -627,9 +645,9 @@ static bool is_leftover(const struct kelpie_places *places, bool is_runtime, con
     }
     /* A run directory whose VM is gone; and it is still gone when we have the lock: its maker may
      * have finished between the two. */
-    return !has_vm(places, name) &&
+    return !may_be_vm(places, name) &&
            take_abandoned(places->os, base, name, KELPIE_VM_LOCK_FILE, out_lock) &&
-           !has_vm(places, name);
+           !may_be_vm(places, name);
 }
 
 void kelpie__vm_directory_prune(const struct kelpie_places *places) {

@@ -75,6 +75,9 @@ KELPIE_MUST_CHECK int kelpie__vm_directory_config(const struct kelpie_vm_directo
 KELPIE_MUST_CHECK int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory,
                                                   struct kelpie_error *error);
 
+/* Whether `base`, one of the two parent directories, holds a VM of that name: 1, 0, or a negative
+ * errno when that cannot be seen. */
+KELPIE_MUST_CHECK int kelpie__vm_directory_look(struct kelpie_os *os, int base, const char *name);
 /* Names one by one, from cursor 0; 1, or 0 at the end, or an error. Durable ones first; not sorted.
  */
 struct kelpie_vm_directory_cursor {

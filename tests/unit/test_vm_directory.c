@@ -3,6 +3,7 @@
  * store/: places, VM directories, their lock, recovery and deletion, over real files in a temporary
  * directory. A second table of the real system stands for another process: locks tell them apart.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -273,6 +274,35 @@ static void test_damaged_record_is_an_error_and_can_be_deleted(void **state) {
     assert_int_equal(count_listed(), 0);
 }
 
+/* A disk that cannot be read says nothing about what is on it. */
+static int (*real_stat)(struct kelpie_os *, int, const char *, bool, struct kelpie_os_stat *);
+
+static int failing_stat(struct kelpie_os *table, int directory, const char *path, bool follows,
+                        struct kelpie_os_stat *out) {
+    return strstr(path, "config.json") != NULL ? -EIO
+                                               : real_stat(table, directory, path, follows, out);
+}
+
+static void test_what_cannot_be_looked_at_is_there(void **state) {
+    struct kelpie_vm_directory directory;
+    struct kelpie_error error = {0};
+    assert_non_null(state);
+    create(&directory);
+    kelpie__vm_directory_close(&directory);
+    real_stat = os->stat;
+    os->stat = failing_stat;
+    assert_int_equal(kelpie__vm_directory_open(&directory, &places, "box", &error), KELPIE_E_IO);
+    assert_non_null(strstr(error.message, path_of("state/vms/box/config.json")));
+    assert_int_equal(kelpie__vm_directory_create(&directory, &places, &config, &error),
+                     KELPIE_E_IO);
+    assert_int_equal(count_listed(), 1);
+    kelpie__vm_directory_prune(&places);
+    os->stat = real_stat;
+    assert_true(exists("state/run/vms/box/lock"));
+    assert_int_equal(kelpie__vm_directory_open(&directory, &places, "box", &error), 0);
+    kelpie__vm_directory_close(&directory);
+}
+
 /* Every allocation in turn fails: nothing is left, and the next try works. */
 static void *(*real_memory)(struct kelpie_os *, void *, size_t, size_t);
 static unsigned failing_allocation;
@@ -321,6 +351,7 @@ int main(void) {
         TEST(test_ephemeral_ones_go_with_their_monitor),
         TEST(test_prune_finishes_what_the_dead_began),
         TEST(test_damaged_record_is_an_error_and_can_be_deleted),
+        TEST(test_what_cannot_be_looked_at_is_there),
         TEST(test_without_memory_nothing_is_left),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
