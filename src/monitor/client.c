@@ -5,6 +5,7 @@
  */
 #include "monitor/client.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,7 +15,11 @@
 #include "monitor/inspect.h"
 #include "monitor/monitor.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "wire/wire.h"
+
+/* For so long the door stays shut when this process has no handle left for who waits at it. */
+#define CLIENT_DOOR_SHUT_NS (100 * KELPIE_NS_PER_MS)
 
 static void clients_check(const struct kelpie_clients *clients) {
     KELPIE_ASSERT(clients->count <= KELPIE_CLIENT_COUNT_MAX);
@@ -469,13 +474,44 @@ static bool clients_may_connect(const struct kelpie_clients *clients, int stream
     return peer.uid == 0 || peer.uid == clients->monitor->identity.uid;
 }
 
+static void clients_ready(void *context, uint32_t bits);
+
+static void clients_open_door(void *context) {
+    struct kelpie_clients *clients = context;
+    struct kelpie_loop *loop = clients->monitor->loop;
+    KELPIE_ASSERT(!clients->is_listening);
+    clients->is_listening =
+        kelpie__loop_watch(loop, clients->listener, KELPIE_OS_READABLE, clients_ready, clients,
+                           &clients->listener_watch) == 0;
+    if (!clients->is_listening) { /* the kernel has no memory */
+        kelpie__timer_arm(loop, &clients->door_timer, loop->now_ns + CLIENT_DOOR_SHUT_NS,
+                          clients_open_door, clients);
+    }
+}
+
+/* One who waits and cannot be let in keeps the listener readable: watching it on would be a loop
+ * without a rest. The kernel keeps who waits. */
+static void clients_shut_door(struct kelpie_clients *clients) {
+    struct kelpie_loop *loop = clients->monitor->loop;
+    KELPIE_ASSERT(clients->is_listening);
+    KELPIE_REACHED(clients->monitor->os, "a monitor had no handle for a client");
+    kelpie__loop_unwatch(loop, clients->listener_watch);
+    clients->is_listening = false;
+    kelpie__timer_arm(loop, &clients->door_timer, loop->now_ns + CLIENT_DOOR_SHUT_NS,
+                      clients_open_door, clients);
+}
+
 void kelpie__clients_accept(struct kelpie_clients *clients) {
     struct kelpie_monitor *monitor = clients->monitor;
     struct kelpie_error error = {0};
     clients_check(clients);
     int stream = kelpie__os_accept(monitor->os, clients->listener);
     if (stream < 0) {
-        return; /* nobody there, or gone again */
+        bool is_gone = stream == -EAGAIN || stream == -ECONNABORTED; /* or never was there */
+        if (!is_gone && clients->is_listening) {
+            clients_shut_door(clients);
+        }
+        return;
     }
     if (!clients_may_connect(clients, stream)) {
         kelpie__ignore(kelpie__os_close(monitor->os, stream)); /* it has nothing of ours */
@@ -553,6 +589,7 @@ void kelpie__clients_deinit(struct kelpie_clients *clients, const char *reason) 
         }
     }
     clients->count = 0;
+    kelpie__timer_disarm(monitor->loop, &clients->door_timer);
     if (clients->is_listening) {
         kelpie__loop_unwatch(monitor->loop, clients->listener_watch);
         clients->is_listening = false;

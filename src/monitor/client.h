@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/limits.h"
+#include "core/loop.h"
 #include "monitor/reply.h"
 
 struct kelpie_client {
@@ -24,7 +25,8 @@ struct kelpie_clients {
     struct kelpie_monitor *monitor; /* borrowed: for ever */
     int listener;                   /* owned */
     uint32_t listener_watch;
-    bool is_listening;
+    bool is_listening;              /* else: door_timer is armed, or it is the end */
+    struct kelpie_timer door_timer; /* while there is no handle for who waits */
     bool is_silent;
     uint32_t count;
     uint64_t serial_next;
