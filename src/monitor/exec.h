@@ -101,10 +101,11 @@ bool kelpie__relay_exec_pump(struct kelpie_relay_exec *exec);
  * be. */
 void kelpie__exec_let_go(struct kelpie_relay_exec *exec, bool is_kept);
 
-/* exec_stream.c: a client takes it over. False: an offset was never written. */
-KELPIE_MUST_CHECK bool kelpie__exec_take_over(struct kelpie_relay_exec *exec, uint64_t client,
-                                              uint32_t channel, uint64_t stdout_offset,
-                                              uint64_t stderr_offset);
+/* exec_stream.c: a client takes it over; `offsets` are stdout's and stderr's. Errors: MISUSE (one
+ * was never written), MEMORY. */
+KELPIE_MUST_CHECK int kelpie__exec_take_over(struct kelpie_relay_exec *exec, uint64_t client,
+                                             uint32_t channel, const uint64_t offsets[2],
+                                             struct kelpie_error *error);
 
 /* exec_stream.c: its streams begin here, kept for a client to come. False: no memory. */
 KELPIE_MUST_CHECK bool kelpie__exec_place(struct kelpie_relay_exec *exec,

@@ -474,19 +474,15 @@ void kelpie__relay_attach(struct kelpie_relay *relay, struct kelpie_reply reply,
         return;
     }
     uint64_t channel = relay_u64(params, length, "channel", 0);
-    if (kelpie__client_open_channel(relay->monitor, reply.client, channel, &error) < 0) {
-        kelpie__reply_refuse(relay->monitor, &reply, &error);
-        return;
+    const uint64_t offsets[2] = {relay_u64(params, length, "stdout_offset", 0),
+                                 relay_u64(params, length, "stderr_offset", 0)};
+    int status = kelpie__client_open_channel(relay->monitor, reply.client, channel, &error);
+    if (status == 0) {
+        status =
+            kelpie__exec_take_over(exec, reply.client, kelpie__to_u32(channel), offsets, &error);
     }
-    uint64_t stdout_offset = relay_u64(params, length, "stdout_offset", 0);
-    uint64_t stderr_offset = relay_u64(params, length, "stderr_offset", 0);
-    if (!kelpie__exec_take_over(exec, reply.client, kelpie__to_u32(channel), stdout_offset,
-                                stderr_offset)) {
-        KELPIE_REACHED(relay->monitor->os, "an attach from an offset that is not kept");
-        kelpie__reply_refuse_text(relay->monitor, &reply, KELPIE_E_MISUSE,
-                                  "command \"%s\" has not written so far as offset %llu or %llu",
-                                  exec->id, (unsigned long long)stdout_offset,
-                                  (unsigned long long)stderr_offset);
+    if (status < 0) {
+        kelpie__reply_refuse(relay->monitor, &reply, &error);
         return;
     }
     KELPIE_SOMETIMES(relay->monitor->os, "an attach after the end",

@@ -503,31 +503,44 @@ void kelpie__exec_let_go(struct kelpie_relay_exec *exec, bool is_kept) {
 
 /* A stream that a client stopped stays so: its bytes were not kept, and only its end is told again.
  */
-static bool exec_resume_output(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind,
-                               uint64_t offset) {
+static int exec_resume_output(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind,
+                              uint64_t offset, struct kelpie_error *error) {
     struct kelpie_exec_stream *stream = &exec->streams[kind];
     KELPIE_ASSERT(!kelpie__exec_is_input(kind));
     if (stream->sender.is_stopped) {
         stream->sender.is_end_sent = false;
-        return true;
+        return 0;
     }
-    return exec_ensure_ring(exec, stream) && kelpie__stream_sender_resume(&stream->sender, offset);
+    if (!exec_ensure_ring(exec, stream)) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for the output of command \"%s\"",
+                            exec->id);
+    }
+    if (!kelpie__stream_sender_resume(&stream->sender, offset)) {
+        KELPIE_REACHED(exec->relay->monitor->os, "an attach from an offset that is not kept");
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "command \"%s\" has not written so far as offset %llu", exec->id,
+                            (unsigned long long)offset);
+    }
+    return 0;
 }
 
-bool kelpie__exec_take_over(struct kelpie_relay_exec *exec, uint64_t client, uint32_t channel,
-                            uint64_t stdout_offset, uint64_t stderr_offset) {
+int kelpie__exec_take_over(struct kelpie_relay_exec *exec, uint64_t client, uint32_t channel,
+                           const uint64_t offsets[2], struct kelpie_error *error) {
     kelpie__exec_check(exec);
     KELPIE_ASSERT(exec->client == 0 && !exec->is_abandoned);
     KELPIE_ASSERT(client != 0 && channel != 0);
-    if (!exec_resume_output(exec, KELPIE_STREAM_STDOUT, stdout_offset) ||
-        !exec_resume_output(exec, KELPIE_STREAM_STDERR, stderr_offset)) {
-        return false;
+    int status = exec_resume_output(exec, KELPIE_STREAM_STDOUT, offsets[0], error);
+    if (status == 0) {
+        status = exec_resume_output(exec, KELPIE_STREAM_STDERR, offsets[1], error);
+    }
+    if (status < 0) {
+        return status;
     }
     exec->client = client;
     exec->client_channel = channel;
     /* What the client before left may fill stdin's ring: credit comes as the guest reads. */
     kelpie__stream_receiver_resume(&exec->streams[KELPIE_STREAM_STDIN].receiver);
-    return true;
+    return 0;
 }
 
 void kelpie__exec_taken_over(struct kelpie_relay_exec *exec) {
