@@ -64,6 +64,12 @@ static void pause_refuse(struct kelpie_pause *pause, int code, const struct kelp
     kelpie__reply_refuse(pause->monitor, &pause->reply, &error);
 }
 
+/* What the VMM answers when it ends over the request: its end, which follows at once, refuses it.
+ */
+static bool pause_is_left_to_end(int status) {
+    return status == KELPIE_E_CRASHED;
+}
+
 static bool pause_is_ending(const struct kelpie_lifecycle *lifecycle) {
     return lifecycle->is_stopping || lifecycle->is_kill_wanted || lifecycle->has_failure;
 }
@@ -195,6 +201,9 @@ static void pause_paused(void *context, int status, const struct kelpie_error *e
     KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_PAUSING);
     if (pause_is_ending(lifecycle)) {
         pause_give_way(pause);
+        return;
+    }
+    if (pause_is_left_to_end(status)) {
         return;
     }
     pause_idle(pause);
@@ -333,10 +342,17 @@ static void pause_undone(void *context, int status, const struct kelpie_error *e
         pause_give_way(pause);
         return;
     }
-    if (status < 0) { /* it is Paused to everybody; the next resume begins with the proof */
+    if (pause_is_left_to_end(status)) {
+        return;
+    }
+    if (status < 0) { /* it would run, and be Paused to everybody: its end refuses the request */
+        struct kelpie_error dead = pause->failure;
         KELPIE_REACHED(pause->monitor->os,
                        "a guest that gave no sign of life could not be paused again");
-        kelpie__event_log_write(pause->monitor, "notice", "pause it again: %s", error->message);
+        dead.code = KELPIE_E_CRASHED;
+        kelpie__fail_append(&dead, "; nor could it be paused again: %s", error->message);
+        kelpie__lifecycle_fail(pause->monitor, &dead);
+        return;
     }
     pause_idle(pause);
     pause_refuse(pause, KELPIE_E_RESUME, &pause->failure);
@@ -494,10 +510,14 @@ static void pause_runs(void *context, int status, const struct kelpie_error *err
         pause_give_way(pause);
         return;
     }
+    if (pause_is_left_to_end(status)) {
+        return;
+    }
     if (status < 0) {
         KELPIE_REACHED(pause->monitor->os, "a VMM did not resume");
         pause_idle(pause);
         pause_refuse(pause, KELPIE_E_RESUME, error);
+        kelpie__pause_changed(pause); /* it should stand still; if it does not, that is shown */
         return;
     }
     pause_prove(pause);
@@ -513,10 +533,7 @@ void kelpie__pause_resume(struct kelpie_monitor *monitor, struct kelpie_reply re
     }
     pause->reply = reply;
     pause->phase = KELPIE_PAUSE_RESUMING;
-    if (lifecycle->vmm->state == KELPIE_VMM_RUNNING) { /* it could not be paused again */
-        KELPIE_REACHED(monitor->os, "a resume found the guest running");
-        pause_prove(pause);
-    } else if (kelpie__vmm_resume(lifecycle->vmm, pause_runs, pause, &error) < 0) {
+    if (kelpie__vmm_resume(lifecycle->vmm, pause_runs, pause, &error) < 0) {
         pause_idle(pause);
         pause_refuse(pause, KELPIE_E_RESUME, &error);
     }

@@ -1,6 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * Pause and resume: one QMP command each, and the opposite one when it was not answered in time.
+ *
+ * | the command | the opposite one | the guest | done with |
+ * | --- | --- | --- | --- |
+ * | is carried out | | is as wanted | 0 |
+ * | is refused | | is as before | QEMU's words |
+ * | is late | is carried out | is as before | TIMEOUT |
+ * | is late | is refused, late, or cannot be sent | is killed: nobody knows | CRASHED, at QEMU's
+ * end | | QMP closes | | is going | CRASHED, at QEMU's end |
  */
 #include "os/os_call.h"
 #include "os/os_mark.h"
@@ -17,6 +25,24 @@ static void pause_note(struct kelpie_qemu *qemu, bool is_paused) {
     }
 }
 
+/* QMP has closed, and QEMU's end is on the way: it says why, and is not to be seen later than the
+ * answer to who asked for this. */
+static bool pause_is_left_to_end(int status) {
+    return status == KELPIE_E_CRASHED || status == KELPIE_E_PROTOCOL;
+}
+
+/* Whether the guest runs cannot be found out: what is published would be a guess. */
+static void pause_give_up(struct kelpie_qemu *qemu) {
+    struct kelpie_error error = {0};
+    KELPIE_ASSERT(qemu->vmm.is_changing);
+    KELPIE_REACHED(qemu->os, "QEMU answered neither a pause or resume nor its undoing");
+    kelpie__ignore(kelpie__fail(&error, KELPIE_E_CRASHED, 0,
+                                "QEMU answered neither \"%s\" nor \"%s\" within %u ms each",
+                                qemu->is_pausing ? "stop" : "cont",
+                                qemu->is_pausing ? "cont" : "stop", KELPIE_QEMU_TIMEOUT_MS));
+    kelpie__qemu_give_up(qemu, &error, 0);
+}
+
 static void pause_undone(void *context, int status, const struct kelpie_json_value *result,
                          const struct kelpie_error *error) {
     struct kelpie_qemu *qemu = context;
@@ -25,8 +51,10 @@ static void pause_undone(void *context, int status, const struct kelpie_json_val
     if (status == 0) {
         KELPIE_REACHED(qemu->os, "a pause or resume without an answer was undone");
         pause_note(qemu, !qemu->is_pausing);
+        kelpie__vmm_emit_done(&qemu->vmm, qemu->change_error.code, &qemu->change_error);
+    } else if (!pause_is_left_to_end(status)) {
+        pause_give_up(qemu);
     }
-    kelpie__vmm_emit_done(&qemu->vmm, qemu->change_error.code, &qemu->change_error);
 }
 
 /* A command that was not answered in time may still be carried out, or have been: the opposite one
@@ -36,16 +64,20 @@ static void pause_done(void *context, int status, const struct kelpie_json_value
     struct kelpie_qemu *qemu = context;
     KELPIE_ASSERT(qemu->vmm.is_changing);
     KELPIE_ASSERT(status < 0 || result != NULL);
-    if (status == 0) {
-        pause_note(qemu, qemu->is_pausing);
+    if (pause_is_left_to_end(status)) {
+        return;
     }
     if (status == KELPIE_E_TIMEOUT) {
         KELPIE_REACHED(qemu->os, "a pause or resume was not answered in time");
         qemu->change_error = *error;
         if (kelpie__qemu_execute(qemu, qemu->is_pausing ? "cont" : "stop", NULL, pause_undone,
-                                 NULL) == 0) {
-            return;
+                                 NULL) < 0) {
+            pause_give_up(qemu);
         }
+        return;
+    }
+    if (status == 0) {
+        pause_note(qemu, qemu->is_pausing);
     }
     kelpie__vmm_emit_done(&qemu->vmm, status, error);
 }
