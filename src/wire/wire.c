@@ -15,6 +15,10 @@
 #include "wire/wire_internal.h"
 
 #define WIRE_LAST_READS 64u /* of what a peer said before it closed: a socket's buffer and more */
+/* A kernel without memory for a write has some soon, or is beyond help; that the stream is writable
+ * says nothing. */
+#define WIRE_STARVED_NS (10 * KELPIE_NS_PER_MS)
+#define WIRE_STARVED_COUNT_MAX 500u /* of tries one after the other */
 #define WIRE_INPUT_BYTES (2u * KELPIE_FRAME_BYTES_MAX)
 
 static_assert(WIRE_INPUT_BYTES >= KELPIE_FRAME_BYTES_MAX, "the largest frame fits");
@@ -153,7 +157,8 @@ static size_t wire_sendable(const struct kelpie_wire *wire) {
 }
 
 static void wire_watch_output(struct kelpie_wire *wire) {
-    uint32_t bits = KELPIE_OS_READABLE | (wire_sendable(wire) > 0 ? KELPIE_OS_WRITABLE : 0);
+    bool waits_for_room = wire_sendable(wire) > 0 && wire->starved_count == 0;
+    uint32_t bits = KELPIE_OS_READABLE | (waits_for_room ? KELPIE_OS_WRITABLE : 0);
     kelpie__loop_watch_change(wire->loop, wire->slot, bits);
 }
 
@@ -172,6 +177,15 @@ static void wire_fail_write(struct kelpie_wire *wire, int64_t status) {
     }
 }
 
+static void wire_flush_due(void *context);
+
+static void wire_starve(struct kelpie_wire *wire) {
+    KELPIE_REACHED(wire->os, "there was no memory for a write to a connection");
+    wire->starved_count += 1;
+    kelpie__timer_arm(wire->loop, &wire->flush_timer, wire->loop->now_ns + WIRE_STARVED_NS,
+                      wire_flush_due, wire);
+}
+
 /* Writes in pieces of a frame's size: what krun.md asks of a vsock, and no loss elsewhere. */
 static void wire_write(struct kelpie_wire *wire) {
     kelpie__wire_check(wire);
@@ -184,12 +198,18 @@ static void wire_write(struct kelpie_wire *wire) {
             KELPIE_REACHED(wire->os, "a connection took no more");
             break;
         }
+        bool is_starved = written == -ENOMEM || written == -ENOBUFS;
+        if (is_starved && wire->starved_count < WIRE_STARVED_COUNT_MAX) {
+            wire_starve(wire);
+            break;
+        }
         if (written < 0) {
             KELPIE_REACHED(wire->os, "a write to a connection failed");
             wire_fail_write(wire, written);
             return;
         }
         KELPIE_SOMETIMES(wire->os, "a frame was written in part", (size_t)written < count);
+        wire->starved_count = 0;
         wire->output_start += (size_t)written;
         wire->output_count -= (size_t)written;
     }

@@ -31,10 +31,11 @@ struct kelpie_wire {
     uint8_t *output; /* owned: a queue whose head is at output_start */
     size_t output_start;
     size_t output_count;
-    struct kelpie_timer flush_timer; /* armed: something was queued in this step */
+    struct kelpie_timer flush_timer; /* armed: something was queued in this step, or starved */
     bool wants_drained;              /* somebody was told LIMIT */
     bool is_held;
-    bool is_silent; /* nothing leaves */
+    bool is_silent;         /* nothing leaves */
+    uint32_t starved_count; /* the last writes, so many, found no memory */
     bool is_corked;
     size_t corked_count; /* bytes at the end of the output that may not leave yet */
 

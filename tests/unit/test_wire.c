@@ -336,6 +336,22 @@ static void test_system_errors_close(void **state) {
     }
 }
 
+/* A kernel that has no memory has some later: the frame waits, and nothing spins meanwhile. */
+static void test_write_without_memory_is_tried_again(void **state) {
+    (void)state;
+    struct pair *pair = pair_create(0);
+    pair->fake->write_error = -ENOMEM;
+    assert_int_equal(kelpie__wire_notify(pair->sides[0].wire, "x", "{}"), 0);
+    pair_settle(pair, KELPIE_NS_PER_MS);
+    assert_int_equal(pair->fake->write_count, 1);
+    assert_int_equal(pair->sides[1].notification_count, 0);
+    pair_settle(pair, 20 * KELPIE_NS_PER_MS);
+    assert_int_equal(pair->fake->write_count, 2);
+    assert_int_equal(pair->sides[1].notification_count, 1);
+    assert_int_equal(pair->sides[0].closed_count, 0);
+    pair_destroy(pair);
+}
+
 static void send_everything(struct pair *pair) {
     struct kelpie_wire *wire = pair->sides[1].wire;
     uint8_t mark[KELPIE_MARK_BYTES] = {0xa0};
@@ -475,6 +491,7 @@ int main(void) {
         cmocka_unit_test(test_discard_ends_at_the_mark_only),
         cmocka_unit_test(test_cork_keeps_what_comes_after_it_behind_its_mark),
         cmocka_unit_test(test_system_errors_close),
+        cmocka_unit_test(test_write_without_memory_is_tried_again),
         cmocka_unit_test(test_wire_may_be_destroyed_in_every_callback),
         cmocka_unit_test(test_create_survives_each_failing_allocation),
         cmocka_unit_test(test_borrowed_handle_serves_the_next_wire),
