@@ -42,7 +42,8 @@ struct kelpie_exec_end {
     uint64_t cpu_us;
     uint64_t peak_memory_kib;
     char reason[KELPIE_EXEC_REASON_BYTES_MAX];
-    struct kelpie_error *error; /* owned; NULL when the guest told */
+    struct kelpie_error *error; /* owned; NULL when the guest told, or with lost_code */
+    int lost_code;              /* for want of memory: its bytes were lost, or the error; else 0 */
 };
 
 struct kelpie_relay_exec {

@@ -615,6 +615,7 @@ void kelpie__relay_guest_exit(struct kelpie_relay *relay, const char *params, si
         kelpie__guest_break(relay->guest, "R22: exec.exit before the end of its output");
         return;
     }
+    end.lost_code = exec->end.lost_code;
     exec->end = end;
     char how[64];
     kelpie__text_format(how, sizeof(how), "%s %lld", end.has_code ? "code" : "signal",
@@ -631,14 +632,14 @@ static void exec_fail(struct kelpie_relay_exec *exec, const struct kelpie_error 
         kelpie__exec_free(exec);
         return;
     }
-    exec->end.error = kelpie__alloc(monitor->os, sizeof(*why));
-    if (exec->end.error == NULL) {
-        /* Its client learns from the VM's state, which is published to everybody. */
-        kelpie__exec_free(exec);
-        return;
-    }
     KELPIE_REACHED(monitor->os, "a VM ended with a command running");
-    *exec->end.error = *why;
+    exec->end.error = kelpie__alloc(monitor->os, sizeof(*why));
+    if (exec->end.error != NULL) {
+        *exec->end.error = *why;
+    } else {
+        KELPIE_REACHED(monitor->os, "there was no memory to say why a command ended");
+        exec->end.lost_code = why->code;
+    }
     exec_ended(exec, kelpie_code_name(why->code));
 }
 

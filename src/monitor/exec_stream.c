@@ -31,8 +31,7 @@ static uint32_t exec_number(const struct kelpie_relay_exec *exec, enum kelpie_st
     return kelpie__stream_number(is_guest_side ? exec->guest_channel : exec->client_channel, kind);
 }
 
-/* The ring's memory, at the first byte. No memory ends the VM's execs one by one, not the monitor.
- */
+/* The ring's memory, at the first byte. */
 static bool exec_ensure_ring(struct kelpie_relay_exec *exec, struct kelpie_exec_stream *stream) {
     if (stream->has_ring) {
         return true;
@@ -169,10 +168,15 @@ static int64_t exec_exit_text(const struct kelpie_relay_exec *exec, char *out, s
     kelpie__json_object_begin(&writer, NULL);
     kelpie__json_write_u64(&writer, "channel", exec->client_channel);
     kelpie__json_write_string(&writer, "id", exec->id);
-    if (end->error != NULL) {
+    if (end->error != NULL || end->lost_code < 0) {
+        bool is_starved = end->lost_code == KELPIE_E_MEMORY;
+        const char *message = end->error != NULL ? end->error->message
+                              : is_starved ? "the monitor had no memory for bytes of the command"
+                                           : "the VM ended, and there was no memory to say why";
         kelpie__json_object_begin(&writer, "error");
-        kelpie__json_write_i64(&writer, "code", end->error->code);
-        kelpie__json_write_string(&writer, "message", end->error->message);
+        kelpie__json_write_i64(&writer, "code",
+                               end->error != NULL ? end->error->code : end->lost_code);
+        kelpie__json_write_string(&writer, "message", message);
         kelpie__json_object_end(&writer);
     } else {
         KELPIE_ASSERT(end->has_code || end->has_signal);
@@ -199,7 +203,8 @@ static bool exec_deliver_end(struct kelpie_relay_exec *exec) {
     struct kelpie_wire *wire = exec_client_wire(exec);
     bool is_sent = exec_output_is_sent(exec, KELPIE_STREAM_STDOUT) &&
                    exec_output_is_sent(exec, KELPIE_STREAM_STDERR);
-    if (wire == NULL || (!is_sent && exec->end.error == NULL)) {
+    bool is_lost = exec->end.error != NULL || exec->end.lost_code < 0;
+    if (wire == NULL || (!is_sent && !is_lost)) {
         return false;
     }
     KELPIE_SOMETIMES(exec->relay->monitor->os,
@@ -238,6 +243,54 @@ static void exec_note_command(struct kelpie_relay_exec *exec, const char *bytes,
     KELPIE_ASSERT(exec->command[exec->command_length] == '\0');
 }
 
+/* Throws away what a stream holds and what still comes. The source is told where it can do
+ * something about it. */
+static void exec_stop_stream(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
+    struct kelpie_exec_stream *stream = &exec->streams[kind];
+    if (stream->sender.is_stopped) {
+        return;
+    }
+    if (stream->has_ring) {
+        kelpie__stream_sender_stop(&stream->sender);
+        exec_grant(exec, kind);
+    } else {
+        stream->sender.is_stopped = true;
+    }
+    KELPIE_ASSERT(stream->sender.is_stopped);
+}
+
+/* Its start is refused. What the guest has of its arguments ends before what was announced, and it
+ * refuses the command, too. */
+static void exec_starve_start(struct kelpie_relay_exec *exec) {
+    struct kelpie_stream_sender *arguments = &exec->streams[KELPIE_STREAM_ARGUMENTS].sender;
+    KELPIE_ASSERT(exec->phase == KELPIE_RELAY_STARTING);
+    if (exec->client != 0) {
+        kelpie__reply_refuse_text(exec->relay->monitor, &exec->start_reply, KELPIE_E_MEMORY,
+                                  "the monitor has no memory for bytes of the command");
+        kelpie__exec_let_go(exec, false);
+    }
+    arguments->is_end_written = true;
+    exec_pump_stream(exec, KELPIE_STREAM_ARGUMENTS);
+}
+
+/* No memory for bytes of this command: they are lost, which nobody may take for its own doing. It
+ * ends, alone, and its client is told why. */
+static void exec_starve(struct kelpie_relay_exec *exec) {
+    kelpie__exec_check(exec);
+    if (exec->phase == KELPIE_RELAY_ENDED || exec->end.lost_code < 0) {
+        return;
+    }
+    KELPIE_REACHED(exec->relay->monitor->os, "a stream found no memory");
+    exec->end.lost_code = KELPIE_E_MEMORY;
+    for (uint32_t kind = 0; kind < KELPIE_EXEC_STREAM_COUNT; kind += 1) {
+        exec_stop_stream(exec, (enum kelpie_stream_kind)kind);
+    }
+    if (exec->phase == KELPIE_RELAY_STARTING) {
+        exec_starve_start(exec);
+    }
+    kelpie__exec_kill(exec);
+}
+
 /* Takes bytes of either direction into the ring. NULL, or the broken rule. */
 static const char *exec_receive(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind,
                                 uint64_t offset, const void *bytes, size_t count, bool is_end) {
@@ -253,13 +306,13 @@ static const char *exec_receive(struct kelpie_relay_exec *exec, enum kelpie_stre
         exec_note_command(exec, bytes, count);
     }
     if (count > 0 && !stream->sender.is_stopped) {
-        if (!exec_ensure_ring(exec, stream)) {
-            KELPIE_REACHED(exec->relay->monitor->os, "a stream found no memory");
-            stream->sender.is_stopped = true; /* these bytes are lost, and no more will be kept */
-            return "no memory for a stream";
+        if (exec_ensure_ring(exec, stream)) {
+            size_t taken = kelpie__stream_sender_write(&stream->sender, bytes, count);
+            KELPIE_ASSERT(taken ==
+                          count); /* the receiver's limit is never beyond the ring's room */
+        } else {
+            exec_starve(exec);
         }
-        size_t taken = kelpie__stream_sender_write(&stream->sender, bytes, count);
-        KELPIE_ASSERT(taken == count); /* the receiver's limit is never beyond the ring's room */
     }
     KELPIE_SOMETIMES(exec->relay->monitor->os, "credit was zero at the end",
                      is_end && stream->receiver.received == stream->receiver.limit);
@@ -272,6 +325,17 @@ static const char *exec_receive(struct kelpie_relay_exec *exec, enum kelpie_stre
         exec_grant(exec, kind); /* what is thrown away needs no room */
     }
     return NULL;
+}
+
+/* NULL, or the broken rule. */
+static const char *exec_take_credit(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind,
+                                    uint64_t acknowledged, uint64_t limit) {
+    struct kelpie_exec_stream *stream = &exec->streams[kind];
+    if (!exec_ensure_ring(exec, stream)) {
+        exec_starve(exec);
+        return NULL;
+    }
+    return kelpie__stream_sender_credit(&stream->sender, acknowledged, limit);
 }
 
 /* ---- what clients bring ---------------------------------------------------------------------- */
@@ -337,10 +401,7 @@ void kelpie__relay_client_credit(struct kelpie_relay *relay, uint64_t client, ui
     }
     const char *rule = "R20: a client gives no credit for input";
     if (!kelpie__exec_is_input(kind)) {
-        struct kelpie_exec_stream *entry = &exec->streams[kind];
-        rule = exec_ensure_ring(exec, entry)
-                   ? kelpie__stream_sender_credit(&entry->sender, acknowledged, limit)
-                   : "no memory for a stream";
+        rule = exec_take_credit(exec, kind, acknowledged, limit);
     }
     if (rule != NULL) {
         relay_break_client(exec, rule);
@@ -348,22 +409,6 @@ void kelpie__relay_client_credit(struct kelpie_relay *relay, uint64_t client, ui
     }
     exec_grant(exec, kind);
     kelpie__ignore(kelpie__relay_exec_pump(exec)); /* freed or not: this was the last use */
-}
-
-/* Throws away what a stream holds and what still comes. The source is told where it can do
- * something about it. */
-static void exec_stop_stream(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
-    struct kelpie_exec_stream *stream = &exec->streams[kind];
-    if (stream->sender.is_stopped) {
-        return;
-    }
-    if (stream->has_ring) {
-        kelpie__stream_sender_stop(&stream->sender);
-        exec_grant(exec, kind);
-    } else {
-        stream->sender.is_stopped = true;
-    }
-    KELPIE_ASSERT(stream->sender.is_stopped);
 }
 
 void kelpie__relay_client_stop(struct kelpie_relay *relay, uint64_t client, uint32_t stream) {
@@ -438,10 +483,7 @@ void kelpie__relay_guest_credit(struct kelpie_relay *relay, uint32_t stream, uin
     }
     const char *rule = "R20: an agent gives no credit for output";
     if (kelpie__exec_is_input(kind)) {
-        struct kelpie_exec_stream *entry = &exec->streams[kind];
-        rule = exec_ensure_ring(exec, entry)
-                   ? kelpie__stream_sender_credit(&entry->sender, acknowledged, limit)
-                   : "no memory for a stream";
+        rule = exec_take_credit(exec, kind, acknowledged, limit);
     }
     if (rule != NULL) {
         kelpie__guest_break(relay->guest, rule);
@@ -547,8 +589,12 @@ void kelpie__exec_taken_over(struct kelpie_relay_exec *exec) {
     kelpie__exec_check(exec);
     KELPIE_ASSERT(exec->client != 0);
     struct kelpie_exec_stream *input = &exec->streams[KELPIE_STREAM_STDIN];
-    if (exec->phase == KELPIE_RELAY_LIVE && exec_ensure_ring(exec, input)) {
-        exec_grant(exec, KELPIE_STREAM_STDIN);
+    if (exec->phase == KELPIE_RELAY_LIVE) {
+        if (exec_ensure_ring(exec, input)) {
+            exec_grant(exec, KELPIE_STREAM_STDIN);
+        } else {
+            exec_starve(exec);
+        }
     }
     kelpie__ignore(kelpie__relay_exec_pump(exec)); /* freed or not: this was the last use */
 }
