@@ -105,13 +105,12 @@ int kelpie__sim_file_open_synthetic(struct sim_file *file, struct sim_process *p
 
 static int64_t content_read(struct sim_process *process, struct sim_file *file, void *out,
                             size_t count, uint64_t offset) {
-    if (offset == 0 && file->is_content_read) {
+    if (offset == 0) { /* as it is now: of what it was when it was opened, only errors count */
         int status = content_make(file, process);
         if (status < 0) {
             return status;
         }
     }
-    file->is_content_read = true;
     if (offset >= file->content_length) {
         return 0;
     }

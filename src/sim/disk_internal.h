@@ -386,7 +386,6 @@ struct sim_file {
     char *content; /* of a synthetic file */
     size_t content_bytes;
     size_t content_length;
-    bool is_content_read;
 };
 
 /* One reference; takes one to the inode. NULL: no memory. */
