@@ -112,6 +112,7 @@ struct kelpie_agent_exec {
     bool is_exit_sent;
     uint32_t kill_attempt_count;
     struct kelpie_timer answer_timer; /* until the answer to exec.start is sent */
+    struct kelpie_timer retry_timer;  /* while the kernel has no memory for its streams */
     struct kelpie_timer timer; /* the timeout while it runs, then the patience with what it left */
 
     struct kelpie_agent_input input;

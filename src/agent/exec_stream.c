@@ -18,6 +18,8 @@
 #define STREAM_READ_COUNT_MAX 4           /* reads of one pipe in one go: others want their turn */
 #define STREAM_OUTPUT_BYTES (64 * 1024)   /* what a pipe holds: one read can empty it */
 #define STREAM_END_OF_TRANSMISSION "\x04" /* what a terminal takes for end of file */
+/* A kernel that has no memory to watch a pipe, or to take bytes, is asked again after so long. */
+#define STREAM_RETRY_NS (10 * KELPIE_NS_PER_MS)
 /* Room for what a peer may send without being told, even when a former one left as much behind. */
 #define STREAM_INPUT_BYTES (KELPIE_EXEC_INPUT_BYTES + KELPIE_STREAM_CREDIT_INITIAL_BYTES)
 
@@ -37,6 +39,17 @@ static void input_check(const struct kelpie_agent_input *input) {
     KELPIE_ASSERT(input->handle < 0 || !input->is_stopped);
     KELPIE_ASSERT(kelpie__ring_unsent(&input->ring) <= input->receiver.received);
     kelpie__ring_check(&input->ring);
+}
+
+static void streams_retry(void *context);
+
+static void streams_retry_soon(struct kelpie_agent_exec *exec) {
+    struct kelpie_loop *loop = exec->agent->loop;
+    KELPIE_REACHED(exec->agent->os, "the guest had no memory for a command's streams");
+    if (!kelpie__timer_is_armed(&exec->retry_timer)) {
+        kelpie__timer_arm(loop, &exec->retry_timer, loop->now_ns + STREAM_RETRY_NS, streams_retry,
+                          exec);
+    }
 }
 
 static void output_unwatch(struct kelpie_agent_output *output) {
@@ -76,12 +89,10 @@ static void output_watch(struct kelpie_agent_output *output) {
     }
     int status = kelpie__loop_watch(output->exec->agent->loop, output->handle, KELPIE_OS_READABLE,
                                     output_callback, output, &output->watch_slot);
+    output->is_watched = status == 0;
     if (status < 0) { /* the loop has a place for each stream: the kernel has no memory */
-        output_close(output);
-        kelpie__stream_sender_end(&output->sender);
-        return;
+        streams_retry_soon(output->exec);
     }
-    output->is_watched = true;
 }
 
 static int64_t output_read(struct kelpie_agent_output *output, size_t *out_capacity) {
@@ -205,8 +216,9 @@ static void input_grant(struct kelpie_agent_input *input) {
     }
 }
 
-/* Writes as much as the pipe takes. False: the command has closed its end. */
-static bool input_drain(struct kelpie_agent_input *input) {
+/* Writes as much as the pipe takes. 0, or -errno: of a command that has closed its end, or of a
+ * kernel without memory. */
+static int input_drain(struct kelpie_agent_input *input) {
     input_check(input);
     int64_t result = 1;
     while (result > 0 && kelpie__ring_unsent(&input->ring) > 0) {
@@ -221,7 +233,11 @@ static bool input_drain(struct kelpie_agent_input *input) {
             KELPIE_ASSERT(is_freed);
         }
     }
-    return result > 0 || result == -EAGAIN;
+    return result > 0 || result == -EAGAIN ? 0 : (int)result;
+}
+
+static bool is_starved(int64_t result) {
+    return result == -ENOMEM || result == -ENOBUFS;
 }
 
 /* Its bytes are written: the command sees the end. A terminal is told by its own character; should
@@ -229,9 +245,12 @@ static bool input_drain(struct kelpie_agent_input *input) {
 static void input_end(struct kelpie_agent_input *input) {
     KELPIE_ASSERT(input->receiver.is_ended);
     KELPIE_ASSERT(kelpie__ring_unsent(&input->ring) == 0);
-    if (input->handle == input->exec->terminal) {
-        kelpie__ignore(
-            kelpie__os_write(input->exec->agent->os, input->handle, STREAM_END_OF_TRANSMISSION, 1));
+    if (input->handle == input->exec->terminal &&
+        is_starved(kelpie__os_write(input->exec->agent->os, input->handle,
+                                    STREAM_END_OF_TRANSMISSION, 1))) {
+        input_unwatch(input);
+        streams_retry_soon(input->exec);
+        return;
     }
     input_close(input);
 }
@@ -241,7 +260,14 @@ static void input_callback(void *context, uint32_t bits);
 static void input_advance(struct kelpie_agent_input *input) {
     input_check(input);
     KELPIE_ASSERT(input->handle >= 0);
-    if (!input_drain(input)) {
+    int drained = input_drain(input);
+    if (is_starved(drained)) { /* that the pipe is writable says nothing then */
+        input_unwatch(input);
+        input_grant(input);
+        streams_retry_soon(input->exec);
+        return;
+    }
+    if (drained < 0) {
         input_stop(input);
         return;
     }
@@ -258,7 +284,7 @@ static void input_advance(struct kelpie_agent_input *input) {
                                         input_callback, input, &input->watch_slot);
         input->is_watched = status == 0;
         if (status < 0) {
-            input_stop(input);
+            streams_retry_soon(input->exec);
         }
     }
 }
@@ -293,6 +319,15 @@ const char *kelpie__agent_exec_input(struct kelpie_agent_exec *exec,
 }
 
 /* --- Both. --- */
+
+static void streams_retry(void *context) {
+    struct kelpie_agent_exec *exec = context;
+    KELPIE_ASSERT(exec->state >= KELPIE_AGENT_EXEC_RUNNING);
+    if (exec->input.handle >= 0) {
+        input_advance(&exec->input);
+    }
+    kelpie__agent_exec_advance(exec);
+}
 
 int kelpie__agent_exec_streams_init(struct kelpie_agent_exec *exec, struct kelpie_error *error) {
     KELPIE_ASSERT(exec->agent != NULL);
@@ -329,6 +364,7 @@ void kelpie__agent_exec_streams_deinit(struct kelpie_agent_exec *exec) {
 
 void kelpie__agent_exec_streams_reset(struct kelpie_agent_exec *exec) {
     struct kelpie_agent_input *input = &exec->input;
+    kelpie__timer_disarm(exec->agent->loop, &exec->retry_timer);
     if (input->handle >= 0) {
         input_close(input);
     }

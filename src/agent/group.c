@@ -23,10 +23,12 @@ static void group_name(const struct kelpie_agent_group *group, char *out) {
 
 static void group_close(struct kelpie_os *os, struct kelpie_agent_group *group) {
     KELPIE_ASSERT(group->directory >= 0);
-    KELPIE_ASSERT(group->members >= 0);
+    KELPIE_ASSERT(group->members >= 0 && group->killer >= 0);
     kelpie__ignore(kelpie__os_close(os, group->members)); /* it was only read */
+    kelpie__ignore(kelpie__os_close(os, group->killer));
     kelpie__ignore(kelpie__os_close(os, group->directory));
     group->members = KELPIE_OS_NO_HANDLE;
+    group->killer = KELPIE_OS_NO_HANDLE;
     group->directory = KELPIE_OS_NO_HANDLE;
 }
 
@@ -38,10 +40,29 @@ static void group_remove(struct kelpie_agent_groups *groups, struct kelpie_agent
     kelpie__ignore(kelpie__os_unlink(groups->os, groups->directory, name, true));
 }
 
+/* Both now: a guest that has run out of handles, or memory, is one whose commands have to be
+ * killed. */
+static int group_open_files(struct kelpie_os *os, struct kelpie_agent_group *group) {
+    KELPIE_ASSERT(group->directory >= 0);
+    int members = kelpie__os_open(os, group->directory, "cgroup.procs", KELPIE_OS_OPEN_READ, 0);
+    if (members < 0) {
+        return members;
+    }
+    int killer = kelpie__os_open(os, group->directory, "cgroup.kill", KELPIE_OS_OPEN_WRITE, 0);
+    if (killer < 0) {
+        kelpie__ignore(kelpie__os_close(os, members)); /* it was never read */
+        return killer;
+    }
+    group->members = members;
+    group->killer = killer;
+    return 0;
+}
+
 static int group_create(struct kelpie_agent_groups *groups, struct kelpie_agent_group *out) {
     KELPIE_ASSERT(groups->directory >= 0);
     KELPIE_ASSERT(groups->last_number < UINT32_MAX);
     struct kelpie_agent_group group = {.members = KELPIE_OS_NO_HANDLE,
+                                       .killer = KELPIE_OS_NO_HANDLE,
                                        .number = groups->last_number + 1};
     char name[GROUP_NAME_BYTES];
     group_name(&group, name);
@@ -55,11 +76,10 @@ static int group_create(struct kelpie_agent_groups *groups, struct kelpie_agent_
     if (group.directory < 0) {
         return group.directory;
     }
-    group.members =
-        kelpie__os_open(groups->os, group.directory, "cgroup.procs", KELPIE_OS_OPEN_READ, 0);
-    if (group.members < 0) {
+    status = group_open_files(groups->os, &group);
+    if (status < 0) {
         kelpie__ignore(kelpie__os_close(groups->os, group.directory));
-        return group.members;
+        return status;
     }
     *out = group;
     return 0;
@@ -108,7 +128,8 @@ void kelpie__agent_group_acquire(struct kelpie_agent_groups *groups,
                                  struct kelpie_agent_group *out) {
     KELPIE_ASSERT(groups->spare_count <= KELPIE_AGENT_GROUP_SPARE_MAX);
     struct kelpie_agent_group group = {.directory = KELPIE_OS_NO_HANDLE,
-                                       .members = KELPIE_OS_NO_HANDLE};
+                                       .members = KELPIE_OS_NO_HANDLE,
+                                       .killer = KELPIE_OS_NO_HANDLE};
     if (groups->spare_count > 0) {
         groups->spare_count -= 1;
         group = groups->spares[groups->spare_count];
@@ -123,11 +144,8 @@ void kelpie__agent_group_kill(struct kelpie_agent_groups *groups,
                               const struct kelpie_agent_group *group, const int32_t *leaders,
                               uint32_t leader_count) {
     KELPIE_ASSERT(group->leader > 1);
-    if (group->directory >= 0) {
-        int status = kelpie__agent_write_text(groups->os, group->directory, "cgroup.kill", "1");
-        if (status == 0) {
-            return;
-        }
+    if (group->directory >= 0 && kelpie__os_pwrite(groups->os, group->killer, "1", 1, 0) == 1) {
+        return;
     }
     kelpie__ignore(kelpie__agent_process_list_signal(groups->os, group->leader, leaders,
                                                      leader_count, SIGKILL));
@@ -193,6 +211,7 @@ void kelpie__agent_group_release(struct kelpie_agent_groups *groups,
     groups->spare_count += 1;
     group->directory = KELPIE_OS_NO_HANDLE;
     group->members = KELPIE_OS_NO_HANDLE;
+    group->killer = KELPIE_OS_NO_HANDLE;
 }
 
 void kelpie__agent_group_abandon(struct kelpie_agent_groups *groups,

@@ -21,6 +21,7 @@ struct kelpie_agent_group {
     /* owned; KELPIE_OS_NO_HANDLE: there are no cgroups, `leader` tells the members */
     int directory;
     int members;          /* owned; its cgroup.procs */
+    int killer;           /* owned; its cgroup.kill */
     uint32_t number;      /* its directory's name */
     int32_t leader;       /* pid of the command, from spawn on; its session has the same number */
     uint64_t past_cpu_us; /* what earlier commands in this cgroup used */
