@@ -84,7 +84,7 @@ enum kelpie_code {
     KELPIE_E_PROTOCOL = -29,  /* a peer broke a rule of docs/protocol.md, which the message names */
     KELPIE_E_MISUSE = -30,  /* a call that cannot be right: NULL, wrong order, inside a callback */
     KELPIE_E_MEMORY = -31,  /* no memory */
-    KELPIE_E_BUSY = -32,    /* somebody else is changing the VM; try again */
+    KELPIE_E_BUSY = -32,    /* the VM is being changed, or is about to crash; try again */
     KELPIE_E_TIMEOUT = -33, /* a deadline other than boot's and exec's passed */
     KELPIE_E_EXEC_NOT_FOUND = -34, /* there is no such command (a shell's 127) */
     /* it cannot be executed, or its interpreter is missing (a shell's 126) */
@@ -343,8 +343,8 @@ KELPIE_MUST_CHECK int kelpie_vm_kill_async(struct kelpie_vm *vm, kelpie_done_cal
 
 /* Running -> Paused: no processor of the guest runs, its memory stays. Commands in it stand still,
  * and their timeouts do not count meanwhile; deadlines of this program do (kelpie_exec_wait's and
- * the like). On failure it is Running. Errors: PAUSE, STATE, BUSY (it is being paused or resumed),
- * UNSUPPORTED (by the backend), CRASHED. */
+ * the like). On failure it is Running. Errors: PAUSE, STATE, BUSY (it is being paused or resumed,
+ * or about to crash), UNSUPPORTED (by the backend), CRASHED. */
 KELPIE_MUST_CHECK int kelpie_vm_pause(struct kelpie_vm *vm, struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie_vm_pause_async(struct kelpie_vm *vm, kelpie_done_callback callback,
                                             void *context, struct kelpie_operation **out,
@@ -505,7 +505,7 @@ struct kelpie_exec_result {
 
 /* Runs a command and collects its output. A command that ran is a success whatever its exit code;
  * at its timeout the error is EXEC_TIMEOUT. Gives what *out holds (kelpie_exec_result_release).
- * Errors: EXEC_NOT_FOUND, EXEC_DENIED, EXEC, EXEC_TIMEOUT, STATE, CRASHED, LIMIT, CANCELLED,
+ * Errors: EXEC_NOT_FOUND, EXEC_DENIED, EXEC, EXEC_TIMEOUT, STATE, CRASHED, LIMIT, CANCELLED, BUSY,
  * MISUSE. The asynchronous form keeps out_result until the callback; *out (may be NULL) is borrowed
  * until then, for kelpie_exec_kill and kelpie_exec_signal. */
 KELPIE_MUST_CHECK int kelpie_vm_exec(struct kelpie_vm *vm,

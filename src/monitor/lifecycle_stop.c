@@ -180,10 +180,17 @@ int kelpie__lifecycle_check_ending(const struct kelpie_monitor *monitor, const c
                                    struct kelpie_error *error) {
     const struct kelpie_lifecycle *lifecycle = &monitor->lifecycle;
     KELPIE_ASSERT(lifecycle->vmm != NULL);
-    if (lifecycle->is_stopping || lifecycle->is_kill_wanted || lifecycle->has_failure ||
-        kelpie__guest_wire(&monitor->guest) == NULL) {
+    if (lifecycle->is_stopping || lifecycle->is_kill_wanted) {
         KELPIE_REACHED(monitor->os, "something was asked of a VM that was ending");
         return kelpie__fail(error, KELPIE_E_STATE, 0, "%s: VM \"%s\" is ending", operation,
+                            monitor->config.name);
+    }
+    /* It is to crash, and its state is still another one: to say that it has crashed would be to
+     * contradict who looks. */
+    if (lifecycle->has_failure || kelpie__guest_wire(&monitor->guest) == NULL) {
+        KELPIE_REACHED(monitor->os, "something was asked of a VM that was failing");
+        return kelpie__fail(error, KELPIE_E_BUSY, 0,
+                            "%s: VM \"%s\" is failing; its end is known in a moment", operation,
                             monitor->config.name);
     }
     return 0;
