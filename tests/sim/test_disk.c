@@ -567,7 +567,7 @@ static void test_synthetic_files_and_hooks(void **state) {
     assert_true(value >= 0);
     int64_t length = kelpie__os_pread(f.os, value, text, sizeof(text), 0);
     assert_int_equal(length, 19 - 1);
-    assert_memory_equal(text, "/sys/g/one/value 1", 18);
+    assert_memory_equal(text, "/sys/g/one/value 2", 18); /* made at the open, and again now */
     assert_int_equal(kelpie__os_pread(f.os, value, text, sizeof(text), 18), 0);
     assert_int_equal(kelpie__os_write(f.os, value, "5", 1), 1);
     assert_int_equal(kelpie__os_write(f.os, value, "x", 1), -EINVAL);
