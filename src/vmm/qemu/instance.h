@@ -88,7 +88,9 @@ struct kelpie_qemu {
     bool is_process_watched;
     bool is_stderr_watched;
     bool is_kill_requested;
-    bool is_pausing; /* of vmm.is_changing: which way */
+    bool is_pausing;   /* of vmm.is_changing: which way */
+    bool is_unsettled; /* a pause or resume was given up, and its undoing is not answered yet */
+    struct kelpie_timer change_timer; /* of an undoing */
     bool has_shutdown;
     char shutdown_reason[KELPIE_QMP_REASON_BYTES_MAX];
     char program[4096];
@@ -117,7 +119,9 @@ KELPIE_MUST_CHECK int kelpie__qemu_execute(struct kelpie_qemu *qemu, const char 
                                            kelpie_qmp_answer_callback callback,
                                            struct kelpie_error *error);
 
-/* pause.c */
+/* pause.c; `code` is for what cannot be asked of it now */
+KELPIE_MUST_CHECK int kelpie__qemu_check_settled(const struct kelpie_qemu *qemu, int code,
+                                                 struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__qemu_pause(struct kelpie_vmm *vmm, struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__qemu_resume(struct kelpie_vmm *vmm, struct kelpie_error *error);
 

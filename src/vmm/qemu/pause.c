@@ -2,14 +2,16 @@
  *
  * Pause and resume: one QMP command each, and the opposite one when it was not answered in time.
  *
- * | the command | the opposite one | the guest | done with |
+ * | the command | the opposite one | done with | the guest |
  * | --- | --- | --- | --- |
- * | is carried out | | is as wanted | 0 |
- * | is refused | | is as before | QEMU's words |
- * | is late | is carried out | is as before | TIMEOUT |
- * | is late | is refused, late, or cannot be sent | is killed: nobody knows | CRASHED, at QEMU's
- * end | | QMP closes | | is going | CRASHED, at QEMU's end |
+ * | is carried out | | 0 | is as wanted |
+ * | is refused | | QEMU's words | is as before |
+ * | is late | is carried out | TIMEOUT | is as before |
+ * | is late | is late, too | TIMEOUT | stands still with QEMU, and is as before once QEMU goes on |
+ * | is late | is refused, or cannot be sent | CRASHED, at QEMU's end | nobody knows: QEMU is killed
+ * | | QMP closes | | CRASHED, at QEMU's end | is going |
  */
+#include "core/limits.h"
 #include "os/os_call.h"
 #include "os/os_mark.h"
 #include "vmm/qemu/instance.h"
@@ -34,27 +36,60 @@ static bool pause_is_left_to_end(int status) {
 /* Whether the guest runs cannot be found out: what is published would be a guess. */
 static void pause_give_up(struct kelpie_qemu *qemu) {
     struct kelpie_error error = {0};
-    KELPIE_ASSERT(qemu->vmm.is_changing);
-    KELPIE_REACHED(qemu->os, "QEMU answered neither a pause or resume nor its undoing");
+    KELPIE_ASSERT(!qemu->is_unsettled);
+    KELPIE_REACHED(qemu->os, "a pause or resume could not be undone");
     kelpie__ignore(kelpie__fail(&error, KELPIE_E_CRASHED, 0,
-                                "QEMU answered neither \"%s\" nor \"%s\" within %u ms each",
-                                qemu->is_pausing ? "stop" : "cont",
-                                qemu->is_pausing ? "cont" : "stop", KELPIE_QEMU_TIMEOUT_MS));
+                                "QEMU did not answer \"%s\" within %u ms, and did not undo it",
+                                qemu->is_pausing ? "stop" : "cont", KELPIE_QEMU_TIMEOUT_MS));
     kelpie__qemu_give_up(qemu, &error, 0);
+}
+
+/* It is as it was before, for all that can be seen from here. */
+static void pause_finish_undone(struct kelpie_qemu *qemu) {
+    KELPIE_ASSERT(qemu->change_error.code < 0);
+    pause_note(qemu, !qemu->is_pausing);
+    kelpie__vmm_emit_done(&qemu->vmm, qemu->change_error.code, &qemu->change_error);
 }
 
 static void pause_undone(void *context, int status, const struct kelpie_json_value *result,
                          const struct kelpie_error *error) {
     struct kelpie_qemu *qemu = context;
-    KELPIE_ASSERT(qemu->change_error.code < 0);
+    bool is_told = qemu->is_unsettled;
     KELPIE_ASSERT(status == 0 ? result != NULL : error != NULL);
-    if (status == 0) {
-        KELPIE_REACHED(qemu->os, "a pause or resume without an answer was undone");
-        pause_note(qemu, !qemu->is_pausing);
-        kelpie__vmm_emit_done(&qemu->vmm, qemu->change_error.code, &qemu->change_error);
-    } else if (!pause_is_left_to_end(status)) {
-        pause_give_up(qemu);
+    kelpie__timer_disarm(qemu->loop, &qemu->change_timer);
+    qemu->is_unsettled = false;
+    if (pause_is_left_to_end(status)) {
+        return;
     }
+    if (status < 0) {
+        pause_give_up(qemu);
+    } else if (!is_told) {
+        KELPIE_REACHED(qemu->os, "a pause or resume without an answer was undone");
+        pause_finish_undone(qemu);
+    }
+}
+
+/* Who asked is told; both commands are before QEMU, which takes them in order when it goes on. What
+ * it says of them then changes nothing, and until then nothing else is asked of it. */
+static void pause_undo_is_late(void *context) {
+    struct kelpie_qemu *qemu = context;
+    KELPIE_ASSERT(qemu->vmm.is_changing && !qemu->is_unsettled);
+    KELPIE_REACHED(qemu->os, "QEMU answered neither a pause or resume nor its undoing");
+    qemu->is_unsettled = true;
+    pause_finish_undone(qemu);
+}
+
+static bool pause_send_undo(struct kelpie_qemu *qemu) {
+    const struct kelpie_qmp_command command = {.name = qemu->is_pausing ? "cont" : "stop",
+                                               .handle = KELPIE_OS_NO_HANDLE,
+                                               .timeout_ms = UINT32_MAX};
+    if (kelpie__qmp_execute(qemu->qmp, &command, pause_undone, qemu, NULL) < 0) {
+        return false;
+    }
+    kelpie__timer_arm(qemu->loop, &qemu->change_timer,
+                      qemu->loop->now_ns + (int64_t)KELPIE_QEMU_TIMEOUT_MS * KELPIE_NS_PER_MS,
+                      pause_undo_is_late, qemu);
+    return true;
 }
 
 /* A command that was not answered in time may still be carried out, or have been: the opposite one
@@ -70,8 +105,7 @@ static void pause_done(void *context, int status, const struct kelpie_json_value
     if (status == KELPIE_E_TIMEOUT) {
         KELPIE_REACHED(qemu->os, "a pause or resume was not answered in time");
         qemu->change_error = *error;
-        if (kelpie__qemu_execute(qemu, qemu->is_pausing ? "cont" : "stop", NULL, pause_undone,
-                                 NULL) < 0) {
+        if (!pause_send_undo(qemu)) {
             pause_give_up(qemu);
         }
         return;
@@ -82,14 +116,32 @@ static void pause_done(void *context, int status, const struct kelpie_json_value
     kelpie__vmm_emit_done(&qemu->vmm, status, error);
 }
 
+int kelpie__qemu_check_settled(const struct kelpie_qemu *qemu, int code,
+                               struct kelpie_error *error) {
+    KELPIE_ASSERT(code < 0);
+    if (!qemu->is_unsettled) {
+        return 0;
+    }
+    KELPIE_REACHED(qemu->os, "something was asked of a QEMU that had not answered");
+    return kelpie__fail(error, code, 0, "QEMU has not answered yet what was asked before");
+}
+
 int kelpie__qemu_pause(struct kelpie_vmm *vmm, struct kelpie_error *error) {
     struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
+    int status = kelpie__qemu_check_settled(qemu, KELPIE_E_PAUSE, error);
+    if (status < 0) {
+        return status;
+    }
     qemu->is_pausing = true;
     return kelpie__qemu_execute(qemu, "stop", NULL, pause_done, error);
 }
 
 int kelpie__qemu_resume(struct kelpie_vmm *vmm, struct kelpie_error *error) {
     struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
+    int status = kelpie__qemu_check_settled(qemu, KELPIE_E_RESUME, error);
+    if (status < 0) {
+        return status;
+    }
     qemu->is_pausing = false;
     return kelpie__qemu_execute(qemu, "cont", NULL, pause_done, error);
 }

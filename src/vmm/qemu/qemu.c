@@ -123,6 +123,7 @@ static void qemu_end(struct kelpie_qemu *qemu, const struct kelpie_os_exit *proc
     KELPIE_ASSERT(!qemu->is_process_watched);
     struct kelpie_vmm_end end = {0};
     kelpie__timer_disarm(qemu->loop, &qemu->end_timer);
+    kelpie__timer_disarm(qemu->loop, &qemu->change_timer);
     kelpie__tsc_cancel(&qemu->tsc);
     kelpie__qemu_restore_cancel(qemu);
     if (process_exit != NULL) {
@@ -246,14 +247,14 @@ static void qemu_qmp_event(void *context, const struct kelpie_qmp_event *event) 
     enum kelpie_vmm_state state = qemu->vmm.state;
     switch (event->type) {
     case KELPIE_QMP_EVENT_STOP:
-        if (state == KELPIE_VMM_RUNNING) {
+        if (state == KELPIE_VMM_RUNNING && !qemu->is_unsettled) {
             kelpie__vmm_emit(&qemu->vmm,
                              &(struct kelpie_vmm_event){.type = KELPIE_VMM_EVENT_PAUSED});
         }
         break;
     case KELPIE_QMP_EVENT_RESUME:
         qemu->save.has_run = true;
-        if (state == KELPIE_VMM_PAUSED) {
+        if (state == KELPIE_VMM_PAUSED && !qemu->is_unsettled) {
             kelpie__vmm_emit(&qemu->vmm,
                              &(struct kelpie_vmm_event){.type = KELPIE_VMM_EVENT_RESUMED});
         }
@@ -558,6 +559,7 @@ static void qemu_destroy(struct kelpie_vmm *vmm) {
     struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
     kelpie__tsc_cancel(&qemu->tsc);
     kelpie__timer_disarm(qemu->loop, &qemu->end_timer);
+    kelpie__timer_disarm(qemu->loop, &qemu->change_timer);
     kelpie__qemu_restore_cancel(qemu);
     kelpie__qemu_save_cancel(qemu);
     qemu_kill_process(qemu);

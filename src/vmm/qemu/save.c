@@ -181,16 +181,20 @@ int kelpie__qemu_save(struct kelpie_vmm *vmm, const struct kelpie_vmm_save *orde
     struct kelpie_qemu_save *save = &qemu->save;
     KELPIE_ASSERT(save->step == KELPIE_QEMU_SAVE_NONE);
     KELPIE_ASSERT(qemu->qmp != NULL);
+    int status = kelpie__qemu_check_settled(qemu, KELPIE_E_SNAPSHOT, error);
+    if (status < 0) {
+        return status;
+    }
     save->order = *order;
     save->out = out;
     save->saved = (struct kelpie_vmm_saved){0};
     save->has_run = false;
     save->step = KELPIE_QEMU_SAVE_LOCATE;
     /* It cannot move: asked for once. */
-    int status = qemu->locate.address != 0
-                     ? save_add_handle(qemu, error)
-                     : kelpie__qemu_locate(&qemu->locate, qemu->qmp, qemu->memory_bytes,
-                                           save_located, qemu, error);
+    status = qemu->locate.address != 0
+                 ? save_add_handle(qemu, error)
+                 : kelpie__qemu_locate(&qemu->locate, qemu->qmp, qemu->memory_bytes, save_located,
+                                       qemu, error);
     if (status < 0) {
         save->step = KELPIE_QEMU_SAVE_NONE;
     }
