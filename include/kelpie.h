@@ -225,6 +225,10 @@ void kelpie_config_set_lifetime(struct kelpie_config *config, enum kelpie_lifeti
 void kelpie_config_set_ephemeral(struct kelpie_config *config, bool is_ephemeral);
 /* Start even when the guest's memory is larger than what the host has available. */
 void kelpie_config_set_overcommit(struct kelpie_config *config, bool allows_overcommit);
+/* Where a boot would be the same as one before, the VM is started from a template of that: the
+ * guest as it was right after its set-up, with an identity of its own. The first such boot leaves
+ * it. True is the default; false: every start boots, and leaves none. */
+void kelpie_config_set_template(struct kelpie_config *config, bool uses_template);
 
 /* The VM is made from this snapshot: its first start brings back the guest that was saved, with its
  * commands, and an identity of its own (id, host name, machine id, randomness, time of day). Later
@@ -264,7 +268,7 @@ struct kelpie_vm_info {
     char pause[8];       /* how it pauses: "vmm", no processor of the guest runs; or "" */
     char accelerator[8]; /* "kvm", "tcg", or "" before the first start */
     char accelerator_reason[256];
-    char origin[16]; /* of this run: "boot" or "snapshot" */
+    char origin[16]; /* of this run: "boot", "template" or "snapshot" */
     char root[4097];
     char kernel[4097];
     uint32_t cpus;

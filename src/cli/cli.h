@@ -72,6 +72,7 @@ struct kelpie_cli_options {
     bool stops_vm;
     bool is_read_only;
     bool allows_overcommit;
+    bool avoids_template;
     bool is_interactive;
     bool has_terminal;
     bool is_detached;

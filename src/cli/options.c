@@ -63,6 +63,8 @@ static const struct option table[] = {
     {"memory", 0, OPTION_SIZE_MIB, MAKES_VM, PLACE(memory_mib), "SIZE",
      "MiB, or with a unit: 1g; 128 to 16,384 MiB (512)"},
     {"name", 0, OPTION_TEXT, MAKES_VM, PLACE(name), "NAME", "the VM's name (drawn)"},
+    {"no-template", 0, OPTION_FLAG, MAKES_VM, PLACE(avoids_template), NULL,
+     "boot it, even where a template of such a boot is there"},
     {"overcommit", 0, OPTION_FLAG, MAKES_VM, PLACE(allows_overcommit), NULL,
      "start with more memory than the host has available"},
     {"read-only", 0, OPTION_FLAG, MAKES_VM, PLACE(is_read_only), NULL,

@@ -87,6 +87,7 @@ static void set_numbers(const struct kelpie_cli_options *options, struct kelpie_
     }
     kelpie_config_set_read_only(config, options->is_read_only);
     kelpie_config_set_overcommit(config, options->allows_overcommit);
+    kelpie_config_set_template(config, !options->avoids_template);
 }
 
 /* All problems, not the first only. */

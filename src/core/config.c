@@ -17,6 +17,7 @@ void kelpie__config_defaults(struct kelpie_config_values *values) {
         .cpus = KELPIE_CPUS_DEFAULT,
         .memory_mib = KELPIE_MEMORY_MIB_DEFAULT,
         .boot_timeout_ms = KELPIE_BOOT_TIMEOUT_MS_DEFAULT,
+        .uses_template = true,
         .accelerator = KELPIE_ACCELERATOR_AUTO,
         .lifetime = KELPIE_LIFETIME_OWNED,
     };
@@ -239,6 +240,7 @@ int64_t kelpie__config_write(const struct kelpie_config_values *values, char *ou
     kelpie__json_write_bool(&writer, "read_only", values->is_read_only);
     kelpie__json_write_bool(&writer, "is_ephemeral", values->is_ephemeral);
     kelpie__json_write_bool(&writer, "overcommit", values->allows_overcommit);
+    kelpie__json_write_bool(&writer, "template", values->uses_template);
     kelpie__json_write_string(&writer, "accel", accelerator_names[values->accelerator]);
     kelpie__json_write_string(&writer, "lifetime", lifetime_names[values->lifetime]);
     kelpie__json_write_string(&writer, "root", values->root);
@@ -279,6 +281,7 @@ static int name_find(const char *text, const char *const *names, size_t count) {
     M(read_only)                                                                                   \
     M(is_ephemeral)                                                                                \
     M(overcommit)                                                                                  \
+    M(template)                                                                                    \
     M(accel)                                                                                       \
     M(lifetime)                                                                                    \
     M(root)                                                                                        \
@@ -352,7 +355,8 @@ static bool read_values(const struct kelpie_json_member *members,
                      READ_BOOL(overcommit, allows_overcommit);
     bool has_texts = READ_TEXT(id) && READ_TEXT(name) && READ_TEXT(root) && READ_TEXT(kernel) &&
                      READ_TEXT(working_directory);
-    kelpie__ignore(READ_TEXT(snapshot)); /* older files have neither */
+    kelpie__ignore(READ_TEXT(snapshot)); /* older files have none of these */
+    kelpie__ignore(READ_BOOL(template, uses_template));
     kelpie__ignore(READ_BOOL(snapshot_transient, is_snapshot_transient));
 #undef READ_TEXT
 #undef READ_U64

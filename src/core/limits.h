@@ -51,6 +51,14 @@
 /* Layers of a VM's writable disk, one more with each snapshot of a VM that has run since. */
 #define KELPIE_DISK_LAYER_COUNT_MAX 26u
 
+/* ---- templates (docs/templates.md) ----------------------------------------------------------- */
+#define KELPIE_TEMPLATE_TIMEOUT_MS 10000u /* to start from one; then the VM is booted */
+#define KELPIE_TEMPLATE_SEAL_MS 60000u    /* to make one whole, beside the VM that it was made of */
+#define KELPIE_TEMPLATE_WAIT_MS 2000u     /* for that, of a VM that is to be deleted */
+#define KELPIE_TEMPLATE_AGE_MS_MAX (UINT64_C(30) * 24u * 3600u * 1000u) /* unused */
+#define KELPIE_TEMPLATE_COUNT_MAX 32u
+#define KELPIE_TEMPLATE_BYTES_MAX (UINT64_C(8) << 30) /* on the disk, of all */
+
 /* ---- the wire (docs/protocol.md) ---- */
 #define KELPIE_PROTOCOL_VERSION 1u
 #define KELPIE_PROTOCOL_VERSION_MIN 1u

@@ -119,6 +119,10 @@ void kelpie_config_set_overcommit(struct kelpie_config *config, bool allows_over
     config->values.allows_overcommit = allows_overcommit;
 }
 
+void kelpie_config_set_template(struct kelpie_config *config, bool uses_template) {
+    config->values.uses_template = uses_template;
+}
+
 /* ---- checks that ask the system -------------------------------------------------------------- */
 
 static struct kelpie_error *problem_add(struct kelpie_config *config) {

@@ -221,6 +221,7 @@ static int try_kvm(struct kelpie *kelpie, struct kelpie_vm_info *out, struct kel
     kelpie_config_set_memory_mib(config, KELPIE_MEMORY_MIB_MIN);
     kelpie_config_set_ephemeral(config, true);
     kelpie_config_set_overcommit(config, true);
+    kelpie_config_set_template(config, false);
     kelpie_config_set_boot_timeout_ms(config, 2 * KELPIE_KVM_TRIAL_MS);
     status = kelpie_vm_create(kelpie, NULL, config, &vm, error);
     kelpie_config_destroy(config);

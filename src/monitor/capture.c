@@ -88,12 +88,21 @@ static void capture_succeed(struct kelpie_capture *capture) {
     int64_t length = kelpie__json_finish(&writer);
     KELPIE_ASSERT(length > 0);
     capture_idle(capture);
-    kelpie__reply_result(capture->monitor, &capture->reply, text);
+    if (capture->is_template) {
+        kelpie__template_sealed(&capture->monitor->template, NULL);
+    } else {
+        kelpie__reply_result(capture->monitor, &capture->reply, text);
+    }
 }
 
 static void capture_refuse(struct kelpie_capture *capture) {
     struct kelpie_error why = capture->failure;
     KELPIE_ASSERT(why.code < 0);
+    if (capture->is_template) {
+        capture_idle(capture);
+        kelpie__template_sealed(&capture->monitor->template, &why);
+        return;
+    }
     kelpie__ignore(kelpie__fail_prefix(&why, "snapshot"));
     kelpie__event_log_write(capture->monitor, "notice", "%s", why.message);
     capture_idle(capture);
@@ -138,7 +147,8 @@ static void capture_seal(struct kelpie_capture *capture) {
     capture->phase = KELPIE_CAPTURE_SEALING;
     int status = kelpie__capture_write_draft(capture, &error);
     if (status == 0) {
-        status = kelpie__capture_work(capture, KELPIE_WORKER_SEAL, &error);
+        const char *job = capture->is_template ? KELPIE_WORKER_TEMPLATE : KELPIE_WORKER_SEAL;
+        status = kelpie__capture_work(capture, job, &error);
     }
     if (status < 0) { /* as if the child had failed: from the loop */
         capture->failure = error;
@@ -152,6 +162,9 @@ static void capture_let_go(struct kelpie_capture *capture) {
     KELPIE_ASSERT(capture->monitor->pause.phase == KELPIE_PAUSE_TAKEN);
     capture->is_holding = false;
     kelpie__pause_give_back(&capture->monitor->pause);
+    if (capture->is_template) {
+        kelpie__template_saved(&capture->monitor->template);
+    }
 }
 
 static void capture_clock_answered(void *context, const struct kelpie_error *error,
@@ -171,7 +184,7 @@ static void capture_wake(struct kelpie_capture *capture) {
     kelpie__ignore(
         kelpie__text_format(params, sizeof(params), "{\"wall_ns\":%lld}",
                             (long long)kelpie__os_now(monitor->os, KELPIE_OS_CLOCK_WALL)));
-    if (wire != NULL && capture->stopped_ns != 0) {
+    if (wire != NULL && capture->stopped_ns != 0 && !capture->is_template) {
         kelpie__ignore(kelpie__wire_call(wire, "guest.clock", params, KELPIE_TIMEOUT_NONE,
                                          capture_clock_answered, NULL, NULL, NULL));
     }
@@ -395,21 +408,29 @@ static bool capture_is_published(struct kelpie_capture *capture) {
     return is_mine;
 }
 
-/* It is there. */
-static void capture_sealed(struct kelpie_capture *capture) {
+/* The VM's next snapshot comes after this one. */
+static void capture_become_parent(struct kelpie_capture *capture) {
     struct kelpie_lifecycle *lifecycle = capture_lifecycle(capture);
     struct kelpie_error error = {0};
-    const struct kelpie_manifest *manifest = &capture->snapshot.manifest;
+    KELPIE_ASSERT(!capture->is_template);
     kelpie__ignore(kelpie__text_copy(lifecycle->record.parent, sizeof(lifecycle->record.parent),
-                                     manifest->id));
+                                     capture->snapshot.manifest.id));
     if (kelpie__lifecycle_save(lifecycle, &error) < 0) {
         kelpie__event_log_write(capture->monitor, "notice", "%s", error.message);
     }
-    kelpie__event_log_write(capture->monitor, "snapshot",
-                            "snapshot \"%s\" was taken (%s): %llu KiB, paused for %llu us",
-                            manifest->name, manifest->id,
-                            (unsigned long long)(manifest->stored_bytes / 1024),
-                            (unsigned long long)capture->pause_us);
+}
+
+/* It is there. */
+static void capture_sealed(struct kelpie_capture *capture) {
+    struct kelpie_lifecycle *lifecycle = capture_lifecycle(capture);
+    const struct kelpie_manifest *manifest = &capture->snapshot.manifest;
+    if (!capture->is_template) {
+        capture_become_parent(capture);
+    }
+    kelpie__event_log_write(
+        capture->monitor, "snapshot", "%s \"%s\" was taken (%s): %llu KiB, paused for %llu us",
+        capture->is_template ? "template" : "snapshot", manifest->name, manifest->id,
+        (unsigned long long)(manifest->stored_bytes / 1024), (unsigned long long)capture->pause_us);
     if (!capture->is_holding) {
         capture_succeed(capture);
         return;
@@ -477,6 +498,9 @@ void kelpie__capture_reject(struct kelpie_capture *capture, const struct kelpie_
     capture_remove_now(capture);
     capture_refuse(capture);
     kelpie__pause_give_back(&capture->monitor->pause);
+    if (capture->is_template) {
+        kelpie__template_saved(&capture->monitor->template);
+    }
 }
 
 void kelpie__capture_cancel(struct kelpie_monitor *monitor, uint64_t client, uint64_t request) {

@@ -32,6 +32,7 @@ enum kelpie_capture_phase {
 
 struct kelpie_capture {
     struct kelpie_monitor *monitor; /* borrowed: for ever */
+    bool is_template;               /* for ever: what it makes is one (template.h) */
     enum kelpie_capture_phase phase;
     struct kelpie_reply reply;
 
@@ -70,6 +71,9 @@ void kelpie__capture_deinit(struct kelpie_capture *capture);
 /* vm.snapshot. */
 void kelpie__capture_request(struct kelpie_monitor *monitor, struct kelpie_reply reply,
                              const char *params, size_t length);
+/* A template of the guest that is being started, which is set up and runs. Told of what comes of it
+ * are kelpie__template_saved and kelpie__template_sealed. */
+void kelpie__capture_template(struct kelpie_capture *capture, const char *key);
 /* The client no longer wants its snapshot. */
 void kelpie__capture_cancel(struct kelpie_monitor *monitor, uint64_t client, uint64_t request);
 

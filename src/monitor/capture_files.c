@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "core/small_file.h"
 #include "core/text.h"
 #include "monitor/capture.h"
 #include "monitor/inspect.h"
@@ -211,6 +212,40 @@ static int capture_make_files(struct kelpie_capture *capture, struct kelpie_erro
     return status;
 }
 
+/* Of a template: only what makes a VM of this kind, for nothing of the one that it was made of is
+ * anybody else's concern. */
+static int capture_write_config(struct kelpie_capture *capture, struct kelpie_error *error) {
+    struct kelpie_os *os = capture->monitor->os;
+    const struct kelpie_config_values *config = &capture->monitor->config;
+    struct kelpie_config_values *neutral = kelpie__alloc(os, sizeof(*neutral));
+    char *text = kelpie__alloc(os, KELPIE_CONFIG_JSON_BYTES_MAX);
+    int file = KELPIE_OS_NO_HANDLE;
+    int status = neutral == NULL || text == NULL
+                     ? kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a configuration")
+                     : kelpie__snapshot_add_file(&capture->snapshot, KELPIE_SNAPSHOT_CONFIG_FILE,
+                                                 &file, error);
+    if (status == 0) {
+        kelpie__ignore(kelpie__os_close(os, file)); /* it is replaced at once */
+        kelpie__config_defaults(neutral);
+        kelpie__ignore(
+            kelpie__text_copy(neutral->id, sizeof(neutral->id), capture->snapshot.manifest.id));
+        kelpie__ignore(
+            kelpie__text_copy(neutral->name, sizeof(neutral->name), KELPIE_GUEST_NEUTRAL_NAME));
+        neutral->cpus = config->cpus;
+        neutral->memory_mib = config->memory_mib;
+        neutral->is_read_only = config->is_read_only;
+        memcpy(neutral->root, config->root, sizeof(neutral->root));
+        int64_t length = kelpie__config_write(neutral, text, KELPIE_CONFIG_JSON_BYTES_MAX);
+        KELPIE_ASSERT(length > 0);
+        status =
+            kelpie__small_file_replace(os, capture->snapshot.directory, KELPIE_SNAPSHOT_CONFIG_FILE,
+                                       text, (size_t)length, error);
+    }
+    kelpie__free(os, text, KELPIE_CONFIG_JSON_BYTES_MAX);
+    kelpie__free(os, neutral, sizeof(*neutral));
+    return status;
+}
+
 static int capture_begin_directory(struct kelpie_capture *capture, struct kelpie_error *error) {
     struct kelpie_monitor *monitor = capture->monitor;
     uint8_t bytes[CAPTURE_ID_BYTES];
@@ -220,9 +255,10 @@ static int capture_begin_directory(struct kelpie_capture *capture, struct kelpie
         return kelpie__fail(error, KELPIE_E_IO, -status, "draw an id");
     }
     kelpie__text_hex(id, sizeof(id), bytes, sizeof(bytes));
-    status =
-        kelpie__snapshot_store_open(&capture->store, monitor->os, monitor->options.state_directory,
-                                    KELPIE_SNAPSHOTS_DIRECTORY, error);
+    const char *store =
+        capture->is_template ? KELPIE_TEMPLATES_DIRECTORY : KELPIE_SNAPSHOTS_DIRECTORY;
+    status = kelpie__snapshot_store_open(&capture->store, monitor->os,
+                                         monitor->options.state_directory, store, error);
     if (status < 0) {
         return status;
     }
@@ -262,6 +298,9 @@ int kelpie__capture_make(struct kelpie_capture *capture, const char *name, const
             "snapshot \"%s\" exists already; remove it or choose another name", manifest->name);
     }
     status = capture_make_files(capture, error);
+    if (status == 0 && capture->is_template) {
+        status = capture_write_config(capture, error);
+    }
     return status < 0 ? status : capture_make_layer(capture, error);
 }
 
@@ -351,9 +390,10 @@ int kelpie__capture_write_draft(struct kelpie_capture *capture, struct kelpie_er
     const struct kelpie_monitor *monitor = capture->monitor;
     struct kelpie_manifest *manifest = &capture->snapshot.manifest;
     KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_SEALING);
+    KELPIE_ASSERT(!capture->is_template || monitor->lifecycle.record.parent[0] == '\0');
     draft_machine(capture, manifest);
-    DRAFT_COPY(vm_id, monitor->config.id);
-    DRAFT_COPY(vm_name, monitor->config.name);
+    DRAFT_COPY(vm_id, capture->is_template ? manifest->id : monitor->config.id);
+    DRAFT_COPY(vm_name, capture->is_template ? KELPIE_GUEST_NEUTRAL_NAME : monitor->config.name);
     DRAFT_COPY(parent, monitor->lifecycle.record.parent);
     DRAFT_COPY(kind, "full");
     DRAFT_COPY(kernel_digest, capture->kernel_digest);

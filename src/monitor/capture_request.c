@@ -74,6 +74,43 @@ static int capture_read(const struct kelpie_capture *capture, const char *params
     return status;
 }
 
+/* What was left by the one before is forgotten. */
+static void capture_reset(struct kelpie_capture *capture) {
+    KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_IDLE);
+    KELPIE_ASSERT(!capture->is_holding);
+    capture->is_cancelled = false;
+    capture->is_removed = false;
+    capture->has_layer = false;
+    capture->stopped_ns = 0;
+    capture->pause_us = 0;
+    capture->saved = (struct kelpie_vmm_saved){0};
+    capture->failure = (struct kelpie_error){0};
+}
+
+static void capture_make(struct kelpie_capture *capture, const char *name, const char *label) {
+    struct kelpie_error error = {0};
+    if (kelpie__capture_make(capture, name, label, &error) < 0) {
+        kelpie__capture_reject(capture, &error);
+    } else {
+        kelpie__capture_begin(capture);
+    }
+}
+
+void kelpie__capture_template(struct kelpie_capture *capture, const char *key) {
+    struct kelpie_error error = {0};
+    KELPIE_ASSERT(capture->is_template && capture->reply.client == 0);
+    KELPIE_ASSERT(capture->monitor->lifecycle.state == KELPIE_VM_STARTING);
+    capture_reset(capture);
+    capture->was_running = true;
+    capture->is_last = false;
+    capture->is_synced = false; /* a cache */
+    if (kelpie__pause_take(capture->monitor, "template", &error) < 0) {
+        kelpie__capture_reject(capture, &error);
+        return;
+    }
+    capture_make(capture, key, "");
+}
+
 void kelpie__capture_request(struct kelpie_monitor *monitor, struct kelpie_reply reply,
                              const char *params, size_t length) {
     struct kelpie_capture *capture = &monitor->capture;
@@ -90,21 +127,10 @@ void kelpie__capture_request(struct kelpie_monitor *monitor, struct kelpie_reply
         kelpie__reply_refuse(monitor, &reply, &error);
         return;
     }
+    capture_reset(capture);
     capture->was_running = monitor->lifecycle.state == KELPIE_VM_RUNNING;
     capture->reply = reply;
     capture->is_last = order.is_last;
     capture->is_synced = order.is_synced;
-    capture->is_cancelled = false;
-    capture->is_removed = false;
-    capture->has_layer = false;
-    capture->stopped_ns = 0;
-    capture->pause_us = 0;
-    capture->saved = (struct kelpie_vmm_saved){0};
-    capture->failure = (struct kelpie_error){0};
-    status = kelpie__capture_make(capture, order.name, order.label, &error);
-    if (status < 0) {
-        kelpie__capture_reject(capture, &error);
-        return;
-    }
-    kelpie__capture_begin(capture);
+    capture_make(capture, order.name, order.label);
 }

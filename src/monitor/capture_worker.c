@@ -13,6 +13,7 @@
 
 /* The library's own patience ends later. */
 #define WORK_TIMEOUT_NS (KELPIE_SNAPSHOT_TIMEOUT_MS * KELPIE_NS_PER_MS)
+#define WORK_TEMPLATE_TIMEOUT_NS (KELPIE_TEMPLATE_SEAL_MS * KELPIE_NS_PER_MS)
 #define WORK_HANDLE_COUNT (KELPIE_WORKER_HANDLE_COUNT - KELPIE_WORKER_HANDLE_DIRECTORY)
 
 void kelpie__capture_work_cancel(struct kelpie_capture *capture) {
@@ -71,11 +72,12 @@ int kelpie__capture_work(struct kelpie_capture *capture, const char *job,
                                 capture->is_synced ? "yes" : "no",
                                 NULL};
     const int handles[WORK_HANDLE_COUNT] = {capture->snapshot.directory, capture->base};
-    const struct kelpie_child_order order = {.argv = argv,
-                                             .handles = handles,
-                                             .handle_count = WORK_HANDLE_COUNT,
-                                             .timeout_ns = WORK_TIMEOUT_NS,
-                                             .keeps_environment = true};
+    const struct kelpie_child_order order = {
+        .argv = argv,
+        .handles = handles,
+        .handle_count = WORK_HANDLE_COUNT,
+        .timeout_ns = capture->is_template ? WORK_TEMPLATE_TIMEOUT_NS : WORK_TIMEOUT_NS,
+        .keeps_environment = true};
     static_assert(KELPIE_ARRAY_COUNT(argv) <= KELPIE_CHILD_ARGUMENT_COUNT_MAX, "room for all");
     if (!kelpie__text_join(program, sizeof(program), monitor->options.libexec_directory,
                            "kelpie-monitor")) {

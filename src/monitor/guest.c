@@ -45,7 +45,11 @@ void kelpie__guest_break(struct kelpie_guest *guest, const char *rule) {
 static void guest_live(struct kelpie_guest *guest) {
     KELPIE_ASSERT(guest->phase == KELPIE_GUEST_SETTING_UP || guest->phase == KELPIE_GUEST_TIMING);
     guest->phase = KELPIE_GUEST_LIVE;
-    kelpie__lifecycle_guest_live(guest->monitor);
+    if (guest->monitor->template.is_wanted) {
+        kelpie__template_make(&guest->monitor->template);
+    } else {
+        kelpie__lifecycle_guest_live(guest->monitor);
+    }
 }
 
 static void guest_boot_failed(struct kelpie_guest *guest, const struct kelpie_error *error) {
@@ -145,8 +149,11 @@ int kelpie__guest_write_setup(const struct kelpie_guest *guest, bool is_boot, ch
         kelpie__json_write_bool(&writer, "modules_late",
                                 monitor->prepare.root_kind != KELPIE_PREPARE_ROOT_BUILTIN);
     }
-    kelpie__json_write_string(&writer, "hostname", monitor->config.name);
-    kelpie__json_write_string(&writer, "machine_id", monitor->config.id);
+    bool is_nobody = is_boot && monitor->template.is_wanted;
+    kelpie__json_write_string(&writer, "hostname",
+                              is_nobody ? KELPIE_GUEST_NEUTRAL_NAME : monitor->config.name);
+    kelpie__json_write_string(&writer, "machine_id",
+                              is_nobody ? monitor->template.key.text : monitor->config.id);
     kelpie__json_write_i64(&writer, "wall_ns", kelpie__os_now(monitor->os, KELPIE_OS_CLOCK_WALL));
     kelpie__json_write_string(&writer, "entropy", entropy_hex);
     kelpie__json_object_end(&writer);

@@ -18,6 +18,8 @@ struct kelpie_wire;
 
 #define KELPIE_GUEST_HELLO_BYTES_MAX 256u
 #define KELPIE_GUEST_SETUP_BYTES_MAX 2048u
+/* Host name of a guest of which a template is made, before it is anybody's. */
+#define KELPIE_GUEST_NEUTRAL_NAME "kelpie"
 #define KELPIE_GUEST_RULE_HELLO "R21: hello was answered with another epoch or version"
 
 enum kelpie_guest_phase {
@@ -128,7 +130,8 @@ KELPIE_MUST_CHECK int kelpie__guest_write_hello(struct kelpie_guest *guest, char
                                                 size_t capacity, struct kelpie_error *error);
 /* Whether the answer to hello is of this epoch and of a version that was asked for. */
 bool kelpie__guest_is_greeted(const struct kelpie_guest *guest, const char *result, size_t length);
-/* The parameters of setup: those of a boot, or only what makes a guest this VM. */
+/* The parameters of setup: those of a boot, or only what makes a guest this VM. A boot that leaves
+ * a template brings up a guest that is nobody's. */
 KELPIE_MUST_CHECK int kelpie__guest_write_setup(const struct kelpie_guest *guest, bool is_boot,
                                                 char *out, size_t capacity,
                                                 struct kelpie_error *error);

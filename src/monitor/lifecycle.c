@@ -224,6 +224,7 @@ void kelpie__lifecycle_launch(struct kelpie_lifecycle *lifecycle,
     KELPIE_ASSERT(lifecycle->vmm == NULL);
     kelpie__prepare_spec(&monitor->prepare, &lifecycle->spec, lifecycle->disks);
     lifecycle->spec.accelerator = accelerator;
+    kelpie__template_plan(&monitor->template, &lifecycle->spec);
     int status = kelpie__vmm_create(kelpie__vmm_driver(0), &create, &lifecycle->vmm, &error);
     if (status == 0) {
         status = kelpie__vmm_start(lifecycle->vmm, &lifecycle->spec, &started, &error);
@@ -239,10 +240,23 @@ void kelpie__lifecycle_launch(struct kelpie_lifecycle *lifecycle,
     lifecycle_launched(lifecycle, &started);
 }
 
-static enum kelpie_vmm_accelerator lifecycle_accelerator(enum kelpie_accelerator wanted) {
+enum kelpie_vmm_accelerator kelpie__lifecycle_accelerator(const struct kelpie_monitor *monitor) {
+    enum kelpie_accelerator wanted = monitor->config.accelerator;
     return wanted == KELPIE_ACCELERATOR_KVM   ? KELPIE_VMM_ACCELERATOR_KVM
            : wanted == KELPIE_ACCELERATOR_TCG ? KELPIE_VMM_ACCELERATOR_TCG
                                               : KELPIE_VMM_ACCELERATOR_AUTO;
+}
+
+void kelpie__lifecycle_boot(struct kelpie_lifecycle *lifecycle) {
+    struct kelpie_monitor *monitor = lifecycle->monitor;
+    KELPIE_ASSERT(lifecycle->state == KELPIE_VM_STARTING && lifecycle->vmm == NULL);
+    /* The boot's time begins here: what was packed once, or tried before, is not part of it. */
+    int64_t boot_ns = lifecycle->boot_deadline_ns - lifecycle->start_ns;
+    lifecycle->start_ns = monitor->loop->now_ns;
+    lifecycle->boot_deadline_ns = lifecycle->start_ns + boot_ns;
+    kelpie__timer_arm(monitor->loop, &lifecycle->boot_timer, lifecycle->boot_deadline_ns,
+                      lifecycle_boot_timed_out, lifecycle);
+    kelpie__lifecycle_launch(lifecycle, kelpie__lifecycle_accelerator(monitor));
 }
 
 void kelpie__lifecycle_prepared(struct kelpie_monitor *monitor, const struct kelpie_error *error) {
@@ -252,13 +266,9 @@ void kelpie__lifecycle_prepared(struct kelpie_monitor *monitor, const struct kel
         kelpie__lifecycle_start_failed(lifecycle, error);
         return;
     }
-    /* The boot's time begins here: what was packed once is not part of it. */
-    int64_t boot_ns = lifecycle->boot_deadline_ns - lifecycle->start_ns;
-    lifecycle->start_ns = monitor->loop->now_ns;
-    lifecycle->boot_deadline_ns = lifecycle->start_ns + boot_ns;
-    kelpie__timer_arm(monitor->loop, &lifecycle->boot_timer, lifecycle->boot_deadline_ns,
-                      lifecycle_boot_timed_out, lifecycle);
-    kelpie__lifecycle_launch(lifecycle, lifecycle_accelerator(monitor->config.accelerator));
+    if (!kelpie__template_start(&monitor->template)) {
+        kelpie__lifecycle_boot(lifecycle);
+    }
 }
 
 static int lifecycle_check_start(const struct kelpie_monitor *monitor, struct kelpie_error *error) {
@@ -289,6 +299,7 @@ static void lifecycle_begin(struct kelpie_monitor *monitor, struct kelpie_reply 
     chosen_ms = kelpie__min_u64(chosen_ms, KELPIE_BOOT_TIMEOUT_MS_MAX);
     lifecycle->record.previous = lifecycle->state;
     lifecycle->record.boot_us = 0;
+    kelpie__template_reset(&monitor->template);
     lifecycle->start_reply = reply;
     lifecycle->start_ns = monitor->loop->now_ns;
     lifecycle->boot_deadline_ns = kelpie__loop_deadline(monitor->loop, chosen_ms);
@@ -361,6 +372,16 @@ void kelpie__lifecycle_guest_greeted(struct kelpie_monitor *monitor) {
     }
 }
 
+void kelpie__lifecycle_booted(struct kelpie_lifecycle *lifecycle) {
+    struct kelpie_monitor *monitor = lifecycle->monitor;
+    KELPIE_ASSERT(lifecycle->state == KELPIE_VM_STARTING);
+    kelpie__timer_disarm(monitor->loop, &lifecycle->boot_timer);
+    if (lifecycle->record.boot_us == 0) { /* a template may have been made since */
+        lifecycle->record.boot_us =
+            (uint64_t)((monitor->loop->now_ns - lifecycle->start_ns) / KELPIE_NS_PER_US);
+    }
+}
+
 void kelpie__lifecycle_guest_live(struct kelpie_monitor *monitor) {
     struct kelpie_lifecycle *lifecycle = kelpie__lifecycle_of(monitor);
     KELPIE_ASSERT(lifecycle->state == KELPIE_VM_STARTING);
@@ -368,9 +389,7 @@ void kelpie__lifecycle_guest_live(struct kelpie_monitor *monitor) {
         KELPIE_REACHED(monitor->os, "a guest came up in a VM that was ending");
         return; /* its end is on the way */
     }
-    kelpie__timer_disarm(monitor->loop, &lifecycle->boot_timer);
-    lifecycle->record.boot_us =
-        (uint64_t)((monitor->loop->now_ns - lifecycle->start_ns) / KELPIE_NS_PER_US);
+    kelpie__lifecycle_booted(lifecycle);
     kelpie__lifecycle_change(lifecycle, KELPIE_VM_RUNNING, "the guest's agent answered");
     kelpie__reply_result(monitor, &lifecycle->start_reply, "{}");
     kelpie__pause_changed(&monitor->pause); /* the VMM may have stopped it meanwhile */
@@ -378,7 +397,9 @@ void kelpie__lifecycle_guest_live(struct kelpie_monitor *monitor) {
 
 bool kelpie__lifecycle_is_over(const struct kelpie_monitor *monitor) {
     const struct kelpie_lifecycle *lifecycle = &monitor->lifecycle;
-    bool is_sealing = monitor->capture.phase != KELPIE_CAPTURE_IDLE && !lifecycle->is_ending;
+    bool is_sealing = (monitor->capture.phase != KELPIE_CAPTURE_IDLE ||
+                       kelpie__template_is_sealing(&monitor->template)) &&
+                      !lifecycle->is_ending;
     bool is_silent = monitor->clients.is_silent && !lifecycle->is_ending;
     return !kelpie__state_is_live(lifecycle->state) && !is_sealing && !is_silent &&
            (monitor->clients.count == 0 || lifecycle->is_ending || monitor->is_deleted);

@@ -32,6 +32,7 @@ void kelpie__lifecycle_end_machine(struct kelpie_lifecycle *lifecycle,
     KELPIE_ASSERT(why->code < 0);
     kelpie__lifecycle_disarm(lifecycle);
     kelpie__capture_vmm_gone(&monitor->capture, why);
+    kelpie__capture_vmm_gone(&monitor->template.capture, why);
     kelpie__guest_detach(&monitor->guest, why);
     kelpie__relay_fail_all(&monitor->relay, why);
     kelpie__console_log_detach(&monitor->console);
@@ -198,6 +199,20 @@ static void lifecycle_lost_trial(struct kelpie_lifecycle *lifecycle, const char 
     }
 }
 
+/* A guest that was there, and then was lost to the template that was made of it. */
+static void lifecycle_boot_again(struct kelpie_lifecycle *lifecycle,
+                                 const struct kelpie_vmm_end *end) {
+    struct kelpie_error why = {0};
+    const char *cause = lifecycle->has_failure ? lifecycle->failure.message : end->text;
+    kelpie__ignore(kelpie__fail(&why, KELPIE_E_SNAPSHOT, 0, "the VM ended: %s", cause));
+    kelpie__event_log_write(lifecycle->monitor, "notice",
+                            "booting again, for the VM ended while a template was made of it: %s",
+                            cause);
+    lifecycle_end_vmm(lifecycle, &why);
+    lifecycle->record.boot_us = 0;
+    kelpie__lifecycle_boot(lifecycle);
+}
+
 void kelpie__lifecycle_ended(struct kelpie_lifecycle *lifecycle, const struct kelpie_vmm_end *end) {
     bool has_lost_trial =
         lifecycle->is_trial && lifecycle->state == KELPIE_VM_STARTING && !lifecycle->is_kill_wanted;
@@ -210,6 +225,10 @@ void kelpie__lifecycle_ended(struct kelpie_lifecycle *lifecycle, const struct ke
         }
         kelpie__vmm_settle(lifecycle->vmm, false, cause);
         lifecycle_lost_trial(lifecycle, cause);
+    } else if (lifecycle->state == KELPIE_VM_STARTING &&
+               kelpie__template_takes_blame(&lifecycle->monitor->template) &&
+               !lifecycle->is_kill_wanted) {
+        lifecycle_boot_again(lifecycle, end);
     } else if (lifecycle->state == KELPIE_VM_STARTING) {
         lifecycle_ended_starting(lifecycle, end);
     } else {

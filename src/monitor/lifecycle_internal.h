@@ -23,6 +23,15 @@ KELPIE_MUST_CHECK int kelpie__lifecycle_save(struct kelpie_lifecycle *lifecycle,
 
 void kelpie__lifecycle_disarm(struct kelpie_lifecycle *lifecycle);
 
+/* lifecycle.c: what the VM needs is there: boots it, in all of the boot's time. */
+void kelpie__lifecycle_boot(struct kelpie_lifecycle *lifecycle);
+
+/* lifecycle.c: its guest is there; the boot's time is over. */
+void kelpie__lifecycle_booted(struct kelpie_lifecycle *lifecycle);
+
+/* lifecycle.c: the one that the configuration asks for. */
+enum kelpie_vmm_accelerator kelpie__lifecycle_accelerator(const struct kelpie_monitor *monitor);
+
 /* lifecycle.c: one attempt of a start. */
 void kelpie__lifecycle_launch(struct kelpie_lifecycle *lifecycle,
                               enum kelpie_vmm_accelerator accelerator);

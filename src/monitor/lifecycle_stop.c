@@ -165,6 +165,7 @@ void kelpie__lifecycle_owner_gone(struct kelpie_monitor *monitor, const char *wh
     }
     lifecycle->is_ending = true;
     kelpie__event_log_write(monitor, "notice", "the VM ends: %s", why);
+    kelpie__template_hurry(&monitor->template);
     if (kelpie__state_is_live(lifecycle->state)) {
         KELPIE_SOMETIMES(monitor->os, "an owner went while its VM started",
                          lifecycle->state == KELPIE_VM_STARTING);

@@ -21,9 +21,14 @@
 void kelpie__monitor_delete(struct kelpie_monitor *monitor, struct kelpie_reply *reply) {
     struct kelpie_error error = {0};
     KELPIE_ASSERT(!kelpie__state_is_live(monitor->lifecycle.state));
+    if (kelpie__template_holds_delete(&monitor->template, reply)) {
+        return;
+    }
     kelpie__ignore(kelpie__fail(&error, KELPIE_E_STATE, 0, "VM \"%s\" is being deleted",
                                 monitor->config.name));
-    kelpie__capture_abort(&monitor->capture, &error); /* its files are of this VM's directory */
+    /* Their files are of this VM's directory. */
+    kelpie__capture_abort(&monitor->capture, &error);
+    kelpie__capture_abort(&monitor->template.capture, &error);
     if (kelpie__vm_directory_delete(&monitor->directory, &error) < 0) {
         KELPIE_REACHED(monitor->os, "a VM could not be deleted");
         monitor->lifecycle.is_deleting = false;
@@ -92,6 +97,7 @@ static int monitor_init(struct kelpie_monitor *monitor, struct kelpie_error *err
     kelpie__pause_init(&monitor->pause, monitor);
     kelpie__capture_init(&monitor->capture, monitor);
     kelpie__restore_init(&monitor->restore, monitor);
+    kelpie__template_init(&monitor->template, monitor);
     int status = kelpie__lifecycle_init(&monitor->lifecycle, monitor, error);
     if (status == 0) {
         status = kelpie__event_log_open(&monitor->events, os, directory, error);
@@ -145,6 +151,7 @@ static void monitor_end(struct kelpie_monitor *monitor) {
     kelpie__prepare_cancel(&monitor->prepare);
     kelpie__restore_deinit(&monitor->restore);
     kelpie__capture_deinit(&monitor->capture);
+    kelpie__template_deinit(&monitor->template);
     kelpie__clients_deinit(&monitor->clients, monitor->is_deleted ? "deleted" : "over");
     kelpie__relay_deinit(&monitor->relay);
     kelpie__lifecycle_deinit(&monitor->lifecycle);

@@ -21,6 +21,7 @@
 #include "monitor/pause.h"
 #include "monitor/prepare.h"
 #include "monitor/restore.h"
+#include "monitor/template.h"
 #include "store/vm_directory.h"
 
 struct kelpie_monitor {
@@ -36,6 +37,7 @@ struct kelpie_monitor {
     struct kelpie_pause pause;
     struct kelpie_capture capture;
     struct kelpie_restore restore;
+    struct kelpie_template template;
     struct kelpie_prepare prepare;
     struct kelpie_guest guest;
     struct kelpie_relay relay;
@@ -46,7 +48,7 @@ struct kelpie_monitor {
     bool is_deleted; /* the VM's directory is gone, or is to go when the monitor ends */
 };
 
-/* Deletes the VM's directory and answers; the monitor then ends. */
+/* Deletes the VM's directory and answers, perhaps a moment later; the monitor then ends. */
 void kelpie__monitor_delete(struct kelpie_monitor *monitor, struct kelpie_reply *reply);
 
 /* The program: arguments and inherited handles as docs/architecture.md says. Gives the process's

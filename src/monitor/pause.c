@@ -254,7 +254,10 @@ int kelpie__pause_take(struct kelpie_monitor *monitor, const char *operation,
                        struct kelpie_error *error) {
     struct kelpie_pause *pause = &monitor->pause;
     enum kelpie_vm_state state = pause_lifecycle(pause)->state;
-    if (state != KELPIE_VM_RUNNING && state != KELPIE_VM_PAUSED) {
+    /* Starting: for a template, of a guest that is there and not yet anybody's. */
+    bool has_guest = monitor->guest.phase == KELPIE_GUEST_LIVE;
+    if (state != KELPIE_VM_RUNNING && state != KELPIE_VM_PAUSED &&
+        !(state == KELPIE_VM_STARTING && has_guest)) {
         return kelpie__fail(error, KELPIE_E_STATE, 0,
                             "%s: VM \"%s\" is %s, and has to be running or paused", operation,
                             monitor->config.name, kelpie_vm_state_name(state));

@@ -17,6 +17,7 @@
 #include "wire/wire.h"
 
 #define RESTORE_CHECK_TIMEOUT_NS (KELPIE_RESTORE_CHECK_TIMEOUT_MS * KELPIE_NS_PER_MS)
+#define RESTORE_TEMPLATE_TIMEOUT_NS (KELPIE_TEMPLATE_TIMEOUT_MS * KELPIE_NS_PER_MS)
 
 static void restore_check(const struct kelpie_restore *restore) {
     KELPIE_ASSERT(restore->monitor != NULL);
@@ -46,6 +47,7 @@ static void restore_disarm(struct kelpie_restore *restore) {
 static void restore_idle(struct kelpie_restore *restore) {
     restore->phase = KELPIE_RESTORE_IDLE;
     restore->is_in_place = false;
+    restore->is_template = false;
     restore->is_old_stilled = false;
     restore->failure = (struct kelpie_error){0};
 }
@@ -55,8 +57,13 @@ static void restore_refuse(struct kelpie_restore *restore) {
     struct kelpie_monitor *monitor = restore->monitor;
     struct kelpie_error why = restore->failure;
     bool is_in_place = restore->is_in_place;
+    bool is_template = restore->is_template;
     KELPIE_ASSERT(why.code < 0 && restore->candidate == NULL);
     restore_idle(restore);
+    if (is_template) {
+        kelpie__template_failed(&monitor->template, &why);
+        return;
+    }
     kelpie__event_log_write(monitor, "notice", "restore: %s", why.message);
     if (is_in_place) {
         kelpie__ignore(kelpie__fail_prefix(&why, "restore"));
@@ -195,7 +202,9 @@ static void restore_arrived(struct kelpie_restore *restore) {
     restore_disarm(restore);
     restore_idle(restore);
     kelpie__source_sweep(monitor, &lifecycle->record);
-    kelpie__source_settle(restore->source);
+    if (restore->source != NULL && !restore->source->is_template) {
+        kelpie__source_settle(restore->source);
+    }
     kelpie__lifecycle_arrived(lifecycle, next);
     if (is_in_place) {
         kelpie__reply_result(monitor, &restore->reply, "{}");
@@ -465,7 +474,10 @@ static int restore_check_files(struct kelpie_restore *restore, struct kelpie_err
                                 "--kernel",
                                 "",
                                 NULL};
-    const struct kelpie_child_order order = {.argv = argv, .timeout_ns = RESTORE_CHECK_TIMEOUT_NS};
+    const struct kelpie_child_order order = {.argv = argv,
+                                             .timeout_ns = restore->is_template
+                                                               ? RESTORE_TEMPLATE_TIMEOUT_NS
+                                                               : RESTORE_CHECK_TIMEOUT_NS};
     return kelpie__child_start(&restore->child, &order, restore_checked, restore, error);
 }
 
@@ -478,7 +490,8 @@ static int restore_open(struct kelpie_restore *restore, const char *name,
     if (restore->candidate == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a restored VM");
     }
-    return kelpie__source_open(restore->candidate->source, restore->monitor, name, error);
+    return kelpie__source_open(restore->candidate->source, restore->monitor, name,
+                               restore->is_template, error);
 }
 
 static void restore_begin(struct kelpie_restore *restore, const char *name) {
@@ -514,6 +527,14 @@ void kelpie__restore_start(struct kelpie_monitor *monitor, const char *snapshot,
     restore->is_in_place = false;
     restore->timeout_ms = timeout_ms;
     restore_begin(restore, snapshot);
+}
+
+void kelpie__restore_start_template(struct kelpie_monitor *monitor, const char *key) {
+    struct kelpie_restore *restore = &monitor->restore;
+    restore_check(restore);
+    KELPIE_ASSERT(restore->phase == KELPIE_RESTORE_IDLE);
+    restore->is_template = true;
+    kelpie__restore_start(monitor, key, KELPIE_TEMPLATE_TIMEOUT_MS);
 }
 
 static int restore_check_request(struct kelpie_restore *restore, struct kelpie_error *error) {
@@ -585,8 +606,8 @@ void kelpie__restore_drop(struct kelpie_restore *restore) {
     KELPIE_ASSERT(!restore->is_in_place);
     kelpie__ignore(kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "its start has ended"));
     restore_disarm(restore);
-    restore->phase = KELPIE_RESTORE_IDLE;
     restore->candidate = NULL;
+    restore_idle(restore);
     if (candidate != NULL) {
         kelpie__candidate_destroy(restore->monitor, candidate, &error);
     }

@@ -53,6 +53,7 @@ struct kelpie_restore {
     int64_t begun_ns;
     uint64_t timeout_ms;
     bool is_in_place;            /* the VM has a machine */
+    bool is_template;            /* the snapshot is one */
     bool is_old_stilled;         /* and it was made to stand still */
     struct kelpie_error failure; /* code 0: none */
     /* What the VM lives on, owned; NULL: it was booted, or does not live. */
@@ -65,6 +66,9 @@ void kelpie__restore_deinit(struct kelpie_restore *restore);
 /* A start of the VM, which is Starting: from this snapshot. It ends in the lifecycle's hands. */
 void kelpie__restore_start(struct kelpie_monitor *monitor, const char *snapshot,
                            uint64_t timeout_ms);
+/* The same, from a template, which has less time; when it fails, kelpie__template_failed goes on.
+ */
+void kelpie__restore_start_template(struct kelpie_monitor *monitor, const char *key);
 /* vm.restore. */
 void kelpie__restore_request(struct kelpie_monitor *monitor, struct kelpie_reply reply,
                              const char *params, size_t length);

@@ -78,14 +78,21 @@ static void restore_fill_record(const struct kelpie_restore *restore,
     COPY(pause, candidate->vmm->operations->pause_kind);
     COPY(accelerator, kelpie__vmm_accelerator_name(source->description.accelerator));
     COPY(accelerator_reason, candidate->accelerator_reason);
-    COPY(origin, "snapshot");
-    COPY(kernel, monitor->config.kernel);
-    COPY(parent, source->snapshot.manifest.id);
-    kelpie__ignore(kelpie__text_format(record->reason, sizeof(record->reason),
-                                       "restored from snapshot \"%s\"",
-                                       source->snapshot.manifest.name));
+    if (source->is_template) {
+        COPY(origin, "template");
+        COPY(kernel, monitor->prepare.kernel_found);
+        COPY(parent, "");
+        COPY(reason, "started from a template");
+    } else {
+        COPY(origin, "snapshot");
+        COPY(kernel, monitor->config.kernel);
+        COPY(parent, source->snapshot.manifest.id);
+        kelpie__ignore(kelpie__text_format(record->reason, sizeof(record->reason),
+                                           "restored from snapshot \"%s\"",
+                                           source->snapshot.manifest.name));
+        record->is_snapshot_used = true;
+    }
 #undef COPY
-    record->is_snapshot_used = true;
     record->layer_count = source->layer_count;
     memcpy(record->layers, source->layers, sizeof(record->layers));
     record->state =

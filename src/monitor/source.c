@@ -10,6 +10,7 @@
 #include "core/text.h"
 #include "monitor/monitor.h"
 #include "os/os_call.h"
+#include "store/template.h"
 
 #define SOURCE_KIND "full"
 #define SOURCE_ARCHITECTURE "x86_64"
@@ -130,16 +131,17 @@ static int source_describe(struct kelpie_source *source, struct kelpie_error *er
 /* ---- open and close -------------------------------------------------------------------------- */
 
 int kelpie__source_open(struct kelpie_source *source, struct kelpie_monitor *monitor,
-                        const char *name, struct kelpie_error *error) {
+                        const char *name, bool is_template, struct kelpie_error *error) {
     *source = (struct kelpie_source){.monitor = monitor,
+                                     .is_template = is_template,
                                      .snapshot = {.directory = KELPIE_OS_NO_HANDLE},
                                      .device = KELPIE_OS_NO_HANDLE,
                                      .memory = KELPIE_OS_NO_HANDLE,
                                      .map = KELPIE_OS_NO_HANDLE,
                                      .base = KELPIE_OS_NO_HANDLE};
-    int status =
-        kelpie__snapshot_store_open(&source->store, monitor->os, monitor->options.state_directory,
-                                    KELPIE_SNAPSHOTS_DIRECTORY, error);
+    int status = kelpie__snapshot_store_open(
+        &source->store, monitor->os, monitor->options.state_directory,
+        is_template ? KELPIE_TEMPLATES_DIRECTORY : KELPIE_SNAPSHOTS_DIRECTORY, error);
     if (status < 0) {
         return status;
     }
@@ -151,7 +153,13 @@ int kelpie__source_open(struct kelpie_source *source, struct kelpie_monitor *mon
     if (status == 0) {
         status = source_check_config(source, error);
     }
-    return status == 0 ? source_describe(source, error) : status;
+    if (status == 0) {
+        status = source_describe(source, error);
+    }
+    if (status == 0 && is_template) {
+        kelpie__template_touch(&source->snapshot);
+    }
+    return status;
 }
 
 static void source_close_handle(struct kelpie_source *source, int *handle) {
@@ -177,7 +185,8 @@ void kelpie__source_let_go(struct kelpie_source *source) {
     kelpie__ignore(kelpie__text_copy(name, sizeof(name), source->snapshot.manifest.name));
     kelpie__snapshot_close(&source->snapshot);
     source->snapshot.directory = KELPIE_OS_NO_HANDLE;
-    if (config->is_snapshot_transient && strcmp(name, config->snapshot) == 0) {
+    if (!source->is_template && config->is_snapshot_transient &&
+        strcmp(name, config->snapshot) == 0) {
         /* BUSY while others are on their way: the last of them does it. */
         kelpie__ignore(kelpie__snapshot_remove(&source->store, name, NULL));
     }

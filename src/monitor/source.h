@@ -15,6 +15,7 @@
 
 struct kelpie_source {
     struct kelpie_monitor *monitor; /* borrowed: for ever */
+    bool is_template;
     struct kelpie_snapshot_store store;
     struct kelpie_snapshot snapshot; /* with its lock; `directory` KELPIE_OS_NO_HANDLE: closed */
     int device;                      /* owned, until the VMM has read it; as the next two: */
@@ -36,7 +37,7 @@ struct kelpie_source {
  * it. NOT_FOUND, BUSY, SNAPSHOT_CORRUPTED, SNAPSHOT_INCOMPATIBLE, IO, MEMORY. */
 KELPIE_MUST_CHECK int kelpie__source_open(struct kelpie_source *source,
                                           struct kelpie_monitor *monitor, const char *name,
-                                          struct kelpie_error *error);
+                                          bool is_template, struct kelpie_error *error);
 /* Links the layers of its disk into the VM's directory. True: they are there, and the files were
  * compared since the host's boot. False: kelpie__source_work has to do it, in a worker. */
 KELPIE_MUST_CHECK bool kelpie__source_is_ready(struct kelpie_source *source);

@@ -13,6 +13,7 @@
 #include "store/checksum.h"
 #include "store/copy.h"
 #include "store/seal.h"
+#include "store/template.h"
 #include "store/vm_directory.h"
 
 #define WORKER_TEXT_BYTES_MAX 16384u
@@ -68,6 +69,17 @@ static int worker_link(struct worker *worker, int directory, const char *path, c
     return status;
 }
 
+/* By the monitor, into the directory itself. */
+static bool worker_is_written(const char *name) {
+    static const char *const names[] = {KELPIE_SNAPSHOT_DEVICE_FILE, KELPIE_SNAPSHOT_MEMORY_FILE,
+                                        KELPIE_SNAPSHOT_MAP_FILE, KELPIE_SNAPSHOT_CONFIG_FILE};
+    bool is_found = false;
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(names); i += 1) {
+        is_found = is_found || strcmp(name, names[i]) == 0;
+    }
+    return is_found;
+}
+
 static int worker_copy_config(struct worker *worker, struct kelpie_error *error) {
     int copy = KELPIE_OS_NO_HANDLE;
     int file = worker_open(worker->os, worker->vm, KELPIE_VM_CONFIG_FILE, error);
@@ -83,7 +95,6 @@ static int worker_copy_config(struct worker *worker, struct kelpie_error *error)
         status = result < 0
                      ? kelpie__fail(error, KELPIE_E_IO, -result, "copy the VM's configuration")
                      : 0;
-        worker_count(worker, KELPIE_SNAPSHOT_CONFIG_FILE, KELPIE_OS_NO_HANDLE);
     }
     kelpie__ignore(kelpie__os_close(worker->os, file));
     return status;
@@ -112,10 +123,7 @@ static int worker_take_files(struct worker *worker, struct kelpie_error *error) 
     for (uint32_t i = 0; i < worker->draft.file_count && status == 0; i += 1) {
         const char *name = worker->draft.files[i].name;
         const struct kelpie_manifest_disk *disk = worker_disk_of(worker, name);
-        bool is_written = strcmp(name, KELPIE_SNAPSHOT_DEVICE_FILE) == 0 ||
-                          strcmp(name, KELPIE_SNAPSHOT_MEMORY_FILE) == 0 ||
-                          strcmp(name, KELPIE_SNAPSHOT_MAP_FILE) == 0;
-        if (is_written) {
+        if (worker_is_written(name)) {
             manifest->files[manifest->file_count] = worker->draft.files[i];
             manifest->file_count += 1;
         } else if (disk != NULL && disk->is_read_only) {
@@ -274,10 +282,7 @@ static int worker_finish(struct worker *worker, struct kelpie_error *error) {
         kelpie__seal(worker->os, snapshot->directory, &snapshot->manifest, is_synced, error);
     for (uint32_t i = 0; i < snapshot->manifest.file_count; i += 1) {
         const char *name = snapshot->manifest.files[i].name;
-        bool is_written = strcmp(name, KELPIE_SNAPSHOT_DEVICE_FILE) == 0 ||
-                          strcmp(name, KELPIE_SNAPSHOT_MEMORY_FILE) == 0 ||
-                          strcmp(name, KELPIE_SNAPSHOT_MAP_FILE) == 0;
-        if (is_written) {
+        if (worker_is_written(name)) {
             worker_count(worker, name, KELPIE_OS_NO_HANDLE);
         }
     }
@@ -308,8 +313,8 @@ int kelpie__worker_seal(struct kelpie_snapshot *snapshot,
     if (status == 0) {
         status = worker_memory(&worker, error);
     }
-    if (status == 0) {
-        status = worker_copy_config(&worker, error);
+    if (status == 0 && !kelpie__text_equal(options->job, KELPIE_WORKER_TEMPLATE)) {
+        status = worker_copy_config(&worker, error); /* a template's was written for it */
     }
     if (status == 0) {
         worker_kernel(&worker);
@@ -378,7 +383,8 @@ static int worker_run(struct kelpie_snapshot_store *store,
                       const struct kelpie_worker_options *options, uint64_t *out_bytes,
                       bool *out_is_removed, struct kelpie_error *error) {
     struct kelpie_snapshot snapshot = {0};
-    bool is_seal = kelpie__text_equal(options->job, KELPIE_WORKER_SEAL);
+    bool is_template = kelpie__text_equal(options->job, KELPIE_WORKER_TEMPLATE);
+    bool is_seal = is_template || kelpie__text_equal(options->job, KELPIE_WORKER_SEAL);
     if (kelpie__text_equal(options->job, KELPIE_WORKER_VERIFY)) {
         return worker_verify(store, options, error);
     }
@@ -402,6 +408,10 @@ static int worker_run(struct kelpie_snapshot_store *store,
     if (!is_seal || status < 0) {
         kelpie__snapshot_abandon(&snapshot);
         *out_is_removed = true;
+    } else if (is_template) {
+        struct kelpie_template_bounds bounds = kelpie__template_bounds_default();
+        struct kelpie_template_pruned pruned;
+        kelpie__template_prune(store, &bounds, snapshot.manifest.name, false, &pruned);
     }
     return status;
 }

@@ -5,6 +5,7 @@
  * {"bytes":N}, or {"code","os_error","field","message","is_removed"}. It dies with its monitor.
  *     seal     makes it whole and gives it its name: base (descriptor 4) or a flat memory, disk
  *              layers, configuration, checksums
+ *     template the same, of a template; then makes room for it among the others
  *     remove   removes it
  *     verify   of a whole one: compares its files, then lays its disk's layers into the VM's
  *              directory
@@ -18,6 +19,7 @@
 
 #define KELPIE_WORKER_OPTION "--worker"
 #define KELPIE_WORKER_SEAL "seal"
+#define KELPIE_WORKER_TEMPLATE "template"
 #define KELPIE_WORKER_REMOVE "remove"
 #define KELPIE_WORKER_VERIFY "verify"
 

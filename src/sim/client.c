@@ -74,6 +74,7 @@ static int client_create(struct client *client, uint32_t vm, struct kelpie_error
     kelpie_config_set_cpus(config, 1);
     kelpie_config_set_memory_mib(config, CLIENT_MEMORY_MIB);
     kelpie_config_set_ephemeral(config, is_owner);
+    kelpie_config_set_template(config, false);
     kelpie_config_set_lifetime(config, is_owner ? KELPIE_LIFETIME_OWNED : KELPIE_LIFETIME_DETACHED);
     client_name(vm, name);
     status = kelpie_vm_create(client->kelpie, name, config, &made, error);

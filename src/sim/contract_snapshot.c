@@ -242,6 +242,7 @@ void kelpie__row_snapshot_memory_mismatch(struct sim_contract *contract) {
     }
     kelpie_config_set_cpus(config, 1);
     kelpie_config_set_memory_mib(config, SNAPSHOT_BIG_MIB);
+    kelpie_config_set_template(config, false);
     if (kelpie__row_is_ok(contract, "create",
                           kelpie_vm_create(contract->kelpie, NULL, config, &big, &error), &error) &&
         kelpie__row_is_ok(contract, "start", kelpie_vm_start(big, 0, &error), &error)) {

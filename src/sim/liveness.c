@@ -98,6 +98,7 @@ static int keeper_fresh_vm(struct kelpie *kelpie, struct kelpie_error *error) {
     struct kelpie_exec_result result = {.struct_size = sizeof(result)};
     int status = kelpie_config_create(kelpie, &config, error);
     if (status == 0) {
+        kelpie_config_set_template(config, false); /* what it shows is that one boots */
         status = kelpie_vm_create(kelpie, "liveness", config, &vm, error);
     }
     if (status < 0) {

@@ -107,6 +107,7 @@ static int ask_create(struct sim_player *player, const struct sim_operation *ope
     kelpie_config_set_cpus(config, 1);
     kelpie_config_set_memory_mib(config, STEP_MEMORY_MIB);
     kelpie_config_set_ephemeral(config, is_owned);
+    kelpie_config_set_template(config, false);
     kelpie_config_set_lifetime(config, is_owned ? KELPIE_LIFETIME_OWNED : KELPIE_LIFETIME_DETACHED);
     vm_name(player, name);
     status = kelpie_vm_create(player->kelpie, name, config, &made, error);

@@ -19,6 +19,7 @@
 #define SNAPSHOT_MADE_PREFIX ".new-"
 #define SNAPSHOT_REMOVED_PREFIX ".gone-"
 #define SNAPSHOT_ID_CHARACTERS 32u
+#define SNAPSHOT_RETIRED_BYTES 16u
 
 static int open_directory(struct kelpie_os *os, int parent, const char *name) {
     return kelpie__os_open(os, parent, name, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
@@ -375,6 +376,22 @@ int kelpie__snapshot_remove(const struct kelpie_snapshot_store *store, const cha
     }
     kelpie__ignore(kelpie__os_close(store->os, directory));
     return status < 0 ? fail_io(error, status, "remove", name) : 0;
+}
+
+void kelpie__snapshot_retire(const struct kelpie_snapshot_store *store, const char *name) {
+    uint8_t bytes[SNAPSHOT_RETIRED_BYTES];
+    char digits[2 * SNAPSHOT_RETIRED_BYTES + 1];
+    char gone[sizeof(((struct kelpie_snapshot *)NULL)->entry)];
+    KELPIE_ASSERT(kelpie__config_check_name(name, NULL) == 0);
+    /* A name of its own: one that was retired before may still be in use. */
+    if (kelpie__os_random(store->os, bytes, sizeof(bytes)) < 0) {
+        return; /* it fails the next time as well, and goes then */
+    }
+    kelpie__text_hex(digits, sizeof(digits), bytes, sizeof(bytes));
+    bool fits = kelpie__text_format(gone, sizeof(gone), SNAPSHOT_REMOVED_PREFIX "%s", digits);
+    KELPIE_ASSERT(fits);
+    kelpie__ignore(
+        kelpie__os_rename(store->os, store->directory, name, store->directory, gone, false));
 }
 
 static bool is_prefixed(const char *name, const char *prefix) {

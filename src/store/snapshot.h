@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The directories of snapshots: STORE/NAME, where STORE is `snapshots` in the state directory, or
- * the cache's `templates`. One is made under a temporary name with its lock held, sealed, and then
+ * The directories of snapshots: STORE/NAME, where STORE is `snapshots` or `templates` (template.h)
+ * in the state directory. One is made under a temporary name with its lock held, sealed, and then
  * renamed: it is there whole or not at all. Who uses one holds the lock of its directory together
  * with others; who removes it, alone.
  *
@@ -88,6 +88,9 @@ KELPIE_MUST_CHECK int kelpie__snapshot_verify(struct kelpie_snapshot *snapshot, 
 /* BUSY while anybody uses it. A damaged one can be removed. */
 KELPIE_MUST_CHECK int kelpie__snapshot_remove(const struct kelpie_snapshot_store *store,
                                               const char *name, struct kelpie_error *error);
+/* It is not to be found any more; who uses it goes on, and kelpie__snapshot_prune removes it when
+ * nobody does. */
+void kelpie__snapshot_retire(const struct kelpie_snapshot_store *store, const char *name);
 /* Names one by one, from cursor 0; 1, or 0 at the end, or an error. Not sorted. */
 KELPIE_MUST_CHECK int kelpie__snapshot_list(const struct kelpie_snapshot_store *store,
                                             uint64_t *cursor,

@@ -36,7 +36,8 @@ const struct kelpie_vmm_operations *kelpie__vmm_driver(uint32_t index) {
     KELPIE_ASSERT(has_pause == ((driver->capabilities & KELPIE_VMM_CAN_PAUSE) != 0));
     KELPIE_ASSERT(has_pause == (driver->pause_kind[0] != '\0'));
     bool has_snapshot = driver->describe != NULL && driver->save != NULL &&
-                        driver->switch_disk != NULL && driver->make_overlay != NULL;
+                        driver->switch_disk != NULL && driver->make_overlay != NULL &&
+                        driver->identify != NULL;
     KELPIE_ASSERT(has_snapshot == ((driver->capabilities & KELPIE_VMM_CAN_SNAPSHOT) != 0));
     return driver;
 }
@@ -171,6 +172,14 @@ int kelpie__vmm_make_overlay(const struct kelpie_vmm_operations *operations, str
     KELPIE_ASSERT(overlay->file >= 0 && overlay->backing >= 0);
     KELPIE_ASSERT(overlay->backing_name[0] != '\0');
     return operations->make_overlay(os, overlay, error);
+}
+
+int kelpie__vmm_identify(const struct kelpie_vmm_operations *operations, struct kelpie_os *os,
+                         const struct kelpie_vmm_spec *spec, struct kelpie_hash *hash,
+                         struct kelpie_error *error) {
+    KELPIE_ASSERT((operations->capabilities & KELPIE_VMM_CAN_SNAPSHOT) != 0);
+    KELPIE_ASSERT(spec->restore == NULL && spec->kernel[0] != '\0');
+    return operations->identify(os, spec, hash, error);
 }
 
 void kelpie__vmm_hand_over(struct kelpie_vmm *vmm, kelpie_vmm_event_callback callback,

@@ -23,6 +23,7 @@
 #include "core/error.h"
 #include "os/os.h"
 
+struct kelpie_hash;
 struct kelpie_loop;
 struct kelpie_vmm;
 
@@ -30,8 +31,9 @@ struct kelpie_vmm;
 #define KELPIE_VMM_TEXT_BYTES_MAX 512u
 
 enum kelpie_vmm_capability {
-    KELPIE_VMM_CAN_PAUSE = 1,    /* pause and resume are there */
-    KELPIE_VMM_CAN_SNAPSHOT = 2, /* save, restore, describe, make_overlay, switch_disk are there */
+    KELPIE_VMM_CAN_PAUSE = 1, /* pause and resume are there */
+    KELPIE_VMM_CAN_SNAPSHOT =
+        2, /* save, restore, describe, make_overlay, switch_disk, identify are there */
 };
 
 enum kelpie_vmm_accelerator {
@@ -240,6 +242,12 @@ struct kelpie_vmm_operations {
     int (*make_overlay)(struct kelpie_os *os, const struct kelpie_vmm_overlay *overlay,
                         struct kelpie_error *error);
 
+    /* Without an instance: adds to the hash everything that a boot of `spec` would start, but for
+     * where the VM's own files are and what is measured on the host (which a restore compares): the
+     * program, the machine, the accelerator that would be chosen, every option. */
+    int (*identify)(struct kelpie_os *os, const struct kelpie_vmm_spec *spec,
+                    struct kelpie_hash *hash, struct kelpie_error *error);
+
     /* Starting, Running, Paused: ends it now; ENDED follows. May be repeated. */
     void (*kill)(struct kelpie_vmm *vmm);
 
@@ -296,6 +304,9 @@ KELPIE_MUST_CHECK int kelpie__vmm_make_overlay(const struct kelpie_vmm_operation
                                                struct kelpie_os *os,
                                                const struct kelpie_vmm_overlay *overlay,
                                                struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie__vmm_identify(const struct kelpie_vmm_operations *operations,
+                                           struct kelpie_os *os, const struct kelpie_vmm_spec *spec,
+                                           struct kelpie_hash *hash, struct kelpie_error *error);
 /* Its events go to somebody else from now on. */
 void kelpie__vmm_hand_over(struct kelpie_vmm *vmm, kelpie_vmm_event_callback callback,
                            void *context);

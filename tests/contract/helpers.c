@@ -37,6 +37,8 @@ struct kelpie_config *contract_config(struct contract *contract) {
     kelpie_config_set_memory_mib(config, 256);
     kelpie_config_set_ephemeral(config, true);
     kelpie_config_set_boot_timeout_ms(config, 60000);
+    kelpie_config_set_template(config,
+                               false); /* the rows are about boots; templates.c has others */
     return config;
 }
 

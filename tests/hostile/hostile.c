@@ -45,6 +45,7 @@ static struct kelpie_vm *hostile_create(struct hostile *hostile, const char *nam
     kelpie_config_set_memory_mib(config, 128);
     kelpie_config_set_accelerator(config, KELPIE_ACCELERATOR_TCG);
     kelpie_config_set_ephemeral(config, true);
+    kelpie_config_set_template(config, false); /* its guests are none */
     kelpie_config_set_boot_timeout_ms(config, BOOT_TIMEOUT_MS);
     HOSTILE_OK(kelpie_vm_create(hostile->kelpie, name, config, &vm, &broken));
     kelpie_config_destroy(config);

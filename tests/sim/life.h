@@ -33,6 +33,7 @@ static inline int client_live(struct life *life, struct kelpie *host, struct kel
     if (kelpie_config_create(host, &config, error) < 0) {
         return 1;
     }
+    kelpie_config_set_template(config, false);
     int status = kelpie_vm_create(host, NULL, config, &vm, error);
     kelpie_config_destroy(config);
     if (status < 0 || kelpie_vm_start(vm, 0, error) < 0) {

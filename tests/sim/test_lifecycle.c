@@ -102,6 +102,7 @@ static int rooted_main(struct kelpie_os *os, int argc, char **argv) {
     if (seen->step == NULL && step(seen, "config", kelpie_config_create(kelpie, &config, error))) {
         kelpie_config_set_root(config, "/srv/root");
         kelpie_config_set_disk_size_mib(config, 512);
+        kelpie_config_set_template(config, false);
         step(seen, "create", kelpie_vm_create(kelpie, "rooted", config, &vm, error));
         kelpie_config_destroy(config);
     }

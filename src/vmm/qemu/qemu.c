@@ -14,6 +14,7 @@
 #include "os/os_call.h"
 #include "os/os_mark.h"
 #include "vmm/qemu/arguments.h"
+#include "vmm/qemu/identify.h"
 #include "vmm/qemu/instance.h"
 #include "vmm/qemu/program.h"
 
@@ -614,6 +615,7 @@ const struct kelpie_vmm_operations kelpie__qemu_operations = {
     .save = kelpie__qemu_save,
     .switch_disk = kelpie__qemu_switch_disk,
     .make_overlay = kelpie__qemu_make_overlay,
+    .identify = kelpie__qemu_identify,
     .kill = qemu_kill,
     .destroy = qemu_destroy,
 };
