@@ -10,7 +10,6 @@
 #include "lib/internal.h"
 #include "os/os_call.h"
 #include "store/snapshot.h"
-#include "store/template.h"
 
 /* name and label, every byte escaped to six */
 #define SNAPSHOT_PARAMS_BYTES                                                                      \
@@ -327,14 +326,10 @@ void kelpie_snapshot_list_free(struct kelpie *kelpie, struct kelpie_snapshot_inf
 }
 
 void kelpie__snapshots_prune(struct kelpie *kelpie) {
-    static const char *const names[] = {KELPIE_SNAPSHOTS_DIRECTORY, KELPIE_TEMPLATES_DIRECTORY};
     struct kelpie_snapshot_store store;
-    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(names); i += 1) {
-        /* Whoever uses them is told the reason. */
-        if (kelpie__snapshot_store_open(&store, kelpie->os, kelpie->places.state_path, names[i],
-                                        NULL) == 0) {
-            kelpie__snapshot_prune(&store);
-            kelpie__snapshot_store_close(&store);
-        }
+    struct kelpie_error ignored = {0};
+    if (store_open(kelpie, &store, &ignored) == 0) { /* whoever uses them is told the reason */
+        kelpie__snapshot_prune(&store);
+        kelpie__snapshot_store_close(&store);
     }
 }

@@ -207,6 +207,7 @@ static void capture_resumed(void *context, int status, const struct kelpie_error
         why = *error;
         why.code = why.code == KELPIE_E_CRASHED ? why.code : KELPIE_E_RESUME;
         kelpie__ignore(kelpie__fail_prefix(&why, "let the guest go on"));
+        capture->is_vmm_doubtful = true;
         capture_keep_failure(capture, &why);
     }
     if (capture_is_lost(capture)) {
@@ -358,6 +359,7 @@ static void capture_paused(void *context, int status, const struct kelpie_error 
     if (status < 0) {
         struct kelpie_error why = *error;
         why.code = why.code == KELPIE_E_CRASHED ? why.code : KELPIE_E_SNAPSHOT;
+        capture->is_vmm_doubtful = true;
         capture_fail(capture, &why);
     } else if (!capture_gives_up(capture)) {
         capture_save(capture);

@@ -41,14 +41,15 @@ struct kelpie_capture {
     char kernel_digest[33]; /* of that snapshot; "": booted */
 
     /* From the request to the answer: */
-    bool was_running;   /* and is to run again */
-    bool is_last;       /* the VM is to end with it */
-    bool is_synced;     /* it survives the machine's death */
-    bool is_holding;    /* pause and resume are ours (kelpie__pause_take) */
-    bool is_cancelled;  /* nobody wants it any more */
-    bool is_removed;    /* nothing is left of it */
-    bool has_layer;     /* a new layer was made for its disk, and may be taken back: */
-    bool is_disk_clean; /* the guest has not run since its last one (not of this capture alone) */
+    bool was_running;     /* and is to run again */
+    bool is_last;         /* the VM is to end with it */
+    bool is_synced;       /* it survives the machine's death */
+    bool is_holding;      /* pause and resume are ours (kelpie__pause_take) */
+    bool is_cancelled;    /* nobody wants it any more */
+    bool is_removed;      /* nothing is left of it */
+    bool is_vmm_doubtful; /* it did not stop or let the guest go on when it was told to */
+    bool has_layer;       /* a new layer was made for its disk, and may be taken back: */
+    bool is_disk_clean;   /* the guest has not run since its last one (not of this capture alone) */
     uint32_t disk_index;
     uint32_t disk_count;
     struct kelpie_snapshot_store store;

@@ -80,6 +80,7 @@ static void capture_reset(struct kelpie_capture *capture) {
     KELPIE_ASSERT(!capture->is_holding);
     capture->is_cancelled = false;
     capture->is_removed = false;
+    capture->is_vmm_doubtful = false;
     capture->has_layer = false;
     capture->stopped_ns = 0;
     capture->pause_us = 0;

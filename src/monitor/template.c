@@ -184,8 +184,12 @@ void kelpie__template_saved(struct kelpie_template *template) {
     KELPIE_ASSERT(template->phase == KELPIE_TEMPLATE_SAVING);
     template->phase = KELPIE_TEMPLATE_IDENTIFYING;
     int status = 0;
-    if (monitor->lifecycle.vmm->state != KELPIE_VMM_RUNNING || wire == NULL) {
-        status = kelpie__fail(&error, KELPIE_E_BOOT, 0, "the guest did not go on");
+    /* A VMM that did not do as it was told is nobody's to use: it ends, and another boots. */
+    if (template->capture.is_vmm_doubtful || wire == NULL ||
+        monitor->lifecycle.vmm->state != KELPIE_VMM_RUNNING) {
+        const char *why = template->capture.failure.message;
+        status = kelpie__fail(&error, KELPIE_E_BOOT, 0, "%s",
+                              why[0] != '\0' ? why : "the guest did not go on");
     }
     if (status == 0) {
         status = kelpie__guest_write_setup(&monitor->guest, false, params, sizeof(params), &error);

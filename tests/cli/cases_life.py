@@ -95,7 +95,7 @@ def run_detached(kelpie):
     out, err = kelpie.expect(0, "run", "-d", "--name", "left", "--timings", "--json", "sleep", "60")
     check_equal(out, b"left\n", "name")
     timings = json.loads(err)
-    check(timings["boot_us"] > 1000 and timings["origin"] == "boot", "timings", timings)
+    check(timings["boot_us"] > 1000 and timings["origin"] == "template", "timings", timings)
     wait_for(lambda: kelpie.run("exec", "left", "pidof", "sleep")[0] == 0, 5, "sleep is not there")
     os.kill(json.loads(kelpie.expect(0, "inspect", "--json", "left")[0])[0]["vmm_pid"], 9)
     wait_for(lambda: kelpie.states()["left"] == "crashed", 10, "the state is not crashed")

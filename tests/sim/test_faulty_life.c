@@ -126,7 +126,12 @@ static int client_main(struct kelpie_os *os, int argc, char **argv) {
     if (kelpie__open_with_os(os, NULL, &kelpie, &error) == 0) {
         struct sim_model_call create = {.op = SIM_MODEL_CREATE};
         uint64_t ticket = kelpie__sim_model_begin(life->model, &create);
-        int status = kelpie_vm_create(kelpie, "a", NULL, &vm, &error);
+        struct kelpie_config *config = NULL;
+        int status = kelpie_config_create(kelpie, &config, &error);
+        if (status == 0) {
+            kelpie_config_set_template(config, false);
+            status = kelpie_vm_create(kelpie, "a", config, &vm, &error);
+        }
         note(life, ticket, status, 0);
         if (status == 0) {
             live(life, vm);
