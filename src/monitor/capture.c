@@ -203,12 +203,15 @@ static void capture_resumed(void *context, int status, const struct kelpie_error
     struct kelpie_lifecycle *lifecycle = capture_lifecycle(capture);
     struct kelpie_error why = {0};
     KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_RESUMING);
-    if (status < 0) {
+    bool runs = lifecycle->vmm != NULL && lifecycle->vmm->state == KELPIE_VMM_RUNNING;
+    if (status < 0 && !runs) { /* one that runs without having said so goes on all the same */
         why = *error;
         why.code = why.code == KELPIE_E_CRASHED ? why.code : KELPIE_E_RESUME;
         kelpie__ignore(kelpie__fail_prefix(&why, "let the guest go on"));
         capture->is_vmm_doubtful = true;
         capture_keep_failure(capture, &why);
+        /* That it stands now is what its user has to know first. */
+        capture->failure.code = why.code;
     }
     if (capture_is_lost(capture)) {
         capture->phase = KELPIE_CAPTURE_ENDING;
@@ -395,7 +398,8 @@ static void capture_quieted(void *context, const struct kelpie_error *error) {
 
 /* ---- the child ------------------------------------------------------------------------------- */
 
-/* A child that was killed may have come to its end all the same. */
+/* A child that was killed may have come to its end all the same. Its last act is to make the name
+ * durable: what cannot be made so is not kept. */
 static bool capture_is_published(struct kelpie_capture *capture) {
     struct kelpie_snapshot found;
     const struct kelpie_manifest *mine = &capture->snapshot.manifest;
@@ -403,11 +407,16 @@ static bool capture_is_published(struct kelpie_capture *capture) {
         return false;
     }
     bool is_mine = strcmp(found.manifest.id, mine->id) == 0;
-    if (is_mine) {
+    bool is_lost =
+        is_mine && capture->is_synced && kelpie__snapshot_store_sync(&capture->store) < 0;
+    if (is_mine && !is_lost) {
         capture->snapshot.manifest = found.manifest;
     }
     kelpie__snapshot_close(&found);
-    return is_mine;
+    if (is_lost) {
+        kelpie__ignore(kelpie__snapshot_remove(&capture->store, mine->name, NULL));
+    }
+    return is_mine && !is_lost;
 }
 
 /* The VM's next snapshot comes after this one. */

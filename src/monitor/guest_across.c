@@ -15,6 +15,9 @@
 #define ACROSS_QUIESCE_BYTES 1024u
 /* an agent that takes up the connection anew says `ready`, and may have missed hello */
 #define ACROSS_HELLO_COUNT_MAX 8u
+#define ACROSS_ID_BITS                                                                             \
+    16u /* of a number of 32 bits: requests of one connection, as good as never                    \
+         * those of another */
 
 static struct kelpie_guest *across_guest(void *context) {
     struct kelpie_guest *guest = context;
@@ -124,16 +127,23 @@ int kelpie__guest_attach_restored(struct kelpie_guest *guest, int stream,
                                   const struct kelpie_guest_continuity *continuity,
                                   struct kelpie_error *error) {
     uint8_t mark[KELPIE_MARK_BYTES];
+    uint32_t drawn = 0;
     struct kelpie_guest_continuity kept = *continuity; /* it may be the guest's own */
     if (!kelpie__text_unhex(kept.mark, mark, sizeof(mark)) ||
         strlen(kept.token) != 2 * KELPIE_TOKEN_BYTES) {
         return kelpie__fail(error, KELPIE_E_SNAPSHOT_CORRUPTED, 0,
                             "the snapshot's mark and token are none");
     }
-    int status = kelpie__guest_open(guest, stream, KELPIE_GUEST_RESTORED, error);
+    int status = kelpie__os_random(guest->monitor->os, &drawn, sizeof(drawn));
+    if (status < 0) {
+        return kelpie__fail(error, KELPIE_E_IO, -status, "draw the first id of a connection");
+    }
+    status = kelpie__guest_open(guest, stream, KELPIE_GUEST_RESTORED, error);
     if (status < 0) {
         return status;
     }
+    /* What the guest was asked before it was saved, it answers now. */
+    kelpie__wire_continue(guest->wire, ((uint64_t)drawn + 1) << ACROSS_ID_BITS);
     guest->continuity = kept;
     guest->quiet = KELPIE_GUEST_IS_QUIET;
     status = kelpie__wire_cork(guest->wire, mark);
@@ -222,6 +232,7 @@ static void greet_answered(void *context, const struct kelpie_error *error, cons
         kelpie__guest_break(guest, KELPIE_GUEST_RULE_HELLO);
         return; /* the VM's end tells whoever waits */
     }
+    kelpie__wire_is_known(guest->wire);
     int status = greet_check(guest, result, length, &failure);
     if (status == 0) {
         status = kelpie__guest_write_setup(guest, false, params, sizeof(params), &failure);

@@ -26,6 +26,8 @@ static const struct {
 } fields[] = {
     {"client", offsetof(struct sim_operation, client), sizeof(uint8_t), SIM_SWARM_CLIENT_MAX},
     {"vm", offsetof(struct sim_operation, vm), sizeof(uint8_t), SIM_SWARM_VM_MAX},
+    {"target", offsetof(struct sim_operation, target), sizeof(uint8_t), SIM_SWARM_VM_MAX},
+    {"snapshot", offsetof(struct sim_operation, snapshot), sizeof(uint32_t), UINT32_MAX},
     {"rest", offsetof(struct sim_operation, rest_ms), sizeof(uint16_t), UINT16_MAX + 1u},
     {"herd", offsetof(struct sim_operation, herd), sizeof(uint32_t), SIM_HERD_MAX},
     {"value", offsetof(struct sim_operation, value), sizeof(uint64_t), 0},
@@ -157,7 +159,8 @@ static bool read_operation_word(const struct case_reader *reader, const char *wo
         return true;
     }
     return problem(reader, word,
-                   "expected op=, look=, kind=, client=, vm=, rest=, herd= or value=");
+                   "expected op=, look=, kind=, client=, vm=, target=, snapshot=, rest=, herd= or "
+                   "value=");
 }
 
 static bool read_operation(const struct case_reader *reader, const char *line, const char *end,
@@ -171,6 +174,12 @@ static bool read_operation(const struct case_reader *reader, const char *line, c
             return false;
         }
         at += length + 1;
+    }
+    if (!out->is_look && kelpie__sim_model_is_of_snapshot(out->op) && out->snapshot == 0) {
+        return problem(reader, line, "expected a snapshot= for this operation");
+    }
+    if (!out->is_look && kelpie__sim_model_makes_from(out->op) && out->target == out->vm) {
+        return problem(reader, line, "expected a target= that is another VM");
     }
     return true;
 }

@@ -13,6 +13,7 @@
 #include "kelpie.h"
 #include "lib/internal.h"
 #include "sim/client_command.h"
+#include "sim/client_snapshot.h"
 #include "sim/install.h"
 #include "sim/machine.h"
 
@@ -62,10 +63,14 @@ static int client_vm(struct client *client, uint32_t vm, struct kelpie_error *er
 
 /* ---- the operations -------------------------------------------------------------------------- */
 
-static int client_create(struct client *client, uint32_t vm, struct kelpie_error *error) {
+/* Afresh, or from a snapshot of another VM. */
+static int client_create(struct client *client, const struct sim_operation *operation,
+                         struct kelpie_error *error) {
     char name[16];
     struct kelpie_config *config = NULL;
     struct kelpie_vm *made = NULL;
+    bool is_from = kelpie__sim_model_makes_from(operation->op);
+    uint32_t vm = is_from ? operation->target : operation->vm;
     bool is_owner = kelpie__sim_workload_is_owned(client->clients->swarm, vm);
     int status = kelpie_config_create(client->kelpie, &config, error);
     if (status < 0) {
@@ -77,7 +82,9 @@ static int client_create(struct client *client, uint32_t vm, struct kelpie_error
     kelpie_config_set_template(config, false);
     kelpie_config_set_lifetime(config, is_owner ? KELPIE_LIFETIME_OWNED : KELPIE_LIFETIME_DETACHED);
     client_name(vm, name);
-    status = kelpie_vm_create(client->kelpie, name, config, &made, error);
+    status = is_from
+                 ? kelpie__sim_snapshot_make(client->kelpie, config, name, operation, &made, error)
+                 : kelpie_vm_create(client->kelpie, name, config, &made, error);
     if (status == 0) {
         client_forget(client, vm);
         client->vms[vm] = made;
@@ -112,6 +119,10 @@ static int client_ask(struct client *client, const struct sim_operation *operati
         return kelpie_vm_pause(vm, error);
     case SIM_MODEL_RESUME:
         return kelpie_vm_resume(vm, error);
+    case SIM_MODEL_SNAPSHOT:
+    case SIM_MODEL_RESTORE:
+        return kelpie__sim_snapshot_ask(vm, operation,
+                                        scaled_ms(client, KELPIE_BOOT_TIMEOUT_MS_DEFAULT), error);
     case SIM_MODEL_EXEC:
     case SIM_MODEL_PUT:
     case SIM_MODEL_GET:
@@ -121,8 +132,7 @@ static int client_ask(struct client *client, const struct sim_operation *operati
     case SIM_MODEL_DELETE_FORCE:
         return kelpie_vm_delete(vm, true, error);
     case SIM_MODEL_CREATE:
-    case SIM_MODEL_SNAPSHOT:
-    case SIM_MODEL_RESTORE:
+    case SIM_MODEL_CREATE_FROM:
     case SIM_MODEL_FORK:
     case SIM_MODEL_FORGET:
     case SIM_MODEL_OBSERVE:
@@ -148,13 +158,24 @@ static int client_end_vm(struct client *client, const struct sim_operation *oper
     return status;
 }
 
+/* NOT_FOUND: the VM of this handle, or is it the snapshot that is not there? */
+static bool is_stale(struct kelpie_vm *vm, const struct sim_operation *operation, int status) {
+    struct kelpie_vm_info info = {.struct_size = sizeof(info)};
+    bool needs_snapshot = operation->op == SIM_MODEL_RESTORE || operation->op == SIM_MODEL_START;
+    return status == KELPIE_E_NOT_FOUND &&
+           (!needs_snapshot || kelpie_vm_inspect(vm, &info, NULL) == KELPIE_E_NOT_FOUND);
+}
+
 /* A handle is of a VM, not of its name: one that says that its VM is gone is opened anew, once. */
 static int client_call(struct client *client, const struct sim_operation *operation,
                        uint64_t *out_result, struct kelpie_error *error) {
     uint32_t index = operation->vm;
     int status = 0;
-    if (operation->op == SIM_MODEL_CREATE) {
-        return client_create(client, index, error);
+    if (operation->op == SIM_MODEL_CREATE || kelpie__sim_model_makes_from(operation->op)) {
+        return client_create(client, operation, error);
+    }
+    if (operation->op == SIM_MODEL_FORGET) {
+        return kelpie__sim_snapshot_forget(client->kelpie, operation, error);
     }
     if (operation->op == SIM_MODEL_DELETE || operation->op == SIM_MODEL_DELETE_FORCE ||
         operation->op == SIM_MODEL_KILL) {
@@ -166,16 +187,20 @@ static int client_call(struct client *client, const struct sim_operation *operat
         if (status == 0) {
             status = client_ask(client, operation, client->vms[index], out_result, error);
         }
-        if (status != KELPIE_E_NOT_FOUND || !was_kept) {
+        if (client->vms[index] == NULL || !is_stale(client->vms[index], operation, status)) {
             break;
         }
-        client_forget(client, index);
+        client_forget(client, index); /* who owns a VM owns it by this handle */
+        if (!was_kept) {
+            break;
+        }
     }
     return status;
 }
 
 /* The longest that the call may take by its own deadlines. */
 static uint64_t deadline_ms(const struct client *client, const struct sim_operation *operation) {
+    bool is_calm = client->clients->swarm->is_calm;
     switch (operation->op) {
     case SIM_MODEL_START:
         return scaled_ms(client, KELPIE_BOOT_TIMEOUT_MS_DEFAULT) + CLIENT_CALL_MS;
@@ -185,15 +210,20 @@ static uint64_t deadline_ms(const struct client *client, const struct sim_operat
     case SIM_MODEL_PUT:
     case SIM_MODEL_GET:
         return KELPIE_EXEC_TIMEOUT_MS_DEFAULT + KELPIE_EXEC_BACKSTOP_MS + CLIENT_CALL_MS;
+    case SIM_MODEL_SNAPSHOT:
+        return is_calm ? CLIENT_CALL_MS : KELPIE_SNAPSHOT_TIMEOUT_MS + 4 * CLIENT_CALL_MS;
+    case SIM_MODEL_RESTORE:
+    case SIM_MODEL_FORK:
+        return is_calm ? CLIENT_CALL_MS
+                       : KELPIE_RESTORE_CHECK_TIMEOUT_MS +
+                             scaled_ms(client, KELPIE_BOOT_TIMEOUT_MS_DEFAULT) + 3 * CLIENT_CALL_MS;
     case SIM_MODEL_CREATE:
+    case SIM_MODEL_CREATE_FROM:
     case SIM_MODEL_KILL:
     case SIM_MODEL_PAUSE:
     case SIM_MODEL_RESUME:
     case SIM_MODEL_DELETE:
     case SIM_MODEL_DELETE_FORCE:
-    case SIM_MODEL_SNAPSHOT:
-    case SIM_MODEL_RESTORE:
-    case SIM_MODEL_FORK:
     case SIM_MODEL_FORGET:
     case SIM_MODEL_OBSERVE:
     case SIM_MODEL_LISTED:
@@ -325,7 +355,7 @@ static int client_judged(struct client *client, const struct sim_operation *oper
     kelpie__sim_judge_end(client->clients->judge, client->index, status, *out_result, &error);
     bool is_deletion = !operation->is_look && (operation->op == SIM_MODEL_DELETE ||
                                                operation->op == SIM_MODEL_DELETE_FORCE);
-    if (status == KELPIE_E_NOT_FOUND || (status == 0 && is_deletion)) {
+    if (is_deletion && (status == 0 || status == KELPIE_E_NOT_FOUND)) {
         client_forget(client, operation->vm);
     }
     return status;
@@ -415,7 +445,8 @@ static int waker_main(struct kelpie_os *os, int argc, char **argv) {
     kelpie__sim_process_sleep(process, CLIENT_WAKE_NS);
     while (!has_ended(process->machine, client_main)) { /* bound: the run's time */
         bool is_open = client.kelpie != NULL || client_open(&client, NULL) == 0;
-        for (uint32_t vm = 0; is_open && vm < clients->swarm->vm_count; vm += 1) {
+        uint32_t vm_count = kelpie__sim_workload_vm_count(clients->swarm);
+        for (uint32_t vm = 0; is_open && vm < vm_count; vm += 1) {
             waker_look(&client, vm);
         }
         kelpie__sim_process_sleep(process, CLIENT_WAKE_NS);

@@ -30,7 +30,8 @@ struct invariant_vm {
     char path[256]; /* of its directory, with a slash at the end */
     bool is_known;  /* `state` holds */
     enum kelpie_vm_state state;
-    bool has_paused; /* what follows is of the guest that was published as paused */
+    bool has_paused;       /* what follows is of the guest that was published as paused */
+    uint64_t paused_guest; /* its number; one that was restored since is another */
     uint8_t paused_nonce[SIM_GUEST_NONCE_BYTES];
     uint64_t paused_ticks;
     int32_t vmm_pid;    /* of its last VMM */
@@ -81,13 +82,14 @@ static void check_resumed(struct sim_invariants *invariants, struct invariant_vm
     }
     kelpie__sim_guest_truth(guest, &truth);
     bool is_resumed = vm->state == KELPIE_VM_RUNNING && before == KELPIE_VM_PAUSED;
-    if (is_resumed && vm->has_paused &&
+    if (is_resumed && vm->has_paused && truth.id == vm->paused_guest &&
         (memcmp(truth.nonce, vm->paused_nonce, SIM_GUEST_NONCE_BYTES) != 0 ||
          truth.ticks < vm->paused_ticks)) {
         kelpie__sim_world_fail(invariants->world,
                                "invariant 15: %s was resumed, and is another guest", vm->path);
     }
     vm->has_paused = vm->state == KELPIE_VM_PAUSED;
+    vm->paused_guest = truth.id;
     vm->paused_ticks = truth.ticks;
     memcpy(vm->paused_nonce, truth.nonce, SIM_GUEST_NONCE_BYTES);
 }
@@ -108,7 +110,10 @@ static void check_published(struct sim_invariants *invariants, struct invariant_
                                    vm->path);
         }
     }
-    if (vm->state == KELPIE_VM_PAUSED && guest != NULL && kelpie__sim_guest_is_running(guest)) {
+    /* written again, it may be about to be resumed */
+    bool is_new = vm->state == KELPIE_VM_PAUSED && before != KELPIE_VM_PAUSED;
+    if (is_new && guest != NULL && kelpie__sim_guest_is_running(guest) &&
+        !kelpie__sim_truth_is_mute(guest)) {
         kelpie__sim_world_fail(invariants->world,
                                "invariant 15: %s is published as paused, and its guest runs",
                                vm->path);
@@ -316,29 +321,54 @@ static void note_leaver(struct sim_invariants *invariants, const struct sim_even
     }
 }
 
+/* A VMM that waits for a saved state comes up beside the one that its guest will replace. */
+static bool is_candidate(const struct sim_process *process) {
+    for (int i = 0; i < process->argc; i += 1) {
+        if (strcmp(process->argv[i], "-incoming") == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void check_only_one(struct sim_invariants *invariants, const struct sim_process *started) {
     struct sim_machine *host = kelpie__sim_world_host(invariants->world);
-    const char *directory = NULL;
-    for (int i = 0; i < started->argc && directory == NULL; i += 1) {
-        directory = strstr(started->argv[i], SIM_TRUTH_VMS);
-    }
-    if (directory == NULL) {
-        return;
-    }
     char path[256];
-    size_t name = strcspn(directory + strlen(SIM_TRUTH_VMS), "/,");
-    bool fits = kelpie__text_format(path, sizeof(path), "%.*s/",
-                                    (int)(strlen(SIM_TRUTH_VMS) + name), directory);
-    for (const struct sim_process *process = host->processes; fits && process != NULL;
+    uint32_t allowed = is_candidate(started) ? 1 : 0;
+    bool has_vm = kelpie__sim_truth_vm_path(started, path);
+    for (const struct sim_process *process = host->processes; has_vm && process != NULL;
          process = process->next) {                                       /* bound: the list */
         bool is_other = process != started && process != started->parent; /* a monitor's worker */
-        if (is_other && strcmp(process->role, started->role) == 0 &&
-            kelpie__sim_truth_is_alive(process) && kelpie__sim_truth_is_of_vm(process, path) &&
-            !is_leaving(invariants, process)) {
+        if (!is_other || strcmp(process->role, started->role) != 0 ||
+            !kelpie__sim_truth_is_alive(process) || !kelpie__sim_truth_is_of_vm(process, path) ||
+            is_leaving(invariants, process)) {
+            continue;
+        }
+        if (allowed == 0) {
             kelpie__sim_world_fail(invariants->world,
                                    "invariant 6: two of %s for %s, pids %d and %d", started->role,
                                    path, process->pid, started->pid);
+            return;
         }
+        allowed -= 1;
+    }
+}
+
+/* Of all VMMs of a VM, one at most has a guest that runs. */
+static void check_runs_alone(struct sim_invariants *invariants, struct sim_guest *started) {
+    const struct sim_process *owner = kelpie__sim_guest_owner(started);
+    char path[256];
+    bool has_vm = owner != NULL && kelpie__sim_truth_vm_path(owner, path);
+    struct sim_guest *guest = kelpie__sim_world_guest(invariants->world, 0);
+    for (uint32_t i = 0; has_vm && guest != NULL; i += 1) { /* bound: the guests */
+        const struct sim_process *other = kelpie__sim_guest_owner(guest);
+        if (guest != started && other != NULL && kelpie__sim_truth_is_alive(other) &&
+            kelpie__sim_guest_is_running(guest) && kelpie__sim_truth_is_of_vm(other, path)) {
+            kelpie__sim_world_fail(invariants->world,
+                                   "invariant 6: two guests of %s run, of QEMUs %d and %d", path,
+                                   other->pid, owner->pid);
+        }
+        guest = kelpie__sim_world_guest(invariants->world, i + 1);
     }
 }
 
@@ -440,9 +470,13 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
     case SIM_EVENT_NOTE:
         check_orphans(invariants);
         break;
+    case SIM_EVENT_GUEST:
+        if (strcmp(event->detail, "runs") == 0) {
+            check_runs_alone(invariants, event->guest);
+        }
+        break;
     case SIM_EVENT_PROCESS_STOPPED:
     case SIM_EVENT_PROCESS_CONTINUED:
-    case SIM_EVENT_GUEST:
     case SIM_EVENT_MARK:
         break;
     }

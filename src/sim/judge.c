@@ -90,6 +90,8 @@ void kelpie__sim_judge_begin(struct sim_judge *judge, const struct sim_operation
         .file = !operation->is_look && is_file ? operation->kind : 0,
         .value = operation->op == SIM_MODEL_EXEC ? kelpie__sim_command_code(operation)
                                                  : operation->value,
+        .snapshot = operation->is_look ? 0 : operation->snapshot,
+        .target = operation->is_look ? 0 : operation->target,
         .must_fail = kelpie__sim_command_must_fail(operation),
     };
     uint64_t factor = kelpie__sim_world_options(judge->world)->cost_factor;
@@ -98,7 +100,9 @@ void kelpie__sim_judge_begin(struct sim_judge *judge, const struct sim_operation
     call->wall_offset_ns = wall_offset_ns(judge->world);
     call->limit_ns =
         (int64_t)(deadline_ms + JUDGE_GRACE_MS * (factor > 0 ? factor : 1)) * KELPIE_NS_PER_MS;
-    if (operation->op == SIM_MODEL_START && !operation->is_look && judge->is_faulty) {
+    bool makes_ready = operation->op == SIM_MODEL_START || operation->op == SIM_MODEL_RESTORE ||
+                       operation->op == SIM_MODEL_FORK;
+    if (makes_ready && !operation->is_look && judge->is_faulty) {
         call->limit_ns += JUDGE_PREPARE_NS;
     }
     bool is_command =
@@ -201,7 +205,8 @@ void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status,
     bool is_lie = is_command && kelpie__sim_judge_is_tampered(judge, call->operation.vm) &&
                   (status == 0 || kelpie__sim_command_is_end(status));
     /* one whose connection was lost alone cannot tell that from a crash */
-    bool is_cut = status == KELPIE_E_CRASHED && judge_has_fault(judge, "stream");
+    bool is_cut = status == KELPIE_E_CRASHED &&
+                  (judge_has_fault(judge, "stream") || judge_has_fault(judge, "memory"));
     int known = is_blind || is_lie || is_cut ? SIM_MODEL_NO_ANSWER : status;
     if (!kelpie__sim_model_end(judge->model, call->ticket, known, result, why)) {
         blame(judge, &call->operation, status, error, why);

@@ -15,6 +15,7 @@
 #include "sim/fault.h"
 #include "sim/install.h"
 #include "sim/machine.h"
+#include "store/snapshot.h"
 
 #define LIVENESS_TRIES_MAX 200u
 #define LIVENESS_RETRY_NS (100 * KELPIE_NS_PER_MS)
@@ -55,10 +56,24 @@ static bool pending_entry(struct sim_disk *disk, const char *directory,
 bool kelpie__sim_pending(struct sim_world *world, char out[SIM_PENDING_BYTES_MAX]) {
     struct sim_disk *disk = kelpie__sim_world_disk(world);
     return pending_process(world, out) || pending_entry(disk, SIM_STATE_DIRECTORY "/vms", out) ||
-           pending_entry(disk, SIM_RUNTIME_DIRECTORY "/vms", out);
+           pending_entry(disk, SIM_RUNTIME_DIRECTORY "/vms", out) ||
+           pending_entry(disk, SIM_STATE_DIRECTORY "/" KELPIE_SNAPSHOTS_DIRECTORY, out);
 }
 
 /* ---- the keeper ------------------------------------------------------------------------------ */
+
+/* Also those that are damaged: whatever is listed can be removed. */
+static int keeper_remove_snapshots(struct kelpie *kelpie, struct kelpie_error *error) {
+    struct kelpie_snapshot_info *entries = NULL;
+    size_t count = 0;
+    int status = kelpie_snapshot_list(kelpie, &entries, &count, error);
+    for (size_t i = 0; status == 0 && i < count; i += 1) {
+        status = kelpie_snapshot_remove(kelpie, entries[i].name, error);
+        status = status == KELPIE_E_NOT_FOUND ? 0 : status;
+    }
+    kelpie_snapshot_list_free(kelpie, entries, count);
+    return status;
+}
 
 /* Somebody who dies slowly may hold a VM for a moment. */
 static bool is_worth_a_retry(int status) {
@@ -124,6 +139,9 @@ static int keeper_work(struct kelpie_os *os, struct kelpie_error *error) {
         return status;
     }
     status = keeper_delete_all(kelpie, error);
+    if (status == 0) {
+        status = keeper_remove_snapshots(kelpie, error);
+    }
     if (status == 0) {
         status = keeper_fresh_vm(kelpie, error);
     }

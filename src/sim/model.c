@@ -148,7 +148,8 @@ static void say_entry(struct words *words, const struct sim_model_entry *entry) 
         say(words, " of file %u", call->file);
     }
     if (call->snapshot != 0) {
-        say(words, " (snapshot %u)", call->snapshot);
+        say(words, " (snapshot %u%s)", call->snapshot,
+            kelpie__sim_model_makes_from(call->op) ? " of another VM" : "");
     }
     say(words, " by client %u", call->client);
     if (call->op == SIM_MODEL_PUT) {
@@ -188,8 +189,9 @@ static void explain(const struct sim_model_vm *vm, uint32_t index, uint32_t stat
 static bool takes_time(enum sim_model_op op) {
     return op == SIM_MODEL_CREATE || op == SIM_MODEL_START || op == SIM_MODEL_STOP ||
            op == SIM_MODEL_KILL || op == SIM_MODEL_PAUSE || op == SIM_MODEL_RESUME ||
-           op == SIM_MODEL_SNAPSHOT || op == SIM_MODEL_RESTORE || op == SIM_MODEL_FORK ||
-           op == SIM_MODEL_DELETE || op == SIM_MODEL_DELETE_FORCE;
+           op == SIM_MODEL_SNAPSHOT || op == SIM_MODEL_RESTORE || op == SIM_MODEL_FORGET ||
+           op == SIM_MODEL_DELETE || op == SIM_MODEL_DELETE_FORCE ||
+           kelpie__sim_model_makes_from(op);
 }
 
 static bool ends_guest(enum sim_model_op op) {
@@ -210,8 +212,12 @@ static void mark_overlaps(struct sim_model_vm *vm) {
             bool overlaps = i != j && history->calls[i].begin < history->calls[j].end &&
                             history->calls[j].begin < history->calls[i].end;
             enum sim_model_op other = vm->entries[j].call.op;
+            if (overlaps && other == SIM_MODEL_PUT) {
+                entry->overlaps_put |= (uint8_t)(1u << vm->entries[j].call.file);
+            }
             entry->overlaps_change = entry->overlaps_change || (overlaps && takes_time(other));
             entry->overlaps_end = entry->overlaps_end || (overlaps && ends_guest(other));
+            entry->overlaps_fork = entry->overlaps_fork || (overlaps && other == SIM_MODEL_FORK);
         }
     }
 }
@@ -260,6 +266,24 @@ static uint32_t states_of(const struct sim_model_vm *vm) {
     return states;
 }
 
+/* A fork is made, and then started: who does something with it between the two is no part of the
+ * contract. */
+static bool has_torn_fork(const struct sim_model_vm *vm) {
+    const struct sim_history *history = &vm->history;
+    for (uint32_t i = 0; i < history->call_count; i += 1) {
+        const struct sim_model_entry *entry = &vm->entries[i];
+        for (uint32_t j = 0; j < history->call_count; j += 1) {
+            bool overlaps = i != j && history->calls[i].begin < history->calls[j].end &&
+                            history->calls[j].begin < history->calls[i].end;
+            if (entry->call.op == SIM_MODEL_FORK && entry->has_answer && overlaps &&
+                takes_time(vm->entries[j].call.op)) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 /* What has happened has to have an order. */
 static bool close_piece(struct sim_model *model, uint32_t index,
                         char out_text[SIM_MODEL_TEXT_MAX]) {
@@ -270,7 +294,7 @@ static bool close_piece(struct sim_model *model, uint32_t index,
                                     .step = kelpie__sim_model_step,
                                     .drift = kelpie__sim_model_drift};
     uint64_t longest = 0;
-    if (vm->is_unknown) {
+    if (vm->is_unknown || has_torn_fork(vm)) {
         vm->is_unknown = false;
         model->lost += 1;
         set_unknown(vm);
@@ -324,10 +348,9 @@ static void look_at_snapshot(struct sim_model *model, struct sim_model_entry *en
         is_sure = is_sure && source->history.ends[i].missing == 0 &&
                   (state->flags & SIM_MODEL_VAGUE) == 0;
         if (snapshot != NULL) {
-            bool is_same = is_first || (entry->fork_content == snapshot->content &&
-                                        entry->fork_is_paused == (snapshot->is_paused != 0));
-            entry->fork_content = is_same ? snapshot->content : SIM_MODEL_CONTENT_UNKNOWN;
-            entry->fork_is_paused = snapshot->is_paused != 0;
+            bool is_same =
+                is_first || memcmp(&entry->fork, &snapshot->guest, sizeof(entry->fork)) == 0;
+            entry->fork = snapshot->guest;
             is_sure = is_sure && is_same;
             is_first = false;
             with += 1;
@@ -336,21 +359,35 @@ static void look_at_snapshot(struct sim_model *model, struct sim_model_entry *en
     entry->fork_may = with > 0 || !is_sure;
     entry->fork_must = is_sure && with == source->history.end_count;
     if (!is_sure) {
-        entry->fork_content = SIM_MODEL_CONTENT_UNKNOWN;
+        entry->fork.content = SIM_MODEL_CONTENT_UNKNOWN;
     }
+    uint32_t bit = entry->call.snapshot % SIM_MODEL_LENT_MAX;
+    model->lent[bit / 64] |= UINT64_C(1) << bit % 64;
+}
+
+bool kelpie__sim_model_is_lent(const struct sim_model *model, uint32_t snapshot) {
+    uint32_t bit = snapshot % SIM_MODEL_LENT_MAX;
+    return (model->lent[bit / 64] >> bit % 64 & 1) != 0;
+}
+
+/* Somebody else did something with the VM, or its snapshots, while the fork was made. */
+static bool is_source_touched(const struct sim_model *model, const struct sim_model_vm *vm,
+                              uint32_t at) {
+    const struct sim_model_vm *source = &model->vms[vm->entries[at].call.vm];
+    return source->open_count > 0 || source->touched > vm->history.calls[at].begin;
 }
 
 /* ---- calls ----------------------------------------------------------------------------------- */
 
 static uint32_t vm_of(const struct sim_model_call *call) {
-    return call->op == SIM_MODEL_FORK ? call->target : call->vm;
+    return kelpie__sim_model_makes_from(call->op) ? call->target : call->vm;
 }
 
 uint64_t kelpie__sim_model_begin(struct sim_model *model, const struct sim_model_call *call) {
     uint32_t index = vm_of(call);
     KELPIE_ASSERT(index < SIM_MODEL_VM_MAX && call->vm < SIM_MODEL_VM_MAX);
     KELPIE_ASSERT(call->file < SIM_MODEL_FILE_MAX);
-    KELPIE_ASSERT(call->op != SIM_MODEL_FORK || call->target != call->vm);
+    KELPIE_ASSERT(!kelpie__sim_model_makes_from(call->op) || call->target != call->vm);
     struct sim_model_vm *vm = &model->vms[index];
     model->clock += 1;
     if (vm->history.call_count >= SIM_MODEL_PIECE_MAX) {
@@ -360,6 +397,7 @@ uint64_t kelpie__sim_model_begin(struct sim_model *model, const struct sim_model
     uint32_t at = vm->history.call_count;
     KELPIE_ASSERT(at < SIM_HISTORY_CALL_MAX);
     vm->open_count += 1;
+    vm->touched = model->clock;
     uint64_t ticket = (uint64_t)index << 56 | model->clock;
     vm->entries[at] = (struct sim_model_entry){
         .call = *call, .ticket = ticket, .is_open = true, .status = SIM_MODEL_NO_ANSWER};
@@ -368,7 +406,7 @@ uint64_t kelpie__sim_model_begin(struct sim_model *model, const struct sim_model
     for (uint32_t i = 0; i < vm->history.end_count; i += 1) {
         vm->history.ends[i].missing |= UINT64_C(1) << at;
     }
-    if (call->op == SIM_MODEL_FORK) {
+    if (kelpie__sim_model_makes_from(call->op)) {
         look_at_snapshot(model, &vm->entries[at]);
     }
     return ticket;
@@ -399,7 +437,7 @@ static void take_answer(struct sim_model *model, struct sim_model_vm *vm, uint32
     if (entry->has_answer) {
         vm->history.calls[at].end = model->clock;
     }
-    if (entry->call.op == SIM_MODEL_FORK && model->vms[entry->call.vm].open_count > 0) {
+    if (kelpie__sim_model_makes_from(entry->call.op) && is_source_touched(model, vm, at)) {
         entry->fork_must = false;
     }
     bool is_refusal = status == KELPIE_E_STATE || status == KELPIE_E_ALREADY_RUNNING ||
@@ -432,6 +470,7 @@ bool kelpie__sim_model_end(struct sim_model *model, uint64_t ticket, int status,
     model->clock += 1;
     model->checked += 1;
     vm->open_count -= 1;
+    vm->touched = model->clock;
     if (is_of_piece) {
         take_answer(model, vm, at, status, result);
     }
@@ -521,8 +560,14 @@ static void lose_power(struct sim_model_vm *vm, uint32_t kept, const struct sim_
     static const enum kelpie_vm_state found[] = {KELPIE_VM_CREATED, KELPIE_VM_STOPPED,
                                                  KELPIE_VM_CRASHED};
     struct sim_model_state state = *from;
+    kelpie__sim_model_end_guest(&state);
+    if (vm->is_ephemeral && state.snapshot_count > 0) { /* theirs are not synced */
+        state.flags |= SIM_MODEL_VAGUE;
+        state.snapshot_count = 0;
+        memset(state.snapshots, 0, sizeof(state.snapshots));
+    }
     if (vm->is_ephemeral || (state.flags & SIM_MODEL_EXISTS) == 0) {
-        state = (struct sim_model_state){.flags = (uint8_t)(state.flags & SIM_MODEL_VAGUE)};
+        kelpie__sim_model_remove(&state);
         add_end(vm, kept, &state);
         return;
     }

@@ -33,8 +33,9 @@ enum sim_model_op {
     SIM_MODEL_SNAPSHOT, /* the result is the snapshot's id, chosen by the caller, never used before
                          */
     SIM_MODEL_RESTORE,  /* `snapshot`, in place */
-    SIM_MODEL_FORK,     /* `snapshot` of `vm` becomes a new VM, `target` */
-    SIM_MODEL_FORGET,   /* the snapshot is removed */
+    SIM_MODEL_FORK,     /* `snapshot` of `vm` becomes a new VM, `target`, that runs */
+    SIM_MODEL_CREATE_FROM, /* likewise, but its first start is what brings the guest back */
+    SIM_MODEL_FORGET,      /* the snapshot is removed */
     SIM_MODEL_DELETE,
     SIM_MODEL_DELETE_FORCE,
     SIM_MODEL_OP_COUNT,
@@ -44,18 +45,22 @@ enum sim_model_op {
 
 struct sim_model_call {
     enum sim_model_op op;
-    uint32_t vm; /* of a FORK: the one whose snapshot it is */
+    uint32_t vm; /* of a FORK or CREATE_FROM: the one whose snapshot it is */
     uint32_t client;
     uint32_t file;
     uint64_t value;
     uint32_t snapshot; /* > 0 */
-    uint32_t target;   /* of a FORK */
+    uint32_t target;   /* of a FORK or CREATE_FROM */
     /* There is something wrong with the call by itself (the snapshot is of another architecture):
      * the only answer that is allowed where the state allows the operation; 0: nothing is wrong. */
     int must_fail;
 };
 
 const char *kelpie__sim_model_op_name(enum sim_model_op op);
+/* It makes `target` from a snapshot: FORK, CREATE_FROM. */
+bool kelpie__sim_model_makes_from(enum sim_model_op op);
+/* It names a snapshot. */
+bool kelpie__sim_model_is_of_snapshot(enum sim_model_op op);
 
 struct sim_model;
 

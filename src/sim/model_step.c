@@ -24,7 +24,7 @@
 static const struct {
     const char *name;
     unsigned allowed;
-    int failures[5];
+    int failures[6];
 } rules[] = {
     [SIM_MODEL_CREATE] = {"create", 0, {KELPIE_E_CREATE}},
     /* cancelled: by somebody's kill */
@@ -41,13 +41,15 @@ static const struct {
     [SIM_MODEL_GET] = {"get", BIT(KELPIE_VM_RUNNING), FAILURES_OF_EXEC},
     [SIM_MODEL_SNAPSHOT] = {"snapshot",
                             WITH_GUEST,
-                            {KELPIE_E_SNAPSHOT, KELPIE_E_SNAPSHOT_TOO_LARGE}},
+                            {KELPIE_E_SNAPSHOT, KELPIE_E_SNAPSHOT_TOO_LARGE, KELPIE_E_CANCELLED}},
     [SIM_MODEL_RESTORE] = {"restore",
                            ANY_BUT_STARTING,
-                           {KELPIE_E_RESTORE, KELPIE_E_SNAPSHOT_CORRUPTED}},
+                           {KELPIE_E_RESTORE, KELPIE_E_SNAPSHOT_CORRUPTED, KELPIE_E_CANCELLED}},
     [SIM_MODEL_FORK] = {"fork",
                         0,
-                        {KELPIE_E_RESTORE, KELPIE_E_SNAPSHOT_CORRUPTED, KELPIE_E_CREATE}},
+                        {KELPIE_E_RESTORE, KELPIE_E_SNAPSHOT_CORRUPTED, KELPIE_E_CREATE,
+                         KELPIE_E_CANCELLED, KELPIE_E_CRASHED}},
+    [SIM_MODEL_CREATE_FROM] = {"create-from", 0, {KELPIE_E_CREATE, KELPIE_E_SNAPSHOT_CORRUPTED}},
     [SIM_MODEL_FORGET] = {"forget", ANY_BUT_STARTING, {0}},
     [SIM_MODEL_DELETE] = {"delete", AT_REST, {0}},
     [SIM_MODEL_DELETE_FORCE] = {"force-delete", ANY_BUT_STARTING, {0}},
@@ -58,6 +60,15 @@ static const struct {
 const char *kelpie__sim_model_op_name(enum sim_model_op op) {
     KELPIE_ASSERT((size_t)op < KELPIE_ARRAY_COUNT(rules));
     return rules[op].name;
+}
+
+bool kelpie__sim_model_makes_from(enum sim_model_op op) {
+    return op == SIM_MODEL_FORK || op == SIM_MODEL_CREATE_FROM;
+}
+
+bool kelpie__sim_model_is_of_snapshot(enum sim_model_op op) {
+    return op == SIM_MODEL_SNAPSHOT || op == SIM_MODEL_RESTORE || op == SIM_MODEL_FORGET ||
+           kelpie__sim_model_makes_from(op);
 }
 
 bool kelpie__sim_model_is_ambiguous(int status) {
@@ -101,11 +112,39 @@ static void allow_same(struct step *step) {
     allow(step, step->from);
 }
 
+void kelpie__sim_model_end_guest(struct sim_model_state *state) {
+    state->loose = 0;
+    state->unsure = 0;
+    state->source = 0;
+}
+
+void kelpie__sim_model_remove(struct sim_model_state *state) {
+    kelpie__sim_model_end_guest(state);
+    state->flags = (uint8_t)(state->flags & SIM_MODEL_VAGUE);
+    state->state = KELPIE_VM_CREATED;
+    state->content = SIM_MODEL_CONTENT_EMPTY;
+    memset(&state->first, 0, sizeof(state->first));
+}
+
 static void allow_state(struct step *step, enum kelpie_vm_state state, unsigned more_flags) {
     struct sim_model_state next = *step->from;
     next.state = (uint8_t)state;
     next.flags |= (uint8_t)more_flags;
+    if ((BIT(state) & WITH_GUEST) == 0) {
+        kelpie__sim_model_end_guest(&next);
+    }
     allow(step, &next);
+}
+
+/* What was saved runs again, or stands as it did. */
+static void bring_back(struct sim_model_state *state, const struct sim_model_guest *guest,
+                       uint32_t source) {
+    state->flags = (uint8_t)((state->flags & ~(unsigned)SIM_MODEL_DIRTY) | SIM_MODEL_EXISTS);
+    state->state = guest->is_paused != 0 ? KELPIE_VM_PAUSED : KELPIE_VM_RUNNING;
+    state->content = guest->content;
+    state->loose = guest->loose;
+    state->unsure = 0;
+    state->source = source;
 }
 
 const struct sim_model_snapshot *kelpie__sim_model_snapshot(const struct sim_model_state *state,
@@ -155,15 +194,24 @@ static bool is_vague(const struct sim_model_state *state) {
 
 static void done_create(struct step *step) {
     struct sim_model_state next = *step->from;
-    next.flags = (uint8_t)((next.flags & SIM_MODEL_VAGUE) | SIM_MODEL_EXISTS);
-    next.state = KELPIE_VM_CREATED;
-    next.content = SIM_MODEL_CONTENT_EMPTY;
+    kelpie__sim_model_remove(&next);
+    next.flags |= SIM_MODEL_EXISTS;
     allow(step, &next);
+}
+
+/* Its first start brings back what it was made from; every other one boots. */
+static bool is_first_start(const struct sim_model_state *state) {
+    return (state->flags & SIM_MODEL_FROM) != 0 && state->state == KELPIE_VM_CREATED;
 }
 
 static void done_start(struct step *step) {
     struct sim_model_state next = *step->from;
     bool is_dirty = (next.flags & SIM_MODEL_DIRTY) != 0;
+    if (is_first_start(&next)) {
+        bring_back(&next, &next.first, 0);
+        allow(step, &next);
+        return;
+    }
     if (!step->vm->keeps_files) {
         next.content = SIM_MODEL_CONTENT_EMPTY;
     } else if (is_dirty && next.content != SIM_MODEL_CONTENT_EMPTY) {
@@ -179,6 +227,9 @@ static void done_put(struct step *step) {
     const struct sim_model_call *call = &step->entry->call;
     next.content =
         kelpie__sim_model_content_put(step->model, next.content, call->file, call->value);
+    if (!step->entry->has_answer) {
+        next.unsure |= (uint8_t)(1u << call->file);
+    }
     allow(step, &next);
 }
 
@@ -189,7 +240,9 @@ static void done_get(struct step *step) {
     if (!step->entry->has_answer) {
         return;
     }
-    if (value == SIM_MODEL_FILE_UNKNOWN) { /* now it is known */
+    if ((next.loose >> file & 1) != 0) {
+        allow_same(step);
+    } else if (value == SIM_MODEL_FILE_UNKNOWN) { /* now it is known */
         next.content =
             kelpie__sim_model_content_put(step->model, next.content, file, step->entry->result);
         allow(step, &next);
@@ -202,8 +255,9 @@ static void done_snapshot(struct step *step) {
     struct sim_model_state next = *step->from;
     struct sim_model_snapshot snapshot = {
         .id = step->entry->call.snapshot,
-        .content = next.content,
-        .is_paused = next.state == KELPIE_VM_PAUSED ? 1 : 0,
+        .guest = {.content = next.content,
+                  .is_paused = next.state == KELPIE_VM_PAUSED ? 1 : 0,
+                  .loose = next.loose | next.unsure | step->entry->overlaps_put},
     };
     if (kelpie__sim_model_snapshot(&next, snapshot.id) == NULL) {
         if (!is_vague(&next)) {
@@ -217,31 +271,50 @@ static void done_restore(struct step *step) {
     const struct sim_model_snapshot *snapshot =
         kelpie__sim_model_snapshot(step->from, step->entry->call.snapshot);
     struct sim_model_state next = *step->from;
-    next.flags = (uint8_t)(next.flags & ~(unsigned)SIM_MODEL_DIRTY);
     if (snapshot != NULL) {
-        next.content = snapshot->content;
-        next.state = snapshot->is_paused != 0 ? KELPIE_VM_PAUSED : KELPIE_VM_RUNNING;
+        bring_back(&next, &snapshot->guest, snapshot->id);
         allow(step, &next);
     } else if (is_vague(step->from)) {
-        next.content = SIM_MODEL_CONTENT_UNKNOWN;
+        const struct sim_model_guest any = {.content = SIM_MODEL_CONTENT_UNKNOWN,
+                                            .loose = UINT8_MAX};
+        bring_back(&next, &any, step->entry->call.snapshot);
+        allow(step, &next);
         next.state = KELPIE_VM_PAUSED;
         allow(step, &next);
-        next.state = KELPIE_VM_RUNNING;
+    }
+}
+
+static void done_create_from(struct step *step) {
+    struct sim_model_state next = *step->from;
+    kelpie__sim_model_remove(&next);
+    next.flags |= SIM_MODEL_EXISTS | SIM_MODEL_FROM;
+    next.first = step->entry->fork;
+    if (step->entry->fork_may) {
+        allow(step, &next);
+    }
+    if (step->entry->fork_may &&
+        !step->entry->fork_must) { /* how it was taken is not sure either */
+        next.first.is_paused = !next.first.is_paused;
         allow(step, &next);
     }
 }
 
 static void done_fork(struct step *step) {
     struct sim_model_state next = *step->from;
-    next.flags = (uint8_t)((next.flags & SIM_MODEL_VAGUE) | SIM_MODEL_EXISTS);
-    next.content = step->entry->fork_content;
-    next.state = step->entry->fork_is_paused ? KELPIE_VM_PAUSED : KELPIE_VM_RUNNING;
-    if (step->entry->fork_may) {
-        allow(step, &next);
+    const struct sim_model_guest *guest = &step->entry->fork;
+    if (!step->entry->has_answer) { /* it came to that, and no further */
+        done_create_from(step);
     }
-    if (step->entry->fork_may &&
-        !step->entry->fork_must) { /* how it was taken is not sure either */
-        next.state = step->entry->fork_is_paused ? KELPIE_VM_RUNNING : KELPIE_VM_PAUSED;
+    if (!step->entry->fork_may) {
+        return;
+    }
+    kelpie__sim_model_remove(&next);
+    next.flags |= SIM_MODEL_FROM;
+    next.first = *guest;
+    bring_back(&next, guest, 0);
+    allow(step, &next);
+    if (!step->entry->fork_must) {
+        next.state = guest->is_paused != 0 ? KELPIE_VM_RUNNING : KELPIE_VM_PAUSED;
         allow(step, &next);
     }
 }
@@ -254,9 +327,7 @@ static void done_forget(struct step *step) {
 
 static void done_delete(struct step *step) {
     struct sim_model_state next = *step->from;
-    next.flags = (uint8_t)(next.flags & SIM_MODEL_VAGUE);
-    next.state = KELPIE_VM_CREATED;
-    next.content = SIM_MODEL_CONTENT_EMPTY;
+    kelpie__sim_model_remove(&next);
     allow(step, &next);
 }
 
@@ -307,6 +378,9 @@ static void done(struct step *step) {
     case SIM_MODEL_FORK:
         done_fork(step);
         break;
+    case SIM_MODEL_CREATE_FROM:
+        done_create_from(step);
+        break;
     case SIM_MODEL_FORGET:
         done_forget(step);
         break;
@@ -331,8 +405,9 @@ static void done(struct step *step) {
 static void observe(struct step *step) {
     const struct sim_model_entry *entry = step->entry;
     bool exists = (step->from->flags & SIM_MODEL_EXISTS) != 0;
-    bool is_between =
-        entry->status == 0 && entry->result == KELPIE_VM_STARTING && entry->overlaps_change;
+    bool is_between = entry->status == 0 && entry->overlaps_change &&
+                      (entry->result == KELPIE_VM_STARTING ||
+                       (entry->overlaps_fork && entry->result == KELPIE_VM_CREATED));
     if (is_between || (entry->status == KELPIE_E_NOT_FOUND && !exists) ||
         (entry->status == 0 && exists && entry->result == step->from->state)) {
         allow_same(step);
@@ -349,11 +424,11 @@ static void listed(struct step *step) {
 
 /* ---- answers --------------------------------------------------------------------------------- */
 
-/* An operation that makes a VM: CREATE, FORK. */
+/* An operation that makes a VM: CREATE, FORK, CREATE_FROM. */
 static void step_new(struct step *step) {
     const struct sim_model_entry *entry = step->entry;
     bool exists = (step->from->flags & SIM_MODEL_EXISTS) != 0;
-    bool is_fork = entry->call.op == SIM_MODEL_FORK;
+    bool is_fork = kelpie__sim_model_makes_from(entry->call.op);
     if (!entry->has_answer) {
         if (!exists && entry->call.must_fail == 0) {
             done(step);
@@ -366,8 +441,13 @@ static void step_new(struct step *step) {
         if (is_fork && !entry->fork_must) {
             allow_same(step);
         }
+    } else if (is_fork && !entry->fork_must && entry->status == KELPIE_E_BUSY) {
+        allow_same(step); /* the snapshot is being removed */
     } else if (exists) {
-        if (entry->status != 0 && !step->model->is_calm && is_surroundings(entry->status)) {
+        /* what else is wrong may be found first */
+        bool is_other =
+            is_surroundings(entry->status) || is_failure_of(entry->call.op, entry->status);
+        if (entry->status != 0 && !step->model->is_calm && is_other) {
             allow_same(step);
         }
     } else if (entry->call.must_fail != 0) {
@@ -430,7 +510,35 @@ static void step_failed(struct step *step) {
     allow_same(step);
     if (entry->call.op == SIM_MODEL_PUT) {
         done_put(step);
+    } else if (entry->call.op == SIM_MODEL_PAUSE && !step->model->is_calm) {
+        done(step); /* a VMM that stands still, and says no more, is shown as it is */
     }
+}
+
+/* Answers that depend on what a snapshot is in use for. Whether it was one. */
+static bool step_snapshot_answer(struct step *step) {
+    const struct sim_model_entry *entry = step->entry;
+    uint32_t id = entry->call.snapshot;
+    bool is_in_use = entry->call.op == SIM_MODEL_FORGET && entry->status == KELPIE_E_BUSY &&
+                     (step->from->source == id || kelpie__sim_model_is_lent(step->model, id));
+    /* the one that it was made from was removed, or is being removed */
+    bool has_lost =
+        entry->call.op == SIM_MODEL_START && is_first_start(step->from) &&
+        (entry->status == KELPIE_E_NOT_FOUND || entry->status == KELPIE_E_BUSY ||
+         entry->status == KELPIE_E_RESTORE || entry->status == KELPIE_E_SNAPSHOT_CORRUPTED);
+    bool has_stopped = entry->call.op == SIM_MODEL_SNAPSHOT && entry->status == KELPIE_E_RESUME &&
+                       step->from->state == KELPIE_VM_RUNNING && !step->model->is_calm;
+    bool is_calm_loss = has_lost && step->model->is_calm && entry->status != KELPIE_E_NOT_FOUND &&
+                        entry->status != KELPIE_E_BUSY;
+    if (has_stopped) {
+        allow_state(step, KELPIE_VM_PAUSED, 0); /* the guest could not go on */
+        if (entry->overlaps_end) {
+            allow_same(step); /* and nobody will see that */
+        }
+    } else if (is_in_use || (has_lost && !is_calm_loss)) {
+        allow_same(step);
+    }
+    return has_stopped || is_in_use || has_lost;
 }
 
 static void step_vm(struct step *step) {
@@ -443,9 +551,12 @@ static void step_vm(struct step *step) {
                         kelpie__sim_model_snapshot(step->from, entry->call.snapshot) != NULL;
     bool is_free = op == SIM_MODEL_FORGET; /* a snapshot outlives its VM */
     bool may_be_busy = !step->model->is_calm || entry->overlaps_change;
+    if (entry->has_answer && step_snapshot_answer(step)) {
+        return;
+    }
     if (entry->has_answer && is_surroundings(entry->status) && may_be_busy) {
         allow_same(step);
-    } else if (entry->has_answer && entry->overlaps_change && exists &&
+    } else if (entry->has_answer && entry->overlaps_change && (exists || entry->overlaps_fork) &&
                (entry->status == KELPIE_E_STATE ||
                 (op == SIM_MODEL_START && entry->status == KELPIE_E_ALREADY_RUNNING))) {
         allow_same(step);
@@ -469,7 +580,8 @@ static void step_vm(struct step *step) {
     } else if (exists && (rules[op].allowed & BIT(step->from->state)) == 0) {
         step_refused(step);
     } else if (entry->call.must_fail != 0) {
-        bool is_other = !step->model->is_calm && is_failure_of(op, entry->status);
+        bool is_other =
+            (!step->model->is_calm || entry->overlaps_end) && is_failure_of(op, entry->status);
         if (entry->has_answer && (entry->status == entry->call.must_fail || is_other)) {
             allow_same(step);
         }
@@ -494,7 +606,8 @@ uint32_t kelpie__sim_model_step(void *context, const void *state, uint32_t call,
         observe(&step);
     } else if (step.entry->call.op == SIM_MODEL_LISTED) {
         listed(&step);
-    } else if (step.entry->call.op == SIM_MODEL_CREATE || step.entry->call.op == SIM_MODEL_FORK) {
+    } else if (step.entry->call.op == SIM_MODEL_CREATE ||
+               kelpie__sim_model_makes_from(step.entry->call.op)) {
         step_new(&step);
     } else {
         step_vm(&step);

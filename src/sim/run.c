@@ -31,10 +31,6 @@ struct run {
     struct sim_operation *drawn; /* owned */
 };
 
-/* What the clients cannot do yet: they come with the snapshots of the library. */
-static const enum sim_model_op not_yet[] = {SIM_MODEL_SNAPSHOT, SIM_MODEL_RESTORE, SIM_MODEL_FORK,
-                                            SIM_MODEL_FORGET};
-
 static void make_plain(struct sim_options *options) {
     options->schedule = SIM_SCHEDULE_FIFO;
     options->cost_factor = 1;
@@ -45,9 +41,6 @@ static void make_plain(struct sim_options *options) {
 void kelpie__sim_run_swarm(const struct sim_run_options *options, struct sim_swarm *out) {
     kelpie__sim_swarm_draw(options->seed, out);
     KELPIE_ASSERT(!options->is_swarm || options->faults == SIM_RUN_FAULTS_PLAN);
-    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(not_yet); i += 1) {
-        out->weights[not_yet[i]] = 0;
-    }
     if (options->is_plain || options->faults == SIM_RUN_FAULTS_NONE) {
         make_plain(&out->options);
     }

@@ -6,9 +6,11 @@
 
 #include <string.h>
 
+#include "core/text.h"
 #include "sim/fault.h"
 #include "sim/guest.h"
 #include "sim/machine.h"
+#include "sim/qemu.h"
 
 bool kelpie__sim_truth_is_alive(const struct sim_process *process) {
     return process->state != SIM_PROCESS_ZOMBIE && process->state != SIM_PROCESS_GONE;
@@ -32,6 +34,18 @@ bool kelpie__sim_truth_is_of_vm(const struct sim_process *process, const char *p
     return false;
 }
 
+bool kelpie__sim_truth_vm_path(const struct sim_process *process, char out[256]) {
+    for (int i = 0; i < process->argc; i += 1) {
+        const char *found = strstr(process->argv[i], SIM_TRUTH_VMS);
+        if (found != NULL) {
+            size_t name = strcspn(found + strlen(SIM_TRUTH_VMS), "/,");
+            return kelpie__text_format(out, 256, "%.*s/", (int)(strlen(SIM_TRUTH_VMS) + name),
+                                       found);
+        }
+    }
+    return false;
+}
+
 struct sim_guest *kelpie__sim_truth_guest(struct sim_world *world, const char *path) {
     struct sim_guest *guest = kelpie__sim_world_guest(world, 0);
     for (uint32_t i = 0; guest != NULL; i += 1) { /* bound: the guests */
@@ -43,6 +57,13 @@ struct sim_guest *kelpie__sim_truth_guest(struct sim_world *world, const char *p
         guest = kelpie__sim_world_guest(world, i + 1);
     }
     return NULL;
+}
+
+bool kelpie__sim_truth_is_mute(const struct sim_guest *guest) {
+    const struct sim_process *owner = kelpie__sim_guest_owner(guest);
+    const struct sim_qemu *qemu = owner == NULL ? NULL : owner->extra;
+    return qemu != NULL && (qemu->is_hung || owner->is_stopped ||
+                            qemu->qmp.held_until_ns > kelpie__sim_now(owner->machine->world));
 }
 
 uint32_t kelpie__sim_truth_commands(struct sim_world *world, const char *path, const char *text) {

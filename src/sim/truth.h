@@ -16,8 +16,12 @@ bool kelpie__sim_truth_names_vm(const char *directory, const char *path);
 /* Its argv names the VM's directory ("/vms/NAME/", whatever is before it): what people find it by.
  */
 bool kelpie__sim_truth_is_of_vm(const struct sim_process *process, const char *path);
+/* The directory of the VM that the process works for: "/vms/NAME/". False: for none. */
+bool kelpie__sim_truth_vm_path(const struct sim_process *process, char out[256]);
 /* The guest of a living VMM of that VM; NULL: none. */
 struct sim_guest *kelpie__sim_truth_guest(struct sim_world *world, const char *path);
+/* What its VMM has to say of that VM is held back, or it stands: whoever asks it cannot know. */
+bool kelpie__sim_truth_is_mute(const struct sim_guest *guest);
 /* How many living processes of that VM's guest have this text in an argument. */
 uint32_t kelpie__sim_truth_commands(struct sim_world *world, const char *path, const char *text);
 

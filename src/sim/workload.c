@@ -11,6 +11,7 @@
 #define WORKLOAD_HERD_OF 5u    /* one group of operations in so many */
 #define WORKLOAD_LOOK_OF 6u    /* one operation in so many only looks */
 #define WORKLOAD_HASTE_OF 4u   /* one in so many follows the one before at once */
+#define WORKLOAD_CLONE_MAX 3u  /* VMs that are only made from snapshots */
 #define WORKLOAD_REST_BITS 11u /* the others: after 1 to 2,048 ms, short ones as often as long */
 
 static const char *const command_names[SIM_COMMAND_COUNT] = {
@@ -38,6 +39,12 @@ const char *kelpie__sim_look_name(uint32_t look) {
     return look_names[look];
 }
 
+/* The snapshots that there may be when all went well. */
+struct album {
+    uint32_t counts[SIM_SWARM_VM_MAX];
+    uint32_t numbers[SIM_SWARM_VM_MAX][SIM_MODEL_SNAPSHOT_MAX];
+};
+
 /* A number of its own for each question of each operation: an operation that is left out changes no
  * other. */
 static uint64_t draw(const struct sim_swarm *swarm, uint64_t index, const char *question,
@@ -48,6 +55,11 @@ static uint64_t draw(const struct sim_swarm *swarm, uint64_t index, const char *
 
 bool kelpie__sim_workload_is_owned(const struct sim_swarm *swarm, uint32_t vm) {
     return swarm->owner_count > 0 && draw(swarm, vm, "is-owned", 2) == 0;
+}
+
+uint32_t kelpie__sim_workload_vm_count(const struct sim_swarm *swarm) {
+    uint32_t count = swarm->vm_count + WORKLOAD_CLONE_MAX;
+    return count < SIM_SWARM_VM_MAX ? count : SIM_SWARM_VM_MAX;
 }
 
 static enum sim_model_op draw_op(const struct sim_swarm *swarm, uint64_t index) {
@@ -73,10 +85,52 @@ static uint16_t draw_rest(const struct sim_swarm *swarm, uint64_t index) {
     return (uint16_t)(1u << draw(swarm, index, "rest", WORKLOAD_REST_BITS + 1));
 }
 
-static struct sim_operation draw_operation(const struct sim_swarm *swarm, uint32_t index) {
+/* One that is new in most cases. */
+static uint8_t draw_target(const struct sim_swarm *swarm, uint64_t index, uint32_t vm) {
+    uint32_t count = kelpie__sim_workload_vm_count(swarm);
+    uint64_t target = swarm->vm_count + draw(swarm, index, "clone", WORKLOAD_CLONE_MAX);
+    if (target >= count || draw(swarm, index, "any-target", 4) == 0) {
+        target = draw(swarm, index, "target", count);
+    }
+    return (uint8_t)(target == vm ? (target + 1) % count : target);
+}
+
+/* Which snapshot it is. Where there is none yet, one is taken; where there are enough, one is used.
+ */
+static void draw_snapshot(const struct sim_swarm *swarm, uint64_t index, struct album *album,
+                          struct sim_operation *operation) {
+    uint32_t *count = &album->counts[operation->vm];
+    uint32_t *numbers = album->numbers[operation->vm];
+    if (*count == 0) {
+        operation->op = SIM_MODEL_SNAPSHOT;
+    } else if (*count == SIM_MODEL_SNAPSHOT_MAX && operation->op == SIM_MODEL_SNAPSHOT) {
+        operation->op = SIM_MODEL_RESTORE;
+    }
+    if (operation->op == SIM_MODEL_SNAPSHOT) {
+        operation->snapshot = kelpie__to_u32(operation->value);
+        numbers[*count] = operation->snapshot;
+        *count += 1;
+        return;
+    }
+    uint64_t chosen = draw(swarm, index, "snapshot", *count);
+    operation->snapshot = numbers[chosen];
+    if (operation->op == SIM_MODEL_FORGET && draw(swarm, index, "again", 4) > 0) {
+        *count -= 1; /* else it will be asked for once more */
+        numbers[chosen] = numbers[*count];
+    }
+    if (kelpie__sim_model_makes_from(operation->op)) {
+        operation->target = draw_target(swarm, index, operation->vm);
+    }
+}
+
+static struct sim_operation draw_operation(const struct sim_swarm *swarm, uint32_t index,
+                                           struct album *album) {
+    bool has_clones =
+        swarm->weights[SIM_MODEL_FORK] > 0 || swarm->weights[SIM_MODEL_CREATE_FROM] > 0;
+    uint32_t vm_count = has_clones ? kelpie__sim_workload_vm_count(swarm) : swarm->vm_count;
     struct sim_operation operation = {
         .client = (uint8_t)draw(swarm, index, "client", swarm->client_count),
-        .vm = (uint8_t)draw(swarm, index, "vm", swarm->vm_count),
+        .vm = (uint8_t)draw(swarm, index, "vm", vm_count),
         .rest_ms = draw_rest(swarm, index),
         .value = index + 1,
     };
@@ -96,6 +150,9 @@ static struct sim_operation draw_operation(const struct sim_swarm *swarm, uint32
     if (operation.op == SIM_MODEL_EXEC) {
         operation.kind = (uint8_t)draw(swarm, index, "kind", SIM_COMMAND_COUNT);
     }
+    if (kelpie__sim_model_is_of_snapshot(operation.op)) {
+        draw_snapshot(swarm, index, album, &operation);
+    }
     return operation;
 }
 
@@ -103,6 +160,7 @@ static struct sim_operation draw_operation(const struct sim_swarm *swarm, uint32
  * little. */
 uint32_t kelpie__sim_workload_draw(const struct sim_swarm *swarm, struct sim_operation *out,
                                    uint32_t capacity) {
+    struct album album = {0};
     uint32_t count = 0;
     KELPIE_ASSERT(swarm->vm_count > 0 && swarm->client_count > 0);
     for (uint32_t vm = 0; vm < swarm->vm_count && count + 2 <= capacity; vm += 1) {
@@ -117,7 +175,7 @@ uint32_t kelpie__sim_workload_draw(const struct sim_swarm *swarm, struct sim_ope
         }
     }
     for (uint32_t i = 0; i < swarm->operation_count && count < capacity; i += 1) {
-        out[count] = draw_operation(swarm, count);
+        out[count] = draw_operation(swarm, count, &album);
         count += 1;
     }
     return count;
@@ -127,9 +185,18 @@ void kelpie__sim_operation_text(const struct sim_operation *operation, char *out
     const char *verb =
         operation->is_look ? look_names[operation->kind] : kelpie__sim_model_op_name(operation->op);
     bool is_exec = !operation->is_look && operation->op == SIM_MODEL_EXEC;
+    bool has_snapshot = !operation->is_look && operation->snapshot > 0;
+    bool has_target = !operation->is_look && kelpie__sim_model_makes_from(operation->op);
+    char snapshot[48] = "";
+    if (has_snapshot && has_target) {
+        kelpie__ignore(snprintf(snapshot, sizeof(snapshot), " snapshot-%u as vm-%u of",
+                                operation->snapshot, operation->target));
+    } else if (has_snapshot) {
+        kelpie__ignore(snprintf(snapshot, sizeof(snapshot), " snapshot-%u", operation->snapshot));
+    }
     int length =
-        snprintf(out, capacity, "client %u: %s%s%s on vm-%u (value %llu)", operation->client, verb,
-                 is_exec ? " " : "", is_exec ? command_names[operation->kind] : "", operation->vm,
-                 (unsigned long long)operation->value);
+        snprintf(out, capacity, "client %u: %s%s%s%s on vm-%u (value %llu)", operation->client,
+                 verb, is_exec ? " " : "", is_exec ? command_names[operation->kind] : "", snapshot,
+                 operation->vm, (unsigned long long)operation->value);
     KELPIE_ASSERT(length > 0);
 }

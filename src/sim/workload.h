@@ -45,17 +45,22 @@ struct sim_operation {
     bool is_look;
     uint8_t client;
     uint8_t vm;
+    uint8_t target;   /* of a FORK or CREATE_FROM: the new VM */
     uint8_t kind;     /* enum sim_command of an EXEC, enum sim_look of a look */
     uint16_t rest_ms; /* before it */
     enum sim_model_op op;
-    uint32_t herd;  /* 0: none. Those of one herd are of one VM, and are done at one time */
-    uint64_t value; /* never the same twice: what is written, said, or given back */
+    uint32_t herd;     /* 0: none. Those of one herd are of one VM, and are done at one time */
+    uint32_t snapshot; /* of those that are about one: its number; 0: none */
+    uint64_t value;    /* never the same twice: what is written, said, or given back */
 };
 
 /* The operations of all clients, in the order in which each does its own. Gives how many: at most
  * `capacity`. */
 uint32_t kelpie__sim_workload_draw(const struct sim_swarm *swarm, struct sim_operation *out,
                                    uint32_t capacity);
+/* VMs that operations name: those that are made at first, and those that may be made from
+ * snapshots. */
+uint32_t kelpie__sim_workload_vm_count(const struct sim_swarm *swarm);
 /* This VM is ephemeral, and lives as long as the client that made it; else it is detached and
  * durable. */
 bool kelpie__sim_workload_is_owned(const struct sim_swarm *swarm, uint32_t vm);

@@ -217,6 +217,17 @@ int kelpie__snapshot_add_link(struct kelpie_snapshot *snapshot, const char *name
     return status < 0 ? fail_io(error, status, "copy a file into", snapshot->manifest.id) : 0;
 }
 
+int kelpie__snapshot_store_sync(const struct kelpie_snapshot_store *store) {
+    int status = kelpie__os_sync(store->os, store->directory);
+    int parent = status < 0 ? status : open_directory(store->os, store->directory, "..");
+    if (parent < 0) {
+        return parent;
+    }
+    status = kelpie__os_sync(store->os, parent);
+    kelpie__ignore(kelpie__os_close(store->os, parent));
+    return status;
+}
+
 int kelpie__snapshot_publish(struct kelpie_snapshot *snapshot, bool is_synced,
                              struct kelpie_error *error) {
     const struct kelpie_snapshot_store *store = snapshot->store;
@@ -239,7 +250,7 @@ int kelpie__snapshot_publish(struct kelpie_snapshot *snapshot, bool is_synced,
     }
     kelpie__ignore(kelpie__text_copy(snapshot->entry, sizeof(snapshot->entry), name));
     snapshot->is_temporary = false;
-    status = is_synced ? kelpie__os_sync(store->os, store->directory) : 0;
+    status = is_synced ? kelpie__snapshot_store_sync(store) : 0;
     if (status == 0) {
         status = kelpie__os_lock_shared(store->os, snapshot->directory);
     }
@@ -370,6 +381,10 @@ int kelpie__snapshot_remove(const struct kelpie_snapshot_store *store, const cha
     if (status == 0) {
         status =
             kelpie__os_rename(store->os, store->directory, name, store->directory, gone, false);
+    }
+    /* After the machine's death it is whole, or gone: never half of it by its name. */
+    if (status == 0) {
+        status = kelpie__os_sync(store->os, store->directory);
     }
     if (status == 0) {
         status = kelpie__remove_directory(store->os, store->directory, gone);

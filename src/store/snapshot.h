@@ -41,6 +41,9 @@ KELPIE_MUST_CHECK int kelpie__snapshot_store_open(struct kelpie_snapshot_store *
                                                   struct kelpie_os *os, const char *base_path,
                                                   const char *name, struct kelpie_error *error);
 void kelpie__snapshot_store_close(struct kelpie_snapshot_store *store);
+/* Makes the names in it durable, and its own: whoever made it may have died before that was so.
+ * Gives 0 or -errno. */
+KELPIE_MUST_CHECK int kelpie__snapshot_store_sync(const struct kelpie_snapshot_store *store);
 
 /* Begins a new one, in a temporary directory with its lock held. `id`: 32 hexadecimal digits.
  * Errors: IO, LIMIT (fewer than `needed_bytes` are free: both numbers, and the way out). */

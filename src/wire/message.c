@@ -197,6 +197,18 @@ int kelpie__wire_call(struct kelpie_wire *wire, const char *method, const char *
     return 0;
 }
 
+void kelpie__wire_continue(struct kelpie_wire *wire, uint64_t first_id) {
+    KELPIE_ASSERT(wire->next_id == 1 && !wire->has_former);
+    KELPIE_ASSERT(first_id > 0 && first_id <= UINT64_C(1) << 48);
+    wire->next_id = first_id;
+    wire->has_former = true;
+}
+
+void kelpie__wire_is_known(struct kelpie_wire *wire) {
+    KELPIE_ASSERT(wire->next_id > 1); /* it has answered something */
+    wire->has_former = false;
+}
+
 void kelpie__wire_forget(struct kelpie_wire *wire, uint64_t id) {
     KELPIE_ASSERT(id > 0);
     struct kelpie_wire_pending *pending = pending_find(wire, id);
@@ -271,7 +283,7 @@ static const char *value_terminate(char *text, const struct kelpie_json_value *v
 static void answer_receive(struct kelpie_wire *wire, uint64_t id, char *text,
                            const struct kelpie_json_member *result,
                            const struct kelpie_json_member *refusal) {
-    if (id == 0 || id >= wire->next_id) {
+    if (id == 0 || (id >= wire->next_id && !wire->has_former)) {
         KELPIE_REACHED(wire->os, "an answer that nobody asked for");
         kelpie__wire_break(wire, "R12", "an answer to a request that was never made");
         return;
@@ -279,7 +291,7 @@ static void answer_receive(struct kelpie_wire *wire, uint64_t id, char *text,
     struct kelpie_wire_pending *pending = pending_find(wire, id);
     if (pending == NULL) {
         KELPIE_REACHED(wire->os, "a late answer was dropped by its id");
-        return; /* late: its call has timed out */
+        return; /* late: its call has timed out, or it is somebody else's */
     }
     if (result->is_there) {
         if (result->value.kind != KELPIE_JSON_OBJECT) {

@@ -123,6 +123,12 @@ KELPIE_MUST_CHECK int kelpie__wire_stop(struct kelpie_wire *wire, uint32_t strea
 
 /* ---- quiesce --------------------------------------------------------------------------------- */
 
+/* The peer has talked to somebody else until now, and may still answer him: ids of requests begin
+ * at `first_id` (1 to 2^48, drawn, so that none is one of his), and answers to others are dropped
+ * until `kelpie__wire_is_known`. On a new connection only. */
+void kelpie__wire_continue(struct kelpie_wire *wire, uint64_t first_id);
+void kelpie__wire_is_known(struct kelpie_wire *wire);
+
 /* While held, data is refused with LIMIT; messages still go. */
 void kelpie__wire_hold(struct kelpie_wire *wire, bool is_held);
 /* What is queued from now on stays here, in its order, behind this mark; what was queued before

@@ -43,6 +43,7 @@ struct kelpie_wire {
     uint8_t discard_mark[KELPIE_MARK_BYTES];
 
     uint64_t next_id;
+    bool has_former; /* answers to somebody else's requests may come */
     struct kelpie_wire_pending pending[KELPIE_WIRE_CALL_COUNT_MAX];
 
     uint32_t callback_depth;
