@@ -109,6 +109,41 @@ static void test_each_broken_rule_is_named(void **state) {
     }
 }
 
+/* Answers to whoever talked to the peer before are dropped, until it has answered us. */
+static void test_answers_to_a_former_peer_are_dropped(void **state) {
+    static const char former[] = "{\"jsonrpc\":\"2.0\",\"id\":%u,\"result\":{}}";
+    static const uint32_t ids[] = {7, 70001}; /* below and above ours */
+    (void)state;
+    for (size_t i = 0; i < 2 * KELPIE_ARRAY_COUNT(ids); i += 1) {
+        uint8_t bytes[KELPIE_FRAME_HEADER_BYTES + 256];
+        struct pair *pair = pair_create(i);
+        bool is_known = i >= KELPIE_ARRAY_COUNT(ids);
+        uint32_t id = ids[i % KELPIE_ARRAY_COUNT(ids)];
+        streams_init(pair);
+        kelpie__wire_continue(pair->sides[0].wire, 1000);
+        assert_int_equal(kelpie__wire_call(pair->sides[0].wire, "x", "{}", UINT64_MAX, on_answer,
+                                           &pair->sides[0], NULL, NULL),
+                         0);
+        pair_settle(pair, 10);
+        if (is_known) {
+            kelpie__wire_is_known(pair->sides[0].wire);
+        }
+        int length = snprintf((char *)bytes + KELPIE_FRAME_HEADER_BYTES, 256, former, id);
+        const struct kelpie_frame frame = {.type = KELPIE_FRAME_MESSAGE,
+                                           .length = (uint32_t)length};
+        kelpie__frame_encode(&frame, bytes);
+        inject(pair, bytes, KELPIE_FRAME_HEADER_BYTES + frame.length);
+        pair_settle(pair, 10);
+        if (is_known && id >= 1000) {
+            check_broken(pair, "R12");
+        } else {
+            assert_int_equal(pair->sides[0].closed_count, 0);
+            assert_int_equal(pair->sides[0].answer_count, 0);
+        }
+        pair_destroy(pair);
+    }
+}
+
 static uint32_t frame_check(const uint8_t *bytes) {
     uint32_t check = UINT32_C(0x811c9dc5);
     for (unsigned i = 4; i < KELPIE_FRAME_HEADER_BYTES; i += 1) {
@@ -166,6 +201,7 @@ static void test_stream_rules(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_broken_rule_is_named),
+        cmocka_unit_test(test_answers_to_a_former_peer_are_dropped),
         cmocka_unit_test(test_headers_no_encoder_makes_are_named),
         cmocka_unit_test(test_stream_rules),
     };
