@@ -89,9 +89,10 @@ enum kelpie_code {
     KELPIE_E_EXEC_NOT_FOUND = -34, /* there is no such command (a shell's 127) */
     /* it cannot be executed, or its interpreter is missing (a shell's 126) */
     KELPIE_E_EXEC_DENIED = -35,
+    KELPIE_E_UNTRUSTED = -36, /* a snapshot that others made, and nobody said is to be trusted */
 };
 
-#define KELPIE_CODE_LAST KELPIE_E_EXEC_DENIED
+#define KELPIE_CODE_LAST KELPIE_E_UNTRUSTED
 
 struct kelpie_error {
     int code;       /* enum kelpie_code */
@@ -745,6 +746,35 @@ KELPIE_MUST_CHECK int kelpie_snapshot_verify(struct kelpie *kelpie, const char *
 /* Others that share files with it keep theirs. A damaged one can be removed. Errors: NOT_FOUND,
  * BUSY (a VM that was made from it lives), IO. */
 KELPIE_MUST_CHECK int kelpie_snapshot_remove(struct kelpie *kelpie, const char *name,
+                                             struct kelpie_error *error);
+
+/* Writes a snapshot as one stream to `fd` (borrows; a file, pipe or socket, blocking or not), for
+ * kelpie_snapshot_import on this machine or another. Holes are not sent. It is compared with its
+ * checksums first. Drives this handle's loop while `fd` is not ready, and returns at the end of the
+ * stream. A reader that goes away raises SIGPIPE in this process, unless that is ignored. What was
+ * written before a failure is refused by every import. Errors: NOT_FOUND, BUSY, SNAPSHOT_CORRUPTED,
+ * SNAPSHOT_INCOMPATIBLE, IO, MEMORY, UNSUPPORTED (in a simulated world). */
+KELPIE_MUST_CHECK int kelpie_snapshot_export(struct kelpie *kelpie, const char *name, int fd,
+                                             struct kelpie_error *error);
+
+struct kelpie_snapshot_import_options {
+    size_t struct_size;
+    const char *name; /* borrows; NULL: the one that it had */
+    /* One that this state directory did not export is taken, too. It is a machine that goes on
+     * running what its maker left in it, and devices' state that the VMM parses: the checks find
+     * damage and what could not have been written by Kelpie, not intentions. */
+    bool is_trusted;
+    bool is_unsynced; /* quick, and gone or damaged after the host's crash */
+};
+
+/* Reads such a stream from `fd` (borrows; as above), not a byte beyond its end, and makes a
+ * snapshot of it: all of it is looked at, and it is whole and listed or nothing of it is left.
+ * `options` borrows, may be NULL; `out` may be NULL. Errors: UNTRUSTED, SNAPSHOT_CORRUPTED (no such
+ * stream; damaged, cut, or of a snapshot that could not be), SNAPSHOT_INCOMPATIBLE (a newer
+ * format), EXISTS, CONFIG (the name), LIMIT (space), IO, MEMORY, UNSUPPORTED. */
+KELPIE_MUST_CHECK int kelpie_snapshot_import(struct kelpie *kelpie, int fd,
+                                             const struct kelpie_snapshot_import_options *options,
+                                             struct kelpie_snapshot_info *out,
                                              struct kelpie_error *error);
 
 /* ---- the host -------------------------------------------------------------------------------- */

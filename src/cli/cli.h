@@ -70,6 +70,7 @@ struct kelpie_cli_options {
     const char *label;
     const char *svg;
     bool stops_vm;
+    bool is_trusted;
     bool is_read_only;
     bool allows_overcommit;
     bool avoids_template;

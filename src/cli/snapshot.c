@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * kelpie snapshot: create, ls, inspect, rm, verify, tree.
+ * kelpie snapshot: create, ls, inspect, rm, verify, tree, export, import.
  */
 #include "cli/snapshot.h"
 
@@ -14,7 +14,14 @@
 #define WORDS_MANY UINT32_MAX
 
 /* Which of the verb's options a part of it takes. */
-enum part_options { PART_JSON = 1, PART_STOP = 2, PART_LABEL = 4, PART_SVG = 8 };
+enum part_options {
+    PART_JSON = 1,
+    PART_STOP = 2,
+    PART_LABEL = 4,
+    PART_SVG = 8,
+    PART_NAME = 16,
+    PART_TRUST = 32,
+};
 
 struct part {
     const char *name;
@@ -272,6 +279,10 @@ static const struct part parts[] = {
      run_verify},
     {"tree", 0, 0, PART_SVG, "tree [--svg FILE]", "show who came from whom, as text or a picture",
      run_tree},
+    {"export", 1, 2, 0, "export SNAPSHOT [FILE|-]", "write it as one stream, for another machine",
+     kelpie__cli_snapshot_export},
+    {"import", 0, 1, PART_NAME | PART_TRUST, "import [--name NAME] [--trust] [FILE|-]",
+     "make a snapshot of such a stream, once all of it was looked at", kelpie__cli_snapshot_import},
 };
 
 void kelpie__cli_print_snapshot_parts(struct kelpie_cli *cli) {
@@ -314,6 +325,8 @@ static const char *foreign_option(const struct kelpie_cli *cli, const struct par
         {options->stops_vm, PART_STOP, "--stop"},
         {options->label != NULL, PART_LABEL, "--label"},
         {options->svg != NULL, PART_SVG, "--svg"},
+        {options->name != NULL, PART_NAME, "--name"},
+        {options->is_trusted, PART_TRUST, "--trust"},
     };
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(all); i += 1) {
         if (all[i].is_given && (part->options & all[i].option) == 0) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * What the files of `kelpie snapshot` share: the forest of who came from whom.
+ * What the files of `kelpie snapshot` share: the forest of who came from whom, and parts of the
+ * verb that have files of their own.
  */
 #ifndef KELPIE_CLI_SNAPSHOT_H
 #define KELPIE_CLI_SNAPSHOT_H
@@ -46,5 +47,9 @@ KELPIE_MUST_CHECK int kelpie__cli_forest_draw(struct kelpie_cli *cli,
 
 /* "42 MiB". */
 void kelpie__cli_bytes(uint64_t bytes, char *out, size_t capacity);
+
+/* snapshot_transfer.c */
+int kelpie__cli_snapshot_export(struct kelpie_cli *cli);
+int kelpie__cli_snapshot_import(struct kelpie_cli *cli);
 
 #endif

@@ -42,6 +42,7 @@ static const char *const code_names[] = {
     "KELPIE_E_TIMEOUT",
     "KELPIE_E_EXEC_NOT_FOUND",
     "KELPIE_E_EXEC_DENIED",
+    "KELPIE_E_UNTRUSTED",
 };
 
 static_assert(KELPIE_ARRAY_COUNT(code_names) == 1 - KELPIE_CODE_LAST, "a name for every code");

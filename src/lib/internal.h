@@ -214,6 +214,9 @@ KELPIE_MUST_CHECK int kelpie__vm_record(struct kelpie_vm *vm, struct kelpie_vm_r
 
 /* Removes what dead processes left of snapshots. */
 void kelpie__snapshots_prune(struct kelpie *kelpie);
+struct kelpie_manifest;
+void kelpie__snapshot_describe(const struct kelpie_manifest *manifest,
+                               struct kelpie_snapshot_info *out);
 
 /* ---- exec_stream.c: what the connection brings ----------------------------------------------- */
 

@@ -156,7 +156,8 @@ static int store_open_for(struct kelpie *kelpie, const char *name, const char *w
 #define INFO_COPY(field)                                                                           \
     kelpie__ignore(kelpie__text_copy(out->field, sizeof(out->field), manifest->field))
 
-static void describe(const struct kelpie_manifest *manifest, struct kelpie_snapshot_info *out) {
+void kelpie__snapshot_describe(const struct kelpie_manifest *manifest,
+                               struct kelpie_snapshot_info *out) {
     *out = (struct kelpie_snapshot_info){.struct_size = sizeof(*out)};
     INFO_COPY(id);
     INFO_COPY(name);
@@ -204,7 +205,7 @@ static int describe_by_name(const struct kelpie_snapshot_store *store, const cha
         kelpie__ignore(kelpie__text_copy(out->problem, sizeof(out->problem), error.message));
         return 0;
     }
-    describe(&snapshot.manifest, out);
+    kelpie__snapshot_describe(&snapshot.manifest, out);
     kelpie__ignore(kelpie__text_copy(out->name, sizeof(out->name), name)); /* the one that counts */
     kelpie__snapshot_close(&snapshot);
     return 0;
@@ -225,7 +226,7 @@ int kelpie_snapshot_inspect(struct kelpie *kelpie, const char *name,
     }
     status = kelpie__snapshot_open(&snapshot, &store, name, error);
     if (status == 0) {
-        describe(&snapshot.manifest, &info);
+        kelpie__snapshot_describe(&snapshot.manifest, &info);
         kelpie__struct_give(out, &info, sizeof(info));
         kelpie__snapshot_close(&snapshot);
     }

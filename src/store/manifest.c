@@ -194,7 +194,7 @@ static bool manifest_is_whole(const char *text, size_t length) {
     return memcmp(text + MANIFEST_SELF_BYTES, sum, MANIFEST_SUM_DIGITS) == 0;
 }
 
-static bool manifest_parse(const char *text, size_t length, struct kelpie_manifest *out) {
+static bool manifest_read(const char *text, size_t length, struct kelpie_manifest *out) {
     bool is_good = manifest_is_whole(text, length) && kelpie__json_validate(text, length) == 0;
     *out = (struct kelpie_manifest){0};
 #define READ_TEXT(field)                                                                           \
@@ -213,13 +213,32 @@ static bool manifest_parse(const char *text, size_t length, struct kelpie_manife
            read_lists(text, length, out) && kelpie__config_check_name(out->name, NULL) == 0;
 }
 
+int kelpie__manifest_parse(const char *text, size_t length, struct kelpie_manifest *out,
+                           struct kelpie_error *error) {
+    uint64_t format = 0;
+    struct kelpie_manifest manifest;
+    KELPIE_ASSERT(length < KELPIE_MANIFEST_BYTES_MAX);
+    if (kelpie__json_find_u64(text, length, "format", &format) == 0 &&
+        format > KELPIE_MANIFEST_FORMAT) {
+        return kelpie__fail(error, KELPIE_E_SNAPSHOT_INCOMPATIBLE, 0,
+                            "the snapshot has format %llu, this version knows %u; use a newer "
+                            "Kelpie",
+                            (unsigned long long)format, KELPIE_MANIFEST_FORMAT);
+    }
+    if (length == 0 || format == 0 || !manifest_read(text, length, &manifest)) {
+        return kelpie__fail(error, KELPIE_E_SNAPSHOT_CORRUPTED, 0,
+                            KELPIE_MANIFEST_FILE " is damaged; the snapshot can only be removed");
+    }
+    *out = manifest;
+    return 0;
+}
+
 int kelpie__manifest_read(struct kelpie_os *os, int directory, struct kelpie_manifest *out,
                           struct kelpie_error *error) {
     char text[KELPIE_MANIFEST_BYTES_MAX];
-    uint64_t format = 0;
-    struct kelpie_manifest manifest;
     int64_t length =
         kelpie__small_file_read_at(os, directory, KELPIE_MANIFEST_FILE, text, sizeof(text));
+    KELPIE_ASSERT(length < (int64_t)sizeof(text));
     if (length == -ENOENT) {
         return kelpie__fail(error, KELPIE_E_SNAPSHOT_CORRUPTED, 0,
                             "there is no " KELPIE_MANIFEST_FILE "; it can only be removed");
@@ -227,17 +246,5 @@ int kelpie__manifest_read(struct kelpie_os *os, int directory, struct kelpie_man
     if (length < 0 && length != -EFBIG) {
         return kelpie__fail(error, KELPIE_E_IO, (int)-length, "read " KELPIE_MANIFEST_FILE);
     }
-    if (length > 0 && kelpie__json_find_u64(text, (size_t)length, "format", &format) == 0 &&
-        format > KELPIE_MANIFEST_FORMAT) {
-        return kelpie__fail(error, KELPIE_E_SNAPSHOT_INCOMPATIBLE, 0,
-                            "the snapshot has format %llu, this version knows %u; use a newer "
-                            "Kelpie",
-                            (unsigned long long)format, KELPIE_MANIFEST_FORMAT);
-    }
-    if (length <= 0 || format == 0 || !manifest_parse(text, (size_t)length, &manifest)) {
-        return kelpie__fail(error, KELPIE_E_SNAPSHOT_CORRUPTED, 0,
-                            KELPIE_MANIFEST_FILE " is damaged; the snapshot can only be removed");
-    }
-    *out = manifest;
-    return 0;
+    return kelpie__manifest_parse(text, length < 0 ? 0 : (size_t)length, out, error);
 }

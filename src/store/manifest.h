@@ -78,6 +78,10 @@ KELPIE_MUST_CHECK int kelpie__manifest_write(struct kelpie_os *os, int directory
 KELPIE_MUST_CHECK int kelpie__manifest_read(struct kelpie_os *os, int directory,
                                             struct kelpie_manifest *out,
                                             struct kelpie_error *error);
+/* The same of its text, which may come from anywhere; of fewer bytes than the maximum. */
+KELPIE_MUST_CHECK int kelpie__manifest_parse(const char *text, size_t length,
+                                             struct kelpie_manifest *out,
+                                             struct kelpie_error *error);
 
 /* A name of a file in a snapshot's directory: no slash, no leading dot, printable. What comes from
  * outside is checked so. */

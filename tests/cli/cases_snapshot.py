@@ -109,3 +109,57 @@ def snapshot_stop(kelpie):
     kelpie.expect(0, "rm", "ending")
     kelpie.expect(0, "snapshot", "verify", "end")
     kelpie.expect(0, "snapshot", "rm", "end")
+
+
+@case
+def snapshot_export_import(kelpie):
+    path = os.path.join(kelpie.folder, "stream")
+    kelpie.execute(0, "sh", "-c", "echo carried >/tmp/carried")
+    kelpie.expect(0, "snapshot", "create", kelpie.vm, "sent")
+    export = kelpie.start("snapshot", "export", "sent")
+    out, _ = kelpie.expect(0, "snapshot", "import", "-", "--name", "came", stdin=export.stdout)
+    export.stdout.close()
+    check_equal((out, export.wait()), (b"came\n", 0), "through a pipe")
+    check(b"came" in kelpie.expect(0, "snapshot", "verify", "came")[0], "it is whole")
+    sent, came = json.loads(kelpie.expect(0, "snapshot", "inspect", "--json", "sent", "came")[0])
+    for key in ("id", "vm", "pages", "checksum"):
+        check_equal(came[key], sent[key], key)
+    kelpie.expect(0, "snapshot", "export", "sent", path)
+    check(os.path.getsize(path) < sent["stored_bytes"] + (1 << 20), "holes are not sent", os.path.getsize(path))
+    kelpie.refuse(["sent", "exists"], "snapshot", "import", path)
+    kelpie.refuse(["Not"], "snapshot", "import", "--name", "Not", path)
+    kelpie.refuse(["nothing"], "snapshot", "export", "nothing", path + ".2")
+    kelpie.refuse(["nowhere"], "snapshot", "import", os.path.join(kelpie.folder, "nowhere"))
+    other = {"KELPIE_STATE_DIR": os.path.join(kelpie.folder, "other")}
+    kelpie.refuse(["not exported by this state directory", "--trust"], "snapshot", "import", path, environment=other)
+    out, _ = kelpie.expect(0, "snapshot", "import", "--trust", path, environment=other)
+    check_equal(out, b"sent\n", "with its own name")
+    out, _ = kelpie.expect(0, "run", "--from", "sent", "--", "cat", "/tmp/carried", environment=other)
+    check_equal(out, b"carried\n", "it runs in another state directory")
+    kelpie.expect(0, "snapshot", "rm", "sent", environment=other)
+    kelpie.expect(0, "snapshot", "rm", "sent", "came")
+    check_equal(sorted(os.listdir(kelpie.folder)), ["other", "state", "stream"], "files")
+    os.remove(path)
+
+
+@case
+def snapshot_import_refuses_rubbish(kelpie):
+    path = os.path.join(kelpie.folder, "stream")
+    kelpie.expect(0, "snapshot", "create", kelpie.vm, "sent")
+    kelpie.expect(0, "snapshot", "export", "sent", path)
+    with open(path, "r+b") as file:
+        whole = file.read()
+        file.seek(1 << 20)
+        file.write(bytes([whole[1 << 20] ^ 1]))
+    kelpie.refuse(["damaged", "checksum"], "snapshot", "import", "--name", "hurt", path)
+    kelpie.refuse(["too early"], "snapshot", "import", "--name", "hurt", stdin_bytes=whole[:1 << 20])
+    kelpie.refuse(["no stream"], "snapshot", "import", "--name", "hurt", stdin_bytes=b"rubbish" * 100)
+    kelpie.refuse(["too early"], "snapshot", "import", "--name", "hurt", stdin_bytes=b"")
+    check_equal(os.listdir(os.path.join(kelpie.state, "snapshots")), ["sent"], "nothing is left")
+    reader = kelpie.start("snapshot", "export", "sent")
+    reader.stdout.read(1000)
+    reader.stdout.close()
+    check_equal(reader.wait(), 125, "a reader that goes away")
+    reader.stderr.close()
+    kelpie.expect(0, "snapshot", "rm", "sent")
+    os.remove(path)
