@@ -189,6 +189,12 @@ enum kelpie_accelerator {
     KELPIE_ACCELERATOR_TCG,
 };
 
+enum kelpie_backend {
+    KELPIE_BACKEND_AUTO, /* QEMU where it is installed, else libkrun; inspect says why */
+    KELPIE_BACKEND_QEMU, /* everything this header has */
+    KELPIE_BACKEND_KRUN, /* libkrun 1.17.0 or newer, on KVM; no snapshots (docs/backends.md) */
+};
+
 enum kelpie_lifetime {
     /* ends with the connection or the process that created it, whatever the reason */
     KELPIE_LIFETIME_OWNED,
@@ -219,6 +225,7 @@ void kelpie_config_set_working_directory(struct kelpie_config *config, const cha
 void kelpie_config_set_kernel(struct kelpie_config *config, const char *path);
 void kelpie_config_set_accelerator(struct kelpie_config *config,
                                    enum kelpie_accelerator accelerator);
+void kelpie_config_set_backend(struct kelpie_config *config, enum kelpie_backend backend);
 /* 30,000 */
 void kelpie_config_set_boot_timeout_ms(struct kelpie_config *config, uint64_t boot_timeout_ms);
 void kelpie_config_set_lifetime(struct kelpie_config *config, enum kelpie_lifetime lifetime);
@@ -264,9 +271,11 @@ struct kelpie_vm_info {
     char id[33];        /* 32 hexadecimal digits */
     char name[65];
     enum kelpie_vm_state state;
-    char reason[512];    /* of the state: why it ended, failed to start, or was paused; or "" */
-    char backend[16];    /* "qemu" */
-    char pause[8];       /* how it pauses: "vmm", no processor of the guest runs; or "" */
+    char reason[512]; /* of the state: why it ended, failed to start, or was paused; or "" */
+    char backend[16]; /* "qemu", "krun", or "" before the first start */
+    /* How it pauses: "vmm", no processor of the guest runs; "freezer" (cgroups(7)) and "stop"
+     * (SIGSTOP), nothing of the VMM does, and the guest's clocks go on; or "" */
+    char pause[8];
     char accelerator[8]; /* "kvm", "tcg", or "" before the first start */
     char accelerator_reason[256];
     char origin[16]; /* of this run: "boot", "template" or "snapshot" */
@@ -285,6 +294,7 @@ struct kelpie_vm_info {
     int32_t vmm_pid;     /* 0: none */
     /* Id of the snapshot that was taken of it last in this run, or that it was made from; or "" */
     char parent[33];
+    char backend_reason[128]; /* why this backend, or "" before the first start */
 };
 
 /* Makes a VM in Created. `name`: 1 to 64 of a-z 0-9 _ . - beginning with a letter or digit,

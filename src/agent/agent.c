@@ -200,7 +200,12 @@ static void agent_boot(struct kelpie_agent *agent) {
         kelpie__agent_load_modules(agent->os, "early", &agent->boot_error) < 0) {
         kelpie__agent_log(agent->os, "%s", agent->boot_error.message);
     }
-    agent_search_callback(agent);
+    uint32_t host_port = kelpie__agent_dial_port(agent->os);
+    if (host_port != 0) {
+        kelpie__agent_dial(agent, host_port);
+    } else {
+        agent_search_callback(agent);
+    }
     kelpie__agent_boot_late(agent->os); /* while hello is on its way */
 }
 

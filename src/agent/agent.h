@@ -46,7 +46,10 @@ struct kelpie_agent {
     int port;    /* owned; opened once and kept: libkrun ends when a port is opened twice */
     int signals; /* owned */
     uint32_t signals_slot;
-    bool is_guest; /* false: a test on a host, without mounts and power */
+    uint32_t dial_slot;
+    bool is_dialling; /* the port is not connected yet */
+    bool is_dialled;  /* over vsock, once for each boot; false: a port that is opened */
+    bool is_guest;    /* false: a test on a host, without mounts and power */
     bool is_set_up;
     bool was_kill_sent; /* of the shutdown */
     enum kelpie_agent_phase phase;
@@ -74,6 +77,13 @@ struct kelpie_agent_clock_sample kelpie__agent_sample_clock(struct kelpie_agent 
 /* Begins the end of the guest: terminate, wait until `timeout_ms` are over, kill, sync, power off.
  */
 void kelpie__agent_stop(struct kelpie_agent *agent, uint64_t timeout_ms);
+
+/* --- dial.c --- */
+
+/* The vsock port of the host that this guest was told to dial; 0: it has a virtio port instead. */
+uint32_t kelpie__agent_dial_port(struct kelpie_os *os);
+/* Begins to dial; kelpie__agent_connect follows. Refused, now or later: it is tried again. */
+void kelpie__agent_dial(struct kelpie_agent *agent, uint32_t port);
 
 /* --- connection.c --- */
 

@@ -232,7 +232,8 @@ static void connection_closed_callback(void *context, const struct kelpie_error 
         kelpie__agent_log(agent->os, "connection: %s", error->message);
     }
     kelpie__agent_disconnect(agent);
-    if (!agent->is_guest && is_peer_gone) { /* a test's socket does not come back */
+    bool comes_back = agent->is_guest && !agent->is_dialled;
+    if (!comes_back && is_peer_gone) { /* a socket does not: a test's, or the monitor's */
         kelpie__agent_stop(agent, 0);
     } else if (agent->phase != KELPIE_AGENT_STOPPED) {
         connection_retry(agent);

@@ -15,18 +15,43 @@
 #include "agent/files.h"
 #include "os/os_call.h"
 
+#define ROOT_PLACES "/.kelpie"
 #define ROOT_NEW "/.kelpie/root"
 #define ROOT_LOWER "/.kelpie/lower"
 #define ROOT_LAYER "/.kelpie/layer"
 #define ROOT_DISK_COUNT_MAX 64
 #define ROOT_PATH_BYTES_MAX 320
 #define ROOT_UPPER_SERIAL "upper"
+#define ROOT_DISKS_VARIABLE "KELPIE_DISKS" /* of the kernel's command line */
+#define ROOT_NAMED_COUNT_MAX 8
+
+/* libkrun gives its disks serial numbers of its own. The names that its VM's owner gave stand in
+ * this variable, in the order of the devices, separated by commas. False: it has none of this name.
+ */
+static bool root_find_named(struct kelpie_os *os, const char *name, char *out, size_t capacity) {
+    const char *names = kelpie__os_environment(os, ROOT_DISKS_VARIABLE);
+    size_t name_length = strlen(name);
+    KELPIE_ASSERT(name_length > 0);
+    for (int i = 0; names != NULL && i < ROOT_NAMED_COUNT_MAX; i += 1) {
+        size_t length = strcspn(names, ",");
+        if (length == name_length && strncmp(names, name, length) == 0) {
+            int written = snprintf(out, capacity, "/dev/vd%c", 'a' + i);
+            KELPIE_ASSERT(written > 0 && (size_t)written < capacity);
+            return true;
+        }
+        names = names[length] == ',' ? names + length + 1 : NULL;
+    }
+    return false;
+}
 
 /* Finds the disk with this serial number: its path under /dev. Disks are named in order of
  * discovery, which is no promise. */
 static int root_find_disk(struct kelpie_os *os, const char *serial, char *out, size_t capacity,
                           struct kelpie_error *error) {
     KELPIE_ASSERT(serial[0] != '\0');
+    if (root_find_named(os, serial, out, capacity)) {
+        return 0;
+    }
     int directory = kelpie__os_open(os, KELPIE_OS_CWD, "/sys/block",
                                     KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
     if (directory < 0) {
@@ -206,18 +231,43 @@ static int root_load_modules(struct kelpie_os *os, const struct kelpie_agent_roo
     return 0;
 }
 
-static int root_enter_device(struct kelpie_os *os, const struct kelpie_agent_root *root,
-                             struct kelpie_error *error) {
-    KELPIE_ASSERT(root->serial[0] != '\0');
-    KELPIE_ASSERT(root->type[0] != '\0');
-    static const char *const paths[] = {"/.kelpie", ROOT_NEW, ROOT_LOWER, ROOT_LAYER};
+/* libkrun starts us on a root that is the host's to write, and its init makes that one shared, out
+ * of which no mount can be moved. */
+static int root_leave_first(struct kelpie_os *os, struct kelpie_error *error) {
+    int status = kelpie__os_mount(os, NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL);
+    if (status == 0) {
+        status = kelpie__os_mount(os, "tmpfs", ROOT_PLACES, "tmpfs", 0, "mode=755");
+    }
+    KELPIE_ASSERT(status <= 0);
+    return status < 0 ? kelpie__fail(error, KELPIE_E_BOOT, -status, "leave the first root") : 0;
+}
+
+static int root_make_places(struct kelpie_os *os, struct kelpie_error *error) {
+    static const char *const paths[] = {ROOT_PLACES, ROOT_NEW, ROOT_LOWER, ROOT_LAYER};
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(paths); i += 1) {
         int status = kelpie__agent_make_directory(os, paths[i], 0755);
         if (status < 0) {
             return kelpie__fail(error, KELPIE_E_BOOT, -status, "make directory \"%s\"", paths[i]);
         }
+        if (i == 0 && kelpie__os_environment(os, ROOT_DISKS_VARIABLE) != NULL) {
+            status = root_leave_first(os, error);
+            if (status < 0) {
+                return status;
+            }
+        }
     }
-    int status = root_load_modules(os, root, error);
+    KELPIE_ASSERT(os->guest != NULL);
+    return 0;
+}
+
+static int root_enter_device(struct kelpie_os *os, const struct kelpie_agent_root *root,
+                             struct kelpie_error *error) {
+    KELPIE_ASSERT(root->serial[0] != '\0');
+    KELPIE_ASSERT(root->type[0] != '\0');
+    int status = root_make_places(os, error);
+    if (status == 0) {
+        status = root_load_modules(os, root, error);
+    }
     if (status < 0) {
         return status;
     }

@@ -64,6 +64,7 @@ struct kelpie_cli_options {
     const char *working_directory;
     const char *kernel;
     const char *accelerator;
+    const char *backend;
     const char *snapshot;
     const char *name;
     const char *user;

@@ -20,6 +20,7 @@ int64_t kelpie__cli_write_info(const struct kelpie_vm_info *info, char *out, siz
     kelpie__json_write_string(&writer, "state", kelpie_vm_state_name(info->state));
     kelpie__json_write_string(&writer, "reason", info->reason);
     kelpie__json_write_string(&writer, "backend", info->backend);
+    kelpie__json_write_string(&writer, "backend_reason", info->backend_reason);
     kelpie__json_write_string(&writer, "pause", info->pause);
     kelpie__json_write_string(&writer, "accelerator", info->accelerator);
     kelpie__json_write_string(&writer, "accelerator_reason", info->accelerator_reason);
@@ -64,6 +65,7 @@ static void print_info(struct kelpie_cli *cli, const struct kelpie_vm_info *info
     print_text(cli, "kernel", info->kernel);
     print_text(cli, "snapshot", info->parent);
     print_text(cli, "backend", info->backend);
+    print_text(cli, "", info->backend_reason);
     print_text(cli, "pause", info->pause);
     print_text(cli, "accelerator", info->accelerator);
     print_text(cli, "", info->accelerator_reason);

@@ -37,6 +37,8 @@ static const struct option table[] = {
     {"accel", 0, OPTION_TEXT, MAKES_VM, PLACE(accelerator), "HOW",
      "auto, kvm or tcg (auto: KVM where it works)"},
     {"all", 'a', OPTION_FLAG, KELPIE_CLI_PS, PLACE(shows_all), NULL, "also VMs that do not run"},
+    {"backend", 0, OPTION_TEXT, MAKES_VM, PLACE(backend), "NAME",
+     "auto, qemu or krun (auto: QEMU where it is installed)"},
     {"boot-timeout", 0, OPTION_DURATION, MAKES_VM, PLACE(boot_timeout_ms), "TIME",
      "how long a boot may take (30s)"},
     {"cpus", 0, OPTION_NUMBER, MAKES_VM, PLACE(cpus), "N", "virtual CPUs, 1 to 32 (2)"},

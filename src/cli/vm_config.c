@@ -40,10 +40,31 @@ static bool set_accelerator(struct kelpie_cli *cli, struct kelpie_config *config
     return name == NULL;
 }
 
+static bool set_backend(struct kelpie_cli *cli, struct kelpie_config *config) {
+    static const struct {
+        const char *name;
+        enum kelpie_backend value;
+    } known[] = {{"auto", KELPIE_BACKEND_AUTO},
+                 {"qemu", KELPIE_BACKEND_QEMU},
+                 {"krun", KELPIE_BACKEND_KRUN}};
+    const char *name = cli->options.backend;
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(known) && name != NULL; i += 1) {
+        if (kelpie__text_equal(name, known[i].name)) {
+            kelpie_config_set_backend(config, known[i].value);
+            return true;
+        }
+    }
+    if (name != NULL) {
+        kelpie__ignore(kelpie__cli_fail(cli, "--backend: \"%s\" is not auto, qemu or krun", name));
+    }
+    return name == NULL;
+}
+
 /* False: one of them is not good, which was reported. */
 static bool set_texts(struct kelpie_cli *cli, struct kelpie_config *config) {
     const struct kelpie_cli_options *options = &cli->options;
     bool is_good = set_accelerator(cli, config);
+    is_good = set_backend(cli, config) && is_good;
     if (options->root != NULL) {
         if (set_path(cli, "root", options->root, cli->root_path)) {
             kelpie_config_set_root(config, cli->root_path);

@@ -10,6 +10,7 @@
 #include "core/text.h"
 
 static const char *const accelerator_names[] = {"auto", "kvm", "tcg"};
+static const char *const backend_names[] = {"auto", "qemu", "krun"};
 static const char *const lifetime_names[] = {"owned", "detached"};
 
 void kelpie__config_defaults(struct kelpie_config_values *values) {
@@ -161,6 +162,8 @@ uint32_t kelpie__config_problems(const struct kelpie_config_values *values,
                 KELPIE_BOOT_TIMEOUT_MS_MAX);
     check_choice(&list, "accelerator", accelerator_names, KELPIE_ARRAY_COUNT(accelerator_names),
                  (int)values->accelerator);
+    check_choice(&list, "backend", backend_names, KELPIE_ARRAY_COUNT(backend_names),
+                 (int)values->backend);
     check_choice(&list, "lifetime", lifetime_names, KELPIE_ARRAY_COUNT(lifetime_names),
                  (int)values->lifetime);
     check_disk(&list, values);
@@ -242,6 +245,7 @@ int64_t kelpie__config_write(const struct kelpie_config_values *values, char *ou
     kelpie__json_write_bool(&writer, "overcommit", values->allows_overcommit);
     kelpie__json_write_bool(&writer, "template", values->uses_template);
     kelpie__json_write_string(&writer, "accel", accelerator_names[values->accelerator]);
+    kelpie__json_write_string(&writer, "backend", backend_names[values->backend]);
     kelpie__json_write_string(&writer, "lifetime", lifetime_names[values->lifetime]);
     kelpie__json_write_string(&writer, "root", values->root);
     kelpie__json_write_string(&writer, "kernel", values->kernel);
@@ -283,6 +287,7 @@ static int name_find(const char *text, const char *const *names, size_t count) {
     M(overcommit)                                                                                  \
     M(template)                                                                                    \
     M(accel)                                                                                       \
+    M(backend)                                                                                     \
     M(lifetime)                                                                                    \
     M(root)                                                                                        \
     M(kernel)                                                                                      \
@@ -312,6 +317,16 @@ static bool read_enums(const struct kelpie_json_member *members,
     }
     if (accelerator < 0 || lifetime < 0) {
         return false;
+    }
+    if (members[CONFIG_backend].value.text != NULL) { /* not in files of before 0.3 */
+        int backend = -1;
+        if (kelpie__json_string(&members[CONFIG_backend].value, word, sizeof(word), NULL) == 0) {
+            backend = name_find(word, backend_names, KELPIE_ARRAY_COUNT(backend_names));
+        }
+        if (backend < 0) {
+            return false;
+        }
+        values->backend = (enum kelpie_backend)backend;
     }
     values->accelerator = (enum kelpie_accelerator)accelerator;
     values->lifetime = (enum kelpie_lifetime)lifetime;

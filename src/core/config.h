@@ -44,6 +44,7 @@ struct kelpie_config_values {
     bool allows_overcommit;
     bool uses_template; /* a start that would boot may come from a template instead */
     enum kelpie_accelerator accelerator;
+    enum kelpie_backend backend;
     enum kelpie_lifetime lifetime;
     char root[KELPIE_PATH_BYTES_MAX + 1]; /* "": the built-in one */
     char kernel[KELPIE_PATH_BYTES_MAX + 1];

@@ -91,6 +91,10 @@ void kelpie_config_set_kernel(struct kelpie_config *config, const char *path) {
     config->values.given |= KELPIE_GIVEN_KERNEL;
 }
 
+void kelpie_config_set_backend(struct kelpie_config *config, enum kelpie_backend backend) {
+    config->values.backend = backend;
+}
+
 void kelpie_config_set_accelerator(struct kelpie_config *config,
                                    enum kelpie_accelerator accelerator) {
     config->values.accelerator = accelerator;

@@ -365,6 +365,7 @@ static void fill_info(const struct kelpie_config_values *config,
     COPY(name, config->name);
     COPY(reason, record->reason);
     COPY(backend, record->backend);
+    COPY(backend_reason, record->backend_reason);
     COPY(pause, record->pause);
     COPY(accelerator, record->accelerator);
     COPY(accelerator_reason, record->accelerator_reason);

@@ -33,6 +33,7 @@ void kelpie__inspect_state(struct kelpie_monitor *monitor, struct kelpie_reply r
     kelpie__json_write_i64(&writer, "changed_ms", record->changed_ms);
     kelpie__json_write_string(&writer, "reason", record->reason);
     kelpie__json_write_string(&writer, "backend", record->backend);
+    kelpie__json_write_string(&writer, "backend_reason", record->backend_reason);
     kelpie__json_write_string(&writer, "pause", record->pause);
     kelpie__json_write_string(&writer, "accelerator", record->accelerator);
     kelpie__json_write_string(&writer, "accelerator_reason", record->accelerator_reason);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "core/text.h"
+#include "monitor/backend.h"
 #include "monitor/lifecycle_internal.h"
 #include "monitor/monitor.h"
 #include "os/os_call.h"
@@ -120,6 +121,16 @@ void kelpie__lifecycle_deinit(struct kelpie_lifecycle *lifecycle) {
 
 /* ---- who waits ------------------------------------------------------------------------------- */
 
+static void lifecycle_guest_dialled(struct kelpie_lifecycle *lifecycle, int stream) {
+    struct kelpie_monitor *monitor = lifecycle->monitor;
+    struct kelpie_error error = {0};
+    KELPIE_ASSERT(stream >= 0);
+    if (kelpie__guest_attach(&monitor->guest, stream, &error) < 0) {
+        kelpie__ignore(kelpie__os_close(monitor->os, stream));
+        kelpie__lifecycle_fail(monitor, &error);
+    }
+}
+
 static void lifecycle_vmm_event(void *context, const struct kelpie_vmm_event *event) {
     struct kelpie_lifecycle *lifecycle = context;
     KELPIE_ASSERT(lifecycle->vmm != NULL);
@@ -128,6 +139,9 @@ static void lifecycle_vmm_event(void *context, const struct kelpie_vmm_event *ev
         if (KELPIE_CANARY(lifecycle->monitor->os, 1)) {
             kelpie__lifecycle_guest_live(lifecycle->monitor);
         }
+        break;
+    case KELPIE_VMM_EVENT_AGENT:
+        lifecycle_guest_dialled(lifecycle, event->agent);
         break;
     case KELPIE_VMM_EVENT_RESUMED:
         kelpie__capture_ran(&lifecycle->monitor->capture);
@@ -177,8 +191,13 @@ static int lifecycle_attach(struct kelpie_lifecycle *lifecycle,
     if (status < 0) {
         KELPIE_REACHED(monitor->os, "the console of a new VMM could not be attached");
         kelpie__ignore(kelpie__os_close(monitor->os, started->console));
-        kelpie__ignore(kelpie__os_close(monitor->os, started->agent));
+        if (started->agent != KELPIE_OS_NO_HANDLE) {
+            kelpie__ignore(kelpie__os_close(monitor->os, started->agent));
+        }
         return status;
+    }
+    if (started->agent == KELPIE_OS_NO_HANDLE) {
+        return 0; /* the guest dials */
     }
     kelpie__os_label(monitor->os, started->agent, "agent");
     status = kelpie__guest_attach(&monitor->guest, started->agent, error);
@@ -198,8 +217,8 @@ static void lifecycle_launched(struct kelpie_lifecycle *lifecycle,
                                      started->accelerator_reason));
     kelpie__ignore(kelpie__text_copy(record->backend, sizeof(record->backend),
                                      lifecycle->vmm->operations->name));
-    kelpie__ignore(kelpie__text_copy(record->pause, sizeof(record->pause),
-                                     lifecycle->vmm->operations->pause_kind));
+    kelpie__ignore(
+        kelpie__text_copy(record->pause, sizeof(record->pause), lifecycle->vmm->pause_kind));
     kelpie__ignore(
         kelpie__text_copy(record->kernel, sizeof(record->kernel), monitor->prepare.kernel_found));
     kelpie__ignore(kelpie__text_copy(record->origin, sizeof(record->origin), "boot"));
@@ -225,7 +244,8 @@ void kelpie__lifecycle_launch(struct kelpie_lifecycle *lifecycle,
     kelpie__prepare_spec(&monitor->prepare, &lifecycle->spec, lifecycle->disks);
     lifecycle->spec.accelerator = accelerator;
     kelpie__template_plan(&monitor->template, &lifecycle->spec);
-    int status = kelpie__vmm_create(kelpie__vmm_driver(0), &create, &lifecycle->vmm, &error);
+    int status =
+        kelpie__vmm_create(kelpie__vmm_driver(monitor->backend), &create, &lifecycle->vmm, &error);
     if (status == 0) {
         status = kelpie__vmm_start(lifecycle->vmm, &lifecycle->spec, &started, &error);
     }
@@ -315,6 +335,7 @@ static void lifecycle_begin(struct kelpie_monitor *monitor, struct kelpie_reply 
         return;
     }
     kelpie__event_log_write(monitor, "state", "starting");
+    kelpie__backend_choose(monitor, snapshot != NULL);
     if (snapshot != NULL) {
         kelpie__restore_start(monitor, snapshot, chosen_ms);
     } else {

@@ -38,6 +38,7 @@ struct kelpie_monitor {
     struct kelpie_capture capture;
     struct kelpie_restore restore;
     struct kelpie_template template;
+    enum kelpie_vmm_backend backend; /* of this start */
     struct kelpie_prepare prepare;
     struct kelpie_guest guest;
     struct kelpie_relay relay;

@@ -100,6 +100,9 @@ static bool prepare_take(struct kelpie_prepare *prepare) {
                    kelpie__text_copy(prepare->root, sizeof(prepare->root), prepare->item.path);
         }
         kelpie__ignore(kelpie__text_copy(prepare->root_type, sizeof(prepare->root_type), "erofs"));
+        if (prepare->root_kind == KELPIE_PREPARE_ROOT_PACKED) {
+            return kelpie__text_copy(prepare->root, sizeof(prepare->root), prepare->item.path);
+        }
         return line[0] == '/' && kelpie__text_copy(prepare->root, sizeof(prepare->root), line);
     case KELPIE_PREPARE_DISK:
         return kelpie__text_copy(prepare->upper, sizeof(prepare->upper), prepare->item.path);
@@ -263,6 +266,10 @@ static int plan_kernel(struct kelpie_prepare *prepare, struct kelpie_error *erro
 static int plan_root(struct kelpie_prepare *prepare, struct kelpie_error *error) {
     struct kelpie_os_stat status;
     const char *root = prepare->monitor->config.root;
+    if (root[0] == '\0') { /* the built-in one, for a VMM that takes no initramfs */
+        prepare->root_kind = KELPIE_PREPARE_ROOT_PACKED;
+        return kelpie__cache_plan_builtin(&prepare->cache, &prepare->item, error);
+    }
     int result = kelpie__os_stat(prepare->monitor->os, KELPIE_OS_CWD, root, true, &status);
     if (result < 0) {
         return kelpie__fail(error, KELPIE_E_ROOT_NOT_FOUND, -result, "root: \"%s\"", root);
@@ -302,9 +309,19 @@ static int plan_disk(struct kelpie_prepare *prepare, struct kelpie_error *error)
 /* Whether this VM has the step at all. */
 static bool step_is_needed(const struct kelpie_prepare *prepare) {
     const struct kelpie_config_values *config = &prepare->monitor->config;
-    return prepare->step == KELPIE_PREPARE_ROOT   ? config->root[0] != '\0'
-           : prepare->step == KELPIE_PREPARE_DISK ? config->disk_size_mib != 0
-                                                  : true;
+    bool is_krun = prepare->monitor->backend == KELPIE_VMM_BACKEND_KRUN;
+    switch (prepare->step) {
+    case KELPIE_PREPARE_KERNEL:
+    case KELPIE_PREPARE_INITRAMFS:
+        return !is_krun; /* which has both in its libraries */
+    case KELPIE_PREPARE_ROOT:
+        return is_krun || config->root[0] != '\0';
+    case KELPIE_PREPARE_DISK:
+        return config->disk_size_mib != 0;
+    case KELPIE_PREPARE_DONE:
+        break;
+    }
+    return false;
 }
 
 static int step_plan(struct kelpie_prepare *prepare, struct kelpie_error *error) {
@@ -389,6 +406,7 @@ void kelpie__prepare_spec(const struct kelpie_prepare *prepare, struct kelpie_vm
     *out = (struct kelpie_vmm_spec){
         .vm_directory = monitor->options.vm_directory,
         .cache_directory = monitor->options.cache_directory,
+        .libexec_directory = monitor->options.libexec_directory,
         .kernel = prepare->kernel,
         .initramfs = prepare->initramfs,
         .kernel_kind = prepare->is_own_kernel ? KELPIE_VMM_KERNEL_OWN : KELPIE_VMM_KERNEL_GENERIC,

@@ -20,7 +20,8 @@ struct kelpie_monitor;
 #define KELPIE_PREPARE_UPPER_SERIAL "upper"
 
 enum kelpie_prepare_root {
-    KELPIE_PREPARE_ROOT_BUILTIN,
+    KELPIE_PREPARE_ROOT_BUILTIN, /* in the initramfs */
+    KELPIE_PREPARE_ROOT_PACKED,  /* the same as an image */
     KELPIE_PREPARE_ROOT_DIRECTORY,
     KELPIE_PREPARE_ROOT_IMAGE,
 };

@@ -363,6 +363,7 @@ static void restore_vmm_event(void *context, const struct kelpie_vmm_event *even
     case KELPIE_VMM_EVENT_STARTED:
         restore_loaded(restore);
         break;
+    case KELPIE_VMM_EVENT_AGENT: /* no driver that dials can restore */
     case KELPIE_VMM_EVENT_PAUSED:
     case KELPIE_VMM_EVENT_RESUMED:
         break; /* who asked for it is told */
@@ -392,7 +393,8 @@ static int restore_spawn(struct kelpie_restore *restore, struct kelpie_error *er
                                              .context = restore};
     int status = kelpie__source_prepare(candidate->source, &candidate->spec, error);
     if (status == 0) {
-        status = kelpie__vmm_create(kelpie__vmm_driver(0), &create, &candidate->vmm, error);
+        status = kelpie__vmm_create(kelpie__vmm_driver(monitor->backend), &create, &candidate->vmm,
+                                    error);
     }
     if (status == 0) {
         status = kelpie__vmm_start(candidate->vmm, &candidate->spec, &started, error);
@@ -549,10 +551,10 @@ static int restore_check_request(struct kelpie_restore *restore, struct kelpie_e
         return kelpie__fail(error, KELPIE_E_BUSY, 0, "restore: VM \"%s\" is being %s", name,
                             restore->phase != KELPIE_RESTORE_IDLE ? "restored" : "saved");
     }
-    if ((kelpie__vmm_driver(0)->capabilities & KELPIE_VMM_CAN_SNAPSHOT) == 0) {
+    if ((kelpie__vmm_driver(monitor->backend)->capabilities & KELPIE_VMM_CAN_SNAPSHOT) == 0) {
         return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
                             "restore: the backend \"%s\" cannot restore a VM",
-                            kelpie__vmm_driver(0)->name);
+                            kelpie__vmm_driver(monitor->backend)->name);
     }
     return 0;
 }

@@ -75,7 +75,7 @@ static void restore_fill_record(const struct kelpie_restore *restore,
 #define COPY(field, text)                                                                          \
     kelpie__ignore(kelpie__text_copy(record->field, sizeof(record->field), text))
     COPY(backend, candidate->vmm->operations->name);
-    COPY(pause, candidate->vmm->operations->pause_kind);
+    COPY(pause, candidate->vmm->pause_kind);
     COPY(accelerator, kelpie__vmm_accelerator_name(source->description.accelerator));
     COPY(accelerator_reason, candidate->accelerator_reason);
     if (source->is_template) {

@@ -185,7 +185,8 @@ static int source_make_layer(struct kelpie_source *source, const struct kelpie_m
             .backing_format = kelpie__text_equal(disk->format, "raw") ? KELPIE_VMM_DISK_RAW
                                                                       : KELPIE_VMM_DISK_QCOW2,
             .backing_name = disk->file};
-        status = kelpie__vmm_make_overlay(kelpie__vmm_driver(0), os, &overlay, error);
+        status = kelpie__vmm_make_overlay(kelpie__vmm_driver(KELPIE_VMM_BACKEND_QEMU), os, &overlay,
+                                          error);
         kelpie__ignore(kelpie__os_close(os, file)); /* what could fail has failed */
     }
     kelpie__ignore(kelpie__os_close(os, backing)); /* it was only read */

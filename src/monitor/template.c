@@ -45,7 +45,7 @@ void kelpie__template_reset(struct kelpie_template *template) {
 static bool template_is_possible(const struct kelpie_template *template) {
     const struct kelpie_monitor *monitor = template->monitor;
     return monitor->config.uses_template && !template->is_forsaken &&
-           (kelpie__vmm_driver(0)->capabilities & KELPIE_VMM_CAN_SNAPSHOT) != 0 &&
+           (kelpie__vmm_driver(monitor->backend)->capabilities & KELPIE_VMM_CAN_SNAPSHOT) != 0 &&
            !monitor->prepare.has_upper;
 }
 
@@ -57,7 +57,8 @@ static int template_draw_key(const struct kelpie_template *template,
     const struct kelpie_prepare *prepare = &monitor->prepare;
     struct kelpie_hash hash;
     kelpie__template_key_begin(&hash);
-    int status = kelpie__vmm_identify(kelpie__vmm_driver(0), monitor->os, spec, &hash, error);
+    int status =
+        kelpie__vmm_identify(kelpie__vmm_driver(monitor->backend), monitor->os, spec, &hash, error);
     if (status < 0) {
         return status;
     }

@@ -481,3 +481,8 @@ int kelpie__os_link_up(struct kelpie_os *os, const char *interface) {
     KELPIE_ASSERT(interface[0] != '\0');
     return answer(guest(os)->link_up(os, interface));
 }
+
+int kelpie__os_dial_host(struct kelpie_os *os, uint32_t port) {
+    KELPIE_ASSERT(port > 0);
+    return answer(guest(os)->dial_host(os, port));
+}

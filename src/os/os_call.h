@@ -140,5 +140,6 @@ KELPIE_MUST_CHECK int kelpie__os_kill_pid(struct kelpie_os *os, int32_t pid, int
 KELPIE_MUST_CHECK int kelpie__os_sync_all(struct kelpie_os *os);
 KELPIE_MUST_CHECK int kelpie__os_halt(struct kelpie_os *os, bool is_power_off);
 KELPIE_MUST_CHECK int kelpie__os_link_up(struct kelpie_os *os, const char *interface);
+KELPIE_MUST_CHECK int kelpie__os_dial_host(struct kelpie_os *os, uint32_t port);
 
 #endif

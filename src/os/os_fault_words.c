@@ -82,6 +82,7 @@ static const char *const operations[] = {
     "sync_all",
     "halt",
     "link_up",
+    "dial_host",
 };
 
 #define ACTIONS_QMP "fail hang late drop die swap"

@@ -19,6 +19,7 @@ static const struct pack_verb pack_verbs[] = {
     {"kernel", "BZIMAGE OUT", kelpie__pack_kernel},
     {"initramfs", "--agent FILE --busybox FILE [--modules-dir DIRECTORY] OUT",
      kelpie__pack_initramfs},
+    {"builtin", "BUSYBOX OUT", kelpie__pack_builtin},
     {"root", "DIRECTORY CACHE_DIRECTORY", kelpie__pack_root},
     {"identify", "IMAGE", kelpie__pack_identify},
     {"disk", "SIZE_MIB OUT", kelpie__pack_disk},

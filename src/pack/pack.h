@@ -30,6 +30,7 @@ int kelpie_pack_main(int argc, char **argv);
 int kelpie__pack_kernel(int argc, char **argv);
 int kelpie__pack_initramfs(int argc, char **argv);
 int kelpie__pack_root(int argc, char **argv);
+int kelpie__pack_builtin(int argc, char **argv);
 int kelpie__pack_identify(int argc, char **argv);
 int kelpie__pack_disk(int argc, char **argv);
 
@@ -120,6 +121,29 @@ void kelpie__pack_archive_begin(struct kelpie_pack_archive *archive, int file);
 void kelpie__pack_archive_add(struct kelpie_pack_archive *archive,
                               const struct kelpie_pack_entry *entry);
 void kelpie__pack_archive_end(struct kelpie_pack_archive *archive);
+
+/* ---- userland.c ---- */
+
+#define KELPIE_PACK_PROGRAM_BYTES_MAX (64u * 1024u * 1024u)
+
+/* Where entries go; `add` gives an enum kelpie_pack_exit, and borrows the entry. */
+struct kelpie_pack_sink {
+    int (*add)(void *context, const struct kelpie_pack_entry *entry);
+    void *context;
+};
+
+/* Directories, the files of /etc, busybox and a link for each of its applets; parents first. */
+int kelpie__pack_userland(const struct kelpie_pack_sink *sink, const char *busybox);
+/* An executable file of the host, under this name. */
+int kelpie__pack_add_program(const struct kelpie_pack_sink *sink, const char *name,
+                             const char *path);
+/* A program that needs libraries would not run in the guest. */
+int kelpie__pack_check_static(const char *path, const char *package);
+
+/* ---- root.c ---- */
+
+/* The directory as an EROFS image at `path`. */
+int kelpie__pack_root_make(const char *directory, const char *path);
 
 /* ---- modules.c ---- */
 

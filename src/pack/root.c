@@ -128,7 +128,7 @@ static int root_check_readable(const char *directory) {
     return status;
 }
 
-static int root_make(const char *directory, const char *path) {
+int kelpie__pack_root_make(const char *directory, const char *path) {
     char text[ROOT_OUTPUT_BYTES];
     struct kelpie_pack_output output;
     int status = root_check_readable(directory);
@@ -190,7 +190,7 @@ static int root_try(const char *directory, const char *cache, char *out_path, si
     if (utimensat(AT_FDCWD, out_path, NULL, 0) == 0 || access(out_path, R_OK) == 0) {
         return KELPIE_PACK_OK;
     }
-    status = root_make(directory, out_path);
+    status = kelpie__pack_root_make(directory, out_path);
     if (status == KELPIE_PACK_OK) {
         status = root_hash(directory, key_after, &changed_ns);
     }

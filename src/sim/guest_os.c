@@ -362,6 +362,16 @@ static int guest_link_up(struct kelpie_os *os, const char *interface) {
     return guest_leave(&call, strcmp(interface, "lo") == 0 ? 0 : -ENODEV);
 }
 
+/* A simulated QEMU gives its guests no vsock device. */
+static int guest_dial_host(struct kelpie_os *os, uint32_t port) {
+    struct sim_call call;
+    KELPIE_ASSERT(port > 0);
+    if (!guest_enter(&call, os, SIM_OP_dial_host, KELPIE_OS_NO_HANDLE, NULL)) {
+        return guest_leave(&call, -call.fault_errno);
+    }
+    return guest_leave(&call, -ENODEV);
+}
+
 static const struct kelpie_os_guest guest_operations = {
     .mount = guest_mount,
     .enter_root = guest_enter_root,
@@ -377,6 +387,7 @@ static const struct kelpie_os_guest guest_operations = {
     .sync_all = guest_sync_all,
     .halt = guest_halt,
     .link_up = guest_link_up,
+    .dial_host = guest_dial_host,
 };
 
 void kelpie__sim_os_fill_guest(struct kelpie_os *os) {

@@ -292,7 +292,7 @@ struct sim_object *kelpie__sim_handle_object(struct sim_process *process, int ha
     X(set_terminal_size) X(set_terminal_raw) X(exit) X(mount) X(enter_root) \
     X(load_module) X(open_terminal) X(set_wall_clock) X(add_entropy) X(set_hostname) \
     X(make_node) X(make_link) X(reap_any) X(kill_pid) X(sync_all) X(halt) X(link_up) \
-    X(link) X(lock_shared) X(next_data) X(write_memory)
+    X(link) X(lock_shared) X(next_data) X(write_memory) X(dial_host)
 /* clang-format on */
 
 enum sim_op {

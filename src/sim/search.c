@@ -72,6 +72,7 @@ static const char *errno_of(enum sim_op op) {
     case SIM_OP_set_hostname:
     case SIM_OP_add_entropy:
     case SIM_OP_link_up:
+    case SIM_OP_dial_host:
     case SIM_OP_random:
         return "EIO";
     case SIM_OP_set_wall_clock:

@@ -500,6 +500,28 @@ int kelpie__cache_plan_initramfs(const struct kelpie_cache *cache,
     return status;
 }
 
+int kelpie__cache_plan_builtin(const struct kelpie_cache *cache, struct kelpie_cache_item *out,
+                               struct kelpie_error *error) {
+    const char *busybox = NULL;
+    struct kelpie_hash hash;
+    int status = item_begin(cache, out, "builtin", error);
+    if (status == 0) {
+        status = initramfs_find_busybox(cache, &busybox, error);
+    }
+    if (status < 0) {
+        return status;
+    }
+    KELPIE_ASSERT(busybox != NULL);
+    kelpie__hash_init(&hash);
+    key_add_file(cache, &hash, out->arguments[0]);
+    key_add_file(cache, &hash, busybox);
+    status = item_place(cache, out, &hash, "builtin/*.erofs", error);
+    if (status == 0 && (item_add(out, busybox) == NULL || item_add(out, out->path) == NULL)) {
+        status = item_fail_long(error);
+    }
+    return status;
+}
+
 /* ---- roots and disks ------------------------------------------------------------------------- */
 
 int kelpie__cache_plan_root(const struct kelpie_cache *cache, const char *directory,

@@ -62,6 +62,11 @@ KELPIE_MUST_CHECK int kelpie__cache_plan_initramfs(const struct kelpie_cache *ca
                                                    struct kelpie_cache_item *out,
                                                    struct kelpie_error *error);
 
+/* `kelpie-pack builtin BUSYBOX OUT`: the built-in root as an EROFS image. */
+KELPIE_MUST_CHECK int kelpie__cache_plan_builtin(const struct kelpie_cache *cache,
+                                                 struct kelpie_cache_item *out,
+                                                 struct kelpie_error *error);
+
 /* `kelpie-pack root DIRECTORY CACHE/roots`: always to be run, since only reading the directory
  * tells whether it has changed. Its output is one line, the path of the EROFS image; out->path is
  * empty. */

@@ -21,6 +21,7 @@ static int64_t record_format(const struct kelpie_vm_record *record, char *out, s
     kelpie__json_write_i64(&writer, "changed_ms", record->changed_ms);
     kelpie__json_write_string(&writer, "reason", record->reason);
     kelpie__json_write_string(&writer, "backend", record->backend);
+    kelpie__json_write_string(&writer, "backend_reason", record->backend_reason);
     kelpie__json_write_string(&writer, "pause", record->pause);
     kelpie__json_write_string(&writer, "accelerator", record->accelerator);
     kelpie__json_write_string(&writer, "accelerator_reason", record->accelerator_reason);
@@ -64,6 +65,7 @@ int kelpie__record_write(struct kelpie_os *os, int directory, const struct kelpi
     M(changed_ms)                                                                                  \
     M(reason)                                                                                      \
     M(backend)                                                                                     \
+    M(backend_reason)                                                                              \
     M(pause)                                                                                       \
     M(accelerator)                                                                                 \
     M(accelerator_reason)                                                                          \
@@ -134,6 +136,7 @@ static bool record_parse(const struct kelpie_json_member *members, struct kelpie
         kelpie__json_string(&members[RECORD_##field].value, out->field, sizeof(out->field), NULL))
     READ_TEXT(reason);
     READ_TEXT(backend);
+    READ_TEXT(backend_reason);
     READ_TEXT(pause);
     READ_TEXT(accelerator);
     READ_TEXT(accelerator_reason);

@@ -21,6 +21,7 @@ struct kelpie_vm_record {
     int64_t changed_ms;
     char reason[512];
     char backend[16];
+    char backend_reason[128]; /* why this one, for people */
     char pause[8];
     char accelerator[8];
     char accelerator_reason[256];

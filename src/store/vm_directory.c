@@ -236,8 +236,7 @@ static int write_files(struct kelpie_os *os, int made, const struct kelpie_confi
                        struct kelpie_error *error) {
     struct kelpie_vm_record record = {.state = KELPIE_VM_CREATED,
                                       .previous = KELPIE_VM_CREATED,
-                                      .changed_ms = values->created_ms,
-                                      .backend = "qemu"};
+                                      .changed_ms = values->created_ms};
     char *text = kelpie__alloc_raw(os, KELPIE_CONFIG_JSON_BYTES_MAX);
     if (text == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a configuration");

@@ -5,10 +5,12 @@
  */
 #include "vmm/vmm.h"
 
+#include "vmm/krun/krun.h"
 #include "vmm/qemu/qemu.h"
 
 static const struct kelpie_vmm_operations *const vmm_drivers[] = {
-    &kelpie__qemu_operations,
+    [KELPIE_VMM_BACKEND_QEMU] = &kelpie__qemu_operations,
+    [KELPIE_VMM_BACKEND_KRUN] = &kelpie__krun_operations,
 };
 
 static bool vmm_is_alive(const struct kelpie_vmm *vmm) {
@@ -27,19 +29,23 @@ static void kelpie__vmm_check(const struct kelpie_vmm *vmm) {
     }
 }
 
-const struct kelpie_vmm_operations *kelpie__vmm_driver(uint32_t index) {
-    if (index >= KELPIE_ARRAY_COUNT(vmm_drivers)) {
-        return NULL;
-    }
-    const struct kelpie_vmm_operations *driver = vmm_drivers[index];
+const struct kelpie_vmm_operations *kelpie__vmm_driver(enum kelpie_vmm_backend backend) {
+    KELPIE_ASSERT((size_t)backend < KELPIE_ARRAY_COUNT(vmm_drivers));
+    const struct kelpie_vmm_operations *driver = vmm_drivers[backend];
     bool has_pause = driver->pause != NULL && driver->resume != NULL;
     KELPIE_ASSERT(has_pause == ((driver->capabilities & KELPIE_VMM_CAN_PAUSE) != 0));
-    KELPIE_ASSERT(has_pause == (driver->pause_kind[0] != '\0'));
     bool has_snapshot = driver->describe != NULL && driver->save != NULL &&
                         driver->switch_disk != NULL && driver->make_overlay != NULL &&
                         driver->identify != NULL;
     KELPIE_ASSERT(has_snapshot == ((driver->capabilities & KELPIE_VMM_CAN_SNAPSHOT) != 0));
     return driver;
+}
+
+int kelpie__vmm_find(const struct kelpie_vmm_operations *operations, struct kelpie_os *os,
+                     struct kelpie_error *error) {
+    int status = operations->find(os, error);
+    KELPIE_ASSERT(status <= 0);
+    return status;
 }
 
 int kelpie__vmm_create(const struct kelpie_vmm_operations *operations,
@@ -83,9 +89,13 @@ int kelpie__vmm_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
         vmm->state = KELPIE_VMM_ENDED;
         return status;
     }
-    KELPIE_ASSERT(started.agent >= 0 && started.console >= 0);
+    KELPIE_ASSERT(started.console >= 0);
+    bool has_pause = (vmm->operations->capabilities & KELPIE_VMM_CAN_PAUSE) != 0;
+    KELPIE_ASSERT(has_pause == (started.pause_kind[0] != '\0'));
     KELPIE_ASSERT(started.accelerator != KELPIE_VMM_ACCELERATOR_AUTO);
     vmm->state = KELPIE_VMM_STARTING;
+    vmm->pause_kind = started.pause_kind;
+    vmm->has_agent = started.agent >= 0;
     *out = started;
     return 0;
 }
@@ -222,6 +232,11 @@ void kelpie__vmm_emit(struct kelpie_vmm *vmm, const struct kelpie_vmm_event *eve
     case KELPIE_VMM_EVENT_STARTED:
         KELPIE_ASSERT(vmm->state == KELPIE_VMM_STARTING);
         vmm->state = vmm->is_restored ? KELPIE_VMM_PAUSED : KELPIE_VMM_RUNNING;
+        break;
+    case KELPIE_VMM_EVENT_AGENT:
+        KELPIE_ASSERT(vmm->state == KELPIE_VMM_RUNNING && !vmm->has_agent);
+        KELPIE_ASSERT(event->agent >= 0);
+        vmm->has_agent = true;
         break;
     case KELPIE_VMM_EVENT_PAUSED:
         KELPIE_ASSERT(vmm->state == KELPIE_VMM_RUNNING);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The virtual machine monitors (VMMs) behind one table of operations: qemu/ today, libkrun and a
- * simulated one later. The monitor owns the VM, its state and every deadline; a driver owns one VMM
- * process and knows nothing of guests but their devices. vmm.c is the only caller of the table: it
- * asserts what each operation asks for.
+ * The virtual machine monitors (VMMs) behind one table of operations: qemu/ and krun/. The monitor
+ * owns the VM, its state and every deadline; a driver owns one VMM process and knows nothing of
+ * guests but their devices. vmm.c is the only caller of the table: it asserts what each operation
+ * asks for.
  *
  * An instance lives through New -> Starting -> Running <-> Paused -> Ended, never backwards: a
  * second boot is a second instance. A restore is a start that arrives in Paused. Nothing here
@@ -88,8 +88,9 @@ struct kelpie_vmm_restore {
 struct kelpie_vmm_spec {
     /* stands in the VMM's argv, so that people and tests find the process */
     const char *vm_directory;
-    const char *cache_directory; /* where what was measured on this host is remembered */
-    const char *kernel;          /* an ELF vmlinux or a bzImage */
+    const char *cache_directory;   /* where what was measured on this host is remembered */
+    const char *libexec_directory; /* where Kelpie's own programs are */
+    const char *kernel;            /* an ELF vmlinux or a bzImage */
     const char *initramfs;
     enum kelpie_vmm_kernel kernel_kind;
     const struct kelpie_vmm_disk *disks;
@@ -130,11 +131,16 @@ struct kelpie_vmm_overlay {
 
 /* What a started instance gives to its owner. */
 struct kelpie_vmm_started {
-    int agent;   /* stream to the agent's port; taken by the caller */
+    /* Stream to the agent's port; taken by the caller. KELPIE_OS_NO_HANDLE: the guest dials, and
+     * KELPIE_VMM_EVENT_AGENT brings it. */
+    int agent;
     int console; /* stream of the console; taken by the caller, who must drain it */
     enum kelpie_vmm_accelerator accelerator; /* KVM or TCG */
     /* Why this accelerator, for people; borrowed while the instance lives. */
     const char *accelerator_reason;
+    /* What a pause is, a static string: "vmm" (no processor of the guest runs), "freezer" or "stop"
+     * (nor does anything of the VMM, by its cgroup or by SIGSTOP); "": it cannot pause. */
+    const char *pause_kind;
     /* Not 0: the accelerator has never been seen to boot a guest here. The owner gives it this long
      * from now to say hello, then calls `settle` with the verdict either way. */
     int64_t trial_ns;
@@ -143,6 +149,7 @@ struct kelpie_vmm_started {
 enum kelpie_vmm_event_type {
     /* the VMM answers its control channel; guest code runs, or stands still after a restore */
     KELPIE_VMM_EVENT_STARTED,
+    KELPIE_VMM_EVENT_AGENT,  /* after STARTED, once: the guest dialled */
     KELPIE_VMM_EVENT_PAUSED, /* no guest code runs, whoever asked for it */
     KELPIE_VMM_EVENT_RESUMED,
     KELPIE_VMM_EVENT_ENDED, /* no process is left; `end` says why */
@@ -166,6 +173,7 @@ struct kelpie_vmm_end {
 struct kelpie_vmm_event {
     enum kelpie_vmm_event_type type;
     const struct kelpie_vmm_end *end; /* ENDED only; borrowed during the call */
+    int agent;                        /* AGENT only: stream to the agent; taken by the callee */
 };
 
 /* Called from the loop. The instance may be destroyed inside the call for ENDED, and only there. */
@@ -195,7 +203,10 @@ struct kelpie_vmm_create {
 struct kelpie_vmm_operations {
     const char *name;
     uint32_t capabilities;
-    const char *pause_kind; /* "vmm": no processor of the guest runs; "": it cannot pause */
+
+    /* Without an instance: whether this host has what it needs, as far as that is known without
+     * starting it. UNAVAILABLE says what is missing. */
+    int (*find)(struct kelpie_os *os, struct kelpie_error *error);
 
     /* Makes an instance in New: memory only. */
     int (*create)(const struct kelpie_vmm_create *create, struct kelpie_vmm **out,
@@ -267,18 +278,26 @@ enum kelpie_vmm_state {
 struct kelpie_vmm {
     const struct kelpie_vmm_operations *operations;
     enum kelpie_vmm_state state;
-    int32_t pid;      /* of the VMM's process; 0 before it is spawned */
-    bool is_restored; /* its start is, or was, a restore */
-    bool is_changing; /* a pause, resume, save or switch_disk is under way */
+    int32_t pid;            /* of the VMM's process; 0 before it is spawned */
+    const char *pause_kind; /* see struct kelpie_vmm_started */
+    bool is_restored;       /* its start is, or was, a restore */
+    bool is_changing;       /* a pause, resume, save or switch_disk is under way */
+    bool has_agent;         /* its stream was given */
     kelpie_vmm_event_callback callback;
     void *context;
     kelpie_vmm_done_callback done_callback;
     void *done_context;
 };
 
-/* The drivers of this build; the first is the default. NULL after the last. */
-const struct kelpie_vmm_operations *kelpie__vmm_driver(uint32_t index);
+/* The drivers of this build. */
+enum kelpie_vmm_backend {
+    KELPIE_VMM_BACKEND_QEMU,
+    KELPIE_VMM_BACKEND_KRUN,
+};
+const struct kelpie_vmm_operations *kelpie__vmm_driver(enum kelpie_vmm_backend backend);
 
+KELPIE_MUST_CHECK int kelpie__vmm_find(const struct kelpie_vmm_operations *operations,
+                                       struct kelpie_os *os, struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__vmm_create(const struct kelpie_vmm_operations *operations,
                                          const struct kelpie_vmm_create *create,
                                          struct kelpie_vmm **out, struct kelpie_error *error);

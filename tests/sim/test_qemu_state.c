@@ -123,7 +123,9 @@ static struct vm *vm_new(struct sim_process *process) {
     assert_int_equal(kelpie__loop_create(vm->os, 16, &vm->loop, NULL), 0);
     const struct kelpie_vmm_create create = {
         .os = vm->os, .loop = vm->loop, .callback = on_event, .context = vm};
-    assert_int_equal(kelpie__vmm_create(kelpie__vmm_driver(0), &create, &vm->vmm, NULL), 0);
+    assert_int_equal(
+        kelpie__vmm_create(kelpie__vmm_driver(KELPIE_VMM_BACKEND_QEMU), &create, &vm->vmm, NULL),
+        0);
     vm->spec = (struct kelpie_vmm_spec){.vm_directory = "/var/lib/kelpie/vms/a",
                                         .cache_directory = SIM_CACHE_DIRECTORY,
                                         .kernel = "/kernel",

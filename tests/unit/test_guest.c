@@ -57,7 +57,6 @@ static void vmm_event(void *context, const struct kelpie_vmm_event *event) {
 
 static const struct kelpie_vmm_operations vmm_operations = {.name = "none",
                                                             .capabilities = KELPIE_VMM_CAN_PAUSE,
-                                                            .pause_kind = "none",
                                                             .check_clock = vmm_check_clock,
                                                             .pause = vmm_change,
                                                             .resume = vmm_change,

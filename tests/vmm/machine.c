@@ -109,7 +109,8 @@ struct machine *machine_create(const struct harness *harness) {
                                              .loop = machine->client.loop,
                                              .callback = machine_event,
                                              .context = machine};
-    HARNESS_CHECK(kelpie__vmm_create(kelpie__vmm_driver(0), &create, &machine->vmm, &error) == 0,
+    HARNESS_CHECK(kelpie__vmm_create(kelpie__vmm_driver(KELPIE_VMM_BACKEND_QEMU), &create,
+                                     &machine->vmm, &error) == 0,
                   "%s", error.message);
     machine->spec.vm_directory = harness->root_directory;
     machine->spec.cache_directory = harness->cache_directory;

@@ -155,8 +155,9 @@ static void make_layer(const char *path, const char *backing, const char *backin
         .backing_name = backing_name,
     };
     HARNESS_CHECK(overlay.file >= 0 && overlay.backing >= 0);
-    HARNESS_CHECK(kelpie__vmm_make_overlay(kelpie__vmm_driver(0), os, &overlay, &error) == 0, "%s",
-                  error.message);
+    HARNESS_CHECK(kelpie__vmm_make_overlay(kelpie__vmm_driver(KELPIE_VMM_BACKEND_QEMU), os,
+                                           &overlay, &error) == 0,
+                  "%s", error.message);
     close(overlay.file);
     close(overlay.backing);
     kelpie__os_linux_destroy(os);

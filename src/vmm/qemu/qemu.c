@@ -487,6 +487,7 @@ static int qemu_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
         .accelerator = qemu->accel.accelerator,
         .accelerator_reason = qemu->accel.reason,
         .trial_ns = qemu->accel.trial_ns,
+        .pause_kind = "vmm",
     };
     status = qemu_make_streams(qemu, &started, error);
     if (status < 0) {
@@ -580,6 +581,13 @@ static void qemu_destroy(struct kelpie_vmm *vmm) {
     kelpie__free(qemu->os, qemu, sizeof(*qemu));
 }
 
+static int qemu_find(struct kelpie_os *os, struct kelpie_error *error) {
+    char program[4096];
+    int status = kelpie__qemu_program_find(os, program, sizeof(program), error);
+    KELPIE_ASSERT(status < 0 || program[0] == '/');
+    return status;
+}
+
 static int qemu_create(const struct kelpie_vmm_create *create, struct kelpie_vmm **out,
                        struct kelpie_error *error) {
     struct kelpie_qemu *qemu = kelpie__alloc(create->os, sizeof(*qemu));
@@ -603,8 +611,8 @@ static int qemu_create(const struct kelpie_vmm_create *create, struct kelpie_vmm
 
 const struct kelpie_vmm_operations kelpie__qemu_operations = {
     .name = "qemu",
-    .pause_kind = "vmm",
     .capabilities = KELPIE_VMM_CAN_PAUSE | KELPIE_VMM_CAN_SNAPSHOT,
+    .find = qemu_find,
     .create = qemu_create,
     .start = qemu_start,
     .settle = qemu_settle,

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See krun.h. The order matters: limits and signals first, then the libraries, then the VM's
+ * context, then the confinement, then libkrun has the process.
+ */
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "krun/krun.h"
+
+/* A guest's output to a pipe that nobody reads must not end the VM; virtiofs and vsock hold a
+ * descriptor for each file and connection; a core file would hold the guest's memory. */
+static void launcher_prepare(void) {
+    struct rlimit files;
+    const struct rlimit core = {0};
+    KELPIE_ASSERT(signal(SIGPIPE, SIG_IGN) != SIG_ERR);
+    kelpie__ignore(setrlimit(RLIMIT_CORE, &core));
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        kelpie__ignore(setrlimit(RLIMIT_NOFILE, &files));
+    }
+    KELPIE_ASSERT(core.rlim_max == 0);
+}
+
+static int launcher_probe(const struct kelpie_krun_library *library) {
+    kelpie__krun_tell("version %s", kelpie__krun_library_version(library));
+    const struct {
+        const char *name;
+        bool is_there;
+    } features[] = {
+        {"disks", kelpie__krun_library_has_disks(library)},
+        {"read-only-shares", library->add_virtiofs3 != NULL},
+        {"overlay-init", library->add_overlay_file != NULL},
+        {"pause", library->pause != NULL},
+    };
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(features); i += 1) {
+        if (features[i].is_there) {
+            kelpie__krun_tell("has %s", features[i].name);
+        }
+    }
+    KELPIE_ASSERT(library->start_enter != NULL);
+    return 0;
+}
+
+int kelpie_krun_main(int argc, char **argv) {
+    struct kelpie_krun_options options;
+    struct kelpie_krun_library library;
+    if (fcntl(KELPIE_KRUN_STATUS, F_GETFD) < 0) { /* by hand: for people */
+        kelpie__ignore(dup2(STDERR_FILENO, KELPIE_KRUN_STATUS));
+    }
+    if (!kelpie__krun_options_read(argc, argv, &options)) {
+        return KELPIE_KRUN_FAILED;
+    }
+    launcher_prepare();
+    if (!kelpie__krun_library_load(&options, &library)) {
+        return KELPIE_KRUN_FAILED;
+    }
+    if (options.is_probe) {
+        return launcher_probe(&library);
+    }
+    int64_t ctx = kelpie__krun_configure(&library, &options);
+    if (ctx < 0 || !kelpie__krun_confine(&options)) {
+        return KELPIE_KRUN_FAILED;
+    }
+    kelpie__krun_tell("start");
+    int32_t result = library.start_enter((uint32_t)ctx);
+    kelpie__krun_tell("returned %d", result < 0 ? -result : 0);
+    return KELPIE_KRUN_RETURNED;
+}

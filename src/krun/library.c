@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * libkrun by name, never linked: one kelpie-krun works with a library that is absent, old or new.
+ * Its second major version has another interface and another name, and is not looked for.
+ */
+#include <dlfcn.h>
+#include <string.h>
+
+#include "krun/krun.h"
+
+#define LIBRARY_FEATURE_BLK 1u /* krun_has_feature */
+#define LIBRARY_INSTALL                                                                            \
+    "install libkrun 1.17.0 or newer with its libkrunfw 5, or use the backend qemu"
+
+struct library_call {
+    const char *name;
+    size_t offset; /* in struct kelpie_krun_library */
+    bool is_needed;
+};
+
+#define LIBRARY_CALL(member, is_needed_)                                                           \
+    { "krun_" #member, offsetof(struct kelpie_krun_library, member), is_needed_ }
+#define LIBRARY_CALL_AS(symbol, member)                                                            \
+    { symbol, offsetof(struct kelpie_krun_library, member), false }
+
+static const struct library_call library_calls[] = {
+    LIBRARY_CALL(create_ctx, true),
+    LIBRARY_CALL(init_log, true),
+    LIBRARY_CALL(set_vm_config, true),
+    LIBRARY_CALL(set_root, true),
+    LIBRARY_CALL(set_exec, true),
+    LIBRARY_CALL(set_console_output, true),
+    LIBRARY_CALL(disable_implicit_vsock, true), /* 1.17: without it the guest reaches our network */
+    LIBRARY_CALL(add_vsock, true),              /* 1.17 */
+    LIBRARY_CALL(add_vsock_port2, true),
+    LIBRARY_CALL(start_enter, true),
+    LIBRARY_CALL(add_disk2, false),             /* built with block devices */
+    LIBRARY_CALL(add_virtiofs3, false),         /* 1.18: shares that the guest cannot write */
+    LIBRARY_CALL(disable_implicit_init, false), /* 1.19: our agent without a host directory */
+    LIBRARY_CALL_AS("krun_fs_add_overlay_file", add_overlay_file),
+    LIBRARY_CALL_AS("krun_fs_add_overlay_dir", add_overlay_directory),
+    LIBRARY_CALL(has_feature, false), /* 1.17.3 */
+    LIBRARY_CALL(get_max_vcpus, false),
+    LIBRARY_CALL_AS("krun_vm_pause", pause), /* no release for Linux has one that works */
+};
+
+/* By the name that the dynamic linker searches, or by path. */
+static void *library_open(const char *name, const char *what) {
+    KELPIE_ASSERT(name[0] != '\0');
+    void *handle = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    if (handle == NULL) {
+        const char *reason = dlerror();
+        kelpie__krun_tell_error("%s cannot be loaded: %s; %s", what,
+                                reason != NULL ? reason : "no reason is known", LIBRARY_INSTALL);
+    }
+    return handle;
+}
+
+static bool library_resolve(void *handle, const struct library_call *call,
+                            struct kelpie_krun_library *out) {
+    void *symbol = dlsym(handle, call->name);
+    KELPIE_ASSERT(call->offset + sizeof(symbol) <= sizeof(*out));
+    if (symbol == NULL && call->is_needed) {
+        kelpie__krun_tell_error("this libkrun has no %s: it is older than 1.17.0; %s", call->name,
+                                LIBRARY_INSTALL);
+        return false;
+    }
+    /* ISO C has no cast between the two kinds of pointer; POSIX says that they are of one size. */
+    memcpy((char *)out + call->offset, &symbol, sizeof(symbol));
+    return true;
+}
+
+bool kelpie__krun_library_load(const struct kelpie_krun_options *options,
+                               struct kelpie_krun_library *out) {
+    KELPIE_ASSERT(options->library != NULL && options->firmware != NULL);
+    /* First, by its path: libkrun asks for it by name, and the linker then knows it already. */
+    if (library_open(options->firmware, "libkrunfw, the guest's kernel,") == NULL) {
+        return false;
+    }
+    void *handle = library_open(options->library, "libkrun");
+    if (handle == NULL) {
+        return false;
+    }
+    *out = (struct kelpie_krun_library){0};
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(library_calls); i += 1) {
+        if (!library_resolve(handle, &library_calls[i], out)) {
+            return false;
+        }
+    }
+    KELPIE_ASSERT(out->start_enter != NULL);
+    return true;
+}
+
+const char *kelpie__krun_library_version(const struct kelpie_krun_library *library) {
+    KELPIE_ASSERT(library->add_vsock != NULL);
+    if (library->add_overlay_file != NULL) {
+        return "1.19.0";
+    }
+    if (library->add_virtiofs3 != NULL) {
+        return "1.18.0";
+    }
+    return library->has_feature != NULL ? "1.17.3" : "1.17.0";
+}
+
+bool kelpie__krun_library_has_disks(const struct kelpie_krun_library *library) {
+    if (library->add_disk2 == NULL) {
+        return false;
+    }
+    KELPIE_ASSERT(library->create_ctx != NULL);
+    return library->has_feature == NULL || library->has_feature(LIBRARY_FEATURE_BLK) == 1;
+}

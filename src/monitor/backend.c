@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * See backend.h.
+ */
+#include "monitor/backend.h"
+
+#include "core/text.h"
+#include "monitor/monitor.h"
+#include "os/os_call.h"
+
+static enum kelpie_vmm_backend backend_take(struct kelpie_monitor *monitor,
+                                            enum kelpie_vmm_backend backend, const char *reason) {
+    struct kelpie_vm_record *record = &monitor->lifecycle.record;
+    KELPIE_ASSERT(reason[0] != '\0');
+    kelpie__ignore(
+        kelpie__text_copy(record->backend_reason, sizeof(record->backend_reason), reason));
+    KELPIE_ASSERT(record->backend_reason[0] != '\0');
+    return backend;
+}
+
+static enum kelpie_vmm_backend backend_auto(struct kelpie_monitor *monitor) {
+    struct kelpie_error error = {0};
+    if (kelpie__vmm_find(kelpie__vmm_driver(KELPIE_VMM_BACKEND_QEMU), monitor->os, &error) == 0) {
+        return backend_take(monitor, KELPIE_VMM_BACKEND_QEMU, "QEMU is installed, and can do all");
+    }
+    if (monitor->config.accelerator != KELPIE_ACCELERATOR_TCG &&
+        kelpie__vmm_find(kelpie__vmm_driver(KELPIE_VMM_BACKEND_KRUN), monitor->os, &error) == 0) {
+        return backend_take(monitor, KELPIE_VMM_BACKEND_KRUN, "there is no QEMU, but KVM");
+    }
+    KELPIE_ASSERT(error.code < 0);
+    return backend_take(monitor, KELPIE_VMM_BACKEND_QEMU, "none was found");
+}
+
+void kelpie__backend_choose(struct kelpie_monitor *monitor, bool needs_snapshot) {
+    switch (monitor->config.backend) {
+    case KELPIE_BACKEND_KRUN:
+        monitor->backend = backend_take(monitor, KELPIE_VMM_BACKEND_KRUN, "asked for");
+        break;
+    case KELPIE_BACKEND_QEMU:
+        monitor->backend = backend_take(monitor, KELPIE_VMM_BACKEND_QEMU, "asked for");
+        break;
+    case KELPIE_BACKEND_AUTO:
+        monitor->backend =
+            needs_snapshot ? backend_take(monitor, KELPIE_VMM_BACKEND_QEMU, "a snapshot needs it")
+                           : backend_auto(monitor);
+        break;
+    }
+    const struct kelpie_vmm_operations *driver = kelpie__vmm_driver(monitor->backend);
+    KELPIE_ASSERT(driver->name[0] != '\0');
+}

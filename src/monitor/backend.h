@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Which VMM a VM runs on: what was asked for, or, with auto, what this host has and the start
+ * needs. Chosen anew at each start, and told with its reason.
+ */
+#ifndef KELPIE_MONITOR_BACKEND_H
+#define KELPIE_MONITOR_BACKEND_H
+
+#include "vmm/vmm.h"
+
+struct kelpie_monitor;
+
+/* Sets the monitor's backend, and the reason in its record. */
+void kelpie__backend_choose(struct kelpie_monitor *monitor, bool needs_snapshot);
+
+#endif
