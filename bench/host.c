@@ -4,6 +4,7 @@
  */
 #include "host.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <spawn.h>
@@ -38,6 +39,29 @@ double kelpie__bench_now_ms(void) {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (double)time.tv_sec * 1e3 + (double)time.tv_nsec / 1e6;
+}
+
+double kelpie__bench_cpu_ms(int32_t pid) {
+    char path[BENCH_PATH_BYTES_MAX];
+    double sum_ns = 0;
+    snprintf(path, sizeof(path), "/proc/%d/task", pid);
+    DIR *threads = opendir(path);
+    for (struct dirent *entry = threads == NULL ? NULL : readdir(threads); entry != NULL;
+         entry = readdir(threads)) {
+        snprintf(path, sizeof(path), "/proc/%d/task/%.20s/schedstat", pid, entry->d_name);
+        FILE *file = fopen(path, "re");
+        char text[64] = "";
+        if (file != NULL && fgets(text, sizeof(text), file) != NULL) {
+            sum_ns += strtod(text, NULL);
+        }
+        if (file != NULL) {
+            fclose(file);
+        }
+    }
+    if (threads != NULL) {
+        closedir(threads);
+    }
+    return sum_ns / 1e6;
 }
 
 void kelpie__bench_tell(const char *series, const char *unit, double value) {

@@ -13,6 +13,7 @@ SEED = 0x6B656C70  # the same values give the same report
 # name, series, the one it is compared with, True: smaller is better, what is aimed at (of the ratio)
 COMPARISONS = (
     ("boot to first result", "boot/kelpie", "boot/raw", True, 1.10),
+    ("boot to first result, processor time", "boot/kelpie-cpu", "boot/raw-cpu", True, None),
     ("warm exec", "exec/kelpie", "exec/raw", True, 1.15),
     ("warm exec, against a bare echo", "exec/kelpie", "exec/echo", True, None),
     ("warm exec, p99 against median", "exec/p99", "exec/p50", True, 2.0),
@@ -22,6 +23,7 @@ COMPARISONS = (
     ("pause, against savevm", "snapshot/booted-kelpie", "snapshot/booted-savevm", True, 0.1),
     ("pause, little changed", "snapshot/small-kelpie", "snapshot/small-raw", True, 1.3),
     ("restore to first result", "restore/kelpie", "restore/raw", True, 1.15),
+    ("restore, processor time", "restore/kelpie-cpu", "restore/raw-cpu", True, None),
     ("restore in place", "restore/in-place", "restore/raw", True, None),
     ("fork to first result", "fork/kelpie", "fork/raw", True, None),
     ("start of the 100th VM, against the 1st", "density/last-ten", "density/first-ten", True, 1.0),

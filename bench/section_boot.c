@@ -14,6 +14,7 @@ static void boot_mine(void *context) {
     struct kelpie_vm *vm = kelpie__bench_side_start(boot->host, &(struct bench_side_order){0});
     kelpie__bench_side_hello(vm);
     kelpie__bench_tell("boot/kelpie", "ms", kelpie__bench_now_ms() - begun_ms);
+    kelpie__bench_tell("boot/kelpie-cpu", "ms", kelpie__bench_side_cpu_ms(vm));
     kelpie__bench_side_end(vm);
 }
 
@@ -24,6 +25,7 @@ static void boot_raw(void *context) {
     kelpie__bench_raw_start(boot->host, &(struct bench_raw_order){0}, &raw);
     kelpie__bench_raw_hello(&raw);
     kelpie__bench_tell("boot/raw", "ms", kelpie__bench_now_ms() - begun_ms);
+    kelpie__bench_tell("boot/raw-cpu", "ms", kelpie__bench_cpu_ms(raw.pid));
     kelpie__bench_raw_kill(&raw);
 }
 

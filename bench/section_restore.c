@@ -56,6 +56,7 @@ static void restore_mine(void *context) {
     kelpie__bench_side_hello(vm);
     kelpie__bench_tell("restore/kelpie", "ms", kelpie__bench_now_ms() - begun_ms);
     kelpie__bench_tell("restore/start", "ms", started_ms - begun_ms);
+    kelpie__bench_tell("restore/kelpie-cpu", "ms", kelpie__bench_side_cpu_ms(vm));
     kelpie__bench_side_end(vm);
 }
 
@@ -69,6 +70,7 @@ static void restore_raw(void *context) {
     kelpie__bench_raw_hello(&raw);
     kelpie__bench_tell("restore/raw", "ms", kelpie__bench_now_ms() - begun_ms);
     kelpie__bench_tell("restore/raw-start", "ms", started_ms - begun_ms);
+    kelpie__bench_tell("restore/raw-cpu", "ms", kelpie__bench_cpu_ms(raw.pid));
     kelpie__bench_raw_kill(&raw);
 }
 

@@ -45,6 +45,13 @@ pid_t kelpie__bench_side_vmm(struct kelpie_vm *vm) {
     return info.vmm_pid;
 }
 
+double kelpie__bench_side_cpu_ms(struct kelpie_vm *vm) {
+    struct kelpie_vm_info info = {.struct_size = sizeof(info)};
+    struct kelpie_error error = {0};
+    kelpie__bench_must(kelpie_vm_inspect(vm, &info, &error), &error, "inspect a VM");
+    return kelpie__bench_cpu_ms(info.vmm_pid) + kelpie__bench_cpu_ms(info.monitor_pid);
+}
+
 static void side_run(struct kelpie_vm *vm, const struct kelpie_exec_options *options) {
     struct kelpie_exec_result result = {.struct_size = sizeof(result)};
     struct kelpie_error error = {0};

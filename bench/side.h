@@ -20,6 +20,7 @@ struct kelpie_vm *kelpie__bench_side_start(const struct bench_host *host,
                                            const struct bench_side_order *order);
 void kelpie__bench_side_end(struct kelpie_vm *vm); /* kills, deletes, closes; takes NULL */
 pid_t kelpie__bench_side_vmm(struct kelpie_vm *vm);
+double kelpie__bench_side_cpu_ms(struct kelpie_vm *vm); /* of its VMM and its monitor */
 
 /* `/bin/echo hello` to its end: what a first result is. */
 void kelpie__bench_side_hello(struct kelpie_vm *vm);
