@@ -34,7 +34,8 @@ COMPARISONS = (
 # name, series, what it must not exceed
 CEILINGS = (
     ("kelpie exec", "exec/command", None),
-    ("kelpie run", "boot/command", None),
+    ("kelpie run true, booted", "boot/run", None),
+    ("kelpie run true, from a template", "boot/run-template", 200),
     ("pause, booted, 100 MB in use", "snapshot/booted-kelpie", 80),
     ("pause, little changed", "snapshot/small-kelpie", 10),
     ("snapshot of an idle guest on disk", "snapshot/idle-stored", 100),

@@ -22,8 +22,9 @@ struct kelpie_vm *kelpie__bench_side_start(const struct bench_host *host,
     } else {
         kelpie_config_set_cpus(config, 1);
         kelpie_config_set_memory_mib(config, host->memory_mib);
+        kelpie_config_set_template(config, order->is_from_template);
     }
-    int status = kelpie_vm_create(host->kelpie, order->name, config, &vm, &error);
+    int status = kelpie_vm_create(host->kelpie, NULL, config, &vm, &error);
     kelpie__bench_must(status, &error, "create a VM");
     kelpie__bench_must(kelpie_vm_start(vm, 0, &error), &error, "start a VM");
     kelpie_config_destroy(config);

@@ -9,10 +9,10 @@
 #include "host.h"
 #include "raw.h"
 
-/* What a VM is made of; NULL and 0: booted, with the run's memory. */
+/* What a VM is made of; NULL and false: booted, with the run's memory. */
 struct bench_side_order {
-    const char *name;     /* NULL: drawn */
-    const char *snapshot; /* made from it */
+    const char *snapshot;  /* made from it */
+    bool is_from_template; /* as Kelpie does by default */
 };
 
 /* Makes one and starts it. */

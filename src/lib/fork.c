@@ -173,7 +173,7 @@ static int fork_take(struct kelpie_vm *vm, struct kelpie_snapshot_result *out,
     const struct kelpie_snapshot_options options = {
         .struct_size = sizeof(options), .name = name, .label = FORK_LABEL, .is_unsynced = true};
     *out = (struct kelpie_snapshot_result){.struct_size = sizeof(*out)};
-    return kelpie_vm_snapshot(vm, &options, out, error);
+    return kelpie__vm_snapshot_transient(vm, &options, out, error);
 }
 
 /* Holds it, so that the first that no longer needs it does not remove it under the others. */

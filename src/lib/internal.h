@@ -232,4 +232,11 @@ void kelpie__execs_fail(struct kelpie_vm *vm, const struct kelpie_error *why);
 void kelpie__exec_plan_delivery(struct kelpie_exec *exec);
 void kelpie__exec_end(struct kelpie_exec *exec, const struct kelpie_error *why);
 
+/* snapshot.c: kelpie_vm_snapshot for VMs that are made of it at once: it goes with the last of
+ * them, and nobody else knows of it. Its maker's word that it is whole counts. */
+KELPIE_MUST_CHECK int kelpie__vm_snapshot_transient(struct kelpie_vm *vm,
+                                                    const struct kelpie_snapshot_options *options,
+                                                    struct kelpie_snapshot_result *out,
+                                                    struct kelpie_error *error);
+
 #endif

@@ -22,6 +22,7 @@
 
 struct snapshot_call {
     struct kelpie_request request;
+    bool is_transient; /* VMs are made of it at once, and then it goes */
     char params[SNAPSHOT_PARAMS_BYTES];
 };
 
@@ -72,6 +73,9 @@ static void take_params(struct snapshot_call *call, const struct kelpie_snapshot
     if (options->is_synced || options->is_unsynced) {
         kelpie__json_write_bool(&writer, "synced", options->is_synced);
     }
+    if (call->is_transient) {
+        kelpie__json_write_bool(&writer, "transient", true);
+    }
     kelpie__json_write_bool(&writer, "stop", options->stops_vm);
     kelpie__json_object_end(&writer);
     int64_t length = kelpie__json_finish(&writer);
@@ -111,17 +115,27 @@ static int take_begin(struct kelpie_vm *vm, const struct kelpie_snapshot_options
     return status;
 }
 
-int kelpie_vm_snapshot(struct kelpie_vm *vm, const struct kelpie_snapshot_options *options,
-                       struct kelpie_snapshot_result *out, struct kelpie_error *error) {
-    struct snapshot_call call = {0};
-    if (vm == NULL) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_snapshot: vm is NULL");
-    }
+static int take_run(struct kelpie_vm *vm, const struct kelpie_snapshot_options *options,
+                    bool is_transient, struct kelpie_snapshot_result *out,
+                    struct kelpie_error *error) {
+    struct snapshot_call call = {.is_transient = is_transient};
     int status = kelpie__check_may_block(vm->kelpie, "kelpie_vm_snapshot", error);
     if (status == 0) {
         status = take_begin(vm, options, out, true, &call, error);
     }
     return status < 0 ? status : kelpie__operation_run(vm, &call.request, error);
+}
+
+int kelpie_vm_snapshot(struct kelpie_vm *vm, const struct kelpie_snapshot_options *options,
+                       struct kelpie_snapshot_result *out, struct kelpie_error *error) {
+    return vm == NULL ? kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_snapshot: vm is NULL")
+                      : take_run(vm, options, false, out, error);
+}
+
+int kelpie__vm_snapshot_transient(struct kelpie_vm *vm,
+                                  const struct kelpie_snapshot_options *options,
+                                  struct kelpie_snapshot_result *out, struct kelpie_error *error) {
+    return take_run(vm, options, true, out, error);
 }
 
 int kelpie_vm_snapshot_async(struct kelpie_vm *vm, const struct kelpie_snapshot_options *options,

@@ -43,6 +43,7 @@ struct capture_order {
     char label[KELPIE_SNAPSHOT_LABEL_BYTES_MAX + 1];
     bool is_last;
     bool is_synced;
+    bool is_transient;
 };
 
 static int capture_text(const char *params, size_t length, const char *key, char *out,
@@ -64,6 +65,7 @@ static int capture_read(const struct kelpie_capture *capture, const char *params
     *out = (struct capture_order){.is_synced = !capture->monitor->config.is_ephemeral};
     kelpie__ignore(kelpie__json_find_bool(params, length, "stop", &out->is_last));
     kelpie__ignore(kelpie__json_find_bool(params, length, "synced", &out->is_synced));
+    kelpie__ignore(kelpie__json_find_bool(params, length, "transient", &out->is_transient));
     int status = capture_text(params, length, "name", out->name, sizeof(out->name), error);
     if (status == 0) {
         status = capture_text(params, length, "label", out->label, sizeof(out->label), error);
@@ -133,5 +135,6 @@ void kelpie__capture_request(struct kelpie_monitor *monitor, struct kelpie_reply
     capture->reply = reply;
     capture->is_last = order.is_last;
     capture->is_synced = order.is_synced;
+    capture->is_transient = order.is_transient;
     capture_make(capture, order.name, order.label);
 }

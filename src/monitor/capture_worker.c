@@ -73,6 +73,8 @@ int kelpie__capture_work(struct kelpie_capture *capture, const char *job,
                                 monitor->prepare.kernel,
                                 "--synced",
                                 capture->is_synced ? "yes" : "no",
+                                "--transient",
+                                capture->is_transient ? "yes" : "no",
                                 NULL};
     const int handles[WORK_HANDLE_COUNT] = {capture->snapshot.directory, capture->base};
     const struct kelpie_child_order order = {

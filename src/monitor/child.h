@@ -10,7 +10,7 @@
 #include "core/loop.h"
 
 #define KELPIE_CHILD_TEXT_BYTES 4096u
-#define KELPIE_CHILD_ARGUMENT_COUNT_MAX 16u
+#define KELPIE_CHILD_ARGUMENT_COUNT_MAX 24u
 #define KELPIE_CHILD_HANDLE_COUNT_MAX 6u
 
 enum kelpie_child_end {

@@ -14,6 +14,7 @@
 #include "monitor/monitor.h"
 #include "monitor/worker.h"
 #include "os/os_call.h"
+#include "store/sums.h"
 #include "wire/wire.h"
 
 #define RESTORE_CHECK_TIMEOUT_NS (KELPIE_RESTORE_CHECK_TIMEOUT_MS * KELPIE_NS_PER_MS)
@@ -202,6 +203,11 @@ static void restore_arrived(struct kelpie_restore *restore) {
     restore_disarm(restore);
     restore_idle(restore);
     kelpie__source_sweep(monitor, &lifecycle->record);
+    if (restore->source != NULL) {
+        const struct kelpie_snapshot *snapshot = &restore->source->snapshot;
+        kelpie__sums_keep(monitor->os, monitor->directory.vm, snapshot->directory,
+                          &snapshot->manifest);
+    }
     if (restore->source != NULL && !restore->source->is_template) {
         kelpie__source_settle(restore->source);
     }

@@ -13,6 +13,7 @@
 #include "store/checksum.h"
 #include "store/copy.h"
 #include "store/seal.h"
+#include "store/sums.h"
 #include "store/template.h"
 #include "store/vm_directory.h"
 
@@ -275,11 +276,34 @@ static int worker_sync_vm(struct worker *worker, struct kelpie_error *error) {
     return status < 0 ? kelpie__fail(error, KELPIE_E_IO, -status, "sync the VM's directory") : 0;
 }
 
+/* What was under the VM's memory and disk at an earlier snapshot, or when it was restored, is not
+ * read again. */
+static int worker_sum(struct worker *worker, struct kelpie_error *error) {
+    struct kelpie_snapshot *snapshot = worker->snapshot;
+    struct kelpie_sums known;
+    kelpie__sums_load(&known, worker->os, worker->vm);
+    const struct kelpie_seal_options options = {.is_synced = worker->options->is_synced,
+                                                .known = &known};
+    int status =
+        kelpie__seal(worker->os, snapshot->directory, &snapshot->manifest, &options, error);
+    kelpie__sums_unload(&known);
+    return status;
+}
+
+/* What is known from now on: for the VM's next snapshot, and of this one when VMs are to be made of
+ * it at once. */
+static void worker_remember(const struct worker *worker) {
+    const struct kelpie_snapshot *snapshot = worker->snapshot;
+    kelpie__sums_keep(worker->os, worker->vm, snapshot->directory, &snapshot->manifest);
+    if (worker->options->is_transient) {
+        kelpie__seal_remember(worker->os, snapshot->directory, &snapshot->manifest, true);
+    }
+}
+
 static int worker_finish(struct worker *worker, struct kelpie_error *error) {
     struct kelpie_snapshot *snapshot = worker->snapshot;
     bool is_synced = worker->options->is_synced;
-    int status =
-        kelpie__seal(worker->os, snapshot->directory, &snapshot->manifest, is_synced, error);
+    int status = worker_sum(worker, error);
     for (uint32_t i = 0; i < snapshot->manifest.file_count; i += 1) {
         const char *name = snapshot->manifest.files[i].name;
         if (worker_is_written(name)) {
@@ -295,7 +319,11 @@ static int worker_finish(struct worker *worker, struct kelpie_error *error) {
     if (status == 0 && is_synced && worker->draft.disk_count > 0) {
         status = worker_sync_vm(worker, error);
     }
-    return status < 0 ? status : kelpie__snapshot_publish(snapshot, is_synced, error);
+    if (status == 0) {
+        worker_remember(worker);
+        status = kelpie__snapshot_publish(snapshot, is_synced, error);
+    }
+    return status;
 }
 
 int kelpie__worker_seal(struct kelpie_snapshot *snapshot,
@@ -329,6 +357,7 @@ int kelpie__worker_seal(struct kelpie_snapshot *snapshot,
 static int worker_options_read(struct kelpie_worker_options *options, int argc, char **argv,
                                struct kelpie_error *error) {
     const char *synced = "no";
+    const char *transient = "no";
     *options = (struct kelpie_worker_options){0};
     const struct {
         const char *name;
@@ -341,6 +370,7 @@ static int worker_options_read(struct kelpie_worker_options *options, int argc, 
         {"--root", &options->root},
         {"--kernel", &options->kernel},
         {"--synced", &synced},
+        {"--transient", &transient},
     };
     for (int i = 1; i + 1 < argc; i += 2) {
         for (size_t j = 0; j < KELPIE_ARRAY_COUNT(known); j += 1) {
@@ -350,6 +380,7 @@ static int worker_options_read(struct kelpie_worker_options *options, int argc, 
         }
     }
     options->is_synced = kelpie__text_equal(synced, "yes");
+    options->is_transient = kelpie__text_equal(transient, "yes");
     for (size_t j = 0; j < KELPIE_ARRAY_COUNT(known); j += 1) {
         if (*known[j].value == NULL) {
             return kelpie__fail(error, KELPIE_E_MISUSE, 0,

@@ -39,6 +39,7 @@ struct kelpie_worker_options {
     const char *root;   /* path of its root image; "": none */
     const char *kernel; /* path of its kernel */
     bool is_synced;
+    bool is_transient; /* nobody but the VMs that are about to be made of it will know of it */
 };
 
 /* The job "seal". The snapshot's manifest.json is a draft, whose files are there or will be;

@@ -124,8 +124,9 @@ static int import_finish(struct import *import, const char *name, bool is_synced
     import_describe(import, name);
     int status = kelpie__import_check_files(snapshot, error);
     if (status == 0) {
+        const struct kelpie_seal_options options = {.is_synced = is_synced};
         status =
-            kelpie__seal(import->os, snapshot->directory, &snapshot->manifest, is_synced, error);
+            kelpie__seal(import->os, snapshot->directory, &snapshot->manifest, &options, error);
     }
     if (status == 0 && strcmp(snapshot->manifest.checksum, import->manifest->checksum) != 0) {
         status = kelpie__fail(error, KELPIE_E_SNAPSHOT_CORRUPTED, 0,

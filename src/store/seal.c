@@ -13,6 +13,7 @@
 #include "core/text.h"
 #include "os/os_call.h"
 #include "store/checksum.h"
+#include "store/sums.h"
 
 #define SEAL_KNOWN_FILE "verified"
 #define SEAL_BOOT_ID "/proc/sys/kernel/random/boot_id"
@@ -25,6 +26,7 @@
 struct seal {
     struct kelpie_os *os;
     int directory;
+    struct kelpie_seal_options options;
     uint8_t *buffer; /* owned: an extent */
     uint64_t *table; /* owned: KELPIE_SEAL_EXTENT_COUNT_MAX */
     uint32_t count;
@@ -37,7 +39,7 @@ static void seal_deinit(struct seal *seal) {
     kelpie__free(seal->os, seal->table, (size_t)seal->capacity * sizeof(*seal->table));
 }
 
-static uint64_t extents_of(uint64_t size_bytes) {
+uint64_t kelpie__seal_extents(uint64_t size_bytes) {
     return (size_bytes + KELPIE_SEAL_EXTENT_BYTES - 1) / KELPIE_SEAL_EXTENT_BYTES;
 }
 
@@ -46,7 +48,7 @@ static int seal_init(struct seal *seal, struct kelpie_os *os, int directory,
     uint64_t extents = 0;
     *seal = (struct seal){.os = os, .directory = directory};
     for (uint32_t i = 0; i < manifest->file_count; i += 1) {
-        extents += extents_of(manifest->files[i].size_bytes);
+        extents += kelpie__seal_extents(manifest->files[i].size_bytes);
         if (extents > KELPIE_SEAL_EXTENT_COUNT_MAX) {
             return kelpie__fail(error, KELPIE_E_LIMIT, 0,
                                 "the files of the snapshot have more than %u MiB",
@@ -109,7 +111,21 @@ static int sum_extent(struct seal *seal, int file, uint64_t offset, size_t count
     return 0;
 }
 
-static int sum_file(struct seal *seal, const struct kelpie_manifest_file *entry, bool is_synced,
+/* Takes them from where they are known; false: they are not. */
+static bool sum_known(struct seal *seal, const struct kelpie_os_stat *stat) {
+    uint64_t count = kelpie__seal_extents(stat->size_bytes);
+    const uint64_t *known =
+        seal->options.known == NULL ? NULL : kelpie__sums_find(seal->options.known, stat, count);
+    if (known == NULL) {
+        return false;
+    }
+    KELPIE_ASSERT(count <= seal->capacity - seal->count);
+    memcpy(&seal->table[seal->count], known, (size_t)count * sizeof(*known));
+    seal->count += (uint32_t)count;
+    return true;
+}
+
+static int sum_file(struct seal *seal, const struct kelpie_manifest_file *entry,
                     struct kelpie_error *error) {
     struct kelpie_os_stat stat;
     int file = kelpie__os_open(seal->os, seal->directory, entry->name, KELPIE_OS_OPEN_READ, 0);
@@ -125,14 +141,14 @@ static int sum_file(struct seal *seal, const struct kelpie_manifest_file *entry,
                             (unsigned long long)entry->size_bytes);
     }
     uint64_t data = 0;
-    uint64_t offset = 0;
+    uint64_t offset = status == 0 && sum_known(seal, &stat) ? entry->size_bytes : 0;
     while (status == 0 && offset < entry->size_bytes) { /* bound: seal_init's */
         uint64_t count = kelpie__min_u64(entry->size_bytes - offset, KELPIE_SEAL_EXTENT_BYTES);
         status = sum_extent(seal, file, offset, (size_t)count, &data);
         offset += count;
     }
     bool is_read = status == 0;
-    if (is_read && is_synced) {
+    if (is_read && seal->options.is_synced) {
         status = kelpie__os_sync(seal->os, file);
     }
     kelpie__ignore(kelpie__os_close(seal->os, file)); /* it was only read */
@@ -189,7 +205,7 @@ static int write_table(struct seal *seal, bool is_synced, struct kelpie_error *e
 }
 
 int kelpie__seal(struct kelpie_os *os, int directory, struct kelpie_manifest *manifest,
-                 bool is_synced, struct kelpie_error *error) {
+                 const struct kelpie_seal_options *options, struct kelpie_error *error) {
     struct seal seal = {0};
     KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
     int status = take_sizes(os, directory, manifest, error);
@@ -199,12 +215,13 @@ int kelpie__seal(struct kelpie_os *os, int directory, struct kelpie_manifest *ma
     if (status < 0) {
         return status;
     }
+    seal.options = *options;
     for (uint32_t i = 0; i < manifest->file_count && status == 0; i += 1) {
-        status = sum_file(&seal, &manifest->files[i], is_synced, error);
+        status = sum_file(&seal, &manifest->files[i], error);
     }
     if (status == 0) {
         KELPIE_ASSERT(seal.count == seal.capacity);
-        status = write_table(&seal, is_synced, error);
+        status = write_table(&seal, options->is_synced, error);
     }
     if (status == 0) {
         const void *bytes = seal.table != NULL ? (const void *)seal.table : "";
@@ -249,7 +266,7 @@ static int read_table(struct seal *seal, const struct kelpie_manifest *manifest,
 static int compare_file(struct seal *seal, const struct kelpie_manifest_file *file,
                         const uint64_t *table, struct kelpie_error *error) {
     uint32_t first = seal->count;
-    int status = sum_file(seal, file, false, error);
+    int status = sum_file(seal, file, error);
     if (status < 0) {
         return status;
     }
@@ -338,11 +355,11 @@ bool kelpie__seal_is_known(struct kelpie_os *os, int directory,
 }
 
 void kelpie__seal_remember(struct kelpie_os *os, int directory,
-                           const struct kelpie_manifest *manifest) {
+                           const struct kelpie_manifest *manifest, bool is_transient) {
     char now[KELPIE_MANIFEST_BYTES_MAX];
     int64_t newest_ns = 0;
     if (describe_files(os, directory, manifest, now, sizeof(now), &newest_ns) &&
-        kelpie__os_now(os, KELPIE_OS_CLOCK_WALL) - newest_ns > SEAL_SETTLED_NS) {
+        (is_transient || kelpie__os_now(os, KELPIE_OS_CLOCK_WALL) - newest_ns > SEAL_SETTLED_NS)) {
         kelpie__ignore(kelpie__small_file_replace(os, directory, SEAL_KNOWN_FILE, now, strlen(now),
                                                   NULL)); /* then it is checked again */
     }

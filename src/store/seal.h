@@ -12,16 +12,27 @@
 
 #include "store/manifest.h"
 
+struct kelpie_sums;
+
 #define KELPIE_SEAL_FILE "checksums"
 #define KELPIE_SEAL_EXTENT_BYTES (1024u * 1024u)
 /* 16 files of 16 GiB */
 #define KELPIE_SEAL_EXTENT_COUNT_MAX (256u * 1024u)
 
-/* Fills in sizes and checksum of the manifest's files, writes `checksums`, and syncs every file if
- * asked. The caller then writes the manifest. Reads everything: for a worker. Errors: IO, LIMIT,
- * MEMORY. */
+/* Of a file of this size. */
+uint64_t kelpie__seal_extents(uint64_t size_bytes);
+
+struct kelpie_seal_options {
+    bool is_synced;                  /* every file */
+    const struct kelpie_sums *known; /* borrowed; NULL: nothing is */
+};
+
+/* Fills in sizes and checksum of the manifest's files, writes `checksums`, and syncs if asked. The
+ * caller then writes the manifest. Reads everything that is not known: for a worker. Errors: IO,
+ * LIMIT, MEMORY. */
 KELPIE_MUST_CHECK int kelpie__seal(struct kelpie_os *os, int directory,
-                                   struct kelpie_manifest *manifest, bool is_synced,
+                                   struct kelpie_manifest *manifest,
+                                   const struct kelpie_seal_options *options,
                                    struct kelpie_error *error);
 
 /* Compares every byte. SNAPSHOT_CORRUPTED names the file and the extent; IO, MEMORY. */
@@ -34,8 +45,9 @@ KELPIE_MUST_CHECK int kelpie__seal_verify(struct kelpie_os *os, int directory,
 KELPIE_MUST_CHECK bool kelpie__seal_is_known(struct kelpie_os *os, int directory,
                                              const struct kelpie_manifest *manifest);
 /* Remembers that there was one, if the files have stood for a moment: one that changes right after
- * the check must not have the same time. Of no consequence when it cannot be written. */
+ * the check must not have the same time. `is_transient`: at once, of a snapshot that nobody else
+ * will know of. Of no consequence when it cannot be written. */
 void kelpie__seal_remember(struct kelpie_os *os, int directory,
-                           const struct kelpie_manifest *manifest);
+                           const struct kelpie_manifest *manifest, bool is_transient);
 
 #endif

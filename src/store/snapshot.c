@@ -354,7 +354,7 @@ int kelpie__snapshot_verify(struct kelpie_snapshot *snapshot, bool is_forced,
     }
     int status = kelpie__seal_verify(os, snapshot->directory, &snapshot->manifest, error);
     if (status == 0) {
-        kelpie__seal_remember(os, snapshot->directory, &snapshot->manifest);
+        kelpie__seal_remember(os, snapshot->directory, &snapshot->manifest, false);
         return 0;
     }
     kelpie__ignore(kelpie__fail_prefix(error, "snapshot \"%s\"", snapshot->entry));

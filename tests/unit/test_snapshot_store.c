@@ -100,7 +100,9 @@ static void make(struct kelpie_snapshot *snapshot, const char *id, const char *n
 
 static void publish(struct kelpie_snapshot *snapshot) {
     struct kelpie_error error = {0};
-    assert_int_equal(kelpie__seal(os, snapshot->directory, &snapshot->manifest, true, &error), 0);
+    const struct kelpie_seal_options options = {.is_synced = true};
+    assert_int_equal(kelpie__seal(os, snapshot->directory, &snapshot->manifest, &options, &error),
+                     0);
     assert_int_equal(
         kelpie__manifest_write(os, snapshot->directory, &snapshot->manifest, true, &error), 0);
     assert_int_equal(kelpie__snapshot_publish(snapshot, true, &error), 0);

@@ -146,7 +146,8 @@ static inline void tiny_make(const struct kelpie_snapshot_store *store, const ch
     if (hurt != NULL) {
         hurt(&made);
     }
-    status = kelpie__seal(store->os, made.directory, &made.manifest, false, NULL);
+    status = kelpie__seal(store->os, made.directory, &made.manifest,
+                          &(struct kelpie_seal_options){0}, NULL);
     KELPIE_ASSERT(status == 0);
     status = kelpie__manifest_write(store->os, made.directory, &made.manifest, false, NULL);
     KELPIE_ASSERT(status == 0);
