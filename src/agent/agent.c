@@ -280,6 +280,9 @@ int kelpie_agent_main(struct kelpie_os *os, int argc, char **argv) {
     struct kelpie_agent agent = {.os = os, .port = KELPIE_OS_NO_HANDLE};
     agent.start = kelpie__agent_sample_clock(&agent);
     agent.is_guest = kelpie__os_identity(os, &identity) == 0 && identity.pid == 1;
+    if (!agent.is_guest && argc == 2 && strcmp(argv[1], KELPIE_AGENT_SYNC_OPTION) == 0) {
+        return kelpie__agent_sync_main(os);
+    }
     /* The kernel passes on to process 1 what it does not know of its command line: not ours to
      * judge. */
     if (!agent.is_guest &&

@@ -12,6 +12,7 @@
 
 #include "agent/exec.h"
 #include "agent/group.h"
+#include "agent/sync.h"
 #include "core/base.h"
 #include "core/error.h"
 #include "core/limits.h"
@@ -63,10 +64,11 @@ struct kelpie_agent {
     uint32_t last_channel;                /* of this epoch */
     struct kelpie_agent_groups groups;
     struct kelpie_agent_execs execs;
+    struct kelpie_agent_sync sync;
 };
 
 /* The program. In a guest it does not return. Arguments: none in a guest; in tests --channel-fd N
- * [--cgroup DIRECTORY]. */
+ * [--cgroup DIRECTORY]; --sync in a child of its own. */
 int kelpie_agent_main(struct kelpie_os *os, int argc, char **argv);
 
 /* --- agent.c --- */

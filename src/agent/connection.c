@@ -29,6 +29,7 @@ void kelpie__agent_greet(struct kelpie_agent *agent, const char *epoch) {
     KELPIE_ASSERT(strlen(epoch) == KELPIE_AGENT_EPOCH_BYTES - 1);
     KELPIE_ASSERT(agent->wire != NULL);
     kelpie__agent_exec_detach_all(agent);
+    kelpie__agent_sync_forget(agent);
     bool is_whole = kelpie__text_copy(agent->epoch, sizeof(agent->epoch), epoch);
     KELPIE_ASSERT(is_whole);
     agent->last_channel = 0;
@@ -313,6 +314,7 @@ void kelpie__agent_connect(struct kelpie_agent *agent) {
 void kelpie__agent_disconnect(struct kelpie_agent *agent) {
     kelpie__agent_check(agent);
     kelpie__agent_exec_detach_all(agent);
+    kelpie__agent_sync_forget(agent);
     kelpie__wire_destroy(agent->wire);
     agent->wire = NULL;
     bool was_served = agent->phase == KELPIE_AGENT_GREETED || agent->phase == KELPIE_AGENT_QUIESCED;

@@ -376,7 +376,7 @@ bool kelpie__agent_exec_reap(struct kelpie_agent *agent) {
         }
         if (found != NULL) {
             exec_end(found, &exit);
-        } else {
+        } else if (!kelpie__agent_sync_reaped(agent, pid, &exit)) {
             KELPIE_REACHED(agent->os, "an orphan was collected");
             execs->orphan_count += 1;
         }

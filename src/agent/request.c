@@ -307,6 +307,7 @@ static void request_quiesce(struct kelpie_agent *agent, uint64_t id,
     bool is_hex = kelpie__text_unhex(mark_text, mark, sizeof(mark));
     KELPIE_ASSERT(is_hex);
     memcpy(agent->token, token, sizeof(token));
+    kelpie__agent_sync_give_up(agent);
     kelpie__wire_result(agent->wire, id, "{}");
     /* What was told before this answer has arrived with it. */
     kelpie__agent_exec_forget_told(agent);
@@ -399,6 +400,7 @@ static const struct request_method request_methods[] = {
     {"quiesce", REQUEST_NEEDS_HELLO, request_quiesce},
     {"guest.stats", REQUEST_NEEDS_HELLO, request_guest_stats},
     {"guest.clock", REQUEST_NEEDS_HELLO, request_guest_clock},
+    {"guest.sync", REQUEST_NEEDS_SETUP, kelpie__agent_sync_request},
     {"guest.shutdown", REQUEST_NEEDS_HELLO, request_guest_shutdown},
     {"exec.start", REQUEST_NEEDS_SETUP, kelpie__agent_request_exec_start},
     {"exec.attach", REQUEST_NEEDS_SETUP, kelpie__agent_request_exec_attach},

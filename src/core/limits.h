@@ -36,11 +36,12 @@
 #define KELPIE_STOP_TIMEOUT_MS_DEFAULT 10000u
 #define KELPIE_STOP_TIMEOUT_MS_MAX 3600000u
 #define KELPIE_HEALTH_TIMEOUT_MS_DEFAULT 5000u
-#define KELPIE_HELLO_TIMEOUT_MS 5000u   /* of a monitor to its client */
-#define KELPIE_CALL_TIMEOUT_MS 10000u   /* of any request without one of its own */
-#define KELPIE_RESUME_TIMEOUT_MS 5000u  /* of a guest that runs again, to prove that it lives */
-#define KELPIE_QUIESCE_TIMEOUT_MS 1000u /* design.md, "Across time" */
-#define KELPIE_KVM_TRIAL_MS 5000u       /* for a first boot on a KVM not known to work */
+#define KELPIE_HELLO_TIMEOUT_MS 5000u      /* of a monitor to its client */
+#define KELPIE_CALL_TIMEOUT_MS 10000u      /* of any request without one of its own */
+#define KELPIE_RESUME_TIMEOUT_MS 5000u     /* of a guest that runs again, to prove that it lives */
+#define KELPIE_QUIESCE_TIMEOUT_MS 1000u    /* design.md, "Across time" */
+#define KELPIE_GUEST_SYNC_TIMEOUT_MS 1000u /* before a snapshot, which is taken all the same */
+#define KELPIE_KVM_TRIAL_MS 5000u          /* for a first boot on a KVM not known to work */
 
 /* ---- snapshots ------------------------------------------------------------------------------- */
 #define KELPIE_DEVICE_STATE_BYTES_MAX (UINT64_C(1) << 30) /* contract.md, 2 */

@@ -21,7 +21,7 @@
 
 static struct kelpie_lifecycle *capture_lifecycle(const struct kelpie_capture *capture) {
     struct kelpie_lifecycle *lifecycle = kelpie__lifecycle_of(capture->monitor);
-    bool needs_vmm = capture->phase >= KELPIE_CAPTURE_QUIETING &&
+    bool needs_vmm = capture->phase >= KELPIE_CAPTURE_SYNCING &&
                      capture->phase <= KELPIE_CAPTURE_ENDING && capture->is_holding;
     KELPIE_ASSERT(!needs_vmm || lifecycle->vmm != NULL);
     KELPIE_ASSERT(capture->phase != KELPIE_CAPTURE_IDLE || !capture->is_holding);
@@ -487,19 +487,48 @@ static void capture_end_work(struct kelpie_capture *capture, const struct kelpie
 
 /* ---- requests -------------------------------------------------------------------------------- */
 
-void kelpie__capture_begin(struct kelpie_capture *capture) {
-    struct kelpie_monitor *monitor = capture->monitor;
+static void capture_quiet(struct kelpie_capture *capture) {
     struct kelpie_error error = {0};
-    capture->phase = capture->was_running ? KELPIE_CAPTURE_QUIETING : KELPIE_CAPTURE_SAVING;
-    capture->is_holding = true;
-    if (!capture->was_running) {
-        capture_save(capture);
-        return;
-    }
-    if (kelpie__guest_quiesce(&monitor->guest, capture_quieted, capture, &error) < 0) {
+    KELPIE_ASSERT(capture->was_running && capture->is_holding);
+    capture->phase = KELPIE_CAPTURE_QUIETING;
+    if (kelpie__guest_quiesce(&capture->monitor->guest, capture_quieted, capture, &error) < 0) {
         error.code = error.code == KELPIE_E_LIMIT ? KELPIE_E_SNAPSHOT : error.code;
         capture_fail(capture, &error);
     }
+}
+
+/* Done or not: disk and memory are of one moment anyway. */
+static void capture_synced(void *context, const struct kelpie_error *error) {
+    struct kelpie_capture *capture = context;
+    KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_SYNCING);
+    if (error != NULL && error->code != KELPIE_E_UNSUPPORTED) {
+        kelpie__event_log_write(capture->monitor, "notice",
+                                "the guest did not sync its disk for a snapshot: %s",
+                                error->message);
+    }
+    if (!capture_gives_up(capture)) {
+        capture_quiet(capture);
+    }
+}
+
+/* Only for one that is to last: its disk may be all that is used of it one day. */
+static bool capture_needs_sync(const struct kelpie_capture *capture) {
+    return capture->is_synced && !capture->is_template && capture->has_layer;
+}
+
+void kelpie__capture_begin(struct kelpie_capture *capture) {
+    capture->is_holding = true;
+    if (!capture->was_running) {
+        capture->phase = KELPIE_CAPTURE_SAVING;
+        capture_save(capture);
+        return;
+    }
+    if (capture_needs_sync(capture) &&
+        kelpie__guest_sync(&capture->monitor->guest, capture_synced, capture, NULL) == 0) {
+        capture->phase = KELPIE_CAPTURE_SYNCING;
+        return;
+    }
+    capture_quiet(capture);
 }
 
 void kelpie__capture_reject(struct kelpie_capture *capture, const struct kelpie_error *why) {
@@ -535,7 +564,9 @@ void kelpie__capture_vmm_gone(struct kelpie_capture *capture, const struct kelpi
         return;
     }
     KELPIE_ASSERT(why->code < 0);
-    if (capture->phase == KELPIE_CAPTURE_QUIETING) {
+    if (capture->phase == KELPIE_CAPTURE_SYNCING) {
+        kelpie__guest_stop_sync(&capture->monitor->guest);
+    } else if (capture->phase == KELPIE_CAPTURE_QUIETING) {
         kelpie__guest_unquiesce(&capture->monitor->guest);
     }
     capture->is_holding = false;

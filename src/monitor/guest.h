@@ -100,6 +100,14 @@ KELPIE_MUST_CHECK int kelpie__guest_quiesce(struct kelpie_guest *guest,
                                             kelpie_guest_done_callback callback, void *context,
                                             struct kelpie_error *error);
 
+/* Asks a live guest to write to its disks what it has for them, within 1,000 ms; it runs on, and
+ * all else goes on. As above. */
+KELPIE_MUST_CHECK int kelpie__guest_sync(struct kelpie_guest *guest,
+                                         kelpie_guest_done_callback callback, void *context,
+                                         struct kelpie_error *error);
+/* One that is under way is given up, without its callback. */
+void kelpie__guest_stop_sync(struct kelpie_guest *guest);
+
 /* The mark, then all that waits. A quiesce that is under way is given up, without its callback;
  * without effect on a guest that is heard. */
 void kelpie__guest_unquiesce(struct kelpie_guest *guest);

@@ -121,6 +121,43 @@ void kelpie__guest_unquiesce(struct kelpie_guest *guest) {
     KELPIE_ASSERT(guest->done == NULL);
 }
 
+/* ---- sync ------------------------------------------------------------------------------------ */
+
+static void across_synced(void *context, const struct kelpie_error *error, const char *result,
+                          size_t length) {
+    struct kelpie_guest *guest = across_guest(context);
+    KELPIE_ASSERT(guest->quiet == KELPIE_GUEST_HEARD);
+    KELPIE_ASSERT(error != NULL || result[length] == '\0');
+    across_done(guest, error);
+}
+
+int kelpie__guest_sync(struct kelpie_guest *guest, kelpie_guest_done_callback callback,
+                       void *context, struct kelpie_error *error) {
+    struct kelpie_wire *wire = kelpie__guest_wire(guest);
+    KELPIE_ASSERT(callback != NULL);
+    if (wire == NULL || guest->phase != KELPIE_GUEST_LIVE) {
+        return kelpie__fail(error, KELPIE_E_STATE, 0, "the guest's agent is not there");
+    }
+    if (guest->quiet != KELPIE_GUEST_HEARD || guest->done != NULL) {
+        return kelpie__fail(error, KELPIE_E_BUSY, 0, "the guest is quiet already, or about to be");
+    }
+    int status = kelpie__wire_call(wire, "guest.sync", "{}", KELPIE_GUEST_SYNC_TIMEOUT_MS,
+                                   across_synced, guest, &guest->call, error);
+    if (status == 0) {
+        guest->done = callback;
+        guest->done_context = context;
+    }
+    return status;
+}
+
+void kelpie__guest_stop_sync(struct kelpie_guest *guest) {
+    across_guest(guest);
+    KELPIE_ASSERT(guest->quiet == KELPIE_GUEST_HEARD && guest->call != 0);
+    kelpie__wire_forget(guest->wire, guest->call);
+    guest->done = NULL;
+    guest->call = 0;
+}
+
 /* ---- a guest that goes on elsewhere ---------------------------------------------------------- */
 
 int kelpie__guest_attach_restored(struct kelpie_guest *guest, int stream,

@@ -31,6 +31,10 @@ struct kelpie_vm *contract_create(struct contract *contract, const char *name,
 struct kelpie_vm *contract_start(struct contract *contract);
 /* The same, owned and durable. */
 struct kelpie_vm *contract_start_durable(struct contract *contract, const char *name);
+/* The same with a disk of 64 MiB over a root directory of a busybox, made once and in use until
+ * removed: what it writes outlives boots. */
+struct kelpie_vm *contract_start_with_disk(struct contract *contract, const char *name);
+void contract_remove_root(const struct contract *contract);
 /* A VM in Created, made from this snapshot. */
 struct kelpie_vm *contract_create_from(struct contract *contract, const char *name,
                                        const char *snapshot);
@@ -81,6 +85,7 @@ extern const struct harness_test contract_tests_pause[];
 extern const struct harness_test contract_tests_snapshot[];
 extern const struct harness_test contract_tests_restore[];
 extern const struct harness_test contract_tests_snapshot_faults[];
+extern const struct harness_test contract_tests_snapshot_hard[];
 extern const struct harness_test contract_tests_restore_ends[];
 extern const struct harness_test contract_tests_faults[];
 

@@ -64,6 +64,37 @@ struct kelpie_vm *contract_start_durable(struct contract *contract, const char *
     return vm;
 }
 
+static void root_path(const struct contract *contract, char *out, size_t capacity) {
+    snprintf(out, capacity, "%s/root", contract->harness->root_directory);
+}
+
+struct kelpie_vm *contract_start_with_disk(struct contract *contract, const char *name) {
+    struct kelpie_config *config = contract_config(contract);
+    char root[512];
+    char command[4096];
+    root_path(contract, root, sizeof(root));
+    snprintf(command, sizeof(command),
+             "mkdir -p '%s' && cd '%s' && mkdir -p bin etc dev proc sys tmp run root && "
+             "cp /usr/bin/busybox bin/ && for a in sh cat dd echo head ls md5sum rm sync; do "
+             "ln -sf busybox bin/$a; done",
+             root, root);
+    HARNESS_CHECK(system(command) == 0, "%s", command);
+    kelpie_config_set_root(config, root);
+    kelpie_config_set_ephemeral(config, false);
+    kelpie_config_set_disk_size_mib(config, 64);
+    struct kelpie_vm *vm = contract_create(contract, name, config);
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    return vm;
+}
+
+void contract_remove_root(const struct contract *contract) {
+    char root[512];
+    char command[600];
+    root_path(contract, root, sizeof(root));
+    snprintf(command, sizeof(command), "rm -r '%s'", root);
+    HARNESS_CHECK(system(command) == 0, "%s", command);
+}
+
 struct kelpie_vm *contract_create_from(struct contract *contract, const char *name,
                                        const char *snapshot) {
     struct kelpie_config *config = NULL;

@@ -15,7 +15,8 @@ int main(int argc, char **argv) {
         contract_tests_roots,           contract_tests_load,
         contract_tests_faults,          contract_tests_pause,
         contract_tests_snapshot,        contract_tests_restore,
-        contract_tests_snapshot_faults, contract_tests_restore_ends,
+        contract_tests_snapshot_faults, contract_tests_snapshot_hard,
+        contract_tests_restore_ends,
     };
     struct harness_test tests[TESTS_MAX];
     size_t count = 0;

@@ -13,50 +13,11 @@
 
 #include "contract.h"
 
-static void root_path(const struct contract *contract, char *out, size_t capacity) {
-    snprintf(out, capacity, "%s/root", contract->harness->root_directory);
-}
-
-/* A directory with a static busybox, as a root: over it a disk is laid. */
-static void make_root(const struct contract *contract) {
-    char root[512];
-    char command[4096];
-    root_path(contract, root, sizeof(root));
-    snprintf(command, sizeof(command),
-             "mkdir -p '%s' && cd '%s' && mkdir bin etc dev proc sys tmp run root && "
-             "cp /usr/bin/busybox bin/ && for a in sh cat echo ls rm sync; do "
-             "ln -s busybox bin/$a; done",
-             root, root);
-    HARNESS_CHECK(system(command) == 0, "%s", command);
-}
-
-static void remove_root(const struct contract *contract) {
-    char root[512];
-    char command[600];
-    root_path(contract, root, sizeof(root));
-    snprintf(command, sizeof(command), "rm -r '%s'", root);
-    HARNESS_CHECK(system(command) == 0, "%s", command);
-}
-
-/* A VM with a disk of its own: it outlives boots. */
-static struct kelpie_vm *start_with_disk(struct contract *contract, const char *name) {
-    struct kelpie_config *config = contract_config(contract);
-    char root[512];
-    make_root(contract);
-    root_path(contract, root, sizeof(root));
-    kelpie_config_set_root(config, root);
-    kelpie_config_set_ephemeral(config, false);
-    kelpie_config_set_disk_size_mib(config, 64);
-    struct kelpie_vm *vm = contract_create(contract, name, config);
-    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
-    return vm;
-}
-
 /* ---- disks ----------------------------------------------------------------------------------- */
 
 static void test_restore_disk(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = start_with_disk(&contract, "writer");
+    struct kelpie_vm *vm = contract_start_with_disk(&contract, "writer");
     contract_sh_says(vm, "echo one >/root/one", "");
     contract_take(vm, "first");
     contract_sh_says(vm, "echo two >/root/two; rm /root/one; sync", "");
@@ -88,14 +49,14 @@ static void test_restore_disk(const struct harness *harness) {
     contract_end(clone);
     contract_end(vm);
     contract_remove_snapshot(&contract, "third");
-    remove_root(&contract);
+    contract_remove_root(&contract);
     contract_close(&contract);
 }
 
 /* The snapshot's directory goes behind everybody's back while a clone runs. */
 static void test_restore_snapshot_deleted(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = start_with_disk(&contract, "source");
+    struct kelpie_vm *vm = contract_start_with_disk(&contract, "source");
     char command[4300];
     contract_sh_says(vm, "echo one >/root/one; sync", "");
     contract_take(vm, "point");
@@ -118,7 +79,7 @@ static void test_restore_snapshot_deleted(const struct harness *harness) {
     contract_sh_says(late, "cat /root/one /root/two", "one\ntwo\n");
     contract_end(late);
     contract_remove_snapshot(&contract, "after");
-    remove_root(&contract);
+    contract_remove_root(&contract);
     contract_close(&contract);
 }
 
@@ -265,7 +226,7 @@ static void test_restore_given_up(const struct harness *harness) {
 /* The monitor dies somewhere in it: the VM is Crashed, its disk is one of the two. */
 static void test_restore_monitor_killed(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = start_with_disk(&contract, "source");
+    struct kelpie_vm *vm = contract_start_with_disk(&contract, "source");
     uint32_t rounds = harness_count(harness, 50);
     uint32_t old_count = 0;
     contract_sh_says(vm, "echo saved >/root/file; sync", "");
@@ -297,7 +258,7 @@ static void test_restore_monitor_killed(const struct harness *harness) {
     printf("# %u of %u monitors died before the switch\n", old_count, rounds);
     contract_end(vm);
     contract_remove_snapshot(&contract, "point");
-    remove_root(&contract);
+    contract_remove_root(&contract);
     contract_close(&contract);
 }
 

@@ -20,36 +20,6 @@ static void refused(struct kelpie_vm *vm, const char *name, int code, const char
 
 /* ---- disks ----------------------------------------------------------------------------------- */
 
-/* A root directory with busybox: what is written over it goes to the disk. */
-static void make_root(const struct harness *harness, char *out, size_t capacity) {
-    char command[3000];
-    snprintf(out, capacity, "%s/tree", harness->root_directory);
-    snprintf(command, sizeof(command),
-             "mkdir -p '%s' && cd '%s' && mkdir -p bin etc dev proc sys tmp run root && "
-             "cp /usr/bin/busybox bin/ && "
-             "for a in sh cat echo sync; do ln -sf busybox bin/$a; done",
-             out, out);
-    HARNESS_CHECK(system(command) == 0, "make %s", out);
-}
-
-static void remove_root(const struct harness *harness) {
-    char command[1024];
-    snprintf(command, sizeof(command), "rm -rf '%s/tree'", harness->root_directory);
-    HARNESS_CHECK(system(command) == 0, "remove the root directory");
-}
-
-static struct kelpie_vm *start_with_disk(struct contract *contract, const char *name) {
-    struct kelpie_config *config = contract_config(contract);
-    char root[512];
-    make_root(contract->harness, root, sizeof(root));
-    kelpie_config_set_root(config, root);
-    kelpie_config_set_ephemeral(config, false);
-    kelpie_config_set_disk_size_mib(config, 64);
-    struct kelpie_vm *vm = contract_create(contract, name, config);
-    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
-    return vm;
-}
-
 static unsigned layers(const struct contract *contract, const char *folder) {
     char path[4200];
     unsigned count = 0;
@@ -66,7 +36,7 @@ static unsigned layers(const struct contract *contract, const char *folder) {
 /* What a VM wrote before, between and after snapshots is there when it is started again. */
 static void test_snapshot_disk(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = start_with_disk(&contract, "disk");
+    struct kelpie_vm *vm = contract_start_with_disk(&contract, "disk");
     contract_sh_says(vm, "echo one >/root/file; sync", "");
     contract_take(vm, "a");
     contract_sh_says(vm, "echo two >>/root/file", "");
@@ -100,8 +70,8 @@ static void test_snapshot_disk(const struct harness *harness) {
     contract_remove_snapshot(&contract, "c");
     contract_remove_snapshot(&contract, "d");
     contract_store_is_empty(&contract);
+    contract_remove_root(&contract);
     contract_close(&contract);
-    remove_root(harness);
 }
 
 /* ---- faults ---------------------------------------------------------------------------------- */
@@ -144,7 +114,7 @@ static void test_snapshot_no_space_monitor(const struct harness *harness) {
                  "pwrite role=monitor nth=40 => ENOSPC; "
                  "truncate role=monitor nth=1 => ENOSPC; truncate role=monitor nth=3 => ENOSPC; "
                  "rename role=monitor path=manifest.json* nth=1 => ENOSPC");
-    struct kelpie_vm *vm = start_with_disk(&contract, "full");
+    struct kelpie_vm *vm = contract_start_with_disk(&contract, "full");
     for (unsigned i = 0; i < 8; i += 1) {
         no_space(&contract, vm);
     }
@@ -152,8 +122,8 @@ static void test_snapshot_no_space_monitor(const struct harness *harness) {
     CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "good", &broken));
     contract_remove_snapshot(&contract, "good");
     contract_end(vm);
+    contract_remove_root(&contract);
     contract_close(&contract);
-    remove_root(harness);
 }
 
 static void test_snapshot_no_space_worker(const struct harness *harness) {
@@ -169,13 +139,14 @@ static void test_snapshot_no_space_worker(const struct harness *harness) {
     };
     for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i += 1) {
         struct contract contract = open_faulty(harness, plans[i]);
-        struct kelpie_vm *vm = start_with_disk(&contract, "full");
+        struct kelpie_vm *vm = contract_start_with_disk(&contract, "full");
         printf("# %s\n", plans[i]);
         no_space(&contract, vm);
         contract_end(vm);
         contract_close(&contract);
     }
-    remove_root(harness);
+    const struct contract last = {.harness = harness};
+    contract_remove_root(&last);
 }
 
 /* The child that makes it whole dies: the VM goes on, nothing is left. */
@@ -185,7 +156,7 @@ static void test_snapshot_worker_killed(const struct harness *harness) {
                                         "rename role=worker path=manifest.json* nth=1 => kill"};
     for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i += 1) {
         struct contract contract = open_faulty(harness, plans[i]);
-        struct kelpie_vm *vm = start_with_disk(&contract, "orphan");
+        struct kelpie_vm *vm = contract_start_with_disk(&contract, "orphan");
         refused(vm, "never", KELPIE_E_SNAPSHOT, "signal 9");
         contract_state_is(vm, KELPIE_VM_RUNNING);
         contract_sh_says(vm, "echo well", "well\n");
@@ -196,7 +167,8 @@ static void test_snapshot_worker_killed(const struct harness *harness) {
         contract_store_is_empty(&contract);
         contract_close(&contract);
     }
-    remove_root(harness);
+    const struct contract last = {.harness = harness};
+    contract_remove_root(&last);
 }
 
 static const char *const death_points[] = {
@@ -215,7 +187,7 @@ static void test_snapshot_monitor_killed(const struct harness *harness) {
         char plan[128];
         snprintf(plan, sizeof(plan), "%s => kill", death_points[i]);
         struct contract contract = open_faulty(harness, plan);
-        struct kelpie_vm *vm = start_with_disk(&contract, "killed");
+        struct kelpie_vm *vm = contract_start_with_disk(&contract, "killed");
         contract_sh_says(vm, "echo kept >/root/file; sync", "");
         refused(vm, "never", KELPIE_E_CRASHED, "monitor");
         contract_wait_state(vm, KELPIE_VM_CRASHED);
@@ -236,7 +208,8 @@ static void test_snapshot_monitor_killed(const struct harness *harness) {
         contract_end(vm);
         contract_close(&contract);
     }
-    remove_root(harness);
+    const struct contract last = {.harness = harness};
+    contract_remove_root(&last);
 }
 
 /* The same with QEMU. */
@@ -251,7 +224,7 @@ static void test_snapshot_vmm_killed(const struct harness *harness) {
         char plan[128];
         snprintf(plan, sizeof(plan), "%s path=*qemu* max=1 => kill-child", points[i]);
         struct contract contract = open_faulty(harness, plan);
-        struct kelpie_vm *vm = start_with_disk(&contract, "killed");
+        struct kelpie_vm *vm = contract_start_with_disk(&contract, "killed");
         const struct kelpie_snapshot_options options = {.struct_size = sizeof(options),
                                                         .name = "never"};
         struct kelpie_error error = {0};
@@ -270,7 +243,8 @@ static void test_snapshot_vmm_killed(const struct harness *harness) {
         contract_end(vm);
         contract_close(&contract);
     }
-    remove_root(harness);
+    const struct contract last = {.harness = harness};
+    contract_remove_root(&last);
 }
 
 const struct harness_test contract_tests_snapshot_faults[] = {

@@ -59,6 +59,7 @@ static const struct {
     LIMIT(KELPIE_CALL_TIMEOUT_MS),
     LIMIT(KELPIE_RESUME_TIMEOUT_MS),
     LIMIT(KELPIE_QUIESCE_TIMEOUT_MS),
+    LIMIT(KELPIE_GUEST_SYNC_TIMEOUT_MS),
 };
 
 /* The examples of section 10, in their order, and what each begins with there. */
