@@ -68,12 +68,10 @@ static int seal_init(struct seal *seal, struct kelpie_os *os, int directory,
     return 0;
 }
 
-static int read_extent(struct seal *seal, int file, uint64_t offset, size_t count) {
+static int read_piece(struct seal *seal, int file, uint8_t *out, size_t count, uint64_t offset) {
     size_t done = 0;
-    KELPIE_ASSERT(count <= KELPIE_SEAL_EXTENT_BYTES);
     for (uint32_t i = 0; i < SEAL_READS_MAX && done < count; i += 1) {
-        int64_t got =
-            kelpie__os_pread(seal->os, file, seal->buffer + done, count - done, offset + done);
+        int64_t got = kelpie__os_pread(seal->os, file, out + done, count - done, offset + done);
         if (got == -EINTR) {
             continue;
         }
@@ -85,26 +83,61 @@ static int read_extent(struct seal *seal, int file, uint64_t offset, size_t coun
     return done == count ? 0 : -EIO;
 }
 
-/* Adds the checksums of one file's extents. *inout_data: where the next data begins, so that long
- * holes cost one call. */
-static int sum_extent(struct seal *seal, int file, uint64_t offset, size_t count,
-                      uint64_t *inout_data) {
-    if (*inout_data <= offset) {
-        uint64_t end = 0;
-        int found = kelpie__os_next_data(seal->os, file, offset, inout_data, &end);
-        if (found < 0) {
-            return found;
-        }
-        *inout_data = found == 0 ? UINT64_MAX : *inout_data;
+/* A piece of a file that may hold anything but zeros. */
+struct data {
+    uint64_t begin;
+    uint64_t end;
+};
+
+/* The first one that ends behind `offset`; at the end of the numbers: there is none. One that is
+ * known already costs no call. */
+static int find_data(struct seal *seal, int file, uint64_t offset, struct data *inout) {
+    if (inout->end > offset) {
+        return 0;
     }
-    KELPIE_ASSERT(seal->count < seal->capacity);
-    uint64_t sum = seal->zero_sum;
-    if (*inout_data < offset + count || count < KELPIE_SEAL_EXTENT_BYTES) {
-        int status = read_extent(seal, file, offset, count);
-        if (status < 0) {
-            return status;
+    int found = kelpie__os_next_data(seal->os, file, offset, &inout->begin, &inout->end);
+    if (found == 0) {
+        *inout = (struct data){.begin = UINT64_MAX, .end = UINT64_MAX};
+    }
+    return found < 0 ? found : 0;
+}
+
+/* Into the buffer. Holes are zeros there without being read: to read one costs as much as data, and
+ * leaves pages of zeros in the system's cache. */
+static int read_extent(struct seal *seal, int file, uint64_t offset, size_t count,
+                       struct data *inout) {
+    uint64_t end = offset + count;
+    uint64_t at = offset;
+    int status = 0;
+    KELPIE_ASSERT(count <= KELPIE_SEAL_EXTENT_BYTES);
+    if (inout->begin > offset || inout->end < end) {
+        memset(seal->buffer, 0, count);
+    }
+    while (at < end && status == 0 && inout->begin < end) { /* bound: a piece each turn */
+        uint64_t from = inout->begin > at ? inout->begin : at;
+        uint64_t to = kelpie__min_u64(inout->end, end);
+        KELPIE_ASSERT(from < to);
+        status = read_piece(seal, file, seal->buffer + (from - offset), (size_t)(to - from), from);
+        at = to;
+        if (status == 0) {
+            status = find_data(seal, file, at, inout);
         }
+    }
+    return status;
+}
+
+/* Adds the checksum of an extent. Long holes cost one call. */
+static int sum_extent(struct seal *seal, int file, uint64_t offset, size_t count,
+                      struct data *inout) {
+    uint64_t sum = seal->zero_sum;
+    int status = find_data(seal, file, offset, inout);
+    KELPIE_ASSERT(seal->count < seal->capacity);
+    if (status == 0 && (inout->begin < offset + count || count < KELPIE_SEAL_EXTENT_BYTES)) {
+        status = read_extent(seal, file, offset, count, inout);
         sum = kelpie__checksum_u64(seal->buffer, count);
+    }
+    if (status < 0) {
+        return status;
     }
     seal->table[seal->count] = sum;
     seal->count += 1;
@@ -140,7 +173,7 @@ static int sum_file(struct seal *seal, const struct kelpie_manifest_file *entry,
                             entry->name, (unsigned long long)stat.size_bytes,
                             (unsigned long long)entry->size_bytes);
     }
-    uint64_t data = 0;
+    struct data data = {0};
     uint64_t offset = status == 0 && sum_known(seal, &stat) ? entry->size_bytes : 0;
     while (status == 0 && offset < entry->size_bytes) { /* bound: seal_init's */
         uint64_t count = kelpie__min_u64(entry->size_bytes - offset, KELPIE_SEAL_EXTENT_BYTES);
