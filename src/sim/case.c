@@ -29,6 +29,7 @@ static const struct {
     {"target", offsetof(struct sim_operation, target), sizeof(uint8_t), SIM_SWARM_VM_MAX},
     {"snapshot", offsetof(struct sim_operation, snapshot), sizeof(uint32_t), UINT32_MAX},
     {"rest", offsetof(struct sim_operation, rest_ms), sizeof(uint16_t), UINT16_MAX + 1u},
+    {"at", offsetof(struct sim_operation, at_ns), sizeof(int64_t), UINT64_C(1) << 62},
     {"herd", offsetof(struct sim_operation, herd), sizeof(uint32_t), SIM_HERD_MAX},
     {"value", offsetof(struct sim_operation, value), sizeof(uint64_t), 0},
 };
@@ -158,9 +159,10 @@ static bool read_operation_word(const struct case_reader *reader, const char *wo
         field_set(operation, i, number);
         return true;
     }
-    return problem(reader, word,
-                   "expected op=, look=, kind=, client=, vm=, target=, snapshot=, rest=, herd= or "
-                   "value=");
+    return problem(
+        reader, word,
+        "expected op=, look=, kind=, client=, vm=, target=, snapshot=, rest=, at=, herd= "
+        "or value=");
 }
 
 static bool read_operation(const struct case_reader *reader, const char *line, const char *end,

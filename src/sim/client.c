@@ -361,24 +361,36 @@ static int client_judged(struct client *client, const struct sim_operation *oper
     return status;
 }
 
-/* The first that comes says when; who comes later than that does not wait. */
-static void client_meet(struct client *client, const struct sim_operation *operation) {
+/* When its time has come. Of a herd the first that comes says when; who comes later does not wait.
+ */
+static int64_t client_time(struct client *client, const struct sim_operation *operation) {
     KELPIE_ASSERT(operation->herd < SIM_HERD_MAX);
     int64_t *time_ns = &client->clients->herd_ns[operation->herd];
     int64_t now_ns = kelpie__sim_now(client->clients->world);
-    if (operation->herd != 0 && *time_ns == 0) {
-        *time_ns = now_ns + CLIENT_MEET_NS;
+    if (operation->at_ns > 0) {
+        return operation->at_ns;
     }
-    if (*time_ns > now_ns) {
-        kelpie__sim_process_sleep(client->process, *time_ns - now_ns);
+    if (operation->herd == 0) {
+        return now_ns + operation->rest_ms * KELPIE_NS_PER_MS;
+    }
+    *time_ns = *time_ns == 0 ? now_ns + CLIENT_MEET_NS : *time_ns;
+    return *time_ns;
+}
+
+static void client_wait(struct client *client, const struct sim_operation *operation) {
+    int64_t now_ns = kelpie__sim_now(client->clients->world);
+    int64_t time_ns = client_time(client, operation);
+    if (client->clients->begun_ns != NULL) {
+        client->clients->begun_ns[operation - client->clients->operations] =
+            time_ns > now_ns ? time_ns : now_ns;
+    }
+    if (time_ns > now_ns) {
+        kelpie__sim_process_sleep(client->process, time_ns - now_ns);
     }
 }
 
 static void client_do(struct client *client, const struct sim_operation *operation) {
-    client_meet(client, operation);
-    if (operation->herd == 0 && operation->rest_ms > 0) {
-        kelpie__sim_process_sleep(client->process, operation->rest_ms * KELPIE_NS_PER_MS);
-    }
+    client_wait(client, operation);
     if (client->kelpie == NULL && client_open(client, NULL) < 0) {
         kelpie__sim_process_sleep(client->process, CLIENT_REST_NS);
         return;
@@ -436,6 +448,17 @@ static void waker_look(struct client *client, uint32_t vm) {
     }
 }
 
+static bool is_used(const struct sim_clients *clients, uint32_t vm) {
+    for (uint32_t i = 0; i < clients->operation_count; i += 1) {
+        const struct sim_operation *operation = &clients->operations[i];
+        bool is_fork = !operation->is_look && operation->op == SIM_MODEL_FORK;
+        if (operation->vm == vm || (is_fork && operation->target == vm)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static int waker_main(struct kelpie_os *os, int argc, char **argv) {
     struct sim_process *process = kelpie__sim_process_of(os);
     struct sim_clients *clients = kelpie__sim_world_context(process->machine->world);
@@ -447,7 +470,9 @@ static int waker_main(struct kelpie_os *os, int argc, char **argv) {
         bool is_open = client.kelpie != NULL || client_open(&client, NULL) == 0;
         uint32_t vm_count = kelpie__sim_workload_vm_count(clients->swarm);
         for (uint32_t vm = 0; is_open && vm < vm_count; vm += 1) {
-            waker_look(&client, vm);
+            if (is_used(clients, vm)) {
+                waker_look(&client, vm);
+            }
         }
         kelpie__sim_process_sleep(process, CLIENT_WAKE_NS);
     }

@@ -18,6 +18,7 @@ struct sim_clients {
     const struct sim_swarm *swarm;          /* borrowed */
     const struct sim_operation *operations; /* borrowed */
     uint32_t operation_count;
+    int64_t *begun_ns;                   /* borrowed: when each was begun; NULL: nobody asks */
     uint32_t next[SIM_SWARM_CLIENT_MAX]; /* the operation that each does next */
     uint32_t lives[SIM_SWARM_CLIENT_MAX];
     int64_t herd_ns[SIM_HERD_MAX]; /* when they meet; 0: nobody of it has come yet */

@@ -87,7 +87,8 @@ static bool run_begin(struct run *run, char out_problem[256]) {
                                         .judge = run->judge,
                                         .swarm = &run->swarm,
                                         .operations = operations,
-                                        .operation_count = count};
+                                        .operation_count = count,
+                                        .begun_ns = run->options->begun_ns};
     return true;
 }
 

@@ -32,7 +32,8 @@ struct sim_run_options {
     /* Instead of those that the seed draws; borrowed. NULL: none. */
     const struct sim_operation *operations;
     uint32_t operation_count;
-    uint32_t canary;             /* 0: none */
+    int64_t *begun_ns; /* of each of them, when it was begun; borrowed; NULL: nobody asks */
+    uint32_t canary;   /* 0: none */
     struct sim_nursery *nursery; /* borrowed; NULL: memory of its own */
     void (*begun)(void *context,
                   struct sim_world *world); /* the world is made; NULL: nobody asks */

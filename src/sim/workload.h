@@ -48,6 +48,7 @@ struct sim_operation {
     uint8_t target;   /* of a FORK or CREATE_FROM: the new VM */
     uint8_t kind;     /* enum sim_command of an EXEC, enum sim_look of a look */
     uint16_t rest_ms; /* before it */
+    int64_t at_ns;    /* not before this time, and then without rest or herd; 0: as it comes */
     enum sim_model_op op;
     uint32_t herd;     /* 0: none. Those of one herd are of one VM, and are done at one time */
     uint32_t snapshot; /* of those that are about one: its number; 0: none */

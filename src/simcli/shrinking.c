@@ -1,18 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * A failing run made small: first faults, then VMs, then operations and what they wait for, then
- * the schedule; once more what that made superfluous. A part counts when the same invariant breaks.
+ * A failing run made small: first faults, then VMs, then operations, each at the time at which it
+ * was begun, then what they wait for and the schedule; once more what that made superfluous. A part
+ * counts when the same invariant breaks.
  */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/limits.h"
+#include "core/text.h"
 #include "os/os_call.h"
 #include "sim/shrink.h"
 #include "simcli/simcli.h"
 
 #define SHRINKING_BIRTH_WORD " birth="
+#define SHRINKING_TIME_WORD " # "
+#define SHRINKING_NUMBER_BYTES_MAX 24u
+#define SHRINKING_WINDOW_BYTES_MAX 96u
+#define SHRINKING_WINDOW_MS 1000u
+#define SHRINKING_RULES_MAX 64u /* more are not worth a run each */
+#define SHRINKING_GOOD_SIZE 10u /* of faults and operations: small enough to be understood */
 
 struct shrinking {
     struct simcli *simcli;
@@ -107,32 +114,117 @@ static bool shrink_parts(struct shrinking *shrinking) {
     return result.is_confirmed;
 }
 
-/* A fault of "the world's 12th process" is another's as soon as a VM is left out: where it may be
- * every process's of its role, it is. */
-static void relax_births(struct shrinking *shrinking) {
-    char *plan = malloc(strlen(shrinking->own->plan) + 1);
+static bool plan_fails(void *context, const char *plan) {
+    struct shrinking *shrinking = context;
+    struct sim_case changed = *shrinking->own;
+    changed.plan = (char *)(uintptr_t)plan; /* only read */
+    return try_case(shrinking, &changed) == SIM_SHRINK_FAILS_THE_SAME;
+}
+
+/* ---- whose a fault is ------------------------------------------------------------------------ */
+
+/* The plan with `old_length` bytes after the first `before` replaced; false: it does not fail so.
+ */
+static bool try_rule(struct shrinking *shrinking, size_t before, size_t old_length,
+                     const char *text) {
+    struct sim_case changed = *shrinking->own;
+    const char *rest = changed.plan + before + old_length;
+    size_t length = strlen(text);
+    KELPIE_ASSERT(before + old_length <= strlen(changed.plan));
+    char *plan = malloc(before + length + strlen(rest) + 1);
+    if (plan == NULL) {
+        return false;
+    }
+    memcpy(plan, changed.plan, before);
+    memcpy(plan + before, text, length);
+    memcpy(plan + before + length, rest, strlen(rest) + 1);
+    changed.plan = plan;
+    bool is_same = try_change(shrinking, &changed);
+    free(is_same ? shrinking->own->plan : plan);
+    shrinking->own->plan = is_same ? plan : shrinking->own->plan;
+    return is_same;
+}
+
+/* The milliseconds of the rule's comment, " # 7.204 s in read()"; false: it has none. */
+static bool rule_time(const char *rule, uint64_t *out_ms) {
+    const char *comment = strstr(rule, SHRINKING_TIME_WORD);
+    char text[SHRINKING_NUMBER_BYTES_MAX] = "";
+    if (comment == NULL || comment > rule + strcspn(rule, "\n")) {
+        return false;
+    }
+    comment += strlen(SHRINKING_TIME_WORD);
+    size_t seconds = strspn(comment, "0123456789");
+    if (seconds + 4 >= sizeof(text) || comment[seconds] != '.') {
+        return false;
+    }
+    memcpy(text, comment, seconds);
+    memcpy(text + seconds, comment + seconds + 1, 3);
+    return kelpie__text_u64(text, out_ms);
+}
+
+/* " birth=12 nth=217" names a call by its number, which is another one as soon as an operation is
+ * left out. Where it may be the first call of its role from that time on, or any process's of its
+ * role that has this number, it is. */
+static void relax_rules(struct shrinking *shrinking, bool has_times) {
     size_t from = 0;
-    while (plan != NULL) { /* bound: `from` rises to the end of the plan */
+    for (uint32_t i = 0; i < SHRINKING_RULES_MAX; i += 1) {
         const char *found = strstr(shrinking->own->plan + from, SHRINKING_BIRTH_WORD);
+        char window[SHRINKING_WINDOW_BYTES_MAX];
+        uint64_t time_ms = 0;
         if (found == NULL) {
             break;
         }
         size_t before = (size_t)(found - shrinking->own->plan);
-        const char *rest = found + 1 + strcspn(found + 1, " \n");
-        KELPIE_ASSERT(rest > found);
-        memcpy(plan, shrinking->own->plan, before);
-        memcpy(plan + before, rest, strlen(rest) + 1);
-        struct sim_case changed = *shrinking->own;
-        changed.plan = plan;
-        if (try_change(shrinking, &changed)) {
-            memcpy(shrinking->own->plan, plan, strlen(plan) + 1);
+        size_t birth = 1 + strcspn(found + 1, " \n");
+        size_t whole = found[birth] == ' ' ? birth + 1 + strcspn(found + birth + 1, " \n") : birth;
+        bool is_timed = has_times && rule_time(found, &time_ms) &&
+                        kelpie__text_format(window, sizeof(window), " window=%llums..%llums max=1",
+                                            (unsigned long long)time_ms,
+                                            (unsigned long long)time_ms + SHRINKING_WINDOW_MS) &&
+                        try_rule(shrinking, before, whole, window);
+        if (!is_timed) {
+            kelpie__ignore(try_rule(shrinking, before, birth, ""));
         }
         from = before + 1;
     }
-    free(plan);
+}
+
+/* ---- times -----------------------------------------------------------------------------------
+ */
+
+/* Every operation at the time at which it was begun, so that leaving one out moves no other. */
+static void fix_times(struct shrinking *shrinking) {
+    struct sim_case *own = shrinking->own;
+    int64_t *begun_ns = calloc(own->operation_count, sizeof(*begun_ns));
+    struct sim_run_options options;
+    struct sim_run_result result;
+    struct sim_case fixed = *own;
+    if (begun_ns == NULL || is_spent(shrinking)) {
+        free(begun_ns);
+        return;
+    }
+    kelpie__sim_case_options(own, &options);
+    options.nursery = shrinking->simcli->nursery;
+    options.begun_ns = begun_ns;
+    kelpie__sim_run(&options, &result);
+    kelpie__sim_run_release(&result);
+    shrinking->runs += 1;
+    fixed.operations = shrinking->tried;
+    for (uint32_t i = 0; i < own->operation_count; i += 1) {
+        shrinking->tried[i] = own->operations[i];
+        shrinking->tried[i].at_ns = begun_ns[i];
+    }
+    if (try_change(shrinking, &fixed)) {
+        memcpy(own->operations, shrinking->tried, own->operation_count * sizeof(*own->operations));
+    }
+    free(begun_ns);
 }
 
 /* ---- values ---------------------------------------------------------------------------------- */
+
+static void without_time(struct sim_operation *operation) {
+    operation->at_ns = 0;
+}
 
 static void without_rest(struct sim_operation *operation) {
     operation->rest_ms = 0;
@@ -202,26 +294,68 @@ static uint32_t count_rules(const char *plan) {
     return count;
 }
 
-static bool shrink_all(struct shrinking *shrinking) {
-    struct sim_case *own = shrinking->own;
-    struct sim_case first = *own;
+/* False: it does not fail as it should. */
+static bool shrink_once(struct shrinking *shrinking, bool has_times) {
+    struct sim_case first = *shrinking->own;
     if (try_case(shrinking, &first) != SIM_SHRINK_FAILS_THE_SAME) {
         return false;
     }
-    /* Most faults go while all operations are there, so that the rest can be told whose it is. */
-    uint32_t operation_count = own->operation_count;
-    KELPIE_ASSERT(operation_count > 0);
     kelpie__ignore(make_plain(shrinking));
-    if (!shrink_parts(shrinking)) {
+    if (has_times) {
+        fix_times(shrinking);
+    }
+    /* Most faults go while all operations are there, so that the rest can be told whose it is. */
+    shrinking->budget.runs_max = SIM_SHRINK_RUNS_MAX - shrinking->runs;
+    kelpie__ignore(
+        kelpie__sim_shrink_plan(shrinking->own->plan, plan_fails, shrinking, &shrinking->budget));
+    relax_rules(shrinking, has_times);
+    kelpie__ignore(shrink_parts(shrinking)); /* what does not fail is left as it is */
+    kelpie__ignore(simplify(shrinking, without_time));
+    kelpie__ignore(simplify(shrinking, without_rest));
+    kelpie__ignore(simplify(shrinking, without_herd));
+    kelpie__ignore(simplify(shrinking, by_one_client));
+    kelpie__ignore(make_plain(shrinking));
+    kelpie__ignore(shrink_parts(shrinking));
+    return true;
+}
+
+static uint32_t size_of(const struct sim_case *measured) {
+    return count_rules(measured->plan) + measured->operation_count;
+}
+
+static bool copy_case(struct sim_case *out, const struct sim_case *from) {
+    *out = *from;
+    out->plan = malloc(strlen(from->plan) + 1);
+    out->operations = calloc(SIM_OPERATION_MAX, sizeof(*out->operations));
+    if (out->plan == NULL || out->operations == NULL) {
+        kelpie__sim_case_release(out);
         return false;
     }
-    relax_births(shrinking);
-    bool has_changed = simplify(shrinking, without_rest);
-    has_changed = simplify(shrinking, without_herd) || has_changed;
-    has_changed = simplify(shrinking, by_one_client) || has_changed;
-    has_changed = make_plain(shrinking) || has_changed;
-    KELPIE_ASSERT(own->operation_count <= operation_count);
-    return shrink_parts(shrinking);
+    memcpy(out->plan, from->plan, strlen(from->plan) + 1);
+    memcpy(out->operations, from->operations, from->operation_count * sizeof(*out->operations));
+    return true;
+}
+
+/* With the times fixed, which keeps races; where that leaves much, without, which keeps the calls'
+ * numbers. The smaller one counts. */
+static bool shrink_all(struct shrinking *shrinking) {
+    struct sim_case *own = shrinking->own;
+    struct sim_case other;
+    if (!copy_case(&other, own)) {
+        return false;
+    }
+    bool is_confirmed = shrink_once(shrinking, true);
+    if (is_confirmed && size_of(own) > SHRINKING_GOOD_SIZE && !is_spent(shrinking)) {
+        shrinking->own = &other;
+        kelpie__ignore(shrink_once(shrinking, false));
+        if (size_of(&other) < size_of(own)) {
+            struct sim_case larger = *own;
+            *own = other;
+            other = larger;
+        }
+    }
+    kelpie__sim_case_release(&other);
+    return is_confirmed;
 }
 
 bool kelpie__simcli_shrink_case(struct simcli *simcli, struct sim_case *inout,
