@@ -102,7 +102,9 @@ struct sim_guest_truth {
     bool has_agent;                       /* process 1 lives */
     /* the agent has answered a hello on the port since boot or load, and it went out as it was */
     bool is_greeted;
-    bool is_damaged; /* it comes from an image that was not whole */
+    bool is_damaged;       /* it comes from an image that was not whole */
+    bool was_asked_to_end; /* its agent has read the request to go, since boot or load */
+    bool went_by_itself;   /* it has reset or switched off its machine, and not by a panic */
     uint32_t process_count;
     char boot_id[40];
 };

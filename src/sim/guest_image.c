@@ -153,6 +153,8 @@ void kelpie__sim_guest_truth(struct sim_guest *guest, struct sim_guest_truth *ou
             init != NULL && init->state != SIM_PROCESS_ZOMBIE && guest->end == SIM_GUEST_LIVES,
         .is_greeted = guest->is_greeted,
         .is_damaged = guest->is_damaged,
+        .was_asked_to_end = guest->was_asked_to_end,
+        .went_by_itself = guest->end != SIM_GUEST_LIVES && !guest->has_panicked,
         .process_count = guest->machine->process_count,
     };
     memcpy(out->nonce, kernel->nonce, sizeof(out->nonce));
@@ -177,6 +179,7 @@ void kelpie__sim_guest_panic(struct sim_guest *guest, const char *why) {
     }
     kelpie__sim_guest_slot_enter(guest);
     kelpie__sim_kernel_print(guest, "Kernel panic - not syncing: %s", why);
+    guest->has_panicked = true;
     if (guest->kernel->reboots_on_panic) {
         kelpie__sim_guest_finish(guest, SIM_GUEST_RESET);
     } else {

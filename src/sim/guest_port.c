@@ -12,6 +12,7 @@
 #include "sim/guest_state.h"
 
 #define PORT_GREETING "\"is_set_up\":" /* stands in an answer to hello and nowhere else */
+#define PORT_STOP "guest.shutdown\""   /* the method of the request to go */
 #define PORT_MESSAGE_TYPE 1u
 #define PORT_LINE_BYTES_MAX 512u
 
@@ -59,7 +60,7 @@ size_t kelpie__sim_queue_take(struct sim_queue *queue, void *out, size_t capacit
     return taken;
 }
 
-/* ---- what the agent says --------------------------------------------------------------------- */
+/* ---- what the agent says, and is told -------------------------------------------------------- */
 
 static void scan_header(struct sim_frame_scan *scan, uint8_t byte) {
     scan->header[scan->header_count] = byte;
@@ -75,10 +76,27 @@ static void scan_header(struct sim_frame_scan *scan, uint8_t byte) {
     scan->header_count = 0;
 }
 
-/* True when the answer to a hello went by, now or before (is_found). */
-static bool scan_bytes(struct sim_frame_scan *scan, bool is_found, const uint8_t *bytes,
-                       size_t count) {
-    static const char greeting[] = PORT_GREETING;
+/* True when this word ends in these bytes of a message, or what came before has its beginning. */
+static bool scan_word(struct sim_frame_scan *scan, const char *word, const uint8_t *bytes,
+                      size_t count) {
+    for (size_t i = 0; i < count; i += 1) {
+        const uint8_t *first = scan->matched > 0 ? NULL : memchr(bytes + i, word[0], count - i);
+        if (scan->matched == 0 && first == NULL) {
+            return false;
+        }
+        i = first != NULL ? (size_t)(first - bytes) : i;
+        char byte = (char)bytes[i];
+        scan->matched = byte == word[scan->matched] ? scan->matched + 1 : byte == word[0] ? 1 : 0;
+        if (word[scan->matched] == '\0') {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* True when this word went by in a message, now or before (is_found). */
+static bool scan_bytes(struct sim_frame_scan *scan, const char *word, bool is_found,
+                       const uint8_t *bytes, size_t count) {
     size_t at = 0;
     while (at < count) {
         if (scan->payload_left == 0) {
@@ -87,13 +105,7 @@ static bool scan_bytes(struct sim_frame_scan *scan, bool is_found, const uint8_t
             continue;
         }
         size_t step = (size_t)kelpie__min_u64(scan->payload_left, count - at);
-        for (size_t i = 0; scan->is_message && !is_found && i < step; i += 1) {
-            char byte = (char)bytes[at + i];
-            scan->matched = byte == greeting[scan->matched] ? scan->matched + 1
-                            : byte == greeting[0]           ? 1
-                                                            : 0;
-            is_found = greeting[scan->matched] == '\0';
-        }
+        is_found = is_found || (scan->is_message && scan_word(scan, word, bytes + at, step));
         scan->matched = is_found ? 0 : scan->matched;
         scan->payload_left -= (uint32_t)step;
         at += step;
@@ -120,6 +132,8 @@ static int64_t port_read(struct sim_process *process, struct sim_object *object,
     if (taken == 0) {
         return -EAGAIN;
     }
+    guest->was_asked_to_end =
+        scan_bytes(&guest->kernel->scan_in, PORT_STOP, guest->was_asked_to_end, out, taken);
     kelpie__sim_guest_tell(guest);
     return (int64_t)taken;
 }
@@ -156,7 +170,7 @@ static int64_t port_write(struct sim_process *process, struct sim_object *object
     if (put == 0) {
         return -EAGAIN;
     }
-    guest->is_greeted = scan_bytes(&kernel->scan, guest->is_greeted, bytes, put);
+    guest->is_greeted = scan_bytes(&kernel->scan, PORT_GREETING, guest->is_greeted, bytes, put);
     if (lies) {
         port_mutate(kernel, put, hash);
     }

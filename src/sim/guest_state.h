@@ -37,7 +37,7 @@ struct sim_cgroup {
     bool is_removed; /* its directory; the record goes with its last member */
 };
 
-/* Where the frames of the agent stand in what it writes: who has answered a hello. */
+/* Where frames stand in what goes through the port: who answered a hello, who was told to go. */
 struct sim_frame_scan {
     uint8_t header[KELPIE_FRAME_HEADER_BYTES];
     uint32_t header_count;
@@ -59,7 +59,8 @@ struct sim_kernel {
     struct sim_object *port;           /* borrowed: while a process of the guest has it open */
     struct sim_object *console_object; /* borrowed: likewise */
     struct sim_cgroup *cgroups;
-    struct sim_frame_scan scan;
+    struct sim_frame_scan scan;    /* of what the agent writes */
+    struct sim_frame_scan scan_in; /* of what it reads */
     uint8_t nonce[SIM_GUEST_NONCE_BYTES];
     uint64_t command_starts;
     uint64_t cpu_us; /* of all that has ended */
@@ -113,6 +114,8 @@ struct sim_guest {
     bool is_running;
     bool is_greeted;
     bool is_damaged;
+    bool was_asked_to_end;
+    bool has_panicked;
     enum sim_guest_end end;
     int64_t frozen_ns; /* its monotonic time while it does not run */
     bool has_ready;    /* what update found */

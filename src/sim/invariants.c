@@ -404,21 +404,9 @@ static void tell_tampering(struct sim_invariants *invariants, const struct sim_e
     bool is_program = guest != NULL && strcmp(process->role, "agent") != 0;
     bool is_frame = strncmp(event->detail, INVARIANT_FRAME, strlen(INVARIANT_FRAME)) == 0;
     const struct sim_process *owner = is_program ? kelpie__sim_guest_owner(guest) : process;
-    for (int i = 0; owner != NULL && (is_program || is_frame) && i < owner->argc; i += 1) {
-        const char *name = strstr(owner->argv[i], SIM_TRUTH_VMS "vm-");
-        char digits[8] = "";
-        uint64_t vm = 0;
-        if (name == NULL) {
-            continue;
-        }
-        name += strlen(SIM_TRUTH_VMS "vm-");
-        size_t length = strspn(name, "0123456789");
-        if (length > 0 && length < sizeof(digits)) {
-            memcpy(digits, name, length);
-        }
-        if (kelpie__text_u64(digits, &vm) && vm < SIM_SWARM_VM_MAX) {
-            kelpie__sim_judge_tamper(invariants->judge, (uint32_t)vm);
-        }
+    uint32_t vm = 0;
+    if ((is_program || is_frame) && owner != NULL && kelpie__sim_truth_vm_index(owner, &vm)) {
+        kelpie__sim_judge_tamper(invariants->judge, vm);
     }
 }
 

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/limits.h"
 #include "sim/client_command.h"
+#include "sim/ending.h"
 #include "sim/fault.h"
 #include "sim/machine.h"
 
@@ -39,6 +40,9 @@ struct sim_judge {
     struct judge_call calls[SIM_JUDGE_CLIENT_MAX];
     uint64_t owned[SIM_JUDGE_CLIENT_MAX]; /* bits of VMs */
     uint64_t tampered;                    /* likewise */
+    struct sim_endings endings;
+    int64_t
+        killed_ns[SIM_MODEL_VM_MAX]; /* when a call ended that kills the VM, or its owner went */
 };
 
 struct sim_judge *kelpie__sim_judge_create(struct sim_world *world, const struct sim_swarm *swarm) {
@@ -54,6 +58,7 @@ struct sim_judge *kelpie__sim_judge_create(struct sim_world *world, const struct
         free(judge);
         return NULL;
     }
+    kelpie__sim_endings_observe(&judge->endings, world);
     for (uint32_t vm = 0; vm < SIM_SWARM_VM_MAX; vm += 1) {
         kelpie__sim_model_configure(judge->model, vm, kelpie__sim_workload_is_owned(swarm, vm),
                                     false);
@@ -182,6 +187,50 @@ static void check_time(struct sim_judge *judge, const struct judge_call *call) {
     }
 }
 
+/* ---- 7: "graceful" iff the guest saw the request, and went by itself ------------------------- */
+
+static bool is_killing(const struct sim_operation *operation) {
+    return !operation->is_look &&
+           (operation->op == SIM_MODEL_KILL || operation->op == SIM_MODEL_DELETE_FORCE);
+}
+
+/* Somebody else has killed the VM, or tries to, since this call began. */
+static bool is_killed_meanwhile(const struct sim_judge *judge, const struct judge_call *call) {
+    bool is_killed = judge->killed_ns[call->operation.vm] >= call->begun_ns;
+    for (uint32_t i = 0; i < SIM_JUDGE_CLIENT_MAX; i += 1) {
+        const struct judge_call *other = &judge->calls[i];
+        is_killed = is_killed || (other->is_open && other->operation.vm == call->operation.vm &&
+                                  is_killing(&other->operation));
+    }
+    return is_killed;
+}
+
+/* That a guest went in time and counts as killed is wrong only where nothing was in its way. */
+static void check_graceful(struct sim_judge *judge, const struct judge_call *call,
+                           bool was_killed) {
+    const struct sim_ending *ending = &judge->endings.vms[call->operation.vm];
+    char text[128];
+    KELPIE_ASSERT(call->operation.op == SIM_MODEL_STOP && !call->operation.is_look);
+    bool has_gone = ending->is_over && ending->was_asked && ending->went;
+    /* who was stopped himself may hear of it when the VM has another guest */
+    bool had_gone = ending->went_ns >= call->begun_ns;
+    int64_t in_time_ns =
+        (int64_t)KELPIE_STOP_TIMEOUT_MS_DEFAULT * judge->timeout_tenths / 20 * KELPIE_NS_PER_MS;
+    bool is_undisturbed = kelpie__sim_faults_fired(kelpie__sim_world_faults(judge->world)) == 0 &&
+                          ending->time_ns - call->begun_ns < in_time_ns &&
+                          !is_killed_meanwhile(judge, call);
+    kelpie__sim_operation_text(&call->operation, text, sizeof(text));
+    if (!was_killed && !has_gone && !had_gone) {
+        kelpie__sim_world_fail(judge->world, "invariant 7: %s was graceful, and its guest %s", text,
+                               !ending->is_over    ? "lives"
+                               : ending->was_asked ? "did not go by itself"
+                                                   : "never saw the request");
+    } else if (was_killed && has_gone && is_undisturbed) {
+        kelpie__sim_world_fail(
+            judge->world, "invariant 7: %s counts as a kill, and its guest went by itself", text);
+    }
+}
+
 void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status, uint64_t result,
                            const struct kelpie_error *error) {
     char why[SIM_MODEL_TEXT_MAX] = "";
@@ -191,6 +240,12 @@ void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status,
     call->is_open = false;
     check_time(judge, call);
     check_early(judge, call, status);
+    if (is_killing(&call->operation)) {
+        judge->killed_ns[call->operation.vm] = kelpie__sim_now(judge->world);
+    }
+    if (status == 0 && !call->operation.is_look && call->operation.op == SIM_MODEL_STOP) {
+        check_graceful(judge, call, result != 0);
+    }
     if (status == 0) {
         judge->counts.succeeded += 1;
         judge->counts.commands += call->operation.op == SIM_MODEL_EXEC;
@@ -254,6 +309,7 @@ void kelpie__sim_judge_client_gone(struct sim_judge *judge, uint32_t client) {
     }
     for (uint32_t vm = 0; vm < SIM_MODEL_VM_MAX; vm += 1) {
         if ((judge->owned[client] >> vm & 1) != 0) {
+            judge->killed_ns[vm] = kelpie__sim_now(judge->world);
             kelpie__sim_model_owner_gone(judge->model, vm);
         }
     }

@@ -11,6 +11,7 @@
 #include "sim/guest.h"
 #include "sim/machine.h"
 #include "sim/qemu.h"
+#include "sim/swarm.h"
 
 bool kelpie__sim_truth_is_alive(const struct sim_process *process) {
     return process->state != SIM_PROCESS_ZOMBIE && process->state != SIM_PROCESS_GONE;
@@ -44,6 +45,19 @@ bool kelpie__sim_truth_vm_path(const struct sim_process *process, char out[256])
         }
     }
     return false;
+}
+
+bool kelpie__sim_truth_vm_index(const struct sim_process *process, uint32_t *out) {
+    static const char prefix[] = SIM_TRUTH_VMS "vm-";
+    char path[256];
+    uint64_t index = 0;
+    if (!kelpie__sim_truth_vm_path(process, path) || !kelpie__text_has_prefix(path, prefix)) {
+        return false;
+    }
+    path[strlen(path) - 1] = '\0'; /* the slash at its end */
+    bool is_index = kelpie__text_u64(path + strlen(prefix), &index) && index < SIM_SWARM_VM_MAX;
+    *out = is_index ? (uint32_t)index : *out;
+    return is_index;
 }
 
 struct sim_guest *kelpie__sim_truth_guest(struct sim_world *world, const char *path) {

@@ -18,6 +18,8 @@ bool kelpie__sim_truth_names_vm(const char *directory, const char *path);
 bool kelpie__sim_truth_is_of_vm(const struct sim_process *process, const char *path);
 /* The directory of the VM that the process works for: "/vms/NAME/". False: for none. */
 bool kelpie__sim_truth_vm_path(const struct sim_process *process, char out[256]);
+/* The same as a number, of a VM that is called "vm-INDEX", as those of a workload are. */
+bool kelpie__sim_truth_vm_index(const struct sim_process *process, uint32_t *out);
 /* The guest of a living VMM of that VM; NULL: none. */
 struct sim_guest *kelpie__sim_truth_guest(struct sim_world *world, const char *path);
 /* What its VMM has to say of that VM is held back, or it stands: whoever asks it cannot know. */
