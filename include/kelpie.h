@@ -278,7 +278,7 @@ struct kelpie_vm_info {
     char pause[8];
     char accelerator[8]; /* "kvm", "tcg", or "" before the first start */
     char accelerator_reason[256];
-    char origin[16]; /* of this run: "boot", "template" or "snapshot" */
+    char origin[16]; /* of this run: "boot", "template", "snapshot" or "pool" */
     char root[4097];
     char kernel[4097];
     uint32_t cpus;
@@ -295,6 +295,8 @@ struct kelpie_vm_info {
     /* Id of the snapshot that was taken of it last in this run, or that it was made from; or "" */
     char parent[33];
     char backend_reason[128]; /* why this backend, or "" before the first start */
+    char pool[65];            /* that it waits in, or was claimed from; or "" */
+    int64_t lease_end_ms;     /* Unix time; 0: it has no lease */
 };
 
 /* Makes a VM in Created. `name`: 1 to 64 of a-z 0-9 _ . - beginning with a letter or digit,
@@ -786,6 +788,109 @@ KELPIE_MUST_CHECK int kelpie_snapshot_import(struct kelpie *kelpie, int fd,
                                              const struct kelpie_snapshot_import_options *options,
                                              struct kelpie_snapshot_info *out,
                                              struct kelpie_error *error);
+
+/* ---- pools ----------------------------------------------------------------------------------- */
+
+/* A pool holds VMs that have been started, have run a first command, and stand still until somebody
+ * claims one, which takes milliseconds. A process of its own keeps it full: who claims never does
+ * that work. A member is claimed once and never goes back. */
+struct kelpie_pool;
+
+struct kelpie_pool_options {
+    size_t struct_size;
+    uint32_t size; /* members that wait: 1 to 256 */
+    /* Members that are made at once, 1 to 16; 0: 1. They stand back behind all other work where the
+     * kernel has autogroups. */
+    uint32_t concurrency;
+    /* OWNED: the pool is removed when it is closed or its creator's process ends, for whatever
+     * reason. DETACHED: it stays, also over the host's next boot. */
+    enum kelpie_lifetime lifetime;
+    uint64_t timeout_ms; /* of the first member; 0: the configuration's boot timeout */
+};
+
+/* Makes a pool of VMs of this configuration (its lifetime and ephemeral do not count) and returns
+ * when the first member waits, so that whatever is wrong with the configuration is told here. The
+ * others follow. `name` borrows, rules as for VMs; NULL: one is drawn. `config` borrows, may be
+ * NULL. Gives *out (kelpie_pool_close). Errors: every problem of the configuration; EXISTS; LIMIT
+ * (size, concurrency, or all members together need more memory than the host has: both values, and
+ * the way out); those of kelpie_vm_create and kelpie_vm_start for the first member; TIMEOUT.
+ * Nothing is left on failure. */
+KELPIE_MUST_CHECK int kelpie_pool_create(struct kelpie *kelpie, const char *name,
+                                         struct kelpie_config *config,
+                                         const struct kelpie_pool_options *options,
+                                         struct kelpie_pool **out, struct kelpie_error *error);
+/* Gives *out (kelpie_pool_close), of which nobody is the owner. When the keeper has died, it is
+ * started again here, and by every call below. Errors: NOT_FOUND, UNSUPPORTED (a newer format), IO,
+ * MEMORY. */
+KELPIE_MUST_CHECK int kelpie_pool_open(struct kelpie *kelpie, const char *name,
+                                       struct kelpie_pool **out, struct kelpie_error *error);
+/* Removes an owned pool that was created with this handle. NULL is allowed. */
+void kelpie_pool_close(struct kelpie_pool *pool);
+const char *kelpie_pool_name(const struct kelpie_pool *pool); /* borrowed until kelpie_pool_close */
+
+struct kelpie_claim_options {
+    size_t struct_size;
+    enum kelpie_lifetime lifetime; /* of the VM, from now on */
+    /* The VM is killed and deleted so long from now, unless kelpie_vm_set_lease says otherwise
+     * before; 0: none. 100 ms to a year. */
+    uint64_t lease_ms;
+    /* While no member waits: 0: a VM is made here and now, as kelpie_vm_create and kelpie_vm_start
+     * do; else one is waited for so long, or without limit (KELPIE_TIMEOUT_NONE). */
+    uint64_t wait_ms;
+};
+
+/* Takes a member, which is this caller's alone: of two that claim one at once, in whatever
+ * processes, one gets another. It runs, has an id, a name, a host name and a machine id that nobody
+ * has seen, fresh randomness and the right time of day; it is ephemeral. A member that turns out to
+ * be dead costs a moment, not the claim. `options` borrows; NULL: owned, no lease, no wait. Gives
+ * *out (kelpie_vm_close). Errors: NOT_FOUND (the pool was removed), TIMEOUT (none came within
+ * wait_ms; the message says why none could be made), LIMIT (lease); those of kelpie_vm_create and
+ * kelpie_vm_start when one was made. */
+KELPIE_MUST_CHECK int kelpie_pool_claim(struct kelpie_pool *pool,
+                                        const struct kelpie_claim_options *options,
+                                        struct kelpie_vm **out, struct kelpie_error *error);
+
+struct kelpie_pool_info {
+    size_t struct_size; /* set by the caller */
+    char id[33];
+    char name[65];
+    enum kelpie_lifetime lifetime;
+    uint32_t size;
+    uint32_t concurrency;
+    uint32_t ready_count;  /* members that wait */
+    uint32_t making_count; /* members that are being made */
+    uint32_t cpus;
+    uint32_t memory_mib;
+    char root[4097];
+    char snapshot[65];      /* that members are made from; or "" */
+    int64_t created_ms;     /* Unix time */
+    int32_t keeper_pid;     /* 0: none is known */
+    uint64_t made_count;    /* members, by this keeper */
+    uint64_t failure_count; /* members that could not be made, by this keeper */
+    char problem[512];      /* why the last one could not be made, when none was since; or "" */
+};
+
+KELPIE_MUST_CHECK int kelpie_pool_inspect(struct kelpie_pool *pool, struct kelpie_pool_info *out,
+                                          struct kelpie_error *error);
+/* Ends the keeper and all members that wait, and removes the pool. VMs that were claimed live on.
+ * The handle stays, and is good for kelpie_pool_close only. Errors: NOT_FOUND (somebody was
+ * quicker), IO, BUSY (its keeper does not end; whoever opens the library next goes on). */
+KELPIE_MUST_CHECK int kelpie_pool_remove(struct kelpie_pool *pool, struct kelpie_error *error);
+/* All pools, by name. Gives *out, an array of *out_count (kelpie_pool_list_free); NULL when there
+ * are none. One whose files are damaged is listed with a problem. */
+KELPIE_MUST_CHECK int kelpie_pool_list(struct kelpie *kelpie, struct kelpie_pool_info **out,
+                                       size_t *out_count, struct kelpie_error *error);
+void kelpie_pool_list_free(struct kelpie *kelpie, struct kelpie_pool_info *list, size_t count);
+
+/* Any VM that runs or is paused is killed, and deleted if it is ephemeral, lease_ms from now,
+ * unless this is called again before. 0: it has no lease from here on. 100 ms to a year. Errors:
+ * LIMIT, STATE, NOT_FOUND, CRASHED. */
+KELPIE_MUST_CHECK int kelpie_vm_set_lease(struct kelpie_vm *vm, uint64_t lease_ms,
+                                          struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie_vm_set_lease_async(struct kelpie_vm *vm, uint64_t lease_ms,
+                                                kelpie_done_callback callback, void *context,
+                                                struct kelpie_operation **out,
+                                                struct kelpie_error *error);
 
 /* ---- the host -------------------------------------------------------------------------------- */
 

@@ -52,6 +52,7 @@ enum kelpie_cli_verbs {
     KELPIE_CLI_SNAPSHOT = 65536,
     KELPIE_CLI_RESTORE = 131072,
     KELPIE_CLI_FORK = 262144,
+    KELPIE_CLI_POOL = 524288,
 };
 
 struct kelpie_cli_options {
@@ -60,7 +61,11 @@ struct kelpie_cli_options {
     uint64_t disk_size_mib;
     uint64_t boot_timeout_ms;
     uint64_t timeout_ms; /* of a command, or of stop */
-    const char *root;    /* borrowed from argv, as all texts; NULL: not given */
+    uint64_t size;       /* of a pool; so concurrency */
+    uint64_t concurrency;
+    uint64_t lease_ms;
+    uint64_t wait_ms;
+    const char *root; /* borrowed from argv, as all texts; NULL: not given */
     const char *working_directory;
     const char *kernel;
     const char *accelerator;
@@ -70,6 +75,7 @@ struct kelpie_cli_options {
     const char *user;
     const char *label;
     const char *svg;
+    const char *pool;
     bool stops_vm;
     bool is_trusted;
     bool is_read_only;
@@ -84,6 +90,7 @@ struct kelpie_cli_options {
     bool shows_timings;
     bool is_json;
     bool wants_help;
+    uint64_t given;           /* which ones were given, a bit each, in the order of the table */
     const char **environment; /* owned; NULL-terminated */
     uint32_t environment_count;
 };
@@ -165,6 +172,9 @@ int kelpie__cli_each_vm(struct kelpie_cli *cli,
 /* Reads what follows the verb: options and words. False: it was reported. */
 KELPIE_MUST_CHECK bool kelpie__cli_parse(struct kelpie_cli *cli, int argc, char **argv);
 void kelpie__cli_options_deinit(struct kelpie_cli *cli);
+/* The long name of the first option that was given and is not among these, which have a space
+ * between; NULL: there is none. */
+const char *kelpie__cli_foreign_option(const struct kelpie_cli *cli, const char *allowed);
 /* Prints the options of a verb. */
 void kelpie__cli_print_options(struct kelpie_cli *cli, const struct kelpie_cli_verb *verb);
 
@@ -205,6 +215,17 @@ int kelpie__cli_fail_error(struct kelpie_cli *cli, const struct kelpie_error *er
  * reported. Gives *out. 0, or the exit code. */
 KELPIE_MUST_CHECK int kelpie__cli_make_vm(struct kelpie_cli *cli, const char *name,
                                           struct kelpie_vm **out);
+
+/* The same without the VM. Gives *out (kelpie_config_destroy). */
+KELPIE_MUST_CHECK int kelpie__cli_make_config(struct kelpie_cli *cli, struct kelpie_config **out);
+
+/* ---- pool.c ---------------------------------------------------------------------------------- */
+
+/* Claims a VM from the pool of this name, as the options say. 0, or the exit code. */
+KELPIE_MUST_CHECK int kelpie__cli_claim(struct kelpie_cli *cli, const char *name,
+                                        enum kelpie_lifetime lifetime, struct kelpie_vm **out);
+/* What `kelpie pool` does, a line each. */
+void kelpie__cli_print_pool_parts(struct kelpie_cli *cli);
 
 /* ---- loop.c ---------------------------------------------------------------------------------- */
 
@@ -284,6 +305,7 @@ int kelpie__cli_resume(struct kelpie_cli *cli);
 int kelpie__cli_snapshot(struct kelpie_cli *cli);
 int kelpie__cli_restore(struct kelpie_cli *cli);
 int kelpie__cli_fork(struct kelpie_cli *cli);
+int kelpie__cli_pool(struct kelpie_cli *cli);
 int kelpie__cli_rm(struct kelpie_cli *cli);
 int kelpie__cli_doctor(struct kelpie_cli *cli);
 int kelpie__cli_version(struct kelpie_cli *cli);

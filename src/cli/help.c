@@ -30,6 +30,9 @@ void kelpie__cli_print_help(struct kelpie_cli *cli, const struct kelpie_cli_verb
     if (verb->bit == KELPIE_CLI_SNAPSHOT) {
         kelpie__cli_print_snapshot_parts(cli);
     }
+    if (verb->bit == KELPIE_CLI_POOL) {
+        kelpie__cli_print_pool_parts(cli);
+    }
     kelpie__cli_print_options(cli, verb);
 }
 

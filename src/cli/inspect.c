@@ -26,6 +26,8 @@ int64_t kelpie__cli_write_info(const struct kelpie_vm_info *info, char *out, siz
     kelpie__json_write_string(&writer, "accelerator_reason", info->accelerator_reason);
     kelpie__json_write_string(&writer, "origin", info->origin);
     kelpie__json_write_string(&writer, "parent", info->parent);
+    kelpie__json_write_string(&writer, "pool", info->pool);
+    kelpie__json_write_i64(&writer, "lease_end_ms", info->lease_end_ms);
     kelpie__json_write_string(&writer, "root", info->root);
     kelpie__json_write_string(&writer, "kernel", info->kernel);
     kelpie__json_write_u64(&writer, "cpus", info->cpus);
@@ -64,6 +66,7 @@ static void print_info(struct kelpie_cli *cli, const struct kelpie_vm_info *info
     }
     print_text(cli, "kernel", info->kernel);
     print_text(cli, "snapshot", info->parent);
+    print_text(cli, "pool", info->pool);
     print_text(cli, "backend", info->backend);
     print_text(cli, "", info->backend_reason);
     print_text(cli, "pause", info->pause);

@@ -31,50 +31,59 @@ struct option {
 
 #define PLACE(member) offsetof(struct kelpie_cli_options, member)
 #define MAKES_VM (KELPIE_CLI_CREATE | KELPIE_CLI_RUN)
+#define CONFIGURES (MAKES_VM | KELPIE_CLI_POOL)
 #define RUNS_COMMAND (KELPIE_CLI_RUN | KELPIE_CLI_EXEC)
 
 static const struct option table[] = {
-    {"accel", 0, OPTION_TEXT, MAKES_VM, PLACE(accelerator), "HOW",
+    {"accel", 0, OPTION_TEXT, CONFIGURES, PLACE(accelerator), "HOW",
      "auto, kvm or tcg (auto: KVM where it works)"},
     {"all", 'a', OPTION_FLAG, KELPIE_CLI_PS, PLACE(shows_all), NULL, "also VMs that do not run"},
-    {"backend", 0, OPTION_TEXT, MAKES_VM, PLACE(backend), "NAME",
+    {"backend", 0, OPTION_TEXT, CONFIGURES, PLACE(backend), "NAME",
      "auto, qemu or krun (auto: QEMU where it is installed)"},
-    {"boot-timeout", 0, OPTION_DURATION, MAKES_VM, PLACE(boot_timeout_ms), "TIME",
+    {"boot-timeout", 0, OPTION_DURATION, CONFIGURES, PLACE(boot_timeout_ms), "TIME",
      "how long a boot may take (30s)"},
-    {"cpus", 0, OPTION_NUMBER, MAKES_VM, PLACE(cpus), "N", "virtual CPUs, 1 to 32 (2)"},
+    {"concurrency", 0, OPTION_NUMBER, KELPIE_CLI_POOL, PLACE(concurrency), "N",
+     "create: how many are made at once, 1 to 16 (1)"},
+    {"cpus", 0, OPTION_NUMBER, CONFIGURES, PLACE(cpus), "N", "virtual CPUs, 1 to 32 (2)"},
     {"detach", 'd', OPTION_FLAG, RUNS_COMMAND, PLACE(is_detached), NULL,
      "leave it running; print the VM's name (run) or the command's id (exec)"},
-    {"disk-size", 0, OPTION_SIZE_MIB, MAKES_VM, PLACE(disk_size_mib), "SIZE",
+    {"disk-size", 0, OPTION_SIZE_MIB, CONFIGURES, PLACE(disk_size_mib), "SIZE",
      "writable layer on disk, for example 2g (none: in memory)"},
-    {"env", 'e', OPTION_ENVIRONMENT, MAKES_VM | RUNS_COMMAND, 0, "NAME=VALUE",
+    {"env", 'e', OPTION_ENVIRONMENT, CONFIGURES | RUNS_COMMAND, 0, "NAME=VALUE",
      "environment; NAME alone takes this environment's value"},
     {"events", 0, OPTION_FLAG, KELPIE_CLI_LOGS, PLACE(shows_events), NULL,
      "the event log instead of the console"},
     {"force", 'f', OPTION_FLAG, KELPIE_CLI_RM, PLACE(is_forced), NULL, "kill it first if it runs"},
-    {"from", 0, OPTION_TEXT, MAKES_VM, PLACE(snapshot), "SNAPSHOT",
+    {"from", 0, OPTION_TEXT, CONFIGURES, PLACE(snapshot), "SNAPSHOT",
      "make it from a snapshot instead of booting it"},
     {"interactive", 'i', OPTION_FLAG, RUNS_COMMAND | KELPIE_CLI_ATTACH, PLACE(is_interactive), NULL,
      "pass standard input on"},
     {"json", 0, OPTION_FLAG,
      KELPIE_CLI_PS | KELPIE_CLI_INSPECT | KELPIE_CLI_DOCTOR | KELPIE_CLI_VERSION | KELPIE_CLI_RUN |
-         KELPIE_CLI_SNAPSHOT,
+         KELPIE_CLI_SNAPSHOT | KELPIE_CLI_POOL,
      PLACE(is_json), NULL, "JSON"},
-    {"kernel", 0, OPTION_TEXT, MAKES_VM, PLACE(kernel), "FILE", "a bzImage or vmlinux"},
+    {"kernel", 0, OPTION_TEXT, CONFIGURES, PLACE(kernel), "FILE", "a bzImage or vmlinux"},
     {"label", 0, OPTION_TEXT, KELPIE_CLI_SNAPSHOT, PLACE(label), "TEXT",
      "create: a note for people, at most 255 bytes"},
-    {"memory", 0, OPTION_SIZE_MIB, MAKES_VM, PLACE(memory_mib), "SIZE",
+    {"lease", 0, OPTION_DURATION, KELPIE_CLI_RUN | KELPIE_CLI_POOL, PLACE(lease_ms), "TIME",
+     "from a pool: the VM ends after this time unless it is renewed (none)"},
+    {"memory", 0, OPTION_SIZE_MIB, CONFIGURES, PLACE(memory_mib), "SIZE",
      "MiB, or with a unit: 1g; 128 to 16,384 MiB (512)"},
     {"name", 0, OPTION_TEXT, MAKES_VM, PLACE(name), "NAME", "the VM's name (drawn)"},
-    {"no-template", 0, OPTION_FLAG, MAKES_VM, PLACE(avoids_template), NULL,
+    {"no-template", 0, OPTION_FLAG, CONFIGURES, PLACE(avoids_template), NULL,
      "boot it, even where a template of such a boot is there"},
     {"name", 0, OPTION_TEXT, KELPIE_CLI_SNAPSHOT, PLACE(name), "NAME",
      "import: another name than the one that it had"},
-    {"overcommit", 0, OPTION_FLAG, MAKES_VM, PLACE(allows_overcommit), NULL,
+    {"overcommit", 0, OPTION_FLAG, CONFIGURES, PLACE(allows_overcommit), NULL,
      "start with more memory than the host has available"},
-    {"read-only", 0, OPTION_FLAG, MAKES_VM, PLACE(is_read_only), NULL,
+    {"pool", 0, OPTION_TEXT, KELPIE_CLI_RUN, PLACE(pool), "NAME",
+     "take a VM that waits in this pool instead of booting one"},
+    {"read-only", 0, OPTION_FLAG, CONFIGURES, PLACE(is_read_only), NULL,
      "no writable layer over the root file system"},
-    {"root", 0, OPTION_TEXT, MAKES_VM, PLACE(root), "PATH",
+    {"root", 0, OPTION_TEXT, CONFIGURES, PLACE(root), "PATH",
      "root file system: a directory or a disk image (built-in busybox)"},
+    {"size", 0, OPTION_NUMBER, KELPIE_CLI_POOL, PLACE(size), "N",
+     "create: how many VMs are to wait, 1 to 256"},
     {"stop", 0, OPTION_FLAG, KELPIE_CLI_SNAPSHOT, PLACE(stops_vm), NULL,
      "create: end the VM once it is saved"},
     {"svg", 0, OPTION_TEXT, KELPIE_CLI_SNAPSHOT, PLACE(svg), "FILE",
@@ -91,10 +100,15 @@ static const struct option table[] = {
      "with a terminal"},
     {"user", 'u', OPTION_TEXT, RUNS_COMMAND, PLACE(user), "USER[:GROUP]",
      "names or numbers (root)"},
-    {"workdir", 'w', OPTION_TEXT, MAKES_VM | RUNS_COMMAND, PLACE(working_directory), "DIR",
+    {"wait", 0, OPTION_DURATION, KELPIE_CLI_RUN | KELPIE_CLI_POOL, PLACE(wait_ms), "TIME",
+     "from a pool: wait so long for a member when none does (0: make a VM now)"},
+    {"workdir", 'w', OPTION_TEXT, CONFIGURES | RUNS_COMMAND, PLACE(working_directory), "DIR",
      "directory in the guest"},
     {"help", 'h', OPTION_FLAG, ~0u, PLACE(wants_help), NULL, "this help"},
 };
+
+/* A bit of `given` each. */
+static_assert(KELPIE_ARRAY_COUNT(table) <= 64, "every option has its bit");
 
 static const struct option *find_name(const struct kelpie_cli_verb *verb, const char *name,
                                       size_t length) {
@@ -178,6 +192,7 @@ static bool set_number(struct kelpie_cli *cli, const struct option *option, cons
 static bool apply(struct kelpie_cli *cli, const struct option *option, const char *value) {
     char *place = (char *)&cli->options + option->place;
     KELPIE_ASSERT((option->kind == OPTION_FLAG) == (value == NULL));
+    cli->options.given |= UINT64_C(1) << (option - table);
     switch (option->kind) {
     case OPTION_FLAG:
         *(bool *)(void *)place = true;
@@ -310,6 +325,10 @@ bool kelpie__cli_parse(struct kelpie_cli *cli, int argc, char **argv) {
     options->disk_size_mib = KELPIE_CLI_UNSET;
     options->boot_timeout_ms = KELPIE_CLI_UNSET;
     options->timeout_ms = KELPIE_CLI_UNSET;
+    options->size = KELPIE_CLI_UNSET;
+    options->concurrency = KELPIE_CLI_UNSET;
+    options->lease_ms = KELPIE_CLI_UNSET;
+    options->wait_ms = KELPIE_CLI_UNSET;
     cli->list_bytes = ((size_t)argc + 1) * sizeof(*options->environment);
     options->environment = kelpie__alloc(cli->os, cli->list_bytes);
     if (options->environment == NULL) {
@@ -317,6 +336,26 @@ bool kelpie__cli_parse(struct kelpie_cli *cli, int argc, char **argv) {
         return false;
     }
     return parse_words(cli, argc, argv);
+}
+
+static bool is_listed(const char *list, const char *name) {
+    size_t length = strlen(name);
+    KELPIE_ASSERT(length > 0);
+    for (const char *at = list; *at != '\0'; at += strcspn(at, " "), at += strspn(at, " ")) {
+        if (strcspn(at, " ") == length && memcmp(at, name, length) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+const char *kelpie__cli_foreign_option(const struct kelpie_cli *cli, const char *allowed) {
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(table); i += 1) {
+        if ((cli->options.given & (UINT64_C(1) << i)) != 0 && !is_listed(allowed, table[i].name)) {
+            return table[i].name;
+        }
+    }
+    return NULL;
 }
 
 void kelpie__cli_options_deinit(struct kelpie_cli *cli) {

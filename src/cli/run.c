@@ -5,6 +5,9 @@
  */
 #include "cli/cli.h"
 
+#define RUN_POOL_OPTIONS                                                                           \
+    "detach env interactive json lease pool timeout timings tty user wait workdir"
+
 static int run_detached(struct kelpie_cli *cli, struct kelpie_vm *vm) {
     const char *const *command = (const char *const *)cli->words;
     int code =
@@ -18,7 +21,7 @@ static int run_detached(struct kelpie_cli *cli, struct kelpie_vm *vm) {
 
 static int run_in_vm(struct kelpie_cli *cli, struct kelpie_vm *vm) {
     struct kelpie_vm_info info = {.struct_size = sizeof(info)};
-    int code = kelpie__cli_boot(cli, vm);
+    int code = cli->options.pool != NULL ? KELPIE_CLI_OK : kelpie__cli_boot(cli, vm);
     if (code != KELPIE_CLI_OK) {
         return code;
     }
@@ -30,6 +33,24 @@ static int run_in_vm(struct kelpie_cli *cli, struct kelpie_vm *vm) {
         kelpie__cli_print_timings(cli, &info);
     }
     return code;
+}
+
+/* A VM of a pool is what the pool's are: only what is the command's can be said. */
+static bool run_check_pool(struct kelpie_cli *cli) {
+    const struct kelpie_cli_options *options = &cli->options;
+    bool has_pool_options =
+        options->lease_ms != KELPIE_CLI_UNSET || options->wait_ms != KELPIE_CLI_UNSET;
+    const char *foreign = kelpie__cli_foreign_option(cli, RUN_POOL_OPTIONS);
+    if (options->pool == NULL && has_pool_options) {
+        kelpie__ignore(kelpie__cli_fail(cli, "--lease and --wait are for --pool"));
+        return false;
+    }
+    if (options->pool != NULL && foreign != NULL) {
+        kelpie__ignore(kelpie__cli_fail(
+            cli, "--%s and --pool exclude each other: give it to kelpie pool create", foreign));
+        return false;
+    }
+    return true;
 }
 
 static bool run_check(struct kelpie_cli *cli) {
@@ -46,7 +67,14 @@ static bool run_check(struct kelpie_cli *cli) {
         kelpie__ignore(kelpie__cli_fail(cli, "%s", problem));
         return false;
     }
-    return kelpie__cli_check_terminal(cli);
+    return run_check_pool(cli) && kelpie__cli_check_terminal(cli);
+}
+
+static int run_make(struct kelpie_cli *cli, struct kelpie_vm **out) {
+    enum kelpie_lifetime lifetime =
+        cli->options.is_detached ? KELPIE_LIFETIME_DETACHED : KELPIE_LIFETIME_OWNED;
+    return cli->options.pool != NULL ? kelpie__cli_claim(cli, cli->options.pool, lifetime, out)
+                                     : kelpie__cli_make_vm(cli, cli->options.name, out);
 }
 
 int kelpie__cli_run(struct kelpie_cli *cli) {
@@ -55,7 +83,7 @@ int kelpie__cli_run(struct kelpie_cli *cli) {
     if (!run_check(cli)) {
         return KELPIE_CLI_FAILED;
     }
-    int code = kelpie__cli_make_vm(cli, cli->options.name, &vm);
+    int code = run_make(cli, &vm);
     if (code != KELPIE_CLI_OK) {
         return code;
     }

@@ -83,11 +83,11 @@ static bool set_texts(struct kelpie_cli *cli, struct kelpie_config *config) {
         kelpie_config_set_snapshot(config, options->snapshot);
     }
     /* In run, environment and directory are the command's own. */
-    bool is_create = cli->verb->bit == KELPIE_CLI_CREATE;
-    if (options->working_directory != NULL && is_create) {
+    bool is_run = cli->verb->bit == KELPIE_CLI_RUN;
+    if (options->working_directory != NULL && !is_run) {
         kelpie_config_set_working_directory(config, options->working_directory);
     }
-    for (uint32_t i = 0; i < options->environment_count && is_create; i += 1) {
+    for (uint32_t i = 0; i < options->environment_count && !is_run; i += 1) {
         kelpie_config_add_environment(config, options->environment[i]);
     }
     return is_good;
@@ -127,7 +127,7 @@ static int fill_config(struct kelpie_cli *cli, struct kelpie_config *config) {
     struct kelpie_error error = {0};
     bool is_run = cli->verb->bit == KELPIE_CLI_RUN;
     bool is_owned = is_run && !cli->options.is_detached;
-    KELPIE_ASSERT(is_run || cli->verb->bit == KELPIE_CLI_CREATE);
+    KELPIE_ASSERT((cli->verb->bit & (KELPIE_CLI_RUN | KELPIE_CLI_CREATE | KELPIE_CLI_POOL)) != 0);
     kelpie_config_set_lifetime(config, is_owned ? KELPIE_LIFETIME_OWNED : KELPIE_LIFETIME_DETACHED);
     kelpie_config_set_ephemeral(config, is_owned);
     set_numbers(&cli->options, config);
@@ -138,7 +138,7 @@ static int fill_config(struct kelpie_cli *cli, struct kelpie_config *config) {
     return code;
 }
 
-int kelpie__cli_make_vm(struct kelpie_cli *cli, const char *name, struct kelpie_vm **out) {
+int kelpie__cli_make_config(struct kelpie_cli *cli, struct kelpie_config **out) {
     struct kelpie_error error = {0};
     struct kelpie_config *config = NULL;
     if (!kelpie__cli_open(cli)) {
@@ -148,6 +148,18 @@ int kelpie__cli_make_vm(struct kelpie_cli *cli, const char *name, struct kelpie_
         return kelpie__cli_fail_error(cli, &error);
     }
     int code = fill_config(cli, config);
+    if (code == KELPIE_CLI_OK) {
+        *out = config;
+    } else {
+        kelpie_config_destroy(config);
+    }
+    return code;
+}
+
+int kelpie__cli_make_vm(struct kelpie_cli *cli, const char *name, struct kelpie_vm **out) {
+    struct kelpie_error error = {0};
+    struct kelpie_config *config = NULL;
+    int code = kelpie__cli_make_config(cli, &config);
     if (code == KELPIE_CLI_OK && kelpie_vm_create(cli->kelpie, name, config, out, &error) < 0) {
         code = kelpie__cli_fail_error(cli, &error);
     }

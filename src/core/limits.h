@@ -60,6 +60,14 @@
 #define KELPIE_TEMPLATE_COUNT_MAX 32u
 #define KELPIE_TEMPLATE_BYTES_MAX (UINT64_C(8) << 30) /* on the disk, of all */
 
+/* ---- pools ----------------------------------------------------------------------------------- */
+/* Members that wait: three handles each in the keeper, whose limit is often 1,024. */
+#define KELPIE_POOL_SIZE_MAX 256u
+#define KELPIE_POOL_CONCURRENCY_MAX 16u
+#define KELPIE_POOL_WAITER_COUNT_MAX 64u /* claims that wait for a member */
+#define KELPIE_LEASE_MS_MIN 100u         /* a shorter one would end before it is answered */
+#define KELPIE_LEASE_MS_MAX UINT64_C(31536000000) /* a year; beyond, say none */
+
 /* ---- the wire (docs/protocol.md) ---- */
 #define KELPIE_PROTOCOL_VERSION 1u
 #define KELPIE_PROTOCOL_VERSION_MIN 1u

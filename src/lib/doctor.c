@@ -108,7 +108,8 @@ static bool check_qemu(const struct doctor *doctor) {
 /* Kelpie's own programs are needed by every VM; those of others only by what they are named with.
  */
 static void check_helpers(const struct doctor *doctor) {
-    static const char *const own[] = {"kelpie-monitor", "kelpie-agent", "kelpie-pack"};
+    static const char *const own[] = {"kelpie-monitor", "kelpie-keeper", "kelpie-agent",
+                                      "kelpie-pack"};
     static const struct {
         const char *name;
         const char *remedy;

@@ -23,6 +23,7 @@ struct kelpie {
     bool is_simulated;             /* `os` came from kelpie__os_sim_open */
     uint32_t callback_depth;       /* above 0: inside a callback of the embedder's */
     struct kelpie_vm *vms;         /* list of open handles */
+    struct kelpie_pool *pools;     /* list of open handles */
     struct kelpie_config *configs; /* list */
 };
 

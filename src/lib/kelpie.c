@@ -6,6 +6,7 @@
 
 #include "core/text.h"
 #include "lib/internal.h"
+#include "lib/pool.h"
 #include "os/os_call.h"
 
 #define LIB_HANDLE_MAX 1024u        /* connections of one struct kelpie */
@@ -76,6 +77,7 @@ int kelpie__open_with_os(struct kelpie_os *os, const struct kelpie_open_options 
     }
     kelpie__vm_directory_recover_all(&kelpie->places);
     kelpie__snapshots_prune(kelpie);
+    kelpie__pools_prune(kelpie);
     *out = kelpie;
     return 0;
 fail_places:
@@ -88,6 +90,9 @@ fail_loop:
 struct kelpie_os *kelpie__close_keeping_os(struct kelpie *kelpie) {
     struct kelpie_os *os = kelpie->os;
     KELPIE_ASSERT(kelpie->callback_depth == 0);
+    while (kelpie->pools != NULL) { /* bound: the open handles; owned ones are removed */
+        kelpie_pool_close(kelpie->pools);
+    }
     while (kelpie->vms != NULL) { /* bound: the open handles */
         kelpie_vm_close(kelpie->vms);
     }

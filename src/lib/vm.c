@@ -354,7 +354,10 @@ static void fill_info(const struct kelpie_config_values *config,
     out->disk_size_mib = config->disk_size_mib;
     out->is_read_only = config->is_read_only;
     out->is_ephemeral = config->is_ephemeral;
-    out->lifetime = config->lifetime;
+    out->lifetime = record->lifetime[0] == '\0'                        ? config->lifetime
+                    : kelpie__text_equal(record->lifetime, "detached") ? KELPIE_LIFETIME_DETACHED
+                                                                       : KELPIE_LIFETIME_OWNED;
+    out->lease_end_ms = record->lease_end_ms;
     out->created_ms = config->created_ms;
     out->changed_ms = record->changed_ms;
     out->boot_us = record->boot_us;
@@ -371,6 +374,7 @@ static void fill_info(const struct kelpie_config_values *config,
     COPY(accelerator_reason, record->accelerator_reason);
     COPY(origin, record->origin);
     COPY(parent, record->parent);
+    COPY(pool, record->pool);
     COPY(root, config->root);
     COPY(kernel, record->kernel[0] != '\0' ? record->kernel : config->kernel);
 #undef COPY

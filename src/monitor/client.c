@@ -66,6 +66,33 @@ int kelpie__client_open_channel(struct kelpie_monitor *monitor, uint64_t client,
     return 0;
 }
 
+bool kelpie__client_is_owner(struct kelpie_monitor *monitor, uint64_t client) {
+    const struct kelpie_client *found = client_find(monitor, client);
+    return found != NULL && found->is_owner;
+}
+
+int kelpie__client_set_owner(struct kelpie_monitor *monitor, uint64_t client, bool is_owner,
+                             struct kelpie_error *error) {
+    struct kelpie_client *found = client_find(monitor, client);
+    KELPIE_ASSERT(found != NULL && found->is_owner != is_owner);
+    if (!is_owner) {
+        found->is_owner = false;
+        kelpie__monitor_drop_owner(monitor);
+        return 0;
+    }
+    int owner = found->pid == 0 ? -ESRCH : kelpie__os_open_process(monitor->os, found->pid);
+    if (owner < 0) {
+        return kelpie__fail(error, KELPIE_E_NOT_FOUND, -owner, "open a handle of the owner");
+    }
+    int status = kelpie__monitor_set_owner(monitor, owner, error);
+    if (status < 0) {
+        kelpie__ignore(kelpie__os_close(monitor->os, owner));
+        return status;
+    }
+    found->is_owner = true;
+    return 0;
+}
+
 /* ---- answers --------------------------------------------------------------------------------- */
 
 void kelpie__reply_result(struct kelpie_monitor *monitor, struct kelpie_reply *reply,
@@ -196,7 +223,10 @@ static void client_subscribe(struct kelpie_client *client, struct kelpie_reply r
 static void client_start(struct kelpie_client *client, struct kelpie_reply reply,
                          const char *params, size_t length) {
     uint64_t timeout_ms = 0;
+    struct kelpie_member *member = &client->monitor->member;
     kelpie__ignore(kelpie__json_find_u64(params, length, "timeout_ms", &timeout_ms)); /* optional */
+    member->is_background = false;
+    kelpie__ignore(kelpie__json_find_bool(params, length, "background", &member->is_background));
     kelpie__lifecycle_start(client->monitor, reply, timeout_ms);
 }
 
@@ -241,8 +271,31 @@ static void client_restore(struct kelpie_client *client, struct kelpie_reply rep
 static void client_delete(struct kelpie_client *client, struct kelpie_reply reply,
                           const char *params, size_t length) {
     bool is_forced = false;
+    bool is_conditional = false;
     kelpie__ignore(kelpie__json_find_bool(params, length, "force", &is_forced)); /* optional */
+    kelpie__ignore(kelpie__json_find_bool(params, length, "offered", &is_conditional));
+    if (is_conditional && client->monitor->member.phase != KELPIE_MEMBER_OFFERED) {
+        kelpie__reply_refuse_text(client->monitor, &reply, KELPIE_E_STATE,
+                                  "delete: VM \"%s\" does not wait in a pool",
+                                  client->monitor->config.name);
+        return;
+    }
     kelpie__lifecycle_delete(client->monitor, reply, is_forced);
+}
+
+static void client_offer(struct kelpie_client *client, struct kelpie_reply reply,
+                         const char *params, size_t length) {
+    kelpie__member_offer(client->monitor, reply, params, length);
+}
+
+static void client_claim(struct kelpie_client *client, struct kelpie_reply reply,
+                         const char *params, size_t length) {
+    kelpie__member_claim(client->monitor, reply, params, length);
+}
+
+static void client_lease(struct kelpie_client *client, struct kelpie_reply reply,
+                         const char *params, size_t length) {
+    kelpie__member_lease(client->monitor, reply, params, length);
 }
 
 static void client_inspect(struct kelpie_client *client, struct kelpie_reply reply,
@@ -328,6 +381,9 @@ static const struct client_method client_methods[] = {
     {"vm.snapshot", client_snapshot},
     {"vm.restore", client_restore},
     {"vm.delete", client_delete},
+    {"vm.offer", client_offer},
+    {"vm.claim", client_claim},
+    {"vm.lease", client_lease},
     {"vm.inspect", client_inspect},
     {"vm.stats", client_stats},
     {"vm.health", client_health},
@@ -343,6 +399,9 @@ static void client_on_request(void *context, uint64_t id, const char *method, co
     bool is_hello = strcmp(method, "hello") == 0;
     if (is_hello == client->has_said_hello) {
         kelpie__wire_break(client->wire, "R21", "hello comes first and once, not \"%s\"", method);
+        return;
+    }
+    if (kelpie__member_refuses(client->monitor, &reply, method)) {
         return;
     }
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(client_methods); i += 1) {
@@ -424,7 +483,7 @@ static const struct kelpie_wire_callbacks client_callbacks = {
 /* ---- coming and going ------------------------------------------------------------------------ */
 
 /* Takes the stream in any case: a client that cannot be served is closed. */
-static int clients_add(struct kelpie_clients *clients, int stream, bool is_owner,
+static int clients_add(struct kelpie_clients *clients, int stream, int32_t pid, bool is_owner,
                        struct kelpie_error *error) {
     struct kelpie_monitor *monitor = clients->monitor;
     struct kelpie_client *client = NULL;
@@ -454,8 +513,11 @@ static int clients_add(struct kelpie_clients *clients, int stream, bool is_owner
         kelpie__ignore(kelpie__os_close(monitor->os, stream)); /* it has nothing of ours */
         return status;
     }
-    *client = (struct kelpie_client){
-        .monitor = monitor, .wire = wire, .serial = clients->serial_next, .is_owner = is_owner};
+    *client = (struct kelpie_client){.monitor = monitor,
+                                     .wire = wire,
+                                     .serial = clients->serial_next,
+                                     .pid = pid,
+                                     .is_owner = is_owner};
     clients->serial_next += 1;
     clients->count += 1;
     kelpie__wire_silence(wire, clients->is_silent);
@@ -465,12 +527,14 @@ static int clients_add(struct kelpie_clients *clients, int stream, bool is_owner
 
 /* Serves the own user and root, nobody else: a directory's mode may have been widened by somebody.
  */
-static bool clients_may_connect(const struct kelpie_clients *clients, int stream) {
+static bool clients_may_connect(const struct kelpie_clients *clients, int stream,
+                                int32_t *out_pid) {
     struct kelpie_os_peer peer = {0};
     KELPIE_ASSERT(stream >= 0);
     if (kelpie__os_peer(clients->monitor->os, stream, &peer) < 0) {
         return false;
     }
+    *out_pid = peer.pid;
     return peer.uid == 0 || peer.uid == clients->monitor->identity.uid;
 }
 
@@ -513,12 +577,13 @@ void kelpie__clients_accept(struct kelpie_clients *clients) {
         }
         return;
     }
-    if (!clients_may_connect(clients, stream)) {
+    int32_t pid = 0;
+    if (!clients_may_connect(clients, stream, &pid)) {
         kelpie__ignore(kelpie__os_close(monitor->os, stream)); /* it has nothing of ours */
         kelpie__event_log_write(monitor, "notice", "a client of another user was refused");
         return;
     }
-    if (clients_add(clients, stream, false, &error) < 0) {
+    if (clients_add(clients, stream, pid, false, &error) < 0) {
         kelpie__event_log_write(monitor, "notice", "a client was refused: %s", error.message);
     }
 }
@@ -546,7 +611,7 @@ int kelpie__clients_init(struct kelpie_clients *clients, struct kelpie_monitor *
     clients->is_listening = true;
     if (first_connection != KELPIE_OS_NO_HANDLE) {
         bool is_owned = monitor->config.lifetime == KELPIE_LIFETIME_OWNED;
-        return clients_add(clients, first_connection, is_owned, error);
+        return clients_add(clients, first_connection, 0, is_owned, error);
     }
     clients_check(clients);
     return 0;

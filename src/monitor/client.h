@@ -16,6 +16,7 @@ struct kelpie_client {
     struct kelpie_wire *wire;       /* owned; NULL: a free place */
     uint64_t serial;                /* never used again */
     uint32_t channel_last;
+    int32_t pid;   /* of the process that connected; 0: the one that started this monitor */
     bool is_owner; /* the connection with which an owned VM lives and dies */
     bool is_subscribed;
     bool has_said_hello;
@@ -40,6 +41,11 @@ KELPIE_MUST_CHECK int kelpie__clients_init(struct kelpie_clients *clients,
 
 /* Takes one waiting connection, if there is one: before the monitor gives up its name. */
 void kelpie__clients_accept(struct kelpie_clients *clients);
+
+/* Whether the VM lives and dies with this client's connection. NOT_FOUND: it is gone. */
+KELPIE_MUST_CHECK int kelpie__client_set_owner(struct kelpie_monitor *monitor, uint64_t client,
+                                               bool is_owner, struct kelpie_error *error);
+bool kelpie__client_is_owner(struct kelpie_monitor *monitor, uint64_t client);
 
 /* Sends an event to all who subscribed. */
 void kelpie__clients_publish(struct kelpie_clients *clients, const char *event);

@@ -131,17 +131,37 @@ static void guest_write_root(struct kelpie_json_writer *writer,
     kelpie__json_object_end(writer);
 }
 
-int kelpie__guest_write_setup(const struct kelpie_guest *guest, bool is_boot, char *out,
-                              size_t capacity, struct kelpie_error *error) {
-    struct kelpie_monitor *monitor = guest->monitor;
+/* What is true now, and never again: the time of day and randomness. */
+static int guest_write_fresh(struct kelpie_json_writer *writer, struct kelpie_os *os,
+                             struct kelpie_error *error) {
     uint8_t entropy[GUEST_ENTROPY_BYTES];
     char entropy_hex[2 * GUEST_ENTROPY_BYTES + 1];
-    struct kelpie_json_writer writer;
-    int status = kelpie__os_random(monitor->os, entropy, sizeof(entropy));
+    int status = kelpie__os_random(os, entropy, sizeof(entropy));
     if (status < 0) {
         return kelpie__fail(error, KELPIE_E_IO, -status, "draw entropy for the guest");
     }
     kelpie__text_hex(entropy_hex, sizeof(entropy_hex), entropy, sizeof(entropy));
+    kelpie__json_write_i64(writer, "wall_ns", kelpie__os_now(os, KELPIE_OS_CLOCK_WALL));
+    kelpie__json_write_string(writer, "entropy", entropy_hex);
+    return 0;
+}
+
+int kelpie__guest_write_refresh(const struct kelpie_guest *guest, char *out, size_t capacity,
+                                struct kelpie_error *error) {
+    struct kelpie_json_writer writer;
+    kelpie__json_begin(&writer, out, capacity);
+    kelpie__json_object_begin(&writer, NULL);
+    int status = guest_write_fresh(&writer, guest->monitor->os, error);
+    kelpie__json_object_end(&writer);
+    int64_t length = kelpie__json_finish(&writer);
+    KELPIE_ASSERT(length > 0);
+    return status;
+}
+
+int kelpie__guest_write_setup(const struct kelpie_guest *guest, bool is_boot, char *out,
+                              size_t capacity, struct kelpie_error *error) {
+    struct kelpie_monitor *monitor = guest->monitor;
+    struct kelpie_json_writer writer;
     kelpie__json_begin(&writer, out, capacity);
     kelpie__json_object_begin(&writer, NULL);
     if (is_boot) {
@@ -154,12 +174,11 @@ int kelpie__guest_write_setup(const struct kelpie_guest *guest, bool is_boot, ch
                               is_nobody ? KELPIE_GUEST_NEUTRAL_NAME : monitor->config.name);
     kelpie__json_write_string(&writer, "machine_id",
                               is_nobody ? monitor->template.key.text : monitor->config.id);
-    kelpie__json_write_i64(&writer, "wall_ns", kelpie__os_now(monitor->os, KELPIE_OS_CLOCK_WALL));
-    kelpie__json_write_string(&writer, "entropy", entropy_hex);
+    int status = guest_write_fresh(&writer, monitor->os, error);
     kelpie__json_object_end(&writer);
     int64_t length = kelpie__json_finish(&writer);
     KELPIE_ASSERT(length > 0);
-    return 0;
+    return status;
 }
 
 static void guest_send_setup(struct kelpie_guest *guest) {

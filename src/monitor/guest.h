@@ -143,6 +143,9 @@ bool kelpie__guest_is_greeted(const struct kelpie_guest *guest, const char *resu
 KELPIE_MUST_CHECK int kelpie__guest_write_setup(const struct kelpie_guest *guest, bool is_boot,
                                                 char *out, size_t capacity,
                                                 struct kelpie_error *error);
+/* Those for a guest that knows who it is: wall clock and randomness. */
+KELPIE_MUST_CHECK int kelpie__guest_write_refresh(const struct kelpie_guest *guest, char *out,
+                                                  size_t capacity, struct kelpie_error *error);
 /* The connection, in this phase: takes the stream on success. */
 KELPIE_MUST_CHECK int kelpie__guest_open(struct kelpie_guest *guest, int stream,
                                          enum kelpie_guest_phase phase, struct kelpie_error *error);

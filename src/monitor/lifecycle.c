@@ -200,6 +200,7 @@ static int lifecycle_attach(struct kelpie_lifecycle *lifecycle,
         return 0; /* the guest dials */
     }
     kelpie__os_label(monitor->os, started->agent, "agent");
+    kelpie__member_ease(&monitor->member, lifecycle->vmm->pid);
     status = kelpie__guest_attach(&monitor->guest, started->agent, error);
     if (status < 0) {
         kelpie__ignore(kelpie__os_close(monitor->os, started->agent));

@@ -44,6 +44,7 @@ static void lifecycle_end_vmm(struct kelpie_lifecycle *lifecycle, const struct k
     struct kelpie_monitor *monitor = lifecycle->monitor;
     kelpie__pause_end(&monitor->pause, why);
     kelpie__restore_vmm_gone(&monitor->restore, why);
+    kelpie__member_vmm_gone(&monitor->member, why);
     kelpie__lifecycle_end_machine(lifecycle, why);
     lifecycle->is_stopping = false;
     lifecycle->is_trial = false;

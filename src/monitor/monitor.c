@@ -42,26 +42,40 @@ void kelpie__monitor_delete(struct kelpie_monitor *monitor, struct kelpie_reply 
 
 /* ---- the owner ------------------------------------------------------------------------------- */
 
+void kelpie__monitor_drop_owner(struct kelpie_monitor *monitor) {
+    if (monitor->is_owner_watched) {
+        kelpie__loop_unwatch(monitor->loop, monitor->owner_watch);
+        kelpie__ignore(kelpie__os_close(monitor->os, monitor->owner));
+        monitor->is_owner_watched = false;
+    }
+}
+
 static void monitor_owner_ended(void *context, uint32_t bits) {
     struct kelpie_monitor *monitor = context;
     KELPIE_ASSERT(bits != 0);
-    kelpie__loop_unwatch(monitor->loop, monitor->owner_watch);
-    monitor->is_owner_watched = false;
+    kelpie__monitor_drop_owner(monitor);
     KELPIE_REACHED(monitor->os, "the process of an owner ended");
     kelpie__lifecycle_owner_gone(monitor, "the process of its owner ended");
 }
 
-static int monitor_watch_owner(struct kelpie_monitor *monitor, struct kelpie_error *error) {
-    if (monitor->config.lifetime != KELPIE_LIFETIME_OWNED) {
-        return 0;
-    }
-    int status = kelpie__loop_watch(monitor->loop, KELPIE_MONITOR_HANDLE_OWNER, KELPIE_OS_READABLE,
-                                    monitor_owner_ended, monitor, &monitor->owner_watch);
+int kelpie__monitor_set_owner(struct kelpie_monitor *monitor, int owner,
+                              struct kelpie_error *error) {
+    KELPIE_ASSERT(!monitor->is_owner_watched);
+    KELPIE_ASSERT(owner >= 0);
+    int status = kelpie__loop_watch(monitor->loop, owner, KELPIE_OS_READABLE, monitor_owner_ended,
+                                    monitor, &monitor->owner_watch);
     if (status < 0) {
         return kelpie__fail(error, status, 0, "watch the owner");
     }
+    monitor->owner = owner;
     monitor->is_owner_watched = true;
     return 0;
+}
+
+static int monitor_watch_owner(struct kelpie_monitor *monitor, struct kelpie_error *error) {
+    return monitor->config.lifetime == KELPIE_LIFETIME_OWNED
+               ? kelpie__monitor_set_owner(monitor, KELPIE_MONITOR_HANDLE_OWNER, error)
+               : 0;
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -98,6 +112,7 @@ static int monitor_init(struct kelpie_monitor *monitor, struct kelpie_error *err
     kelpie__capture_init(&monitor->capture, monitor);
     kelpie__restore_init(&monitor->restore, monitor);
     kelpie__template_init(&monitor->template, monitor);
+    kelpie__member_init(&monitor->member, monitor);
     int status = kelpie__lifecycle_init(&monitor->lifecycle, monitor, error);
     if (status == 0) {
         status = kelpie__event_log_open(&monitor->events, os, directory, error);
@@ -153,6 +168,7 @@ static void monitor_end(struct kelpie_monitor *monitor) {
     kelpie__capture_deinit(&monitor->capture);
     kelpie__template_deinit(&monitor->template);
     kelpie__clients_deinit(&monitor->clients, monitor->is_deleted ? "deleted" : "over");
+    kelpie__member_deinit(&monitor->member);
     kelpie__relay_deinit(&monitor->relay);
     kelpie__lifecycle_deinit(&monitor->lifecycle);
     kelpie__console_log_close(&monitor->console);
@@ -161,10 +177,7 @@ static void monitor_end(struct kelpie_monitor *monitor) {
         KELPIE_REACHED(monitor->os, "an ephemeral VM went with its monitor");
         kelpie__ignore(kelpie__vm_directory_delete(&monitor->directory, NULL));
     }
-    if (monitor->is_owner_watched) {
-        kelpie__loop_unwatch(monitor->loop, monitor->owner_watch);
-        monitor->is_owner_watched = false;
-    }
+    kelpie__monitor_drop_owner(monitor);
     kelpie__loop_destroy(monitor->loop);
     /* The lock goes last: whoever takes it finds all done. */
     kelpie__vm_directory_close(&monitor->directory);

@@ -17,6 +17,7 @@
 #include "monitor/exec_relay.h"
 #include "monitor/guest.h"
 #include "monitor/lifecycle.h"
+#include "monitor/member.h"
 #include "monitor/options.h"
 #include "monitor/pause.h"
 #include "monitor/prepare.h"
@@ -44,6 +45,8 @@ struct kelpie_monitor {
     struct kelpie_relay relay;
     struct kelpie_console_log console;
     struct kelpie_event_log events;
+    struct kelpie_member member;
+    int owner; /* handle of a process, owned while is_owner_watched */
     uint32_t owner_watch;
     bool is_owner_watched;
     bool is_deleted; /* the VM's directory is gone, or is to go when the monitor ends */
@@ -51,6 +54,12 @@ struct kelpie_monitor {
 
 /* Deletes the VM's directory and answers, perhaps a moment later; the monitor then ends. */
 void kelpie__monitor_delete(struct kelpie_monitor *monitor, struct kelpie_reply *reply);
+
+/* From here on the VM lives and dies with this process, whose handle is taken. */
+KELPIE_MUST_CHECK int kelpie__monitor_set_owner(struct kelpie_monitor *monitor, int owner,
+                                                struct kelpie_error *error);
+/* It has no such owner any more. */
+void kelpie__monitor_drop_owner(struct kelpie_monitor *monitor);
 
 /* The program: arguments and inherited handles as docs/architecture.md says. Gives the process's
  * exit code. */

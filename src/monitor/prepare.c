@@ -7,7 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "core/small_file.h"
+#include "core/memory_info.h"
 #include "core/text.h"
 #include "monitor/monitor.h"
 #include "os/os_call.h"
@@ -417,31 +417,8 @@ void kelpie__prepare_spec(const struct kelpie_prepare *prepare, struct kelpie_vm
     };
 }
 
-/* proc(5): "MemAvailable:   12345 kB". Where it cannot be read, nothing is refused. */
-static uint64_t memory_available_mib(struct kelpie_os *os) {
-    char text[4096];
-    char digits[24];
-    uint64_t kib = 0;
-    if (kelpie__small_file_read_start(os, "/proc/meminfo", text, sizeof(text)) <= 0) {
-        return UINT64_MAX;
-    }
-    const char *place = strstr(text, "MemAvailable:");
-    if (place == NULL) {
-        return UINT64_MAX;
-    }
-    place += strlen("MemAvailable:");
-    place += strspn(place, " ");
-    size_t length = strspn(place, "0123456789");
-    if (length == 0 || length >= sizeof(digits)) {
-        return UINT64_MAX;
-    }
-    memcpy(digits, place, length);
-    digits[length] = '\0';
-    return kelpie__text_u64(digits, &kib) ? kib / 1024 : UINT64_MAX;
-}
-
 int kelpie__prepare_check_memory(const struct kelpie_monitor *monitor, struct kelpie_error *error) {
-    uint64_t available_mib = memory_available_mib(monitor->os);
+    uint64_t available_mib = kelpie__memory_available_mib(monitor->os);
     if (monitor->config.allows_overcommit || monitor->config.memory_mib <= available_mib) {
         return 0;
     }

@@ -413,6 +413,7 @@ static int restore_spawn(struct kelpie_restore *restore, struct kelpie_error *er
                                      sizeof(candidate->accelerator_reason),
                                      started.accelerator_reason));
     kelpie__os_label(monitor->os, started.agent, "agent");
+    kelpie__member_ease(&monitor->member, candidate->vmm->pid);
     kelpie__relay_begin(&candidate->relay);
     status = kelpie__guest_attach_restored(&candidate->guest, started.agent,
                                            &candidate->source->continuity, error);

@@ -11,6 +11,7 @@
 
 #include "cli/cli.h"
 #include "core/text.h"
+#include "keeper/keeper.h"
 #include "monitor/monitor.h"
 #include "sim/disk.h"
 #include "sim/install_proc.h"
@@ -34,6 +35,7 @@ struct install_program {
 
 static const struct install_program install_programs[] = {
     {SIM_LIBEXEC_DIRECTORY "/kelpie-monitor", "monitor", kelpie_monitor_main, INSTALL_STACK_BYTES},
+    {SIM_LIBEXEC_DIRECTORY "/kelpie-keeper", "keeper", kelpie_keeper_main, INSTALL_STACK_BYTES},
     {SIM_LIBEXEC_DIRECTORY "/kelpie-pack", "pack", kelpie__sim_pack_main,
      INSTALL_STACK_BYTES_SMALL},
     {"/usr/bin/kelpie", "cli", kelpie_cli_main, INSTALL_STACK_BYTES},

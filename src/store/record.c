@@ -34,6 +34,9 @@ static int64_t record_format(const struct kelpie_vm_record *record, char *out, s
         kelpie__json_write_string(&writer, NULL, record->layers[i]);
     }
     kelpie__json_array_end(&writer);
+    kelpie__json_write_string(&writer, "pool", record->pool);
+    kelpie__json_write_string(&writer, "lifetime", record->lifetime);
+    kelpie__json_write_i64(&writer, "lease_end_ms", record->lease_end_ms);
     kelpie__json_write_bool(&writer, "is_snapshot_used", record->is_snapshot_used);
     kelpie__json_write_u64(&writer, "boot_us", record->boot_us);
     kelpie__json_write_i64(&writer, "monitor_pid", record->monitor_pid);
@@ -73,6 +76,9 @@ int kelpie__record_write(struct kelpie_os *os, int directory, const struct kelpi
     M(kernel)                                                                                      \
     M(parent)                                                                                      \
     M(layers)                                                                                      \
+    M(pool)                                                                                        \
+    M(lifetime)                                                                                    \
+    M(lease_end_ms)                                                                                \
     M(is_snapshot_used)                                                                            \
     M(boot_us)                                                                                     \
     M(monitor_pid)                                                                                 \
@@ -143,8 +149,11 @@ static bool record_parse(const struct kelpie_json_member *members, struct kelpie
     READ_TEXT(origin);
     READ_TEXT(kernel);
     READ_TEXT(parent);
+    READ_TEXT(pool);
+    READ_TEXT(lifetime);
 #undef READ_TEXT
     kelpie__ignore(kelpie__json_i64(&members[RECORD_changed_ms].value, &out->changed_ms));
+    kelpie__ignore(kelpie__json_i64(&members[RECORD_lease_end_ms].value, &out->lease_end_ms));
     kelpie__ignore(
         kelpie__json_bool(&members[RECORD_is_snapshot_used].value, &out->is_snapshot_used));
     kelpie__ignore(kelpie__json_u64(&members[RECORD_boot_us].value, &out->boot_us));

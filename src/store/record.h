@@ -32,6 +32,9 @@ struct kelpie_vm_record {
      * first start makes. The uppermost is written to, the others never again. */
     uint32_t layer_count;
     char layers[KELPIE_DISK_LAYER_COUNT_MAX][KELPIE_RECORD_LAYER_BYTES_MAX];
+    char pool[KELPIE_NAME_BYTES_MAX + 1]; /* that it waits in, or was claimed from; "" */
+    char lifetime[16];     /* instead of the configuration's, since it was claimed; "" */
+    int64_t lease_end_ms;  /* Unix time; 0: it has none */
     bool is_snapshot_used; /* the one that the configuration names: a start boots from now on */
     uint64_t boot_us;
     int32_t monitor_pid;

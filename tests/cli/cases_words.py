@@ -24,8 +24,8 @@ def options(text):
 @case
 def help_lists_all_verbs(kelpie):
     wanted = (
-        "run create start exec attach ps inspect logs pause resume snapshot restore fork stop kill rm doctor "
-        "version help".split()
+        "run create start exec attach ps inspect logs pause resume snapshot restore fork pool stop kill rm "
+        "doctor version help".split()
     )
     check_equal(verbs(kelpie), wanted, "verbs")
     code, out, err = kelpie.run()

@@ -17,11 +17,12 @@ LINKS = {
     "vmm": ["core", "os"],
     "monitor": ["vmm", "store", "wire", "core", "os"],
     "lib": ["store", "wire", "core", "os"],
+    "keeper": ["lib", "store", "wire", "core", "os"],
     "agent": ["wire", "core", "os"],
     "cli": ["lib", "core", "os"],
     "pack": ["store", "core", "os"],
     "krun": ["core", "os"],
-    "sim": ["os", "os_fault", "core", "wire", "store", "vmm", "monitor", "lib", "agent", "cli"],
+    "sim": ["os", "os_fault", "core", "wire", "store", "vmm", "monitor", "lib", "agent", "cli", "keeper"],
     "simlib": ["sim", "lib", "core", "os"],
 }
 # Outside the seam: they call the system themselves. The simulator's memory comes from libc: a list of its own.
@@ -194,18 +195,19 @@ def check_build(build, root):
         build, listed("allowed-symbols.txt"), listed("allowed-symbols-sim.txt")
     )
     yield from check_statics(build, listed("allowed-statics.txt"))
-    library, monitor, command, agent = (
+    library, monitor, keeper, command, agent = (
         os.path.join(build, "src", name)
-        for name in ("libkelpie.so", "kelpie-monitor", "kelpie", "kelpie-agent")
+        for name in ("libkelpie.so", "kelpie-monitor", "kelpie-keeper", "kelpie", "kelpie-agent")
     )
-    missing = [path for path in (library, monitor, command, agent) if not os.path.exists(path)]
+    everything = (library, monitor, keeper, command, agent)
+    missing = [path for path in everything if not os.path.exists(path)]
     if missing:
         yield from (Finding("missing", path, 0, "was not built") for path in missing)
         return
     with open(os.path.join(root, "include", "kelpie.h"), encoding="utf-8") as file:
         yield from check_exports(library, file.read())
-    for path in (library, monitor, command):
+    for path in (library, monitor, keeper, command):
         yield from check_needed(path)
-    yield from check_no_simulator((library, monitor, command))
-    yield from check_no_marks((library, monitor, command, agent), mark_texts(root))
+    yield from check_no_simulator((library, monitor, keeper, command))
+    yield from check_no_marks(everything, mark_texts(root))
     yield from check_agent(agent)

@@ -19,13 +19,14 @@ INCLUDES = {
     "vmm": ["vmm/", "core/", "os/"],
     "monitor": ["monitor/", "vmm/vmm.h", "store/", "wire/", "core/", "os/"],
     "lib": ["lib/", "store/", "wire/", "core/", "os/"],
+    "keeper": ["keeper/", "lib/", "store/", "wire/", "core/", "os/"],
     "agent": ["agent/", "wire/", "core/", "os/"],
     "cli": ["cli/", "core/", "os/"],
     "pack": ["pack/", "store/", "core/", "os/"],
     # kelpie-krun shares with its driver what passes between them.
     "krun": ["krun/", "vmm/krun/launch.h", "core/", "os/"],
     # The simulated system is under and around all the others.
-    "sim": ["sim/", "agent/", "cli/", "lib/", "monitor/", "pack/", "vmm/", "store/", "wire/", "core/", "os/"]
+    "sim": ["sim/", "agent/", "cli/", "keeper/", "lib/", "monitor/", "pack/", "vmm/", "store/", "wire/", "core/", "os/"]
     + ["kelpie_sim.h"],
     # libkelpie-sim: what kelpie_sim.h declares.
     "simlib": ["simlib/", "sim/", "core/", "os/", "kelpie_sim.h"],
