@@ -16,21 +16,27 @@
 #define MACHINE_ID_PATH "/etc/machine-id"
 #define MACHINE_ID_COPY "/run/kelpie-machine-id"
 
+/* What is longer than an id is cut off behind it. Not before: after a restore there is one of the
+ * same length, and to cut a file costs a translated guest more than all the rest of this. */
 static int machine_id_put(struct kelpie_os *os, const char *path, const char *line) {
+    struct kelpie_os_stat stat = {0};
     size_t length = strlen(line);
     KELPIE_ASSERT(length == KELPIE_AGENT_MACHINE_ID_BYTES);
-    int file = kelpie__os_open(
-        os, KELPIE_OS_CWD, path,
-        KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE | KELPIE_OS_OPEN_TRUNCATE, 0444);
+    int file = kelpie__os_open(os, KELPIE_OS_CWD, path,
+                               KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE, 0444);
     if (file < 0) {
         return file;
     }
     int64_t written = kelpie__os_write(os, file, line, length);
-    int status = kelpie__os_close(os, file);
+    int status = kelpie__os_stat(os, file, "", false, &stat);
+    if (status == 0 && stat.size_bytes > length) {
+        status = kelpie__os_truncate(os, file, length);
+    }
+    int closed = kelpie__os_close(os, file);
     if (written != (int64_t)length) {
         return written < 0 ? (int)written : -EIO;
     }
-    return status;
+    return status < 0 ? status : closed;
 }
 
 void kelpie__agent_machine_id_write(struct kelpie_os *os, const char *machine_id) {
@@ -40,9 +46,10 @@ void kelpie__agent_machine_id_write(struct kelpie_os *os, const char *machine_id
     }
     bool is_whole = kelpie__text_format(line, sizeof(line), "%s\n", machine_id);
     KELPIE_ASSERT(is_whole);
-    /* A root without the directory is read-only, or gets it here; the write tells. */
-    kelpie__ignore(kelpie__agent_make_directory(os, "/etc", 0755));
     int status = machine_id_put(os, MACHINE_ID_PATH, line);
+    if (status == -ENOENT && kelpie__agent_make_directory(os, "/etc", 0755) == 0) {
+        status = machine_id_put(os, MACHINE_ID_PATH, line);
+    }
     if (status == -EROFS) {
         status = machine_id_put(os, MACHINE_ID_COPY, line);
         if (status == 0) {
