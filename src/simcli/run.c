@@ -63,38 +63,6 @@ static void summary(const struct simcli *simcli, const struct totals *totals) {
     }
 }
 
-/* Both runs kept every call: the first in which they differ is named. */
-static int check_again(struct simcli *simcli, uint64_t seed, uint64_t hash) {
-    struct sim_run_options options;
-    struct sim_run_result result;
-    kelpie__simcli_run_options(simcli, seed, &options);
-    kelpie__sim_run(&options, &result);
-    uint64_t again = result.hash;
-    kelpie__sim_run_release(&result);
-    if (again == hash) {
-        return 0;
-    }
-    fprintf(stderr, "seed %llu: hash %016llx, then %016llx\n", (unsigned long long)seed,
-            (unsigned long long)hash, (unsigned long long)again);
-    struct sim_trace *traces[2] = {kelpie__sim_trace_create(SIM_TRACE_CALLS),
-                                   kelpie__sim_trace_create(SIM_TRACE_CALLS)};
-    char lines[2][256];
-    uint64_t number = 0;
-    for (unsigned i = 0; i < 2 && traces[0] != NULL && traces[1] != NULL; i += 1) {
-        options.trace = traces[i];
-        kelpie__sim_run(&options, &result);
-        kelpie__sim_run_release(&result);
-    }
-    if (traces[0] != NULL && traces[1] != NULL &&
-        kelpie__sim_trace_compare(traces[0], traces[1], lines[0], lines[1], &number)) {
-        fprintf(stderr, "call %llu differs\nfirst:  %s\nsecond: %s\n", (unsigned long long)number,
-                lines[0], lines[1]);
-    }
-    kelpie__sim_trace_destroy(traces[0]);
-    kelpie__sim_trace_destroy(traces[1]);
-    return KELPIE_SIM_NOT_THE_SAME;
-}
-
 static int run_seed(struct simcli *simcli, uint64_t seed, bool is_last, struct totals *totals) {
     struct sim_run_options options;
     struct sim_run_result result;
@@ -111,7 +79,7 @@ static int run_seed(struct simcli *simcli, uint64_t seed, bool is_last, struct t
     if (code != 0) {
         kelpie__simcli_report(simcli, seed, &result);
     } else if (simcli->is_check) {
-        code = check_again(simcli, seed, result.hash);
+        code = kelpie__simcli_check_seed(simcli, seed, result.hash);
     }
     if (options.trace != NULL) {
         kelpie__simcli_write_traces(simcli, options.trace);

@@ -66,6 +66,11 @@ KELPIE_MUST_CHECK bool kelpie__simcli_report_case(struct simcli *simcli, struct 
 /* Of --trace and --svg. */
 void kelpie__simcli_write_traces(struct simcli *simcli, const struct sim_trace *trace);
 
+/* check.c: whether this seed, which passed with this hash, does the same again. 0 or
+ * KELPIE_SIM_NOT_THE_SAME: told. */
+KELPIE_MUST_CHECK int kelpie__simcli_check_seed(struct simcli *simcli, uint64_t seed,
+                                                uint64_t hash);
+
 struct simcli_shrunk {
     uint32_t faults;
     uint32_t operations;
