@@ -116,14 +116,37 @@ static int put_wildcard(struct sim_inode *directory, struct sim_inode **out) {
     return 0;
 }
 
+/* Most of what is put stands beside what was put last. */
+static bool put_beside(const struct sim_disk *disk, const char *path, size_t length) {
+    return disk->layout_directory != NULL && disk->layout_length == length &&
+           memcmp(disk->layout_path, path, length) == 0;
+}
+
+static void put_remember(struct sim_disk *disk, const char *path, size_t length,
+                         struct sim_inode *directory) {
+    disk->layout_directory = NULL;
+    if (disk->is_laying_out && length < sizeof(disk->layout_path)) {
+        memcpy(disk->layout_path, path, length);
+        disk->layout_length = length;
+        disk->layout_directory = directory;
+    }
+}
+
 /* The directory of a path's last component, made as needed on `mount` (NULL: each on that of the
  * one above). *out_name: the last component. */
 static int put_parents(struct sim_disk *disk, const char *path, struct sim_mount *mount,
                        struct sim_inode **out, const char **out_name) {
     struct sim_inode *directory = disk->root;
+    const char *whole = path;
     int status = 0;
     if (path[0] != '/' || strnlen(path, SIM_PATH_BYTES_MAX) == SIM_PATH_BYTES_MAX) {
         return -EINVAL;
+    }
+    size_t above = (size_t)(strrchr(path, '/') - path);
+    if (path[above + 1] != '\0' && put_beside(disk, path, above)) {
+        *out = disk->layout_directory;
+        *out_name = path + above + 1;
+        return 0;
     }
     path += kelpie__sim_slashes_length(path);
     while (status == 0) { /* a component each turn */
@@ -134,6 +157,7 @@ static int put_parents(struct sim_disk *disk, const char *path, struct sim_mount
         }
         if (path[length + slashes] == '\0') {
             KELPIE_ASSERT(directory->kind == KELPIE_OS_KIND_DIRECTORY);
+            put_remember(disk, whole, (size_t)(path - whole) - 1, directory);
             *out = directory;
             *out_name = path;
             return 0;
@@ -148,6 +172,9 @@ static int put_parents(struct sim_disk *disk, const char *path, struct sim_mount
 
 /* What is put is put on both sides, and nothing is recorded meanwhile. */
 static void put_begin(struct sim_disk *disk) {
+    if (disk->is_laying_out) {
+        return;
+    }
     KELPIE_ASSERT(!disk->is_layout);
     kelpie__sim_pending_sync_all(disk);
     disk->is_layout = true;
@@ -155,8 +182,24 @@ static void put_begin(struct sim_disk *disk) {
 
 static void put_end(struct sim_disk *disk) {
     KELPIE_ASSERT(disk->is_layout && disk->pending_count == 0);
+    if (disk->is_laying_out) {
+        return;
+    }
     disk->is_layout = false;
     kelpie__sim_disk_collect(disk);
+}
+
+void kelpie__sim_disk_layout_begin(struct sim_disk *disk) {
+    put_begin(disk);
+    disk->is_laying_out = true;
+    KELPIE_ASSERT(disk->layout_directory == NULL);
+}
+
+void kelpie__sim_disk_layout_end(struct sim_disk *disk) {
+    KELPIE_ASSERT(disk->is_laying_out);
+    disk->is_laying_out = false;
+    disk->layout_directory = NULL;
+    put_end(disk);
 }
 
 int kelpie__sim_disk_put(struct sim_disk *disk, const char *path, uint32_t mode, const void *bytes,

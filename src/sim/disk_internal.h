@@ -236,12 +236,19 @@ struct sim_inode {
     uint64_t socket;
 };
 
+#define SIM_LAYOUT_PATH_BYTES 64u /* of a directory that is remembered while it is filled */
+
 struct sim_disk {
     struct sim_machine *machine;
     struct sim_heap *heap;
     enum sim_disk_profile profile;
     bool has_durable;
-    bool is_layout; /* somebody lays it out: nothing is recorded */
+    bool is_layout;     /* somebody lays it out: nothing is recorded */
+    bool is_laying_out; /* he puts many things: between layout_begin and layout_end */
+    /* where the last thing was put, while he does */
+    struct sim_inode *layout_directory; /* borrowed; NULL: nowhere yet */
+    size_t layout_length;
+    char layout_path[SIM_LAYOUT_PATH_BYTES];
     uint64_t hash_seed;
     uint64_t inode_next;
     uint32_t generation; /* of crashes: older open files are void */

@@ -76,6 +76,7 @@ static int layout_put_programs(struct sim_guest *guest) {
 int kelpie__sim_guest_lay_out(struct sim_guest *guest) {
     struct sim_disk *disk = guest->machine->disk;
     int status = 0;
+    kelpie__sim_disk_layout_begin(disk);
     for (size_t i = 0; status == 0 && i < KELPIE_ARRAY_COUNT(layout_directories); i += 1) {
         status = kelpie__sim_disk_put_directory(disk, layout_directories[i].path,
                                                 layout_directories[i].mode);
@@ -88,5 +89,7 @@ int kelpie__sim_guest_lay_out(struct sim_guest *guest) {
     status = status == 0 ? layout_put_programs(guest) : status;
     status = status == 0 ? kelpie__sim_guest_lay_out_proc(disk) : status;
     status = status == 0 ? kelpie__sim_guest_lay_out_sys(guest) : status;
-    return status == 0 ? kelpie__sim_guest_lay_out_groups(disk) : status;
+    status = status == 0 ? kelpie__sim_guest_lay_out_groups(disk) : status;
+    kelpie__sim_disk_layout_end(disk);
+    return status;
 }
