@@ -14,14 +14,17 @@ static const char *const backend_names[] = {"auto", "qemu", "krun"};
 static const char *const lifetime_names[] = {"owned", "detached"};
 
 void kelpie__config_defaults(struct kelpie_config_values *values) {
-    *values = (struct kelpie_config_values){
-        .cpus = KELPIE_CPUS_DEFAULT,
-        .memory_mib = KELPIE_MEMORY_MIB_DEFAULT,
-        .boot_timeout_ms = KELPIE_BOOT_TIMEOUT_MS_DEFAULT,
-        .uses_template = true,
-        .accelerator = KELPIE_ACCELERATOR_AUTO,
-        .lifetime = KELPIE_LIFETIME_OWNED,
-    };
+    memset(values, 0, offsetof(struct kelpie_config_values, root));
+    values->cpus = KELPIE_CPUS_DEFAULT;
+    values->memory_mib = KELPIE_MEMORY_MIB_DEFAULT;
+    values->boot_timeout_ms = KELPIE_BOOT_TIMEOUT_MS_DEFAULT;
+    values->uses_template = true;
+    values->accelerator = KELPIE_ACCELERATOR_AUTO;
+    values->lifetime = KELPIE_LIFETIME_OWNED;
+    values->root[0] = '\0';
+    values->kernel[0] = '\0';
+    values->working_directory[0] = '\0';
+    values->environment[0] = '\0';
 }
 
 void kelpie__config_set_text(struct kelpie_config_values *values, char *field, size_t capacity,

@@ -46,18 +46,19 @@ struct kelpie_config_values {
     enum kelpie_accelerator accelerator;
     enum kelpie_backend backend;
     enum kelpie_lifetime lifetime;
-    char root[KELPIE_PATH_BYTES_MAX + 1]; /* "": the built-in one */
-    char kernel[KELPIE_PATH_BYTES_MAX + 1];
-    char working_directory[KELPIE_PATH_BYTES_MAX + 1];
     char snapshot[KELPIE_NAME_BYTES_MAX + 1]; /* that its first start is made from; "": it boots */
     uint32_t environment_count;
     uint32_t environment_bytes;
-    char environment[KELPIE_ENVIRONMENT_BYTES_MAX]; /* "A=1\0B=2\0" */
     /* It was made for this VM and others like it: nobody misses it once they live. */
     bool is_snapshot_transient;
     uint32_t given; /* bits of enum kelpie_config_given: set by the caller, not by default */
     /* A text that was too long to be kept, by the field's name; NULL: none. */
     const char *too_long_field;
+    /* Long texts, of which kelpie__config_defaults touches the first byte only. */
+    char root[KELPIE_PATH_BYTES_MAX + 1]; /* "": the built-in one */
+    char kernel[KELPIE_PATH_BYTES_MAX + 1];
+    char working_directory[KELPIE_PATH_BYTES_MAX + 1];
+    char environment[KELPIE_ENVIRONMENT_BYTES_MAX]; /* "A=1\0B=2\0" */
 };
 
 void kelpie__config_defaults(struct kelpie_config_values *values);

@@ -13,12 +13,13 @@ int kelpie_config_create(struct kelpie *kelpie, struct kelpie_config **out,
     if (kelpie == NULL || out == NULL) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_config_create: an argument is NULL");
     }
-    struct kelpie_config *config = kelpie__alloc(kelpie->os, sizeof(*config));
+    struct kelpie_config *config = kelpie__alloc_raw(kelpie->os, sizeof(*config));
     if (config == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a configuration");
     }
     config->kelpie = kelpie;
     config->next = kelpie->configs;
+    config->problem_count = 0; /* without one, none is read */
     kelpie->configs = config;
     kelpie__config_defaults(&config->values);
     *out = config;

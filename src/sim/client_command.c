@@ -104,9 +104,7 @@ static bool prepare_cat(struct command *command, const struct sim_operation *ope
     if (command->input == NULL) {
         return false;
     }
-    for (size_t i = 0; i < count; i += 1) {
-        command->input[i] = kelpie__sim_pattern(i);
-    }
+    kelpie__sim_pattern_fill(command->input, count, 0);
     command->input_count = count;
     command->options.stdin_bytes = command->input;
     command->options.stdin_count = count;
@@ -179,12 +177,7 @@ static bool prepare(struct command *command, const struct sim_operation *operati
 /* ---- what it answers ------------------------------------------------------------------------- */
 
 static bool is_pattern(const char *bytes, size_t count) {
-    for (size_t i = 0; i < count; i += 1) {
-        if ((uint8_t)bytes[i] != kelpie__sim_pattern(i)) {
-            return false;
-        }
-    }
-    return true;
+    return kelpie__sim_pattern_length(bytes, count, 0) == count;
 }
 
 static bool is_output_right(const struct sim_operation *operation,

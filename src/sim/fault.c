@@ -548,7 +548,6 @@ const char *kelpie__sim_faults_point(struct sim_faults *faults, struct sim_proce
     if (faults->is_off || faults->rule_count == 0) {
         return NULL;
     }
-    KELPIE_ASSERT(kelpie__fault_point_kind(point) == KELPIE_FAULT_POINT_NAMED);
     struct sim_fault_process *own = process_of(faults, process);
     struct sim_fault_slot *found = NULL;
     uint32_t end = own == NULL ? 0 : own->first[LABEL_NAMED + 1];
@@ -562,6 +561,7 @@ const char *kelpie__sim_faults_point(struct sim_faults *faults, struct sim_proce
     if (found == NULL) {
         return NULL;
     }
+    KELPIE_ASSERT(kelpie__fault_point_kind(point) == KELPIE_FAULT_POINT_NAMED);
     struct sim_fault_rule *rule = &faults->rules[found->rule];
     char where[KELPIE_FAULT_TEXT_MAX + 4];
     snprintf(where, sizeof(where), "at %.63s", point);

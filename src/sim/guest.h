@@ -135,7 +135,12 @@ void kelpie__sim_guest_ended(struct sim_process *process);
 void kelpie__sim_guest_slots_destroy(struct sim_world *world);
 
 /* The byte at this offset of what `source`, `script print` and the like write. */
-uint8_t kelpie__sim_pattern(uint64_t offset);
+static inline uint8_t kelpie__sim_pattern(uint64_t offset) {
+    return (uint8_t)(offset * 131 + (offset >> 8) * 17);
+}
+void kelpie__sim_pattern_fill(void *out, size_t count, uint64_t offset);
+/* How many of these bytes, which begin at that offset, are right up to the first that is not. */
+size_t kelpie__sim_pattern_length(const void *bytes, size_t count, uint64_t offset);
 
 /* For programs: calls that wait, on a table whose calls do not. */
 int64_t kelpie__sim_read_wait(struct kelpie_os *os, int handle, void *out, size_t count);

@@ -14,6 +14,7 @@
 #include "core/base.h"
 #include "sim/fiber.h"
 
+#define HEAP_PAGE_BYTES 4096u
 #define HEAP_STEP_BYTES 16u
 #define HEAP_SMALL_BYTES_MAX 512u
 #define HEAP_SMALL_CLASSES (HEAP_SMALL_BYTES_MAX / HEAP_STEP_BYTES)
@@ -67,6 +68,21 @@ void kelpie__sim_heap_unreserve(void *base, size_t capacity) {
 
 size_t kelpie__sim_heap_used(const struct sim_heap *heap) {
     return heap->extent > heap->dirty ? heap->extent : heap->dirty;
+}
+
+void kelpie__sim_heap_trim(struct sim_heap *heap, size_t kept) {
+    size_t used = kelpie__sim_heap_used(heap);
+    KELPIE_ASSERT(kept % HEAP_PAGE_BYTES == 0 && kept >= sizeof(*heap));
+    if (used <= kept) {
+        return;
+    }
+    char *rest = (char *)heap + kept;
+    size_t bytes = (used - kept + HEAP_PAGE_BYTES - 1) / HEAP_PAGE_BYTES * HEAP_PAGE_BYTES;
+    kelpie__sim_fiber_forget(rest, used - kept); /* stacks may have lain there */
+    int status = madvise(rest, bytes, MADV_DONTNEED);
+    KELPIE_ASSERT(status == 0);
+    heap->dirty = kept;
+    heap->extent = heap->extent < kept ? heap->extent : kept;
 }
 
 void kelpie__sim_heap_copied(struct sim_heap *heap, size_t used) {

@@ -32,6 +32,9 @@ size_t kelpie__sim_heap_block_bytes(size_t bytes);
 size_t kelpie__sim_heap_extent(const struct sim_heap *heap);
 /* Bytes from the base that may be anything but zero, of this heap or an earlier one. */
 size_t kelpie__sim_heap_used(const struct sim_heap *heap);
+/* Nobody lives in it any more: all pages behind the first `kept` bytes are given back, and are zero
+ * for the next one. */
+void kelpie__sim_heap_trim(struct sim_heap *heap, size_t kept);
 /* A heap's bytes were copied to its range, in which `used` bytes were used before. */
 void kelpie__sim_heap_copied(struct sim_heap *heap, size_t used);
 /* Bytes that are handed out now. */

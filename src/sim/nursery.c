@@ -19,6 +19,10 @@
 #else
 #define STACK_FACTOR 1u
 #endif
+/* What a nursery keeps between two worlds: most need no more, and one that did must not leave its
+ * size to all that follow. */
+#define HEAP_KEPT_BYTES (12u << 20)
+#define RANGE_KEPT_BYTES (2u << 20)
 #define STACK_HOST_BYTES (256u * 1024u) /* of addresses: only what is touched is there */
 
 struct sim_nursery {
@@ -174,6 +178,10 @@ void kelpie__sim_nursery_give(struct sim_nursery *nursery) {
         for (size_t i = chunk->opened_count; i > 0; i -= 1) {
             kelpie__sim_stack_give(nursery, stack_at(chunk, i - 1), chunk->pool->stack_bytes);
         }
+    }
+    kelpie__sim_heap_trim(nursery->heap_base, HEAP_KEPT_BYTES);
+    for (uint32_t i = 0; i < nursery->range_count; i += 1) {
+        kelpie__sim_heap_trim(nursery->ranges[i], RANGE_KEPT_BYTES);
     }
     nursery->is_taken = false;
 }

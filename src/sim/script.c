@@ -20,10 +20,6 @@
 #define SCRIPT_COMMAND_BYTES 512u
 #define SCRIPT_FORK_MAX 64u
 
-uint8_t kelpie__sim_pattern(uint64_t offset) {
-    return (uint8_t)(offset * 131 + (offset >> 8) * 17);
-}
-
 /* `count` bytes of the pattern to a handle. */
 static int script_print(const struct sim_stdio *io, int handle, int64_t count) {
     uint8_t bytes[SIM_PROGRAM_BUFFER_BYTES];
@@ -31,9 +27,7 @@ static int script_print(const struct sim_stdio *io, int handle, int64_t count) {
     KELPIE_ASSERT(count >= 0);
     for (int64_t at = 0; at < count && status == 0;) { /* bound: count */
         size_t step = (size_t)kelpie__min_u64((uint64_t)(count - at), sizeof(bytes));
-        for (size_t i = 0; i < step; i += 1) {
-            bytes[i] = kelpie__sim_pattern((uint64_t)at + i);
-        }
+        kelpie__sim_pattern_fill(bytes, step, (uint64_t)at);
         status = kelpie__sim_write_all(io->os, handle, bytes, step);
         at += (int64_t)step;
     }
@@ -58,11 +52,10 @@ static int script_sink(const struct sim_stdio *io, int argc, char **argv) {
     kelpie__sim_input_begin(&input, io->os, io->in);
     for (size_t count = kelpie__sim_input_next(&input, &bytes); count > 0;
          count = kelpie__sim_input_next(&input, &bytes)) {
-        for (size_t i = 0; i < count; i += 1) {
-            if ((uint8_t)bytes[i] != kelpie__sim_pattern(total + i)) {
-                kelpie__sim_complain(io, "byte %llu is wrong", (unsigned long long)(total + i));
-                return 1;
-            }
+        size_t right = kelpie__sim_pattern_length(bytes, count, total);
+        if (right < count) {
+            kelpie__sim_complain(io, "byte %llu is wrong", (unsigned long long)(total + right));
+            return 1;
         }
         total += count;
     }

@@ -15,6 +15,7 @@
 
 #include "os/os_call.h"
 #include "sim/channel.h"
+#include "sim/guest.h"
 #include "sim/heap.h"
 #include "sim/machine.h"
 #include "sim/stream.h"
@@ -265,6 +266,23 @@ static void test_calls_are_cheap(void **state) {
     kelpie__ignore((int64_t)run(&options, speed_main));
 }
 
+/* Word by word or byte by byte, wherever it begins and ends. */
+static void test_pattern_is_the_same_in_words(void **state) {
+    uint8_t bytes[600];
+    kelpie__ignore(state != NULL);
+    for (size_t offset = 0; offset < 300; offset += 7) {
+        for (size_t count = 0; count < 300; count += 13) {
+            kelpie__sim_pattern_fill(bytes, sizeof(bytes), offset);
+            for (size_t i = 0; i < count; i += 1) {
+                assert_int_equal(bytes[i], kelpie__sim_pattern(offset + i));
+            }
+            assert_int_equal(kelpie__sim_pattern_length(bytes, count, offset), count);
+            bytes[count] ^= 0x10;
+            assert_int_equal(kelpie__sim_pattern_length(bytes, sizeof(bytes), offset), count);
+        }
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_calls_are_cut_by_chance),
@@ -273,6 +291,7 @@ int main(void) {
         cmocka_unit_test(test_memory_is_given_back),
         cmocka_unit_test(test_channel_keeps_order_while_it_grows),
         cmocka_unit_test(test_calls_are_cheap),
+        cmocka_unit_test(test_pattern_is_the_same_in_words),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

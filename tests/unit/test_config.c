@@ -27,6 +27,7 @@ static void set_identity(void) {
 
 static int reset(void **state) {
     assert_non_null(state);
+    memset(&values, 0, sizeof(values)); /* what a test left behind its texts */
     kelpie__config_defaults(&values);
     set_identity();
     return 0;
