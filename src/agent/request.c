@@ -18,6 +18,7 @@
 #include "core/json.h"
 #include "core/text.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 
 #define REQUEST_STOP_MS_MAX (60 * 60 * 1000)
 #define REQUEST_ENTROPY_BYTES_MAX 256
@@ -197,7 +198,8 @@ static int setup_identity(struct kelpie_agent *agent, const struct setup *setup,
                           struct kelpie_error *error) {
     KELPIE_ASSERT(setup->entropy_bytes <= sizeof(setup->entropy));
     KELPIE_ASSERT(agent->is_guest);
-    if (setup->entropy_bytes > 0) {
+    bool is_careless = KELPIE_CANARY(agent->os, 15) && agent->is_set_up;
+    if (setup->entropy_bytes > 0 && !is_careless) {
         int status = kelpie__os_add_entropy(agent->os, setup->entropy, setup->entropy_bytes);
         if (status < 0) {
             return kelpie__fail(error, KELPIE_E_BOOT, -status, "add %zu bytes of entropy",

@@ -145,7 +145,10 @@ static void capture_seal(struct kelpie_capture *capture) {
     struct kelpie_error error = {0};
     kelpie__capture_close_files(capture);
     capture->phase = KELPIE_CAPTURE_SEALING;
-    int status = kelpie__capture_write_draft(capture, &error);
+    int status = kelpie__capture_check_devices(capture, &error);
+    if (status == 0) {
+        status = kelpie__capture_write_draft(capture, &error);
+    }
     if (status == 0) {
         const char *job = capture->is_template ? KELPIE_WORKER_TEMPLATE : KELPIE_WORKER_SEAL;
         status = kelpie__capture_work(capture, job, &error);

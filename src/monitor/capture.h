@@ -101,6 +101,9 @@ KELPIE_MUST_CHECK int kelpie__capture_make(struct kelpie_capture *capture, const
 void kelpie__capture_close_files(struct kelpie_capture *capture);
 /* The new layer is not used: the VM's disk is what it was. */
 void kelpie__capture_take_back(struct kelpie_capture *capture);
+/* Whether the VMM wrote all that it said. */
+KELPIE_MUST_CHECK int kelpie__capture_check_devices(struct kelpie_capture *capture,
+                                                    struct kelpie_error *error);
 /* The manifest as far as it is known, for the child. */
 KELPIE_MUST_CHECK int kelpie__capture_write_draft(struct kelpie_capture *capture,
                                                   struct kelpie_error *error);

@@ -386,6 +386,19 @@ static void draft_machine(const struct kelpie_capture *capture, struct kelpie_ma
     manifest->memory_mib = (uint32_t)monitor->config.memory_mib;
 }
 
+int kelpie__capture_check_devices(struct kelpie_capture *capture, struct kelpie_error *error) {
+    struct kelpie_os *os = capture->monitor->os;
+    KELPIE_ASSERT(capture->snapshot.is_temporary);
+    int file = kelpie__os_open(os, capture->snapshot.directory, KELPIE_SNAPSHOT_DEVICE_FILE,
+                               KELPIE_OS_OPEN_READ, 0);
+    if (file < 0) {
+        return kelpie__fail(error, KELPIE_E_IO, -file, "open the state of the devices");
+    }
+    int status = kelpie__vmm_check_devices(kelpie__vmm_driver(0), os, file, error);
+    kelpie__ignore(kelpie__os_close(os, file)); /* it was only read */
+    return status;
+}
+
 int kelpie__capture_write_draft(struct kelpie_capture *capture, struct kelpie_error *error) {
     const struct kelpie_monitor *monitor = capture->monitor;
     struct kelpie_manifest *manifest = &capture->snapshot.manifest;

@@ -14,6 +14,7 @@
 #include "monitor/monitor.h"
 #include "monitor/worker.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "store/sums.h"
 #include "wire/wire.h"
 
@@ -513,7 +514,8 @@ static void restore_begin(struct kelpie_restore *restore, const char *name) {
         restore_refuse(restore);
         return;
     }
-    if (status == 0 && kelpie__source_is_ready(restore->candidate->source)) {
+    if (status == 0 && (kelpie__source_is_ready(restore->candidate->source) ||
+                        KELPIE_CANARY(restore->monitor->os, 6))) {
         restore_load(restore);
         return;
     }
@@ -590,6 +592,9 @@ void kelpie__restore_request(struct kelpie_monitor *monitor, struct kelpie_reply
     restore->reply = reply;
     restore->is_in_place = true;
     restore->timeout_ms = kelpie__min_u64(timeout_ms, KELPIE_BOOT_TIMEOUT_MS_MAX);
+    if (KELPIE_CANARY(monitor->os, 12)) {
+        kelpie__vmm_kill(monitor->lifecycle.vmm);
+    }
     restore_begin(restore, name);
 }
 

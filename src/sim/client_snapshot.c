@@ -16,6 +16,10 @@ void kelpie__sim_snapshot_name(uint32_t snapshot, char out[SIM_SNAPSHOT_NAME_BYT
     KELPIE_ASSERT(fits && snapshot > 0);
 }
 
+bool kelpie__sim_snapshot_is_synced(const struct sim_operation *operation) {
+    return operation->value % SNAPSHOT_SYNCED_OF == 0;
+}
+
 int kelpie__sim_snapshot_ask(struct kelpie_vm *vm, const struct sim_operation *operation,
                              uint64_t timeout_ms, struct kelpie_error *error) {
     char name[SIM_SNAPSHOT_NAME_BYTES];
@@ -27,7 +31,7 @@ int kelpie__sim_snapshot_ask(struct kelpie_vm *vm, const struct sim_operation *o
     const struct kelpie_snapshot_options options = {
         .struct_size = sizeof(options),
         .name = name,
-        .is_synced = operation->value % SNAPSHOT_SYNCED_OF == 0,
+        .is_synced = kelpie__sim_snapshot_is_synced(operation),
     };
     return kelpie_vm_snapshot(vm, &options, NULL, error);
 }

@@ -15,6 +15,8 @@ struct kelpie_vm;
 #define SIM_SNAPSHOT_NAME_BYTES 24u
 #define SIM_SNAPSHOT_PREFIX "snapshot-" /* and its number */
 
+/* It survives the machine's death, whatever its VM is. */
+bool kelpie__sim_snapshot_is_synced(const struct sim_operation *operation);
 void kelpie__sim_snapshot_name(uint32_t snapshot, char out[SIM_SNAPSHOT_NAME_BYTES]);
 /* SNAPSHOT, RESTORE of a VM. `timeout_ms`: of a RESTORE; 0: the library's own. */
 int kelpie__sim_snapshot_ask(struct kelpie_vm *vm, const struct sim_operation *operation,

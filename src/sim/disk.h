@@ -79,6 +79,12 @@ int kelpie__sim_disk_make_link(struct sim_process *process, const char *target, 
  * kept would leave it. Gives the size, copies at most `capacity`; -ENOENT; -EISDIR. */
 int64_t kelpie__sim_disk_peek(struct sim_disk *disk, bool is_durable, const char *path, void *out,
                               size_t capacity);
+/* A part of what processes see. Gives how many bytes, or -errno. */
+int64_t kelpie__sim_disk_peek_at(struct sim_disk *disk, const char *path, uint64_t offset,
+                                 void *out, size_t count);
+/* A hash of the file's bytes, the size included, holes as zeros: of what processes see, or of what
+ * a crash with nothing pending kept would leave. 0: there is no such file. */
+uint64_t kelpie__sim_disk_hash(struct sim_disk *disk, bool is_durable, const char *path);
 /* Names in a directory, one after the other; false after the last. *inout_cursor begins at 0. */
 bool kelpie__sim_disk_walk(struct sim_disk *disk, const char *path, uint64_t *inout_cursor,
                            char out_name[256]);

@@ -202,6 +202,61 @@ int64_t kelpie__sim_disk_peek(struct sim_disk *disk, bool is_durable, const char
     return result;
 }
 
+int64_t kelpie__sim_disk_peek_at(struct sim_disk *disk, const char *path, uint64_t offset,
+                                 void *out, size_t count) {
+    struct sim_walk walk;
+    int64_t result = kelpie__sim_walk_disk(&walk, disk, path, true);
+    if (result == 0) {
+        bool is_file = walk.inode != NULL && walk.inode->kind == KELPIE_OS_KIND_FILE;
+        result = is_file ? kelpie__sim_inode_read(walk.inode, out, count, offset) : -ENOENT;
+    }
+    kelpie__sim_walk_end(&walk);
+    return result;
+}
+
+static uint64_t hash_word(uint64_t hash, uint64_t word) {
+    hash = (hash ^ word) * UINT64_C(0x9e3779b97f4a7c15);
+    return hash ^ hash >> 29;
+}
+
+/* Pages of zeros are what holes are. */
+static uint64_t hash_pages(const struct sim_pages *pages, uint64_t size) {
+    uint64_t hash = hash_word(size + 1, 0);
+    uint64_t words[SIM_PAGE_BYTES / sizeof(uint64_t)];
+    for (uint64_t page = kelpie__sim_pages_next(pages, 0);
+         page != UINT64_MAX && page * SIM_PAGE_BYTES < size; /* bound: the pages that are there */
+         page = kelpie__sim_pages_next(pages, page + 1)) {
+        uint64_t seen = 0;
+        uint64_t sum = hash_word(hash, page);
+        uint64_t offset = page * SIM_PAGE_BYTES;
+        size_t count = (size_t)kelpie__min_u64(SIM_PAGE_BYTES, size - offset);
+        memset(words, 0, sizeof(words));
+        kelpie__sim_pages_read(pages, words, count, offset);
+        for (size_t i = 0; i < KELPIE_ARRAY_COUNT(words); i += 1) {
+            seen |= words[i];
+            sum = hash_word(sum, words[i]);
+        }
+        hash = seen != 0 ? sum : hash;
+    }
+    return hash | 1;
+}
+
+uint64_t kelpie__sim_disk_hash(struct sim_disk *disk, bool is_durable, const char *path) {
+    struct sim_walk walk;
+    uint64_t hash = 0;
+    if (is_durable) {
+        const struct sim_inode *inode = durable_find(disk, path);
+        return inode == NULL ? 0 : hash_pages(&inode->durable_pages, inode->durable_size);
+    }
+    bool is_file = kelpie__sim_walk_disk(&walk, disk, path, true) == 0 && walk.inode != NULL &&
+                   walk.inode->kind == KELPIE_OS_KIND_FILE;
+    if (is_file) {
+        hash = hash_pages(&walk.inode->pages, walk.inode->size);
+    }
+    kelpie__sim_walk_end(&walk);
+    return hash;
+}
+
 bool kelpie__sim_disk_walk(struct sim_disk *disk, const char *path, uint64_t *inout_cursor,
                            char out_name[256]) {
     struct sim_walk walk;

@@ -99,6 +99,8 @@ struct sim_guest_truth {
     uint8_t nonce[SIM_GUEST_NONCE_BYTES]; /* in its memory, drawn at boot */
     uint64_t ticks;                       /* while it runs: 1 each virtual ms */
     uint64_t command_starts;              /* spawned by the agent */
+    uint64_t entropy;                     /* a hash of all that was ever added to its pool */
+    int64_t wall_ns;                      /* its time of day */
     bool has_agent;                       /* process 1 lives */
     /* the agent has answered a hello on the port since boot or load, and it went out as it was */
     bool is_greeted;
@@ -107,6 +109,7 @@ struct sim_guest_truth {
     bool went_by_itself;   /* it has reset or switched off its machine, and not by a panic */
     uint32_t process_count;
     char boot_id[40];
+    char hostname[65];
 };
 void kelpie__sim_guest_truth(struct sim_guest *guest, struct sim_guest_truth *out);
 struct sim_process *kelpie__sim_guest_owner(const struct sim_guest *guest);

@@ -149,6 +149,8 @@ void kelpie__sim_guest_truth(struct sim_guest *guest, struct sim_guest_truth *ou
         .lineage = guest->lineage,
         .ticks = (uint64_t)(kelpie__sim_guest_now(guest) / KELPIE_NS_PER_MS),
         .command_starts = kernel->command_starts,
+        .entropy = kernel->entropy,
+        .wall_ns = kelpie__sim_guest_now(guest) + guest->machine->wall_offset_ns,
         .has_agent =
             init != NULL && init->state != SIM_PROCESS_ZOMBIE && guest->end == SIM_GUEST_LIVES,
         .is_greeted = guest->is_greeted,
@@ -159,6 +161,7 @@ void kelpie__sim_guest_truth(struct sim_guest *guest, struct sim_guest_truth *ou
     };
     memcpy(out->nonce, kernel->nonce, sizeof(out->nonce));
     memcpy(out->boot_id, guest->machine->boot_id, sizeof(out->boot_id));
+    memcpy(out->hostname, guest->machine->hostname, sizeof(out->hostname));
 }
 
 struct sim_process *kelpie__sim_guest_owner(const struct sim_guest *guest) {

@@ -183,9 +183,11 @@ static uint64_t random_mix(uint64_t value) {
 /* Whatever is drawn from now on follows from the state before and these bytes. */
 static void random_reseed(struct sim_machine *machine, const uint8_t *bytes, size_t count) {
     uint64_t hash = count;
+    struct sim_kernel *kernel = machine->guest->kernel;
     for (size_t i = 0; i < count; i += 1) {
         hash = random_mix(hash + 0x9e3779b97f4a7c15u + bytes[i]);
     }
+    kernel->entropy = random_mix(kernel->entropy + hash);
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(machine->random_state); i += 1) {
         hash = random_mix(hash + 0x9e3779b97f4a7c15u);
         machine->random_state[i] = random_mix(machine->random_state[i] + hash) | (i == 0 ? 1 : 0);

@@ -65,6 +65,7 @@ struct sim_kernel {
     uint64_t command_starts;
     uint64_t cpu_us; /* of all that has ended */
     uint64_t fork_count;
+    uint64_t entropy; /* a hash of all that was added to its pool */
     uint64_t lineage;
     int64_t boot_ns;       /* monotonic: when process 1 starts */
     int64_t port_named_ns; /* monotonic: from then on the port's name is known */

@@ -15,6 +15,7 @@
 #include "sim/disk.h"
 #include "sim/guest.h"
 #include "sim/machine.h"
+#include "sim/snapshot_truth.h"
 #include "sim/trace.h"
 #include "sim/truth.h"
 #include "store/record.h"
@@ -35,13 +36,23 @@ struct invariant_vm {
     uint8_t paused_nonce[SIM_GUEST_NONCE_BYTES];
     uint64_t paused_ticks;
     int32_t vmm_pid;    /* of its last VMM */
+    int32_t arrived;    /* of the VMM whose guest was published last */
     bool has_vmm_ended; /* and how: */
     struct kelpie_os_exit vmm_exit;
 };
 
+/* Of a state file. */
+struct invariant_record {
+    enum kelpie_vm_state state;
+    int32_t vmm_pid; /* 0: none */
+    char reason[INVARIANT_REASON_BYTES];
+    char parent[33];
+};
+
 struct sim_invariants {
-    struct sim_world *world; /* borrowed */
-    struct sim_judge *judge; /* borrowed */
+    struct sim_snapshots *snapshots; /* owned */
+    struct sim_world *world;         /* borrowed */
+    struct sim_judge *judge;         /* borrowed */
     uint32_t vm_count;
     struct invariant_vm vms[INVARIANT_VM_MAX];
     uint32_t leaver_count;
@@ -95,9 +106,9 @@ static void check_resumed(struct sim_invariants *invariants, struct invariant_vm
 }
 
 static void check_published(struct sim_invariants *invariants, struct invariant_vm *vm,
-                            enum kelpie_vm_state before) {
+                            enum kelpie_vm_state before, const struct invariant_record *record) {
     struct sim_guest_truth truth;
-    struct sim_guest *guest = kelpie__sim_truth_guest(invariants->world, vm->path);
+    struct sim_guest *guest = kelpie__sim_truth_guest_of(invariants->world, record->vmm_pid);
     if (vm->state == KELPIE_VM_RUNNING && before == KELPIE_VM_STARTING) {
         if (guest != NULL) {
             kelpie__sim_guest_truth(guest, &truth);
@@ -119,6 +130,11 @@ static void check_published(struct sim_invariants *invariants, struct invariant_
                                vm->path);
     }
     check_resumed(invariants, vm, guest, before);
+    bool is_live = vm->state == KELPIE_VM_RUNNING || vm->state == KELPIE_VM_PAUSED;
+    if (is_live && guest != NULL && vm->arrived != record->vmm_pid) {
+        vm->arrived = record->vmm_pid;
+        kelpie__sim_snapshots_arrived(invariants->snapshots, guest, vm->path, record->parent);
+    }
 }
 
 /* ---- 2: only the table's transitions, and a state file that is whole ------------------------- */
@@ -139,18 +155,26 @@ static bool is_transition(enum kelpie_vm_state from, enum kelpie_vm_state to) {
     return from == to || (allowed[from] & 1u << to) != 0;
 }
 
-static bool read_state(struct sim_world *world, const char *path, enum kelpie_vm_state *out,
-                       char out_reason[INVARIANT_REASON_BYTES]) {
+static bool read_state(struct sim_world *world, const char *path, struct invariant_record *out) {
     char text[KELPIE_RECORD_JSON_BYTES_MAX];
     char name[16];
-    struct kelpie_json_member members[] = {{.key = "state"}, {.key = "reason"}};
+    int64_t pid = 0;
+    struct kelpie_json_member members[] = {
+        {.key = "state"}, {.key = "reason"}, {.key = "parent"}, {.key = "vmm_pid"}};
     int64_t size =
         kelpie__sim_disk_peek(kelpie__sim_world_disk(world), false, path, text, sizeof(text));
-    return size > 0 && (uint64_t)size <= sizeof(text) &&
-           kelpie__json_members(text, (size_t)size, members, KELPIE_ARRAY_COUNT(members)) == 0 &&
-           kelpie__json_member_string(&members[0], name, sizeof(name)) &&
-           kelpie__json_member_string(&members[1], out_reason, INVARIANT_REASON_BYTES) &&
-           kelpie__state_parse(name, out);
+    *out = (struct invariant_record){0};
+    bool is_whole =
+        size > 0 && (uint64_t)size <= sizeof(text) &&
+        kelpie__json_members(text, (size_t)size, members, KELPIE_ARRAY_COUNT(members)) == 0;
+    if (is_whole) { /* what is not there is empty */
+        kelpie__ignore(kelpie__json_member_string(&members[2], out->parent, sizeof(out->parent)) &&
+                       members[3].is_there && kelpie__json_i64(&members[3].value, &pid) == 0);
+        out->vmm_pid = (int32_t)pid;
+    }
+    return is_whole && kelpie__json_member_string(&members[0], name, sizeof(name)) &&
+           kelpie__json_member_string(&members[1], out->reason, sizeof(out->reason)) &&
+           kelpie__state_parse(name, &out->state);
 }
 
 /* ---- 9: the cause of death is the true one --------------------------------------------------- */
@@ -245,16 +269,16 @@ static void check_state_file(struct sim_invariants *invariants, const char *path
     }
     size_t length = strlen(path) - strlen(KELPIE_RECORD_FILE);
     struct invariant_vm *vm = vm_of(invariants, path, length);
-    enum kelpie_vm_state state = KELPIE_VM_CREATED;
+    struct invariant_record record;
     if (vm == NULL) {
         return; /* more than are known */
     }
-    char reason[INVARIANT_REASON_BYTES];
-    if (!read_state(invariants->world, path, &state, reason)) {
+    if (!read_state(invariants->world, path, &record)) {
         kelpie__sim_world_fail(invariants->world, "invariant 2: %s is not whole", path);
         return;
     }
     enum kelpie_vm_state before = vm->state;
+    enum kelpie_vm_state state = record.state;
     if (vm->is_known && !is_transition(before, state)) {
         kelpie__sim_world_fail(invariants->world, "invariant 2: %s goes from %s to %s", vm->path,
                                kelpie_vm_state_name(before), kelpie_vm_state_name(state));
@@ -267,9 +291,9 @@ static void check_state_file(struct sim_invariants *invariants, const char *path
         kelpie__sim_trace_band(trace, kelpie__sim_now(invariants->world), vm->path,
                                kelpie_vm_state_name(state));
     }
-    check_published(invariants, vm, was_known ? before : KELPIE_VM_CREATED);
+    check_published(invariants, vm, was_known ? before : KELPIE_VM_CREATED, &record);
     if (state == KELPIE_VM_CRASHED && vm->has_vmm_ended) {
-        check_cause(invariants, vm, reason);
+        check_cause(invariants, vm, record.reason);
     }
     vm->has_vmm_ended = vm->has_vmm_ended && state != KELPIE_VM_STARTING;
 }
@@ -444,21 +468,27 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
         check_orphans(invariants);
         note_leaver(invariants, event);
         forget_former(invariants, event->detail);
+        kelpie__sim_snapshots_renamed(invariants->snapshots, event->detail);
         if (ends_with(event->detail, INVARIANT_STATE_TAIL)) {
             check_state_file(invariants, event->detail);
         }
         break;
     case SIM_EVENT_POWER_LOSS:
         invariants->vm_count = 0;
+        kelpie__sim_snapshots_power_loss(invariants->snapshots);
         kelpie__sim_judge_power_loss(invariants->judge);
         break;
     case SIM_EVENT_FAULT:
         tell_tampering(invariants, event);
+        if (strstr(event->detail, "=> rot") != NULL) {
+            kelpie__sim_snapshots_rotted(invariants->snapshots);
+        }
         break;
     case SIM_EVENT_NOTE:
         check_orphans(invariants);
         break;
     case SIM_EVENT_GUEST:
+        kelpie__sim_snapshots_guest(invariants->snapshots, event->guest, event->detail);
         if (strcmp(event->detail, "runs") == 0) {
             check_runs_alone(invariants, event->guest);
         }
@@ -473,11 +503,17 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
 struct sim_invariants *kelpie__sim_invariants_create(struct sim_world *world,
                                                      struct sim_judge *judge) {
     struct sim_invariants *invariants = calloc(1, sizeof(*invariants));
-    if (invariants != NULL) {
-        invariants->world = world;
-        invariants->judge = judge;
-        kelpie__sim_world_observe(world, on_event, invariants);
+    struct sim_snapshots *snapshots = kelpie__sim_snapshots_create(world);
+    if (invariants == NULL || snapshots == NULL) {
+        free(invariants);
+        kelpie__sim_snapshots_destroy(snapshots);
+        return NULL;
     }
+    invariants->snapshots = snapshots;
+    invariants->world = world;
+    invariants->judge = judge;
+    kelpie__sim_judge_watch(judge, snapshots);
+    kelpie__sim_world_observe(world, on_event, invariants);
     return invariants;
 }
 
@@ -497,5 +533,8 @@ bool kelpie__sim_invariants_is_paused(const struct sim_invariants *invariants, u
 }
 
 void kelpie__sim_invariants_destroy(struct sim_invariants *invariants) {
+    if (invariants != NULL) {
+        kelpie__sim_snapshots_destroy(invariants->snapshots);
+    }
     free(invariants);
 }

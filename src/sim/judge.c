@@ -9,10 +9,15 @@
 
 #include "core/error.h"
 #include "core/limits.h"
+#include "core/text.h"
 #include "sim/client_command.h"
+#include "sim/client_snapshot.h"
 #include "sim/ending.h"
 #include "sim/fault.h"
+#include "sim/guest.h"
 #include "sim/machine.h"
+#include "sim/snapshot_truth.h"
+#include "sim/truth.h"
 
 #define JUDGE_GRACE_MS 1000u /* beyond a call's own deadline, on a machine that is not loaded */
 
@@ -22,7 +27,17 @@
 /* what a start may wait for kelpie-pack, which a fault can make hang */
 #define JUDGE_PREPARE_NS (120 * KELPIE_NS_PER_S)
 
+/* The machine that a VM had when a restore or a snapshot of it began. */
+struct judge_machine {
+    int32_t vmm_pid; /* 0: it did not live, or nothing is known */
+    bool was_running;
+    uint32_t activity; /* of the VM, with the restore itself */
+    uint32_t faults;   /* that had fired */
+    struct sim_guest_truth guest;
+};
+
 struct judge_call {
+    struct judge_machine before; /* of a RESTORE or SNAPSHOT */
     bool is_open;
     uint64_t ticket; /* 0: the model does not know this operation */
     struct sim_operation operation;
@@ -32,8 +47,10 @@ struct judge_call {
 };
 
 struct sim_judge {
-    struct sim_world *world; /* borrowed */
-    struct sim_model *model; /* owned */
+    struct sim_world *world;         /* borrowed */
+    struct sim_model *model;         /* owned */
+    struct sim_snapshots *snapshots; /* borrowed; NULL: nobody knows of them */
+    const struct sim_swarm *swarm;   /* borrowed */
     uint32_t timeout_tenths;
     struct sim_judge_counts counts;
     bool is_faulty; /* not calm */
@@ -43,6 +60,7 @@ struct sim_judge {
     struct sim_endings endings;
     int64_t
         killed_ns[SIM_MODEL_VM_MAX]; /* when a call ended that kills the VM, or its owner went */
+    uint32_t activity[SIM_MODEL_VM_MAX]; /* begins and ends of calls that change something */
 };
 
 struct sim_judge *kelpie__sim_judge_create(struct sim_world *world, const struct sim_swarm *swarm) {
@@ -52,6 +70,7 @@ struct sim_judge *kelpie__sim_judge_create(struct sim_world *world, const struct
     }
     judge->world = world;
     judge->is_faulty = !swarm->is_calm;
+    judge->swarm = swarm;
     judge->timeout_tenths = swarm->timeout_tenths;
     judge->model = kelpie__sim_model_create(swarm->is_calm);
     if (judge->model == NULL) {
@@ -77,8 +96,143 @@ const struct sim_judge_counts *kelpie__sim_judge_counts(const struct sim_judge *
     return &judge->counts;
 }
 
+void kelpie__sim_judge_watch(struct sim_judge *judge, struct sim_snapshots *snapshots) {
+    judge->snapshots = snapshots;
+}
+
 static int64_t wall_offset_ns(struct sim_world *world) {
     return kelpie__sim_world_host(world)->wall_offset_ns;
+}
+
+/* Whether a fault of this class has fired. */
+static bool judge_has_fault(const struct sim_judge *judge, const char *class) {
+    const struct sim_faults *faults = kelpie__sim_world_faults(judge->world);
+    for (uint32_t i = 0; i < kelpie__sim_faults_class_count(); i += 1) {
+        if (strcmp(kelpie__sim_faults_class_name(i), class) == 0) {
+            return kelpie__sim_faults_class_fired(faults, i) > 0;
+        }
+    }
+    return false;
+}
+
+/* ---- 19: a restore that fails leaves the machine that there was ----------------------------- */
+
+static bool changes_vm(const struct sim_operation *operation) {
+    return !operation->is_look && operation->op != SIM_MODEL_EXEC &&
+           operation->op != SIM_MODEL_PUT && operation->op != SIM_MODEL_GET &&
+           operation->op != SIM_MODEL_FORGET;
+}
+
+static void note_activity(struct sim_judge *judge, const struct sim_operation *operation) {
+    if (changes_vm(operation)) {
+        judge->activity[operation->vm] += 1;
+    }
+}
+
+static void note_machine(struct sim_judge *judge, struct judge_call *call) {
+    char path[32];
+    uint32_t vm = call->operation.vm;
+    const struct sim_faults *faults = kelpie__sim_world_faults(judge->world);
+    bool fits = kelpie__text_format(path, sizeof(path), SIM_TRUTH_VMS "vm-%u/", vm);
+    KELPIE_ASSERT(fits);
+    struct sim_guest *guest = kelpie__sim_truth_guest(judge->world, path);
+    if (guest != NULL) {
+        call->before = (struct judge_machine){
+            .vmm_pid = kelpie__sim_guest_owner(guest)->pid,
+            .was_running = kelpie__sim_guest_is_running(guest),
+            .activity = judge->activity[vm],
+            .faults = kelpie__sim_faults_fired(faults),
+        };
+        kelpie__sim_guest_truth(guest, &call->before.guest);
+    }
+    for (uint32_t i = 0; i < SIM_JUDGE_CLIENT_MAX; i += 1) {
+        const struct judge_call *other = &judge->calls[i];
+        if (other != call && other->is_open && other->operation.vm == vm &&
+            changes_vm(&other->operation)) {
+            call->before.vmm_pid = 0; /* whose work it would be, nobody knows */
+        }
+    }
+}
+
+/* 20: who was saved goes on as it was, and is the same. */
+static void check_source(struct sim_judge *judge, const struct judge_call *call) {
+    struct sim_guest_truth now;
+    const struct judge_machine *before = &call->before;
+    struct sim_guest *guest =
+        before->vmm_pid == 0 ? NULL : kelpie__sim_truth_guest_of(judge->world, before->vmm_pid);
+    if (guest == NULL || judge->activity[call->operation.vm] != before->activity ||
+        kelpie__sim_guest_end(guest) != SIM_GUEST_LIVES || kelpie__sim_truth_is_mute(guest)) {
+        return; /* it ended, or somebody else did something with it */
+    }
+    kelpie__sim_guest_truth(guest, &now);
+    if (now.id != before->guest.id || now.ticks < before->guest.ticks ||
+        memcmp(now.nonce, before->guest.nonce, sizeof(now.nonce)) != 0 ||
+        kelpie__sim_guest_is_running(guest) != before->was_running) {
+        char text[128];
+        kelpie__sim_operation_text(&call->operation, text, sizeof(text));
+        kelpie__sim_world_fail(judge->world, "invariant 20: %s: the guest that was saved %s", text,
+                               before->was_running ? "does not go on" : "does not stand any more");
+    }
+}
+
+/* Only where nobody and nothing else can have ended it. */
+static void check_machine(struct sim_judge *judge, const struct judge_call *call, int status) {
+    struct sim_guest_truth now;
+    const struct judge_machine *before = &call->before;
+    const struct sim_faults *faults = kelpie__sim_world_faults(judge->world);
+    if (status == 0 || before->vmm_pid == 0 ||
+        judge->activity[call->operation.vm] != before->activity ||
+        kelpie__sim_faults_fired(faults) != before->faults || judge_has_fault(judge, "qmp") ||
+        judge_has_fault(judge, "qemu") || judge_has_fault(judge, "guest") ||
+        judge_has_fault(judge, "kill") || judge_has_fault(judge, "power")) {
+        return;
+    }
+    struct sim_guest *guest = kelpie__sim_truth_guest_of(judge->world, before->vmm_pid);
+    if (guest != NULL) {
+        kelpie__sim_guest_truth(guest, &now);
+    }
+    if (guest == NULL || now.id != before->guest.id || now.ticks < before->guest.ticks ||
+        memcmp(now.nonce, before->guest.nonce, sizeof(now.nonce)) != 0 ||
+        (before->was_running && !kelpie__sim_guest_is_running(guest))) {
+        char text[128];
+        kelpie__sim_operation_text(&call->operation, text, sizeof(text));
+        kelpie__sim_world_fail(
+            judge->world, "invariant 19: %s answered %s, and %s", text, kelpie_code_name(status),
+            guest == NULL ? "what ran is not there any more" : "what ran does not go on");
+    }
+}
+
+/* What is asked of snapshots, and what was answered. */
+static void judge_tell_begin(struct sim_judge *judge, const struct sim_operation *operation) {
+    char name[SIM_SNAPSHOT_NAME_BYTES];
+    if (judge->snapshots != NULL && !operation->is_look && operation->op == SIM_MODEL_FORGET) {
+        kelpie__sim_snapshot_name(operation->snapshot, name);
+        kelpie__sim_snapshots_forgotten(judge->snapshots, name);
+    }
+}
+
+static void judge_tell_end(struct sim_judge *judge, const struct judge_call *call, int status) {
+    char name[SIM_SNAPSHOT_NAME_BYTES];
+    const struct sim_operation *operation = &call->operation;
+    bool is_of_snapshot = !operation->is_look && kelpie__sim_model_is_of_snapshot(operation->op);
+    if (is_of_snapshot && operation->op == SIM_MODEL_RESTORE) {
+        check_machine(judge, call, status);
+    } else if (is_of_snapshot && operation->op == SIM_MODEL_SNAPSHOT && status == 0) {
+        check_source(judge, call);
+    }
+    note_activity(judge, operation);
+    if (judge->snapshots == NULL || !is_of_snapshot || status != 0) {
+        return;
+    }
+    judge->counts.snapshots += 1;
+    kelpie__sim_snapshot_name(operation->snapshot, name);
+    if (operation->op == SIM_MODEL_SNAPSHOT) {
+        bool is_durable = !kelpie__sim_workload_is_owned(judge->swarm, operation->vm) ||
+                          kelpie__sim_snapshot_is_synced(operation);
+        kelpie__sim_snapshots_taken(judge->snapshots, name, is_durable);
+    } else {
+        kelpie__sim_snapshots_compare(judge->snapshots);
+    }
 }
 
 void kelpie__sim_judge_begin(struct sim_judge *judge, const struct sim_operation *operation,
@@ -116,6 +270,12 @@ void kelpie__sim_judge_begin(struct sim_judge *judge, const struct sim_operation
     if (is_command && judge->is_faulty) {
         call->limit_ns += JUDGE_PAUSED_NS;
     }
+    judge_tell_begin(judge, operation);
+    note_activity(judge, operation);
+    if (!operation->is_look &&
+        (operation->op == SIM_MODEL_RESTORE || operation->op == SIM_MODEL_SNAPSHOT)) {
+        note_machine(judge, call);
+    }
     call->ticket = kelpie__sim_model_begin(judge->model, &asked);
     KELPIE_ASSERT(call->ticket != 0);
     judge->counts.calls += 1;
@@ -130,17 +290,6 @@ static void blame(struct sim_judge *judge, const struct sim_operation *operation
     kelpie__sim_world_fail(judge->world, "%s: %s answered %s%s%.160s: %.200s",
                            is_calm ? "invariant 28" : "model", text, kelpie_code_name(status),
                            status < 0 ? ", " : "", status < 0 ? error->message : "", why);
-}
-
-/* Whether a fault of this class has fired. */
-static bool judge_has_fault(const struct sim_judge *judge, const char *class) {
-    const struct sim_faults *faults = kelpie__sim_world_faults(judge->world);
-    for (uint32_t i = 0; i < kelpie__sim_faults_class_count(); i += 1) {
-        if (strcmp(kelpie__sim_faults_class_name(i), class) == 0) {
-            return kelpie__sim_faults_class_fired(faults, i) > 0;
-        }
-    }
-    return false;
 }
 
 /* What a timeout that was reported stands for, at least. */
@@ -246,6 +395,7 @@ void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status,
     if (status == 0 && !call->operation.is_look && call->operation.op == SIM_MODEL_STOP) {
         check_graceful(judge, call, result != 0);
     }
+    judge_tell_end(judge, call, status);
     if (status == 0) {
         judge->counts.succeeded += 1;
         judge->counts.commands += call->operation.op == SIM_MODEL_EXEC;

@@ -14,6 +14,7 @@
 
 struct kelpie_error;
 struct sim_judge;
+struct sim_snapshots;
 
 /* What a run has checked: a run with nothing here is vacuous. */
 struct sim_judge_counts {
@@ -46,6 +47,10 @@ void kelpie__sim_judge_power_loss(struct sim_judge *judge);
  * compared. */
 void kelpie__sim_judge_tamper(struct sim_judge *judge, uint32_t vm);
 bool kelpie__sim_judge_is_tampered(const struct sim_judge *judge, uint32_t vm);
+
+/* What is true of snapshots, from now on: the answers about them are compared with it. Borrowed
+ * until the judge is destroyed. */
+void kelpie__sim_judge_watch(struct sim_judge *judge, struct sim_snapshots *snapshots);
 
 /* The VM in which this client waits for a command; false: it does not. */
 bool kelpie__sim_judge_waits_for_command(const struct sim_judge *judge, uint32_t client,

@@ -24,6 +24,11 @@
 static const uint32_t memory_image_pages[SIM_QEMU_IMAGE_PAGES] = {0,   1,    7,    64,
                                                                   100, 4096, 8191, 8192};
 
+uint32_t kelpie__sim_qemu_memory_page(uint32_t part) {
+    KELPIE_ASSERT(part < SIM_QEMU_IMAGE_PAGES);
+    return memory_image_pages[part];
+}
+
 /* The part of the image that lies in a page; -1: none. */
 static int memory_image_part(uint64_t page) {
     for (uint32_t i = 0; i < SIM_QEMU_IMAGE_PAGES; i += 1) {
@@ -135,6 +140,11 @@ static int64_t memory_read(struct sim_process *owner, uint64_t address, void *ou
     uint64_t at = address - MEMORY_ADDRESS;
     if (left == 0) {
         return -EFAULT;
+    }
+    if (((struct sim_qemu *)owner->extra)->state == SIM_QEMU_RUNNING) {
+        kelpie__sim_world_fail(owner->machine->world,
+                               "invariant 20: the memory of a guest that runs is read (QEMU %d)",
+                               owner->pid);
     }
     int64_t total = (int64_t)left;
     while (left > 0) { /* bound: the count */

@@ -13,9 +13,8 @@
 #include "os/os_call.h"
 #include "sim/qemu.h"
 
-#define STATE_BYTES 9165u
-#define STATE_DISK_BYTES 4096u /* more, for each disk */
-#define STATE_BYTES_MAX (STATE_BYTES + SIM_QEMU_DISKS_MAX * STATE_DISK_BYTES)
+#define STATE_TAIL_BYTES 6u /* a footer, the number of a section, the end */
+#define STATE_SECTION_FOOTER 0x7e
 #define STATE_HUGE_BYTES (UINT64_C(1) << 33)
 #define STATE_LOAD_NS (6 * KELPIE_NS_PER_MS)
 #define STATE_SIGNAL_BUS 7
@@ -138,23 +137,26 @@ static void state_store(uint8_t *place, uint64_t value) {
 }
 
 static size_t state_size(const struct sim_qemu *qemu) {
-    return STATE_BYTES + (size_t)qemu->options.disk_count * STATE_DISK_BYTES;
+    return SIM_QEMU_STATE_BYTES + (size_t)qemu->options.disk_count * SIM_QEMU_STATE_DISK_BYTES;
 }
 
-/* The one state that fits this image and this machine. */
-static void state_make(const struct sim_qemu *qemu, const uint8_t *image,
-                       uint8_t out[STATE_BYTES_MAX]) {
-    uint64_t key = qemu->options.memory_mib * 64 + qemu->options.disk_count;
+void kelpie__sim_qemu_state_make(uint64_t memory_mib, uint32_t disk_count, const uint8_t *image,
+                                 uint8_t out[SIM_QEMU_STATE_BYTES_MAX]) {
+    uint64_t key = memory_mib * 64 + disk_count;
+    size_t size = SIM_QEMU_STATE_BYTES + (size_t)disk_count * SIM_QEMU_STATE_DISK_BYTES;
+    KELPIE_ASSERT(size <= SIM_QEMU_STATE_BYTES_MAX);
     for (size_t at = 0; at < SIM_GUEST_IMAGE_BYTES; at += 8) {
         uint64_t word = 0;
         memcpy(&word, image + at, sizeof(word));
         key = state_mix(key + word + at);
     }
-    memset(out, 0, STATE_BYTES_MAX);
+    memset(out, 0, SIM_QEMU_STATE_BYTES_MAX);
     memcpy(out, state_magic, sizeof(state_magic));
-    for (size_t at = sizeof(state_magic); at + 8 <= state_size(qemu); at += 8) {
+    for (size_t at = sizeof(state_magic); at + 8 <= size; at += 8) {
         state_store(out + at, state_mix(key + at));
     }
+    out[size - STATE_TAIL_BYTES] = STATE_SECTION_FOOTER;
+    memset(out + size - STATE_TAIL_BYTES + 1, 0, STATE_TAIL_BYTES - 1);
 }
 
 static int state_write(struct sim_qemu *qemu, int file, const uint8_t *bytes, size_t count) {
@@ -171,14 +173,15 @@ static int state_write(struct sim_qemu *qemu, int file, const uint8_t *bytes, si
 
 /* The words of xen-save-devices-state when anything of it fails are these. */
 static void state_save_to(struct sim_qemu *qemu, int file) {
-    uint8_t state[STATE_BYTES_MAX];
+    uint8_t state[SIM_QEMU_STATE_BYTES_MAX];
     size_t count = state_size(qemu);
     const char *fault = qemu->qmp.fault;
     if (!kelpie__sim_qemu_memory_freeze(qemu)) {
         kelpie__sim_qemu_refuse(qemu, "GenericError", "An IO error has occurred");
         return;
     }
-    state_make(qemu, qemu->memory.image, state);
+    kelpie__sim_qemu_state_make(qemu->options.memory_mib, qemu->options.disk_count,
+                                qemu->memory.image, state);
     if (kelpie__sim_qemu_fault_is(fault, "corrupt")) {
         uint64_t drawn = kelpie__sim_draw(qemu->process->machine->world, SIM_STREAM_QEMU);
         state[8 + drawn % (count - 8)] ^= (uint8_t)(1u << (drawn >> 61));
@@ -267,8 +270,8 @@ static void state_load_guest(struct sim_qemu *qemu, uint8_t *image, bool is_good
 
 struct state_buffers {
     uint8_t image[SIM_GUEST_IMAGE_BYTES];
-    uint8_t wanted[STATE_BYTES_MAX];
-    uint8_t found[STATE_BYTES_MAX + 1];
+    uint8_t wanted[SIM_QEMU_STATE_BYTES_MAX];
+    uint8_t found[SIM_QEMU_STATE_BYTES_MAX + 1];
 };
 
 /* False: QEMU ends. */
@@ -294,7 +297,8 @@ static bool state_load(struct sim_qemu *qemu, struct state_buffers *buffers) {
         kelpie__sim_qemu_die(qemu, STATE_SIGNAL_BUS);
         return false;
     }
-    state_make(qemu, buffers->image, buffers->wanted);
+    kelpie__sim_qemu_state_make(qemu->options.memory_mib, qemu->options.disk_count, buffers->image,
+                                buffers->wanted);
     bool is_good = (size_t)count == size && memcmp(buffers->found, buffers->wanted, size) == 0;
     state_load_guest(qemu, buffers->image, is_good);
     return !qemu->is_ended;

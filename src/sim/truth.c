@@ -73,6 +73,18 @@ struct sim_guest *kelpie__sim_truth_guest(struct sim_world *world, const char *p
     return NULL;
 }
 
+struct sim_guest *kelpie__sim_truth_guest_of(struct sim_world *world, int32_t pid) {
+    struct sim_guest *guest = kelpie__sim_world_guest(world, 0);
+    for (uint32_t i = 0; guest != NULL; i += 1) { /* bound: the guests */
+        const struct sim_process *owner = kelpie__sim_guest_owner(guest);
+        if (owner != NULL && owner->pid == pid && kelpie__sim_truth_is_alive(owner)) {
+            return guest;
+        }
+        guest = kelpie__sim_world_guest(world, i + 1);
+    }
+    return NULL;
+}
+
 bool kelpie__sim_truth_is_mute(const struct sim_guest *guest) {
     const struct sim_process *owner = kelpie__sim_guest_owner(guest);
     const struct sim_qemu *qemu = owner == NULL ? NULL : owner->extra;

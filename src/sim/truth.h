@@ -22,6 +22,8 @@ bool kelpie__sim_truth_vm_path(const struct sim_process *process, char out[256])
 bool kelpie__sim_truth_vm_index(const struct sim_process *process, uint32_t *out);
 /* The guest of a living VMM of that VM; NULL: none. */
 struct sim_guest *kelpie__sim_truth_guest(struct sim_world *world, const char *path);
+/* The guest of the VMM of this pid; NULL: it has none, or is dead. */
+struct sim_guest *kelpie__sim_truth_guest_of(struct sim_world *world, int32_t pid);
 /* What its VMM has to say of that VM is held back, or it stands: whoever asks it cannot know. */
 bool kelpie__sim_truth_is_mute(const struct sim_guest *guest);
 /* How many living processes of that VM's guest have this text in an argument. */

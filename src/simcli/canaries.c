@@ -25,20 +25,20 @@ struct canary {
 static const struct canary canaries[] = {
     {1, "Running on QMP's \"running\"", "1,"},
     {2, "hello's nonce is not compared", "1,18,"},
-    {3, "the parent directory is not synced after a rename", NULL},
-    {4, "the manifest is written before the memory is synced", NULL},
-    {5, "\"completed\" is believed without a check of the length", NULL},
-    {6, "checksums are not verified at a restore", NULL},
+    {3, "the parent directory is not synced after a rename", "16,"},
+    {4, "the manifest is written before the memory is synced", "16,17,"},
+    {5, "\"completed\" is believed without a check of the length", "16,"},
+    {6, "checksums are not verified at a restore", "17,18,"},
     {7, "a timeout kills the leader only", "12,"},
     {8, "a short write is ignored", "11,"},
     {9, "a slow client's buffer is overwritten", "11,14,"},
     {10, "a VMM without die_with_parent", "4,"},
     {11, "a deadline from the wall clock", "27,"},
-    {12, "a restore stops the VM before it looks at the snapshot", NULL},
+    {12, "a restore stops the VM before it looks at the snapshot", "19,"},
     {13, "the lock is taken after the check", "6,"},
-    {14, "QMP's ids are not matched", NULL},
-    {15, "a fork without new entropy", NULL},
-    {16, "fsync again after EIO", NULL},
+    {14, "QMP's ids are not matched", "2,9,15,20,"},
+    {15, "a fork without new entropy", "21,"},
+    {16, "fsync again after EIO", "16,"},
 };
 
 #define CANARIES_COUNT (sizeof(canaries) / sizeof(canaries[0]))

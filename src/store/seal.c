@@ -12,6 +12,7 @@
 #include "core/small_file.h"
 #include "core/text.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "store/checksum.h"
 #include "store/sums.h"
 
@@ -181,8 +182,12 @@ static int sum_file(struct seal *seal, const struct kelpie_manifest_file *entry,
         offset += count;
     }
     bool is_read = status == 0;
-    if (is_read && seal->options.is_synced) {
+    bool is_forgotten = KELPIE_CANARY(seal->os, 4) && strcmp(entry->name, "memory") == 0;
+    if (is_read && seal->options.is_synced && !is_forgotten) {
         status = kelpie__os_sync(seal->os, file);
+        if (KELPIE_CANARY(seal->os, 16) && status == -EIO) {
+            status = kelpie__os_sync(seal->os, file);
+        }
     }
     kelpie__ignore(kelpie__os_close(seal->os, file)); /* it was only read */
     return status < 0 ? kelpie__fail(error, KELPIE_E_IO, -status, "%s \"%s\" of the snapshot",

@@ -10,6 +10,7 @@
 #include "core/config.h"
 #include "core/text.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "store/copy.h"
 #include "store/remove.h"
 #include "store/seal.h"
@@ -218,7 +219,7 @@ int kelpie__snapshot_add_link(struct kelpie_snapshot *snapshot, const char *name
 }
 
 int kelpie__snapshot_store_sync(const struct kelpie_snapshot_store *store) {
-    int status = kelpie__os_sync(store->os, store->directory);
+    int status = KELPIE_CANARY(store->os, 3) ? 0 : kelpie__os_sync(store->os, store->directory);
     int parent = status < 0 ? status : open_directory(store->os, store->directory, "..");
     if (parent < 0) {
         return parent;

@@ -35,8 +35,8 @@ const struct kelpie_vmm_operations *kelpie__vmm_driver(enum kelpie_vmm_backend b
     bool has_pause = driver->pause != NULL && driver->resume != NULL;
     KELPIE_ASSERT(has_pause == ((driver->capabilities & KELPIE_VMM_CAN_PAUSE) != 0));
     bool has_snapshot = driver->describe != NULL && driver->save != NULL &&
-                        driver->switch_disk != NULL && driver->make_overlay != NULL &&
-                        driver->identify != NULL;
+                        driver->switch_disk != NULL && driver->check_devices != NULL &&
+                        driver->make_overlay != NULL && driver->identify != NULL;
     KELPIE_ASSERT(has_snapshot == ((driver->capabilities & KELPIE_VMM_CAN_SNAPSHOT) != 0));
     return driver;
 }
@@ -174,6 +174,13 @@ void kelpie__vmm_describe(struct kelpie_vmm *vmm, struct kelpie_vmm_description 
     vmm->operations->describe(vmm, out);
     KELPIE_ASSERT(out->vmm[0] != '\0' && out->machine[0] != '\0' && out->cpu[0] != '\0');
     KELPIE_ASSERT(out->accelerator != KELPIE_VMM_ACCELERATOR_AUTO);
+}
+
+int kelpie__vmm_check_devices(const struct kelpie_vmm_operations *operations, struct kelpie_os *os,
+                              int file, struct kelpie_error *error) {
+    KELPIE_ASSERT((operations->capabilities & KELPIE_VMM_CAN_SNAPSHOT) != 0);
+    KELPIE_ASSERT(file >= 0);
+    return operations->check_devices(os, file, error);
 }
 
 int kelpie__vmm_make_overlay(const struct kelpie_vmm_operations *operations, struct kelpie_os *os,

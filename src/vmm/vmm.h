@@ -33,7 +33,8 @@ struct kelpie_vmm;
 enum kelpie_vmm_capability {
     KELPIE_VMM_CAN_PAUSE = 1, /* pause and resume are there */
     KELPIE_VMM_CAN_SNAPSHOT =
-        2, /* save, restore, describe, make_overlay, switch_disk, identify are there */
+        2, /* save, restore, describe, check_devices, make_overlay, switch_disk, identify are there
+            */
 };
 
 enum kelpie_vmm_accelerator {
@@ -249,6 +250,10 @@ struct kelpie_vmm_operations {
     int (*switch_disk)(struct kelpie_vmm *vmm, uint32_t index, const char *path,
                        struct kelpie_error *error);
 
+    /* Without an instance: whether the state of the devices that `save` wrote is whole, as far as
+     * its own bytes tell; `file` can be read. Errors: SNAPSHOT. */
+    int (*check_devices)(struct kelpie_os *os, int file, struct kelpie_error *error);
+
     /* Without an instance: fills in a new layer, in the one format that this driver layers. */
     int (*make_overlay)(struct kelpie_os *os, const struct kelpie_vmm_overlay *overlay,
                         struct kelpie_error *error);
@@ -319,6 +324,9 @@ KELPIE_MUST_CHECK int kelpie__vmm_save(struct kelpie_vmm *vmm, const struct kelp
 KELPIE_MUST_CHECK int kelpie__vmm_switch_disk(struct kelpie_vmm *vmm, uint32_t index,
                                               const char *path, kelpie_vmm_done_callback callback,
                                               void *context, struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie__vmm_check_devices(const struct kelpie_vmm_operations *operations,
+                                                struct kelpie_os *os, int file,
+                                                struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__vmm_make_overlay(const struct kelpie_vmm_operations *operations,
                                                struct kelpie_os *os,
                                                const struct kelpie_vmm_overlay *overlay,

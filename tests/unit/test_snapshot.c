@@ -718,6 +718,26 @@ static void test_path_that_is_no_text_is_refused(void **state) {
     assert_false(scene->qemu->vmm.is_changing);
 }
 
+/* QEMU says that all went well, too, when it has written a part. */
+static void test_device_state_that_is_cut_off_is_refused(void **state) {
+    struct scene *scene = *state;
+    static const char tail[] = {0x7e, 0, 0, 0, 14, 0};
+    const uint64_t whole = 4597;
+    memcpy(scene->files[0], "QEVM\0\0\0\3", 8);
+    memcpy(scene->files[0] + whole - sizeof(tail), tail, sizeof(tail));
+    for (uint64_t size = 0; size <= whole; size += 1) {
+        struct kelpie_error error = {0};
+        scene->sizes[0] = size;
+        int status =
+            kelpie__vmm_check_devices(&kelpie__qemu_operations, &scene->fake->os, DEVICE, &error);
+        assert_int_equal(status, size == whole ? 0 : KELPIE_E_SNAPSHOT);
+    }
+    scene->files[0][7] = 4; /* another version */
+    assert_int_equal(
+        kelpie__vmm_check_devices(&kelpie__qemu_operations, &scene->fake->os, DEVICE, NULL),
+        KELPIE_E_SNAPSHOT);
+}
+
 static void test_layer_says_what_it_lies_over(void **state) {
     struct scene *scene = *state;
     struct kelpie_error error = {0};
@@ -780,6 +800,7 @@ int main(void) {
         ROW(test_clock_may_be_off_by_500_ppm),
         ROW(test_layer_is_switched_and_a_refused_one_closed),
         ROW(test_path_that_is_no_text_is_refused),
+        ROW(test_device_state_that_is_cut_off_is_refused),
         ROW(test_layer_says_what_it_lies_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

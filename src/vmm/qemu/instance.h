@@ -146,6 +146,8 @@ KELPIE_MUST_CHECK int kelpie__qemu_switch_disk(struct kelpie_vmm *vmm, uint32_t 
                                                const char *path, struct kelpie_error *error);
 
 /* overlay.c */
+KELPIE_MUST_CHECK int kelpie__qemu_check_devices(struct kelpie_os *os, int file,
+                                                 struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__qemu_make_overlay(struct kelpie_os *os,
                                                 const struct kelpie_vmm_overlay *overlay,
                                                 struct kelpie_error *error);

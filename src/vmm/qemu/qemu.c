@@ -622,6 +622,7 @@ const struct kelpie_vmm_operations kelpie__qemu_operations = {
     .describe = qemu_describe,
     .save = kelpie__qemu_save,
     .switch_disk = kelpie__qemu_switch_disk,
+    .check_devices = kelpie__qemu_check_devices,
     .make_overlay = kelpie__qemu_make_overlay,
     .identify = kelpie__qemu_identify,
     .kill = qemu_kill,

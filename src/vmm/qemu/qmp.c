@@ -229,6 +229,15 @@ static void qmp_stray(struct kelpie_qmp *qmp) {
     }
 }
 
+/* For a planted bug alone: the command that was asked last, of those that wait; 0: none does. */
+static uint64_t qmp_asked_last(const struct kelpie_qmp *qmp) {
+    uint64_t last = 0;
+    for (uint32_t i = 0; i < KELPIE_QMP_COMMAND_COUNT_MAX; i += 1) {
+        last = qmp->commands[i].id > last ? qmp->commands[i].id : last;
+    }
+    return last;
+}
+
 /* An answer: "return" with its result, or "error" with its words. */
 static void qmp_message_answer(struct kelpie_qmp *qmp, const struct kelpie_json_value *result,
                                const struct kelpie_json_value *refusal) {
@@ -257,9 +266,9 @@ static void qmp_message_answer(struct kelpie_qmp *qmp, const struct kelpie_json_
         qmp->callbacks.ready(qmp->context);
         return;
     }
+    uint64_t wanted = KELPIE_CANARY(qmp->os, 14) ? qmp_asked_last(qmp) : id;
     for (uint32_t i = 0; has_id && i < KELPIE_QMP_COMMAND_COUNT_MAX; i += 1) {
-        bool is_waiting = KELPIE_CANARY(qmp->os, 14) && qmp->commands[i].id != 0;
-        if (is_waiting || (qmp->commands[i].id == id && id != 0)) {
+        if (qmp->commands[i].id == wanted && wanted != 0) {
             qmp_answer(&qmp->commands[i], status, result, status < 0 ? &error : NULL);
             return;
         }

@@ -10,7 +10,13 @@
 
 #include "core/limits.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "vmm/qemu/instance.h"
+
+/* of a device state: QEMU_VM_SECTION_FOOTER, the section's number, QEMU_VM_EOF */
+#define SAVE_SECTION_FOOTER 0x7e
+#define SAVE_END 0x00
+#define SAVE_TAIL_BYTES 6u
 
 static void save_ignore(void *context, int status, const struct kelpie_json_value *result,
                         const struct kelpie_error *error) {
@@ -100,6 +106,33 @@ static int save_check_devices(struct kelpie_qemu *qemu, struct kelpie_error *err
             (unsigned long long)stat.size_bytes, (unsigned long long)KELPIE_DEVICE_STATE_BYTES_MAX);
     }
     qemu->save.saved.device_bytes = stat.size_bytes;
+    return 0;
+}
+
+/* A state begins with a magic word and a version; it ends with the footer of its last section,
+ * which is a byte and the section's number, and the byte that ends all. QEMU loads one that was cut
+ * off without a word: this is the only place where that is seen. */
+int kelpie__qemu_check_devices(struct kelpie_os *os, int file, struct kelpie_error *error) {
+    static const uint8_t head[] = {'Q', 'E', 'V', 'M', 0, 0, 0, 3};
+    uint8_t bytes[sizeof(head)] = {0};
+    uint8_t tail[SAVE_TAIL_BYTES] = {0};
+    struct kelpie_os_stat stat = {0};
+    int status = kelpie__os_stat(os, file, "", false, &stat);
+    bool is_long = status == 0 && stat.size_bytes >= sizeof(head) + sizeof(tail);
+    bool is_read = is_long &&
+                   kelpie__os_pread(os, file, bytes, sizeof(bytes), 0) == sizeof(bytes) &&
+                   kelpie__os_pread(os, file, tail, sizeof(tail), stat.size_bytes - sizeof(tail)) ==
+                       sizeof(tail);
+    if (KELPIE_CANARY(os, 5)) {
+        return 0;
+    }
+    if (!is_read || memcmp(bytes, head, sizeof(head)) != 0 || tail[0] != SAVE_SECTION_FOOTER ||
+        tail[sizeof(tail) - 1] != SAVE_END) {
+        return kelpie__fail(error, KELPIE_E_SNAPSHOT, 0,
+                            "QEMU wrote a device state of %llu bytes that is cut off, and says "
+                            "that it is whole",
+                            (unsigned long long)stat.size_bytes);
+    }
     return 0;
 }
 
