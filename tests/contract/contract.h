@@ -87,6 +87,7 @@ extern const struct harness_test contract_tests_restore[];
 extern const struct harness_test contract_tests_snapshot_faults[];
 extern const struct harness_test contract_tests_snapshot_hard[];
 extern const struct harness_test contract_tests_restore_ends[];
+extern const struct harness_test contract_tests_pool[];
 extern const struct harness_test contract_tests_faults[];
 
 #endif

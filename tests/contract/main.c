@@ -16,7 +16,7 @@ int main(int argc, char **argv) {
         contract_tests_faults,          contract_tests_pause,
         contract_tests_snapshot,        contract_tests_restore,
         contract_tests_snapshot_faults, contract_tests_snapshot_hard,
-        contract_tests_restore_ends,
+        contract_tests_restore_ends,    contract_tests_pool,
     };
     struct harness_test tests[TESTS_MAX];
     size_t count = 0;
