@@ -83,12 +83,17 @@ int kelpie__pool_end(struct kelpie *kelpie, struct kelpie_pool_directory *direct
 
 /* ---- what dead processes left ---------------------------------------------------------------- */
 
-static void prune_retired(struct kelpie *kelpie, const struct kelpie_pool_store *store,
-                          const char *entry) {
+static void prune_leftover(struct kelpie *kelpie, const struct kelpie_pool_store *store,
+                           const char *entry) {
     struct kelpie_pool_directory directory;
     KELPIE_ASSERT(entry[0] == '.');
-    if (kelpie__pool_directory_open(&directory, store, entry, NULL) < 0) {
-        return; /* gone, or damaged: for people */
+    int status = kelpie__pool_directory_open(&directory, store, entry, NULL);
+    /* No pool by name, or no whole one: it never had members, or they were ended. */
+    if (status == KELPIE_E_NOT_FOUND || status == KELPIE_E_CONFIG) {
+        kelpie__pool_store_prune(store, entry);
+    }
+    if (status < 0) {
+        return; /* damaged: for people */
     }
     if (kelpie__pool_directory_lock(&directory, NULL) == 0) { /* else its remover is at work */
         KELPIE_REACHED(kelpie->os, "a pool was found half removed");
@@ -126,9 +131,7 @@ void kelpie__pools_prune(struct kelpie *kelpie) {
     }
     while (kelpie__pool_store_list(&store, &cursor, true, entry, NULL) ==
            1) { /* bound: the store */
-        if (!kelpie__pool_store_prune_made(&store, entry)) {
-            prune_retired(kelpie, &store, entry);
-        }
+        prune_leftover(kelpie, &store, entry);
     }
     cursor = 0;
     while (kelpie__pool_store_list(&store, &cursor, false, entry, NULL) == 1) { /* bound: same */

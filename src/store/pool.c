@@ -111,18 +111,15 @@ static bool is_current(const struct kelpie_pool_store *store, const char *entry,
            mine.inode == current.inode && mine.device == current.device;
 }
 
-bool kelpie__pool_store_prune_made(const struct kelpie_pool_store *store, const char *entry) {
-    if (!kelpie__text_has_prefix(entry, POOL_MADE_PREFIX)) {
-        return false;
-    }
+void kelpie__pool_store_prune(const struct kelpie_pool_store *store, const char *entry) {
+    KELPIE_ASSERT(entry[0] == '.');
     int directory = open_directory(store->os, store->directory, entry);
     if (directory >= 0 && kelpie__os_lock(store->os, directory) == 0 &&
         is_current(store, entry, directory)) {
-        KELPIE_REACHED(store->os, "an unfinished pool was found");
+        KELPIE_REACHED(store->os, "a part of a pool was found");
         kelpie__ignore(kelpie__remove_directory(store->os, store->directory, entry));
     }
     close_handle(store->os, &directory);
-    return true;
 }
 
 /* ---- the lock -------------------------------------------------------------------------------- */
@@ -302,7 +299,9 @@ int kelpie__pool_directory_open(struct kelpie_pool_directory *pool,
     int status = kelpie__pool_file_read(os, opened.directory, &opened.values, error);
     if (status == 0) {
         opened.ready = open_directory(os, opened.directory, opened.values.id);
-        status = opened.ready < 0 ? fail_io(error, opened.ready, "open", entry) : 0;
+        status = opened.ready == -ENOENT ? fail_not_found(error, entry)
+                 : opened.ready < 0      ? fail_io(error, opened.ready, "open", entry)
+                                         : 0;
     }
     if (status < 0) {
         kelpie__pool_directory_close(&opened);

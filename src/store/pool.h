@@ -64,8 +64,8 @@ KELPIE_MUST_CHECK int kelpie__pool_directory_create(struct kelpie_pool_directory
                                                     const struct kelpie_pool_values *values,
                                                     const struct kelpie_config_values *config,
                                                     int *out_owner, struct kelpie_error *error);
-/* By its name, or by the one under which it is being removed. Errors: NOT_FOUND, IO, UNSUPPORTED (a
- * newer format). */
+/* By its name, or by the one under which it is being removed. Errors: NOT_FOUND (also: it is not
+ * whole yet, or any more, and has no members), IO, UNSUPPORTED (a newer format). */
 KELPIE_MUST_CHECK int kelpie__pool_directory_open(struct kelpie_pool_directory *pool,
                                                   const struct kelpie_pool_store *store,
                                                   const char *entry, struct kelpie_error *error);
@@ -104,8 +104,9 @@ KELPIE_MUST_CHECK int kelpie__pool_store_list(const struct kelpie_pool_store *st
                                               uint64_t *cursor, bool wants_leftovers,
                                               char out_entry[KELPIE_NAME_BYTES_MAX + 8],
                                               struct kelpie_error *error);
-/* Removes one that its maker left half made. True: it was one. */
-bool kelpie__pool_store_prune_made(const struct kelpie_pool_store *store, const char *entry);
+/* Removes one that its maker has left half made, or that has no member any more and was left half
+ * removed, unless somebody is at it. */
+void kelpie__pool_store_prune(const struct kelpie_pool_store *store, const char *entry);
 
 /* ---- notes of members that wait -------------------------------------------------------------- */
 
