@@ -161,6 +161,17 @@ static int monitor_run(struct kelpie_monitor *monitor, struct kelpie_error *erro
     return status;
 }
 
+/* One that ends because its loop has failed may have a guest that owes it answers. */
+static void monitor_leave_guest(struct kelpie_monitor *monitor) {
+    struct kelpie_error why = {0};
+    if (monitor->guest.wire != NULL) {
+        KELPIE_REACHED(monitor->os, "a monitor ended before its guest");
+        kelpie__ignore(kelpie__fail(&why, KELPIE_E_CRASHED, 0, "the monitor ends"));
+        monitor->guest.done = NULL; /* nothing is to go on from here */
+        kelpie__guest_detach(&monitor->guest, &why);
+    }
+}
+
 static void monitor_end(struct kelpie_monitor *monitor) {
     bool is_leftover = monitor->config.is_ephemeral && !monitor->is_deleted;
     kelpie__prepare_cancel(&monitor->prepare);
@@ -169,6 +180,7 @@ static void monitor_end(struct kelpie_monitor *monitor) {
     kelpie__template_deinit(&monitor->template);
     kelpie__clients_deinit(&monitor->clients, monitor->is_deleted ? "deleted" : "over");
     kelpie__member_deinit(&monitor->member);
+    monitor_leave_guest(monitor);
     kelpie__relay_deinit(&monitor->relay);
     kelpie__lifecycle_deinit(&monitor->lifecycle);
     kelpie__console_log_close(&monitor->console);
