@@ -19,6 +19,7 @@ import cases_input  # noqa: E402, F401
 import cases_streams  # noqa: E402, F401
 import cases_signals  # noqa: E402, F401
 import cases_snapshot  # noqa: E402, F401
+import cases_pool  # noqa: E402, F401
 import cases_restore  # noqa: E402, F401
 import cases_life  # noqa: E402, F401
 from support import Kelpie, run_cases  # noqa: E402
