@@ -56,7 +56,7 @@ static int member_set_nice(struct kelpie_os *os, int32_t pid, const char *nice) 
     if (file < 0) {
         return file; /* this kernel has none */
     }
-    int64_t written = kelpie__os_pwrite(os, file, nice, strlen(nice), 0);
+    int64_t written = kelpie__os_write(os, file, nice, strlen(nice)); /* pwrite(2) is refused */
     kelpie__ignore(kelpie__os_close(os, file));
     return written < 0 ? (int)written : 0;
 }
