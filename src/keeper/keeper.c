@@ -57,6 +57,13 @@ static uint32_t keeper_count(const struct kelpie_keeper *keeper, bool is_making)
     return count;
 }
 
+uint32_t kelpie__keeper_ready_count(const struct kelpie_keeper *keeper) {
+    uint32_t count = keeper_count(keeper, false);
+    uint32_t making_count = keeper_count(keeper, true);
+    KELPIE_ASSERT(making_count <= count);
+    return count - making_count;
+}
+
 void kelpie__keeper_made(struct kelpie_keeper *keeper) {
     keeper->status.made_count += 1;
     keeper->status.problem_code = 0;

@@ -84,6 +84,7 @@ bool kelpie__keeper_slot_is_making(const struct kelpie_keeper_slot *slot);
 
 /* ---- keeper.c: for slot.c -------------------------------------------------------------------- */
 
+uint32_t kelpie__keeper_ready_count(const struct kelpie_keeper *keeper);
 void kelpie__keeper_made(struct kelpie_keeper *keeper);
 void kelpie__keeper_failed(struct kelpie_keeper *keeper, const struct kelpie_error *why);
 

@@ -20,6 +20,8 @@
 #define SLOT_OFFER_RETRY_NS (120 * KELPIE_NS_PER_MS)
 /* beyond the boot's own time: the packing of a root directory, once */
 #define SLOT_START_MARGIN_MS 120000u
+/* who stands back behind a busy host takes longer */
+#define SLOT_BACKGROUND_FACTOR 4u
 
 void kelpie__keeper_slot_check(const struct kelpie_keeper_slot *slot) {
     KELPIE_ASSERT((slot->vm == NULL) == (slot->phase == KELPIE_KEEPER_EMPTY));
@@ -59,12 +61,16 @@ static void slot_done(void *context, const struct kelpie_error *error) {
 
 /* ---- what each phase asks for ---------------------------------------------------------------- */
 
+/* While none waits, somebody may be waiting for this one. */
 static int begin_starting(struct kelpie_keeper_slot *slot, struct kelpie_error *error) {
     char params[96];
+    bool is_background = kelpie__keeper_ready_count(slot->keeper) > 0;
     uint64_t boot_ms = slot->keeper->config->values.boot_timeout_ms;
+    boot_ms = is_background ? boot_ms * SLOT_BACKGROUND_FACTOR : boot_ms;
+    boot_ms = kelpie__min_u64(boot_ms, KELPIE_BOOT_TIMEOUT_MS_MAX);
     bool fits =
-        kelpie__text_format(params, sizeof(params), "{\"timeout_ms\":%llu,\"background\":true}",
-                            (unsigned long long)boot_ms);
+        kelpie__text_format(params, sizeof(params), "{\"timeout_ms\":%llu,\"background\":%s}",
+                            (unsigned long long)boot_ms, is_background ? "true" : "false");
     KELPIE_ASSERT(fits);
     const struct kelpie_request request = {
         .method = "vm.start", .params = params, .timeout_ms = boot_ms + SLOT_START_MARGIN_MS};

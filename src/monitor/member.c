@@ -17,7 +17,7 @@
 #include "wire/wire.h"
 
 /* sched(7), autogroups: of a session. Unlike nice(2) it can be taken back without a privilege. */
-#define MEMBER_NICE_BACKGROUND "10"
+#define MEMBER_NICE_BACKGROUND "5" /* a third of the others' share */
 #define MEMBER_NICE_USUAL "0"
 
 static void member_check(const struct kelpie_member *member) {
