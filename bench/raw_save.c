@@ -29,6 +29,27 @@ static uint64_t raw_address(struct bench_raw *raw) {
     return strtoull(place + strlen(" is "), NULL, 16);
 }
 
+/* Writes those of a run that are not all zeros; the others are holes, as in Kelpie's files. */
+static uint64_t write_pages(int file, const uint8_t *bytes, uint64_t count, off_t offset) {
+    uint64_t written = 0;
+    uint64_t first = 0;
+    for (uint64_t i = 0; i <= count; i += 1) {
+        const uint8_t *page = bytes + i * SAVE_PAGE_BYTES;
+        if (i < count && (page[0] != 0 || memcmp(page, page + 1, SAVE_PAGE_BYTES - 1) != 0)) {
+            continue;
+        }
+        size_t length = (i - first) * SAVE_PAGE_BYTES;
+        off_t place = offset + (off_t)(first * SAVE_PAGE_BYTES);
+        if (length > 0 &&
+            pwrite(file, bytes + first * SAVE_PAGE_BYTES, length, place) != (ssize_t)length) {
+            kelpie__bench_die("write the raw guest's memory: %s", strerror(errno));
+        }
+        written += length;
+        first = i + 1;
+    }
+    return written;
+}
+
 /* A run of pages from the guest into the file, or from the file into the guest. */
 static uint64_t copy_run(const struct bench_raw *raw, int file, uint64_t page, uint64_t count,
                          bool is_load) {
@@ -43,12 +64,11 @@ static uint64_t copy_run(const struct bench_raw *raw, int file, uint64_t page, u
     struct iovec there = {.iov_base = place.pointer, .iov_len = here.iov_len};
     bool is_done = is_load ? pread(file, bytes, here.iov_len, offset) == wanted &&
                                  process_vm_writev(raw->pid, &here, 1, &there, 1, 0) == wanted
-                           : process_vm_readv(raw->pid, &here, 1, &there, 1, 0) == wanted &&
-                                 pwrite(file, bytes, here.iov_len, offset) == wanted;
+                           : process_vm_readv(raw->pid, &here, 1, &there, 1, 0) == wanted;
     if (!is_done) {
         kelpie__bench_die("copy the raw guest's memory: %s", strerror(errno));
     }
-    return here.iov_len;
+    return is_load ? here.iov_len : write_pages(file, bytes, count, offset);
 }
 
 /* All pages of the map, in runs; gives their bytes. */

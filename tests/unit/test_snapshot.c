@@ -201,8 +201,13 @@ static void say(struct scene *scene, const char *text) {
 /* The next command has this text in it; its id is kept for the answer. */
 static void hear(struct scene *scene, const char *words) {
     char text[512];
-    int64_t count = kelpie__os_read(&scene->fake->os, scene->peer, text, sizeof(text) - 1);
-    text[count > 0 ? count : 0] = '\0';
+    size_t length = 0;
+    while (length < sizeof(text) - 1 &&
+           kelpie__os_read(&scene->fake->os, scene->peer, text + length, 1) == 1 &&
+           text[length] != '\n') { /* one line: more may have been sent */
+        length += 1;
+    }
+    text[length] = '\0';
     if (strstr(text, words) == NULL) {
         fail_msg("\"%s\" instead of \"%s\"", text, words);
     }

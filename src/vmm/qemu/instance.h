@@ -29,7 +29,6 @@ enum kelpie_qemu_descriptor {
 enum kelpie_qemu_save_step {
     KELPIE_QEMU_SAVE_NONE,
     KELPIE_QEMU_SAVE_LOCATE,
-    KELPIE_QEMU_SAVE_ADD_HANDLE,
     KELPIE_QEMU_SAVE_DEVICES,
     KELPIE_QEMU_SAVE_MEMORY,
 };

@@ -141,7 +141,6 @@ static void save_answer(void *context, int status, const struct kelpie_json_valu
 
 static int save_add_handle(struct kelpie_qemu *qemu, struct kelpie_error *error) {
     char arguments[48];
-    qemu->save.step = KELPIE_QEMU_SAVE_ADD_HANDLE;
     qemu->save.handle_set += 1;
     int length = snprintf(arguments, sizeof(arguments), "{\"fdset-id\":%u}", qemu->save.handle_set);
     KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(arguments));
@@ -149,12 +148,18 @@ static int save_add_handle(struct kelpie_qemu *qemu, struct kelpie_error *error)
                                                .arguments = arguments,
                                                .handle = qemu->save.order.device,
                                                .timeout_ms = KELPIE_QEMU_TIMEOUT_MS};
-    return kelpie__qmp_execute(qemu->qmp, &command, save_answer, qemu, error);
+    return kelpie__qmp_execute(qemu->qmp, &command, save_ignore, qemu, error);
 }
 
+/* Both at once: QEMU takes one after the other, and the guest stands still meanwhile. Without the
+ * file the second one fails, and says so. */
 static int save_devices(struct kelpie_qemu *qemu, struct kelpie_error *error) {
     char arguments[96];
     qemu->save.step = KELPIE_QEMU_SAVE_DEVICES;
+    int status = save_add_handle(qemu, error);
+    if (status < 0) {
+        return status;
+    }
     int length = snprintf(arguments, sizeof(arguments),
                           "{\"filename\":\"/dev/fdset/%u\",\"live\":false}", qemu->save.handle_set);
     KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(arguments));
@@ -166,8 +171,6 @@ static int save_next(struct kelpie_qemu *qemu, struct kelpie_error *error) {
     int status = 0;
     switch (qemu->save.step) {
     case KELPIE_QEMU_SAVE_LOCATE:
-        return save_add_handle(qemu, error);
-    case KELPIE_QEMU_SAVE_ADD_HANDLE:
         return save_devices(qemu, error);
     case KELPIE_QEMU_SAVE_DEVICES:
         status = save_check_devices(qemu, error);
@@ -225,7 +228,7 @@ int kelpie__qemu_save(struct kelpie_vmm *vmm, const struct kelpie_vmm_save *orde
     save->step = KELPIE_QEMU_SAVE_LOCATE;
     /* It cannot move: asked for once. */
     status = qemu->locate.address != 0
-                 ? save_add_handle(qemu, error)
+                 ? save_devices(qemu, error)
                  : kelpie__qemu_locate(&qemu->locate, qemu->qmp, qemu->memory_bytes, save_located,
                                        qemu, error);
     if (status < 0) {
