@@ -43,6 +43,8 @@ CEILINGS = (
     ("restore to first result", "restore/kelpie", None),
     ("fork to the child's first result", "fork/kelpie", 200),
     ("pause of a fork's source", "fork/pause", 10),
+    ("claim from a pool to first result", "pool/first", 10),
+    ("claim from a pool", "pool/claim", None),
     ("private memory of a clone", "density/clone", 30),
     ("private memory of a monitor", "density/monitor", 2),
 )

@@ -20,7 +20,7 @@ static const struct {
     {"boot", kelpie__bench_boot},       {"exec", kelpie__bench_exec},
     {"stream", kelpie__bench_stream},   {"snapshot", kelpie__bench_snapshot},
     {"restore", kelpie__bench_restore}, {"fork", kelpie__bench_fork},
-    {"density", kelpie__bench_density},
+    {"pool", kelpie__bench_pool},       {"density", kelpie__bench_density},
 };
 
 static const char vm_usage[] =
