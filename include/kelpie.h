@@ -706,6 +706,24 @@ KELPIE_MUST_CHECK int kelpie_snapshot_fork(struct kelpie *kelpie, const char *sn
                                            const char *const *names, size_t count,
                                            struct kelpie_vm **out, struct kelpie_error *error);
 
+/* The same, going on in the loop: `out_vms` keeps `count` handles until the callback, and is filled
+ * before that says that all have arrived. On failure, of whatever step, the callback comes when no
+ * VM is left. kelpie_operation_cancel gives it up. When `vm` is closed before, it ends without a
+ * callback: owned VMs go, detached ones stay. */
+KELPIE_MUST_CHECK int kelpie_vm_fork_async(struct kelpie_vm *vm, const struct kelpie_config *config,
+                                           const char *const *names, size_t count,
+                                           struct kelpie_vm **out_vms,
+                                           kelpie_done_callback callback, void *context,
+                                           struct kelpie_operation **out,
+                                           struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie_snapshot_fork_async(struct kelpie *kelpie, const char *snapshot,
+                                                 const struct kelpie_config *config,
+                                                 const char *const *names, size_t count,
+                                                 struct kelpie_vm **out_vms,
+                                                 kelpie_done_callback callback, void *context,
+                                                 struct kelpie_operation **out,
+                                                 struct kelpie_error *error);
+
 struct kelpie_snapshot_info {
     size_t struct_size; /* set by the caller */
     char id[33];

@@ -2,7 +2,7 @@
  *
  * Several VMs from one: a snapshot that nobody misses afterwards, VMs made from it, all started at
  * once. The snapshot is held until they live; it is removed here, or, when one of them needs it
- * longer, by the last of them.
+ * longer, by the last of them. All steps happen in the loop; the blocking calls wait for the end.
  */
 #include <string.h>
 
@@ -13,18 +13,45 @@
 
 #define FORK_NAME_BYTES 8u
 #define FORK_LABEL "made by fork"
+#define FORK_BUSY_NS (5 * KELPIE_NS_PER_MS) /* somebody holds a lock for a moment */
+#define FORK_DELETE_TRIES 3u                /* of a VM whose monitor dies meanwhile */
 
-struct fork {
-    struct kelpie *kelpie; /* borrowed: during the call */
-    const char *const *names;
-    size_t count;
-    struct kelpie_vm **vms; /* of the caller; NULL: not made */
-    size_t pending;
-    int status; /* of the first that failed */
-    struct kelpie_error error;
+/* One of the VMs. */
+struct fork_child {
+    struct kelpie_fork *fork;
+    struct kelpie_vm *vm;                 /* owned until it is given; NULL: not made */
+    struct kelpie_operation *operation;   /* its start, while that is under way */
+    char name[KELPIE_NAME_BYTES_MAX + 1]; /* "": drawn */
+    uint32_t delete_count;
 };
 
-static void fork_keep_failure(struct fork *fork, int status, const struct kelpie_error *error) {
+struct kelpie_fork {
+    struct kelpie_operation operation; /* what its caller has to cancel it */
+    struct kelpie *kelpie;             /* borrowed: until it ends */
+    struct kelpie_fork *next;
+    struct kelpie_vm *source;        /* borrowed: until it ends; NULL: made of a snapshot */
+    struct kelpie_operation *taking; /* the snapshot, while it is being taken */
+    struct kelpie_snapshot_result taken;
+    struct kelpie_config *config; /* owned */
+    struct kelpie_snapshot_store store;
+    struct kelpie_snapshot held; /* so that the first that needs it no longer does not remove it */
+    bool is_held;
+    struct fork_child *children; /* owned */
+    size_t count;
+    size_t made_count;
+    size_t started_count;
+    size_t pending;
+    int64_t busy_deadline_ns;
+    struct kelpie_timer timer;
+    int status; /* of the first that failed */
+    struct kelpie_error error;
+    struct kelpie_vm **out; /* borrowed: until it ends */
+    kelpie_done_callback callback;
+    void *context;
+};
+
+static void fork_keep_failure(struct kelpie_fork *fork, int status,
+                              const struct kelpie_error *error) {
     KELPIE_ASSERT(status < 0);
     if (fork->status == 0) {
         fork->status = status;
@@ -32,138 +59,195 @@ static void fork_keep_failure(struct fork *fork, int status, const struct kelpie
     }
 }
 
-static void fork_started(void *context, const struct kelpie_error *error) {
-    struct fork *fork = context;
+/* ---- its end --------------------------------------------------------------------------------- */
+
+static void fork_let_go(struct kelpie_fork *fork) {
+    if (!fork->is_held) {
+        return;
+    }
+    fork->is_held = false;
+    kelpie__snapshot_close(&fork->held);
+    /* BUSY: one of the VMs needs it while it lives, and the last of these removes it. */
+    kelpie__ignore(kelpie__snapshot_remove(&fork->store, fork->taken.name, NULL));
+    kelpie__snapshot_store_close(&fork->store);
+}
+
+/* With all that it still has. */
+static void fork_destroy(struct kelpie_fork *fork) {
+    struct kelpie *kelpie = fork->kelpie;
+    struct kelpie_fork **place = &kelpie->forks;
+    while (*place != fork) { /* bound: the list has it */
+        KELPIE_ASSERT(*place != NULL);
+        place = &(*place)->next;
+    }
+    *place = fork->next;
+    kelpie__timer_disarm(kelpie->loop, &fork->timer);
+    for (size_t i = 0; i < fork->count; i += 1) {
+        kelpie__vm_release(fork->children[i].vm);
+    }
+    fork_let_go(fork);
+    kelpie_config_destroy(fork->config);
+    kelpie__free(kelpie->os, fork->children, fork->count * sizeof(*fork->children));
+    kelpie__free(kelpie->os, fork, sizeof(*fork));
+}
+
+static void fork_finish(struct kelpie_fork *fork) {
+    struct kelpie *kelpie = fork->kelpie;
+    kelpie_done_callback callback = fork->callback;
+    void *context = fork->context;
+    struct kelpie_error error = fork->error;
+    bool is_good = fork->status == 0;
+    KELPIE_ASSERT(fork->pending == 0 && fork->taking == NULL);
+    for (size_t i = 0; i < fork->count && is_good; i += 1) {
+        KELPIE_ASSERT(fork->children[i].vm != NULL);
+        fork->out[i] = fork->children[i].vm;
+        fork->children[i].vm = NULL;
+    }
+    fork_destroy(fork);
+    kelpie__callback_enter(kelpie);
+    callback(context, is_good ? NULL : &error);
+    kelpie__callback_leave(kelpie);
+}
+
+static void fork_delete(struct fork_child *child);
+
+static void fork_deleted(void *context, const struct kelpie_error *error) {
+    struct fork_child *child = context;
+    struct kelpie_fork *fork = child->fork;
     KELPIE_ASSERT(fork->pending > 0);
+    fork->pending -= 1;
+    if (error != NULL && child->delete_count < FORK_DELETE_TRIES) {
+        fork_delete(child);
+    }
+    if (fork->pending == 0) {
+        fork_finish(fork);
+    }
+}
+
+/* The first error counts, and what cannot be deleted is closed: an owned VM goes with that. */
+static void fork_delete(struct fork_child *child) {
+    child->delete_count += 1;
+    if (kelpie_vm_delete_async(child->vm, true, fork_deleted, child, NULL, NULL) == 0) {
+        child->fork->pending += 1;
+    }
+}
+
+/* Every start has ended. */
+static void fork_started_all(struct kelpie_fork *fork) {
+    KELPIE_ASSERT(fork->pending == 0);
+    for (size_t i = 0; i < fork->count && fork->status < 0; i += 1) {
+        if (fork->children[i].vm != NULL) {
+            fork_delete(&fork->children[i]);
+        }
+    }
+    if (fork->pending == 0) {
+        fork_finish(fork);
+    }
+}
+
+/* ---- its steps ------------------------------------------------------------------------------- */
+
+static void fork_started(void *context, const struct kelpie_error *error) {
+    struct fork_child *child = context;
+    struct kelpie_fork *fork = child->fork;
+    KELPIE_ASSERT(fork->pending > 0);
+    child->operation = NULL;
     fork->pending -= 1;
     if (error != NULL) {
         fork_keep_failure(fork, error->code, error);
     }
-}
-
-/* All that were made go again. */
-static void fork_undo(struct fork *fork) {
-    for (size_t i = 0; i < fork->count; i += 1) {
-        if (fork->vms[i] != NULL) {
-            kelpie__ignore(kelpie_vm_delete(fork->vms[i], true, NULL)); /* the first error counts */
-            kelpie_vm_close(fork->vms[i]);
-            fork->vms[i] = NULL;
-        }
+    bool is_last = fork->started_count == fork->count || fork->status < 0;
+    if (fork->pending == 0 && is_last && !kelpie__timer_is_armed(&fork->timer)) {
+        fork_started_all(fork);
     }
 }
 
-static void fork_create(struct fork *fork, struct kelpie_config *config) {
-    struct kelpie_error error = {0};
-    for (size_t i = 0; i < fork->count && fork->status == 0; i += 1) {
-        const char *name = fork->names != NULL ? fork->names[i] : NULL;
-        int status = kelpie_vm_create(fork->kelpie, name, config, &fork->vms[i], &error);
-        if (status < 0) {
-            fork_keep_failure(fork, status, &error);
-        }
-    }
-}
-
-/* All at once, and to the end of all of them. */
-static void fork_start(struct fork *fork) {
-    struct kelpie_error error = {0};
-    for (size_t i = 0; i < fork->count && fork->status == 0; i += 1) {
-        int status = kelpie__vm_connect_wait(fork->vms[i], true, NULL, &error);
-        if (status == 0) {
-            status = kelpie_vm_start_async(fork->vms[i], 0, fork_started, fork, NULL, &error);
-        }
-        if (status < 0) {
-            fork_keep_failure(fork, status, &error);
-        } else {
-            fork->pending += 1;
-        }
-    }
-    while (fork->pending > 0) { /* bound: the starts' own deadlines */
-        int status = kelpie__turn(fork->kelpie, -1, &error);
-        if (status < 0) {
-            fork_keep_failure(fork, status, &error);
-            return;
-        }
-    }
-}
-
-/* `config` has the snapshot's name. On failure nothing is left of it. */
-static int fork_run(struct kelpie *kelpie, struct kelpie_config *config, const char *const *names,
-                    size_t count, struct kelpie_vm **out, struct kelpie_error *error) {
-    struct fork fork = {.kelpie = kelpie, .names = names, .count = count};
-    fork.vms = kelpie__alloc(kelpie->os, count * sizeof(struct kelpie_vm *));
-    if (fork.vms == NULL) {
-        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for the handles of forks");
-    }
-    fork_create(&fork, config);
-    if (fork.status == 0) {
-        fork_start(&fork);
-    }
-    if (fork.status < 0) {
-        fork_undo(&fork);
-        if (error != NULL) {
-            *error = fork.error;
-        }
-    } else {
-        memcpy(out, fork.vms, count * sizeof(struct kelpie_vm *));
-    }
-    kelpie__free(kelpie->os, fork.vms, count * sizeof(struct kelpie_vm *));
-    return fork.status;
-}
-
-/* A copy of the caller's configuration, or of the defaults, with the snapshot. */
-static int fork_config(struct kelpie *kelpie, const struct kelpie_config *given,
-                       const char *snapshot, struct kelpie_config **out,
-                       struct kelpie_error *error) {
-    int status = kelpie_config_create(kelpie, out, error);
-    if (status == 0 && given != NULL) {
-        (*out)->values = given->values;
-    }
-    if (status == 0) {
-        kelpie_config_set_snapshot(*out, snapshot);
-    }
+static int fork_make_one(struct kelpie_fork *fork, struct kelpie_error *error) {
+    struct fork_child *child = &fork->children[fork->made_count];
+    int status = kelpie__vm_create_now(fork->kelpie, child->name[0] == '\0' ? NULL : child->name,
+                                       fork->config, &child->vm, error);
+    fork->made_count += status == 0 ? 1 : 0;
     return status;
 }
 
-static int fork_check(struct kelpie *kelpie, const struct kelpie_config *config, size_t count,
-                      struct kelpie_vm *const *out, const char *what, struct kelpie_error *error) {
-    if (kelpie == NULL || out == NULL) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "%s: an argument is NULL", what);
-    }
-    if (count == 0 || count > KELPIE_FORK_COUNT_MAX) {
-        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "%s: %zu VMs were asked for; ask for 1 to %u",
-                            what, count, KELPIE_FORK_COUNT_MAX);
-    }
-    if (config != NULL && config->kelpie != kelpie) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
-                            "%s: the configuration belongs to another handle", what);
-    }
-    return kelpie__check_may_block(kelpie, what, error);
-}
-
-int kelpie_snapshot_fork(struct kelpie *kelpie, const char *snapshot,
-                         const struct kelpie_config *config, const char *const *names, size_t count,
-                         struct kelpie_vm **out, struct kelpie_error *error) {
-    struct kelpie_config *own = NULL;
-    int status = fork_check(kelpie, config, count, out, "kelpie_snapshot_fork", error);
-    if (status == 0 && snapshot == NULL) {
-        status = kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_snapshot_fork: snapshot is NULL");
-    }
-    if (status == 0) {
-        status = fork_config(kelpie, config, snapshot, &own, error);
-    }
-    if (status == 0) {
-        status = fork_run(kelpie, own, names, count, out, error);
-    }
-    kelpie_config_destroy(own);
+static int fork_start_one(struct kelpie_fork *fork, struct kelpie_error *error) {
+    struct fork_child *child = &fork->children[fork->started_count];
+    int status = kelpie_vm_start_async(child->vm, 0, fork_started, child, &child->operation, error);
+    fork->started_count += status == 0 ? 1 : 0;
+    fork->pending += status == 0 ? 1 : 0;
     return status;
 }
 
-static int fork_take(struct kelpie_vm *vm, struct kelpie_snapshot_result *out,
-                     struct kelpie_error *error) {
+static int fork_hold(struct kelpie_fork *fork, struct kelpie_error *error) {
+    struct kelpie *kelpie = fork->kelpie;
+    if (fork->source == NULL || fork->is_held) {
+        return 0;
+    }
+    int status = kelpie__snapshot_store_open(&fork->store, kelpie->os, kelpie->places.state_path,
+                                             KELPIE_SNAPSHOTS_DIRECTORY, error);
+    if (status < 0) {
+        return status;
+    }
+    status = kelpie__snapshot_open(&fork->held, &fork->store, fork->taken.name, error);
+    if (status < 0) {
+        kelpie__snapshot_store_close(&fork->store);
+        return status;
+    }
+    fork->is_held = true;
+    return 0;
+}
+
+/* All are made, then all are started; a lock that somebody holds for a moment is waited for. */
+static void fork_go_on(void *context) {
+    struct kelpie_fork *fork = context;
+    struct kelpie_loop *loop = fork->kelpie->loop;
+    struct kelpie_error error = {0};
+    int status = fork->status;
+    if (status == 0) {
+        status = fork_hold(fork, &error);
+    }
+    while (status == 0 && fork->started_count < fork->count) { /* bound: each twice */
+        status = fork->made_count < fork->count ? fork_make_one(fork, &error)
+                                                : fork_start_one(fork, &error);
+    }
+    if (status == KELPIE_E_BUSY && loop->now_ns < fork->busy_deadline_ns) {
+        kelpie__timer_arm(loop, &fork->timer, loop->now_ns + FORK_BUSY_NS, fork_go_on, fork);
+        return;
+    }
+    if (status < 0 && fork->status == 0) {
+        fork_keep_failure(fork, status, &error);
+    }
+    if (fork->pending == 0) {
+        fork_started_all(fork);
+    }
+}
+
+static void fork_plan(struct kelpie_fork *fork) {
+    struct kelpie_loop *loop = fork->kelpie->loop;
+    loop->now_ns = kelpie__os_now(fork->kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
+    fork->busy_deadline_ns = kelpie__loop_deadline(loop, KELPIE_CALL_TIMEOUT_MS);
+    kelpie__timer_arm(loop, &fork->timer, loop->now_ns, fork_go_on, fork);
+}
+
+static void fork_taken(void *context, const struct kelpie_error *error) {
+    struct kelpie_fork *fork = context;
+    fork->taking = NULL;
+    KELPIE_ASSERT(fork->made_count == 0);
+    if (error != NULL) {
+        fork_keep_failure(fork, error->code, error);
+        fork_finish(fork);
+        return;
+    }
+    kelpie_config_set_snapshot(fork->config, fork->taken.name);
+    fork->config->values.is_snapshot_transient = true;
+    fork_plan(fork);
+}
+
+static int fork_take(struct kelpie_fork *fork, struct kelpie_error *error) {
     uint8_t bytes[FORK_NAME_BYTES];
     char digits[2 * FORK_NAME_BYTES + 1];
     char name[32];
-    int status = kelpie__os_random(vm->kelpie->os, bytes, sizeof(bytes));
+    int status = kelpie__os_random(fork->kelpie->os, bytes, sizeof(bytes));
     if (status < 0) {
         return kelpie__fail(error, KELPIE_E_IO, -status, "draw the name of a snapshot");
     }
@@ -172,53 +256,236 @@ static int fork_take(struct kelpie_vm *vm, struct kelpie_snapshot_result *out,
     KELPIE_ASSERT(fits);
     const struct kelpie_snapshot_options options = {
         .struct_size = sizeof(options), .name = name, .label = FORK_LABEL, .is_unsynced = true};
-    *out = (struct kelpie_snapshot_result){.struct_size = sizeof(*out)};
-    return kelpie__vm_snapshot_transient(vm, &options, out, error);
+    fork->taken = (struct kelpie_snapshot_result){.struct_size = sizeof(fork->taken)};
+    return kelpie_vm_snapshot_async(fork->source, &options, &fork->taken, fork_taken, fork,
+                                    &fork->taking, error);
 }
 
-/* Holds it, so that the first that no longer needs it does not remove it under the others. */
-static int fork_with(struct kelpie_vm *vm, const char *snapshot, struct kelpie_config *config,
-                     const char *const *names, size_t count, struct kelpie_vm **out,
-                     struct kelpie_error *error) {
-    struct kelpie *kelpie = vm->kelpie;
-    struct kelpie_snapshot_store store;
-    struct kelpie_snapshot held;
-    int status = kelpie__snapshot_store_open(&store, kelpie->os, kelpie->places.state_path,
-                                             KELPIE_SNAPSHOTS_DIRECTORY, error);
+static void fork_cancel(struct kelpie_operation *operation) {
+    struct kelpie_fork *fork = KELPIE_CONTAINER_OF(operation, struct kelpie_fork, operation);
+    struct kelpie_error error = {0};
+    KELPIE_ASSERT(fork->kelpie != NULL);
+    if (fork->taking != NULL) {
+        kelpie_operation_cancel(fork->taking);
+        return;
+    }
+    if (kelpie__timer_is_armed(&fork->timer)) { /* between two steps */
+        int status = kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "the fork was cancelled");
+        fork_keep_failure(fork, status, &error);
+    }
+    for (size_t i = 0; i < fork->count; i += 1) {
+        kelpie_operation_cancel(fork->children[i].operation);
+    }
+}
+
+/* ---- its beginning --------------------------------------------------------------------------- */
+
+struct fork_order {
+    const char *what;
+    struct kelpie *kelpie;
+    struct kelpie_vm *source; /* or */
+    const char *snapshot;
+    const struct kelpie_config *config;
+    const char *const *names;
+    size_t count;
+    struct kelpie_vm **out;
+    kelpie_done_callback callback;
+    void *context;
+};
+
+static int fork_check(const struct fork_order *order, struct kelpie_error *error) {
+    if (order->kelpie == NULL || order->out == NULL ||
+        (order->source == NULL && order->snapshot == NULL)) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "%s: an argument is NULL", order->what);
+    }
+    if (order->callback == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "%s: callback is NULL", order->what);
+    }
+    if (order->count == 0 || order->count > KELPIE_FORK_COUNT_MAX) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "%s: %zu VMs were asked for; ask for 1 to %u",
+                            order->what, order->count, KELPIE_FORK_COUNT_MAX);
+    }
+    if (order->config != NULL && order->config->kelpie != order->kelpie) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "%s: the configuration belongs to another handle", order->what);
+    }
+    for (size_t i = 0; i < order->count && order->names != NULL; i += 1) {
+        int status =
+            order->names[i] == NULL ? 0 : kelpie__config_check_name(order->names[i], error);
+        if (status < 0) {
+            return status;
+        }
+    }
+    return 0;
+}
+
+/* With the caller's configuration, or the defaults, and the names. */
+static int fork_create(const struct fork_order *order, struct kelpie_fork **out,
+                       struct kelpie_error *error) {
+    struct kelpie_os *os = order->kelpie->os;
+    struct kelpie_fork *fork = kelpie__alloc(os, sizeof(*fork));
+    struct fork_child *children = kelpie__alloc(os, order->count * sizeof(*children));
+    struct kelpie_config *config = NULL;
+    int status = fork == NULL || children == NULL
+                     ? kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a fork")
+                     : kelpie_config_create(order->kelpie, &config, error);
+    if (status < 0) {
+        kelpie__free(os, fork, sizeof(*fork));
+        kelpie__free(os, children, order->count * sizeof(*children));
+        return status;
+    }
+    if (order->config != NULL) {
+        config->values = order->config->values;
+    }
+    *fork = (struct kelpie_fork){.operation = {.cancel = fork_cancel},
+                                 .kelpie = order->kelpie,
+                                 .next = order->kelpie->forks,
+                                 .source = order->source,
+                                 .config = config,
+                                 .children = children,
+                                 .count = order->count,
+                                 .out = order->out,
+                                 .callback = order->callback,
+                                 .context = order->context};
+    for (size_t i = 0; i < order->count; i += 1) {
+        const char *name = order->names != NULL ? order->names[i] : NULL;
+        children[i].fork = fork;
+        bool fits =
+            kelpie__text_copy(children[i].name, sizeof(children[i].name), name == NULL ? "" : name);
+        KELPIE_ASSERT(fits); /* it was checked */
+    }
+    order->kelpie->forks = fork;
+    *out = fork;
+    return 0;
+}
+
+static int fork_begin(const struct fork_order *order, struct kelpie_fork **out,
+                      struct kelpie_error *error) {
+    struct kelpie_fork *fork = NULL;
+    int status = fork_check(order, error);
+    if (status == 0) {
+        status = fork_create(order, &fork, error);
+    }
     if (status < 0) {
         return status;
     }
-    status = kelpie__snapshot_open(&held, &store, snapshot, error);
-    if (status == 0) {
-        status = fork_run(kelpie, config, names, count, out, error);
-        kelpie__snapshot_close(&held);
+    if (order->source != NULL) {
+        status = fork_take(fork, error);
+    } else {
+        kelpie_config_set_snapshot(fork->config, order->snapshot);
+        fork_plan(fork);
     }
-    /* BUSY: one of the VMs needs it while it lives, and the last of these removes it. */
-    kelpie__ignore(kelpie__snapshot_remove(&store, snapshot, NULL));
-    kelpie__snapshot_store_close(&store);
+    if (status < 0) {
+        fork_destroy(fork);
+        return status;
+    }
+    *out = fork;
+    return 0;
+}
+
+void kelpie__forks_drop(struct kelpie *kelpie, const struct kelpie_vm *source) {
+    struct kelpie_fork *fork = kelpie->forks;
+    while (fork != NULL) { /* bound: the list */
+        struct kelpie_fork *next = fork->next;
+        if (source == NULL || fork->source == source) {
+            fork_destroy(fork);
+        }
+        fork = next;
+    }
+}
+
+/* ---- the calls ------------------------------------------------------------------------------- */
+
+static int fork_run(struct fork_order *order, struct kelpie_error *error) {
+    struct kelpie_waiter waiter = {0};
+    struct kelpie_fork *fork = NULL;
+    order->callback = kelpie__waiter_done;
+    order->context = &waiter;
+    int status = fork_check(order, error);
+    if (status == 0) {
+        status = kelpie__check_may_block(order->kelpie, order->what, error);
+    }
+    if (status == 0 && order->source != NULL) { /* why it is not there, the snapshot says */
+        kelpie__ignore(kelpie__vm_connect_wait(order->source, false, NULL, NULL));
+    }
+    if (status == 0) {
+        status = fork_begin(order, &fork, error);
+    }
+    if (status < 0) {
+        return status;
+    }
+    status = kelpie__waiter_wait(order->kelpie, &waiter, error);
+    if (!waiter.is_done) { /* the loop itself failed */
+        fork_destroy(fork);
+    }
     return status;
+}
+
+static int fork_run_async(const struct fork_order *order, struct kelpie_operation **out,
+                          struct kelpie_error *error) {
+    struct kelpie_fork *fork = NULL;
+    int status = fork_begin(order, &fork, error);
+    if (status == 0 && out != NULL) {
+        *out = &fork->operation;
+    }
+    return status;
+}
+
+int kelpie_snapshot_fork(struct kelpie *kelpie, const char *snapshot,
+                         const struct kelpie_config *config, const char *const *names, size_t count,
+                         struct kelpie_vm **out, struct kelpie_error *error) {
+    struct fork_order order = {.what = "kelpie_snapshot_fork",
+                               .kelpie = kelpie,
+                               .snapshot = snapshot,
+                               .config = config,
+                               .names = names,
+                               .count = count,
+                               .out = out};
+    return fork_run(&order, error);
+}
+
+int kelpie_snapshot_fork_async(struct kelpie *kelpie, const char *snapshot,
+                               const struct kelpie_config *config, const char *const *names,
+                               size_t count, struct kelpie_vm **out_vms,
+                               kelpie_done_callback callback, void *context,
+                               struct kelpie_operation **out, struct kelpie_error *error) {
+    const struct fork_order order = {.what = "kelpie_snapshot_fork_async",
+                                     .kelpie = kelpie,
+                                     .snapshot = snapshot,
+                                     .config = config,
+                                     .names = names,
+                                     .count = count,
+                                     .out = out_vms,
+                                     .callback = callback,
+                                     .context = context};
+    return fork_run_async(&order, out, error);
 }
 
 int kelpie_vm_fork(struct kelpie_vm *vm, const struct kelpie_config *config,
                    const char *const *names, size_t count, struct kelpie_vm **out,
                    struct kelpie_error *error) {
-    struct kelpie_snapshot_result taken;
-    struct kelpie_config *own = NULL;
-    if (vm == NULL) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_fork: vm is NULL");
-    }
-    int status = fork_check(vm->kelpie, config, count, out, "kelpie_vm_fork", error);
-    if (status == 0) {
-        status = fork_take(vm, &taken, error);
-    }
-    if (status < 0) {
-        return status;
-    }
-    status = fork_config(vm->kelpie, config, taken.name, &own, error);
-    if (status == 0) {
-        own->values.is_snapshot_transient = true;
-        status = fork_with(vm, taken.name, own, names, count, out, error);
-    }
-    kelpie_config_destroy(own);
-    return status;
+    struct fork_order order = {.what = "kelpie_vm_fork",
+                               .kelpie = vm == NULL ? NULL : vm->kelpie,
+                               .source = vm,
+                               .config = config,
+                               .names = names,
+                               .count = count,
+                               .out = out};
+    return fork_run(&order, error);
+}
+
+int kelpie_vm_fork_async(struct kelpie_vm *vm, const struct kelpie_config *config,
+                         const char *const *names, size_t count, struct kelpie_vm **out_vms,
+                         kelpie_done_callback callback, void *context,
+                         struct kelpie_operation **out, struct kelpie_error *error) {
+    const struct fork_order order = {.what = "kelpie_vm_fork_async",
+                                     .kelpie = vm == NULL ? NULL : vm->kelpie,
+                                     .source = vm,
+                                     .config = config,
+                                     .names = names,
+                                     .count = count,
+                                     .out = out_vms,
+                                     .callback = callback,
+                                     .context = context};
+    return fork_run_async(&order, out, error);
 }

@@ -24,6 +24,7 @@ struct kelpie {
     uint32_t callback_depth;       /* above 0: inside a callback of the embedder's */
     struct kelpie_vm *vms;         /* list of open handles */
     struct kelpie_pool *pools;     /* list of open handles */
+    struct kelpie_fork *forks;     /* list: those that are under way */
     struct kelpie_config *configs; /* list */
 };
 
@@ -65,6 +66,8 @@ struct kelpie_operation {
     kelpie_done_callback callback;
     void *context;
     struct kelpie_timer timer; /* armed: nothing was asked, it ends in the loop's next step */
+    /* Of several requests in one, which is no other's: how it is cancelled; else NULL. */
+    void (*cancel)(struct kelpie_operation *operation);
 };
 
 enum kelpie_exec_phase { KELPIE_EXEC_IS_STARTING, KELPIE_EXEC_IS_RUNNING, KELPIE_EXEC_HAS_ENDED };
@@ -202,8 +205,19 @@ KELPIE_MUST_CHECK int kelpie__config_from_snapshot(struct kelpie *kelpie,
                                                    struct kelpie_config_values *values,
                                                    struct kelpie_error *error);
 
+/* ---- fork.c ---------------------------------------------------------------------------------- */
+
+/* Those of this VM, or all, end without a callback, and let go of what they have. */
+void kelpie__forks_drop(struct kelpie *kelpie, const struct kelpie_vm *source);
+
 /* ---- vm.c ------------------------------------------------------------------------------------ */
 
+/* As kelpie_vm_create, for a call that may not block: BUSY, where that waits. */
+KELPIE_MUST_CHECK int kelpie__vm_create_now(struct kelpie *kelpie, const char *name,
+                                            struct kelpie_config *config, struct kelpie_vm **out,
+                                            struct kelpie_error *error);
+/* Closes a handle that nothing is forked of; takes NULL. */
+void kelpie__vm_release(struct kelpie_vm *vm);
 /* The error of a VM whose files cannot be read. */
 KELPIE_MUST_CHECK int kelpie__vm_check_damage(const struct kelpie_vm *vm,
                                               struct kelpie_error *error);

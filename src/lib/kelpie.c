@@ -93,6 +93,7 @@ struct kelpie_os *kelpie__close_keeping_os(struct kelpie *kelpie) {
     while (kelpie->pools != NULL) { /* bound: the open handles; owned ones are removed */
         kelpie_pool_close(kelpie->pools);
     }
+    kelpie__forks_drop(kelpie, NULL);
     while (kelpie->vms != NULL) { /* bound: the open handles */
         kelpie_vm_close(kelpie->vms);
     }

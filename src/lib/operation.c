@@ -93,6 +93,10 @@ int kelpie__operation_start(struct kelpie_vm *vm, const struct kelpie_request *r
 }
 
 void kelpie_operation_cancel(struct kelpie_operation *operation) {
+    if (operation != NULL && operation->cancel != NULL) {
+        operation->cancel(operation);
+        return;
+    }
     if (operation == NULL || operation->vm->wire == NULL || operation->request == 0) {
         return; /* there is nothing to end early */
     }

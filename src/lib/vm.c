@@ -79,13 +79,14 @@ static int draw_id(struct kelpie *kelpie, struct kelpie_config_values *values,
 }
 
 /* Somebody who makes or deletes one of that name needs milliseconds, and is waited for. */
-static int make_directory(struct kelpie_vm *vm, struct kelpie_error *error) {
+static int make_directory(struct kelpie_vm *vm, bool may_wait, struct kelpie_error *error) {
     struct kelpie *kelpie = vm->kelpie;
     struct kelpie_error kept = {0};
     kelpie->loop->now_ns = kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
     int64_t deadline_ns = kelpie__loop_deadline(kelpie->loop, KELPIE_CALL_TIMEOUT_MS);
     int status = kelpie__vm_directory_create(&vm->directory, &kelpie->places, vm->config, &kept);
-    while (status == KELPIE_E_BUSY && kelpie->loop->now_ns < deadline_ns) { /* bound: in its head */
+    while (may_wait && status == KELPIE_E_BUSY &&
+           kelpie->loop->now_ns < deadline_ns) { /* bound: in its head */
         int turned = kelpie__turn(kelpie, kelpie->loop->now_ns + VM_BUSY_TURN_NS, &kept);
         status = turned < 0 ? turned
                             : kelpie__vm_directory_create(&vm->directory, &kelpie->places,
@@ -98,7 +99,8 @@ static int make_directory(struct kelpie_vm *vm, struct kelpie_error *error) {
 }
 
 /* A drawn name is "vm-" and the beginning of the id; a collision draws again. */
-static int create_directory(struct kelpie_vm *vm, const char *name, struct kelpie_error *error) {
+static int create_directory(struct kelpie_vm *vm, const char *name, bool may_wait,
+                            struct kelpie_error *error) {
     struct kelpie *kelpie = vm->kelpie;
     int status = KELPIE_E_EXISTS;
     for (unsigned i = 0; i < VM_NAME_TRIES && status == KELPIE_E_EXISTS; i += 1) {
@@ -111,7 +113,7 @@ static int create_directory(struct kelpie_vm *vm, const char *name, struct kelpi
                         : kelpie__text_format(vm->config->name, sizeof(vm->config->name),
                                               "vm-%.12s", vm->config->id);
         KELPIE_ASSERT(fits); /* a given name has been checked */
-        status = make_directory(vm, error);
+        status = make_directory(vm, may_wait, error);
         if (name != NULL) {
             return status;
         }
@@ -120,12 +122,12 @@ static int create_directory(struct kelpie_vm *vm, const char *name, struct kelpi
 }
 
 static int create_checks(struct kelpie *kelpie, const char *name, struct kelpie_config *config,
-                         struct kelpie_error *error) {
+                         bool may_wait, struct kelpie_error *error) {
     if (config != NULL && config->kelpie != kelpie) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0,
                             "kelpie_vm_create: the configuration belongs to another handle");
     }
-    int status = kelpie__check_may_block(kelpie, "kelpie_vm_create", error);
+    int status = may_wait ? kelpie__check_may_block(kelpie, "kelpie_vm_create", error) : 0;
     if (status == 0 && name != NULL) {
         status = kelpie__config_check_name(name, error);
     }
@@ -135,12 +137,9 @@ static int create_checks(struct kelpie *kelpie, const char *name, struct kelpie_
     return status;
 }
 
-int kelpie_vm_create(struct kelpie *kelpie, const char *name, struct kelpie_config *config,
-                     struct kelpie_vm **out, struct kelpie_error *error) {
-    if (kelpie == NULL || out == NULL) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_create: an argument is NULL");
-    }
-    int status = create_checks(kelpie, name, config, error);
+static int create(struct kelpie *kelpie, const char *name, struct kelpie_config *config,
+                  bool may_wait, struct kelpie_vm **out, struct kelpie_error *error) {
+    int status = create_checks(kelpie, name, config, may_wait, error);
     if (status < 0) {
         return status;
     }
@@ -161,7 +160,7 @@ int kelpie_vm_create(struct kelpie *kelpie, const char *name, struct kelpie_conf
     if (name == NULL && vm->config->lifetime == KELPIE_LIFETIME_OWNED) {
         vm->config->is_ephemeral = true; /* nobody could ask for it by name later */
     }
-    status = create_directory(vm, name, error);
+    status = create_directory(vm, name, may_wait, error);
     if (status < 0) {
         vm_free(vm);
         return status;
@@ -181,6 +180,20 @@ int kelpie_vm_create(struct kelpie *kelpie, const char *name, struct kelpie_conf
     vm_link(vm);
     *out = vm;
     return 0;
+}
+
+int kelpie_vm_create(struct kelpie *kelpie, const char *name, struct kelpie_config *config,
+                     struct kelpie_vm **out, struct kelpie_error *error) {
+    if (kelpie == NULL || out == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_create: an argument is NULL");
+    }
+    return create(kelpie, name, config, true, out, error);
+}
+
+int kelpie__vm_create_now(struct kelpie *kelpie, const char *name, struct kelpie_config *config,
+                          struct kelpie_vm **out, struct kelpie_error *error) {
+    KELPIE_ASSERT(kelpie != NULL && out != NULL);
+    return create(kelpie, name, config, false, out, error);
 }
 
 /* ---- open and close -------------------------------------------------------------------------- */
@@ -316,7 +329,7 @@ fail_directory:
     return status;
 }
 
-void kelpie_vm_close(struct kelpie_vm *vm) {
+void kelpie__vm_release(struct kelpie_vm *vm) {
     if (vm == NULL) {
         return;
     }
@@ -334,6 +347,13 @@ void kelpie_vm_close(struct kelpie_vm *vm) {
     kelpie__vm_directory_close(&vm->directory);
     vm_unlink(vm);
     vm_free(vm);
+}
+
+void kelpie_vm_close(struct kelpie_vm *vm) {
+    if (vm != NULL) {
+        kelpie__forks_drop(vm->kelpie, vm);
+    }
+    kelpie__vm_release(vm);
 }
 
 const char *kelpie_vm_name(const struct kelpie_vm *vm) {

@@ -613,17 +613,82 @@ static void test_restore_commands(const struct harness *harness) {
     contract_close(&contract);
 }
 
+static void fork_done(void *context, const struct kelpie_error *error) {
+    *(int *)context = error == NULL ? 0 : error->code;
+}
+
+static void fork_and_wait(struct contract *contract, struct kelpie_vm *source, size_t count,
+                          struct kelpie_vm **out) {
+    int code = 1;
+    uint64_t deadline_ms = harness_now_ms() + 60000;
+    CONTRACT_OK(
+        kelpie_vm_fork_async(source, NULL, NULL, count, out, fork_done, &code, NULL, &broken));
+    HARNESS_CHECK(code == 1, "no callback before it has returned");
+    while (code == 1 && harness_now_ms() < deadline_ms) {
+        CONTRACT_OK(kelpie_wait(contract->kelpie, 1000, &broken));
+    }
+    HARNESS_CHECK(code == 0, "%s", kelpie_code_name(code));
+}
+
+/* Given up at once, and later: no VM is left, nor the snapshot between. */
+static void test_fork_given_up(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_vm *source = contract_start_durable(&contract, "source");
+    static const char *const names[] = {"child-a", "child-b"};
+    struct kelpie_vm *forks[2] = {0};
+    for (unsigned i = 0; i < 4; i += 1) {
+        int code = 1;
+        struct kelpie_operation *operation = NULL;
+        CONTRACT_OK(kelpie_vm_fork_async(source, NULL, names, 2, forks, fork_done, &code,
+                                         &operation, &broken));
+        uint64_t until_ms = harness_now_ms() + 150 * i;
+        for (uint64_t now_ms = harness_now_ms(); now_ms < until_ms && code == 1;
+             now_ms = harness_now_ms()) {
+            CONTRACT_OK(kelpie_wait(contract.kelpie, until_ms - now_ms, &broken));
+        }
+        if (code == 1) {
+            kelpie_operation_cancel(operation);
+        }
+        uint64_t deadline_ms = harness_now_ms() + 60000;
+        while (code == 1 && harness_now_ms() < deadline_ms) {
+            CONTRACT_OK(kelpie_wait(contract.kelpie, 1000, &broken));
+        }
+        HARNESS_CHECK(code == 0 || code == KELPIE_E_CANCELLED, "%s", kelpie_code_name(code));
+        for (size_t j = 0; j < 2 && code == 0; j += 1) { /* it was quicker */
+            contract_end(forks[j]);
+        }
+        HARNESS_CHECK(snapshot_count(&contract) == 0, "the snapshot between is gone");
+        contract_sh_says(source, "echo well", "well\n");
+    }
+    /* The names are free, and a handle may be closed with one under way. */
+    int code = 1;
+    CONTRACT_OK(kelpie_vm_fork(source, NULL, names, 2, forks, &broken));
+    struct kelpie_vm *never = NULL;
+    CONTRACT_OK(
+        kelpie_vm_fork_async(forks[0], NULL, NULL, 1, &never, fork_done, &code, NULL, &broken));
+    kelpie_vm_close(forks[0]);
+    contract_sh_says(forks[1], "echo well", "well\n");
+    HARNESS_CHECK(code == 1 && never == NULL, "no callback after the handle was closed");
+    contract_end(forks[1]);
+    CONTRACT_OK(kelpie_vm_open(contract.kelpie, "child-a", &forks[0], &broken)); /* it has ended */
+    contract_end(forks[0]);
+    contract_end(source);
+    contract_close(&contract);
+}
+
 static void test_fork_busy(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct kelpie_vm *source = contract_start_durable(&contract, "source");
     struct kelpie_exec *exec = start_counter(source);
     uint32_t rounds = harness_count(harness, 10);
-    rounds = rounds < 3 ? 3 : rounds;
+    rounds = rounds < 5 ? 5 : rounds;
     struct kelpie_vm *forks[10];
     CONTRACT_OK(kelpie_exec_detach(exec, &broken));
-    for (uint32_t i = 0; i < rounds; i += 1) {
-        CONTRACT_OK(kelpie_vm_fork(source, NULL, NULL, 1, &forks[i], &broken));
-    }
+    CONTRACT_OK(kelpie_vm_fork(source, NULL, NULL, 1, &forks[0], &broken));
+    /* The others at once, with this program's own loop going on; two of them are forks of a fork.
+     */
+    fork_and_wait(&contract, source, rounds - 3, &forks[1]);
+    fork_and_wait(&contract, forks[0], 2, &forks[rounds - 2]);
     for (uint32_t i = 0; i < rounds; i += 1) {
         struct counted counted;
         struct kelpie_exec *theirs = attach(&contract, forks[i], &counted);
@@ -692,5 +757,6 @@ const struct harness_test contract_tests_restore[] = {
     {"fork_basic", test_fork_basic, 90},
     {"fork_ephemeral", test_fork_ephemeral, 60},
     {"fork_busy", test_fork_busy, 180},
+    {"fork_given_up", test_fork_given_up, 90},
     {0},
 };

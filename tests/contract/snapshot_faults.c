@@ -88,6 +88,37 @@ static struct contract open_faulty(const struct harness *harness, const char *pl
     return contract;
 }
 
+/* A worker reads the plan anew each time that one is started: one VM is enough for many plans. */
+#define NO_FAULT "wait role=none nth=1 => EIO"
+
+static void plan_path(const struct harness *harness, char *out, size_t capacity) {
+    snprintf(out, capacity, "%s/plan", harness->root_directory);
+}
+
+static void plan_next(const struct harness *harness, const char *plan) {
+    char path[4200];
+    plan_path(harness, path, sizeof(path));
+    FILE *file = fopen(path, "we");
+    HARNESS_CHECK(file != NULL, "open %s", path);
+    int count = fprintf(file, "%s\n", plan);
+    HARNESS_CHECK(fclose(file) == 0 && count > 0, "write %s", path);
+}
+
+static struct contract open_planned(const struct harness *harness) {
+    char path[4200];
+    char plan[4300];
+    plan_next(harness, NO_FAULT);
+    plan_path(harness, path, sizeof(path));
+    snprintf(plan, sizeof(plan), "@%s", path);
+    return open_faulty(harness, plan);
+}
+
+static void plan_remove(const struct harness *harness) {
+    char path[4200];
+    plan_path(harness, path, sizeof(path));
+    HARNESS_CHECK(remove(path) == 0, "remove %s", path);
+}
+
 /* It fails for want of space, which is said, and all is as before. */
 static void no_space(struct contract *contract, struct kelpie_vm *vm) {
     const struct kelpie_snapshot_options options = {.struct_size = sizeof(options), .name = "full"};
@@ -137,16 +168,18 @@ static void test_snapshot_no_space_worker(const struct harness *harness) {
         "sync role=worker nth=9 => ENOSPC",
         "rename role=worker path=full nth=1 => ENOSPC",
     };
+    struct contract contract = open_planned(harness);
+    struct kelpie_vm *vm = contract_start_with_disk(&contract, "full");
     for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i += 1) {
-        struct contract contract = open_faulty(harness, plans[i]);
-        struct kelpie_vm *vm = contract_start_with_disk(&contract, "full");
+        plan_next(harness, plans[i]);
         printf("# %s\n", plans[i]);
         no_space(&contract, vm);
-        contract_end(vm);
-        contract_close(&contract);
     }
-    const struct contract last = {.harness = harness};
-    contract_remove_root(&last);
+    plan_next(harness, NO_FAULT);
+    contract_end(vm);
+    contract_remove_root(&contract);
+    contract_close(&contract);
+    plan_remove(harness);
 }
 
 /* The child that makes it whole dies: the VM goes on, nothing is left. */
@@ -154,21 +187,23 @@ static void test_snapshot_worker_killed(const struct harness *harness) {
     static const char *const plans[] = {"* role=worker nth=3 => kill",
                                         "sync role=worker nth=2 => kill",
                                         "rename role=worker path=manifest.json* nth=1 => kill"};
+    struct contract contract = open_planned(harness);
+    struct kelpie_vm *vm = contract_start_with_disk(&contract, "orphan");
     for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i += 1) {
-        struct contract contract = open_faulty(harness, plans[i]);
-        struct kelpie_vm *vm = contract_start_with_disk(&contract, "orphan");
+        plan_next(harness, plans[i]);
         refused(vm, "never", KELPIE_E_SNAPSHOT, "signal 9");
         contract_state_is(vm, KELPIE_VM_RUNNING);
         contract_sh_says(vm, "echo well", "well\n");
         HARNESS_CHECK(contract_listed(&contract) == 0, "nothing is listed");
-        contract_end(vm);
-        kelpie_close(contract.kelpie);
-        contract = contract_open(harness);
-        contract_store_is_empty(&contract);
-        contract_close(&contract);
+        struct contract other = contract_open(harness); /* who removes what is left */
+        contract_store_is_empty(&other);
+        contract_close(&other);
     }
-    const struct contract last = {.harness = harness};
-    contract_remove_root(&last);
+    plan_next(harness, NO_FAULT);
+    contract_end(vm);
+    contract_remove_root(&contract);
+    contract_close(&contract);
+    plan_remove(harness);
 }
 
 static const char *const death_points[] = {
