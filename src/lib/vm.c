@@ -82,7 +82,6 @@ static int draw_id(struct kelpie *kelpie, struct kelpie_config_values *values,
 static int make_directory(struct kelpie_vm *vm, bool may_wait, struct kelpie_error *error) {
     struct kelpie *kelpie = vm->kelpie;
     struct kelpie_error kept = {0};
-    kelpie->loop->now_ns = kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
     int64_t deadline_ns = kelpie__loop_deadline(kelpie->loop, KELPIE_CALL_TIMEOUT_MS);
     int status = kelpie__vm_directory_create(&vm->directory, &kelpie->places, vm->config, &kept);
     while (may_wait && status == KELPIE_E_BUSY &&
@@ -231,6 +230,25 @@ static int fail_deleted(const struct kelpie_vm *vm, struct kelpie_error *error) 
                         "there is no VM \"%s\"; it was deleted meanwhile", vm->directory.name);
 }
 
+/* Somebody holds the lock of a VM whose monitor is dead: whoever recovers it has no time (he may be
+ * stopped). What he is to write is told now, since nobody may see the VM alive any more. */
+static int vm_tell_recovered(struct kelpie_vm *vm, struct kelpie_vm_record *record,
+                             struct kelpie_error *error) {
+    struct kelpie_os *os = vm->kelpie->os;
+    int status = kelpie__record_read(os, vm->directory.vm, record, error);
+    if (status < 0 || !vm_monitor_is_dying(vm, record->monitor_pid)) {
+        return status; /* of a new monitor, too */
+    }
+    KELPIE_REACHED(os, "a VM was seen whose recovery had no time");
+    if (vm->directory.is_ephemeral) {
+        return fail_deleted(vm, error);
+    }
+    if (kelpie__state_is_live(record->state)) {
+        kelpie__vm_record_bury(os, record);
+    }
+    return 0;
+}
+
 /* Nobody owns it but its directory says that it lives: its monitor died. */
 static int vm_recover_if_free(struct kelpie_vm *vm, struct kelpie_vm_record *record,
                               struct kelpie_error *error) {
@@ -246,7 +264,7 @@ static int vm_recover_if_free(struct kelpie_vm *vm, struct kelpie_vm_record *rec
         status = status < 0 ? status : kelpie__vm_directory_lock(&vm->directory, NULL);
     }
     if (status == KELPIE_E_BUSY) {
-        return 0;
+        return vm_tell_recovered(vm, record, error);
     }
     if (status == 0) {
         status = kelpie__vm_directory_recover(&vm->directory, record, error);
@@ -400,6 +418,12 @@ static void fill_info(const struct kelpie_config_values *config,
 #undef COPY
 }
 
+/* The VM of this record lives, and its monitor has more to say than it can write. */
+static bool record_is_old(const struct kelpie_vm *vm, const struct kelpie_vm_record *record) {
+    KELPIE_ASSERT(vm->directory.vm >= 0);
+    return kelpie__state_is_live(record->state) && kelpie__vm_directory_is_doubted(&vm->directory);
+}
+
 int kelpie_vm_inspect(struct kelpie_vm *vm, struct kelpie_vm_info *out,
                       struct kelpie_error *error) {
     struct kelpie_vm_record record;
@@ -410,6 +434,14 @@ int kelpie_vm_inspect(struct kelpie_vm *vm, struct kelpie_vm_info *out,
     int status = kelpie__vm_check_damage(vm, error);
     if (status == 0) {
         status = kelpie__vm_record(vm, &record, error);
+    }
+    if (status == 0 && record_is_old(vm, &record)) {
+        KELPIE_REACHED(vm->kelpie->os, "a state that is old was not told");
+        status = kelpie__fail(error, KELPIE_E_IO, 0,
+                              "%s/" KELPIE_RECORD_FILE " cannot be written by the monitor of VM "
+                              "\"%s\", and is old (it says %s); see that the disk has room",
+                              vm->directory.vm_path, vm->directory.name,
+                              kelpie_vm_state_name(record.state));
     }
     if (status < 0) {
         return status;
@@ -445,19 +477,20 @@ static int list_add(struct kelpie *kelpie, const char *name, struct kelpie_vm_in
                     size_t *inout_count, struct kelpie_error *error) {
     struct kelpie_vm *vm = NULL;
     struct kelpie_vm_info info = {.struct_size = sizeof(info)};
-    int status = kelpie_vm_open(kelpie, name, &vm, NULL);
+    struct kelpie_error why = {0};
+    int status = kelpie_vm_open(kelpie, name, &vm, &why);
     if (status == 0) {
-        status = kelpie_vm_inspect(vm, &info, NULL);
+        status = kelpie_vm_inspect(vm, &info, &why);
         kelpie_vm_close(vm);
     }
     if (status == KELPIE_E_NOT_FOUND) {
         return 0; /* deleted meanwhile */
     }
-    if (status < 0) { /* a damaged one is listed, so that it can be deleted */
+    if (status < 0) { /* one whose state cannot be told is listed, so that it can be deleted */
         info = (struct kelpie_vm_info){.struct_size = sizeof(info), .state = KELPIE_VM_CRASHED};
         kelpie__ignore(kelpie__text_copy(info.name, sizeof(info.name), name));
-        kelpie__ignore(kelpie__text_copy(info.reason, sizeof(info.reason),
-                                         "its files cannot be read; delete it"));
+        kelpie__ignore(kelpie__text_format(info.reason, sizeof(info.reason),
+                                           "its state cannot be told: %s", why.message));
     }
     size_t old_bytes = *inout_count * sizeof(info);
     struct kelpie_vm_info *larger =

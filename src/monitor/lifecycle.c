@@ -27,7 +27,35 @@ struct kelpie_lifecycle *kelpie__lifecycle_of(struct kelpie_monitor *monitor) {
 
 /* ---- the record ------------------------------------------------------------------------------ */
 
+static void lifecycle_open_doubt(struct kelpie_lifecycle *lifecycle) {
+    int handle = kelpie__vm_directory_open_doubt(&lifecycle->monitor->directory);
+    lifecycle->doubt = handle < 0 ? KELPIE_OS_NO_HANDLE : handle;
+    lifecycle->is_doubted = false;
+}
+
+static void lifecycle_close_doubt(struct kelpie_lifecycle *lifecycle) {
+    if (lifecycle->doubt >= 0) { /* with its lock */
+        kelpie__ignore(kelpie__os_close(lifecycle->monitor->os, lifecycle->doubt));
+    }
+    lifecycle->doubt = KELPIE_OS_NO_HANDLE;
+}
+
+static void lifecycle_doubt(struct kelpie_lifecycle *lifecycle) {
+    KELPIE_ASSERT(lifecycle->is_unsaved);
+    if (lifecycle->doubt < 0) {
+        lifecycle_open_doubt(lifecycle);
+    }
+    if (!lifecycle->is_doubted && lifecycle->doubt >= 0) {
+        lifecycle->is_doubted =
+            kelpie__vm_directory_doubt(&lifecycle->monitor->directory, lifecycle->doubt) == 0;
+    }
+}
+
 void kelpie__lifecycle_settle(struct kelpie_lifecycle *lifecycle) {
+    if (lifecycle->is_doubted) {
+        lifecycle_close_doubt(lifecycle);
+        lifecycle_open_doubt(lifecycle);
+    }
     if (lifecycle->is_unsaved) {
         lifecycle->is_unsaved = false;
         kelpie__timer_disarm(lifecycle->monitor->loop, &lifecycle->save_timer);
@@ -57,6 +85,7 @@ static void lifecycle_save_again(void *context) {
         KELPIE_ASSERT(!lifecycle->is_unsaved);
         return;
     }
+    lifecycle_doubt(lifecycle);
     if (loop->now_ns >= lifecycle->silence_end_ns) {
         kelpie__clients_silence(&lifecycle->monitor->clients, false);
     }
@@ -68,6 +97,7 @@ static void lifecycle_unsaved(struct kelpie_lifecycle *lifecycle) {
     struct kelpie_loop *loop = lifecycle->monitor->loop;
     if (!lifecycle->is_unsaved) {
         lifecycle->is_unsaved = true;
+        lifecycle_doubt(lifecycle);
         lifecycle->silence_end_ns = loop->now_ns + LIFECYCLE_SILENCE_NS;
         kelpie__clients_silence(&lifecycle->monitor->clients, true);
         kelpie__timer_arm(loop, &lifecycle->save_timer, loop->now_ns + LIFECYCLE_SAVE_RETRY_NS,
@@ -97,6 +127,7 @@ int kelpie__lifecycle_init(struct kelpie_lifecycle *lifecycle, struct kelpie_mon
         return status;
     }
     lifecycle->state = lifecycle->record.state;
+    lifecycle_open_doubt(lifecycle);
     if (kelpie__state_is_live(lifecycle->state)) { /* whoever started us has recovered it */
         return kelpie__fail(error, KELPIE_E_INTERNAL, 0, "the VM is %s without a monitor",
                             kelpie_vm_state_name(lifecycle->state));
@@ -115,6 +146,7 @@ void kelpie__lifecycle_disarm(struct kelpie_lifecycle *lifecycle) {
 void kelpie__lifecycle_deinit(struct kelpie_lifecycle *lifecycle) {
     kelpie__lifecycle_disarm(lifecycle);
     kelpie__timer_disarm(lifecycle->monitor->loop, &lifecycle->save_timer);
+    lifecycle_close_doubt(lifecycle);
     kelpie__vmm_destroy(lifecycle->vmm);
     lifecycle->vmm = NULL;
 }
@@ -422,7 +454,8 @@ bool kelpie__lifecycle_is_over(const struct kelpie_monitor *monitor) {
     bool is_sealing = (monitor->capture.phase != KELPIE_CAPTURE_IDLE ||
                        kelpie__template_is_sealing(&monitor->template)) &&
                       !lifecycle->is_ending;
-    bool is_silent = monitor->clients.is_silent && !lifecycle->is_ending;
-    return !kelpie__state_is_live(lifecycle->state) && !is_sealing && !is_silent &&
+    /* Without a monitor the file would be taken for the truth. */
+    bool is_unsaved = lifecycle->is_unsaved && !lifecycle->is_ending;
+    return !kelpie__state_is_live(lifecycle->state) && !is_sealing && !is_unsaved &&
            (monitor->clients.count == 0 || lifecycle->is_ending || monitor->is_deleted);
 }

@@ -32,6 +32,7 @@ struct kelpie_lifecycle {
     struct kelpie_timer closed_timer; /* the agent's connection ended; the VMM should follow */
     struct kelpie_timer save_timer;   /* while is_unsaved */
     int64_t silence_end_ns;           /* while is_unsaved: until then nobody is told */
+    int doubt; /* owned; see kelpie__vm_directory_doubt; KELPIE_OS_NO_HANDLE: could not be had */
     struct kelpie_reply start_reply;
     struct kelpie_reply stop_replies[KELPIE_LIFECYCLE_WAITER_COUNT];
     struct kelpie_reply kill_replies[KELPIE_LIFECYCLE_WAITER_COUNT];
@@ -43,6 +44,7 @@ struct kelpie_lifecycle {
     bool is_deleting;
     bool is_ending;   /* the monitor goes as soon as nothing lives */
     bool is_unsaved;  /* state.json still says what was before */
+    bool is_doubted;  /* and whoever reads it is told so */
     bool has_failure; /* we ended the VMM for this: */
     struct kelpie_error failure;
 };

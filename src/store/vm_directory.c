@@ -514,12 +514,52 @@ int kelpie__vm_directory_config(const struct kelpie_vm_directory *directory,
     return status;
 }
 
+/* ---- a state file that is old ---------------------------------------------------------------- */
+
+int kelpie__vm_directory_open_doubt(const struct kelpie_vm_directory *directory) {
+    KELPIE_ASSERT(directory->vm >= 0);
+    return kelpie__os_open(directory->places->os, directory->vm, KELPIE_VM_CONFIG_FILE,
+                           KELPIE_OS_OPEN_READ, 0);
+}
+
+int kelpie__vm_directory_doubt(const struct kelpie_vm_directory *directory, int handle) {
+    KELPIE_ASSERT(directory->lock >= 0 && handle >= 0);
+    return kelpie__os_lock(directory->places->os, handle);
+}
+
+bool kelpie__vm_directory_is_doubted(const struct kelpie_vm_directory *directory) {
+    struct kelpie_os *os = directory->places->os;
+    int handle = kelpie__vm_directory_open_doubt(directory);
+    if (handle < 0) {
+        return false; /* what is wrong with the files is told by who reads them */
+    }
+    bool is_doubted = kelpie__os_lock_shared(os, handle) == -EAGAIN;
+    kelpie__ignore(kelpie__os_close(os, handle)); /* it was only looked at */
+    return is_doubted;
+}
+
 /* ---- recovery and deletion ------------------------------------------------------------------- */
 
 static void remove_socket(const struct kelpie_vm_directory *directory) {
     /* Not there in most cases. */
     kelpie__ignore(
         kelpie__os_unlink(directory->places->os, directory->run, KELPIE_VM_SOCKET_FILE, false));
+}
+
+void kelpie__vm_record_bury(struct kelpie_os *os, struct kelpie_vm_record *record) {
+    bool was_starting = record->state == KELPIE_VM_STARTING;
+    KELPIE_ASSERT(kelpie__state_is_live(record->state));
+    KELPIE_SOMETIMES(os, "recovery of a VM that was starting", was_starting);
+    KELPIE_SOMETIMES(os, "recovery of a VM that ran", record->state == KELPIE_VM_RUNNING);
+    KELPIE_SOMETIMES(os, "recovery of a VM that was paused", record->state == KELPIE_VM_PAUSED);
+    kelpie__state_change(&record->state, was_starting ? record->previous : KELPIE_VM_CRASHED);
+    record->previous = record->state;
+    record->changed_ms = kelpie__os_now(os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
+    record->monitor_pid = 0;
+    record->vmm_pid = 0;
+    kelpie__ignore(kelpie__text_copy(record->reason, sizeof(record->reason),
+                                     was_starting ? "its monitor died during the start"
+                                                  : "its monitor died, and the VM with it"));
 }
 
 int kelpie__vm_directory_recover(struct kelpie_vm_directory *directory,
@@ -541,18 +581,7 @@ int kelpie__vm_directory_recover(struct kelpie_vm_directory *directory,
         return status;
     }
     if (kelpie__state_is_live(record.state)) {
-        bool was_starting = record.state == KELPIE_VM_STARTING;
-        KELPIE_SOMETIMES(os, "recovery of a VM that was starting", was_starting);
-        KELPIE_SOMETIMES(os, "recovery of a VM that ran", record.state == KELPIE_VM_RUNNING);
-        KELPIE_SOMETIMES(os, "recovery of a VM that was paused", record.state == KELPIE_VM_PAUSED);
-        kelpie__state_change(&record.state, was_starting ? record.previous : KELPIE_VM_CRASHED);
-        record.previous = record.state;
-        record.changed_ms = kelpie__os_now(os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
-        record.monitor_pid = 0;
-        record.vmm_pid = 0;
-        kelpie__ignore(kelpie__text_copy(record.reason, sizeof(record.reason),
-                                         was_starting ? "its monitor died during the start"
-                                                      : "its monitor died, and the VM with it"));
+        kelpie__vm_record_bury(os, &record);
         status = kelpie__record_write(os, directory->vm, &record, true, error);
     }
     if (status == 0) {

@@ -61,6 +61,9 @@ KELPIE_MUST_CHECK int kelpie__vm_directory_lock(struct kelpie_vm_directory *dire
                                                 struct kelpie_error *error);
 void kelpie__vm_directory_unlock(struct kelpie_vm_directory *directory);
 
+/* What becomes of the record of a VM that lives, once its monitor is dead. */
+void kelpie__vm_record_bury(struct kelpie_os *os, struct kelpie_vm_record *record);
+
 /* With the lock: makes true what a dead monitor left. Starting becomes what was before it, Running
  * and Paused become Crashed; the socket goes; an ephemeral VM is deleted whole (NOT_FOUND then). */
 KELPIE_MUST_CHECK int kelpie__vm_directory_recover(struct kelpie_vm_directory *directory,
@@ -74,6 +77,14 @@ KELPIE_MUST_CHECK int kelpie__vm_directory_config(const struct kelpie_vm_directo
 /* With the lock: deletes the VM; the lock is then dropped by close. */
 KELPIE_MUST_CHECK int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory,
                                                   struct kelpie_error *error);
+
+/* A monitor that cannot write state.json says so by a lock on config.json, which needs no disk: it
+ * opens the file when it begins, and locks and unlocks it as it goes. Negative: errno; EAGAIN while
+ * somebody looks. */
+KELPIE_MUST_CHECK int kelpie__vm_directory_open_doubt(const struct kelpie_vm_directory *directory);
+KELPIE_MUST_CHECK int kelpie__vm_directory_doubt(const struct kelpie_vm_directory *directory,
+                                                 int handle);
+bool kelpie__vm_directory_is_doubted(const struct kelpie_vm_directory *directory);
 
 /* Whether `base`, one of the two parent directories, holds a VM of that name: 1, 0, or a negative
  * errno when that cannot be seen. */
