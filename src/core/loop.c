@@ -254,8 +254,11 @@ int kelpie__loop_step(struct kelpie_loop *loop, int64_t deadline_ns, struct kelp
     return 0;
 }
 
-int64_t kelpie__loop_deadline(const struct kelpie_loop *loop, uint64_t timeout_ms) {
+int64_t kelpie__loop_deadline(struct kelpie_loop *loop, uint64_t timeout_ms) {
     kelpie__loop_check(loop);
+    if (!loop->is_dispatching) {
+        loop->now_ns = loop_clock(loop);
+    }
     if (timeout_ms == UINT64_MAX) {
         return -1;
     }

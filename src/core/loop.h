@@ -74,7 +74,8 @@ int64_t kelpie__loop_next_deadline(const struct kelpie_loop *loop);
 KELPIE_MUST_CHECK int kelpie__loop_step(struct kelpie_loop *loop, int64_t deadline_ns,
                                         struct kelpie_error *error);
 
-/* now + a number of milliseconds, without overflow; UINT64_MAX gives -1, no deadline. */
-int64_t kelpie__loop_deadline(const struct kelpie_loop *loop, uint64_t timeout_ms);
+/* now + a number of milliseconds, without overflow; UINT64_MAX gives -1, no deadline. Outside of a
+ * step the time is read anew: who calls may have been away for long. */
+int64_t kelpie__loop_deadline(struct kelpie_loop *loop, uint64_t timeout_ms);
 
 #endif

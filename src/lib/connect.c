@@ -321,14 +321,19 @@ int kelpie__vm_spawn_monitor(struct kelpie_vm *vm, struct kelpie_error *error) {
         goto fail_sockets;
     }
     vm->is_creator = vm->config->lifetime == KELPIE_LIFETIME_OWNED;
-    status = spawn_process(vm, listener, pair[1], owner, error);
+    /* The connection first: after the spawn nothing may fail any more, since a monitor that runs
+     * holds the lock, and whoever gives the VM up would delete it under its feet. */
+    status = connection_open(vm, pair[0], error);
+    if (status == 0) {
+        status = spawn_process(vm, listener, pair[1], owner, error);
+        if (status < 0) {
+            KELPIE_REACHED(os, "a monitor could not be started");
+            kelpie__vm_disconnect(vm);
+        }
+    }
     kelpie__ignore(kelpie__os_close(os, pair[1]));
     if (status < 0) {
-        KELPIE_REACHED(os, "a monitor could not be started");
-        kelpie__ignore(kelpie__os_close(os, pair[0]));
         kelpie__ignore(kelpie__os_unlink(os, vm->directory.run, KELPIE_VM_SOCKET_FILE, false));
-    } else {
-        status = connection_open(vm, pair[0], error);
     }
     if (status == 0) {
         kelpie__ignore(KELPIE_CANARY(os, 13) ? kelpie__os_lock(os, vm->directory.lock) : 0);
@@ -415,7 +420,6 @@ int kelpie__vm_connect_wait(struct kelpie_vm *vm, bool may_start,
     struct kelpie *kelpie = vm->kelpie;
     struct kelpie_error kept = {0};
     unsigned loss_count = 0;
-    kelpie->loop->now_ns = kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
     int64_t deadline_ns = kelpie__loop_deadline(kelpie->loop, KELPIE_CALL_TIMEOUT_MS);
     int status = KELPIE_E_BUSY;
     while (status == KELPIE_E_BUSY && loss_count < CONNECT_LOSSES_MAX) { /* and the deadline */

@@ -299,7 +299,6 @@ int kelpie_exec_wait(struct kelpie_exec *exec, uint64_t timeout_ms, struct kelpi
     }
     struct kelpie *kelpie = exec->vm->kelpie;
     int status = kelpie__check_may_block(kelpie, "kelpie_exec_wait", error);
-    kelpie->loop->now_ns = kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
     int64_t deadline_ns = timeout_ms == 0 ? -1 : kelpie__loop_deadline(kelpie->loop, timeout_ms);
     while (status == 0 && !exec->is_ended_told) { /* bound: the deadline, or the command's own */
         if (deadline_ns >= 0 && kelpie->loop->now_ns >= deadline_ns) {

@@ -251,7 +251,6 @@ static int start_send(struct kelpie_exec *exec, const struct kelpie_exec_options
                             "exec: working directory and user have more than %u bytes together",
                             EXEC_PARAMS_BYTES);
     }
-    vm->kelpie->loop->now_ns = kelpie__os_now(vm->kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
     status = kelpie__wire_call(vm->wire, "exec.start", params, KELPIE_CALL_TIMEOUT_MS, start_answer,
                                exec, &exec->start_request, error);
     if (status == 0) {

@@ -164,7 +164,6 @@ int kelpie_wait(struct kelpie *kelpie, uint64_t timeout_ms, struct kelpie_error 
     if (status < 0) {
         return status;
     }
-    kelpie->loop->now_ns = kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
     return kelpie__turn(kelpie, kelpie__loop_deadline(kelpie->loop, timeout_ms), error);
 }
 
