@@ -308,6 +308,9 @@ int kelpie__sim_command_run(struct sim_world *world, struct kelpie_vm *vm,
     if (status == 0 && was_ended(world, operation, &result)) {
         status = kelpie__fail(error, KELPIE_E_CANCELLED, 0, "the command was ended by signal %d",
                               result.status.signal);
+    } else if (status == 0 && operation->op == SIM_MODEL_GET && result.is_stdout_truncated) {
+        compare(world, operation, &result);
+        status = kelpie__fail(error, KELPIE_E_MEMORY, 0, "what it read was cut, and says so");
     } else if (status == 0) {
         *out_result = result_of(operation, &result);
         /* another code: the judge knows whether somebody may have ended it early */

@@ -218,6 +218,12 @@ static void mark_overlaps(struct sim_model_vm *vm) {
             entry->overlaps_change = entry->overlaps_change || (overlaps && takes_time(other));
             entry->overlaps_end = entry->overlaps_end || (overlaps && ends_guest(other));
             entry->overlaps_fork = entry->overlaps_fork || (overlaps && other == SIM_MODEL_FORK);
+            entry->overlaps_removal =
+                entry->overlaps_removal || (overlaps && other == SIM_MODEL_DELETE_FORCE);
+            entry->overlaps_failure =
+                entry->overlaps_failure ||
+                (overlaps && other == SIM_MODEL_CREATE && vm->entries[j].status < 0 &&
+                 vm->entries[j].status != KELPIE_E_EXISTS);
         }
     }
 }
@@ -326,6 +332,8 @@ static void cut_piece(struct sim_model *model, uint32_t index) {
             entry->is_void = true;
             entry->has_answer = true;
             vm->history.calls[i].end = model->clock;
+        } else if (entry->is_open) {
+            entry->was_cut = true;
         }
     }
     if (!close_piece(model, index, vm->problem)) {
@@ -458,6 +466,20 @@ static uint32_t entry_of(const struct sim_model_vm *vm, uint64_t ticket) {
     return SIM_HISTORY_CALL_MAX;
 }
 
+/* The start of a command that met a pause waits for the guest, and for its own deadline. */
+static bool has_met_pause(const struct sim_model_vm *vm, uint32_t at) {
+    enum sim_model_op op = vm->entries[at].call.op;
+    bool is_command = op == SIM_MODEL_EXEC || op == SIM_MODEL_PUT || op == SIM_MODEL_GET;
+    KELPIE_ASSERT(at < vm->history.call_count);
+    for (uint32_t i = 0; is_command && i < vm->history.call_count; i += 1) {
+        if (vm->entries[i].call.op == SIM_MODEL_PAUSE &&
+            vm->history.calls[i].end > vm->history.calls[at].begin) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool kelpie__sim_model_end(struct sim_model *model, uint64_t ticket, int status, uint64_t result,
                            char out_text[SIM_MODEL_TEXT_MAX]) {
     uint32_t index = (uint32_t)(ticket >> 56);
@@ -474,7 +496,8 @@ bool kelpie__sim_model_end(struct sim_model *model, uint64_t ticket, int status,
     if (is_of_piece) {
         take_answer(model, vm, at, status, result);
     }
-    if (model->is_calm && kelpie__sim_model_is_ambiguous(status)) {
+    bool is_paused_out = is_of_piece && status == KELPIE_E_TIMEOUT && has_met_pause(vm, at);
+    if (model->is_calm && kelpie__sim_model_is_ambiguous(status) && !is_paused_out) {
         struct words words = {.text = out_text};
         say(&words, "VM %u, in a calm run: %s answered with %s", index,
             is_of_piece ? kelpie__sim_model_op_name(vm->entries[at].call.op) : "a call",

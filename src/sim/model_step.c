@@ -405,10 +405,14 @@ static void done(struct step *step) {
 static void observe(struct step *step) {
     const struct sim_model_entry *entry = step->entry;
     bool exists = (step->from->flags & SIM_MODEL_EXISTS) != 0;
+    bool is_stopped = entry->result == KELPIE_VM_STOPPED && entry->overlaps_removal && exists &&
+                      (BIT(step->from->state) & WITH_GUEST) != 0;
     bool is_between = entry->status == 0 && entry->overlaps_change &&
-                      (entry->result == KELPIE_VM_STARTING ||
+                      (entry->result == KELPIE_VM_STARTING || is_stopped ||
                        (entry->overlaps_fork && entry->result == KELPIE_VM_CREATED));
-    if (is_between || (entry->status == KELPIE_E_NOT_FOUND && !exists) ||
+    bool is_given_up = entry->status == 0 && !exists && entry->overlaps_failure &&
+                       entry->result == KELPIE_VM_CREATED && !step->model->is_calm;
+    if (is_between || is_given_up || (entry->status == KELPIE_E_NOT_FOUND && !exists) ||
         (entry->status == 0 && exists && entry->result == step->from->state)) {
         allow_same(step);
     }
@@ -434,7 +438,7 @@ static void step_new(struct step *step) {
             done(step);
         }
     } else if (entry->status == KELPIE_E_EXISTS) {
-        if (exists) {
+        if (exists || (entry->overlaps_failure && !step->model->is_calm)) {
             allow_same(step);
         }
     } else if (entry->status == KELPIE_E_NOT_FOUND) {
@@ -600,7 +604,9 @@ uint32_t kelpie__sim_model_step(void *context, const void *state, uint32_t call,
                         .from = state,
                         .out = out};
     KELPIE_ASSERT(call < own->vm->history.call_count);
-    if (step.entry->is_void) {
+    /* What a call was refused for may have been before the cut. */
+    bool is_refused = step.entry->has_answer && step.entry->status < 0;
+    if (step.entry->is_void || (step.entry->was_cut && is_refused)) {
         allow_same(&step);
     } else if (step.entry->call.op == SIM_MODEL_OBSERVE) {
         observe(&step);

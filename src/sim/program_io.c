@@ -10,16 +10,24 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "core/limits.h"
 #include "core/text.h"
 #include "sim/machine.h"
 #include "sim/programs.h"
 
 #define IO_ROUNDS_MAX 1000000u /* of waiting for one handle */
 
-/* Until the handle may be ready. Negative: it cannot be waited for. */
+/* Until the handle may be ready. Negative: it cannot be waited for. A program that blocks in
+ * read(2) needs no memory for it: where a fault says that there is none, it looks again in a
+ * moment. */
 static int io_wait(struct kelpie_os *os, int handle, uint32_t bits) {
     struct kelpie_os_event event;
     int status = kelpie__os_watch(os, handle, bits, (uint64_t)(uint32_t)handle);
+    if (status == -ENOMEM) {
+        int64_t now_ns = kelpie__os_now(os, KELPIE_OS_CLOCK_MONOTONIC);
+        status = kelpie__os_wait(os, &event, 1, now_ns + KELPIE_NS_PER_MS);
+        return status < 0 ? status : 0;
+    }
     if (status < 0) {
         return status;
     }
