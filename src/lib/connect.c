@@ -129,7 +129,16 @@ void kelpie__vm_explain_loss(struct kelpie_vm *vm, struct kelpie_error *out) {
                                     "the monitor of VM \"%s\" ended, and the VM is deleted", name));
         return;
     }
-    if (status < 0 || kelpie__state_is_live(record.state)) { /* not known yet */
+    bool is_alive = status == 0 && kelpie__state_is_live(record.state);
+    if (is_alive && !kelpie__vm_monitor_is_dying(vm, record.monitor_pid)) {
+        KELPIE_REACHED(vm->kelpie->os, "a connection was lost and its monitor lives");
+        kelpie__ignore(kelpie__fail(out, KELPIE_E_IO, 0,
+                                    "the connection to the monitor of VM \"%s\" was lost; the VM "
+                                    "is %s",
+                                    name, kelpie_vm_state_name(record.state)));
+        return;
+    }
+    if (status < 0 || is_alive) { /* not known yet */
         KELPIE_REACHED(vm->kelpie->os, "a monitor ended and what became of its VM is not known");
         kelpie__ignore(kelpie__fail(out, KELPIE_E_CRASHED, 0,
                                     "the monitor of VM \"%s\" ended, and what ran in it is lost",

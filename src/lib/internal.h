@@ -225,6 +225,9 @@ KELPIE_MUST_CHECK int kelpie__vm_check_damage(const struct kelpie_vm *vm,
 KELPIE_MUST_CHECK int kelpie__vm_record(struct kelpie_vm *vm, struct kelpie_vm_record *out,
                                         struct kelpie_error *error);
 
+/* Whether it is gone, or on its way: its connections may end before its lock is free. */
+bool kelpie__vm_monitor_is_dying(const struct kelpie_vm *vm, int32_t monitor_pid);
+
 /* ---- snapshot.c ------------------------------------------------------------------------------ */
 
 /* Removes what dead processes left of snapshots. */

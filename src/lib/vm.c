@@ -200,7 +200,7 @@ int kelpie__vm_create_now(struct kelpie *kelpie, const char *name, struct kelpie
 /* The lock is held, but by whom? A killed process lets go of its descriptors one by one, in an
  * order of the kernel's: its connection may have ended, or even still be accepted, before its lock
  * is free. The kernel's own word is the flag PF_EXITING in proc_pid_stat(5). */
-static bool vm_monitor_is_dying(const struct kelpie_vm *vm, int32_t monitor_pid) {
+bool kelpie__vm_monitor_is_dying(const struct kelpie_vm *vm, int32_t monitor_pid) {
     char path[64];
     char text[1024];
     uint64_t flags = 0;
@@ -236,7 +236,7 @@ static int vm_tell_recovered(struct kelpie_vm *vm, struct kelpie_vm_record *reco
                              struct kelpie_error *error) {
     struct kelpie_os *os = vm->kelpie->os;
     int status = kelpie__record_read(os, vm->directory.vm, record, error);
-    if (status < 0 || !vm_monitor_is_dying(vm, record->monitor_pid)) {
+    if (status < 0 || !kelpie__vm_monitor_is_dying(vm, record->monitor_pid)) {
         return status; /* of a new monitor, too */
     }
     KELPIE_REACHED(os, "a VM was seen whose recovery had no time");
@@ -255,7 +255,7 @@ static int vm_recover_if_free(struct kelpie_vm *vm, struct kelpie_vm_record *rec
     struct kelpie *kelpie = vm->kelpie;
     int status = kelpie__vm_directory_lock(&vm->directory, NULL);
     for (unsigned i = 0; status == KELPIE_E_BUSY && i < VM_DYING_TURNS; i += 1) {
-        if (kelpie->loop->is_dispatching || !vm_monitor_is_dying(vm, record->monitor_pid)) {
+        if (kelpie->loop->is_dispatching || !kelpie__vm_monitor_is_dying(vm, record->monitor_pid)) {
             return 0;
         }
         KELPIE_REACHED(kelpie->os, "a monitor was dying");

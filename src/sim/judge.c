@@ -409,10 +409,7 @@ void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status,
                        call->operation.op == SIM_MODEL_PUT || call->operation.op == SIM_MODEL_GET);
     bool is_lie = is_command && kelpie__sim_judge_is_tampered(judge, call->operation.vm) &&
                   (status == 0 || kelpie__sim_command_is_end(status));
-    /* one whose connection was lost alone cannot tell that from a crash */
-    bool is_cut = status == KELPIE_E_CRASHED &&
-                  (judge_has_fault(judge, "stream") || judge_has_fault(judge, "memory"));
-    int known = is_blind || is_lie || is_cut ? SIM_MODEL_NO_ANSWER : status;
+    int known = is_blind || is_lie ? SIM_MODEL_NO_ANSWER : status;
     if (!kelpie__sim_model_end(judge->model, call->ticket, known, result, why)) {
         blame(judge, &call->operation, status, error, why);
     }
