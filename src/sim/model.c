@@ -589,11 +589,20 @@ static void lose_power(struct sim_model_vm *vm, uint32_t kept, const struct sim_
         state.snapshot_count = 0;
         memset(state.snapshots, 0, sizeof(state.snapshots));
     }
-    if (vm->is_ephemeral || (state.flags & SIM_MODEL_EXISTS) == 0) {
-        kelpie__sim_model_remove(&state);
-        add_end(vm, kept, &state);
+    bool exists = (state.flags & SIM_MODEL_EXISTS) != 0;
+    bool is_shaky = (state.flags & SIM_MODEL_SHAKY) != 0 && !vm->is_ephemeral;
+    if (vm->is_ephemeral || !exists || is_shaky) {
+        struct sim_model_state gone = state;
+        kelpie__sim_model_remove(&gone);
+        add_end(vm, kept, &gone);
+    }
+    if (!exists && is_shaky) { /* as it was before somebody began to delete it */
+        vm->is_unknown = true;
+    }
+    if (vm->is_ephemeral || !exists) {
         return;
     }
+    state.flags = (uint8_t)(state.flags & ~(unsigned)SIM_MODEL_SHAKY);
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(found); i += 1) {
         state.state = (uint8_t)found[i];
         state.flags |= SIM_MODEL_DIRTY;

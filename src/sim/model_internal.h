@@ -21,9 +21,10 @@
 
 enum sim_model_flag {
     SIM_MODEL_EXISTS = 1,
-    SIM_MODEL_DIRTY = 2, /* its last guest did not end in order: what files hold is unknown */
-    SIM_MODEL_VAGUE = 4, /* its snapshots are unknown */
-    SIM_MODEL_FROM = 8,  /* its first start will bring back `first` */
+    SIM_MODEL_DIRTY = 2,  /* its last guest did not end in order: what files hold is unknown */
+    SIM_MODEL_VAGUE = 4,  /* its snapshots are unknown */
+    SIM_MODEL_FROM = 8,   /* its first start will bring back `first` */
+    SIM_MODEL_SHAKY = 16, /* made or deleted by a call without an answer: perhaps not on the disk */
 };
 
 /* Files as bits. What a guest that was saved in the midst of a write has of a file, nobody knows:
@@ -72,9 +73,9 @@ struct sim_model_entry {
     bool overlaps_removal; /* a deletion by force, which stops it first */
     bool overlaps_failure; /* a creation that failed: for a moment its VM was there */
     bool was_cut;          /* it began before the history that is still known */
-    bool fork_may;       /* the snapshot may be there */
-    bool fork_must;      /* it is, and nobody else does anything with it */
-    uint8_t overlaps_put; /* files of writes that it overlaps with: bits */
+    bool fork_may;         /* the snapshot may be there */
+    bool fork_must;        /* it is, and nobody else does anything with it */
+    uint8_t overlaps_put;  /* files of writes that it overlaps with: bits */
     struct sim_model_guest fork;
     int status;
     uint64_t result;

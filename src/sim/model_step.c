@@ -192,10 +192,15 @@ static bool is_vague(const struct sim_model_state *state) {
 
 /* ---- what an operation does when it is done -------------------------------------------------- */
 
+/* What was acknowledged is on the disk; so is what nobody asked for. */
+static unsigned shaky(const struct step *step) {
+    return step->entry != NULL && !step->entry->has_answer ? SIM_MODEL_SHAKY : 0;
+}
+
 static void done_create(struct step *step) {
     struct sim_model_state next = *step->from;
     kelpie__sim_model_remove(&next);
-    next.flags |= SIM_MODEL_EXISTS;
+    next.flags |= (uint8_t)(SIM_MODEL_EXISTS | shaky(step));
     allow(step, &next);
 }
 
@@ -328,6 +333,7 @@ static void done_forget(struct step *step) {
 static void done_delete(struct step *step) {
     struct sim_model_state next = *step->from;
     kelpie__sim_model_remove(&next);
+    next.flags |= (uint8_t)shaky(step);
     allow(step, &next);
 }
 
