@@ -384,15 +384,15 @@ KELPIE_MUST_CHECK int kelpie_vm_delete_async(struct kelpie_vm *vm, bool is_force
                                              struct kelpie_operation **out,
                                              struct kelpie_error *error);
 
-/* What is known of it; does not block. While the monitor of one that lives cannot write its state (a
- * full disk), the last one written is not told: IO. */
+/* What is known of it; does not block. While the monitor of one that lives cannot write its state
+ * (a full disk), the last one written is not told: IO. */
 KELPIE_MUST_CHECK int kelpie_vm_inspect(struct kelpie_vm *vm, struct kelpie_vm_info *out,
                                         struct kelpie_error *error);
 
 /* All VMs, by name. Gives *out, an array of *out_count (kelpie_list_free); NULL when there are
  * none. Its elements keep their size for ever: a larger structure comes with a new version of this
- * symbol. A VM whose state cannot be told (files that are damaged, or old) is listed as Crashed, with
- * the reason. Does not block. */
+ * symbol. A VM whose state cannot be told (files that are damaged, or old) is listed as Crashed,
+ * with the reason. Does not block. */
 KELPIE_MUST_CHECK int kelpie_list(struct kelpie *kelpie, struct kelpie_vm_info **out,
                                   size_t *out_count, struct kelpie_error *error);
 void kelpie_list_free(struct kelpie *kelpie, struct kelpie_vm_info *list, size_t count);

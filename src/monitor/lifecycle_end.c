@@ -156,8 +156,10 @@ static enum kelpie_vm_state lifecycle_judge(struct kelpie_lifecycle *lifecycle,
 static void lifecycle_ended_running(struct kelpie_lifecycle *lifecycle,
                                     const struct kelpie_vmm_end *end) {
     struct kelpie_error why = {0};
+    /* One that panicked on its way did not go by itself. */
     bool was_graceful = lifecycle->is_stopping && !lifecycle->is_kill_wanted &&
-                        !lifecycle->has_failure && lifecycle->monitor->guest.has_said_goodbye;
+                        !lifecycle->has_failure && lifecycle->monitor->guest.has_said_goodbye &&
+                        !lifecycle->monitor->console.is_panic;
     enum kelpie_vm_state next = lifecycle_judge(lifecycle, end, &why);
     KELPIE_SOMETIMES(lifecycle->monitor->os, "a stop was graceful", was_graceful);
     lifecycle_end_vmm(lifecycle, &why);

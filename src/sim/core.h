@@ -156,6 +156,8 @@ void kelpie__sim_world_step(struct sim_world *world);
 /* Adds, changes (or with bits 0 forgets) the watch of a handle: 0 or -errno. */
 int kelpie__sim_watch_put(struct sim_process *process, struct sim_watch_set *set, int handle,
                           uint32_t bits, uint64_t cookie);
+/* Whether it is watched, by whatever event loop. */
+bool kelpie__sim_watch_is_known(struct sim_process *process, int handle);
 /* What watches have to report: at most `max`. */
 uint32_t kelpie__sim_watch_collect(struct sim_watch_set *set, struct kelpie_os_event *out,
                                    uint32_t max);

@@ -42,6 +42,7 @@ struct judge_call {
     uint64_t ticket; /* 0: the model does not know this operation */
     struct sim_operation operation;
     int64_t begun_ns;
+    int64_t stop_ns; /* when the first stop since the VM was started began; 0: none */
     int64_t limit_ns;
     int64_t wall_offset_ns; /* the host's, when it began */
 };
@@ -58,6 +59,7 @@ struct sim_judge {
     uint64_t owned[SIM_JUDGE_CLIENT_MAX]; /* bits of VMs */
     uint64_t tampered;                    /* likewise */
     struct sim_endings endings;
+    int64_t stop_ns[SIM_MODEL_VM_MAX]; /* the first stop since a start that succeeded; 0: none */
     int64_t
         killed_ns[SIM_MODEL_VM_MAX]; /* when a call ended that kills the VM, or its owner went */
     uint32_t activity[SIM_MODEL_VM_MAX]; /* begins and ends of calls that change something */
@@ -235,6 +237,19 @@ static void judge_tell_end(struct sim_judge *judge, const struct judge_call *cal
     }
 }
 
+/* A stop joins one that is under way, whose client may be dead: the guest may have gone before it
+ * came. */
+static int64_t stop_began_ns(struct sim_judge *judge, const struct judge_call *call) {
+    const struct sim_operation *operation = &call->operation;
+    int64_t *first_ns = &judge->stop_ns[operation->vm];
+    bool is_stop = operation->op == SIM_MODEL_STOP && !operation->is_look;
+    KELPIE_ASSERT(*first_ns <= call->begun_ns);
+    if (is_stop && *first_ns == 0) {
+        *first_ns = call->begun_ns;
+    }
+    return *first_ns;
+}
+
 void kelpie__sim_judge_begin(struct sim_judge *judge, const struct sim_operation *operation,
                              uint64_t deadline_ms) {
     struct judge_call *call = &judge->calls[operation->client];
@@ -256,6 +271,7 @@ void kelpie__sim_judge_begin(struct sim_judge *judge, const struct sim_operation
     uint64_t factor = kelpie__sim_world_options(judge->world)->cost_factor;
     *call = (struct judge_call){.is_open = true, .operation = *operation};
     call->begun_ns = kelpie__sim_now(judge->world);
+    call->stop_ns = stop_began_ns(judge, call);
     call->wall_offset_ns = wall_offset_ns(judge->world);
     call->limit_ns =
         (int64_t)(deadline_ms + JUDGE_GRACE_MS * (factor > 0 ? factor : 1)) * KELPIE_NS_PER_MS;
@@ -362,7 +378,7 @@ static void check_graceful(struct sim_judge *judge, const struct judge_call *cal
     KELPIE_ASSERT(call->operation.op == SIM_MODEL_STOP && !call->operation.is_look);
     bool has_gone = ending->is_over && ending->was_asked && ending->went;
     /* who was stopped himself may hear of it when the VM has another guest */
-    bool had_gone = ending->went_ns >= call->begun_ns;
+    bool had_gone = ending->went_ns >= call->stop_ns;
     int64_t in_time_ns =
         (int64_t)KELPIE_STOP_TIMEOUT_MS_DEFAULT * judge->timeout_tenths / 20 * KELPIE_NS_PER_MS;
     bool is_undisturbed = kelpie__sim_faults_fired(kelpie__sim_world_faults(judge->world)) == 0 &&
@@ -396,6 +412,9 @@ void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status,
         check_graceful(judge, call, result != 0);
     }
     judge_tell_end(judge, call, status);
+    if (status == 0 && call->operation.op == SIM_MODEL_START && !call->operation.is_look) {
+        judge->stop_ns[call->operation.vm] = 0;
+    }
     if (status == 0) {
         judge->counts.succeeded += 1;
         judge->counts.commands += call->operation.op == SIM_MODEL_EXEC;

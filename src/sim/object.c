@@ -221,6 +221,11 @@ static struct sim_watch *watch_add(struct sim_process *process, struct sim_watch
     return watch;
 }
 
+bool kelpie__sim_watch_is_known(struct sim_process *process, int handle) {
+    return kelpie__sim_handle_object(process, handle) != NULL &&
+           process->handles[handle].watch != NULL;
+}
+
 int kelpie__sim_watch_put(struct sim_process *process, struct sim_watch_set *set, int handle,
                           uint32_t bits, uint64_t cookie) {
     struct sim_object *object = kelpie__sim_handle_object(process, handle);

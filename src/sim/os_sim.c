@@ -287,7 +287,9 @@ static int sim_watch(struct kelpie_os *os, int handle, uint32_t bits, uint64_t c
     struct sim_call call;
     struct sim_process *process = kelpie__sim_process_of(os);
     bool may = kelpie__sim_enter(&call, os, SIM_OP_watch, handle, NULL);
-    int status = may || bits == 0
+    /* epoll_ctl(2) needs memory for what it does not watch yet, and only for that. */
+    bool is_new = bits != 0 && !kelpie__sim_watch_is_known(process, handle);
+    int status = may || !is_new
                      ? kelpie__sim_watch_put(process, watches_of(os), handle, bits, cookie)
                      : -call.fault_errno;
     call.argument = cookie << 2 ^ bits;

@@ -8,6 +8,7 @@
 #include "core/limits.h"
 #include "os/os_call.h"
 #include "sim/fault.h"
+#include "simcli/jobs.h"
 #include "simcli/simcli.h"
 
 #define RUN_PROGRESS_NS (2 * KELPIE_NS_PER_S)
@@ -94,6 +95,51 @@ static int run_seed(struct simcli *simcli, uint64_t seed, bool is_last, struct t
     return code;
 }
 
+/* ---- in several processes -------------------------------------------------------------------- */
+
+static void run_one_of_many(void *context, uint64_t index, struct sim_nursery *nursery,
+                            struct simcli_outcome *out) {
+    const struct simcli *simcli = context;
+    struct sim_run_options options;
+    struct sim_run_result result;
+    KELPIE_ASSERT(index < simcli->seed_count);
+    kelpie__simcli_run_options(simcli, simcli->seed_first + index, &options);
+    options.nursery = nursery;
+    kelpie__sim_run(&options, &result);
+    out->verdict = result.verdict;
+    out->flags = result.faults_fired > 0 ? SIMCLI_RUN_FIRED : 0u;
+    memcpy(out->reason, result.reason, sizeof(out->reason));
+    kelpie__sim_run_release(&result);
+}
+
+/* The first seed that failed is run again, here, to be told as one that was run alone. */
+static int run_many(struct simcli *simcli, int64_t end_ns) {
+    struct totals totals = {.begun_ns = real_now(simcli), .told_ns = real_now(simcli)};
+    struct simcli_campaign campaign = {.name = "run",
+                                       .count = simcli->seed_count,
+                                       .end_ns = end_ns,
+                                       .work = run_one_of_many,
+                                       .context = simcli};
+    if (!kelpie__simcli_campaign_run(simcli, &campaign)) {
+        return KELPIE_SIM_CRASHED;
+    }
+    for (uint32_t i = 0; i < campaign.failure_count; i += 1) {
+        const struct simcli_failure *failure = &campaign.failures[i];
+        printf("seed %llu: %s (verdict %d)\n",
+               (unsigned long long)(simcli->seed_first + failure->index), failure->outcome.reason,
+               (int)failure->outcome.verdict);
+    }
+    printf("%llu runs, %llu failed\n", (unsigned long long)campaign.done,
+           (unsigned long long)campaign.failed);
+    int code = campaign.failure_count > 0 ? (int)campaign.failures[0].outcome.verdict : 0;
+    uint64_t first = campaign.failure_count > 0 ? campaign.failures[0].index : 0;
+    kelpie__simcli_campaign_release(&campaign);
+    if (code != 0 && code != KELPIE_SIM_CRASHED && !simcli->goes_on) {
+        code = run_seed(simcli, simcli->seed_first + first, false, &totals);
+    }
+    return code;
+}
+
 int kelpie__simcli_run(struct simcli *simcli) {
     struct totals totals = {.begun_ns = real_now(simcli), .told_ns = real_now(simcli)};
     int64_t end_ns = totals.begun_ns + (int64_t)(simcli->minutes * 60) * KELPIE_NS_PER_S;
@@ -101,6 +147,9 @@ int kelpie__simcli_run(struct simcli *simcli) {
         printf("seed %llu, %llu run%s\n", (unsigned long long)simcli->seed_first,
                (unsigned long long)simcli->seed_count, simcli->seed_count == 1 ? "" : "s");
         fflush(stdout);
+    }
+    if (simcli->jobs > 1 && !simcli->is_check) {
+        return run_many(simcli, simcli->minutes > 0 ? end_ns : 0);
     }
     int code = 0;
     bool goes_on = true;

@@ -118,8 +118,8 @@ KELPIE_MUST_CHECK int kelpie__qemu_execute(struct kelpie_qemu *qemu, const char 
                                            kelpie_qmp_answer_callback callback,
                                            struct kelpie_error *error);
 
-/* pause.c; `code` is for what cannot be asked of it now */
-KELPIE_MUST_CHECK int kelpie__qemu_check_settled(const struct kelpie_qemu *qemu, int code,
+/* pause.c; BUSY: what was asked before is not answered yet */
+KELPIE_MUST_CHECK int kelpie__qemu_check_settled(const struct kelpie_qemu *qemu,
                                                  struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__qemu_pause(struct kelpie_vmm *vmm, struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__qemu_resume(struct kelpie_vmm *vmm, struct kelpie_error *error);

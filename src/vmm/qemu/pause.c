@@ -116,19 +116,18 @@ static void pause_done(void *context, int status, const struct kelpie_json_value
     kelpie__vmm_emit_done(&qemu->vmm, status, error);
 }
 
-int kelpie__qemu_check_settled(const struct kelpie_qemu *qemu, int code,
-                               struct kelpie_error *error) {
-    KELPIE_ASSERT(code < 0);
+int kelpie__qemu_check_settled(const struct kelpie_qemu *qemu, struct kelpie_error *error) {
+    KELPIE_ASSERT(!qemu->is_unsettled || qemu->qmp != NULL);
     if (!qemu->is_unsettled) {
         return 0;
     }
     KELPIE_REACHED(qemu->os, "something was asked of a QEMU that had not answered");
-    return kelpie__fail(error, code, 0, "QEMU has not answered yet what was asked before");
+    return kelpie__fail(error, KELPIE_E_BUSY, 0, "QEMU has not answered yet what was asked before");
 }
 
 int kelpie__qemu_pause(struct kelpie_vmm *vmm, struct kelpie_error *error) {
     struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
-    int status = kelpie__qemu_check_settled(qemu, KELPIE_E_PAUSE, error);
+    int status = kelpie__qemu_check_settled(qemu, error);
     if (status < 0) {
         return status;
     }
@@ -138,7 +137,7 @@ int kelpie__qemu_pause(struct kelpie_vmm *vmm, struct kelpie_error *error) {
 
 int kelpie__qemu_resume(struct kelpie_vmm *vmm, struct kelpie_error *error) {
     struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
-    int status = kelpie__qemu_check_settled(qemu, KELPIE_E_RESUME, error);
+    int status = kelpie__qemu_check_settled(qemu, error);
     if (status < 0) {
         return status;
     }

@@ -217,7 +217,7 @@ int kelpie__qemu_save(struct kelpie_vmm *vmm, const struct kelpie_vmm_save *orde
     struct kelpie_qemu_save *save = &qemu->save;
     KELPIE_ASSERT(save->step == KELPIE_QEMU_SAVE_NONE);
     KELPIE_ASSERT(qemu->qmp != NULL);
-    int status = kelpie__qemu_check_settled(qemu, KELPIE_E_SNAPSHOT, error);
+    int status = kelpie__qemu_check_settled(qemu, error);
     if (status < 0) {
         return status;
     }
