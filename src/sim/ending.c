@@ -10,7 +10,8 @@
 #include "sim/guest.h"
 #include "sim/truth.h"
 
-/* A VM that is restored in place has two guests for a moment: the younger one is its own. */
+/* A VM that is restored in place has two guests for a moment: the younger one is its own, unless it
+ * is given up. */
 static void on_event(void *context, struct sim_world *world, const struct sim_event *event) {
     struct sim_endings *endings = context;
     struct sim_guest_truth truth;
@@ -22,7 +23,8 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
     KELPIE_ASSERT(index < SIM_SWARM_VM_MAX && event->guest != NULL);
     struct sim_ending *ending = &endings->vms[index];
     kelpie__sim_guest_truth(event->guest, &truth);
-    if (truth.id < ending->guest || (truth.id == ending->guest && ending->is_over)) {
+    bool is_former = truth.id < ending->guest && !ending->is_over;
+    if (is_former || (truth.id == ending->guest && ending->is_over)) {
         return;
     }
     bool is_over = truth.went_by_itself || strcmp(event->detail, "destroyed") == 0;
