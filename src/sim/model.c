@@ -204,6 +204,10 @@ static bool changes(enum sim_model_op op) {
            op != SIM_MODEL_LISTED;
 }
 
+static bool makes_vm(enum sim_model_op op) {
+    return op == SIM_MODEL_CREATE || op == SIM_MODEL_CREATE_FROM || op == SIM_MODEL_FORK;
+}
+
 static void mark_overlaps(struct sim_model_vm *vm) {
     const struct sim_history *history = &vm->history;
     for (uint32_t i = 0; i < history->call_count; i += 1) {
@@ -220,10 +224,9 @@ static void mark_overlaps(struct sim_model_vm *vm) {
             entry->overlaps_fork = entry->overlaps_fork || (overlaps && other == SIM_MODEL_FORK);
             entry->overlaps_removal =
                 entry->overlaps_removal || (overlaps && other == SIM_MODEL_DELETE_FORCE);
-            entry->overlaps_failure =
-                entry->overlaps_failure ||
-                (overlaps && other == SIM_MODEL_CREATE && vm->entries[j].status < 0 &&
-                 vm->entries[j].status != KELPIE_E_EXISTS);
+            entry->overlaps_failure = entry->overlaps_failure ||
+                                      (overlaps && makes_vm(other) && vm->entries[j].status < 0 &&
+                                       vm->entries[j].status != KELPIE_E_EXISTS);
         }
     }
 }

@@ -413,9 +413,13 @@ static void observe(struct step *step) {
     bool exists = (step->from->flags & SIM_MODEL_EXISTS) != 0;
     bool is_stopped = entry->result == KELPIE_VM_STOPPED && entry->overlaps_removal && exists &&
                       (BIT(step->from->state) & WITH_GUEST) != 0;
-    bool is_between = entry->status == 0 && entry->overlaps_change &&
-                      (entry->result == KELPIE_VM_STARTING || is_stopped ||
-                       (entry->overlaps_fork && entry->result == KELPIE_VM_CREATED));
+    /* of a VM of which everything was lost, the start may be older than what is known */
+    bool is_starting = entry->result == KELPIE_VM_STARTING &&
+                       (entry->overlaps_change || (exists && is_vague(step->from)));
+    bool is_between =
+        entry->status == 0 &&
+        (is_starting || is_stopped ||
+         (entry->overlaps_change && entry->overlaps_fork && entry->result == KELPIE_VM_CREATED));
     bool is_given_up = entry->status == 0 && !exists && entry->overlaps_failure &&
                        entry->result == KELPIE_VM_CREATED && !step->model->is_calm;
     if (is_between || is_given_up || (entry->status == KELPIE_E_NOT_FOUND && !exists) ||
