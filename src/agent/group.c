@@ -140,10 +140,10 @@ void kelpie__agent_group_acquire(struct kelpie_agent_groups *groups,
     *out = group;
 }
 
-void kelpie__agent_group_kill(struct kelpie_agent_groups *groups,
-                              const struct kelpie_agent_group *group, const int32_t *leaders,
-                              uint32_t leader_count) {
+void kelpie__agent_group_kill(struct kelpie_agent_groups *groups, struct kelpie_agent_group *group,
+                              const int32_t *leaders, uint32_t leader_count) {
     KELPIE_ASSERT(group->leader > 1);
+    group->was_killed = true;
     if (group->directory >= 0 && kelpie__os_pwrite(groups->os, group->killer, "1", 1, 0) == 1) {
         return;
     }
@@ -201,7 +201,7 @@ void kelpie__agent_group_release(struct kelpie_agent_groups *groups,
     if (group->directory < 0) {
         return;
     }
-    if (groups->spare_count == KELPIE_AGENT_GROUP_SPARE_MAX) {
+    if (group->was_killed || groups->spare_count == KELPIE_AGENT_GROUP_SPARE_MAX) {
         group_remove(groups, group);
         return;
     }

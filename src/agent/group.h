@@ -6,7 +6,8 @@
  * command runs alone, by being an orphan that process 1 inherited.
  *
  * Groups are kept and used again: a new cgroup costs a directory with twenty files, which is a
- * tenth of a short command's time on an emulated processor.
+ * tenth of a short command's time on an emulated processor. One that was killed is not: Linux of
+ * 6.12.16 and later kills whoever is born into it by CLONE_INTO_CGROUP.
  */
 #ifndef KELPIE_AGENT_GROUP_H
 #define KELPIE_AGENT_GROUP_H
@@ -25,6 +26,7 @@ struct kelpie_agent_group {
     uint32_t number;      /* its directory's name */
     int32_t leader;       /* pid of the command, from spawn on; its session has the same number */
     uint64_t past_cpu_us; /* what earlier commands in this cgroup used */
+    bool was_killed;
 };
 
 struct kelpie_agent_groups {
@@ -50,9 +52,8 @@ void kelpie__agent_group_acquire(struct kelpie_agent_groups *groups,
 
 /* Kills all members, who then end one after another. `leaders` are the live commands, whose
  * processes are not touched. */
-void kelpie__agent_group_kill(struct kelpie_agent_groups *groups,
-                              const struct kelpie_agent_group *group, const int32_t *leaders,
-                              uint32_t leader_count);
+void kelpie__agent_group_kill(struct kelpie_agent_groups *groups, struct kelpie_agent_group *group,
+                              const int32_t *leaders, uint32_t leader_count);
 
 /* Whether no member lives; zombies do not. */
 bool kelpie__agent_group_is_empty(struct kelpie_agent_groups *groups,

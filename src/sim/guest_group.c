@@ -151,6 +151,7 @@ static int64_t group_write_kill(struct sim_machine *machine, struct sim_process 
     if (count == 0 || bytes[0] != '1') {
         return -EINVAL;
     }
+    cgroup->was_killed = true;
     cgroup->process_count += 1; /* it must not go with its last member */
     struct sim_process *next = NULL;
     for (struct sim_process *process = machine->processes; process != NULL; process = next) {

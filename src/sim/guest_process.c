@@ -4,6 +4,7 @@
  * is counted. Called by process.c at birth and at the end.
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -135,6 +136,9 @@ int kelpie__sim_guest_spawned(struct sim_process *parent, struct sim_process *ch
     child->extra = extra;
     kernel->fork_count += 1;
     kernel->command_starts += parent->pid == 1 ? 1 : 0;
+    if (spawn->cgroup != KELPIE_OS_NO_HANDLE && cgroup != NULL && cgroup->was_killed) {
+        kelpie__sim_process_signal(child, SIGKILL);
+    }
     return 0;
 }
 
