@@ -31,7 +31,7 @@ struct sim_queue {
 struct sim_cgroup {
     struct sim_cgroup *next;
     bool was_killed; /* as in Linux 6.12.16 and later: who is cloned into it is killed */
-    char path[128]; /* absolute */
+    char path[128];  /* absolute */
     uint32_t process_count;
     uint64_t cpu_us; /* of members that have ended */
     uint64_t peak_kib;

@@ -21,7 +21,8 @@ struct contract contract_open(const struct harness *harness) {
         .libexec_directory = harness->libexec_directory,
     };
     struct contract contract = {.harness = harness};
-    HARNESS_CHECK(strcmp(harness->backend, "qemu") == 0, "unknown backend %s", harness->backend);
+    bool is_known = strcmp(harness->backend, "qemu") == 0 || strcmp(harness->backend, "krun") == 0;
+    HARNESS_CHECK(is_known, "unknown backend %s", harness->backend);
     CONTRACT_OK(kelpie_open(&options, &contract.kelpie, &broken));
     return contract;
 }
@@ -39,6 +40,9 @@ struct kelpie_config *contract_config(struct contract *contract) {
     kelpie_config_set_boot_timeout_ms(config, 60000);
     kelpie_config_set_template(config,
                                false); /* the rows are about boots; templates.c has others */
+    if (strcmp(contract->harness->backend, "krun") == 0) {
+        kelpie_config_set_backend(config, KELPIE_BACKEND_KRUN);
+    }
     return config;
 }
 

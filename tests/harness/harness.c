@@ -31,6 +31,7 @@ struct harness_options {
     const char *backend;
     uint64_t seed;
     uint32_t scale;
+    uint32_t limit_factor;
     bool keeps_directory;
 };
 
@@ -163,7 +164,7 @@ static void test_run(const struct harness_test *test, const struct harness_optio
     if (child == 0) {
         test_child(test, &harness);
     }
-    int status = child < 0 ? -1 : test_wait(child, test->timeout_s);
+    int status = child < 0 ? -1 : test_wait(child, test->timeout_s * options->limit_factor);
     uint64_t took_ms = harness_now_ms() - started_ms;
     char leftovers[1024] = "";
     leftovers_settle(root, SETTLE_MS, leftovers, sizeof(leftovers));
@@ -205,6 +206,9 @@ static int options_parse(int argc, char **argv, struct harness_options *out) {
         } else if (strcmp(argv[i], "--scale") == 0) {
             out->scale = (uint32_t)strtoul(value, NULL, 0);
             i++;
+        } else if (strcmp(argv[i], "--limit-factor") == 0) {
+            out->limit_factor = (uint32_t)strtoul(value, NULL, 0);
+            i++;
         } else if (strcmp(argv[i], "--backend") == 0) {
             out->backend = value;
             i++;
@@ -212,12 +216,13 @@ static int options_parse(int argc, char **argv, struct harness_options *out) {
             return -1;
         }
     }
-    return out->scale > 0 ? i : -1;
+    return out->scale > 0 && out->limit_factor > 0 ? i : -1;
 }
 
 int harness_main(int argc, char **argv, const char *suite, const struct harness_test *tests,
                  size_t test_count) {
-    struct harness_options options = {.backend = "qemu", .seed = seed_default(), .scale = 10};
+    struct harness_options options = {
+        .backend = "qemu", .seed = seed_default(), .scale = 10, .limit_factor = 1};
     struct harness_totals totals = {0};
     if (argc == 2 && strcmp(argv[1], "--list") == 0) {
         for (size_t i = 0; i < test_count; i++) {
@@ -228,7 +233,8 @@ int harness_main(int argc, char **argv, const char *suite, const struct harness_
     int first_name = options_parse(argc, argv, &options);
     if (first_name < 0) {
         fprintf(stderr,
-                "usage: %s [--list] [--seed N] [--scale N] [--backend NAME] [--keep] [TEST...]\n",
+                "usage: %s [--list] [--seed N] [--scale N] [--limit-factor N] [--backend NAME] "
+                "[--keep] [TEST...]\n",
                 argv[0]);
         return 2;
     }
