@@ -913,6 +913,33 @@ KELPIE_MUST_CHECK int kelpie_vm_set_lease_async(struct kelpie_vm *vm, uint64_t l
                                                 struct kelpie_operation **out,
                                                 struct kelpie_error *error);
 
+/* ---- tidying up ------------------------------------------------------------------------------ */
+
+struct kelpie_prune_options {
+    size_t struct_size;
+    /* Templates that were not used for so long; 0: for 30 days, and more of them than Kelpie keeps
+     * by itself (docs/templates.md). */
+    uint64_t template_age_ms;
+    bool is_all;   /* every template that no VM uses */
+    bool is_trial; /* no template is removed: what would be is counted */
+};
+
+struct kelpie_prune_result {
+    size_t struct_size; /* set by the caller */
+    uint32_t template_count;
+    uint64_t template_bytes; /* on the disk; so below */
+    /* What dead processes left: unfinished snapshots and templates, VMs without a monitor to keep
+     * them. Most of it was removed by kelpie_open, and is counted here for once. */
+    uint32_t leftover_count;
+    uint64_t leftover_bytes;
+};
+
+/* Removes what is of no use any more. `options` NULL: the defaults; `out` may be NULL. A template
+ * that a VM uses stays. Errors: MISUSE, IO. */
+KELPIE_MUST_CHECK int kelpie_prune(struct kelpie *kelpie,
+                                   const struct kelpie_prune_options *options,
+                                   struct kelpie_prune_result *out, struct kelpie_error *error);
+
 /* ---- the host -------------------------------------------------------------------------------- */
 
 enum kelpie_check_status { KELPIE_CHECK_OK, KELPIE_CHECK_WARNING, KELPIE_CHECK_FAILED };

@@ -45,6 +45,8 @@ static const struct kelpie_cli_verb verbs[] = {
      kelpie__cli_stop},
     {"kill", KELPIE_CLI_KILL, 1, WORDS_MANY, false, "NAME...", "end VMs at once", kelpie__cli_kill},
     {"rm", KELPIE_CLI_RM, 1, WORDS_MANY, false, "[OPTIONS] NAME...", "delete VMs", kelpie__cli_rm},
+    {"prune", KELPIE_CLI_PRUNE, 0, 0, false, "[OPTIONS]",
+     "remove templates that are not used, and what dead processes left", kelpie__cli_prune},
     {"doctor", KELPIE_CLI_DOCTOR, 0, 0, false, "[OPTIONS]",
      "check what this host has, and say what mends it", kelpie__cli_doctor},
     {"version", KELPIE_CLI_VERSION, 0, 0, false, "[OPTIONS]", "show the version",

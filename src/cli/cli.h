@@ -53,6 +53,7 @@ enum kelpie_cli_verbs {
     KELPIE_CLI_RESTORE = 131072,
     KELPIE_CLI_FORK = 262144,
     KELPIE_CLI_POOL = 524288,
+    KELPIE_CLI_PRUNE = 1048576,
 };
 
 struct kelpie_cli_options {
@@ -65,6 +66,7 @@ struct kelpie_cli_options {
     uint64_t concurrency;
     uint64_t lease_ms;
     uint64_t wait_ms;
+    uint64_t age_ms;
     const char *root; /* borrowed from argv, as all texts; NULL: not given */
     const char *working_directory;
     const char *kernel;
@@ -81,6 +83,7 @@ struct kelpie_cli_options {
     bool is_read_only;
     bool allows_overcommit;
     bool avoids_template;
+    bool is_trial;
     bool is_interactive;
     bool has_terminal;
     bool is_detached;
@@ -301,6 +304,7 @@ int kelpie__cli_logs(struct kelpie_cli *cli);
 int kelpie__cli_stop(struct kelpie_cli *cli);
 int kelpie__cli_kill(struct kelpie_cli *cli);
 int kelpie__cli_pause(struct kelpie_cli *cli);
+int kelpie__cli_prune(struct kelpie_cli *cli);
 int kelpie__cli_resume(struct kelpie_cli *cli);
 int kelpie__cli_snapshot(struct kelpie_cli *cli);
 int kelpie__cli_restore(struct kelpie_cli *cli);

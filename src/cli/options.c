@@ -37,6 +37,8 @@ struct option {
 static const struct option table[] = {
     {"accel", 0, OPTION_TEXT, CONFIGURES, PLACE(accelerator), "HOW",
      "auto, kvm or tcg (auto: KVM where it works)"},
+    {"all", 'a', OPTION_FLAG, KELPIE_CLI_PRUNE, PLACE(shows_all), NULL,
+     "every template that no VM uses"},
     {"all", 'a', OPTION_FLAG, KELPIE_CLI_PS, PLACE(shows_all), NULL, "also VMs that do not run"},
     {"backend", 0, OPTION_TEXT, CONFIGURES, PLACE(backend), "NAME",
      "auto, qemu or krun (auto: QEMU where it is installed)"},
@@ -49,6 +51,8 @@ static const struct option table[] = {
      "leave it running; print the VM's name (run) or the command's id (exec)"},
     {"disk-size", 0, OPTION_SIZE_MIB, CONFIGURES, PLACE(disk_size_mib), "SIZE",
      "writable layer on disk, for example 2g (none: in memory)"},
+    {"dry-run", 0, OPTION_FLAG, KELPIE_CLI_PRUNE, PLACE(is_trial), NULL,
+     "remove no template, only say what would go"},
     {"env", 'e', OPTION_ENVIRONMENT, CONFIGURES | RUNS_COMMAND, 0, "NAME=VALUE",
      "environment; NAME alone takes this environment's value"},
     {"events", 0, OPTION_FLAG, KELPIE_CLI_LOGS, PLACE(shows_events), NULL,
@@ -60,7 +64,7 @@ static const struct option table[] = {
      "pass standard input on"},
     {"json", 0, OPTION_FLAG,
      KELPIE_CLI_PS | KELPIE_CLI_INSPECT | KELPIE_CLI_DOCTOR | KELPIE_CLI_VERSION | KELPIE_CLI_RUN |
-         KELPIE_CLI_SNAPSHOT | KELPIE_CLI_POOL,
+         KELPIE_CLI_SNAPSHOT | KELPIE_CLI_POOL | KELPIE_CLI_PRUNE,
      PLACE(is_json), NULL, "JSON"},
     {"kernel", 0, OPTION_TEXT, CONFIGURES, PLACE(kernel), "FILE", "a bzImage or vmlinux"},
     {"label", 0, OPTION_TEXT, KELPIE_CLI_SNAPSHOT, PLACE(label), "TEXT",
@@ -74,6 +78,8 @@ static const struct option table[] = {
      "boot it, even where a template of such a boot is there"},
     {"name", 0, OPTION_TEXT, KELPIE_CLI_SNAPSHOT, PLACE(name), "NAME",
      "import: another name than the one that it had"},
+    {"older-than", 0, OPTION_DURATION, KELPIE_CLI_PRUNE, PLACE(age_ms), "TIME",
+     "templates that were not used for so long (30d)"},
     {"overcommit", 0, OPTION_FLAG, CONFIGURES, PLACE(allows_overcommit), NULL,
      "start with more memory than the host has available"},
     {"pool", 0, OPTION_TEXT, KELPIE_CLI_RUN, PLACE(pool), "NAME",
@@ -329,6 +335,7 @@ bool kelpie__cli_parse(struct kelpie_cli *cli, int argc, char **argv) {
     options->concurrency = KELPIE_CLI_UNSET;
     options->lease_ms = KELPIE_CLI_UNSET;
     options->wait_ms = KELPIE_CLI_UNSET;
+    options->age_ms = KELPIE_CLI_UNSET;
     cli->list_bytes = ((size_t)argc + 1) * sizeof(*options->environment);
     options->environment = kelpie__alloc(cli->os, cli->list_bytes);
     if (options->environment == NULL) {

@@ -18,6 +18,7 @@ struct kelpie {
     struct kelpie_os *os;     /* owned */
     struct kelpie_loop *loop; /* owned */
     struct kelpie_places places;
+    struct kelpie_leftovers leftovers; /* that it removed when it was opened, or later */
     kelpie_log_callback log_callback;
     void *log_context;
     bool is_simulated;             /* `os` came from kelpie__os_sim_open */

@@ -75,7 +75,7 @@ int kelpie__open_with_os(struct kelpie_os *os, const struct kelpie_open_options 
     if (status < 0) {
         goto fail_places;
     }
-    kelpie__vm_directory_recover_all(&kelpie->places);
+    kelpie__vm_directory_recover_all(&kelpie->places, &kelpie->leftovers);
     kelpie__snapshots_prune(kelpie);
     kelpie__pools_prune(kelpie);
     *out = kelpie;

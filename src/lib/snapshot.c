@@ -344,7 +344,7 @@ void kelpie__snapshots_prune(struct kelpie *kelpie) {
     struct kelpie_snapshot_store store;
     struct kelpie_error ignored = {0};
     if (store_open(kelpie, &store, &ignored) == 0) { /* whoever uses them is told the reason */
-        kelpie__snapshot_prune(&store);
+        kelpie__snapshot_prune(&store, &kelpie->leftovers);
         kelpie__snapshot_store_close(&store);
     }
 }

@@ -513,7 +513,7 @@ int kelpie_list(struct kelpie *kelpie, struct kelpie_vm_info **out, size_t *out_
     if (kelpie == NULL || out == NULL || out_count == NULL) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_list: an argument is NULL");
     }
-    kelpie__vm_directory_prune(&kelpie->places);
+    kelpie__vm_directory_prune(&kelpie->places, NULL);
     int status = kelpie__vm_directory_list(&kelpie->places, &cursor, name, error);
     while (status == 1) { /* bound: the directory */
         status = list_add(kelpie, name, &list, &count, error);

@@ -322,7 +322,7 @@ static int delete_begin(struct kelpie_vm *vm, bool is_forced, bool may_wait, str
     if (status == KELPIE_E_NOT_FOUND) {
         KELPIE_REACHED(vm->kelpie->os, "a delete found nothing");
         /* Gone already; a monitor that died over it may have left the files: finish its work. */
-        kelpie__vm_directory_prune(&vm->kelpie->places);
+        kelpie__vm_directory_prune(&vm->kelpie->places, NULL);
         return 0;
     }
     if (status == 1 || is_damaged) {

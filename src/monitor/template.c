@@ -62,10 +62,11 @@ static int template_draw_key(const struct kelpie_template *template,
     if (status < 0) {
         return status;
     }
-    kelpie__template_key_add_file(monitor->os, &hash, spec->kernel);
-    kelpie__template_key_add_file(monitor->os, &hash, spec->initramfs);
-    for (uint32_t i = 0; i < spec->disk_count; i += 1) {
-        kelpie__template_key_add_file(monitor->os, &hash, spec->disks[i].path);
+    kelpie__template_key_add_file(monitor->os, &hash, spec->kernel, false);
+    kelpie__template_key_add_file(monitor->os, &hash, spec->initramfs, false);
+    bool is_packed = prepare->root_kind == KELPIE_PREPARE_ROOT_DIRECTORY;
+    for (uint32_t i = 0; i < spec->disk_count; i += 1) { /* the root; a VM's own has no template */
+        kelpie__template_key_add_file(monitor->os, &hash, spec->disks[i].path, is_packed);
     }
     kelpie__hash_text(&hash, monitor->config.root);
     kelpie__hash_u64(&hash, prepare->root_kind);
@@ -122,7 +123,7 @@ static void template_drop(struct kelpie_template *template) {
     if (kelpie__snapshot_store_open(&store, monitor->os, monitor->options.state_directory,
                                     KELPIE_TEMPLATES_DIRECTORY, NULL) == 0) {
         kelpie__snapshot_retire(&store, template->key.text);
-        kelpie__snapshot_prune(&store); /* at once, unless others use it */
+        kelpie__snapshot_prune(&store, NULL); /* at once, unless others use it */
         kelpie__snapshot_store_close(&store);
     }
 }

@@ -441,8 +441,8 @@ static int worker_run(struct kelpie_snapshot_store *store,
         *out_is_removed = true;
     } else if (is_template) {
         struct kelpie_template_bounds bounds = kelpie__template_bounds_default();
-        struct kelpie_template_pruned pruned;
-        kelpie__snapshot_prune(store); /* what makers left that died */
+        struct kelpie_leftovers pruned;
+        kelpie__snapshot_prune(store, NULL); /* what makers left that died */
         kelpie__template_prune(store, &bounds, snapshot.manifest.name, false, &pruned);
     }
     return status;

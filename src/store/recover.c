@@ -58,25 +58,32 @@ static bool may_be_orphan(const struct kelpie_vm_directory *directory) {
            kelpie__state_is_live(record.state);
 }
 
-static void recover_one(const struct kelpie_places *places, const char *name) {
+static void recover_one(const struct kelpie_places *places, const char *name,
+                        struct kelpie_leftovers *inout) {
     struct kelpie_vm_directory directory;
     struct kelpie_vm_record record;
     if (kelpie__vm_directory_open(&directory, places, name, NULL) < 0) {
         return;
     }
     if (may_be_orphan(&directory) && kelpie__vm_directory_lock(&directory, NULL) == 0) {
+        uint64_t bytes = inout != NULL ? kelpie__directory_bytes(places->os, directory.vm) : 0;
         /* One that cannot be recovered says so when it is used. */
-        kelpie__ignore(kelpie__vm_directory_recover(&directory, &record, NULL));
+        int status = kelpie__vm_directory_recover(&directory, &record, NULL);
+        if (status == KELPIE_E_NOT_FOUND && inout != NULL) { /* an ephemeral one has gone */
+            inout->count += 1;
+            inout->bytes += bytes;
+        }
     }
     kelpie__vm_directory_close(&directory);
 }
 
-void kelpie__vm_directory_recover_all(const struct kelpie_places *places) {
+void kelpie__vm_directory_recover_all(const struct kelpie_places *places,
+                                      struct kelpie_leftovers *inout) {
     struct kelpie_vm_directory_cursor cursor = {0};
     char name[KELPIE_NAME_BYTES_MAX + 1];
     KELPIE_ASSERT(places->state_vms >= 0 && places->runtime_vms >= 0);
-    kelpie__vm_directory_prune(places);
+    kelpie__vm_directory_prune(places, inout);
     while (kelpie__vm_directory_list(places, &cursor, name, NULL) == 1) { /* bound: the VMs */
-        recover_one(places, name);
+        recover_one(places, name, inout);
     }
 }

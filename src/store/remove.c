@@ -74,3 +74,35 @@ int kelpie__remove_directory(struct kelpie_os *os, int parent, const char *name)
     }
     return status == -ENOENT ? 0 : status;
 }
+
+uint64_t kelpie__directory_bytes(struct kelpie_os *os, int directory) {
+    char name[REMOVE_NAME_BYTES];
+    struct kelpie_os_stat stat;
+    uint64_t cursor = 0;
+    uint64_t sum = 0;
+    KELPIE_ASSERT(directory >= 0);
+    for (uint32_t budget = REMOVE_ENTRIES_MAX; budget > 0; budget -= 1) {
+        if (kelpie__os_list(os, directory, &cursor, name, sizeof(name)) != 1) {
+            break;
+        }
+        bool is_file = kelpie__os_stat(os, directory, name, false, &stat) == 0 &&
+                       stat.kind == KELPIE_OS_KIND_FILE;
+        sum += is_file ? stat.allocated_bytes : 0;
+    }
+    return sum;
+}
+
+void kelpie__remove_leftover(struct kelpie_os *os, int parent, const char *name,
+                             struct kelpie_leftovers *inout) {
+    uint64_t bytes = 0;
+    int directory = inout != NULL ? remove_open(os, parent, name) : KELPIE_OS_NO_HANDLE;
+    if (directory >= 0) {
+        bytes = kelpie__directory_bytes(os, directory);
+        kelpie__ignore(kelpie__os_close(os, directory)); /* it was only read */
+    }
+    KELPIE_ASSERT(name[0] != '\0');
+    if (kelpie__remove_directory(os, parent, name) == 0 && inout != NULL) {
+        inout->count += 1;
+        inout->bytes += bytes;
+    }
+}

@@ -428,7 +428,8 @@ int kelpie__snapshot_list(const struct kelpie_snapshot_store *store, uint64_t *c
     return found < 0 ? kelpie__fail(error, KELPIE_E_IO, -found, "list the snapshots") : 0;
 }
 
-void kelpie__snapshot_prune(const struct kelpie_snapshot_store *store) {
+void kelpie__snapshot_prune(const struct kelpie_snapshot_store *store,
+                            struct kelpie_leftovers *inout) {
     uint64_t cursor = 0;
     char name[256];
     while (kelpie__os_list(store->os, store->directory, &cursor, name, sizeof(name)) == 1) {
@@ -436,7 +437,7 @@ void kelpie__snapshot_prune(const struct kelpie_snapshot_store *store) {
         bool is_ours =
             is_prefixed(name, SNAPSHOT_MADE_PREFIX) || is_prefixed(name, SNAPSHOT_REMOVED_PREFIX);
         if (is_ours && take(store, name, true, &directory, NULL) == 0) {
-            kelpie__ignore(kelpie__remove_directory(store->os, store->directory, name));
+            kelpie__remove_leftover(store->os, store->directory, name, inout);
             kelpie__ignore(kelpie__os_close(store->os, directory));
         }
     }

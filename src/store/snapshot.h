@@ -14,6 +14,7 @@
 
 #include "core/config.h"
 #include "store/manifest.h"
+#include "store/remove.h"
 
 #define KELPIE_SNAPSHOT_CONFIG_FILE "config.json"
 #define KELPIE_SNAPSHOT_DEVICE_FILE "device"
@@ -99,7 +100,8 @@ KELPIE_MUST_CHECK int kelpie__snapshot_list(const struct kelpie_snapshot_store *
                                             uint64_t *cursor,
                                             char out_name[KELPIE_NAME_BYTES_MAX + 1],
                                             struct kelpie_error *error);
-/* Removes what dead processes left half made or half removed. */
-void kelpie__snapshot_prune(const struct kelpie_snapshot_store *store);
+/* Removes what dead processes left half made or half removed; counts it, unless `inout` is NULL. */
+void kelpie__snapshot_prune(const struct kelpie_snapshot_store *store,
+                            struct kelpie_leftovers *inout);
 
 #endif

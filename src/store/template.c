@@ -9,6 +9,7 @@
 #include "core/small_file.h"
 #include "core/text.h"
 #include "os/os_call.h"
+#include "store/remove.h"
 
 /* of the key, for what its parts do not say */
 #define TEMPLATE_FORMAT 1u
@@ -17,7 +18,6 @@
 /* A use is noted when the last note is older: a note costs a write. */
 #define TEMPLATE_TOUCH_NS (3600 * KELPIE_NS_PER_S)
 #define TEMPLATE_LIST_MAX 256u /* of a store that are looked at in one go */
-#define TEMPLATE_FILE_LIST_MAX 64u
 
 struct kelpie_template_bounds kelpie__template_bounds_default(void) {
     return (struct kelpie_template_bounds){.age_ms = KELPIE_TEMPLATE_AGE_MS_MAX,
@@ -35,8 +35,8 @@ void kelpie__template_key_begin(struct kelpie_hash *hash) {
     kelpie__hash_u64(hash, KELPIE_PROTOCOL_VERSION);
 }
 
-void kelpie__template_key_add_file(struct kelpie_os *os, struct kelpie_hash *hash,
-                                   const char *path) {
+void kelpie__template_key_add_file(struct kelpie_os *os, struct kelpie_hash *hash, const char *path,
+                                   bool is_named_by_content) {
     struct kelpie_os_stat stat = {0};
     bool is_there = kelpie__os_stat(os, KELPIE_OS_CWD, path, true, &stat) == 0;
     kelpie__hash_text(hash, path);
@@ -46,7 +46,7 @@ void kelpie__template_key_add_file(struct kelpie_os *os, struct kelpie_hash *has
         kelpie__hash_u64(hash, stat.device);
         kelpie__hash_u64(hash, stat.inode);
         kelpie__hash_u64(hash, stat.size_bytes);
-        kelpie__hash_u64(hash, (uint64_t)stat.modified_ns);
+        kelpie__hash_u64(hash, is_named_by_content ? 0 : (uint64_t)stat.modified_ns);
     }
 }
 
@@ -88,20 +88,6 @@ struct template_list {
     struct template_entry entries[TEMPLATE_LIST_MAX]; /* what was used longest ago first */
 };
 
-static uint64_t template_bytes(struct kelpie_os *os, int directory) {
-    char name[256];
-    uint64_t cursor = 0;
-    uint64_t sum = 0;
-    for (uint32_t i = 0; i < TEMPLATE_FILE_LIST_MAX; i += 1) {
-        struct kelpie_os_stat stat;
-        if (kelpie__os_list(os, directory, &cursor, name, sizeof(name)) != 1) {
-            break;
-        }
-        sum += kelpie__os_stat(os, directory, name, false, &stat) == 0 ? stat.allocated_bytes : 0;
-    }
-    return sum;
-}
-
 static void list_insert(struct template_list *list, const struct template_entry *entry) {
     uint32_t place = list->count;
     KELPIE_ASSERT(list->count < TEMPLATE_LIST_MAX);
@@ -126,7 +112,7 @@ static void list_read(struct template_list *list, const struct kelpie_snapshot_s
             continue; /* it is just going */
         }
         entry.used_ns = template_used_ns(os, directory);
-        entry.bytes = template_bytes(os, directory);
+        entry.bytes = kelpie__directory_bytes(os, directory);
         kelpie__ignore(kelpie__os_close(os, directory)); /* it was only read */
         list_insert(list, &entry);
     }
@@ -135,7 +121,7 @@ static void list_read(struct template_list *list, const struct kelpie_snapshot_s
 /* The oldest first, so that the first one that may stay ends it. */
 static void list_prune(const struct template_list *list, const struct kelpie_snapshot_store *store,
                        const struct kelpie_template_bounds *bounds, const char *keep, bool is_trial,
-                       struct kelpie_template_pruned *out) {
+                       struct kelpie_leftovers *out) {
     int64_t now_ns = kelpie__os_now(store->os, KELPIE_OS_CLOCK_WALL);
     uint32_t count = list->count;
     uint64_t bytes = list->bytes;
@@ -160,9 +146,9 @@ static void list_prune(const struct template_list *list, const struct kelpie_sna
 
 void kelpie__template_prune(const struct kelpie_snapshot_store *store,
                             const struct kelpie_template_bounds *bounds, const char *keep,
-                            bool is_trial, struct kelpie_template_pruned *out) {
+                            bool is_trial, struct kelpie_leftovers *out) {
     struct template_list *list = kelpie__alloc(store->os, sizeof(*list));
-    *out = (struct kelpie_template_pruned){0};
+    *out = (struct kelpie_leftovers){0};
     KELPIE_ASSERT(store->directory >= 0);
     if (list == NULL) {
         return; /* next time */

@@ -8,6 +8,7 @@
 #define KELPIE_STORE_TEMPLATE_H
 
 #include "core/hash.h"
+#include "store/remove.h"
 #include "store/snapshot.h"
 
 #define KELPIE_TEMPLATES_DIRECTORY "templates"
@@ -24,20 +25,15 @@ struct kelpie_template_bounds {
     uint64_t bytes; /* on the disk */
 };
 
-/* What went. */
-struct kelpie_template_pruned {
-    uint32_t count;
-    uint64_t bytes;
-};
-
 /* What stays by itself: KELPIE_TEMPLATE_AGE_MS_MAX and its neighbours. */
 struct kelpie_template_bounds kelpie__template_bounds_default(void);
 
 /* Begins a key: of this version of Kelpie. */
 void kelpie__template_key_begin(struct kelpie_hash *hash);
-/* Adds what tells one state of a file from another; one that is missing has an identity, too. */
-void kelpie__template_key_add_file(struct kelpie_os *os, struct kelpie_hash *hash,
-                                   const char *path);
+/* Adds what tells one state of a file from another; one that is missing has an identity, too.
+ * `is_named_by_content`: its time says nothing, for the cache moves that with each use. */
+void kelpie__template_key_add_file(struct kelpie_os *os, struct kelpie_hash *hash, const char *path,
+                                   bool is_named_by_content);
 
 /* It is being used. */
 void kelpie__template_touch(const struct kelpie_snapshot *snapshot);
@@ -45,6 +41,6 @@ void kelpie__template_touch(const struct kelpie_snapshot *snapshot);
  * stays, and so does `keep` (may be NULL). `is_trial`: only says what would go. */
 void kelpie__template_prune(const struct kelpie_snapshot_store *store,
                             const struct kelpie_template_bounds *bounds, const char *keep,
-                            bool is_trial, struct kelpie_template_pruned *out);
+                            bool is_trial, struct kelpie_leftovers *out);
 
 #endif

@@ -392,7 +392,7 @@ int kelpie__vm_directory_create(struct kelpie_vm_directory *directory,
         int base = base_of(places, values->is_ephemeral);
         kelpie__ignore(kelpie__remove_directory(places->os, base, temporary));
         kelpie__vm_directory_close(directory);
-        kelpie__vm_directory_prune(places); /* the run directory that was made for the lock */
+        kelpie__vm_directory_prune(places, NULL); /* the run directory that was made for the lock */
         return status;
     }
     KELPIE_ASSERT(directory->lock >= 0 && directory->run >= 0);
@@ -617,7 +617,7 @@ int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory, struct ke
     /* It is deleted from here on; what cannot be removed now, prune removes. */
     kelpie__ignore(kelpie__remove_directory(places->os, base, deleted));
     if (was_begun) {
-        kelpie__vm_directory_prune(places);
+        kelpie__vm_directory_prune(places, NULL);
     }
     return 0;
 }
@@ -678,7 +678,8 @@ static bool is_leftover(const struct kelpie_places *places, bool is_runtime, con
            !may_be_vm(places, name);
 }
 
-void kelpie__vm_directory_prune(const struct kelpie_places *places) {
+void kelpie__vm_directory_prune(const struct kelpie_places *places,
+                                struct kelpie_leftovers *inout) {
     char name[256];
     for (unsigned place = 0; place < 2; place += 1) {
         bool is_runtime = place == 1;
@@ -688,7 +689,7 @@ void kelpie__vm_directory_prune(const struct kelpie_places *places) {
         while (kelpie__os_list(places->os, base, &cursor, name, sizeof(name)) == 1) {
             int lock = KELPIE_OS_NO_HANDLE;
             if (is_leftover(places, is_runtime, name, &lock)) {
-                kelpie__ignore(kelpie__remove_directory(places->os, base, name));
+                kelpie__remove_leftover(places->os, base, name, inout);
             }
             if (lock >= 0) {
                 kelpie__ignore(kelpie__os_close(places->os, lock));

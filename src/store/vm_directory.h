@@ -15,6 +15,7 @@
 #include "core/config.h"
 #include "store/places.h"
 #include "store/record.h"
+#include "store/remove.h"
 
 #define KELPIE_VM_LOCK_FILE "lock"
 #define KELPIE_VM_SOCKET_FILE "monitor.sock"
@@ -100,9 +101,10 @@ KELPIE_MUST_CHECK int kelpie__vm_directory_list(const struct kelpie_places *plac
                                                 char out_name[KELPIE_NAME_BYTES_MAX + 1],
                                                 struct kelpie_error *error);
 
-/* Removes what dead processes left half made or half deleted. */
-void kelpie__vm_directory_prune(const struct kelpie_places *places);
+/* Removes what dead processes left half made or half deleted; counts it, unless `inout` is NULL. */
+void kelpie__vm_directory_prune(const struct kelpie_places *places, struct kelpie_leftovers *inout);
 /* The same, and recovers every VM whose monitor died. What fails is left to whoever uses the VM. */
-void kelpie__vm_directory_recover_all(const struct kelpie_places *places);
+void kelpie__vm_directory_recover_all(const struct kelpie_places *places,
+                                      struct kelpie_leftovers *inout);
 
 #endif

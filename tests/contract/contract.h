@@ -89,5 +89,6 @@ extern const struct harness_test contract_tests_snapshot_hard[];
 extern const struct harness_test contract_tests_restore_ends[];
 extern const struct harness_test contract_tests_pool[];
 extern const struct harness_test contract_tests_faults[];
+extern const struct harness_test contract_tests_templates[];
 
 #endif

@@ -17,6 +17,7 @@ int main(int argc, char **argv) {
         contract_tests_snapshot,        contract_tests_restore,
         contract_tests_snapshot_faults, contract_tests_snapshot_hard,
         contract_tests_restore_ends,    contract_tests_pool,
+        contract_tests_templates,
     };
     struct harness_test tests[TESTS_MAX];
     size_t count = 0;

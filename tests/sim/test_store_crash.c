@@ -197,7 +197,7 @@ static enum outcome vm_look(struct fixture *f) {
     struct kelpie_config_values *values = calloc(1, sizeof(*values));
     assert_non_null(values);
     enum outcome found = BROKEN;
-    kelpie__vm_directory_prune(&places);
+    kelpie__vm_directory_prune(&places, NULL);
     int status = kelpie__vm_directory_open(&directory, &places, "made", NULL);
     if (status == KELPIE_E_NOT_FOUND) {
         found = ABSENT;

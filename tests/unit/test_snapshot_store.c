@@ -176,10 +176,10 @@ static void test_prune_takes_what_nobody_holds(void **state) {
     assert_int_equal(run("mkdir snapshots/.new-dead snapshots/.gone-dead && "
                          "touch snapshots/.new-dead/memory"),
                      0);
-    kelpie__snapshot_prune(&other_store);
+    kelpie__snapshot_prune(&other_store, NULL);
     assert_int_equal(run("test \"$(ls -A snapshots)\" = .new-" ID_A), 0);
     kelpie__snapshot_close(&held);
-    kelpie__snapshot_prune(&other_store);
+    kelpie__snapshot_prune(&other_store, NULL);
     assert_int_equal(run("test -z \"$(ls -A snapshots)\""), 0);
 }
 

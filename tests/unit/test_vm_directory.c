@@ -192,7 +192,7 @@ static void assert_recovered(enum kelpie_vm_state from, enum kelpie_vm_state pre
     write_state(&directory, from, previous);
     assert_int_equal(run("touch state/run/vms/box/monitor.sock"), 0);
     kelpie__vm_directory_close(&directory);
-    kelpie__vm_directory_recover_all(&places);
+    kelpie__vm_directory_recover_all(&places, NULL);
     assert_int_equal(kelpie__vm_directory_open(&directory, &places, "box", NULL), 0);
     assert_int_equal(kelpie__record_read(os, directory.vm, &record, NULL), 0);
     assert_int_equal(record.state, to);
@@ -222,7 +222,7 @@ static void test_recovery_leaves_living_ones_alone(void **state) {
     assert_non_null(state);
     create(&directory); /* its lock is held as a monitor holds it */
     write_state(&directory, KELPIE_VM_RUNNING, KELPIE_VM_CREATED);
-    kelpie__vm_directory_recover_all(&places);
+    kelpie__vm_directory_recover_all(&places, NULL);
     assert_int_equal(kelpie__record_read(os, directory.vm, &record, NULL), 0);
     assert_int_equal(record.state, KELPIE_VM_RUNNING);
     kelpie__vm_directory_close(&directory);
@@ -234,10 +234,10 @@ static void test_ephemeral_ones_go_with_their_monitor(void **state) {
     config.is_ephemeral = true;
     create(&directory);
     assert_true(exists("state/run/vms/box/config.json") && !exists("state/vms/box"));
-    kelpie__vm_directory_recover_all(&places);
+    kelpie__vm_directory_recover_all(&places, NULL);
     assert_int_equal(count_listed(), 1);
     kelpie__vm_directory_close(&directory);
-    kelpie__vm_directory_recover_all(&places);
+    kelpie__vm_directory_recover_all(&places, NULL);
     assert_int_equal(count_listed(), 0);
     assert_int_equal(run("test -z \"$(ls -A state/run/vms)\""), 0);
 }
@@ -251,7 +251,7 @@ static void test_prune_finishes_what_the_dead_began(void **state) {
                          "touch state/vms/.deleted-1/a state/vms/.deleted-1/sub/b "
                          "state/run/vms/gone/lock && mkdir state/run/vms/.deleted-2"),
                      0);
-    kelpie__vm_directory_prune(&places);
+    kelpie__vm_directory_prune(&places, NULL);
     assert_int_equal(run("test \"$(ls -A state/vms)\" = box"), 0);
     assert_int_equal(run("test \"$(ls -A state/run/vms)\" = box"), 0);
 }
@@ -296,7 +296,7 @@ static void test_what_cannot_be_looked_at_is_there(void **state) {
     assert_int_equal(kelpie__vm_directory_create(&directory, &places, &config, &error),
                      KELPIE_E_IO);
     assert_int_equal(count_listed(), 1);
-    kelpie__vm_directory_prune(&places);
+    kelpie__vm_directory_prune(&places, NULL);
     os->stat = real_stat;
     assert_true(exists("state/run/vms/box/lock"));
     assert_int_equal(kelpie__vm_directory_open(&directory, &places, "box", &error), 0);
