@@ -15,6 +15,7 @@
 #define TEMPLATE_FORMAT 1u
 /* in its directory: its time of modification is that of the last use */
 #define TEMPLATE_USED_FILE "used"
+#define TEMPLATE_USED_TEXT "its time is that of the last use\n"
 /* A use is noted when the last note is older: a note costs a write. */
 #define TEMPLATE_TOUCH_NS (3600 * KELPIE_NS_PER_S)
 #define TEMPLATE_LIST_MAX 256u /* of a store that are looked at in one go */
@@ -69,8 +70,9 @@ void kelpie__template_touch(const struct kelpie_snapshot *snapshot) {
         kelpie__os_now(os, KELPIE_OS_CLOCK_WALL) - template_used_ns(os, snapshot->directory);
     if (age_ns > TEMPLATE_TOUCH_NS || age_ns < 0) {
         /* When it cannot be noted it may go earlier, and is made again. */
-        kelpie__ignore(
-            kelpie__small_file_replace(os, snapshot->directory, TEMPLATE_USED_FILE, "", 0, NULL));
+        kelpie__ignore(kelpie__small_file_replace(os, snapshot->directory, TEMPLATE_USED_FILE,
+                                                  TEMPLATE_USED_TEXT, strlen(TEMPLATE_USED_TEXT),
+                                                  NULL));
     }
 }
 

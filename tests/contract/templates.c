@@ -180,15 +180,23 @@ static void test_template_snapshot(const struct harness *harness) {
 /* Each start after a boot of one kind, and none that was asked to boot. */
 static void test_template_choice(const struct harness *harness) {
     struct contract contract = contract_open(harness);
+    char directory[PATH_BYTES];
+    char command[3 * PATH_BYTES];
     start_and_end(&contract, contract_config(&contract), "boot");
     HARNESS_CHECK(entries(&contract, "", NULL) == 0, "a boot that was asked for leaves none");
     pass(&contract, "boot");
     pass(&contract, "template");
+    the_template(&contract, directory);
+    snprintf(command, sizeof(command), "touch -d '3 days ago' '%s'/manifest.json", directory);
+    shell(command);
+    pass(&contract, "template");
+    snprintf(command, sizeof(command), "test '%s'/used -nt '%s'/manifest.json", directory,
+             directory);
+    shell(command); /* its use is noted */
     start_and_end(&contract, contract_config(&contract), "boot");
     struct kelpie_config *config = template_config(&contract);
     kelpie_config_set_disk_size_mib(config, 64);
     char root[512];
-    char command[2048];
     snprintf(root, sizeof(root), "%s/tree", harness->root_directory);
     snprintf(command, sizeof(command),
              "mkdir -p '%s' && cd '%s' && mkdir -p bin etc dev proc sys tmp run root && "
