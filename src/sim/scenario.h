@@ -20,6 +20,8 @@ enum sim_scenario_before {
     SIM_SCENARIO_CREATED,
     SIM_SCENARIO_RUNNING,
     SIM_SCENARIO_PAUSED,
+    SIM_SCENARIO_TEMPLATE_CREATED, /* as CREATED and RUNNING; its VM may leave a template */
+    SIM_SCENARIO_TEMPLATE_RUNNING, /* and be started from one */
 };
 
 struct sim_scenario {

@@ -164,6 +164,35 @@ static bool play_doctor(struct sim_player *player) {
     return kelpie__sim_step_doctor(player, true);
 }
 
+/* ---- templates ------------------------------------------------------------------------------- */
+
+/* The first VM of its kind, which leaves one; what it does next is done while that is made whole.
+ */
+static bool play_template_make(struct sim_player *player) {
+    return kelpie__sim_step_start(player) && kelpie__sim_step_exec(player, SIM_COMMAND_ECHO, 1) &&
+           kelpie__sim_step_inspect(player);
+}
+
+/* The second start of the VM. */
+static bool play_template_use(struct sim_player *player) {
+    return kelpie__sim_step_kill(player) && kelpie__sim_step_start(player) &&
+           kelpie__sim_step_exec(player, SIM_COMMAND_ECHO, 2) && kelpie__sim_step_inspect(player);
+}
+
+/* One byte of its memory is another: nothing is seen of that but a boot. */
+static bool play_template_damaged(struct sim_player *player) {
+    return kelpie__sim_step_kill(player) && kelpie__sim_step_damage_template(player) &&
+           kelpie__sim_step_start(player) && kelpie__sim_step_exec(player, SIM_COMMAND_ECHO, 3) &&
+           kelpie__sim_step_inspect(player);
+}
+
+/* The VM is gone before its template is whole, or right after that. */
+static bool play_template_hasty(struct sim_player *player) {
+    return kelpie__sim_step_start(player) && kelpie__sim_step_delete(player, true) &&
+           kelpie__sim_step_create(player) && kelpie__sim_step_start(player) &&
+           kelpie__sim_step_inspect(player);
+}
+
 /* ---- all ------------------------------------------------------------------------------------- */
 
 static const struct sim_scenario scenarios[] = {
@@ -202,6 +231,14 @@ static const struct sim_scenario scenarios[] = {
      false},
     {"read-log", "console and events", SIM_SCENARIO_RUNNING, false, play_read_log, false},
     {"doctor", "the host is checked, KVM by a boot", SIM_SCENARIO_OPEN, false, play_doctor, false},
+    {"template-make", "a boot that leaves a template", SIM_SCENARIO_TEMPLATE_CREATED, false,
+     play_template_make, false},
+    {"template-use", "a start from a template", SIM_SCENARIO_TEMPLATE_RUNNING, false,
+     play_template_use, false},
+    {"template-damaged", "a start from a template that is damaged", SIM_SCENARIO_TEMPLATE_RUNNING,
+     false, play_template_damaged, false},
+    {"template-hasty", "a VM that is deleted while its template is made",
+     SIM_SCENARIO_TEMPLATE_CREATED, false, play_template_hasty, false},
 };
 
 const struct sim_scenario *kelpie__sim_scenario(uint32_t index) {
@@ -219,6 +256,9 @@ const struct sim_scenario *kelpie__sim_scenario_find(const char *name) {
 
 static bool play_before(struct sim_player *player) {
     enum sim_scenario_before before = player->scene->options->scenario->before;
+    before = before == SIM_SCENARIO_TEMPLATE_CREATED   ? SIM_SCENARIO_CREATED
+             : before == SIM_SCENARIO_TEMPLATE_RUNNING ? SIM_SCENARIO_RUNNING
+                                                       : before;
     return (before < SIM_SCENARIO_OPEN || kelpie__sim_step_open(player)) &&
            (before < SIM_SCENARIO_CREATED || kelpie__sim_step_create(player)) &&
            (before < SIM_SCENARIO_RUNNING ||

@@ -10,8 +10,10 @@
 #include "core/limits.h"
 #include "core/text.h"
 #include "lib/internal.h"
+#include "os/os_call.h"
 #include "sim/client_command.h"
 #include "sim/machine.h"
+#include "store/template.h"
 
 #define STEP_MEMORY_MIB 128u
 #define STEP_CALL_MS 20000u /* a call without a deadline of its own */
@@ -107,7 +109,8 @@ static int ask_create(struct sim_player *player, const struct sim_operation *ope
     kelpie_config_set_cpus(config, 1);
     kelpie_config_set_memory_mib(config, STEP_MEMORY_MIB);
     kelpie_config_set_ephemeral(config, is_owned);
-    kelpie_config_set_template(config, false);
+    kelpie_config_set_template(config, player->scene->options->scenario->before >=
+                                           SIM_SCENARIO_TEMPLATE_CREATED);
     kelpie_config_set_lifetime(config, is_owned ? KELPIE_LIFETIME_OWNED : KELPIE_LIFETIME_DETACHED);
     vm_name(player, name);
     status = kelpie_vm_create(player->kelpie, name, config, &made, error);
@@ -272,6 +275,43 @@ bool kelpie__sim_step_open_vm(struct sim_player *player) {
     }
     return kelpie__sim_step_look(player, "vm_open", SIM_CODES_ANY | SIM_CODE(UNSUPPORTED), status,
                                  &error);
+}
+
+/* Far from the beginning, where the guest's kernel has something. */
+static void damage_byte(struct kelpie_os *os, int file) {
+    uint8_t byte = 0;
+    uint64_t begin = 0;
+    uint64_t end = 0;
+    if (kelpie__os_next_data(os, file, 0, &begin, &end) == 1 &&
+        kelpie__os_pread(os, file, &byte, 1, begin) == 1) {
+        byte ^= 1;
+        kelpie__ignore(kelpie__os_pwrite(os, file, &byte, 1, begin));
+    }
+}
+
+bool kelpie__sim_step_damage_template(struct sim_player *player) {
+    struct kelpie_os *os = player->os;
+    struct kelpie_snapshot_store store;
+    char name[KELPIE_NAME_BYTES_MAX + 1];
+    char path[KELPIE_NAME_BYTES_MAX + 32];
+    uint64_t cursor = 0;
+    if (kelpie__snapshot_store_open(&store, os, player->kelpie->places.state_path,
+                                    KELPIE_TEMPLATES_DIRECTORY, NULL) < 0) {
+        return true;
+    }
+    if (kelpie__snapshot_list(&store, &cursor, name, NULL) == 1) {
+        bool fits =
+            kelpie__text_format(path, sizeof(path), "%s/" KELPIE_SNAPSHOT_MEMORY_FILE, name);
+        KELPIE_ASSERT(fits);
+        int file = kelpie__os_open(os, store.directory, path,
+                                   KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE, 0);
+        if (file >= 0) {
+            damage_byte(os, file);
+            kelpie__ignore(kelpie__os_close(os, file));
+        }
+    }
+    kelpie__snapshot_store_close(&store);
+    return true;
 }
 
 bool kelpie__sim_step_list(struct sim_player *player) {

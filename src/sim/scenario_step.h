@@ -51,6 +51,8 @@ bool kelpie__sim_step_delete(struct sim_player *player, bool is_forced);
 bool kelpie__sim_step_exec(struct sim_player *player, enum sim_command command, uint64_t value);
 /* What is there is inspected, and judged. */
 bool kelpie__sim_step_inspect(struct sim_player *player);
+/* A byte of the only template's memory is another from here on; without one, nothing happens. */
+bool kelpie__sim_step_damage_template(struct sim_player *player);
 bool kelpie__sim_step_list(struct sim_player *player);
 bool kelpie__sim_step_stats(struct sim_player *player);
 bool kelpie__sim_step_health(struct sim_player *player);
