@@ -105,6 +105,21 @@ def run_detached(kelpie):
 
 
 @case
+def template_is_used_and_pruned(kelpie):
+    def origin(*arguments):
+        return json.loads(kelpie.expect(0, "run", "--timings", "--json", *arguments, "true")[1])["origin"]
+
+    kelpie.expect(0, "run", "true")
+    check_equal(origin(), "template", "the second of a kind")
+    check_equal(origin("--no-template"), "boot", "with --no-template")
+    trial = json.loads(kelpie.expect(0, "prune", "--all", "--dry-run", "--json")[0])
+    check(trial["template_count"] >= 1 and trial["template_bytes"] > 1 << 20, "a trial", trial)
+    check_equal(kelpie.expect(0, "prune", "--older-than", "1h")[0].split()[:2], [b"templates", b"0"], "young ones")
+    pruned = json.loads(kelpie.expect(0, "prune", "-a", "--json")[0])
+    check(0 < pruned["template_count"] <= trial["template_count"], "pruned", pruned)
+
+
+@case
 def kill_of_run_leaves_nothing(kelpie):
     before = kelpie.files()
     for wait_s in (0.02, 0.3, 0.9):

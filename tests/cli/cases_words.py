@@ -25,7 +25,7 @@ def options(text):
 def help_lists_all_verbs(kelpie):
     wanted = (
         "run create start exec attach ps inspect logs pause resume snapshot restore fork pool stop kill rm "
-        "doctor version help".split()
+        "prune doctor version help".split()
     )
     check_equal(verbs(kelpie), wanted, "verbs")
     code, out, err = kelpie.run()
