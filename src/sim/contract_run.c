@@ -140,7 +140,7 @@ static void contract_execute(struct contract_run *run, struct sim_contract_resul
         conclude(out, KELPIE_SIM_BROKEN, kelpie__sim_world_failure(run->world));
     } else if (end != SIM_RUN_DONE) {
         conclude(out, KELPIE_SIM_NO_LIVENESS, "the row does not end");
-    } else if (!kelpie__sim_liveness(run->world, pending)) {
+    } else if (!kelpie__sim_liveness(run->world, SIM_SWARM_DAMAGE_NONE, pending)) {
         conclude(out, KELPIE_SIM_NO_LIVENESS, pending);
     }
 }

@@ -11,6 +11,7 @@
 
 #include "kelpie.h"
 #include "lib/internal.h"
+#include "sim/damage.h"
 #include "sim/disk.h"
 #include "sim/fault.h"
 #include "sim/install.h"
@@ -132,13 +133,30 @@ static int keeper_fresh_vm(struct kelpie *kelpie, struct kelpie_error *error) {
     return status < 0 ? status : deleted;
 }
 
-static int keeper_work(struct kelpie_os *os, struct kelpie_error *error) {
+/* With a VM that stays broken: it ends what is asked of it in time, and others live beside it. */
+static int keeper_beside(struct kelpie *kelpie, struct sim_world *world, const char *kind,
+                         const char *vm, struct kelpie_error *error) {
+    kelpie__sim_damage_probe(kelpie, world,
+                             strcmp(kind, "guest") == 0 ? SIM_SWARM_DAMAGE_GUEST
+                                                        : SIM_SWARM_DAMAGE_VMM,
+                             vm);
+    return keeper_fresh_vm(kelpie, error);
+}
+
+/* argv: of the keeper; behind its name the kind and the VM that are broken. */
+static int keeper_work(struct kelpie_os *os, int argc, char **argv, struct kelpie_error *error) {
     struct kelpie *kelpie = NULL;
     int status = kelpie__open_with_os(os, NULL, &kelpie, error);
     if (status < 0) {
         return status;
     }
-    status = keeper_delete_all(kelpie, error);
+    if (argc == 3) {
+        struct sim_world *world = kelpie__sim_process_of(os)->machine->world;
+        status = keeper_beside(kelpie, world, argv[1], argv[2], error);
+    }
+    if (status == 0) {
+        status = keeper_delete_all(kelpie, error);
+    }
     if (status == 0) {
         status = keeper_remove_snapshots(kelpie, error);
     }
@@ -154,10 +172,10 @@ static int keeper_main(struct kelpie_os *os, int argc, char **argv) {
     struct sim_process *process = kelpie__sim_process_of(os);
     struct kelpie_error error = {0};
     int status = KELPIE_E_BUSY;
-    KELPIE_ASSERT(argc == 1 && argv[0] != NULL);
+    KELPIE_ASSERT((argc == 1 || argc == 3) && argv[0] != NULL);
     for (uint32_t i = 0; i < LIVENESS_TRIES_MAX && status < 0; i += 1) {
         error = (struct kelpie_error){0};
-        status = keeper_work(os, &error);
+        status = keeper_work(os, i == 0 ? argc : 1, argv, &error);
         if (!is_worth_a_retry(status)) {
             break;
         }
@@ -182,8 +200,10 @@ static bool is_at_rest(void *context) {
     return !kelpie__sim_pending(liveness->world, liveness->pending);
 }
 
-bool kelpie__sim_liveness(struct sim_world *world, char out[SIM_PENDING_BYTES_MAX]) {
-    static const char *const argv[] = {"keeper", NULL};
+bool kelpie__sim_liveness(struct sim_world *world, enum sim_swarm_damage damage,
+                          char out[SIM_PENDING_BYTES_MAX]) {
+    char broken[SIM_DAMAGE_NAME_BYTES] = "";
+    const char *argv[] = {"keeper", NULL, NULL, NULL};
     static const char *const environment[] = {"HOME=/root", "KELPIE_LIBEXEC=" SIM_LIBEXEC_DIRECTORY,
                                               NULL};
     const struct sim_start start = {.path = "/usr/bin/keeper",
@@ -196,6 +216,10 @@ bool kelpie__sim_liveness(struct sim_world *world, char out[SIM_PENDING_BYTES_MA
     kelpie__sim_faults_off(kelpie__sim_world_faults(world));
     kelpie__sim_disk_set_quota(kelpie__sim_world_disk(world), SIM_LIVENESS_DISK_BYTES);
     kelpie__sim_disk_set_read_only(kelpie__sim_world_disk(world), false);
+    if (kelpie__sim_damage_strike(world, damage, broken)) {
+        argv[1] = damage == SIM_SWARM_DAMAGE_GUEST ? "guest" : "vmm";
+        argv[2] = broken;
+    }
     if (kelpie__sim_process_start(kelpie__sim_world_host(world), &start) == NULL) {
         kelpie__ignore(snprintf(out, SIM_PENDING_BYTES_MAX, "the host takes no more processes"));
         return false;

@@ -178,7 +178,7 @@ static void run_safety(struct run *run, struct sim_run_result *out) {
 
 static void run_liveness(struct run *run, struct sim_run_result *out) {
     char pending[SIM_PENDING_BYTES_MAX] = "";
-    if (!kelpie__sim_liveness(run->world, pending)) {
+    if (!kelpie__sim_liveness(run->world, run->swarm.damage, pending)) {
         const char *failure = kelpie__sim_world_failure(run->world);
         bool is_live = failure == NULL || strncmp(failure, "no liveness", 11) == 0;
         conclude(out, is_live ? KELPIE_SIM_NO_LIVENESS : verdict_of(failure), pending);

@@ -258,7 +258,7 @@ static void scene_look(struct sim_scene *scene) {
 
 static void scene_rest(struct sim_scene *scene) {
     char pending[SIM_PENDING_BYTES_MAX] = "";
-    if (!kelpie__sim_liveness(scene->world, pending)) {
+    if (!kelpie__sim_liveness(scene->world, SIM_SWARM_DAMAGE_NONE, pending)) {
         const char *failure = kelpie__sim_world_failure(scene->world);
         bool is_live = failure == NULL || strncmp(failure, "no liveness", 11) == 0;
         conclude(scene, is_live ? KELPIE_SIM_NO_LIVENESS : verdict_of(failure), pending);

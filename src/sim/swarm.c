@@ -52,8 +52,9 @@ static bool is_calm(uint64_t seed) {
 
 /* ---- faults ---------------------------------------------------------------------------------- */
 
-/* How common: of each call (a VM's life has some hundreds), of each operation, or at a time. */
-enum knob_scale { SCALE_CALL, SCALE_RARE, SCALE_OPERATION, SCALE_TIME };
+/* How common: of each call (a VM's life has some hundreds), of each operation, of what is done a
+ * few times in a run (its answer is kept), or at a time. */
+enum knob_scale { SCALE_CALL, SCALE_RARE, SCALE_OPERATION, SCALE_SELDOM, SCALE_TIME };
 
 struct knob {
     const char *class;
@@ -133,9 +134,9 @@ static const struct knob knobs[] = {
     {"agent", SCALE_OPERATION, "agent.frame", "duplicate"},
     {"agent", SCALE_OPERATION, "agent.frame", "drop"},
     {"agent", SCALE_OPERATION, "agent.frame", "late:700"},
-    {"pack", SCALE_OPERATION, "pack.run", "fail"},
-    {"pack", SCALE_OPERATION, "pack.run", "hang"},
-    {"pack", SCALE_OPERATION, "pack.run", "die"},
+    {"pack", SCALE_SELDOM, "pack.run", "fail"},
+    {"pack", SCALE_SELDOM, "pack.run", "hang"},
+    {"pack", SCALE_SELDOM, "pack.run", "die"},
     {"clock", SCALE_TIME, "clock", "jump:-86400s"},
     {"clock", SCALE_TIME, "clock", "jump:86400s"},
     {"clock", SCALE_TIME, "clock", "jump:-3s"},
@@ -166,8 +167,9 @@ static void add_knob(struct swarm_text *text, const struct knob *knob,
                  knob->after);
         return;
     }
-    /* some 10^-4..10^-1, 10^-5..10^-2.5 and 10^-5.5..10^-3 */
+    /* some 10^-4..10^-1, 10^-2..10^-0.5, 10^-5..10^-2.5 and 10^-5.5..10^-3 */
     uint64_t billionth = knob->scale == SCALE_OPERATION ? chance(random, 3, 13)
+                         : knob->scale == SCALE_SELDOM  ? chance(random, 1, 7)
                          : knob->scale == SCALE_CALL    ? chance(random, 8, 17)
                                                         : chance(random, 10, 18);
     text_add(text, "%s p=0.%09llu => %s\n", knob->before, (unsigned long long)billionth,

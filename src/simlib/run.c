@@ -148,7 +148,7 @@ enum kelpie_sim_verdict kelpie_sim_liveness(struct kelpie_sim *sim) {
     api_running = sim;
     sim->is_running = true;
     kelpie__simlib_watch_begin(&watch, sim);
-    bool is_alive = kelpie__sim_liveness(sim->world, pending);
+    bool is_alive = kelpie__sim_liveness(sim->world, SIM_SWARM_DAMAGE_NONE, pending);
     kelpie__simlib_watch_end(&watch);
     sim->is_running = false;
     api_running = before;
