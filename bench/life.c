@@ -62,11 +62,24 @@ static void live_commands(struct living *living, struct kelpie_vm *vm) {
     }
 }
 
+/* It boots: what is measured is a life of its own, not a copy of one that was booted before. */
+static int life_create(struct kelpie *kelpie, const char *name, struct kelpie_vm **out,
+                       struct kelpie_error *error) {
+    struct kelpie_config *config = NULL;
+    int status = kelpie_config_create(kelpie, &config, error);
+    if (status == 0) {
+        kelpie_config_set_template(config, false);
+        status = kelpie_vm_create(kelpie, name, config, out, error);
+    }
+    kelpie_config_destroy(config);
+    return status;
+}
+
 static void live_once(struct living *living, struct kelpie *kelpie, const char *name) {
     struct kelpie_error *error = &living->error;
     struct kelpie_os *os = kelpie->os;
     struct kelpie_vm *vm = NULL;
-    if (!step(living, "create", kelpie_vm_create(kelpie, name, NULL, &vm, error))) {
+    if (!step(living, "create", life_create(kelpie, name, &vm, error))) {
         return;
     }
     int64_t begun_ns = kelpie__os_now(os, KELPIE_OS_CLOCK_MONOTONIC);

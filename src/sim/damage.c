@@ -75,12 +75,12 @@ bool kelpie__sim_damage_strike(struct sim_world *world, enum sim_swarm_damage da
     } else {
         kelpie__sim_process_signal(owner, SIGSTOP);
     }
-    const struct sim_event event = {
-        .type = SIM_EVENT_NOTE,
-        .process = owner,
-        .guest = guest,
-        .detail = damage == SIM_SWARM_DAMAGE_GUEST ? "from now on its guest is hostile"
-                                                   : "from now on it stands still"};
+    const struct sim_event event = {.type = SIM_EVENT_NOTE,
+                                    .process = owner,
+                                    .guest = guest,
+                                    .detail = damage == SIM_SWARM_DAMAGE_GUEST
+                                                  ? "from now on its guest is hostile"
+                                                  : "from now on it stands still"};
     kelpie__sim_world_emit(world, &event);
     return true;
 }

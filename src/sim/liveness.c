@@ -136,10 +136,9 @@ static int keeper_fresh_vm(struct kelpie *kelpie, struct kelpie_error *error) {
 /* With a VM that stays broken: it ends what is asked of it in time, and others live beside it. */
 static int keeper_beside(struct kelpie *kelpie, struct sim_world *world, const char *kind,
                          const char *vm, struct kelpie_error *error) {
-    kelpie__sim_damage_probe(kelpie, world,
-                             strcmp(kind, "guest") == 0 ? SIM_SWARM_DAMAGE_GUEST
-                                                        : SIM_SWARM_DAMAGE_VMM,
-                             vm);
+    kelpie__sim_damage_probe(
+        kelpie, world, strcmp(kind, "guest") == 0 ? SIM_SWARM_DAMAGE_GUEST : SIM_SWARM_DAMAGE_VMM,
+        vm);
     return keeper_fresh_vm(kelpie, error);
 }
 

@@ -11,6 +11,9 @@
 #include "simcli/jobs.h"
 #include "simcli/simcli.h"
 
+/* A campaign of so many seeds of the swarm has to meet every class of faults in so many of them. */
+#define RUN_CLASSES_RUNS_MIN 400u
+#define RUN_CLASS_PERCENT_MIN 5u
 #define RUN_PROGRESS_NS (2 * KELPIE_NS_PER_S)
 
 struct totals {
@@ -62,6 +65,24 @@ static void summary(const struct simcli *simcli, const struct totals *totals) {
         printf("  faults of class %-10s in %llu %% of the runs\n", kelpie__sim_faults_class_name(i),
                (unsigned long long)(totals->class_runs[i] * 100 / totals->runs));
     }
+}
+
+/* A class that hardly fires tests nothing: as bad as a run that checked nothing. */
+static int check_classes(const struct simcli *simcli, const struct totals *totals) {
+    int code = 0;
+    if (simcli->faults != SIM_RUN_FAULTS_SWARM || totals->runs < RUN_CLASSES_RUNS_MIN) {
+        return 0;
+    }
+    KELPIE_ASSERT(kelpie__sim_faults_class_count() <= SIM_RUN_CLASS_MAX);
+    for (uint32_t i = 0; i < kelpie__sim_faults_class_count(); i += 1) {
+        if (totals->class_runs[i] * 100 < totals->runs * RUN_CLASS_PERCENT_MIN) {
+            printf("class %s fired in %llu of %llu runs, at least %u %% are wanted\n",
+                   kelpie__sim_faults_class_name(i), (unsigned long long)totals->class_runs[i],
+                   (unsigned long long)totals->runs, RUN_CLASS_PERCENT_MIN);
+            code = KELPIE_SIM_VACUOUS;
+        }
+    }
+    return code;
 }
 
 static int run_seed(struct simcli *simcli, uint64_t seed, bool is_last, struct totals *totals) {
@@ -164,5 +185,5 @@ int kelpie__simcli_run(struct simcli *simcli) {
             break;
         }
     }
-    return code;
+    return code == 0 ? check_classes(simcli, &totals) : code;
 }

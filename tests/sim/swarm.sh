@@ -22,7 +22,7 @@ done
 if "$sim" run --quiet --no-shrink --keep-going --seeds "$3" >log 2>&1; then
     echo "ok swarm_seeds"
 else
-    grep '^seed' log
+    grep -E '^(seed|class)' log
     echo "not ok swarm_seeds: kelpie-sim run --seeds $3"
     status=1
 fi
