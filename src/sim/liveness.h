@@ -2,8 +2,8 @@
  *
  * Does everything come to rest once nothing goes wrong any more? The second half of every run:
  * faults off, stopped processes go on, a full disk has room again; then within 120 virtual seconds
- * nothing may be left half-done, and a fresh VM must start, run a command and vanish; when something
- * stays broken, beside it.
+ * nothing may be left half-done, and a fresh VM must start, run a command and vanish; when
+ * something stays broken, beside it.
  */
 #ifndef KELPIE_SIM_LIVENESS_H
 #define KELPIE_SIM_LIVENESS_H
