@@ -395,6 +395,7 @@ static void capture_quieted(void *context, const struct kelpie_error *error) {
                      ? kelpie__vmm_pause(lifecycle->vmm, capture_paused, capture, &why)
                      : kelpie__fail(&why, KELPIE_E_SNAPSHOT, 0, "the VMM paused by itself");
     if (status < 0) {
+        why.code = why.code == KELPIE_E_CRASHED ? why.code : KELPIE_E_SNAPSHOT;
         capture_fail(capture, &why);
     }
 }
@@ -422,11 +423,14 @@ static bool capture_is_published(struct kelpie_capture *capture) {
     return is_mine && !is_lost;
 }
 
-/* The VM's next snapshot comes after this one. */
+/* The VM's next snapshot comes after this one, unless the VM was started anew since. */
 static void capture_become_parent(struct kelpie_capture *capture) {
     struct kelpie_lifecycle *lifecycle = capture_lifecycle(capture);
     struct kelpie_error error = {0};
     KELPIE_ASSERT(!capture->is_template);
+    if (lifecycle->vmm == NULL || lifecycle->vmm->pid != capture->vmm_pid) {
+        return;
+    }
     kelpie__ignore(kelpie__text_copy(lifecycle->record.parent, sizeof(lifecycle->record.parent),
                                      capture->snapshot.manifest.id));
     if (kelpie__lifecycle_save(lifecycle, &error) < 0) {
@@ -521,6 +525,7 @@ static bool capture_needs_sync(const struct kelpie_capture *capture) {
 
 void kelpie__capture_begin(struct kelpie_capture *capture) {
     capture->is_holding = true;
+    capture->vmm_pid = capture->monitor->lifecycle.vmm->pid;
     if (!capture->was_running) {
         capture->phase = KELPIE_CAPTURE_SAVING;
         capture_save(capture);

@@ -45,6 +45,7 @@ struct kelpie_capture {
     bool was_running;     /* and is to run again */
     bool is_last;         /* the VM is to end with it */
     bool is_synced;       /* it survives the machine's death */
+    int32_t vmm_pid;      /* of the VMM that was saved */
     bool is_transient;    /* VMs are made of it at once, and then it goes */
     bool is_holding;      /* pause and resume are ours (kelpie__pause_take) */
     bool is_cancelled;    /* nobody wants it any more */

@@ -51,6 +51,7 @@ static void restore_idle(struct kelpie_restore *restore) {
     restore->is_in_place = false;
     restore->is_template = false;
     restore->is_old_stilled = false;
+    restore->is_stilling = false;
     restore->failure = (struct kelpie_error){0};
 }
 
@@ -112,6 +113,10 @@ static void restore_return(struct kelpie_restore *restore) {
     struct kelpie_lifecycle *lifecycle = &restore->monitor->lifecycle;
     struct kelpie_error error = {0};
     KELPIE_ASSERT(restore->candidate == NULL);
+    if (restore->is_stilling && lifecycle->vmm != NULL) { /* it will be told to go on */
+        restore->phase = KELPIE_RESTORE_RETURNING;
+        return;
+    }
     bool is_alive = restore->is_old_stilled && lifecycle->vmm != NULL &&
                     lifecycle->vmm->state == KELPIE_VMM_PAUSED && !lifecycle->vmm->is_changing &&
                     !lifecycle->is_kill_wanted && !lifecycle->has_failure;
@@ -322,6 +327,11 @@ static void restore_wake(struct kelpie_restore *restore) {
 static void restore_stilled(void *context, int status, const struct kelpie_error *error) {
     struct kelpie_restore *restore = context;
     restore->is_old_stilled = restore->is_in_place && status == 0;
+    restore->is_stilling = false;
+    if (restore->phase == KELPIE_RESTORE_RETURNING) {
+        restore_return(restore); /* the new machine ended first */
+        return;
+    }
     if (restore->phase != KELPIE_RESTORE_STILLING) {
         return;
     }
@@ -344,7 +354,9 @@ static void restore_loaded(struct kelpie_restore *restore) {
         return;
     }
     restore->phase = KELPIE_RESTORE_STILLING;
+    restore->is_stilling = true;
     if (kelpie__vmm_pause(lifecycle->vmm, restore_stilled, restore, &error) < 0) {
+        restore->is_stilling = false;
         restore_fail_as(restore, &error, "let the VM stand still meanwhile");
     }
 }

@@ -158,9 +158,13 @@ static bool is_transition(enum kelpie_vm_state from, enum kelpie_vm_state to) {
 static bool read_state(struct sim_world *world, const char *path, struct invariant_record *out) {
     char text[KELPIE_RECORD_JSON_BYTES_MAX];
     char name[16];
+    char origin[16];
     int64_t pid = 0;
-    struct kelpie_json_member members[] = {
-        {.key = "state"}, {.key = "reason"}, {.key = "parent"}, {.key = "vmm_pid"}};
+    struct kelpie_json_member members[] = {{.key = "state"},
+                                           {.key = "reason"},
+                                           {.key = "parent"},
+                                           {.key = "vmm_pid"},
+                                           {.key = "origin"}};
     int64_t size =
         kelpie__sim_disk_peek(kelpie__sim_world_disk(world), false, path, text, sizeof(text));
     *out = (struct invariant_record){0};
@@ -171,6 +175,11 @@ static bool read_state(struct sim_world *world, const char *path, struct invaria
         kelpie__ignore(kelpie__json_member_string(&members[2], out->parent, sizeof(out->parent)) &&
                        members[3].is_there && kelpie__json_i64(&members[3].value, &pid) == 0);
         out->vmm_pid = (int32_t)pid;
+        if (!members[4].is_there ||
+            !kelpie__json_member_string(&members[4], origin, sizeof(origin)) ||
+            strcmp(origin, "snapshot") != 0) { /* then it is only the last that was taken of it */
+            out->parent[0] = '\0';
+        }
     }
     return is_whole && kelpie__json_member_string(&members[0], name, sizeof(name)) &&
            kelpie__json_member_string(&members[1], out->reason, sizeof(out->reason)) &&

@@ -376,7 +376,9 @@ static void check_graceful(struct sim_judge *judge, const struct judge_call *cal
     const struct sim_ending *ending = &judge->endings.vms[call->operation.vm];
     char text[128];
     KELPIE_ASSERT(call->operation.op == SIM_MODEL_STOP && !call->operation.is_look);
-    bool has_gone = ending->is_over && ending->was_asked && ending->went;
+    /* who was killed as it was about to switch off has said goodbye */
+    bool was_going = ending->was_asked && judge_has_fault(judge, "kill");
+    bool has_gone = ending->is_over && ending->was_asked && (ending->went || was_going);
     /* who was stopped himself may hear of it when the VM has another guest */
     bool had_gone = ending->went_ns >= call->stop_ns;
     int64_t in_time_ns =
@@ -390,7 +392,7 @@ static void check_graceful(struct sim_judge *judge, const struct judge_call *cal
                                !ending->is_over    ? "lives"
                                : ending->was_asked ? "did not go by itself"
                                                    : "never saw the request");
-    } else if (was_killed && has_gone && is_undisturbed) {
+    } else if (was_killed && has_gone && is_undisturbed) { /* no fault fired */
         kelpie__sim_world_fail(
             judge->world, "invariant 7: %s counts as a kill, and its guest went by itself", text);
     }

@@ -217,6 +217,15 @@ static void done_start(struct step *step) {
         allow(step, &next);
         return;
     }
+    if (is_vague(&next) && next.state == KELPIE_VM_CREATED) { /* from what, nobody knows */
+        const struct sim_model_guest any = {
+            .content = SIM_MODEL_CONTENT_UNKNOWN, .is_paused = 1, .loose = UINT8_MAX};
+        bring_back(&next, &any, 0);
+        allow(step, &next);
+        next.state = KELPIE_VM_RUNNING;
+        allow(step, &next);
+        return;
+    }
     if (!step->vm->keeps_files) {
         next.content = SIM_MODEL_CONTENT_EMPTY;
     } else if (is_dirty && next.content != SIM_MODEL_CONTENT_EMPTY) {
@@ -536,8 +545,10 @@ static bool step_snapshot_answer(struct step *step) {
     bool is_in_use = entry->call.op == SIM_MODEL_FORGET && entry->status == KELPIE_E_BUSY &&
                      (step->from->source == id || kelpie__sim_model_is_lent(step->model, id));
     /* the one that it was made from was removed, or is being removed */
+    bool may_be_first = is_first_start(step->from) ||
+                        (is_vague(step->from) && step->from->state == KELPIE_VM_CREATED);
     bool has_lost =
-        entry->call.op == SIM_MODEL_START && is_first_start(step->from) &&
+        entry->call.op == SIM_MODEL_START && may_be_first &&
         (entry->status == KELPIE_E_NOT_FOUND || entry->status == KELPIE_E_BUSY ||
          entry->status == KELPIE_E_RESTORE || entry->status == KELPIE_E_SNAPSHOT_CORRUPTED);
     bool has_stopped = entry->call.op == SIM_MODEL_SNAPSHOT && entry->status == KELPIE_E_RESUME &&

@@ -22,6 +22,7 @@ enum sim_scenario_before {
     SIM_SCENARIO_PAUSED,
     SIM_SCENARIO_TEMPLATE_CREATED, /* as CREATED and RUNNING; its VM may leave a template */
     SIM_SCENARIO_TEMPLATE_RUNNING, /* and be started from one */
+    SIM_SCENARIO_SAVED,            /* it runs, and has a snapshot */
 };
 
 struct sim_scenario {

@@ -132,6 +132,34 @@ static bool play_exec_resize(struct sim_player *player) {
            kelpie__sim_step_exec_resize(player) && kelpie__sim_step_exec_wait(player, 0);
 }
 
+/* ---- snapshots ------------------------------------------------------------------------------- */
+
+static bool play_snapshot(struct sim_player *player) {
+    return kelpie__sim_step_snapshot(player) && kelpie__sim_step_inspect(player);
+}
+
+/* The VM is what it was, or what it is. */
+static bool play_restore(struct sim_player *player) {
+    kelpie__ignore(kelpie__sim_step_restore(player));
+    return kelpie__sim_step_exec(player, SIM_COMMAND_ECHO, 6);
+}
+
+static bool play_fork(struct sim_player *player) {
+    return kelpie__sim_step_make_from(player, true) && kelpie__sim_step_inspect(player);
+}
+
+static bool play_create_from(struct sim_player *player) {
+    return kelpie__sim_step_make_from(player, false);
+}
+
+static bool play_forget(struct sim_player *player) {
+    return kelpie__sim_step_forget(player) && kelpie__sim_step_list_snapshots(player);
+}
+
+static bool play_verify(struct sim_player *player) {
+    return kelpie__sim_step_verify(player) && kelpie__sim_step_list_snapshots(player);
+}
+
 /* ---- looking --------------------------------------------------------------------------------- */
 
 static bool play_list(struct sim_player *player) {
@@ -223,6 +251,14 @@ static const struct sim_scenario scenarios[] = {
     {"exec-kill", "of a command with children", SIM_SCENARIO_RUNNING, false, play_exec_kill, false},
     {"exec-resize", "a terminal gets another size", SIM_SCENARIO_RUNNING, false, play_exec_resize,
      false},
+    {"snapshot", "of a VM that runs", SIM_SCENARIO_RUNNING, false, play_snapshot, false},
+    {"snapshot-paused", "of a VM that is paused", SIM_SCENARIO_PAUSED, false, play_snapshot, false},
+    {"restore", "in place, and a command", SIM_SCENARIO_SAVED, false, play_restore, false},
+    {"fork", "of a snapshot, up to Running", SIM_SCENARIO_SAVED, false, play_fork, false},
+    {"create-from", "a VM that its first start will bring back", SIM_SCENARIO_SAVED, false,
+     play_create_from, false},
+    {"snapshot-remove", "and what is left", SIM_SCENARIO_SAVED, false, play_forget, false},
+    {"snapshot-verify", "every byte, and the list", SIM_SCENARIO_SAVED, false, play_verify, false},
     {"list", "of all VMs", SIM_SCENARIO_RUNNING, false, play_list, false},
     {"inspect", "of a VM that runs", SIM_SCENARIO_RUNNING, false, play_inspect, false},
     {"stats", "of host and guest", SIM_SCENARIO_RUNNING, false, play_stats, false},
@@ -263,7 +299,8 @@ static bool play_before(struct sim_player *player) {
            (before < SIM_SCENARIO_CREATED || kelpie__sim_step_create(player)) &&
            (before < SIM_SCENARIO_RUNNING ||
             (kelpie__sim_step_start(player) && kelpie__sim_step_inspect(player))) &&
-           (before < SIM_SCENARIO_PAUSED || kelpie__sim_step_pause(player));
+           (before != SIM_SCENARIO_PAUSED || kelpie__sim_step_pause(player)) &&
+           (before != SIM_SCENARIO_SAVED || kelpie__sim_step_snapshot(player));
 }
 
 void kelpie__sim_scenario_play(struct sim_player *player) {

@@ -61,24 +61,15 @@ bool kelpie__sim_step_look(struct sim_player *player, const char *call, uint64_t
 
 /* ---- calls that the model knows -------------------------------------------------------------- */
 
-struct step {
-    enum sim_model_op op;
-    bool is_look;
-    enum sim_command command;
-    uint64_t value;
-    uint64_t deadline_ms;
-    uint64_t codes;
-    int (*ask)(struct sim_player *player, const struct sim_operation *operation,
-               uint64_t *out_result, struct kelpie_error *error);
-};
-
-static bool judged(struct sim_player *player, const struct step *step) {
+bool kelpie__sim_step_judged(struct sim_player *player, const struct sim_step *step) {
     const struct sim_operation operation = {
         .is_look = step->is_look,
         .client = (uint8_t)player->index,
         .vm = (uint8_t)player->scene->vm,
         .kind = step->is_look ? SIM_LOOK_INSPECT : (uint8_t)step->command,
         .op = step->op,
+        .snapshot = step->snapshot,
+        .target = (uint8_t)step->target,
         .value = step->value,
     };
     struct kelpie_error error = {0};
@@ -183,62 +174,68 @@ static int ask_inspect(struct sim_player *player, const struct sim_operation *op
 }
 
 bool kelpie__sim_step_create(struct sim_player *player) {
-    return judged(player, &(struct step){.op = SIM_MODEL_CREATE,
-                                         .codes = SIM_CODE(CREATE) | SIM_CODE(EXISTS),
-                                         .ask = ask_create});
+    return kelpie__sim_step_judged(player,
+                                   &(struct sim_step){.op = SIM_MODEL_CREATE,
+                                                      .codes = SIM_CODE(CREATE) | SIM_CODE(EXISTS),
+                                                      .ask = ask_create});
 }
 
 bool kelpie__sim_step_start(struct sim_player *player) {
-    return judged(player, &(struct step){.op = SIM_MODEL_START,
-                                         .deadline_ms = KELPIE_BOOT_TIMEOUT_MS_DEFAULT,
-                                         .codes = SIM_CODE(BOOT) | SIM_CODE(BOOT_TIMEOUT) |
-                                                  SIM_CODE(ALREADY_RUNNING) |
-                                                  SIM_CODE(ROOT_NOT_FOUND) | SIM_CODE(ROOT_ACCESS),
-                                         .ask = ask_start});
+    return kelpie__sim_step_judged(
+        player, &(struct sim_step){.op = SIM_MODEL_START,
+                                   .deadline_ms = KELPIE_BOOT_TIMEOUT_MS_DEFAULT,
+                                   .codes = SIM_CODE(BOOT) | SIM_CODE(BOOT_TIMEOUT) |
+                                            SIM_CODE(ALREADY_RUNNING) | SIM_CODE(ROOT_NOT_FOUND) |
+                                            SIM_CODE(ROOT_ACCESS),
+                                   .ask = ask_start});
 }
 
 bool kelpie__sim_step_stop(struct sim_player *player) {
-    return judged(player, &(struct step){.op = SIM_MODEL_STOP,
-                                         .deadline_ms = KELPIE_STOP_TIMEOUT_MS_DEFAULT,
-                                         .codes = SIM_CODE(RESUME),
-                                         .ask = ask_stop});
+    return kelpie__sim_step_judged(player,
+                                   &(struct sim_step){.op = SIM_MODEL_STOP,
+                                                      .deadline_ms = KELPIE_STOP_TIMEOUT_MS_DEFAULT,
+                                                      .codes = SIM_CODE(RESUME),
+                                                      .ask = ask_stop});
 }
 
 bool kelpie__sim_step_kill(struct sim_player *player) {
-    return judged(player, &(struct step){.op = SIM_MODEL_KILL, .ask = ask_simple});
+    return kelpie__sim_step_judged(player,
+                                   &(struct sim_step){.op = SIM_MODEL_KILL, .ask = ask_simple});
 }
 
 bool kelpie__sim_step_pause(struct sim_player *player) {
-    return judged(player, &(struct step){.op = SIM_MODEL_PAUSE,
-                                         .codes = SIM_CODE(PAUSE) | SIM_CODE(UNSUPPORTED),
-                                         .ask = ask_simple});
+    return kelpie__sim_step_judged(
+        player, &(struct sim_step){.op = SIM_MODEL_PAUSE,
+                                   .codes = SIM_CODE(PAUSE) | SIM_CODE(UNSUPPORTED),
+                                   .ask = ask_simple});
 }
 
 bool kelpie__sim_step_resume(struct sim_player *player) {
-    return judged(
+    return kelpie__sim_step_judged(
         player,
-        &(struct step){.op = SIM_MODEL_RESUME, .codes = SIM_CODE(RESUME), .ask = ask_simple});
+        &(struct sim_step){.op = SIM_MODEL_RESUME, .codes = SIM_CODE(RESUME), .ask = ask_simple});
 }
 
 bool kelpie__sim_step_delete(struct sim_player *player, bool is_forced) {
-    return judged(player,
-                  &(struct step){.op = is_forced ? SIM_MODEL_DELETE_FORCE : SIM_MODEL_DELETE,
-                                 .ask = ask_simple});
+    return kelpie__sim_step_judged(
+        player, &(struct sim_step){.op = is_forced ? SIM_MODEL_DELETE_FORCE : SIM_MODEL_DELETE,
+                                   .ask = ask_simple});
 }
 
 bool kelpie__sim_step_exec(struct sim_player *player, enum sim_command command, uint64_t value) {
-    return judged(player, &(struct step){.op = SIM_MODEL_EXEC,
-                                         .command = command,
-                                         .value = value,
-                                         .deadline_ms = KELPIE_EXEC_TIMEOUT_MS_DEFAULT +
-                                                        KELPIE_EXEC_BACKSTOP_MS,
-                                         .codes = SIM_CODE(EXEC) | SIM_CODE(EXEC_TIMEOUT) |
-                                                  SIM_CODE(EXEC_NOT_FOUND) | SIM_CODE(EXEC_DENIED),
-                                         .ask = ask_exec});
+    return kelpie__sim_step_judged(
+        player,
+        &(struct sim_step){.op = SIM_MODEL_EXEC,
+                           .command = command,
+                           .value = value,
+                           .deadline_ms = KELPIE_EXEC_TIMEOUT_MS_DEFAULT + KELPIE_EXEC_BACKSTOP_MS,
+                           .codes = SIM_CODE(EXEC) | SIM_CODE(EXEC_TIMEOUT) |
+                                    SIM_CODE(EXEC_NOT_FOUND) | SIM_CODE(EXEC_DENIED),
+                           .ask = ask_exec});
 }
 
 bool kelpie__sim_step_inspect(struct sim_player *player) {
-    return judged(player, &(struct step){.is_look = true, .ask = ask_inspect});
+    return kelpie__sim_step_judged(player, &(struct sim_step){.is_look = true, .ask = ask_inspect});
 }
 
 /* ---- calls that change nothing --------------------------------------------------------------- */

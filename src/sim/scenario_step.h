@@ -37,6 +37,23 @@ struct sim_player {
     uint64_t output_bytes;
 };
 
+/* A call that the model knows. */
+struct sim_step {
+    enum sim_model_op op;
+    bool is_look;
+    enum sim_command command;
+    uint32_t snapshot;
+    uint32_t target;
+    uint64_t value;
+    uint64_t deadline_ms;
+    uint64_t codes; /* besides those that every call may meet */
+    int (*ask)(struct sim_player *player, const struct sim_operation *operation,
+               uint64_t *out_result, struct kelpie_error *error);
+};
+
+/* Asks, and tells the judge. Whether it succeeded. */
+bool kelpie__sim_step_judged(struct sim_player *player, const struct sim_step *step);
+
 /* Each: whether it succeeded. Some answers fail the world. */
 bool kelpie__sim_step_open(struct sim_player *player);
 void kelpie__sim_step_close(struct sim_player *player);
@@ -59,6 +76,14 @@ bool kelpie__sim_step_health(struct sim_player *player);
 bool kelpie__sim_step_subscribe(struct sim_player *player);
 bool kelpie__sim_step_read_log(struct sim_player *player, enum kelpie_log_kind kind);
 bool kelpie__sim_step_doctor(struct sim_player *player, bool tries_kvm);
+/* scenario_snapshot.c: all are about one snapshot of the VM. */
+bool kelpie__sim_step_snapshot(struct sim_player *player);
+bool kelpie__sim_step_restore(struct sim_player *player);
+bool kelpie__sim_step_forget(struct sim_player *player);
+/* Another VM is made from it, and started. */
+bool kelpie__sim_step_make_from(struct sim_player *player, bool is_started);
+bool kelpie__sim_step_verify(struct sim_player *player);
+bool kelpie__sim_step_list_snapshots(struct sim_player *player);
 /* scenario_stream.c: commands that are streamed. Their output is a pattern, and is compared. */
 bool kelpie__sim_step_exec_start(struct sim_player *player, const char *const *argv,
                                  bool has_terminal, bool keeps_on);

@@ -289,7 +289,7 @@ static void check_identity(struct sim_snapshots *snapshots, struct sim_guest *gu
 void kelpie__sim_snapshots_arrived(struct sim_snapshots *snapshots, struct sim_guest *guest,
                                    const char *path, const char *parent) {
     struct sim_guest_truth truth;
-    const struct truth *from = find_id(snapshots, parent);
+    const struct truth *from = parent[0] == '\0' ? NULL : find_id(snapshots, parent);
     check_identity(snapshots, guest, path);
     if (from == NULL) { /* of a template, or it was booted */
         return;

@@ -89,14 +89,24 @@ static int check_space(const struct kelpie_snapshot_store *store, uint64_t neede
     return 0;
 }
 
-/* The entry of this name is still the directory that we have opened. */
-static bool is_current(const struct kelpie_snapshot_store *store, const char *entry,
-                       int directory) {
+/* The entry of this name is still the directory that we have opened: 1, 0 or -errno. */
+static int look_if_current(const struct kelpie_snapshot_store *store, const char *entry,
+                           int directory) {
     struct kelpie_os_stat mine;
     struct kelpie_os_stat current;
-    return kelpie__os_stat(store->os, directory, "", false, &mine) == 0 &&
-           kelpie__os_stat(store->os, store->directory, entry, false, &current) == 0 &&
-           mine.inode == current.inode && mine.device == current.device;
+    int status = kelpie__os_stat(store->os, directory, "", false, &mine);
+    if (status == 0) {
+        status = kelpie__os_stat(store->os, store->directory, entry, false, &current);
+        status = status == -ENOENT ? 0 : status < 0 ? status : 1;
+    }
+    return status <= 0                                                    ? status
+           : mine.inode == current.inode && mine.device == current.device ? 1
+                                                                          : 0;
+}
+
+static bool is_current(const struct kelpie_snapshot_store *store, const char *entry,
+                       int directory) {
+    return look_if_current(store, entry, directory) == 1;
 }
 
 /* ---- making ---------------------------------------------------------------------------------- */
@@ -296,9 +306,10 @@ static int take(const struct kelpie_snapshot_store *store, const char *entry, bo
         status = is_alone ? kelpie__os_lock(store->os, directory)
                           : kelpie__os_lock_shared(store->os, directory);
     }
-    if (status == 0 && !is_current(store, entry, directory)) {
+    int found = status == 0 ? look_if_current(store, entry, directory) : 1;
+    if (found <= 0) {
         kelpie__ignore(kelpie__os_close(store->os, directory));
-        return fail_not_found(error, entry);
+        return found == 0 ? fail_not_found(error, entry) : fail_io(error, found, "look for", entry);
     }
     if (status == 0) {
         *out = directory;

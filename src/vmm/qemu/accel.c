@@ -36,31 +36,35 @@ static void accel_hash_cpu_line(struct kelpie_hash *hash, const char *cpuinfo, c
     kelpie__hash_text(hash, name);
 }
 
-static void accel_hash_cpu(struct kelpie_os *os, struct kelpie_hash *hash) {
+/* 0 or -errno; what cannot be read counts as empty. */
+static int accel_hash_cpu(struct kelpie_os *os, struct kelpie_hash *hash) {
     char text[ACCEL_CPU_BYTES_MAX];
     KELPIE_ASSERT(hash->high != 0 || hash->low != 0);
-    if (kelpie__small_file_read_start(os, "/proc/cpuinfo", text, sizeof(text)) < 0) {
+    int64_t count = kelpie__small_file_read_start(os, "/proc/cpuinfo", text, sizeof(text));
+    if (count < 0) {
         text[0] = '\0';
     }
     accel_hash_cpu_line(hash, text, "vendor_id");
     accel_hash_cpu_line(hash, text, "model name");
     accel_hash_cpu_line(hash, text, "flags");
+    return count < 0 ? (int)count : 0;
 }
 
-void kelpie__accel_cpu(struct kelpie_os *os, enum kelpie_vmm_accelerator accelerator, char *out,
-                       size_t capacity) {
+int kelpie__accel_cpu(struct kelpie_os *os, enum kelpie_vmm_accelerator accelerator, char *out,
+                      size_t capacity) {
     struct kelpie_hash hash;
     char digest[KELPIE_HASH_CHARACTERS + 1];
     KELPIE_ASSERT(accelerator != KELPIE_VMM_ACCELERATOR_AUTO);
     if (accelerator == KELPIE_VMM_ACCELERATOR_TCG) {
         kelpie__ignore(kelpie__text_copy(out, capacity, "max"));
-        return;
+        return 0;
     }
     kelpie__hash_init(&hash);
-    accel_hash_cpu(os, &hash);
+    int status = accel_hash_cpu(os, &hash);
     kelpie__hash_hex(&hash, digest);
     bool fits = kelpie__text_format(out, capacity, "host-%s", digest);
     KELPIE_ASSERT(fits);
+    return status;
 }
 
 /* What the verdict depends on. What cannot be read counts as empty: the key is then less sharp, and
@@ -75,7 +79,7 @@ static void accel_key(struct kelpie_os *os, const char *qemu_path, char out[]) {
         bool is_read = kelpie__small_file_read_start(os, kernel_files[i], text, sizeof(text)) >= 0;
         kelpie__hash_text(&hash, is_read ? text : "");
     }
-    accel_hash_cpu(os, &hash);
+    kelpie__ignore(accel_hash_cpu(os, &hash));
     kelpie__hash_text(&hash, qemu_path);
     struct kelpie_os_stat stat = {0};
     if (kelpie__os_stat(os, KELPIE_OS_CWD, qemu_path, true, &stat) == 0) {

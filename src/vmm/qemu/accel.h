@@ -28,9 +28,9 @@ KELPIE_MUST_CHECK int kelpie__accel_choose(struct kelpie_os *os, const char *cac
                                            struct kelpie_accel *out, struct kelpie_error *error);
 
 /* The processor that guests see: "max", or "host-" and a digest of what /proc/cpuinfo says of it.
- */
-void kelpie__accel_cpu(struct kelpie_os *os, enum kelpie_vmm_accelerator accelerator, char *out,
-                       size_t capacity);
+ * Gives 0, or -errno when that cannot be read (and counts as empty). */
+int kelpie__accel_cpu(struct kelpie_os *os, enum kelpie_vmm_accelerator accelerator, char *out,
+                      size_t capacity);
 
 /* Remembers the verdict of a trial; when that fails the next start tries again. */
 void kelpie__accel_remember(struct kelpie_os *os, const char *cache_directory,

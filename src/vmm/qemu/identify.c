@@ -74,7 +74,7 @@ int kelpie__qemu_identify(struct kelpie_os *os, const struct kelpie_vmm_spec *sp
     if (status < 0) {
         return status;
     }
-    kelpie__accel_cpu(os, accel.accelerator, cpu, sizeof(cpu));
+    kelpie__ignore(kelpie__accel_cpu(os, accel.accelerator, cpu, sizeof(cpu)));
     kelpie__hash_text(hash, cpu);
     return identify_arguments(os, spec, program, accel.accelerator, hash, error);
 }

@@ -541,7 +541,8 @@ static void qemu_describe(struct kelpie_vmm *vmm, struct kelpie_vmm_description 
         kelpie__text_copy(out->machine, sizeof(out->machine),
                           kelpie__qemu_machine_name(qemu->kernel_kind));
     KELPIE_ASSERT(fits);
-    kelpie__accel_cpu(qemu->os, qemu->accel.accelerator, out->cpu, sizeof(out->cpu));
+    kelpie__ignore(
+        kelpie__accel_cpu(qemu->os, qemu->accel.accelerator, out->cpu, sizeof(out->cpu)));
 }
 
 static void qemu_kill(struct kelpie_vmm *vmm) {

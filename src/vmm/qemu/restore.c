@@ -93,7 +93,10 @@ int kelpie__qemu_restore_check(struct kelpie_qemu *qemu, const struct kelpie_vmm
     if (saved->accelerator == KELPIE_VMM_ACCELERATOR_AUTO) {
         return restore_differs(error, "accelerator", "auto", "kvm or tcg");
     }
-    kelpie__accel_cpu(qemu->os, saved->accelerator, cpu, sizeof(cpu));
+    int status = kelpie__accel_cpu(qemu->os, saved->accelerator, cpu, sizeof(cpu));
+    if (status < 0) {
+        return kelpie__fail(error, KELPIE_E_RESTORE, -status, "look at this host's processor");
+    }
     if (strcmp(saved->cpu, cpu) != 0) {
         return restore_differs(error, "processor", saved->cpu, cpu);
     }
