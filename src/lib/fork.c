@@ -14,7 +14,6 @@
 #define FORK_NAME_BYTES 8u
 #define FORK_LABEL "made by fork"
 #define FORK_BUSY_NS (5 * KELPIE_NS_PER_MS) /* somebody holds a lock for a moment */
-#define FORK_DELETE_TRIES 3u                /* of a VM whose monitor dies meanwhile */
 
 /* One of the VMs. */
 struct fork_child {
@@ -22,7 +21,8 @@ struct fork_child {
     struct kelpie_vm *vm;                 /* owned until it is given; NULL: not made */
     struct kelpie_operation *operation;   /* its start, while that is under way */
     char name[KELPIE_NAME_BYTES_MAX + 1]; /* "": drawn */
-    uint32_t delete_count;
+    bool is_deleting;
+    bool is_gone;
 };
 
 struct kelpie_fork {
@@ -42,6 +42,7 @@ struct kelpie_fork {
     size_t started_count;
     size_t pending;
     int64_t busy_deadline_ns;
+    int64_t delete_deadline_ns;
     struct kelpie_timer timer;
     int status; /* of the first that failed */
     struct kelpie_error error;
@@ -109,40 +110,63 @@ static void fork_finish(struct kelpie_fork *fork) {
     kelpie__callback_leave(kelpie);
 }
 
-static void fork_delete(struct fork_child *child);
+/* ---- what was made goes again ---------------------------------------------------------------- */
+
+static void fork_delete_all(void *context);
+
+/* In a moment, unless it is too late. */
+static bool fork_delete_later(struct kelpie_fork *fork) {
+    struct kelpie_loop *loop = fork->kelpie->loop;
+    if (!kelpie__timer_is_armed(&fork->timer) && loop->now_ns < fork->delete_deadline_ns) {
+        kelpie__timer_arm(loop, &fork->timer, loop->now_ns + FORK_BUSY_NS, fork_delete_all, fork);
+    }
+    return kelpie__timer_is_armed(&fork->timer);
+}
 
 static void fork_deleted(void *context, const struct kelpie_error *error) {
     struct fork_child *child = context;
     struct kelpie_fork *fork = child->fork;
-    KELPIE_ASSERT(fork->pending > 0);
+    KELPIE_ASSERT(fork->pending > 0 && child->is_deleting);
     fork->pending -= 1;
-    if (error != NULL && child->delete_count < FORK_DELETE_TRIES) {
-        fork_delete(child);
-    }
-    if (fork->pending == 0) {
+    child->is_deleting = false;
+    child->is_gone = error == NULL || error->code == KELPIE_E_NOT_FOUND;
+    bool goes_on = !child->is_gone && fork_delete_later(fork);
+    if (fork->pending == 0 && !goes_on && !kelpie__timer_is_armed(&fork->timer)) {
         fork_finish(fork);
     }
 }
 
-/* The first error counts, and what cannot be deleted is closed: an owned VM goes with that. */
-static void fork_delete(struct fork_child *child) {
-    child->delete_count += 1;
-    if (kelpie_vm_delete_async(child->vm, true, fork_deleted, child, NULL, NULL) == 0) {
-        child->fork->pending += 1;
+/* Tried again while somebody holds a VM, as a monitor that is dying does. The first error of the
+ * fork counts, and what cannot be deleted is closed: an owned VM goes with that. */
+static void fork_delete_all(void *context) {
+    struct kelpie_fork *fork = context;
+    bool is_done = true;
+    for (size_t i = 0; i < fork->count; i += 1) {
+        struct fork_child *child = &fork->children[i];
+        if (child->vm == NULL || child->is_gone || child->is_deleting) {
+            continue;
+        }
+        int status = kelpie_vm_delete_async(child->vm, true, fork_deleted, child, NULL, NULL);
+        fork->pending += status == 0 ? 1 : 0;
+        child->is_deleting = status == 0;
+        child->is_gone = status == KELPIE_E_NOT_FOUND;
+        is_done = is_done && (child->is_gone || child->is_deleting);
+    }
+    bool goes_on = !is_done && fork_delete_later(fork);
+    if (fork->pending == 0 && !goes_on) {
+        fork_finish(fork);
     }
 }
 
 /* Every start has ended. */
 static void fork_started_all(struct kelpie_fork *fork) {
     KELPIE_ASSERT(fork->pending == 0);
-    for (size_t i = 0; i < fork->count && fork->status < 0; i += 1) {
-        if (fork->children[i].vm != NULL) {
-            fork_delete(&fork->children[i]);
-        }
-    }
-    if (fork->pending == 0) {
+    if (fork->status == 0) {
         fork_finish(fork);
+        return;
     }
+    fork->delete_deadline_ns = kelpie__loop_deadline(fork->kelpie->loop, KELPIE_CALL_TIMEOUT_MS);
+    fork_delete_all(fork);
 }
 
 /* ---- its steps ------------------------------------------------------------------------------- */

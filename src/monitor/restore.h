@@ -55,7 +55,7 @@ struct kelpie_restore {
     bool is_in_place;            /* the VM has a machine */
     bool is_template;            /* the snapshot is one */
     bool is_old_stilled;         /* and it was made to stand still */
-    bool is_stilling; /* it was asked to, and has not answered */
+    bool is_stilling;            /* it was asked to, and has not answered */
     struct kelpie_error failure; /* code 0: none */
     /* What the VM lives on, owned; NULL: it was booted, or does not live. */
     struct kelpie_source *source;
