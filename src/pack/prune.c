@@ -5,7 +5,9 @@
  * running VM has open lives on; what is wanted again is made again.
  */
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -54,9 +56,20 @@ static const struct prune_limit *prune_limit_of(const char *name) {
     return NULL;
 }
 
+/* Of a temporary name, ".KEY.SUFFIX.PID" or ".KEY.SUFFIX.PID.TRY": by the clock alone, one that
+ * jumps would take what is being written for old. */
+static bool prune_maker_lives(const char *name) {
+    const char *suffix = name + 1 + KELPIE_HASH_CHARACTERS;
+    const char *digits = suffix[0] == '.' ? strchr(suffix + 1, '.') : NULL;
+    long pid = digits == NULL ? 0 : strtol(digits + 1, NULL, 10);
+    KELPIE_ASSERT(prune_is_key(name + 1));
+    return pid > 0 && pid <= INT32_MAX && (kill((pid_t)pid, 0) == 0 || errno == EPERM);
+}
+
 /* A temporary name of output.c, on a file system without O_TMPFILE, whose maker was killed. */
 static bool prune_is_abandoned(const char *name, int64_t age_s) {
-    return name[0] == '.' && prune_is_key(name + 1) && age_s > PRUNE_KEPT_S;
+    return name[0] == '.' && prune_is_key(name + 1) && age_s > PRUNE_KEPT_S &&
+           !prune_maker_lives(name);
 }
 
 static int prune_compare(const void *a, const void *b) {

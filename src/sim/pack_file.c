@@ -136,6 +136,20 @@ int kelpie__sim_pack_write(struct sim_pack_output *output, const void *bytes, si
     return SIM_PACK_OK;
 }
 
+/* By the clock alone, one that jumps would take what is being written for old. */
+static bool pack_maker_lives(struct kelpie_os *os, const char *name) {
+    const char *digits = strrchr(name, '.');
+    uint64_t pid = 0;
+    KELPIE_ASSERT(digits != NULL);
+    int process = kelpie__text_u64(digits + 1, &pid) && pid <= INT32_MAX
+                      ? kelpie__os_open_process(os, (int32_t)pid)
+                      : -ESRCH;
+    if (process >= 0) {
+        kelpie__ignore(kelpie__os_close(os, process)); /* it was only looked at */
+    }
+    return process != -ESRCH;
+}
+
 /* Temporary names whose makers were killed long ago. */
 static void pack_prune(struct sim_pack_output *output) {
     struct kelpie_os *os = output->os;
@@ -151,7 +165,7 @@ static void pack_prune(struct sim_pack_output *output) {
         bool is_ours =
             name[0] == '.' && strspn(name + 1, "0123456789abcdef") == PACK_KEY_CHARACTERS;
         if (is_ours && kelpie__os_stat(os, output->directory, name, false, &stat) == 0 &&
-            now_ns - stat.modified_ns > PACK_KEPT_NS) {
+            now_ns - stat.modified_ns > PACK_KEPT_NS && !pack_maker_lives(os, name)) {
             kelpie__ignore(kelpie__os_unlink(os, output->directory, name, false));
         }
     }

@@ -219,7 +219,8 @@ static void test_cache_is_pruned_of_what_is_old(void **state) {
     make_used(cache_file("2", ".vmlinux"), 24 * 29);
     make_used(cache_file("3", ".cpio"), 24 * 31);   /* of another folder's kind */
     make_used(in_test("kernels/vmlinux"), 24 * 31); /* somebody's own */
-    make_used(in_test("kernels/.44444444444444444444444444444444.vmlinux.12"), 2);
+    make_used(in_test("kernels/.44444444444444444444444444444444.vmlinux.4194305"), 2);
+    make_used(in_test("kernels/.66666666666666666666666666666666.vmlinux.1"), 2); /* he lives */
     make_used(in_test("kernels/.55555555555555555555555555555555.vmlinux.12"), 0);
     /* A file somewhere else does not prune. */
     assert_int_equal(run_pack("kernel", in_test("vmlinux"), in_test("kernels/new"), NULL), 0);
@@ -228,7 +229,8 @@ static void test_cache_is_pruned_of_what_is_old(void **state) {
     assert_false(is_there(cache_file("1", ".vmlinux")));
     assert_true(is_there(cache_file("0", ".vmlinux")) && is_there(cache_file("2", ".vmlinux")));
     assert_true(is_there(cache_file("3", ".cpio")) && is_there(in_test("kernels/vmlinux")));
-    assert_false(is_there(in_test("kernels/.44444444444444444444444444444444.vmlinux.12")));
+    assert_false(is_there(in_test("kernels/.44444444444444444444444444444444.vmlinux.4194305")));
+    assert_true(is_there(in_test("kernels/.66666666666666666666666666666666.vmlinux.1")));
     assert_true(is_there(in_test("kernels/.55555555555555555555555555555555.vmlinux.12")));
     shell("rm -r %s", in_test("kernels"));
 }
