@@ -23,19 +23,21 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
     KELPIE_ASSERT(index < SIM_SWARM_VM_MAX && event->guest != NULL);
     struct sim_ending *ending = &endings->vms[index];
     kelpie__sim_guest_truth(event->guest, &truth);
+    int64_t now_ns = kelpie__sim_now(world);
+    bool is_graceful = truth.went_by_itself && truth.was_asked_to_end;
     bool is_former = truth.id < ending->guest && !ending->is_over;
+    ending->went_ns =
+        is_graceful ? now_ns : ending->went_ns; /* perhaps after one that never moved in */
     if (is_former || (truth.id == ending->guest && ending->is_over)) {
         return;
     }
     bool is_over = truth.went_by_itself || strcmp(event->detail, "destroyed") == 0;
-    int64_t now_ns = kelpie__sim_now(world);
-    bool is_graceful = truth.went_by_itself && truth.was_asked_to_end;
     *ending = (struct sim_ending){.guest = truth.id,
                                   .is_over = is_over,
                                   .was_asked = truth.was_asked_to_end,
                                   .went = truth.went_by_itself,
                                   .time_ns = now_ns,
-                                  .went_ns = is_graceful ? now_ns : ending->went_ns};
+                                  .went_ns = ending->went_ns};
 }
 
 void kelpie__sim_endings_observe(struct sim_endings *endings, struct sim_world *world) {

@@ -14,6 +14,7 @@
 #include "sim/invariants.h"
 #include "sim/liveness.h"
 #include "sim/machine.h"
+#include "sim/recovery.h"
 
 #define RUN_TIME_LIMIT_NS                                                                          \
     (INT64_C(7200) * KELPIE_NS_PER_S) /* of virtual time, for all operations */
@@ -176,6 +177,19 @@ static void run_safety(struct run *run, struct sim_run_result *out) {
     }
 }
 
+/* Between the halves of a run, in one of three each: an idle time, a power loss. What is broken for
+ * good has to be outlived by the rest only, and is left out. */
+static void run_between(struct run *run, struct sim_run_result *out) {
+    uint64_t choice = kelpie__sim_fault_hash(run->options->seed, "between", "run", 0, 0) % 3;
+    bool is_good = run->swarm.damage != SIM_SWARM_DAMAGE_NONE || choice == 2 ||
+                   (choice == 1 ? kelpie__sim_recovery(run->world) : kelpie__sim_idle(run->world));
+    if (!is_good) {
+        const char *failure = kelpie__sim_world_failure(run->world);
+        conclude(out, failure == NULL ? KELPIE_SIM_NO_LIVENESS : verdict_of(failure),
+                 failure == NULL ? "no liveness: an idle world does not rest" : failure);
+    }
+}
+
 static void run_liveness(struct run *run, struct sim_run_result *out) {
     char pending[SIM_PENDING_BYTES_MAX] = "";
     if (!kelpie__sim_liveness(run->world, run->swarm.damage, pending)) {
@@ -225,6 +239,9 @@ void kelpie__sim_run(const struct sim_run_options *options, struct sim_run_resul
         options->begun(options->begun_context, run.world);
     }
     run_safety(&run, out);
+    if (out->verdict == KELPIE_SIM_PASS) {
+        run_between(&run, out);
+    }
     if (out->verdict == KELPIE_SIM_PASS) {
         run_liveness(&run, out);
     }

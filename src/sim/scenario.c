@@ -15,53 +15,14 @@
 #include "sim/install.h"
 #include "sim/invariants.h"
 #include "sim/liveness.h"
+#include "sim/recovery.h"
 #include "sim/scenario_step.h"
 
 #define SCENE_TIME_LIMIT_NS (INT64_C(1800) * KELPIE_NS_PER_S)
 #define SCENE_REST_NS (100 * KELPIE_NS_PER_MS)
 #define SCENE_LOOKS_MAX 400u /* 40 s: longer than anybody is stopped */
-#define SCENE_FILE_BYTES_MAX 65536u
-#define FNV_PRIME UINT64_C(0x100000001b3)
 
 /* ---- those who look -------------------------------------------------------------------------- */
-
-static uint64_t mix(uint64_t hash, const void *bytes, size_t count) {
-    const uint8_t *at = bytes;
-    for (size_t i = 0; i < count; i += 1) {
-        hash = (hash ^ at[i]) * FNV_PRIME;
-    }
-    return hash;
-}
-
-/* Names and bytes of all files in one directory of VMs, two levels deep. */
-static uint64_t tree_hash(struct sim_world *world, const char *root, uint64_t hash) {
-    struct sim_disk *disk = kelpie__sim_world_disk(world);
-    char directory[SIM_PATH_BYTES_MAX];
-    char path[SIM_PATH_BYTES_MAX];
-    char name[256];
-    uint64_t outer = 0;
-    char *bytes = malloc(SCENE_FILE_BYTES_MAX);
-    while (bytes != NULL && kelpie__sim_disk_walk(disk, root, &outer, name)) { /* bound: its VMs */
-        uint64_t inner = 0;
-        hash = mix(hash, name, strlen(name) + 1);
-        kelpie__ignore(snprintf(directory, sizeof(directory), "%s/%s", root, name));
-        while (kelpie__sim_disk_walk(disk, directory, &inner, name)) { /* bound: its files */
-            hash = mix(hash, name, strlen(name) + 1);
-            kelpie__ignore(snprintf(path, sizeof(path), "%.700s/%s", directory, name));
-            int64_t size = kelpie__sim_disk_peek(disk, false, path, bytes, SCENE_FILE_BYTES_MAX);
-            hash = mix(hash, &size, sizeof(size));
-            hash = mix(hash, bytes,
-                       size < 0 ? 0 : kelpie__min_u64((uint64_t)size, SCENE_FILE_BYTES_MAX));
-        }
-    }
-    free(bytes);
-    return hash;
-}
-
-static uint64_t trees(struct sim_world *world) {
-    uint64_t hash = tree_hash(world, SIM_STATE_DIRECTORY "/vms", 1);
-    return tree_hash(world, SIM_RUNTIME_DIRECTORY "/vms", hash);
-}
 
 /* What answers has been seen; a VM that is held by somebody who is stopped is asked again. */
 static bool look(struct sim_player *player) {
@@ -247,8 +208,9 @@ static void scene_look(struct sim_scene *scene) {
         goes_on = scene_client(scene, index, looker_main);
     } while (goes_on && scene->out->crashes != crashes && index + 2 < SIM_SWARM_CLIENT_MAX);
     if (goes_on && scene->options->is_recovery) {
-        uint64_t once = trees(scene->world);
-        bool is_same = scene_client(scene, index + 1, looker_main) && trees(scene->world) == once;
+        uint64_t once = kelpie__sim_recovery_trees(scene->world);
+        bool is_same = scene_client(scene, index + 1, looker_main) &&
+                       kelpie__sim_recovery_trees(scene->world) == once;
         if (!is_same && scene->out->run.verdict == KELPIE_SIM_PASS) {
             conclude(scene, KELPIE_SIM_BROKEN,
                      "invariant 24: recovering twice leaves other files than once");

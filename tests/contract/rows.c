@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The contract's 21 rows (src/sim/contract.c), which the simulator runs with faults, on real VMs:
+ * the same source behind another table. What a real backend cannot do on demand (let a boot, a
+ * pause, a command or a snapshot fail) it refuses; the row then checks the same calls where they
+ * succeed.
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "harness/harness.h"
+#include "harness/leftovers.h"
+#include "lib/internal.h"
+#include "os/os_call.h"
+#include "sim/contract.h"
+#include "store/manifest.h"
+
+#define ROW_TIMEOUT_S 300u
+#define ROW_PATH_BYTES_MAX 4096u
+
+struct row_run {
+    const struct harness *harness;
+    uint64_t drawn; /* numbers so far */
+};
+
+static uint64_t row_random(struct sim_contract *contract) {
+    struct row_run *run = contract->context;
+    run->drawn += 1;
+    return harness_random(run->harness, "row", run->drawn);
+}
+
+/* Faults on demand are the simulator's; tests/contract/faults.c has those that real programs can be
+ * given. */
+static bool row_fault(struct sim_contract *contract, const char *name, uint32_t thousandth) {
+    HARNESS_CHECK(contract->context != NULL && name[0] != '\0' && thousandth < 1000);
+    return false;
+}
+
+static void row_fail(struct sim_contract *contract, const char *text) {
+    HARNESS_CHECK(contract->has_failed || text != NULL);
+    harness_fail(__FILE__, __LINE__, "%s", text);
+}
+
+static void snapshot_path(const struct sim_contract *contract, const char *snapshot,
+                          const char *file, char out[ROW_PATH_BYTES_MAX]) {
+    const struct row_run *run = contract->context;
+    int length = snprintf(out, ROW_PATH_BYTES_MAX, "%s/snapshots/%s/%s",
+                          run->harness->state_directory, snapshot, file);
+    HARNESS_CHECK(length > 0 && (size_t)length < ROW_PATH_BYTES_MAX);
+}
+
+/* A bit of one of its files, whichever the seed says. */
+static bool row_damage(struct sim_contract *contract, const char *snapshot) {
+    static const char *const files[] = {"manifest.json", "checksums", "device", "memory"};
+    char path[ROW_PATH_BYTES_MAX];
+    char byte = 0;
+    uint64_t hash = row_random(contract);
+    snapshot_path(contract, snapshot, files[hash % KELPIE_ARRAY_COUNT(files)], path);
+    int file = open(path, O_RDWR | O_CLOEXEC);
+    HARNESS_CHECK(file >= 0, "open %s", path);
+    off_t end = lseek(file, 0, SEEK_END);
+    off_t at = end > 0 ? (off_t)((hash >> 8) % (uint64_t)end) : 0;
+    bool is_read = pread(file, &byte, 1, at) == 1;
+    byte = (char)(byte ^ 1 << (hash >> 2) % 8);
+    bool is_changed = is_read && pwrite(file, &byte, 1, at) == 1;
+    close(file);
+    return is_changed;
+}
+
+static bool row_relabel(struct sim_contract *contract, const char *snapshot,
+                        const char *architecture) {
+    struct kelpie_os *os = contract->kelpie->os;
+    struct kelpie_manifest manifest;
+    char path[ROW_PATH_BYTES_MAX];
+    snapshot_path(contract, snapshot, "", path);
+    int directory =
+        kelpie__os_open(os, KELPIE_OS_CWD, path, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
+    HARNESS_CHECK(directory >= 0, "open %s", path);
+    bool is_done = kelpie__manifest_read(os, directory, &manifest, NULL) == 0;
+    if (is_done) {
+        snprintf(manifest.architecture, sizeof(manifest.architecture), "%s", architecture);
+        is_done = kelpie__manifest_write(os, directory, &manifest, false, NULL) == 0;
+    }
+    kelpie__ignore(kelpie__os_close(os, directory));
+    return is_done;
+}
+
+static void run_row(const struct harness *harness, const struct sim_contract_row *row,
+                    struct sim_contract *contract) {
+    const struct kelpie_open_options options = {
+        .struct_size = sizeof(options),
+        .state_directory = harness->state_directory,
+        .runtime_directory = harness->runtime_directory,
+        .cache_directory = harness->cache_directory,
+        .libexec_directory = harness->libexec_directory,
+    };
+    struct row_run run = {.harness = harness};
+    char path[ROW_PATH_BYTES_MAX];
+    struct kelpie_error error = {0};
+    *contract = (struct sim_contract){.seed = harness->seed,
+                                      .scale = harness->scale,
+                                      .fault = row_fault,
+                                      .fail = row_fail,
+                                      .random = row_random,
+                                      .damage = row_damage,
+                                      .relabel = row_relabel,
+                                      .context = &run};
+    int status = kelpie_open(&options, &contract->kelpie, &error);
+    HARNESS_CHECK(status == 0, "open: %s", error.message);
+    row->run(contract);
+    kelpie_close(contract->kelpie);
+    snapshot_path(contract, "", "", path);
+    leftovers_remove(path); /* in the simulator they go with their world */
+}
+
+/* The row of the test's name. Row 10 is about two runs of one seed: what the calls gave is
+ * compared. */
+static void run_named(const struct harness *harness) {
+    static struct sim_contract first;
+    static struct sim_contract second;
+    for (uint32_t i = 0; i < SIM_CONTRACT_ROW_COUNT; i += 1) {
+        const struct sim_contract_row *row = &kelpie__sim_contract_rows[i];
+        if (strcmp(row->name, harness->test) != 0) {
+            continue;
+        }
+        run_row(harness, row, &first);
+        if (strcmp(row->name, "determinism") == 0) {
+            run_row(harness, row, &second);
+            HARNESS_CHECK(first.outcome_count == second.outcome_count &&
+                              memcmp(first.outcomes, second.outcomes,
+                                     first.outcome_count * sizeof(first.outcomes[0])) == 0,
+                          "the same seed gave other outcomes");
+        }
+        return;
+    }
+    harness_fail(__FILE__, __LINE__, "no row %s", harness->test);
+}
+
+int main(int argc, char **argv) {
+    struct harness_test tests[SIM_CONTRACT_ROW_COUNT];
+    for (uint32_t i = 0; i < SIM_CONTRACT_ROW_COUNT; i += 1) {
+        tests[i] =
+            (struct harness_test){kelpie__sim_contract_rows[i].name, run_named, ROW_TIMEOUT_S};
+    }
+    return harness_main(argc, argv, "contract-rows", tests, SIM_CONTRACT_ROW_COUNT);
+}
