@@ -200,7 +200,7 @@ static void command_swap_back(struct shell *shell, const struct command *command
 }
 
 static int command_fail(struct shell *shell, const char *name, int status) {
-    if (status == -ENOENT && strchr(name, '/') == NULL) {
+    if (status == -ENOENT) { /* with a path, too: as busybox says it */
         kelpie__sim_shell_complain(shell, "%s: not found", name);
     } else {
         kelpie__sim_shell_complain(shell, "%s: %s", name, kelpie__sim_errno_text(status));
