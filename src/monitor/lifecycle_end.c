@@ -156,10 +156,12 @@ static enum kelpie_vm_state lifecycle_judge(struct kelpie_lifecycle *lifecycle,
 static void lifecycle_ended_running(struct kelpie_lifecycle *lifecycle,
                                     const struct kelpie_vmm_end *end) {
     struct kelpie_error why = {0};
-    /* One that panicked on its way did not go by itself. */
-    bool was_graceful = lifecycle->is_stopping && !lifecycle->is_kill_wanted &&
-                        !lifecycle->has_failure && lifecycle->monitor->guest.has_said_goodbye &&
-                        !lifecycle->monitor->console.is_panic;
+    /* A guest that has said goodbye may still panic, or be killed, before it has gone. */
+    bool was_killed = end->has_exit && end->exit.is_signalled &&
+                      end->kind != KELPIE_VMM_END_RESET && end->kind != KELPIE_VMM_END_POWER_OFF;
+    bool has_gone = !was_killed && !lifecycle->monitor->console.is_panic;
+    bool was_graceful = lifecycle->is_stopping && !lifecycle->is_kill_wanted && has_gone &&
+                        !lifecycle->has_failure && lifecycle->monitor->guest.has_said_goodbye;
     enum kelpie_vm_state next = lifecycle_judge(lifecycle, end, &why);
     KELPIE_SOMETIMES(lifecycle->monitor->os, "a stop was graceful", was_graceful);
     lifecycle_end_vmm(lifecycle, &why);

@@ -104,6 +104,7 @@ static void bury(struct sim_process *process) {
     struct sim_machine *machine = process->machine;
     char detail[32];
     KELPIE_ASSERT(process->is_ending && process->state < SIM_PROCESS_ZOMBIE);
+    process->memory_bytes_left = process->memory_bytes;
     kelpie__sim_handles_close(process);
     process->signals = NULL;
     kelpie__sim_process_release(process);

@@ -409,10 +409,11 @@ static void check_runs_alone(struct sim_invariants *invariants, struct sim_guest
 
 static void check_memory(struct sim_invariants *invariants, const struct sim_process *ended) {
     bool is_ours = strcmp(ended->role, "monitor") == 0 || strcmp(ended->role, "client") == 0;
-    if (is_ours && !ended->exit.is_signalled && ended->exit.value == 0 && ended->memory_bytes > 0) {
-        kelpie__sim_world_fail(invariants->world,
-                               "invariant 25: %s (pid %d) ends with %llu bytes allocated",
-                               ended->role, ended->pid, (unsigned long long)ended->memory_bytes);
+    if (is_ours && !ended->exit.is_signalled && ended->exit.value == 0 &&
+        ended->memory_bytes_left > 0) {
+        kelpie__sim_world_fail(
+            invariants->world, "invariant 25: %s (pid %d) ends with %llu bytes allocated",
+            ended->role, ended->pid, (unsigned long long)ended->memory_bytes_left);
     }
 }
 
