@@ -18,16 +18,19 @@ static enum kelpie_vmm_backend backend_take(struct kelpie_monitor *monitor,
     return backend;
 }
 
+/* libkrun only where QEMU is not installed for certain: what could not be looked at is told by the
+ * start on QEMU that follows. */
 static enum kelpie_vmm_backend backend_auto(struct kelpie_monitor *monitor) {
     struct kelpie_error error = {0};
-    if (kelpie__vmm_find(kelpie__vmm_driver(KELPIE_VMM_BACKEND_QEMU), monitor->os, &error) == 0) {
+    int status = kelpie__vmm_find(kelpie__vmm_driver(KELPIE_VMM_BACKEND_QEMU), monitor->os, &error);
+    if (status == 0) {
         return backend_take(monitor, KELPIE_VMM_BACKEND_QEMU, "QEMU is installed, and can do all");
     }
-    if (monitor->config.accelerator != KELPIE_ACCELERATOR_TCG &&
+    KELPIE_ASSERT(error.code < 0);
+    if (status == KELPIE_E_UNAVAILABLE && monitor->config.accelerator != KELPIE_ACCELERATOR_TCG &&
         kelpie__vmm_find(kelpie__vmm_driver(KELPIE_VMM_BACKEND_KRUN), monitor->os, &error) == 0) {
         return backend_take(monitor, KELPIE_VMM_BACKEND_KRUN, "there is no QEMU, but KVM");
     }
-    KELPIE_ASSERT(error.code < 0);
     return backend_take(monitor, KELPIE_VMM_BACKEND_QEMU, "none was found");
 }
 

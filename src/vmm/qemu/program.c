@@ -5,6 +5,7 @@
  */
 #include "vmm/qemu/program.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -16,30 +17,36 @@
 #define PROGRAM_DEFAULT_PATH "/usr/local/bin:/usr/bin:/bin"
 #define PROGRAM_PATH_BYTES_MAX 4096u
 
-static bool program_is_there(struct kelpie_os *os, const char *path) {
+/* 1 or 0; -errno when nobody can tell. */
+static int program_is_there(struct kelpie_os *os, const char *path) {
     KELPIE_ASSERT(path[0] != '\0');
     struct kelpie_os_stat stat;
-    return kelpie__os_stat(os, KELPIE_OS_CWD, path, true, &stat) == 0 &&
-           stat.kind == KELPIE_OS_KIND_FILE && (stat.mode & PROGRAM_EXECUTABLE_BITS) != 0;
+    int status = kelpie__os_stat(os, KELPIE_OS_CWD, path, true, &stat);
+    if (status == -ENOENT || status == -ENOTDIR || status == -EACCES) {
+        return 0;
+    }
+    bool is_program = status == 0 && stat.kind == KELPIE_OS_KIND_FILE &&
+                      (stat.mode & PROGRAM_EXECUTABLE_BITS) != 0;
+    return status < 0 ? status : is_program;
 }
 
 /* Tries each directory of `list`, a value of PATH. Relative ones are passed over: the monitor's
- * directory is nobody's. */
-static bool program_search(struct kelpie_os *os, const char *list, char *out, size_t capacity) {
+ * directory is nobody's. As program_is_there. */
+static int program_search(struct kelpie_os *os, const char *list, char *out, size_t capacity) {
     const char *next = list;
-    for (uint32_t i = 0; i < PROGRAM_SEARCH_COUNT_MAX && next != NULL; i += 1) {
+    int found = 0;
+    for (uint32_t i = 0; i < PROGRAM_SEARCH_COUNT_MAX && next != NULL && found == 0; i += 1) {
         const char *end = strchr(next, ':');
         size_t length = end != NULL ? (size_t)(end - next) : strlen(next);
         if (length > 0 && next[0] == '/' && length < capacity) {
             int written = snprintf(out, capacity, "%.*s/%s", (int)length, next, PROGRAM_NAME);
             KELPIE_ASSERT(written > 0);
-            if ((size_t)written < capacity && program_is_there(os, out)) {
-                return true;
-            }
+            found = (size_t)written < capacity ? program_is_there(os, out) : 0;
         }
         next = end != NULL ? end + 1 : NULL;
     }
-    return false;
+    KELPIE_ASSERT(found <= 1);
+    return found;
 }
 
 int kelpie__qemu_program_find(struct kelpie_os *os, char *out, size_t capacity,
@@ -48,7 +55,8 @@ int kelpie__qemu_program_find(struct kelpie_os *os, char *out, size_t capacity,
     char found[PROGRAM_PATH_BYTES_MAX];
     const char *chosen = kelpie__os_environment(os, "KELPIE_QEMU");
     if (chosen != NULL && chosen[0] != '\0') {
-        if (chosen[0] != '/' || strlen(chosen) >= sizeof(found) || !program_is_there(os, chosen)) {
+        if (chosen[0] != '/' || strlen(chosen) >= sizeof(found) ||
+            program_is_there(os, chosen) != 1) {
             return kelpie__fail(error, KELPIE_E_UNAVAILABLE, 0,
                                 "KELPIE_QEMU names no program: \"%s\"; give the absolute path of "
                                 "qemu-system-x86_64",
@@ -60,7 +68,11 @@ int kelpie__qemu_program_find(struct kelpie_os *os, char *out, size_t capacity,
         if (list == NULL || list[0] == '\0') {
             list = PROGRAM_DEFAULT_PATH;
         }
-        if (!program_search(os, list, found, sizeof(found))) {
+        int is_found = program_search(os, list, found, sizeof(found));
+        if (is_found < 0) {
+            return kelpie__fail(error, KELPIE_E_IO, -is_found, "look for QEMU: \"%s\"", found);
+        }
+        if (is_found == 0) {
             return kelpie__fail(
                 error, KELPIE_E_UNAVAILABLE, 0,
                 "QEMU is not installed: no qemu-system-x86_64 in \"%s\"; install it "
@@ -70,7 +82,7 @@ int kelpie__qemu_program_find(struct kelpie_os *os, char *out, size_t capacity,
     }
     int status = kelpie__os_real_path(os, found, out, capacity);
     if (status < 0) {
-        return kelpie__fail(error, KELPIE_E_UNAVAILABLE, -status, "resolve \"%s\"", found);
+        return kelpie__fail(error, KELPIE_E_IO, -status, "resolve \"%s\"", found);
     }
     KELPIE_ASSERT(out[0] == '/');
     return 0;
