@@ -50,11 +50,13 @@ static bool configure_machine(const struct configure *configure) {
     const struct kelpie_krun_options *options = configure->options;
     uint32_t most = CONFIGURE_CPU_COUNT_MAX;
     if (configure->library->get_max_vcpus != NULL) {
+        kelpie__krun_tell_call("krun_get_max_vcpus");
+        errno = 0;
         int32_t host = configure->library->get_max_vcpus();
         if (host < 0) {
-            kelpie__krun_tell_error("KVM cannot be used: open /dev/kvm: %s; load kvm_amd or "
-                                    "kvm_intel, or use the backend qemu",
-                                    strerror(errno != 0 ? errno : -host));
+            kelpie__krun_tell_missing("KVM cannot be used: open /dev/kvm: %s; load kvm_amd or "
+                                      "kvm_intel, or use the backend qemu",
+                                      strerror(errno != 0 ? errno : -host));
             return false;
         }
         most = host > 0 && (uint32_t)host < most ? (uint32_t)host : most;
@@ -160,9 +162,9 @@ static bool configure_root(const struct configure *configure) {
 static bool configure_disks(const struct configure *configure) {
     const struct kelpie_krun_options *options = configure->options;
     if (options->disk_count > 0 && !kelpie__krun_library_has_disks(configure->library)) {
-        kelpie__krun_tell_error("this libkrun was built without block devices, which Kelpie's "
-                                "root file systems are; build it with the feature blk, or use "
-                                "the backend qemu");
+        kelpie__krun_tell_missing("this libkrun was built without block devices, which Kelpie's "
+                                  "root file systems are; build it with the feature blk, or use "
+                                  "the backend qemu");
         return false;
     }
     for (uint32_t i = 0; i < options->disk_count; i += 1) {

@@ -19,21 +19,38 @@
      LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_MAKE_FIFO |   \
      LANDLOCK_ACCESS_FS_MAKE_BLOCK | LANDLOCK_ACCESS_FS_MAKE_SYM)
 
-/* glibc has no functions for these. */
-static int confine_create(void) {
-    const struct landlock_ruleset_attr attributes = {.handled_access_fs = CONFINE_WRITES};
+#define CONFINE_TRUNCATE (UINT64_C(1) << 14) /* LANDLOCK_ACCESS_FS_TRUNCATE, of Linux 6.2 */
+#define CONFINE_TRUNCATE_VERSION 3
+
+/* glibc has no functions for these. 0: the kernel knows nothing of it. */
+static long confine_version(void) {
+    long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+    KELPIE_ASSERT(version >= -1);
+    return version < 0 ? 0 : version;
+}
+
+/* The right to cut a file, where the kernel knows one. */
+static uint64_t confine_truncate(long version) {
+    KELPIE_ASSERT(version > 0);
+    return version >= CONFINE_TRUNCATE_VERSION ? CONFINE_TRUNCATE : 0;
+}
+
+static int confine_create(long version) {
+    const struct landlock_ruleset_attr attributes = {
+        .handled_access_fs = CONFINE_WRITES | confine_truncate(version)};
     return (int)syscall(SYS_landlock_create_ruleset, &attributes, sizeof(attributes), 0);
 }
 
 /* A file that is not there needs no rule. */
-static bool confine_allow(int rules, const char *path) {
+static bool confine_allow(int rules, long version, const char *path) {
     int file = open(path, O_PATH | O_CLOEXEC);
     KELPIE_ASSERT(rules >= 0 && path[0] == '/');
     if (file < 0) {
         return errno == ENOENT;
     }
-    const struct landlock_path_beneath_attr rule = {.allowed_access = LANDLOCK_ACCESS_FS_WRITE_FILE,
-                                                    .parent_fd = file};
+    const struct landlock_path_beneath_attr rule = {
+        .allowed_access = LANDLOCK_ACCESS_FS_WRITE_FILE | confine_truncate(version),
+        .parent_fd = file};
     long status = syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &rule, 0);
     int error_number = errno;
     close(file);
@@ -41,28 +58,35 @@ static bool confine_allow(int rules, const char *path) {
     return status == 0;
 }
 
-static bool confine_apply(int rules, const struct kelpie_krun_options *options) {
+static bool confine_apply(int rules, long version, const struct kelpie_krun_options *options) {
     static const char *const devices[] = {"/dev/kvm", "/dev/null"};
     bool is_good = true;
     for (size_t i = 0; is_good && i < KELPIE_ARRAY_COUNT(devices); i += 1) {
-        is_good = confine_allow(rules, devices[i]);
+        is_good = confine_allow(rules, version, devices[i]);
     }
     for (uint32_t i = 0; is_good && i < options->disk_count; i += 1) {
         const struct kelpie_krun_disk *disk = &options->disks[i];
-        is_good = disk->is_read_only || confine_allow(rules, disk->path);
+        is_good = disk->is_read_only || confine_allow(rules, version, disk->path);
     }
     KELPIE_ASSERT(options->disk_count <= KELPIE_ARRAY_COUNT(options->disks));
     return is_good && syscall(SYS_landlock_restrict_self, rules, 0) == 0;
 }
 
-bool kelpie__krun_confine(const struct kelpie_krun_options *options) {
-    int rules = confine_create();
-    if (rules < 0 && (errno == ENOSYS || errno == EOPNOTSUPP)) {
+bool kelpie__krun_confine(const struct kelpie_krun_library *library,
+                          const struct kelpie_krun_options *options) {
+    long version = confine_version();
+    if (version == 0) {
         kelpie__krun_tell("has no-landlock");
-        return true;
+        if (library->add_virtiofs3 == NULL) {
+            kelpie__krun_tell_missing("this libkrun lets a guest write to a directory of the host, "
+                                      "and this kernel has no Landlock to keep it from that; "
+                                      "install libkrun 1.18.0 or newer");
+        }
+        return library->add_virtiofs3 != NULL;
     }
     KELPIE_ASSERT(options->staging != NULL);
-    bool is_good = rules >= 0 && confine_apply(rules, options);
+    int rules = confine_create(version);
+    bool is_good = rules >= 0 && confine_apply(rules, version, options);
     if (!is_good) {
         kelpie__krun_tell_error("confine the VM by Landlock: %s", strerror(errno));
     }

@@ -83,6 +83,8 @@ KELPIE_MUST_CHECK bool kelpie__krun_options_read(int argc, char **argv,
 void kelpie__krun_tell_call(const char *name);
 /* "error TEXT" */
 KELPIE_PRINTF(1, 2) void kelpie__krun_tell_error(const char *format, ...);
+/* "missing TEXT" */
+KELPIE_PRINTF(1, 2) void kelpie__krun_tell_missing(const char *format, ...);
 /* Any other: "start", "returned ERRNO", "has NAME", "version TEXT". */
 KELPIE_PRINTF(1, 2) void kelpie__krun_tell(const char *format, ...);
 
@@ -105,7 +107,9 @@ int64_t kelpie__krun_configure(const struct kelpie_krun_library *library,
 /* ---- confine.c ---- */
 
 /* From here on nothing can be written but the disks that may be and the devices a VM needs. False
- * after an error line; a kernel without Landlock is told ("has") and is no error. */
-KELPIE_MUST_CHECK bool kelpie__krun_confine(const struct kelpie_krun_options *options);
+ * after an error line. A kernel without Landlock is told ("has"), and is an error where the library
+ * gives the guest a directory of the host to write to. */
+KELPIE_MUST_CHECK bool kelpie__krun_confine(const struct kelpie_krun_library *library,
+                                            const struct kelpie_krun_options *options);
 
 #endif

@@ -62,7 +62,7 @@ int kelpie_krun_main(int argc, char **argv) {
         return launcher_probe(&library);
     }
     int64_t ctx = kelpie__krun_configure(&library, &options);
-    if (ctx < 0 || !kelpie__krun_confine(&options)) {
+    if (ctx < 0 || !kelpie__krun_confine(&library, &options)) {
         return KELPIE_KRUN_FAILED;
     }
     kelpie__krun_tell("start");

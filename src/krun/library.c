@@ -50,8 +50,8 @@ static void *library_open(const char *name, const char *what) {
     void *handle = dlopen(name, RTLD_NOW | RTLD_LOCAL);
     if (handle == NULL) {
         const char *reason = dlerror();
-        kelpie__krun_tell_error("%s cannot be loaded: %s; %s", what,
-                                reason != NULL ? reason : "no reason is known", LIBRARY_INSTALL);
+        kelpie__krun_tell_missing("%s cannot be loaded: %s; %s", what,
+                                  reason != NULL ? reason : "no reason is known", LIBRARY_INSTALL);
     }
     return handle;
 }
@@ -61,8 +61,8 @@ static bool library_resolve(void *handle, const struct library_call *call,
     void *symbol = dlsym(handle, call->name);
     KELPIE_ASSERT(call->offset + sizeof(symbol) <= sizeof(*out));
     if (symbol == NULL && call->is_needed) {
-        kelpie__krun_tell_error("this libkrun has no %s: it is older than 1.17.0; %s", call->name,
-                                LIBRARY_INSTALL);
+        kelpie__krun_tell_missing("this libkrun has no %s: it is older than 1.17.0; %s", call->name,
+                                  LIBRARY_INSTALL);
         return false;
     }
     /* ISO C has no cast between the two kinds of pointer; POSIX says that they are of one size. */

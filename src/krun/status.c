@@ -34,6 +34,13 @@ void kelpie__krun_tell_error(const char *format, ...) {
     va_end(arguments);
 }
 
+void kelpie__krun_tell_missing(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    status_line("missing ", format, arguments);
+    va_end(arguments);
+}
+
 void kelpie__krun_tell(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);

@@ -27,27 +27,58 @@ static enum kelpie_vmm_backend backend_auto(struct kelpie_monitor *monitor) {
         return backend_take(monitor, KELPIE_VMM_BACKEND_QEMU, "QEMU is installed, and can do all");
     }
     KELPIE_ASSERT(error.code < 0);
-    if (status == KELPIE_E_UNAVAILABLE && monitor->config.accelerator != KELPIE_ACCELERATOR_TCG &&
+    bool fits_krun =
+        monitor->config.accelerator != KELPIE_ACCELERATOR_TCG && monitor->config.kernel[0] == '\0';
+    if (status == KELPIE_E_UNAVAILABLE && fits_krun &&
         kelpie__vmm_find(kelpie__vmm_driver(KELPIE_VMM_BACKEND_KRUN), monitor->os, &error) == 0) {
         return backend_take(monitor, KELPIE_VMM_BACKEND_KRUN, "there is no QEMU, but KVM");
     }
     return backend_take(monitor, KELPIE_VMM_BACKEND_QEMU, "none was found");
 }
 
-void kelpie__backend_choose(struct kelpie_monitor *monitor, bool needs_snapshot) {
+static enum kelpie_vmm_backend backend_pick(struct kelpie_monitor *monitor, bool needs_snapshot) {
     switch (monitor->config.backend) {
     case KELPIE_BACKEND_KRUN:
-        monitor->backend = backend_take(monitor, KELPIE_VMM_BACKEND_KRUN, "asked for");
-        break;
+        return backend_take(monitor, KELPIE_VMM_BACKEND_KRUN, "asked for");
     case KELPIE_BACKEND_QEMU:
-        monitor->backend = backend_take(monitor, KELPIE_VMM_BACKEND_QEMU, "asked for");
-        break;
+        return backend_take(monitor, KELPIE_VMM_BACKEND_QEMU, "asked for");
     case KELPIE_BACKEND_AUTO:
-        monitor->backend =
-            needs_snapshot ? backend_take(monitor, KELPIE_VMM_BACKEND_QEMU, "a snapshot needs it")
-                           : backend_auto(monitor);
         break;
+    }
+    return needs_snapshot ? backend_take(monitor, KELPIE_VMM_BACKEND_QEMU, "a snapshot needs it")
+                          : backend_auto(monitor);
+}
+
+int kelpie__backend_can_restore(struct kelpie_monitor *monitor, struct kelpie_error *error) {
+    if (monitor->lifecycle.vmm == NULL) {
+        monitor->backend = backend_pick(monitor, true);
     }
     const struct kelpie_vmm_operations *driver = kelpie__vmm_driver(monitor->backend);
     KELPIE_ASSERT(driver->name[0] != '\0');
+    if ((driver->capabilities & KELPIE_VMM_CAN_SNAPSHOT) == 0) {
+        return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
+                            "the backend \"%s\" cannot restore a VM; use qemu", driver->name);
+    }
+    return 0;
+}
+
+int kelpie__backend_choose(struct kelpie_monitor *monitor, bool needs_snapshot,
+                           struct kelpie_error *error) {
+    monitor->backend = backend_pick(monitor, needs_snapshot);
+    const struct kelpie_vmm_operations *driver = kelpie__vmm_driver(monitor->backend);
+    bool can_restore = (driver->capabilities & KELPIE_VMM_CAN_SNAPSHOT) != 0;
+    KELPIE_ASSERT(driver->name[0] != '\0');
+    if (needs_snapshot && !can_restore) {
+        return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
+                            "start: the backend \"%s\" cannot start a VM from a snapshot; use "
+                            "qemu",
+                            driver->name);
+    }
+    if (monitor->backend == KELPIE_VMM_BACKEND_KRUN && monitor->config.kernel[0] != '\0') {
+        return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
+                            "start: the backend \"%s\" runs libkrunfw's kernel; leave out "
+                            "\"%.200s\", or use qemu",
+                            driver->name, monitor->config.kernel);
+    }
+    return 0;
 }

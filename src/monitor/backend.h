@@ -10,7 +10,14 @@
 
 struct kelpie_monitor;
 
-/* Sets the monitor's backend, and the reason in its record. */
-void kelpie__backend_choose(struct kelpie_monitor *monitor, bool needs_snapshot);
+/* Sets the monitor's backend, and the reason in its record. UNSUPPORTED when the one that was asked
+ * for cannot do what the start needs. */
+KELPIE_MUST_CHECK int kelpie__backend_choose(struct kelpie_monitor *monitor, bool needs_snapshot,
+                                             struct kelpie_error *error);
+
+/* Whether the backend of the VM that runs, or of its next start, can restore it; else
+ * UNSUPPORTED. */
+KELPIE_MUST_CHECK int kelpie__backend_can_restore(struct kelpie_monitor *monitor,
+                                                  struct kelpie_error *error);
 
 #endif

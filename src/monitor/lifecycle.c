@@ -16,6 +16,7 @@
 
 #define LIFECYCLE_SAVE_RETRY_NS (100 * KELPIE_NS_PER_MS)
 /* less than what the library adds to the deadlines of its calls */
+#define LIFECYCLE_TRIAL_MORE_NS (4 * KELPIE_NS_PER_S)
 #define LIFECYCLE_SILENCE_NS (4 * KELPIE_NS_PER_S)
 
 struct kelpie_lifecycle *kelpie__lifecycle_of(struct kelpie_monitor *monitor) {
@@ -168,6 +169,7 @@ static void lifecycle_vmm_event(void *context, const struct kelpie_vmm_event *ev
     KELPIE_ASSERT(lifecycle->vmm != NULL);
     switch (event->type) {
     case KELPIE_VMM_EVENT_STARTED:
+        lifecycle->is_vmm_up = true;
         if (KELPIE_CANARY(lifecycle->monitor->os, 1)) {
             kelpie__lifecycle_guest_live(lifecycle->monitor);
         }
@@ -208,12 +210,17 @@ static void lifecycle_boot_timed_out(void *context) {
 }
 
 /* On a host whose KVM goes nowhere the guest never says a word. One that has begun to speak is only
- * slow, as KVM within a VM is, and gets its boot's time. */
+ * slow, as KVM within a VM is, and goes on as long as it has more to say. */
 static void lifecycle_trial_timed_out(void *context) {
     struct kelpie_lifecycle *lifecycle = context;
     KELPIE_ASSERT(lifecycle->is_trial && lifecycle->vmm != NULL);
-    if (lifecycle->monitor->console.tail.total_bytes > 0) {
+    uint64_t said_bytes = lifecycle->monitor->console.tail.total_bytes;
+    if (said_bytes > lifecycle->trial_said_bytes) {
         KELPIE_REACHED(lifecycle->monitor->os, "a trial of KVM goes on, for the guest speaks");
+        lifecycle->trial_said_bytes = said_bytes;
+        kelpie__timer_arm(lifecycle->monitor->loop, &lifecycle->trial_timer,
+                          lifecycle->monitor->loop->now_ns + LIFECYCLE_TRIAL_MORE_NS,
+                          lifecycle_trial_timed_out, lifecycle);
         return;
     }
     KELPIE_REACHED(lifecycle->monitor->os, "a trial of KVM timed out");
@@ -262,6 +269,7 @@ static void lifecycle_launched(struct kelpie_lifecycle *lifecycle,
         kelpie__text_copy(record->kernel, sizeof(record->kernel), monitor->prepare.kernel_found));
     kelpie__ignore(kelpie__text_copy(record->origin, sizeof(record->origin), "boot"));
     lifecycle->is_trial = started->trial_ns != 0;
+    lifecycle->trial_said_bytes = 0;
     if (lifecycle->is_trial) {
         kelpie__timer_arm(monitor->loop, &lifecycle->trial_timer,
                           monitor->loop->now_ns + started->trial_ns, lifecycle_trial_timed_out,
@@ -280,6 +288,7 @@ void kelpie__lifecycle_launch(struct kelpie_lifecycle *lifecycle,
                                              .callback = lifecycle_vmm_event,
                                              .context = lifecycle};
     KELPIE_ASSERT(lifecycle->vmm == NULL);
+    lifecycle->is_vmm_up = false;
     kelpie__prepare_spec(&monitor->prepare, &lifecycle->spec, lifecycle->disks);
     lifecycle->spec.accelerator = accelerator;
     kelpie__template_plan(&monitor->template, &lifecycle->spec);
@@ -348,6 +357,9 @@ static void lifecycle_begin(struct kelpie_monitor *monitor, struct kelpie_reply 
     struct kelpie_error error = {0};
     uint64_t chosen_ms = timeout_ms != 0 ? timeout_ms : monitor->config.boot_timeout_ms;
     int status = lifecycle_check_start(monitor, &error);
+    if (status == 0) {
+        status = kelpie__backend_choose(monitor, snapshot != NULL, &error);
+    }
     if (status == 0 && lifecycle->is_unsaved) { /* the last end comes first */
         status = kelpie__lifecycle_save(lifecycle, &error);
     }
@@ -374,7 +386,6 @@ static void lifecycle_begin(struct kelpie_monitor *monitor, struct kelpie_reply 
         return;
     }
     kelpie__event_log_write(monitor, "state", "starting");
-    kelpie__backend_choose(monitor, snapshot != NULL);
     if (snapshot != NULL) {
         kelpie__restore_start(monitor, snapshot, chosen_ms);
     } else {

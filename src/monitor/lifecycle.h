@@ -40,7 +40,9 @@ struct kelpie_lifecycle {
     bool is_stopping;    /* the guest was asked to go */
     bool is_kill_wanted; /* somebody wants it dead: the end is Stopped */
     bool is_trial;
-    bool is_trial_lost; /* start again, with the other accelerator */
+    uint64_t trial_said_bytes; /* of the console, when the trial was looked at last */
+    bool is_vmm_up;            /* the VMM said that its guest runs */
+    bool is_trial_lost;        /* start again, with the other accelerator */
     bool is_deleting;
     bool is_ending;   /* the monitor goes as soon as nothing lives */
     bool is_unsaved;  /* state.json still says what was before */

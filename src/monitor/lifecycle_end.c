@@ -105,11 +105,11 @@ static void lifecycle_ended_starting(struct kelpie_lifecycle *lifecycle,
     } else if (lifecycle->has_failure) {
         KELPIE_REACHED(lifecycle->monitor->os, "a start failed for a known cause");
         error = lifecycle->failure;
-        lifecycle_describe(lifecycle, NULL, &error);
+        lifecycle_describe(lifecycle, lifecycle->is_vmm_up ? NULL : end, &error);
     } else {
         KELPIE_REACHED(lifecycle->monitor->os, "a VMM ended before hello");
-        kelpie__ignore(
-            kelpie__fail(&error, KELPIE_E_BOOT, 0, "the VM ended before its agent said hello"));
+        kelpie__ignore(kelpie__fail(&error, end->code < 0 ? end->code : KELPIE_E_BOOT, 0,
+                                    "the VM ended before its agent said hello"));
         lifecycle_describe(lifecycle, end, &error);
     }
     kelpie__lifecycle_start_failed(lifecycle, &error);

@@ -375,6 +375,10 @@ void kelpie__prepare_start(struct kelpie_prepare *prepare, struct kelpie_monitor
     prepare->is_running = true;
     prepare->root_kind = KELPIE_PREPARE_ROOT_BUILTIN;
     prepare->has_upper = false;
+    prepare->is_own_kernel = false;
+    prepare->kernel_found[0] = '\0';
+    prepare->kernel[0] = '\0';
+    prepare->initramfs[0] = '\0';
     prepare->process = KELPIE_OS_NO_HANDLE;
     prepare->output = KELPIE_OS_NO_HANDLE;
     prepare->cache = (struct kelpie_cache){.os = monitor->os,

@@ -5,6 +5,7 @@
  * restore_place.c has the machine itself, and how it takes the VM's place.
  */
 #include "monitor/restore.h"
+#include "monitor/backend.h"
 
 #include <string.h>
 
@@ -572,12 +573,7 @@ static int restore_check_request(struct kelpie_restore *restore, struct kelpie_e
         return kelpie__fail(error, KELPIE_E_BUSY, 0, "restore: VM \"%s\" is being %s", name,
                             restore->phase != KELPIE_RESTORE_IDLE ? "restored" : "saved");
     }
-    if ((kelpie__vmm_driver(monitor->backend)->capabilities & KELPIE_VMM_CAN_SNAPSHOT) == 0) {
-        return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
-                            "restore: the backend \"%s\" cannot restore a VM",
-                            kelpie__vmm_driver(monitor->backend)->name);
-    }
-    return 0;
+    return kelpie__backend_can_restore(monitor, error);
 }
 
 void kelpie__restore_request(struct kelpie_monitor *monitor, struct kelpie_reply reply,

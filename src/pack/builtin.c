@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * The built-in userland as an EROFS image, for a VMM that takes no initramfs: laid out in a
- * directory of its own, packed, and removed.
+ * directory beside the image, packed, and removed. What a killed process left there goes with the
+ * next one's.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fts.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +16,8 @@
 #include <unistd.h>
 
 #include "pack/pack.h"
+
+#define BUILTIN_PREFIX ".builtin-"
 
 struct builtin {
     int directory;
@@ -57,7 +62,7 @@ static void builtin_remove(char *path) {
     FTS *walk = fts_open(paths, FTS_PHYSICAL | FTS_NOCHDIR, NULL);
     KELPIE_ASSERT(path[0] == '/');
     if (walk == NULL) {
-        return; /* out of memory: it lies in the cache's temporary place */
+        return; /* out of memory: the next one finds it */
     }
     const FTSENT *entry = fts_read(walk);
     for (; entry != NULL; entry = fts_read(walk)) { /* bound: the tree that was made above */
@@ -70,17 +75,65 @@ static void builtin_remove(char *path) {
     fts_close(walk);
 }
 
-int kelpie__pack_builtin(int argc, char **argv) {
-    char path[] = "/tmp/kelpie-builtin-XXXXXX";
-    if (argc != 3) {
-        return KELPIE_PACK_USAGE;
+/* "DIRECTORY/.builtin-PID" of a process that has ended. */
+static bool builtin_is_left(const char *name) {
+    char *end = NULL;
+    if (strncmp(name, BUILTIN_PREFIX, strlen(BUILTIN_PREFIX)) != 0) {
+        return false;
     }
-    int status = kelpie__pack_check_static(argv[1], "busybox-static");
+    long pid = strtol(name + strlen(BUILTIN_PREFIX), &end, 10);
+    KELPIE_ASSERT(end != NULL);
+    return pid > 0 && *end == '\0' && kill((pid_t)pid, 0) < 0 && errno == ESRCH;
+}
+
+static void builtin_remove_left(const char *directory) {
+    DIR *listing = opendir(directory);
+    if (listing == NULL) {
+        return;
+    }
+    const struct dirent *entry = readdir(listing);
+    for (; entry != NULL; entry = readdir(listing)) { /* bound: the directory's entries */
+        char path[4096];
+        int length = snprintf(path, sizeof(path), "%s/%s", directory, entry->d_name);
+        if (builtin_is_left(entry->d_name) && length > 0 && (size_t)length < sizeof(path)) {
+            builtin_remove(path);
+        }
+    }
+    closedir(listing);
+}
+
+static int builtin_make_place(const char *image, char *out, size_t capacity) {
+    struct kelpie_pack_output output;
+    int status = kelpie__pack_output_open(&output, image); /* makes the directories above it */
+    kelpie__pack_output_close(&output);
     if (status != KELPIE_PACK_OK) {
         return status;
     }
-    if (mkdtemp(path) == NULL) {
-        return kelpie__pack_fail(errno, "make a directory in /tmp");
+    size_t length = (size_t)(strrchr(image, '/') - image);
+    KELPIE_ASSERT(length > 0);
+    int written = snprintf(out, capacity, "%.*s", (int)length, image);
+    if (written > 0 && (size_t)written < capacity) {
+        builtin_remove_left(out);
+        written = snprintf(out, capacity, "%.*s/" BUILTIN_PREFIX "%ld", (int)length, image,
+                           (long)getpid());
+    }
+    if (written < 0 || (size_t)written >= capacity) {
+        return kelpie__pack_fail(ENAMETOOLONG, "\"%s\"", image);
+    }
+    return mkdir(out, 0700) < 0 ? kelpie__pack_fail(errno, "make \"%s\"", out) : KELPIE_PACK_OK;
+}
+
+int kelpie__pack_builtin(int argc, char **argv) {
+    char path[4096];
+    if (argc != 3 || argv[2][0] != '/') {
+        return KELPIE_PACK_USAGE;
+    }
+    int status = kelpie__pack_check_static(argv[1], "busybox-static");
+    if (status == KELPIE_PACK_OK) {
+        status = builtin_make_place(argv[2], path, sizeof(path));
+    }
+    if (status != KELPIE_PACK_OK) {
+        return status;
     }
     struct builtin builtin = {.directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
     const struct kelpie_pack_sink sink = {.add = builtin_add, .context = &builtin};

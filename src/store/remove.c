@@ -26,6 +26,9 @@ static int remove_files(struct kelpie_os *os, int directory) {
     int found = remove_first(os, directory, name);
     for (uint32_t budget = REMOVE_ENTRIES_MAX; found == 1 && budget > 0; budget -= 1) {
         int status = kelpie__os_unlink(os, directory, name, false);
+        if (status == -EISDIR || status == -EPERM) {
+            status = kelpie__os_unlink(os, directory, name, true); /* an empty one */
+        }
         if (status < 0 && status != -ENOENT) {
             return status;
         }

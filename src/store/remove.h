@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Removes a directory of ours with all in it: files, and directories of files. Deeper is never
- * made.
+ * Removes a directory of ours with all in it: files, and directories of files and empty
+ * directories. Deeper is never made.
  */
 #ifndef KELPIE_STORE_REMOVE_H
 #define KELPIE_STORE_REMOVE_H

@@ -52,8 +52,9 @@ static void test_krun_library(const struct harness *harness) {
     krun_fake(harness, "fake-krun", "whole.so");
     setenv("KELPIE_LIBKRUNFW", path, 1);
     krun_start_fails(harness, 0, KELPIE_E_UNAVAILABLE, "libkrunfw");
+    krun_fake(harness, "fake-krun", "whole.so");
     setenv("KELPIE_LIBKRUN", "/etc/passwd", 1);
-    krun_start_fails(harness, 0, KELPIE_E_UNAVAILABLE, "libkrun");
+    krun_start_fails(harness, 0, KELPIE_E_UNAVAILABLE, "/etc/passwd");
 }
 
 static void test_krun_calls_fail(const struct harness *harness) {
@@ -165,7 +166,9 @@ static void test_krun_again(const struct harness *harness) {
         HARNESS_CHECK(stopped.was_graceful, "start %u: it went by itself", i);
     }
     char command[600];
-    snprintf(command, sizeof(command), "test ! -e '%s/vms/one/krun'", harness->state_directory);
+    snprintf(command, sizeof(command),
+             "test ! -e '%s/vms/one/krun' && test ! -e '%s/vms/one/krun-root'",
+             harness->state_directory, harness->state_directory);
     HARNESS_CHECK(system(command) == 0, "%s", command);
     contract_end(vm);
     contract_close(&contract);

@@ -65,7 +65,22 @@ static bool freeze_find_own(struct kelpie_krun *krun) {
                                                 FREEZE_MOUNT "%.*s", (int)length, place);
 }
 
-/* Those of monitors that were killed during a pause are empty: only such can be removed. */
+/* "kelpie-krun-PID" of a monitor that has ended. */
+static bool freeze_is_left(struct kelpie_os *os, const char *name) {
+    uint64_t pid = 0;
+    if (!kelpie__text_has_prefix(name, FREEZE_PREFIX) ||
+        !kelpie__text_u64(name + strlen(FREEZE_PREFIX), &pid) || pid == 0 || pid > INT32_MAX) {
+        return false;
+    }
+    int process = kelpie__os_open_process(os, (int32_t)pid);
+    if (process >= 0) {
+        kelpie__ignore(kelpie__os_close(os, process)); /* it lives, or its number was given anew */
+    }
+    KELPIE_ASSERT(pid != 0);
+    return process == -ESRCH;
+}
+
+/* Those of monitors that were killed during a pause. */
 static void freeze_remove_left(struct kelpie_krun *krun) {
     char name[256];
     uint64_t cursor = 0;
@@ -78,31 +93,46 @@ static void freeze_remove_left(struct kelpie_krun *krun) {
         if (kelpie__os_list(krun->os, directory, &cursor, name, sizeof(name)) <= 0) {
             break;
         }
-        if (kelpie__text_has_prefix(name, FREEZE_PREFIX)) {
+        if (freeze_is_left(krun->os, name)) {
             kelpie__ignore(kelpie__os_unlink(krun->os, directory, name, true));
         }
     }
     kelpie__ignore(kelpie__os_close(krun->os, directory));
 }
 
-/* Makes the cgroup that this VM is frozen in; -errno where we may not. */
-static int freeze_make(struct kelpie_krun *krun, int32_t number, char *out, size_t capacity) {
+/* Makes the cgroup that this monitor's VM is frozen in, and looks that it is one; -errno where we
+ * may not. */
+static int freeze_make(struct kelpie_krun *krun, char *out, size_t capacity) {
+    struct kelpie_os_identity identity = {0};
+    struct kelpie_os_stat stat;
+    char file[KELPIE_KRUN_CGROUP_BYTES_MAX + 32];
     KELPIE_ASSERT(krun->freeze.own[0] == '/');
-    if (!kelpie__text_format(out, capacity, "%s/" FREEZE_PREFIX "%d", krun->freeze.own, number)) {
-        return -ENAMETOOLONG;
+    int status = kelpie__os_identity(krun->os, &identity);
+    if (status < 0 ||
+        !kelpie__text_format(out, capacity, "%s/" FREEZE_PREFIX "%d", krun->freeze.own,
+                             identity.pid) ||
+        !kelpie__text_format(file, sizeof(file), "%s/cgroup.freeze", out)) {
+        return status < 0 ? status : -ENAMETOOLONG;
     }
-    return kelpie__os_mkdir(krun->os, KELPIE_OS_CWD, out, 0755);
+    status = kelpie__os_mkdir(krun->os, KELPIE_OS_CWD, out, 0755);
+    if (status < 0 && status != -EEXIST) { /* a resume may have left it */
+        return status;
+    }
+    status = kelpie__os_stat(krun->os, KELPIE_OS_CWD, file, false, &stat);
+    if (status < 0) {
+        kelpie__ignore(kelpie__os_unlink(krun->os, KELPIE_OS_CWD, out, true));
+    }
+    return status;
 }
 
 const char *kelpie__krun_freeze_probe(struct kelpie_krun *krun) {
     struct kelpie_krun_freeze *freeze = &krun->freeze;
-    struct kelpie_os_identity identity = {0};
     char tried[KELPIE_KRUN_CGROUP_BYTES_MAX];
     KELPIE_ASSERT(freeze->frozen[0] == '\0');
     freeze->has_cgroup = false;
-    if (freeze_find_own(krun) && kelpie__os_identity(krun->os, &identity) == 0) {
+    if (freeze_find_own(krun)) {
         freeze_remove_left(krun);
-        freeze->has_cgroup = freeze_make(krun, identity.pid, tried, sizeof(tried)) == 0;
+        freeze->has_cgroup = freeze_make(krun, tried, sizeof(tried)) == 0;
         if (freeze->has_cgroup) {
             kelpie__ignore(kelpie__os_unlink(krun->os, KELPIE_OS_CWD, tried, true));
         }
@@ -132,7 +162,7 @@ static int freeze_begin(struct kelpie_krun *krun) {
         return freeze_write(krun->os, freeze->frozen, "cgroup.freeze", "0");
     }
     KELPIE_ASSERT(freeze->frozen[0] == '\0');
-    int status = freeze_make(krun, krun->process.pid, freeze->frozen, sizeof(freeze->frozen));
+    int status = freeze_make(krun, freeze->frozen, sizeof(freeze->frozen));
     if (status < 0) {
         freeze->frozen[0] = '\0';
         return status;
@@ -220,8 +250,12 @@ static void freeze_fail(struct kelpie_krun *krun) {
     if (freeze->is_wanted && freeze->has_cgroup) {
         kelpie__ignore(freeze_write(krun->os, freeze->frozen, "cgroup.freeze", "0"));
         freeze_leave(krun);
-    } else if (freeze->is_wanted) {
-        kelpie__ignore(kelpie__os_signal(krun->os, krun->process.handle, FREEZE_SIGNAL_CONT));
+    } else if (freeze->has_cgroup) {
+        kelpie__ignore(freeze_write(krun->os, freeze->frozen, "cgroup.freeze", "1"));
+    } else {
+        kelpie__ignore(
+            kelpie__os_signal(krun->os, krun->process.handle,
+                              freeze->is_wanted ? FREEZE_SIGNAL_CONT : FREEZE_SIGNAL_STOP));
     }
     kelpie__vmm_emit_done(&krun->vmm, status, &error);
 }
@@ -244,6 +278,10 @@ static int freeze_change(struct kelpie_krun *krun, bool is_wanted, struct kelpie
     struct kelpie_krun_freeze *freeze = &krun->freeze;
     freeze->is_wanted = is_wanted;
     int status = freeze_begin(krun);
+    if (status < 0 && is_wanted && freeze->has_cgroup) { /* it may not move there: by signal */
+        freeze->has_cgroup = false;
+        status = freeze_begin(krun);
+    }
     if (status < 0) {
         return kelpie__fail(error, KELPIE_E_IO, -status, "%s the VM's process by %s",
                             is_wanted ? "stop" : "continue",

@@ -19,6 +19,7 @@ struct kelpie_krun_status {
     uint32_t watch;
     bool is_watched;
     bool is_started;   /* the launcher gave itself to libkrun */
+    bool is_missing;   /* of `error`: it is the host that lacks something */
     bool has_returned; /* and libkrun gave it back, with: */
     int32_t returned;
     uint32_t call_count;

@@ -92,9 +92,7 @@ static void krun_ended(void *context, const struct kelpie_os_exit *process_exit)
         end.exit = *process_exit;
     }
     end.kind = krun_end_kind(krun, &end);
-    /* Before the first call of libkrun it is the host that lacks something. */
-    bool is_missing = krun->status.error[0] != '\0' && krun->status.call_count == 0;
-    end.code = is_missing ? KELPIE_E_UNAVAILABLE : 0;
+    end.code = krun->status.is_missing ? KELPIE_E_UNAVAILABLE : 0;
     krun_describe_launch(krun, &end, launch, sizeof(launch));
     kelpie__vmm_process_describe(&krun->process, "kelpie-krun", process_exit, process,
                                  sizeof(process));
@@ -141,8 +139,15 @@ static void krun_dialled(void *context, uint32_t bits) {
     KELPIE_ASSERT(bits != 0);
     KELPIE_ASSERT(krun->vmm.state == KELPIE_VMM_STARTING);
     int stream = kelpie__os_accept(krun->os, krun->listener);
+    if (stream == -EAGAIN || stream == -EINTR || stream == -ECONNABORTED) {
+        return; /* it was nobody, or comes again */
+    }
     if (stream < 0) {
-        return; /* it was nobody, or comes again; the boot has its deadline */
+        struct kelpie_error error = {0};
+        kelpie__ignore(
+            kelpie__fail(&error, KELPIE_E_BOOT, -stream, "accept the guest's connection"));
+        kelpie__krun_give_up(krun, &error);
+        return;
     }
     if (!krun_is_ours(krun, stream)) {
         kelpie__ignore(kelpie__os_close(krun->os, stream));
@@ -271,8 +276,7 @@ static int krun_launch(struct kelpie_krun *krun, const struct kelpie_vmm_spec *s
     return 0;
 }
 
-/* Whether libkrun is installed is known by kelpie-krun alone, and told by a start. */
-static int krun_find(struct kelpie_os *os, struct kelpie_error *error) {
+static int krun_check_kvm(struct kelpie_os *os, struct kelpie_error *error) {
     int device = kelpie__os_open(os, KELPIE_OS_CWD, "/dev/kvm",
                                  KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE, 0);
     if (device < 0) {
@@ -283,6 +287,29 @@ static int krun_find(struct kelpie_os *os, struct kelpie_error *error) {
     kelpie__ignore(kelpie__os_close(os, device)); /* nothing was done with it */
     KELPIE_ASSERT(device != KELPIE_OS_NO_HANDLE);
     return 0;
+}
+
+/* Where the dynamic linker looks on most systems. It may know more places: a start that asks for
+ * libkrun by name finds it there. */
+static int krun_find(struct kelpie_os *os, struct kelpie_error *error) {
+    const char *const places[] = {
+        kelpie__os_environment(os, "KELPIE_LIBKRUN"),
+        "/usr/local/lib64/libkrun.so.1",
+        "/usr/local/lib/libkrun.so.1",
+        "/usr/lib64/libkrun.so.1",
+        "/usr/lib/x86_64-linux-gnu/libkrun.so.1",
+        "/usr/lib/libkrun.so.1",
+    };
+    struct kelpie_os_stat stat;
+    bool is_found = false;
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(places) && !is_found; i += 1) {
+        is_found = places[i] != NULL && places[i][0] == '/' &&
+                   kelpie__os_stat(os, KELPIE_OS_CWD, places[i], true, &stat) == 0;
+    }
+    if (!is_found) {
+        return kelpie__fail(error, KELPIE_E_UNAVAILABLE, 0, "libkrun is not installed");
+    }
+    return krun_check_kvm(os, error);
 }
 
 static int krun_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
@@ -299,7 +326,7 @@ static int krun_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
         .accelerator_reason = "libkrun has no other",
         .pause_kind = kelpie__krun_freeze_probe(krun),
     };
-    int status = krun_find(krun->os, error);
+    int status = krun_check_kvm(krun->os, error);
     if (status == 0) {
         status = kelpie__krun_place_make(krun, spec, error);
     }

@@ -8,6 +8,7 @@
  *     has NAME         what the library or the host can, or cannot
  *     version TEXT     at least this one; with --probe only
  *     error TEXT       why it gives up
+ *     missing TEXT     why it gives up: what the host lacks
  *     start            the last line of a launch that went well
  *     returned ERRNO   krun_start_enter came back
  */

@@ -11,7 +11,7 @@
 #include "os/os_call.h"
 #include "vmm/krun/instance.h"
 
-#define PLACE_ROOT "root"
+#define PLACE_ROOT "krun-root" /* beside the other: directories of a VM are two deep at most */
 #define PLACE_AGENT "agent"
 #define PLACE_COPY_BYTES (64u * 1024u)
 #define PLACE_AGENT_BYTES_MAX (UINT64_C(64) << 20)
@@ -58,8 +58,8 @@ static int place_copy_agent(struct kelpie_os *os, const char *agent, int directo
 }
 
 static int place_make_root(struct kelpie_krun *krun) {
-    int status = kelpie__os_mkdir(krun->os, krun->place, PLACE_ROOT, 0755);
-    int root = status < 0 ? status : place_open(krun->os, krun->place, PLACE_ROOT);
+    int status = kelpie__os_mkdir(krun->os, krun->vm_directory, PLACE_ROOT, 0755);
+    int root = status < 0 ? status : place_open(krun->os, krun->vm_directory, PLACE_ROOT);
     if (root < 0) {
         return root;
     }
@@ -73,7 +73,7 @@ static int place_make_root(struct kelpie_krun *krun) {
 }
 
 static void place_empty_root(struct kelpie_krun *krun) {
-    int root = place_open(krun->os, krun->place, PLACE_ROOT);
+    int root = place_open(krun->os, krun->vm_directory, PLACE_ROOT);
     if (root < 0) {
         return;
     }
@@ -82,18 +82,18 @@ static void place_empty_root(struct kelpie_krun *krun) {
     }
     kelpie__ignore(kelpie__os_unlink(krun->os, root, PLACE_AGENT, false));
     kelpie__ignore(kelpie__os_close(krun->os, root));
-    kelpie__ignore(kelpie__os_unlink(krun->os, krun->place, PLACE_ROOT, true));
+    kelpie__ignore(kelpie__os_unlink(krun->os, krun->vm_directory, PLACE_ROOT, true));
 }
 
 /* What stays in spite of this goes with the VM's directory. */
 void kelpie__krun_place_remove(struct kelpie_krun *krun) {
     if (krun->place != KELPIE_OS_NO_HANDLE) {
-        place_empty_root(krun);
         kelpie__ignore(kelpie__os_unlink(krun->os, krun->place, KELPIE_KRUN_SOCKET_NAME, false));
         kelpie__ignore(kelpie__os_close(krun->os, krun->place));
         krun->place = KELPIE_OS_NO_HANDLE;
     }
     if (krun->vm_directory != KELPIE_OS_NO_HANDLE) {
+        place_empty_root(krun);
         kelpie__ignore(
             kelpie__os_unlink(krun->os, krun->vm_directory, KELPIE_KRUN_PLACE_NAME, true));
         kelpie__ignore(kelpie__os_close(krun->os, krun->vm_directory));
@@ -128,8 +128,8 @@ int kelpie__krun_place_make(struct kelpie_krun *krun, const struct kelpie_vmm_sp
                             struct kelpie_error *error) {
     KELPIE_ASSERT(krun->place == KELPIE_OS_NO_HANDLE);
     KELPIE_ASSERT(krun->listener == KELPIE_OS_NO_HANDLE);
-    if (!kelpie__text_format(krun->staging, sizeof(krun->staging), "%s/%s/%s", spec->vm_directory,
-                             KELPIE_KRUN_PLACE_NAME, PLACE_ROOT) ||
+    if (!kelpie__text_format(krun->staging, sizeof(krun->staging), "%s/%s", spec->vm_directory,
+                             PLACE_ROOT) ||
         !kelpie__text_join(krun->program, sizeof(krun->program), spec->libexec_directory,
                            "kelpie-krun") ||
         !kelpie__text_join(krun->agent, sizeof(krun->agent), spec->libexec_directory,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * What kelpie-krun tells of its launch: see launch.h. After `start` libkrun has the process, and
- * what runs in it may be a guest's: of a line that is unknown or too long nothing is believed.
+ * what runs in it may be a guest's: a line that is unknown is passed over, one that is too long is
+ * cut.
  */
 #include <errno.h>
 #include <string.h>
@@ -21,6 +22,9 @@ static void status_take(struct kelpie_krun_status *status, const char *line) {
         kelpie__ignore(kelpie__text_copy(status->last_call, sizeof(status->last_call), line + 5));
     } else if (kelpie__text_has_prefix(line, "error ") && !status->is_started) {
         kelpie__ignore(kelpie__text_copy(status->error, sizeof(status->error), line + 6));
+    } else if (kelpie__text_has_prefix(line, "missing ") && !status->is_started) {
+        status->is_missing = true;
+        kelpie__ignore(kelpie__text_copy(status->error, sizeof(status->error), line + 8));
     } else if (kelpie__text_has_prefix(line, "returned ") && status->is_started) {
         uint64_t number = 0;
         status->has_returned = kelpie__text_u64(line + 9, &number) && number <= INT32_MAX;
