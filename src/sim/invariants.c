@@ -19,6 +19,7 @@
 #include "sim/trace.h"
 #include "sim/truth.h"
 #include "store/record.h"
+#include "store/vm_directory.h"
 
 #define INVARIANT_VM_MAX 128u
 #define INVARIANT_LEAVER_MAX 64u
@@ -337,8 +338,13 @@ static void check_orphans(struct sim_invariants *invariants) {
     }
 }
 
-/* Its VM is deleted, and the name free for another one. */
-static bool is_leaving(const struct sim_invariants *invariants, const struct sim_process *process) {
+/* Its VM is deleted, and the name free for another one; or it has let go of its lock, and only its
+ * exit is left. One that never had the lock has a handle of it, too. */
+static bool is_leaving(const struct sim_invariants *invariants, struct sim_process *process) {
+    if (strcmp(process->role, "monitor") == 0 &&
+        !kelpie__sim_disk_has_open(process, KELPIE_VM_LOCK_FILE)) {
+        return true;
+    }
     for (uint32_t i = 0; i < INVARIANT_LEAVER_MAX; i += 1) {
         if (invariants->leavers[i] == process->pid) {
             return true;
@@ -369,7 +375,7 @@ static void check_only_one(struct sim_invariants *invariants, const struct sim_p
     char path[256];
     uint32_t allowed = is_candidate(started) ? 1 : 0;
     bool has_vm = kelpie__sim_truth_vm_path(started, path);
-    for (const struct sim_process *process = host->processes; has_vm && process != NULL;
+    for (struct sim_process *process = host->processes; has_vm && process != NULL;
          process = process->next) {                                       /* bound: the list */
         bool is_other = process != started && process != started->parent; /* a monitor's worker */
         if (!is_other || strcmp(process->role, started->role) != 0 ||
