@@ -478,6 +478,7 @@ void kelpie__sim_judge_client_gone(struct sim_judge *judge, uint32_t client) {
     for (uint32_t vm = 0; vm < SIM_MODEL_VM_MAX; vm += 1) {
         if ((judge->owned[client] >> vm & 1) != 0) {
             judge->killed_ns[vm] = kelpie__sim_now(judge->world);
+            judge->activity[vm] += 1;
             kelpie__sim_model_owner_gone(judge->model, vm);
         }
     }

@@ -138,7 +138,7 @@ static int fail_place(struct kelpie_error *error, int status, const char *what, 
 
 /* The name of a directory that was just made survives the machine's death: everything that is
  * synced below it depends on that. */
-static void sync_parent(struct kelpie_os *os, const char *path) {
+static int sync_parent(struct kelpie_os *os, const char *path) {
     char parent[KELPIE_PATH_BYTES_MAX];
     bool fits = kelpie__text_copy(parent, sizeof(parent), path);
     char *slash = fits ? strrchr(parent, '/') : NULL;
@@ -148,11 +148,12 @@ static void sync_parent(struct kelpie_os *os, const char *path) {
     kelpie__ignore(kelpie__text_copy(slash == NULL ? parent : slash, 2, slash == NULL ? "." : ""));
     int directory = kelpie__os_open(os, KELPIE_OS_CWD, parent,
                                     KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
-    if (directory >= 0) {
-        /* Where this is not possible, nothing else would be durable either. */
-        kelpie__ignore(kelpie__os_sync(os, directory));
-        kelpie__ignore(kelpie__os_close(os, directory));
+    if (directory < 0) {
+        return 0; /* one that may not be read: nothing can be done for it */
     }
+    int status = kelpie__os_sync(os, directory);
+    kelpie__ignore(kelpie__os_close(os, directory));
+    return status == -EINVAL || status == -EROFS ? 0 : status; /* of file systems without */
 }
 
 /* mkdir -p: what is missing is made with mode 0700. */
@@ -174,8 +175,10 @@ static int make_path(struct kelpie_os *os, const char *path, struct kelpie_error
             }
             return fail_place(error, status, "make directory", part);
         }
-        if (status == 0) {
-            sync_parent(os, part);
+        status = status == 0 ? sync_parent(os, part) : 0;
+        if (status < 0) { /* the next one would find it, and take its name for durable */
+            kelpie__ignore(kelpie__os_unlink(os, KELPIE_OS_CWD, part, true));
+            return fail_place(error, status, "sync the directory above", part);
         }
     }
     return 0;
