@@ -406,19 +406,27 @@ static void capture_quieted(void *context, const struct kelpie_error *error) {
  * durable: what cannot be made so is not kept. */
 static bool capture_is_published(struct kelpie_capture *capture) {
     struct kelpie_snapshot found;
-    const struct kelpie_manifest *mine = &capture->snapshot.manifest;
-    if (kelpie__snapshot_open(&found, &capture->store, mine->name, NULL) < 0) {
+    struct kelpie_snapshot *mine = &capture->snapshot;
+    if (mine->store == NULL || capture->is_removed) {
         return false;
     }
-    bool is_mine = strcmp(found.manifest.id, mine->id) == 0;
+    /* It may have been killed before it gave the lock up that both hold: nobody else could open
+     * it, not even we. Prune is held off by a shared one as well. */
+    kelpie__ignore(kelpie__os_lock_shared(capture->monitor->os, mine->directory));
+    if (kelpie__snapshot_open(&found, &capture->store, mine->manifest.name, NULL) < 0) {
+        return false;
+    }
+    bool is_mine = strcmp(found.manifest.id, mine->manifest.id) == 0;
     bool is_lost =
         is_mine && capture->is_synced && kelpie__snapshot_store_sync(&capture->store) < 0;
-    if (is_mine && !is_lost) {
-        capture->snapshot.manifest = found.manifest;
+    if (is_mine) {
+        mine->manifest = found.manifest;
+        mine->is_temporary = false;
+        kelpie__ignore(kelpie__text_copy(mine->entry, sizeof(mine->entry), found.entry));
     }
     kelpie__snapshot_close(&found);
     if (is_lost) {
-        kelpie__ignore(kelpie__snapshot_remove(&capture->store, mine->name, NULL));
+        capture_remove_now(capture);
     }
     return is_mine && !is_lost;
 }
@@ -593,9 +601,11 @@ void kelpie__capture_abort(struct kelpie_capture *capture, const struct kelpie_e
         return;
     }
     kelpie__capture_work_cancel(capture);
-    if (!capture_is_published(capture)) {
-        capture_remove_now(capture);
+    if (capture->phase == KELPIE_CAPTURE_SEALING && capture_is_published(capture)) {
+        capture_sealed(capture);
+        return;
     }
+    capture_remove_now(capture);
     capture_keep_failure(capture, why);
     capture_refuse(capture);
 }
