@@ -684,8 +684,8 @@ KELPIE_MUST_CHECK int kelpie_vm_snapshot_async(struct kelpie_vm *vm,
  * nothing had been, after standing still for a moment. On success its commands end with CANCELLED,
  * and those of the snapshot can be attached to. `timeout_ms` 0: the boot timeout, counted from the
  * end of the verification. Errors: STATE, BUSY, NOT_FOUND, SNAPSHOT_CORRUPTED,
- * SNAPSHOT_INCOMPATIBLE, RESTORE, CRASHED (what runs now died meanwhile), LIMIT, UNSUPPORTED,
- * UNAVAILABLE, CANCELLED. */
+ * SNAPSHOT_INCOMPATIBLE, RESTORE, RESUME (it failed, and what ran could not go on: it is Paused),
+ * CRASHED (what runs now died meanwhile), LIMIT, UNSUPPORTED, UNAVAILABLE, CANCELLED. */
 KELPIE_MUST_CHECK int kelpie_vm_restore(struct kelpie_vm *vm, const char *snapshot,
                                         uint64_t timeout_ms, struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie_vm_restore_async(struct kelpie_vm *vm, const char *snapshot,

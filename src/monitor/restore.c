@@ -98,6 +98,11 @@ static void restore_returned(void *context, int status, const struct kelpie_erro
         kelpie__event_log_write(monitor, "notice", "let the VM go on after a failed restore: %s",
                                 error->message);
     }
+    bool runs =
+        monitor->lifecycle.vmm != NULL && monitor->lifecycle.vmm->state == KELPIE_VMM_RUNNING;
+    if (status < 0 && status != KELPIE_E_CRASHED && !runs) { /* what has to be known first */
+        restore->failure.code = KELPIE_E_RESUME;
+    }
     bool is_whole =
         kelpie__text_format(params, sizeof(params), "{\"wall_ns\":%lld}",
                             (long long)kelpie__os_now(monitor->os, KELPIE_OS_CLOCK_WALL));

@@ -551,7 +551,8 @@ static bool step_snapshot_answer(struct step *step) {
         entry->call.op == SIM_MODEL_START && may_be_first &&
         (entry->status == KELPIE_E_NOT_FOUND || entry->status == KELPIE_E_BUSY ||
          entry->status == KELPIE_E_RESTORE || entry->status == KELPIE_E_SNAPSHOT_CORRUPTED);
-    bool has_stopped = entry->call.op == SIM_MODEL_SNAPSHOT && entry->status == KELPIE_E_RESUME &&
+    bool stands = entry->call.op == SIM_MODEL_SNAPSHOT || entry->call.op == SIM_MODEL_RESTORE;
+    bool has_stopped = stands && entry->status == KELPIE_E_RESUME &&
                        step->from->state == KELPIE_VM_RUNNING && !step->model->is_calm;
     bool is_calm_loss = has_lost && step->model->is_calm && entry->status != KELPIE_E_NOT_FOUND &&
                         entry->status != KELPIE_E_BUSY;
@@ -590,7 +591,10 @@ static void step_vm(struct step *step) {
         /* one who was there when it ended */
         bool was_there =
             entry->status == KELPIE_E_CRASHED && (!step->model->is_calm || entry->overlaps_end);
-        if (entry->has_answer && (entry->status == KELPIE_E_NOT_FOUND || is_second || was_there)) {
+        /* before anybody found that there is no such snapshot */
+        bool is_other = exists && !step->model->is_calm && is_failure_of(op, entry->status);
+        if (entry->has_answer &&
+            (entry->status == KELPIE_E_NOT_FOUND || is_second || was_there || is_other)) {
             allow_same(step);
         }
     } else if (entry->has_answer && entry->status == KELPIE_E_NOT_FOUND) {
