@@ -402,33 +402,17 @@ static void capture_quieted(void *context, const struct kelpie_error *error) {
 
 /* ---- the child ------------------------------------------------------------------------------- */
 
-/* A child that was killed may have come to its end all the same. Its last act is to make the name
- * durable: what cannot be made so is not kept. */
+/* A child that was killed may have come to its end all the same, or near it: what has its name and
+ * cannot be kept goes here and now, for no other child may touch it. */
 static bool capture_is_published(struct kelpie_capture *capture) {
-    struct kelpie_snapshot found;
-    struct kelpie_snapshot *mine = &capture->snapshot;
-    if (mine->store == NULL || capture->is_removed) {
-        return false;
+    if (capture->snapshot.store == NULL || !capture->snapshot.is_temporary) {
+        return capture->snapshot.store != NULL;
     }
-    /* It may have been killed before it gave the lock up that both hold: nobody else could open
-     * it, not even we. Prune is held off by a shared one as well. */
-    kelpie__ignore(kelpie__os_lock_shared(capture->monitor->os, mine->directory));
-    if (kelpie__snapshot_open(&found, &capture->store, mine->manifest.name, NULL) < 0) {
-        return false;
-    }
-    bool is_mine = strcmp(found.manifest.id, mine->manifest.id) == 0;
-    bool is_lost =
-        is_mine && capture->is_synced && kelpie__snapshot_store_sync(&capture->store) < 0;
-    if (is_mine) {
-        mine->manifest = found.manifest;
-        mine->is_temporary = false;
-        kelpie__ignore(kelpie__text_copy(mine->entry, sizeof(mine->entry), found.entry));
-    }
-    kelpie__snapshot_close(&found);
-    if (is_lost) {
+    int status = kelpie__snapshot_take_over(&capture->snapshot, capture->is_synced, NULL);
+    if (status < 0 && status != KELPIE_E_NOT_FOUND) {
         capture_remove_now(capture);
     }
-    return is_mine && !is_lost;
+    return status == 0;
 }
 
 /* The VM's next snapshot comes after this one, unless the VM was started anew since. */
@@ -601,8 +585,8 @@ void kelpie__capture_abort(struct kelpie_capture *capture, const struct kelpie_e
         return;
     }
     kelpie__capture_work_cancel(capture);
-    if (capture->phase == KELPIE_CAPTURE_SEALING && capture_is_published(capture)) {
-        capture_sealed(capture);
+    if (capture_is_published(capture)) {
+        capture_succeed(capture); /* it outlives its VM */
         return;
     }
     capture_remove_now(capture);

@@ -85,7 +85,8 @@ void kelpie__capture_cancel(struct kelpie_monitor *monitor, uint64_t client, uin
 void kelpie__capture_ran(struct kelpie_capture *capture);
 /* The VMM has ended, or never started. What was saved before goes on to be a snapshot. */
 void kelpie__capture_vmm_gone(struct kelpie_capture *capture, const struct kelpie_error *why);
-/* The VM's files are going: what is under way is refused, and nothing is left of it. */
+/* The VM's files are going: what is under way is refused, and nothing is left of it, unless it was
+ * a snapshot already. */
 void kelpie__capture_abort(struct kelpie_capture *capture, const struct kelpie_error *why);
 
 /* ---- for the files of the capture ------------------------------------------------------------ */

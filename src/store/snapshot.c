@@ -89,6 +89,11 @@ static int check_space(const struct kelpie_snapshot_store *store, uint64_t neede
     return 0;
 }
 
+static int fail_not_found(struct kelpie_error *error, const char *name) {
+    return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0,
+                        "there is no snapshot \"%s\"; kelpie snapshot ls shows all", name);
+}
+
 /* The entry of this name is still the directory that we have opened: 1, 0 or -errno. */
 static int look_if_current(const struct kelpie_snapshot_store *store, const char *entry,
                            int directory) {
@@ -239,6 +244,21 @@ int kelpie__snapshot_store_sync(const struct kelpie_snapshot_store *store) {
     return status;
 }
 
+/* It has its name, which is to last, and which others may find from here on. */
+static int finish_publishing(struct kelpie_snapshot *snapshot, bool is_synced,
+                             struct kelpie_error *error) {
+    const struct kelpie_snapshot_store *store = snapshot->store;
+    const char *name = snapshot->manifest.name;
+    KELPIE_ASSERT(snapshot->is_temporary);
+    kelpie__ignore(kelpie__text_copy(snapshot->entry, sizeof(snapshot->entry), name));
+    snapshot->is_temporary = false;
+    int status = is_synced ? kelpie__snapshot_store_sync(store) : 0;
+    if (status == 0) {
+        status = kelpie__os_lock_shared(store->os, snapshot->directory);
+    }
+    return status < 0 ? fail_io(error, status, "sync the name of", name) : 0;
+}
+
 int kelpie__snapshot_publish(struct kelpie_snapshot *snapshot, bool is_synced,
                              struct kelpie_error *error) {
     const struct kelpie_snapshot_store *store = snapshot->store;
@@ -259,13 +279,23 @@ int kelpie__snapshot_publish(struct kelpie_snapshot *snapshot, bool is_synced,
     if (status < 0) {
         return fail_io(error, status, "give its name to", name);
     }
-    kelpie__ignore(kelpie__text_copy(snapshot->entry, sizeof(snapshot->entry), name));
-    snapshot->is_temporary = false;
-    status = is_synced ? kelpie__snapshot_store_sync(store) : 0;
-    if (status == 0) {
-        status = kelpie__os_lock_shared(store->os, snapshot->directory);
+    return finish_publishing(snapshot, is_synced, error);
+}
+
+int kelpie__snapshot_take_over(struct kelpie_snapshot *snapshot, bool is_synced,
+                               struct kelpie_error *error) {
+    const struct kelpie_snapshot_store *store = snapshot->store;
+    const char *name = snapshot->manifest.name;
+    kelpie__snapshot_check(snapshot);
+    KELPIE_ASSERT(snapshot->is_temporary);
+    /* Not by its lock: until it is shared, which comes last, nobody but us can open it. */
+    if (!is_current(store, name, snapshot->directory)) {
+        return fail_not_found(error, name);
     }
-    return status < 0 ? fail_io(error, status, "sync the name of", name) : 0;
+    int status = finish_publishing(snapshot, is_synced, error);
+    return status < 0
+               ? status
+               : kelpie__manifest_read(store->os, snapshot->directory, &snapshot->manifest, error);
 }
 
 void kelpie__snapshot_abandon(struct kelpie_snapshot *snapshot) {
@@ -288,11 +318,6 @@ void kelpie__snapshot_abandon(struct kelpie_snapshot *snapshot) {
 }
 
 /* ---- using ----------------------------------------------------------------------------------- */
-
-static int fail_not_found(struct kelpie_error *error, const char *name) {
-    return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0,
-                        "there is no snapshot \"%s\"; kelpie snapshot ls shows all", name);
-}
 
 /* Opens and locks; the entry may be any. */
 static int take(const struct kelpie_snapshot_store *store, const char *entry, bool is_alone,

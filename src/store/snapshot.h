@@ -71,6 +71,11 @@ KELPIE_MUST_CHECK int kelpie__snapshot_add_link(struct kelpie_snapshot *snapshot
  * written. EXISTS when the name is taken; it can then be abandoned or get another name. */
 KELPIE_MUST_CHECK int kelpie__snapshot_publish(struct kelpie_snapshot *snapshot, bool is_synced,
                                                struct kelpie_error *error);
+/* For who began one that a worker was to publish, when the worker is dead: it may have come to give
+ * it its name. What is left to do is then done, and the manifest read. NOT_FOUND: it has no name,
+ * and is as it was. Any other error: it has, and cannot be kept; it is to be abandoned. */
+KELPIE_MUST_CHECK int kelpie__snapshot_take_over(struct kelpie_snapshot *snapshot, bool is_synced,
+                                                 struct kelpie_error *error);
 /* Removes an unfinished one, or one that was given its name just now; closes it. */
 void kelpie__snapshot_abandon(struct kelpie_snapshot *snapshot);
 

@@ -154,6 +154,39 @@ static void test_a_name_is_taken_once(void **state) {
     assert_int_equal(run("test \"$(ls -A snapshots)\" = same"), 0);
 }
 
+/* A worker that died when it had given the name, and before others may look. */
+static void test_one_whose_worker_died_is_taken_over(void **state) {
+    struct kelpie_snapshot mine;
+    struct kelpie_snapshot other;
+    struct kelpie_error error = {0};
+    (void)state;
+    make(&mine, ID_A, "first");
+    assert_int_equal(kelpie__snapshot_take_over(&mine, true, &error), KELPIE_E_NOT_FOUND);
+    assert_true(mine.is_temporary);
+    assert_int_equal(kelpie__manifest_write(os, mine.directory, &mine.manifest, true, &error), 0);
+    assert_int_equal(run("mv snapshots/.new-" ID_A " snapshots/first"), 0);
+    assert_int_equal(kelpie__snapshot_open(&other, &other_store, "first", &error), KELPIE_E_BUSY);
+    assert_int_equal(kelpie__snapshot_take_over(&mine, true, &error), 0);
+    assert_false(mine.is_temporary);
+    assert_string_equal(mine.entry, "first");
+    assert_int_equal(kelpie__snapshot_open(&other, &other_store, "first", &error), 0);
+    kelpie__snapshot_close(&other);
+    kelpie__snapshot_close(&mine);
+}
+
+/* It can be taken back, which its name alone could not: we hold its lock. */
+static void test_one_that_cannot_be_taken_over_is_abandoned(void **state) {
+    struct kelpie_snapshot mine;
+    struct kelpie_error error = {0};
+    (void)state;
+    make(&mine, ID_A, "first"); /* without a manifest */
+    assert_int_equal(run("mv snapshots/.new-" ID_A " snapshots/first"), 0);
+    int status = kelpie__snapshot_take_over(&mine, true, &error);
+    assert_true(status < 0 && status != KELPIE_E_NOT_FOUND);
+    kelpie__snapshot_abandon(&mine);
+    assert_int_equal(run("test -z \"$(ls -A snapshots)\""), 0);
+}
+
 static void test_one_in_use_is_not_removed(void **state) {
     struct kelpie_snapshot snapshot;
     struct kelpie_error error = {0};
@@ -318,6 +351,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(test_made_sealed_published_and_read_back),
         TEST(test_a_name_is_taken_once),
+        TEST(test_one_whose_worker_died_is_taken_over),
+        TEST(test_one_that_cannot_be_taken_over_is_abandoned),
         TEST(test_one_in_use_is_not_removed),
         TEST(test_prune_takes_what_nobody_holds),
         TEST(test_space_is_looked_at_first),
