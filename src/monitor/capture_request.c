@@ -27,6 +27,10 @@ static int capture_check(struct kelpie_capture *capture, struct kelpie_error *er
                             "snapshot: the backend \"%s\" cannot save a VM",
                             lifecycle->vmm->operations->name);
     }
+    if (monitor->pause.phase != KELPIE_PAUSE_IDLE) {
+        return kelpie__fail(error, KELPIE_E_BUSY, 0,
+                            "snapshot: VM \"%s\" is being paused or resumed; try again", name);
+    }
     bool is_paused = lifecycle->state == KELPIE_VM_PAUSED;
     bool is_quiet = monitor->guest.quiet == KELPIE_GUEST_IS_QUIET;
     if (is_paused && !is_quiet) {
