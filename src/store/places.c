@@ -156,8 +156,10 @@ static int sync_parent(struct kelpie_os *os, const char *path) {
     return status == -EINVAL || status == -EROFS ? 0 : status; /* of file systems without */
 }
 
-/* mkdir -p: what is missing is made with mode 0700. */
-static int make_path(struct kelpie_os *os, const char *path, struct kelpie_error *error) {
+/* mkdir -p: what is missing is made with mode 0700. is_lasting: for what the machine's death may
+ * not take. */
+static int make_path(struct kelpie_os *os, const char *path, bool is_lasting,
+                     struct kelpie_error *error) {
     char part[KELPIE_PATH_BYTES_MAX];
     size_t length = strlen(path);
     KELPIE_ASSERT(length > 0 && length < sizeof(part));
@@ -176,7 +178,8 @@ static int make_path(struct kelpie_os *os, const char *path, struct kelpie_error
             return fail_place(error, status, "make directory", part);
         }
         status = status == 0 ? sync_parent(os, part) : 0;
-        if (status < 0) { /* the next one would find it, and take its name for durable */
+        if (status < 0 && is_lasting) {
+            /* The next one would find it, and take its name for durable. */
             kelpie__ignore(kelpie__os_unlink(os, KELPIE_OS_CWD, part, true));
             return fail_place(error, status, "sync the directory above", part);
         }
@@ -185,10 +188,10 @@ static int make_path(struct kelpie_os *os, const char *path, struct kelpie_error
 }
 
 /* Opens a directory of ours and refuses it when another user owns it or may write to it. */
-static int open_own(struct kelpie_os *os, const char *path, uint32_t uid, int *out,
+static int open_own(struct kelpie_os *os, const char *path, uint32_t uid, bool is_lasting, int *out,
                     struct kelpie_error *error) {
     struct kelpie_os_stat status;
-    int result = make_path(os, path, error);
+    int result = make_path(os, path, is_lasting, error);
     if (result < 0) {
         return result;
     }
@@ -295,7 +298,7 @@ static int open_vms(struct kelpie_os *os, char base[KELPIE_PATH_BYTES_MAX], uint
                     bool has_format, int *out, struct kelpie_error *error) {
     char path[KELPIE_PATH_BYTES_MAX];
     int directory = KELPIE_OS_NO_HANDLE;
-    int status = open_own(os, base, uid, &directory, error);
+    int status = open_own(os, base, uid, has_format, &directory, error);
     if (status == 0) {
         status = make_absolute(os, base, error);
     }
@@ -312,7 +315,7 @@ static int open_vms(struct kelpie_os *os, char base[KELPIE_PATH_BYTES_MAX], uint
     if (status == 0 && !kelpie__text_join(path, sizeof(path), base, "vms")) {
         status = kelpie__fail(error, KELPIE_E_CONFIG, 0, "the path \"%s\" is too long", base);
     }
-    return status < 0 ? status : open_own(os, path, uid, out, error);
+    return status < 0 ? status : open_own(os, path, uid, has_format, out, error);
 }
 
 int kelpie__places_open(struct kelpie_places *places, struct kelpie_os *os,
@@ -336,7 +339,7 @@ int kelpie__places_open(struct kelpie_places *places, struct kelpie_os *os,
     if (status < 0) {
         goto fail_runtime;
     }
-    status = open_own(os, places->cache_path, identity.uid, &cache, error);
+    status = open_own(os, places->cache_path, identity.uid, false, &cache, error);
     if (status < 0) {
         goto fail_cache;
     }
