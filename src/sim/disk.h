@@ -113,8 +113,6 @@ void kelpie__sim_disk_crash_to(struct sim_disk *disk, uint64_t index, uint64_t l
 
 /* Locks held now, by whom (pid); for invariants. False: nobody. */
 bool kelpie__sim_disk_lock_holder(struct sim_disk *disk, const char *path, int32_t *out_pid);
-/* Whether it has a file or directory of that name open; for invariants. */
-bool kelpie__sim_disk_has_open(struct sim_process *process, const char *name);
 /* Every invariant of its own structures. */
 void kelpie__sim_disk_check(const struct sim_disk *disk);
 

@@ -296,18 +296,6 @@ bool kelpie__sim_disk_lock_holder(struct sim_disk *disk, const char *path, int32
     return is_held;
 }
 
-bool kelpie__sim_disk_has_open(struct sim_process *process, const char *name) {
-    KELPIE_ASSERT(name[0] != '\0');
-    for (uint32_t i = 0; i < process->handle_count; i += 1) {
-        struct sim_file *file = NULL;
-        if (kelpie__sim_file_of(process, (int)i, &file) == 0 && file != NULL &&
-            file->inode->name != NULL && strcmp(file->inode->name->text, name) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 uint64_t kelpie__sim_disk_used_bytes(const struct sim_disk *disk) {
     return disk->main->used_bytes;
 }

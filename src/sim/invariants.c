@@ -11,6 +11,7 @@
 #include "core/json.h"
 #include "core/state.h"
 #include "core/text.h"
+#include "monitor/options.h"
 #include "sim/client.h"
 #include "sim/disk.h"
 #include "sim/guest.h"
@@ -19,7 +20,6 @@
 #include "sim/trace.h"
 #include "sim/truth.h"
 #include "store/record.h"
-#include "store/vm_directory.h"
 
 #define INVARIANT_VM_MAX 128u
 #define INVARIANT_LEAVER_MAX 64u
@@ -338,11 +338,11 @@ static void check_orphans(struct sim_invariants *invariants) {
     }
 }
 
-/* Its VM is deleted, and the name free for another one; or it has let go of its lock, and only its
- * exit is left. One that never had the lock has a handle of it, too. */
+/* Its VM is deleted, and the name free for another one; or it has closed its lock, and only its
+ * exit is left. One that never held the lock has the handle, too. */
 static bool is_leaving(const struct sim_invariants *invariants, struct sim_process *process) {
     if (strcmp(process->role, "monitor") == 0 &&
-        !kelpie__sim_disk_has_open(process, KELPIE_VM_LOCK_FILE)) {
+        kelpie__sim_handle_object(process, KELPIE_MONITOR_HANDLE_LOCK) == NULL) {
         return true;
     }
     for (uint32_t i = 0; i < INVARIANT_LEAVER_MAX; i += 1) {
