@@ -107,9 +107,10 @@ static void lifecycle_ended_starting(struct kelpie_lifecycle *lifecycle,
         error = lifecycle->failure;
         lifecycle_describe(lifecycle, lifecycle->is_vmm_up ? NULL : end, &error);
     } else {
+        bool is_host = end->code == KELPIE_E_UNAVAILABLE; /* which lacks something */
+        int code = is_host ? KELPIE_E_UNAVAILABLE : KELPIE_E_BOOT;
         KELPIE_REACHED(lifecycle->monitor->os, "a VMM ended before hello");
-        kelpie__ignore(kelpie__fail(&error, end->code < 0 ? end->code : KELPIE_E_BOOT, 0,
-                                    "the VM ended before its agent said hello"));
+        kelpie__ignore(kelpie__fail(&error, code, 0, "the VM ended before its agent said hello"));
         lifecycle_describe(lifecycle, end, &error);
     }
     kelpie__lifecycle_start_failed(lifecycle, &error);

@@ -104,6 +104,7 @@ struct kelpie_vm *contract_create_from(struct contract *contract, const char *na
     struct kelpie_config *config = NULL;
     CONTRACT_OK(kelpie_config_create(contract->kelpie, &config, &broken));
     kelpie_config_set_snapshot(config, snapshot);
+    kelpie_config_set_template(config, false); /* of later starts, which boot */
     return contract_create(contract, name, config);
 }
 
