@@ -76,6 +76,11 @@ int kelpie__guest_quiesce(struct kelpie_guest *guest, kelpie_guest_done_callback
     uint8_t mark[KELPIE_MARK_BYTES];
     char params[192];
     KELPIE_ASSERT(callback != NULL);
+    bool is_gone =
+        guest->phase == KELPIE_GUEST_CLOSED || (guest->phase == KELPIE_GUEST_LIVE && wire == NULL);
+    if (is_gone) { /* its VM is about to be found dead, or is ended for it */
+        return kelpie__fail(error, KELPIE_E_CRASHED, 0, "the guest's agent is gone");
+    }
     if (wire == NULL || guest->phase != KELPIE_GUEST_LIVE) {
         return kelpie__fail(error, KELPIE_E_STATE, 0, "the guest's agent is not there");
     }

@@ -317,9 +317,10 @@ static void test_pool_from_snapshot(const struct harness *harness) {
     pool_origin_is(one, "pool");
     contract_sh_says(one, "cat /tmp/file", "kept\n");
     contract_end(one);
-    kelpie_pool_close(pool); /* it is owned */
-    contract_remove_snapshot(&contract, "base");
+    kelpie_pool_close(
+        pool); /* it is owned: its keeper ends it, and its members hold the snapshot */
     wait_empty(&contract);
+    contract_remove_snapshot(&contract, "base");
     end_contract(&contract);
 }
 
