@@ -178,7 +178,7 @@ static void test_pause_resume_with_faults(const struct harness *harness) {
         struct kelpie_error failure = {0};
         for (unsigned tries = 0; kelpie_vm_pause(vm, &failure) != 0; tries += 1) {
             HARNESS_CHECK(tries < 20, "it never succeeds: %s", failure.message);
-            contract_fails(failure.code, &failure, KELPIE_E_PAUSE, "did not answer");
+            contract_fails(failure.code, &failure, KELPIE_E_PAUSE, "answer");
             contract_state_is(vm, KELPIE_VM_RUNNING);
             contract_sh_says(vm, "echo still running", "still running\n");
             failures[0] += 1;
@@ -186,7 +186,7 @@ static void test_pause_resume_with_faults(const struct harness *harness) {
         contract_state_is(vm, KELPIE_VM_PAUSED);
         for (unsigned tries = 0; kelpie_vm_resume(vm, &failure) != 0; tries += 1) {
             HARNESS_CHECK(tries < 20, "it never succeeds: %s", failure.message);
-            contract_fails(failure.code, &failure, KELPIE_E_RESUME, "did not answer");
+            contract_fails(failure.code, &failure, KELPIE_E_RESUME, "answer");
             contract_state_is(vm, KELPIE_VM_PAUSED);
             failures[1] += 1;
         }

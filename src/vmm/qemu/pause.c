@@ -56,6 +56,9 @@ static void pause_undone(void *context, int status, const struct kelpie_json_val
     struct kelpie_qemu *qemu = context;
     bool is_told = qemu->is_unsettled;
     KELPIE_ASSERT(status == 0 ? result != NULL : error != NULL);
+    if (!is_told && !qemu->vmm.is_changing) {
+        return; /* it was settled by one that was sent later */
+    }
     kelpie__timer_disarm(qemu->loop, &qemu->change_timer);
     qemu->is_unsettled = false;
     if (pause_is_left_to_end(status)) {
@@ -116,6 +119,27 @@ static void pause_done(void *context, int status, const struct kelpie_json_value
     kelpie__vmm_emit_done(&qemu->vmm, status, error);
 }
 
+static void pause_undone_again(void *context, int status, const struct kelpie_json_value *result,
+                               const struct kelpie_error *error) {
+    struct kelpie_qemu *qemu = context;
+    KELPIE_ASSERT(status == 0 ? result != NULL : error != NULL);
+    if (status == 0) {
+        qemu->is_unsettled = false;
+    }
+}
+
+/* The undoing may have been lost on its way, not only be late: it does no harm twice. Who asks is
+ * told BUSY all the same, and may find it settled next time. */
+static int pause_check_settled(struct kelpie_qemu *qemu, struct kelpie_error *error) {
+    int status = kelpie__qemu_check_settled(qemu, error);
+    KELPIE_ASSERT(status <= 0);
+    if (status < 0) {
+        kelpie__ignore(kelpie__qemu_execute(qemu, qemu->is_pausing ? "cont" : "stop", NULL,
+                                            pause_undone_again, NULL));
+    }
+    return status;
+}
+
 int kelpie__qemu_check_settled(const struct kelpie_qemu *qemu, struct kelpie_error *error) {
     KELPIE_ASSERT(!qemu->is_unsettled || qemu->qmp != NULL);
     if (!qemu->is_unsettled) {
@@ -127,7 +151,7 @@ int kelpie__qemu_check_settled(const struct kelpie_qemu *qemu, struct kelpie_err
 
 int kelpie__qemu_pause(struct kelpie_vmm *vmm, struct kelpie_error *error) {
     struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
-    int status = kelpie__qemu_check_settled(qemu, error);
+    int status = pause_check_settled(qemu, error);
     if (status < 0) {
         return status;
     }
@@ -137,7 +161,7 @@ int kelpie__qemu_pause(struct kelpie_vmm *vmm, struct kelpie_error *error) {
 
 int kelpie__qemu_resume(struct kelpie_vmm *vmm, struct kelpie_error *error) {
     struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
-    int status = kelpie__qemu_check_settled(qemu, error);
+    int status = pause_check_settled(qemu, error);
     if (status < 0) {
         return status;
     }
