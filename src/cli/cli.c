@@ -132,6 +132,26 @@ int kelpie__cli_each_vm(struct kelpie_cli *cli,
     return code;
 }
 
+int kelpie__cli_inspect_each(struct kelpie_cli *cli, uint32_t first,
+                             int (*inspect)(struct kelpie_cli *cli, const char *name,
+                                            bool is_first)) {
+    int code = KELPIE_CLI_OK;
+    bool is_first = true;
+    KELPIE_ASSERT(cli->word_count > first);
+    if (cli->options.is_json) {
+        kelpie__cli_put(cli, "[", 1);
+    }
+    for (uint32_t i = first; i < cli->word_count; i += 1) {
+        int one = inspect(cli, cli->words[i], is_first);
+        code = one != KELPIE_CLI_OK ? one : code;
+        is_first = is_first && one != KELPIE_CLI_OK;
+    }
+    if (cli->options.is_json) {
+        kelpie__cli_print(cli, is_first ? "]\n" : "\n]\n");
+    }
+    return code;
+}
+
 /* ---- what stands before the verb ------------------------------------------------------------- */
 
 static bool set_state_directory(struct kelpie_cli *cli, const char *path) {

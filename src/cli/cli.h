@@ -170,6 +170,13 @@ KELPIE_MUST_CHECK struct kelpie_vm *kelpie__cli_open_vm(struct kelpie_cli *cli, 
 int kelpie__cli_each_vm(struct kelpie_cli *cli,
                         int (*call)(struct kelpie_vm *vm, struct kelpie_error *error));
 
+/* Shows each thing that the command names, from the word `first` on, as a JSON list with --json.
+ * `inspect` gives 0 or the exit code, and is told whether nothing was shown before. Gives the exit
+ * code: that of the last failure. */
+int kelpie__cli_inspect_each(struct kelpie_cli *cli, uint32_t first,
+                             int (*inspect)(struct kelpie_cli *cli, const char *name,
+                                            bool is_first));
+
 /* ---- options.c ------------------------------------------------------------------------------- */
 
 /* Reads what follows the verb: options and words. False: it was reported. */
@@ -198,6 +205,8 @@ void kelpie__cli_age(int64_t age_ms, char *out, size_t capacity);
 
 /* Standard output, collected and written when full and at the end. */
 KELPIE_PRINTF(2, 3) void kelpie__cli_print(struct kelpie_cli *cli, const char *format, ...);
+/* A line of what `inspect` shows; nothing for an empty text. */
+void kelpie__cli_print_field(struct kelpie_cli *cli, const char *name, const char *text);
 void kelpie__cli_put(struct kelpie_cli *cli, const char *bytes, size_t count);
 void kelpie__cli_flush(struct kelpie_cli *cli);
 /* Flushes; gives `code`, or the exit code of output that could not be written. */

@@ -45,17 +45,11 @@ int64_t kelpie__cli_write_info(const struct kelpie_vm_info *info, char *out, siz
     return kelpie__json_finish(&writer);
 }
 
-static void print_text(struct kelpie_cli *cli, const char *name, const char *text) {
-    if (text[0] != '\0') {
-        kelpie__cli_print(cli, "%-14s %s\n", name, text);
-    }
-}
-
 static void print_info(struct kelpie_cli *cli, const struct kelpie_vm_info *info) {
     kelpie__cli_print(cli, "%-14s %s\n", "name", info->name);
     kelpie__cli_print(cli, "%-14s %s\n", "id", info->id);
     kelpie__cli_print(cli, "%-14s %s\n", "state", kelpie_vm_state_name(info->state));
-    print_text(cli, "reason", info->reason);
+    kelpie__cli_print_field(cli, "reason", info->reason);
     kelpie__cli_print(cli, "%-14s %u\n", "cpus", info->cpus);
     kelpie__cli_print(cli, "%-14s %u MiB\n", "memory", info->memory_mib);
     kelpie__cli_print(cli, "%-14s %s%s\n", "root",
@@ -64,14 +58,14 @@ static void print_info(struct kelpie_cli *cli, const struct kelpie_vm_info *info
     if (info->disk_size_mib > 0) {
         kelpie__cli_print(cli, "%-14s %llu MiB\n", "disk", (unsigned long long)info->disk_size_mib);
     }
-    print_text(cli, "kernel", info->kernel);
-    print_text(cli, "snapshot", info->parent);
-    print_text(cli, "pool", info->pool);
-    print_text(cli, "backend", info->backend);
-    print_text(cli, "", info->backend_reason);
-    print_text(cli, "pause", info->pause);
-    print_text(cli, "accelerator", info->accelerator);
-    print_text(cli, "", info->accelerator_reason);
+    kelpie__cli_print_field(cli, "kernel", info->kernel);
+    kelpie__cli_print_field(cli, "snapshot", info->parent);
+    kelpie__cli_print_field(cli, "pool", info->pool);
+    kelpie__cli_print_field(cli, "backend", info->backend);
+    kelpie__cli_print_field(cli, "", info->backend_reason);
+    kelpie__cli_print_field(cli, "pause", info->pause);
+    kelpie__cli_print_field(cli, "accelerator", info->accelerator);
+    kelpie__cli_print_field(cli, "", info->accelerator_reason);
     kelpie__cli_print(cli, "%-14s %s%s\n", "lifetime", lifetime_name(info->lifetime),
                       info->is_ephemeral ? ", ephemeral" : "");
     if (info->boot_us > 0) {
@@ -111,19 +105,5 @@ static int inspect_one(struct kelpie_cli *cli, const char *name, bool is_first) 
 }
 
 int kelpie__cli_inspect(struct kelpie_cli *cli) {
-    int code = KELPIE_CLI_OK;
-    bool is_first = true;
-    KELPIE_ASSERT(cli->word_count >= 1);
-    if (cli->options.is_json) {
-        kelpie__cli_put(cli, "[", 1);
-    }
-    for (uint32_t i = 0; i < cli->word_count; i += 1) {
-        int one = inspect_one(cli, cli->words[i], is_first);
-        code = one != KELPIE_CLI_OK ? one : code;
-        is_first = is_first && one != KELPIE_CLI_OK;
-    }
-    if (cli->options.is_json) {
-        kelpie__cli_print(cli, is_first ? "]\n" : "\n]\n");
-    }
-    return code;
+    return kelpie__cli_inspect_each(cli, 0, inspect_one);
 }

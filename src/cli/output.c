@@ -95,6 +95,12 @@ void kelpie__cli_print(struct kelpie_cli *cli, const char *format, ...) {
     kelpie__cli_put(cli, text, (size_t)kelpie__min_u64((uint64_t)length, sizeof(text) - 1));
 }
 
+void kelpie__cli_print_field(struct kelpie_cli *cli, const char *name, const char *text) {
+    if (text[0] != '\0') {
+        kelpie__cli_print(cli, "%-14s %s\n", name, text);
+    }
+}
+
 /* "kelpie: place: text", with one newline at the end. */
 KELPIE_PRINTF(3, 0)
 static void write_line(struct kelpie_cli *cli, const char *place, const char *format,

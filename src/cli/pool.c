@@ -137,27 +137,21 @@ static int run_ls(struct kelpie_cli *cli) {
     return KELPIE_CLI_OK;
 }
 
-static void print_text(struct kelpie_cli *cli, const char *name, const char *text) {
-    if (text[0] != '\0') {
-        kelpie__cli_print(cli, "%-14s %s\n", name, text);
-    }
-}
-
 static void print_pool(struct kelpie_cli *cli, const struct kelpie_pool_info *info) {
     KELPIE_ASSERT(info->size > 0 && info->concurrency > 0);
-    print_text(cli, "name", info->name);
-    print_text(cli, "id", info->id);
+    kelpie__cli_print_field(cli, "name", info->name);
+    kelpie__cli_print_field(cli, "id", info->id);
     kelpie__cli_print(cli, "%-14s %u of %u wait, %u being made (%u at once)\n", "members",
                       info->ready_count, info->size, info->making_count, info->concurrency);
     kelpie__cli_print(cli, "%-14s %u\n", "cpus", info->cpus);
     kelpie__cli_print(cli, "%-14s %u MiB each\n", "memory", info->memory_mib);
-    print_text(cli, "root", info->root);
-    print_text(cli, "snapshot", info->snapshot);
-    print_text(cli, "lifetime", lifetime_name(info->lifetime));
+    kelpie__cli_print_field(cli, "root", info->root);
+    kelpie__cli_print_field(cli, "snapshot", info->snapshot);
+    kelpie__cli_print_field(cli, "lifetime", lifetime_name(info->lifetime));
     kelpie__cli_print(cli, "%-14s %d: %llu made, %llu failed\n", "keeper", info->keeper_pid,
                       (unsigned long long)info->made_count,
                       (unsigned long long)info->failure_count);
-    print_text(cli, "problem", info->problem);
+    kelpie__cli_print_field(cli, "problem", info->problem);
 }
 
 /* 0, or the exit code. */
@@ -183,21 +177,7 @@ static int inspect_one(struct kelpie_cli *cli, const char *name, bool is_first) 
 }
 
 static int run_inspect(struct kelpie_cli *cli) {
-    int code = KELPIE_CLI_OK;
-    bool is_first = true;
-    KELPIE_ASSERT(cli->word_count >= 2);
-    if (cli->options.is_json) {
-        kelpie__cli_put(cli, "[", 1);
-    }
-    for (uint32_t i = 1; i < cli->word_count; i += 1) {
-        int one = inspect_one(cli, cli->words[i], is_first);
-        code = one != KELPIE_CLI_OK ? one : code;
-        is_first = is_first && one != KELPIE_CLI_OK;
-    }
-    if (cli->options.is_json) {
-        kelpie__cli_print(cli, is_first ? "]\n" : "\n]\n");
-    }
-    return code;
+    return kelpie__cli_inspect_each(cli, 1, inspect_one);
 }
 
 /* ---- rm -------------------------------------------------------------------------------------- */

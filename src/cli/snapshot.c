@@ -4,34 +4,12 @@
  */
 #include "cli/snapshot.h"
 
-#include <string.h>
-
+#include "cli/part.h"
 #include "core/json.h"
 #include "core/text.h"
 #include "os/os_call.h"
 
 #define SNAPSHOT_JSON_BYTES 8192u
-#define WORDS_MANY UINT32_MAX
-
-/* Which of the verb's options a part of it takes. */
-enum part_options {
-    PART_JSON = 1,
-    PART_STOP = 2,
-    PART_LABEL = 4,
-    PART_SVG = 8,
-    PART_NAME = 16,
-    PART_TRUST = 32,
-};
-
-struct part {
-    const char *name;
-    uint32_t words_min; /* after its own name */
-    uint32_t words_max;
-    unsigned options;
-    const char *usage;
-    const char *summary;
-    int (*run)(struct kelpie_cli *cli);
-};
 
 void kelpie__cli_bytes(uint64_t bytes, char *out, size_t capacity) {
     const char *unit = bytes < 10u << 20 ? "KiB" : "MiB";
@@ -157,22 +135,16 @@ static int run_ls(struct kelpie_cli *cli) {
     return KELPIE_CLI_OK;
 }
 
-static void print_text(struct kelpie_cli *cli, const char *name, const char *text) {
-    if (text[0] != '\0') {
-        kelpie__cli_print(cli, "%-14s %s\n", name, text);
-    }
-}
-
 static void print_snapshot(struct kelpie_cli *cli, const struct kelpie_snapshot_info *info) {
     char text[128];
     char size[32];
     int64_t now_ms = kelpie__os_now(cli->os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
-    print_text(cli, "name", info->name);
-    print_text(cli, "id", info->id);
-    print_text(cli, "label", info->label);
+    kelpie__cli_print_field(cli, "name", info->name);
+    kelpie__cli_print_field(cli, "id", info->id);
+    kelpie__cli_print_field(cli, "label", info->label);
     kelpie__cli_print(cli, "%-14s %s (%s)%s\n", "vm", info->vm_name, info->vm_id,
                       info->is_paused ? ", paused" : "");
-    print_text(cli, "parent", info->parent);
+    kelpie__cli_print_field(cli, "parent", info->parent);
     kelpie__cli_age(now_ms - info->created_ms, text, sizeof(text));
     kelpie__cli_print(cli, "%-14s %s ago\n", "created", text);
     kelpie__cli_bytes(info->stored_bytes, size, sizeof(size));
@@ -186,39 +158,32 @@ static void print_snapshot(struct kelpie_cli *cli, const struct kelpie_snapshot_
     }
     kelpie__cli_print(cli, "%-14s %s %s, %s, %s, %s\n", "needs", info->backend, info->vmm_version,
                       info->architecture, info->machine, info->cpu);
-    print_text(cli, "accelerator", info->accelerator);
-    print_text(cli, "kernel", info->kernel_digest);
-    print_text(cli, "checksum", info->checksum);
+    kelpie__cli_print_field(cli, "accelerator", info->accelerator);
+    kelpie__cli_print_field(cli, "kernel", info->kernel_digest);
+    kelpie__cli_print_field(cli, "checksum", info->checksum);
+}
+
+static int inspect_one(struct kelpie_cli *cli, const char *name, bool is_first) {
+    struct kelpie_error error = {0};
+    struct kelpie_snapshot_info info = {.struct_size = sizeof(info)};
+    KELPIE_ASSERT(cli->kelpie != NULL);
+    if (kelpie_snapshot_inspect(cli->kelpie, name, &info, &error) < 0) {
+        return kelpie__cli_fail_error(cli, &error);
+    }
+    if (cli->options.is_json) {
+        print_json(cli, &info, is_first);
+    } else {
+        kelpie__cli_print(cli, is_first ? "" : "\n");
+        print_snapshot(cli, &info);
+    }
+    return KELPIE_CLI_OK;
 }
 
 static int run_inspect(struct kelpie_cli *cli) {
-    int code = KELPIE_CLI_OK;
-    bool is_first = true;
     if (!kelpie__cli_open(cli)) {
         return KELPIE_CLI_FAILED;
     }
-    if (cli->options.is_json) {
-        kelpie__cli_put(cli, "[", 1);
-    }
-    for (uint32_t i = 1; i < cli->word_count; i += 1) {
-        struct kelpie_error error = {0};
-        struct kelpie_snapshot_info info = {.struct_size = sizeof(info)};
-        if (kelpie_snapshot_inspect(cli->kelpie, cli->words[i], &info, &error) < 0) {
-            code = kelpie__cli_fail_error(cli, &error);
-            continue;
-        }
-        if (cli->options.is_json) {
-            print_json(cli, &info, is_first);
-        } else {
-            kelpie__cli_print(cli, is_first ? "" : "\n");
-            print_snapshot(cli, &info);
-        }
-        is_first = false;
-    }
-    if (cli->options.is_json) {
-        kelpie__cli_print(cli, is_first ? "]\n" : "\n]\n");
-    }
-    return code;
+    return kelpie__cli_inspect_each(cli, 1, inspect_one);
 }
 
 /* ---- rm, verify ------------------------------------------------------------------------------ */
@@ -268,90 +233,27 @@ static int run_tree(struct kelpie_cli *cli) {
 
 /* ---- the verb -------------------------------------------------------------------------------- */
 
-static const struct part parts[] = {
-    {"create", 1, 2, PART_STOP | PART_LABEL, "create [--stop] [--label TEXT] NAME [SNAPSHOT]",
+static const struct kelpie_cli_part parts[] = {
+    {"create", 1, 2, "stop label", "create [--stop] [--label TEXT] NAME [SNAPSHOT]",
      "save a VM that runs or is paused; it goes on", run_create},
-    {"ls", 0, 0, PART_JSON, "ls [--json]", "list what was saved, the oldest first", run_ls},
-    {"inspect", 1, WORDS_MANY, PART_JSON, "inspect [--json] SNAPSHOT...", "show all about it",
-     run_inspect},
-    {"rm", 1, WORDS_MANY, 0, "rm SNAPSHOT...", "remove it", run_rm},
-    {"verify", 1, WORDS_MANY, 0, "verify SNAPSHOT...", "compare every byte with its checksums",
-     run_verify},
-    {"tree", 0, 0, PART_SVG, "tree [--svg FILE]", "show who came from whom, as text or a picture",
+    {"ls", 0, 0, "json", "ls [--json]", "list what was saved, the oldest first", run_ls},
+    {"inspect", 1, KELPIE_CLI_WORDS_MANY, "json", "inspect [--json] SNAPSHOT...",
+     "show all about it", run_inspect},
+    {"rm", 1, KELPIE_CLI_WORDS_MANY, "", "rm SNAPSHOT...", "remove it", run_rm},
+    {"verify", 1, KELPIE_CLI_WORDS_MANY, "", "verify SNAPSHOT...",
+     "compare every byte with its checksums", run_verify},
+    {"tree", 0, 0, "svg", "tree [--svg FILE]", "show who came from whom, as text or a picture",
      run_tree},
-    {"export", 1, 2, 0, "export SNAPSHOT [FILE|-]", "write it as one stream, for another machine",
+    {"export", 1, 2, "", "export SNAPSHOT [FILE|-]", "write it as one stream, for another machine",
      kelpie__cli_snapshot_export},
-    {"import", 0, 1, PART_NAME | PART_TRUST, "import [--name NAME] [--trust] [FILE|-]",
+    {"import", 0, 1, "name trust", "import [--name NAME] [--trust] [FILE|-]",
      "make a snapshot of such a stream, once all of it was looked at", kelpie__cli_snapshot_import},
 };
 
 void kelpie__cli_print_snapshot_parts(struct kelpie_cli *cli) {
-    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(parts); i += 1) {
-        kelpie__cli_print(cli, "  kelpie snapshot %s\n      %s\n", parts[i].usage,
-                          parts[i].summary);
-    }
-    kelpie__cli_print(cli, "\n");
-}
-
-static const struct part *find_part(struct kelpie_cli *cli) {
-    struct kelpie_cli_suggestion suggestion;
-    const char *name = cli->words[0];
-    kelpie__cli_suggest_begin(&suggestion, name, strlen(name));
-    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(parts); i += 1) {
-        if (kelpie__text_equal(parts[i].name, name)) {
-            return &parts[i];
-        }
-        kelpie__cli_suggest_offer(&suggestion, parts[i].name);
-    }
-    if (suggestion.nearest != NULL) {
-        kelpie__ignore(kelpie__cli_fail(cli, "there is no \"%s\"; did you mean \"snapshot %s\"?",
-                                        name, suggestion.nearest));
-    } else {
-        kelpie__ignore(
-            kelpie__cli_fail(cli, "there is no \"%s\"; see kelpie snapshot --help", name));
-    }
-    return NULL;
-}
-
-/* The first of the given options that this part does not take; NULL: there is none. */
-static const char *foreign_option(const struct kelpie_cli *cli, const struct part *part) {
-    const struct kelpie_cli_options *options = &cli->options;
-    const struct {
-        bool is_given;
-        unsigned option;
-        const char *name;
-    } all[] = {
-        {options->is_json, PART_JSON, "--json"},
-        {options->stops_vm, PART_STOP, "--stop"},
-        {options->label != NULL, PART_LABEL, "--label"},
-        {options->svg != NULL, PART_SVG, "--svg"},
-        {options->name != NULL, PART_NAME, "--name"},
-        {options->is_trusted, PART_TRUST, "--trust"},
-    };
-    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(all); i += 1) {
-        if (all[i].is_given && (part->options & all[i].option) == 0) {
-            return all[i].name;
-        }
-    }
-    return NULL;
+    kelpie__cli_print_parts(cli, "snapshot", parts, KELPIE_ARRAY_COUNT(parts));
 }
 
 int kelpie__cli_snapshot(struct kelpie_cli *cli) {
-    KELPIE_ASSERT(cli->word_count >= 1);
-    const struct part *part = find_part(cli);
-    if (part == NULL) {
-        return KELPIE_CLI_FAILED;
-    }
-    const char *foreign = foreign_option(cli, part);
-    uint32_t given = cli->word_count - 1;
-    if (foreign != NULL) {
-        return kelpie__cli_fail(cli, "%s takes no %s; usage: kelpie snapshot %s", part->name,
-                                foreign, part->usage);
-    }
-    if (given < part->words_min || given > part->words_max) {
-        return kelpie__cli_fail(
-            cli, "%s; usage: kelpie snapshot %s",
-            given < part->words_min ? "too little was given" : "too much was given", part->usage);
-    }
-    return part->run(cli);
+    return kelpie__cli_run_part(cli, parts, KELPIE_ARRAY_COUNT(parts));
 }

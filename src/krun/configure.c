@@ -153,7 +153,6 @@ static bool configure_root(const struct configure *configure) {
     configure_name_disks(configure, disks, sizeof(disks));
     const char *const argv[] = {NULL};
     const char *const environment[] = {"KRUN_INIT_PID1=1", port, disks, NULL};
-    kelpie__krun_tell("has %s", has_overlay ? "overlay-init" : "staged-init");
     bool is_good =
         has_overlay ? configure_root_overlay(configure) : configure_root_staging(configure);
     return is_good && CONFIGURE_CALL(set_exec, configure->ctx, "/agent", argv, environment);

@@ -76,7 +76,6 @@ bool kelpie__krun_confine(const struct kelpie_krun_library *library,
                           const struct kelpie_krun_options *options) {
     long version = confine_version();
     if (version == 0) {
-        kelpie__krun_tell("has no-landlock");
         if (library->add_virtiofs3 == NULL) {
             kelpie__krun_tell_missing("this libkrun lets a guest write to a directory of the host, "
                                       "and this kernel has no Landlock to keep it from that; "

@@ -25,7 +25,6 @@ struct kelpie_krun_disk {
 };
 
 struct kelpie_krun_options {
-    bool is_probe;        /* says what the library can, and ends */
     const char *library;  /* libkrun.so.1, or a path */
     const char *firmware; /* libkrunfw.so.5, or a path */
     const char *agent;    /* the static agent */
@@ -65,7 +64,6 @@ struct kelpie_krun_library {
                                      uint32_t mode);
     int32_t (*has_feature)(uint64_t feature);
     int32_t (*get_max_vcpus)(void);
-    int32_t (*pause)(uint32_t ctx);
 };
 
 /* The program: an enum kelpie_krun_exit, or what the VM ended with. */
@@ -85,7 +83,7 @@ void kelpie__krun_tell_call(const char *name);
 KELPIE_PRINTF(1, 2) void kelpie__krun_tell_error(const char *format, ...);
 /* "missing TEXT" */
 KELPIE_PRINTF(1, 2) void kelpie__krun_tell_missing(const char *format, ...);
-/* Any other: "start", "returned ERRNO", "has NAME", "version TEXT". */
+/* Any other: "start", "returned ERRNO". */
 KELPIE_PRINTF(1, 2) void kelpie__krun_tell(const char *format, ...);
 
 /* ---- library.c ---- */
@@ -94,8 +92,6 @@ KELPIE_PRINTF(1, 2) void kelpie__krun_tell(const char *format, ...);
  * They stay loaded: the guest's kernel is mapped from the second one. */
 KELPIE_MUST_CHECK bool kelpie__krun_library_load(const struct kelpie_krun_options *options,
                                                  struct kelpie_krun_library *out);
-/* A lower bound, from the calls that it has: libkrun does not tell its version. */
-const char *kelpie__krun_library_version(const struct kelpie_krun_library *library);
 bool kelpie__krun_library_has_disks(const struct kelpie_krun_library *library);
 
 /* ---- configure.c ---- */
@@ -107,8 +103,8 @@ int64_t kelpie__krun_configure(const struct kelpie_krun_library *library,
 /* ---- confine.c ---- */
 
 /* From here on nothing can be written but the disks that may be and the devices a VM needs. False
- * after an error line. A kernel without Landlock is told ("has"), and is an error where the library
- * gives the guest a directory of the host to write to. */
+ * after an error line. A kernel without Landlock is an error only where the library gives the guest
+ * a directory of the host to write to. */
 KELPIE_MUST_CHECK bool kelpie__krun_confine(const struct kelpie_krun_library *library,
                                             const struct kelpie_krun_options *options);
 

@@ -25,26 +25,6 @@ static void launcher_prepare(void) {
     KELPIE_ASSERT(core.rlim_max == 0);
 }
 
-static int launcher_probe(const struct kelpie_krun_library *library) {
-    kelpie__krun_tell("version %s", kelpie__krun_library_version(library));
-    const struct {
-        const char *name;
-        bool is_there;
-    } features[] = {
-        {"disks", kelpie__krun_library_has_disks(library)},
-        {"read-only-shares", library->add_virtiofs3 != NULL},
-        {"overlay-init", library->add_overlay_file != NULL},
-        {"pause", library->pause != NULL},
-    };
-    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(features); i += 1) {
-        if (features[i].is_there) {
-            kelpie__krun_tell("has %s", features[i].name);
-        }
-    }
-    KELPIE_ASSERT(library->start_enter != NULL);
-    return 0;
-}
-
 int kelpie_krun_main(int argc, char **argv) {
     struct kelpie_krun_options options;
     struct kelpie_krun_library library;
@@ -57,9 +37,6 @@ int kelpie_krun_main(int argc, char **argv) {
     launcher_prepare();
     if (!kelpie__krun_library_load(&options, &library)) {
         return KELPIE_KRUN_FAILED;
-    }
-    if (options.is_probe) {
-        return launcher_probe(&library);
     }
     int64_t ctx = kelpie__krun_configure(&library, &options);
     if (ctx < 0 || !kelpie__krun_confine(&library, &options)) {

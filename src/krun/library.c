@@ -41,7 +41,6 @@ static const struct library_call library_calls[] = {
     LIBRARY_CALL_AS("krun_fs_add_overlay_dir", add_overlay_directory),
     LIBRARY_CALL(has_feature, false), /* 1.17.3 */
     LIBRARY_CALL(get_max_vcpus, false),
-    LIBRARY_CALL_AS("krun_vm_pause", pause), /* no release for Linux has one that works */
 };
 
 /* By the name that the dynamic linker searches, or by path. */
@@ -89,17 +88,6 @@ bool kelpie__krun_library_load(const struct kelpie_krun_options *options,
     }
     KELPIE_ASSERT(out->start_enter != NULL);
     return true;
-}
-
-const char *kelpie__krun_library_version(const struct kelpie_krun_library *library) {
-    KELPIE_ASSERT(library->add_vsock != NULL);
-    if (library->add_overlay_file != NULL) {
-        return "1.19.0";
-    }
-    if (library->add_virtiofs3 != NULL) {
-        return "1.18.0";
-    }
-    return library->has_feature != NULL ? "1.17.3" : "1.17.0";
 }
 
 bool kelpie__krun_library_has_disks(const struct kelpie_krun_library *library) {

@@ -86,9 +86,8 @@ static bool options_take(const char *name, const char *value, struct kelpie_krun
 bool kelpie__krun_options_read(int argc, char **argv, struct kelpie_krun_options *out) {
     *out = (struct kelpie_krun_options){
         .library = "libkrun.so.1", .firmware = "libkrunfw.so.5", .port = OPTIONS_PORT};
-    out->is_probe = argc > 1 && strcmp(argv[1], "--probe") == 0;
     KELPIE_ASSERT(argc >= 1);
-    for (int i = out->is_probe ? 2 : 1; i < argc; i += 2) {
+    for (int i = 1; i < argc; i += 2) {
         if (i + 1 == argc) {
             kelpie__krun_tell_error("%s needs a value", argv[i]);
             return false;
@@ -99,7 +98,7 @@ bool kelpie__krun_options_read(int argc, char **argv, struct kelpie_krun_options
     }
     bool is_whole =
         out->agent != NULL && out->staging != NULL && out->cpu_count > 0 && out->memory_mib > 0;
-    if (!out->is_probe && !is_whole) {
+    if (!is_whole) {
         kelpie__krun_tell_error("--agent, --staging, --cpus and --memory-mib have to be given");
         return false;
     }

@@ -21,6 +21,9 @@ struct contract_result {
 };
 
 struct contract contract_open(const struct harness *harness);
+/* With the test builds, and this plan for the monitors it starts; its probabilities are drawn from
+ * the run's seed. */
+struct contract contract_open_faulty(const struct harness *harness, const char *plan);
 void contract_close(struct contract *contract);
 
 /* A small VM (1 CPU, 256 MiB), owned and ephemeral unless changed. */

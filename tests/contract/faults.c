@@ -12,22 +12,6 @@
 
 #include "contract.h"
 
-/* Opens the library with the test builds, and this plan for the monitors it starts. */
-static struct contract open_faulty(const struct harness *harness, const char *plan) {
-    struct harness faulty = *harness;
-    faulty.libexec_directory = getenv("KELPIE_TEST_PROGRAMS");
-    if (faulty.libexec_directory == NULL) {
-        harness_skip("programs: KELPIE_TEST_PROGRAMS is not set");
-    }
-    char seed[32];
-    snprintf(seed, sizeof(seed), "%llu", (unsigned long long)harness->seed);
-    setenv("KELPIE_FAULT_PLAN", plan, 1);
-    setenv("KELPIE_FAULT_SEED", seed, 1);
-    struct contract contract = contract_open(&faulty);
-    contract.harness = harness;
-    return contract;
-}
-
 static struct kelpie_vm *create_durable(struct contract *contract, const char *name) {
     struct kelpie_config *config = contract_config(contract);
     kelpie_config_set_ephemeral(config, false);
@@ -37,7 +21,7 @@ static struct kelpie_vm *create_durable(struct contract *contract, const char *n
 /* A start under the plan fails with this code within its time, leaves Created, and says this. */
 static void start_fails(const struct harness *harness, const char *plan, int code,
                         const char *text) {
-    struct contract contract = open_faulty(harness, plan);
+    struct contract contract = contract_open_faulty(harness, plan);
     struct kelpie_vm *vm = create_durable(&contract, "faulty");
     struct kelpie_error failure = {0};
     contract_fails(kelpie_vm_start(vm, 20000, &failure), &failure, code, text);
@@ -62,7 +46,8 @@ static void test_fault_agent_mutated(const struct harness *harness) {
 
 /* A late reply is a reply. */
 static void test_fault_agent_late(const struct harness *harness) {
-    struct contract contract = open_faulty(harness, "agent.read every=3 max=5 => delay:300");
+    struct contract contract =
+        contract_open_faulty(harness, "agent.read every=3 max=5 => delay:300");
     struct kelpie_vm *vm = create_durable(&contract, "late");
     CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     contract_sh_says(vm, "echo well", "well\n");
@@ -73,8 +58,8 @@ static void test_fault_agent_late(const struct harness *harness) {
 /* Bytes in ones and twos are the same bytes. */
 static void test_fault_short_reads(const struct harness *harness) {
     struct contract contract =
-        open_faulty(harness, "agent.read p=0.5 => short:7; client.read p=0.5 => short:5; "
-                             "client.write p=0.3 => short:3; qmp.read p=0.5 => short:2");
+        contract_open_faulty(harness, "agent.read p=0.5 => short:7; client.read p=0.5 => short:5; "
+                                      "client.write p=0.3 => short:3; qmp.read p=0.5 => short:2");
     struct kelpie_vm *vm = create_durable(&contract, "short");
     CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     for (unsigned i = 0; i < 3; i += 1) {
@@ -87,7 +72,7 @@ static void test_fault_short_reads(const struct harness *harness) {
 /* The VMM is killed while a command runs: Crashed, everybody is told, start works again. */
 static void test_fault_vmm_killed(const struct harness *harness) {
     struct contract contract =
-        open_faulty(harness, "client.read nth=4 path=*qemu* max=1 => kill-child");
+        contract_open_faulty(harness, "client.read nth=4 path=*qemu* max=1 => kill-child");
     struct kelpie_vm *vm = create_durable(&contract, "killed");
     CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     unsigned crashes = 0;
@@ -111,7 +96,7 @@ static void test_fault_vmm_killed(const struct harness *harness) {
 /* A VMM that stands still: the command's timeout and the monitor's backstop end it. */
 static void test_fault_vmm_stopped(const struct harness *harness) {
     struct contract contract =
-        open_faulty(harness, "client.read nth=3 path=*qemu* max=1 => stop-child");
+        contract_open_faulty(harness, "client.read nth=3 path=*qemu* max=1 => stop-child");
     struct kelpie_vm *vm = create_durable(&contract, "stopped");
     CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     uint64_t started_ms = harness_now_ms();
@@ -137,7 +122,7 @@ static void test_fault_monitor_killed(const struct harness *harness) {
         char plan[64];
         uint64_t nth = 1 + harness_random(harness, "monitor", i) % 400;
         snprintf(plan, sizeof(plan), "* nth=%llu => kill", (unsigned long long)nth);
-        struct contract contract = open_faulty(harness, plan);
+        struct contract contract = contract_open_faulty(harness, plan);
         struct kelpie_vm *vm = NULL;
         struct kelpie_config *config = contract_config(&contract);
         struct kelpie_error failure = {0};
@@ -172,7 +157,7 @@ static void test_pause_resume_with_faults(const struct harness *harness) {
     const uint32_t rounds = harness_count(harness, 20);
     unsigned failures[2] = {0};
     struct contract contract =
-        open_faulty(harness, "qmp.write nth=1 => short:65536; qmp.write p=0.3 => drop");
+        contract_open_faulty(harness, "qmp.write nth=1 => short:65536; qmp.write p=0.3 => drop");
     struct kelpie_vm *vm = create_durable(&contract, "pauses");
     CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     for (uint32_t i = 0; i < rounds; i += 1) {

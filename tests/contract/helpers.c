@@ -27,6 +27,21 @@ struct contract contract_open(const struct harness *harness) {
     return contract;
 }
 
+struct contract contract_open_faulty(const struct harness *harness, const char *plan) {
+    struct harness faulty = *harness;
+    faulty.libexec_directory = getenv("KELPIE_TEST_PROGRAMS");
+    if (faulty.libexec_directory == NULL) {
+        harness_skip("programs: KELPIE_TEST_PROGRAMS is not set");
+    }
+    char seed[32];
+    snprintf(seed, sizeof(seed), "%llu", (unsigned long long)harness->seed);
+    setenv("KELPIE_FAULT_PLAN", plan, 1);
+    setenv("KELPIE_FAULT_SEED", seed, 1);
+    struct contract contract = contract_open(&faulty);
+    contract.harness = harness;
+    return contract;
+}
+
 void contract_close(struct contract *contract) {
     kelpie_close(contract->kelpie);
 }

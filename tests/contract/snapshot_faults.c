@@ -76,18 +76,6 @@ static void test_snapshot_disk(const struct harness *harness) {
 
 /* ---- faults ---------------------------------------------------------------------------------- */
 
-static struct contract open_faulty(const struct harness *harness, const char *plan) {
-    struct harness faulty = *harness;
-    faulty.libexec_directory = getenv("KELPIE_TEST_PROGRAMS");
-    if (faulty.libexec_directory == NULL) {
-        harness_skip("programs: KELPIE_TEST_PROGRAMS is not set");
-    }
-    setenv("KELPIE_FAULT_PLAN", plan, 1);
-    struct contract contract = contract_open(&faulty);
-    contract.harness = harness;
-    return contract;
-}
-
 /* A worker reads the plan anew each time that one is started: one VM is enough for many plans. */
 #define NO_FAULT "wait role=none nth=1 => EIO"
 
@@ -110,7 +98,7 @@ static struct contract open_planned(const struct harness *harness) {
     plan_next(harness, NO_FAULT);
     plan_path(harness, path, sizeof(path));
     snprintf(plan, sizeof(plan), "@%s", path);
-    return open_faulty(harness, plan);
+    return contract_open_faulty(harness, plan);
 }
 
 static void plan_remove(const struct harness *harness) {
@@ -136,7 +124,7 @@ static void no_space(struct contract *contract, struct kelpie_vm *vm) {
 /* The monitor's writes, one after the other: a rule that has fired lets the next try come further.
  */
 static void test_snapshot_no_space_monitor(const struct harness *harness) {
-    struct contract contract = open_faulty(
+    struct contract contract = contract_open_faulty(
         harness, "mkdir role=monitor path=.new-* nth=1 => ENOSPC; "
                  "open role=monitor path=device nth=1 => ENOSPC; "
                  "open role=monitor path=memory nth=1 => ENOSPC; "
@@ -221,7 +209,7 @@ static void test_snapshot_monitor_killed(const struct harness *harness) {
     for (size_t i = 0; i < sizeof(death_points) / sizeof(death_points[0]); i += 1) {
         char plan[128];
         snprintf(plan, sizeof(plan), "%s => kill", death_points[i]);
-        struct contract contract = open_faulty(harness, plan);
+        struct contract contract = contract_open_faulty(harness, plan);
         struct kelpie_vm *vm = contract_start_with_disk(&contract, "killed");
         contract_sh_says(vm, "echo kept >/root/file; sync", "");
         refused(vm, "never", KELPIE_E_CRASHED, "monitor");
@@ -258,7 +246,7 @@ static void test_snapshot_vmm_killed(const struct harness *harness) {
     for (size_t i = 0; i < sizeof(points) / sizeof(points[0]); i += 1) {
         char plan[128];
         snprintf(plan, sizeof(plan), "%s path=*qemu* max=1 => kill-child", points[i]);
-        struct contract contract = open_faulty(harness, plan);
+        struct contract contract = contract_open_faulty(harness, plan);
         struct kelpie_vm *vm = contract_start_with_disk(&contract, "killed");
         const struct kelpie_snapshot_options options = {.struct_size = sizeof(options),
                                                         .name = "never"};

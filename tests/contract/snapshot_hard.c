@@ -131,25 +131,13 @@ static void test_snapshot_damaged_everywhere(const struct harness *harness) {
 
 /* ---- no space -------------------------------------------------------------------------------- */
 
-static struct contract open_faulty(const struct harness *harness, const char *plan) {
-    struct harness faulty = *harness;
-    faulty.libexec_directory = getenv("KELPIE_TEST_PROGRAMS");
-    if (faulty.libexec_directory == NULL) {
-        harness_skip("programs: KELPIE_TEST_PROGRAMS is not set");
-    }
-    setenv("KELPIE_FAULT_PLAN", plan, 1);
-    struct contract contract = contract_open(&faulty);
-    contract.harness = harness;
-    return contract;
-}
-
 /* One try, in which the nth call of a kind finds the disk full. True: it did not come so far. */
 static bool restore_full(const struct harness *harness, const char *call, unsigned nth) {
     char plan[128];
     char listing[4200];
     struct kelpie_error error = {0};
     snprintf(plan, sizeof(plan), "%s role=monitor nth=%u => ENOSPC", call, nth);
-    struct contract contract = open_faulty(harness, plan);
+    struct contract contract = contract_open_faulty(harness, plan);
     struct kelpie_vm *vm = contract_create_from(&contract, "full", "point");
     int status = kelpie_vm_start(vm, 0, &error);
     if (status < 0) {
@@ -172,7 +160,7 @@ static bool restore_full(const struct harness *harness, const char *call, unsign
  * it works. */
 static void test_restore_no_space(const struct harness *harness) {
     static const char *const calls[] = {"pwrite", "mkdir", "link", "rename", "truncate"};
-    struct contract contract = open_faulty(harness, "wait role=none nth=1 => EIO");
+    struct contract contract = contract_open_faulty(harness, "wait role=none nth=1 => EIO");
     struct kelpie_vm *vm = contract_start_with_disk(&contract, "source");
     contract_sh_says(vm, "echo saved >/root/file", "");
     contract_take(vm, "point");
@@ -222,7 +210,7 @@ static bool killed_round(const struct harness *harness, uint32_t round) {
     unsigned call = 1 + (unsigned)(harness_random(harness, "call", round) % range);
     snprintf(plan, sizeof(plan), "* role=%s nth=%u %s", victims[victim][0], call,
              victims[victim][1]);
-    struct contract contract = open_faulty(harness, plan);
+    struct contract contract = contract_open_faulty(harness, plan);
     struct kelpie_vm *vm = contract_create_from(&contract, "victim", "seed");
     const struct kelpie_snapshot_options options = {.struct_size = sizeof(options),
                                                     .name = "taken"};
@@ -254,7 +242,7 @@ static bool killed_round(const struct harness *harness, uint32_t round) {
 }
 
 static void test_snapshot_killed_anywhere(const struct harness *harness) {
-    struct contract contract = open_faulty(harness, "wait role=none nth=1 => EIO");
+    struct contract contract = contract_open_faulty(harness, "wait role=none nth=1 => EIO");
     struct kelpie_vm *vm = contract_start_with_disk(&contract, "source");
     uint32_t rounds = harness_count(harness, 100);
     uint32_t died = 0;

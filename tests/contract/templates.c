@@ -418,18 +418,6 @@ static void test_template_two_at_once(const struct harness *harness) {
 
 /* ---- making it fails ------------------------------------------------------------------------- */
 
-static struct contract open_faulty(const struct harness *harness, const char *plan) {
-    struct harness faulty = *harness;
-    faulty.libexec_directory = getenv("KELPIE_TEST_PROGRAMS");
-    if (faulty.libexec_directory == NULL) {
-        harness_skip("programs: KELPIE_TEST_PROGRAMS is not set");
-    }
-    setenv("KELPIE_FAULT_PLAN", plan, 1);
-    struct contract contract = contract_open(&faulty);
-    contract.harness = harness;
-    return contract;
-}
-
 /* The VM does not notice, and the next one makes it. */
 static void test_template_making_fails(const struct harness *harness) {
     static const char *const plans[] = {
@@ -445,7 +433,7 @@ static void test_template_making_fails(const struct harness *harness) {
     };
     for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i += 1) {
         printf("# %s\n", plans[i]);
-        struct contract contract = open_faulty(harness, plans[i]);
+        struct contract contract = contract_open_faulty(harness, plans[i]);
         pass(&contract, "boot");
         /* Where the child dies that should remove it, its maker's end leaves it to prune. */
         HARNESS_CHECK(entries(&contract, "", NULL) == entries(&contract, ".new-", NULL),
@@ -454,7 +442,7 @@ static void test_template_making_fails(const struct harness *harness) {
         HARNESS_CHECK(entries(&contract, "", NULL) == 0, "nothing is left");
         finish(&contract);
     }
-    struct contract contract = open_faulty(harness, "wait role=none nth=1 => EIO");
+    struct contract contract = contract_open_faulty(harness, "wait role=none nth=1 => EIO");
     pass(&contract, "boot");
     pass(&contract, "template");
     finish(&contract);
@@ -469,7 +457,7 @@ static void test_template_kills_vmm(const struct harness *harness) {
     };
     for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i += 1) {
         printf("# %s\n", plans[i]);
-        struct contract contract = open_faulty(harness, plans[i]);
+        struct contract contract = contract_open_faulty(harness, plans[i]);
         pass(&contract, "boot");
         HARNESS_CHECK(entries(&contract, "", NULL) == 0, "nothing is left");
         finish(&contract);
@@ -489,13 +477,13 @@ static void test_template_maker_killed(const struct harness *harness) {
         struct kelpie_prune_result pruned = {.struct_size = sizeof(pruned)};
         snprintf(plan, sizeof(plan), "%s => kill", points[i]);
         printf("# %s\n", plan);
-        struct contract contract = open_faulty(harness, plan);
+        struct contract contract = contract_open_faulty(harness, plan);
         struct kelpie_vm *vm = contract_create(&contract, NULL, template_config(&contract));
         int status = kelpie_vm_start(vm, 0, &error);
         HARNESS_CHECK(status == KELPIE_E_CRASHED || status == 0, "%s", error.message);
         kelpie_vm_close(vm);
         kelpie_close(contract.kelpie);
-        contract = open_faulty(harness, "wait role=none nth=1 => EIO");
+        contract = contract_open_faulty(harness, "wait role=none nth=1 => EIO");
         CONTRACT_OK(kelpie_prune(contract.kelpie, NULL, &pruned, &broken));
         bool has_directory = i > 0;
         HARNESS_CHECK(pruned.leftover_count >= (has_directory ? 1 : 0) &&

@@ -2,8 +2,8 @@
  *
  * A libkrun.so.1 that goes wrong on purpose. Its file's name says how: "CALL.ACTION.so", where the
  * action of that call is fail (-EINVAL), abort (a panic), kill, hang, or exit (with 0, of
- * krun_start_enter); all other calls succeed. "no-CALL.so" is a library without the call. The same
- * file serves as libkrunfw.
+ * krun_start_enter); all other calls succeed. With FAKE_IS_OLD it lacks a call, as versions before
+ * 1.17.0 do. The same file serves as libkrunfw.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

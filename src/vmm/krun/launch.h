@@ -5,8 +5,6 @@
  * it is made, so that one that panics, hangs or is killed is known by name:
  *
  *     call NAME        about to be made
- *     has NAME         what the library or the host can, or cannot
- *     version TEXT     at least this one; with --probe only
  *     error TEXT       why it gives up
  *     missing TEXT     why it gives up: what the host lacks
  *     start            the last line of a launch that went well
