@@ -20,6 +20,7 @@
 
 #define LIFE_STACK_BYTES (512u * 1024u)
 #define LIFE_COMMANDS 3u
+#define LIFE_TIMEOUT_MS 30000u
 #define LIFE_LIMIT_NS (INT64_C(36000) * KELPIE_NS_PER_S)
 #define SEAM_CALLS 200000u
 #define SEAM_FILE "/etc/seam"
@@ -34,6 +35,22 @@ struct living {
     double read_ns;
 };
 
+/* One life of one client. */
+struct alive {
+    struct living *living;
+    struct kelpie *kelpie;
+    struct kelpie_vm *vm;
+    const char *name; /* of the VM and of its snapshot */
+};
+
+static const char *const step_names[BENCH_STEP_COUNT] = {
+    [BENCH_STEP_CREATE] = "create",   [BENCH_STEP_START] = "start",
+    [BENCH_STEP_EXEC] = "exec",       [BENCH_STEP_PAUSE] = "pause",
+    [BENCH_STEP_RESUME] = "resume",   [BENCH_STEP_SNAPSHOT] = "snapshot",
+    [BENCH_STEP_RESTORE] = "restore", [BENCH_STEP_STOP] = "stop",
+    [BENCH_STEP_DELETE] = "delete",   [BENCH_STEP_REMOVE] = "remove",
+};
+
 static const char *const environment[] = {"PATH=/usr/bin:/usr/sbin", "HOME=/root",
                                           "KELPIE_LIBEXEC=" SIM_LIBEXEC_DIRECTORY, NULL};
 
@@ -41,8 +58,8 @@ static struct living *living_of(struct kelpie_os *os) {
     return kelpie__sim_world_context(kelpie__sim_process_of(os)->machine->world);
 }
 
-static bool step(struct living *living, const char *name, int status) {
-    if (status < 0 && living->failed == NULL) {
+static bool check(struct living *living, const char *name, bool is_good) {
+    if (!is_good && living->failed == NULL) {
         living->failed = name;
     }
     return living->failed == NULL;
@@ -50,66 +67,119 @@ static bool step(struct living *living, const char *name, int status) {
 
 /* ---- a life ---------------------------------------------------------------------------------- */
 
-static void live_commands(struct living *living, struct kelpie_vm *vm) {
-    static const char *const argv[] = {"echo", "hello", NULL};
-    const struct kelpie_exec_options command = {.struct_size = sizeof(command), .argv = argv};
-    for (uint32_t i = 0; i < LIFE_COMMANDS && living->failed == NULL; i += 1) {
-        struct kelpie_exec_result result = {.struct_size = sizeof(result)};
-        if (step(living, "exec", kelpie_vm_exec(vm, &command, &result, &living->error))) {
-            step(living, "echo", strcmp(result.stdout_bytes, "hello\n") == 0 ? 0 : -1);
-            kelpie_exec_result_release(&result);
-        }
-    }
-}
-
 /* It boots: what is measured is a life of its own, not a copy of one that was booted before. */
-static int life_create(struct kelpie *kelpie, const char *name, struct kelpie_vm **out,
-                       struct kelpie_error *error) {
+static int life_create(struct alive *alive) {
+    struct kelpie_error *error = &alive->living->error;
     struct kelpie_config *config = NULL;
-    int status = kelpie_config_create(kelpie, &config, error);
+    int status = kelpie_config_create(alive->kelpie, &config, error);
     if (status == 0) {
         kelpie_config_set_template(config, false);
-        status = kelpie_vm_create(kelpie, name, config, out, error);
+        status = kelpie_vm_create(alive->kelpie, alive->name, config, &alive->vm, error);
     }
     kelpie_config_destroy(config);
     return status;
 }
 
-static void live_once(struct living *living, struct kelpie *kelpie, const char *name) {
-    struct kelpie_error *error = &living->error;
-    struct kelpie_os *os = kelpie->os;
-    struct kelpie_vm *vm = NULL;
-    if (!step(living, "create", life_create(kelpie, name, &vm, error))) {
+static int life_snapshot(struct alive *alive) {
+    const struct kelpie_snapshot_options options = {.struct_size = sizeof(options),
+                                                    .name = alive->name};
+    return kelpie_vm_snapshot(alive->vm, &options, NULL, &alive->living->error);
+}
+
+static int life_call(struct alive *alive, enum bench_step step) {
+    struct kelpie_error *error = &alive->living->error;
+    switch (step) {
+    case BENCH_STEP_CREATE:
+        return life_create(alive);
+    case BENCH_STEP_START:
+        return kelpie_vm_start(alive->vm, 0, error);
+    case BENCH_STEP_PAUSE:
+        return kelpie_vm_pause(alive->vm, error);
+    case BENCH_STEP_RESUME:
+        return kelpie_vm_resume(alive->vm, error);
+    case BENCH_STEP_SNAPSHOT:
+        return life_snapshot(alive);
+    case BENCH_STEP_RESTORE:
+        return kelpie_vm_restore(alive->vm, alive->name, 0, error);
+    case BENCH_STEP_STOP:
+        return kelpie_vm_stop(alive->vm, 0, NULL, error);
+    case BENCH_STEP_DELETE:
+        return kelpie_vm_delete(alive->vm, false, error);
+    case BENCH_STEP_REMOVE:
+        return kelpie_snapshot_remove(alive->kelpie, alive->name, error);
+    case BENCH_STEP_EXEC:
+    case BENCH_STEP_COUNT:
+        break;
+    }
+    return KELPIE_E_MISUSE; /* commands have arguments: live_command */
+}
+
+/* What each of the three commands is. Those of a client at work are what an embedder waits for: a
+ * short one, one of 10 s, one that hangs until its timeout of 30 s. */
+static int life_command(struct alive *alive, uint32_t index) {
+    static const char *const argv[2][LIFE_COMMANDS][3] = {
+        {{"echo", "hello"}, {"echo", "hello"}, {"echo", "hello"}},
+        {{"echo", "hello"}, {"sleep", "10"}, {"sleep", "60"}}};
+    static const char *const output[2][LIFE_COMMANDS] = {{"hello\n", "hello\n", "hello\n"},
+                                                         {"hello\n", "", ""}};
+    const bool is_at_work = alive->living->life->is_at_work;
+    const bool has_timeout = is_at_work && index == LIFE_COMMANDS - 1;
+    const struct kelpie_exec_options options = {.struct_size = sizeof(options),
+                                                .argv = argv[is_at_work][index],
+                                                .timeout_ms = has_timeout ? LIFE_TIMEOUT_MS : 0};
+    struct kelpie_exec_result result = {.struct_size = sizeof(result)};
+    int status = kelpie_vm_exec(alive->vm, &options, &result, &alive->living->error);
+    if (has_timeout) {
+        return status == KELPIE_E_EXEC_TIMEOUT ? 0 : KELPIE_E_PROTOCOL;
+    }
+    if (status == 0) {
+        bool is_right = strcmp(result.stdout_bytes, output[is_at_work][index]) == 0;
+        status = is_right ? 0 : KELPIE_E_PROTOCOL;
+        kelpie_exec_result_release(&result);
+    }
+    return status;
+}
+
+static void live_step(struct alive *alive, enum bench_step step, uint32_t index) {
+    struct living *living = alive->living;
+    if (living->failed != NULL) {
         return;
     }
+    int64_t begun_ns = living->life->is_timed ? kelpie__bench_cpu_ns() : 0;
+    int status = step == BENCH_STEP_EXEC ? life_command(alive, index) : life_call(alive, step);
+    living->lived.step_ns[step] += living->life->is_timed ? kelpie__bench_cpu_ns() - begun_ns : 0;
+    check(living, step_names[step], status == 0);
+}
+
+static void live_once(struct alive *alive) {
+    struct living *living = alive->living;
+    struct kelpie_os *os = alive->kelpie->os;
+    live_step(alive, BENCH_STEP_CREATE, 0);
     int64_t begun_ns = kelpie__os_now(os, KELPIE_OS_CLOCK_MONOTONIC);
-    if (step(living, "start", kelpie_vm_start(vm, 0, error))) {
-        live_commands(living, vm);
+    live_step(alive, BENCH_STEP_START, 0);
+    for (uint32_t i = 0; i < LIFE_COMMANDS; i += 1) {
+        live_step(alive, BENCH_STEP_EXEC, i);
     }
-    if (living->failed == NULL && living->life->takes_snapshot) {
-        const struct kelpie_snapshot_options options = {.struct_size = sizeof(options),
-                                                        .name = name};
-        step(living, "snapshot", kelpie_vm_snapshot(vm, &options, NULL, error));
-    }
-    if (living->failed == NULL && step(living, "pause", kelpie_vm_pause(vm, error)) &&
-        step(living, "resume", kelpie_vm_resume(vm, error)) &&
-        step(living, "stop", kelpie_vm_stop(vm, 0, NULL, error))) {
-        living->lived.vm_run_ns += kelpie__os_now(os, KELPIE_OS_CLOCK_MONOTONIC) - begun_ns;
-        step(living, "delete", kelpie_vm_delete(vm, false, error));
-    }
-    if (living->failed == NULL && living->life->takes_snapshot) {
-        step(living, "remove", kelpie_snapshot_remove(kelpie, name, error));
-    }
-    kelpie_vm_close(vm);
+    live_step(alive, BENCH_STEP_PAUSE, 0);
+    live_step(alive, BENCH_STEP_RESUME, 0);
+    live_step(alive, BENCH_STEP_SNAPSHOT, 0);
+    live_step(alive, BENCH_STEP_RESTORE, 0);
+    live_step(alive, BENCH_STEP_STOP, 0);
+    living->lived.vm_run_ns += kelpie__os_now(os, KELPIE_OS_CLOCK_MONOTONIC) - begun_ns;
+    live_step(alive, BENCH_STEP_DELETE, 0);
+    live_step(alive, BENCH_STEP_REMOVE, 0);
+    kelpie_vm_close(alive->vm);
+    alive->vm = NULL;
 }
 
 static int life_main(struct kelpie_os *os, int argc, char **argv) {
     struct living *living = living_of(os);
     struct kelpie *kelpie = NULL;
     KELPIE_ASSERT(argc == 1);
-    if (step(living, "open", kelpie__open_with_os(os, NULL, &kelpie, &living->error))) {
+    if (check(living, "open", kelpie__open_with_os(os, NULL, &kelpie, &living->error) == 0)) {
+        struct alive alive = {.living = living, .kelpie = kelpie, .name = argv[0]};
         for (uint32_t i = 0; i < living->life->rounds && living->failed == NULL; i += 1) {
-            live_once(living, kelpie, argv[0]);
+            live_once(&alive);
         }
         kelpie__ignore(kelpie__close_keeping_os(kelpie) == os);
     }
@@ -129,10 +199,11 @@ static int seam_main(struct kelpie_os *os, int argc, char **argv) {
     }
     living->now_ns = (double)(kelpie__bench_cpu_ns() - begun_ns) / SEAM_CALLS;
     int handle = kelpie__os_open(os, KELPIE_OS_CWD, SEAM_FILE, KELPIE_OS_OPEN_READ, 0);
-    if (step(living, "open a file", handle)) {
+    if (check(living, "open a file", handle >= 0)) {
         begun_ns = kelpie__bench_cpu_ns();
         for (uint32_t i = 0; i < SEAM_CALLS && living->failed == NULL; i += 1) {
-            step(living, "read a file", (int)kelpie__os_pread(os, handle, bytes, sizeof(bytes), 0));
+            check(living, "read a file",
+                  kelpie__os_pread(os, handle, bytes, sizeof(bytes), 0) >= 0);
         }
         living->read_ns = (double)(kelpie__bench_cpu_ns() - begun_ns) / SEAM_CALLS;
     }
@@ -160,8 +231,8 @@ static bool live_in(struct sim_world *world, struct living *living, sim_main mai
     int64_t begun_ns = kelpie__bench_cpu_ns();
     for (uint32_t i = 0; i < living->life->clients; i += 1) {
         kelpie__ignore(snprintf(name, sizeof(name), "vm-%u", i));
-        step(living, "begin",
-             kelpie__sim_process_start(kelpie__sim_world_host(world), &start) == NULL ? -1 : 0);
+        check(living, "begin",
+              kelpie__sim_process_start(kelpie__sim_world_host(world), &start) != NULL);
     }
     enum sim_run_end end = kelpie__sim_world_run(world, have_ended, living, LIFE_LIMIT_NS);
     living->lived.cpu_ns = kelpie__bench_cpu_ns() - begun_ns;
@@ -205,6 +276,11 @@ bool kelpie__bench_live(const struct bench_life *life, struct sim_nursery *nurse
     bool is_good = live(&living, nursery, life_main);
     *out = living.lived;
     return is_good;
+}
+
+const char *kelpie__bench_step_name(enum bench_step step) {
+    KELPIE_ASSERT(step < BENCH_STEP_COUNT);
+    return step_names[step];
 }
 
 bool kelpie__bench_seam(struct sim_nursery *nursery, double *out_now_ns, double *out_read_ns) {

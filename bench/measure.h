@@ -13,7 +13,7 @@
 #include <stdio.h>
 
 #define BENCH_ROUNDS_MAX 256u
-#define BENCH_SERIES_MAX 24u
+#define BENCH_SERIES_MAX 40u
 
 struct bench_series {
     const char *name; /* a word, for JSON */

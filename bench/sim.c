@@ -21,9 +21,8 @@
 #define CROWD 20u
 #define LIVES_OF_CROWD 4u
 #define SWARM_SEEDS 40u /* of a round */
-#define MEMORY_SEEDS 100u
 #define MEMORY_RUNS_DEFAULT 10000u
-#define SNAPSHOTS_PER_ROUND 20u
+#define MEMORY_LOOKS 20u /* at what is resident, evenly over the runs */
 #define FLOOR_LINES_MAX 64u
 #define STABLE_SPREAD 0.3      /* of the middle 80 % of rounds, in parts of the median */
 #define REGRESSION_FACTOR 1.5  /* worse than the floor file's figure by more than half */
@@ -46,8 +45,8 @@ struct told {
     uint32_t failed_runs; /* verdicts other than passed */
     double run_ms[SWARM_SEEDS * 4];
     uint32_t run_count;
-    double first_kib; /* resident, after every seed was run once */
-    double last_kib;  /* and after all runs */
+    double virtual_ms; /* of all runs */
+    double resident_kib[MEMORY_LOOKS];
     double peak_kib;
 };
 
@@ -127,14 +126,28 @@ static void measure_crowd(struct bench *bench, uint32_t round) {
                       (double)lived.vm_run_ns / cpu_ns);
 }
 
-static void measure_snapshots(struct bench *bench, uint32_t round) {
+static void measure_work(struct bench *bench, uint32_t round) {
     struct bench_lived lived;
     const struct bench_life life = {
-        .seed = round, .clients = 1, .rounds = SNAPSHOTS_PER_ROUND, .takes_snapshot = true};
+        .seed = round, .clients = CROWD, .rounds = LIVES_OF_CROWD, .is_at_work = true};
     if (live(bench, &life, &lived)) {
-        kelpie__bench_add(series_of(bench, "snapshot_lifecycles", "1/s",
-                                    "full lives with a snapshot per CPU second"),
-                          1e9 * SNAPSHOTS_PER_ROUND / (double)lived.cpu_ns);
+        kelpie__bench_add(
+            series_of(bench, "work_time", "x", "virtual time by CPU time, 20 VMs at work"),
+            (double)lived.virtual_ns / (double)lived.cpu_ns);
+    }
+}
+
+static void measure_steps(struct bench *bench, uint32_t round) {
+    struct bench_lived lived;
+    const struct bench_life life = {
+        .seed = round, .clients = 1, .rounds = LIVES_PER_ROUND, .is_timed = true};
+    if (!live(bench, &life, &lived)) {
+        return;
+    }
+    for (uint32_t i = 0; i < BENCH_STEP_COUNT; i += 1) {
+        kelpie__bench_add(series_of(bench, kelpie__bench_step_name((enum bench_step)i), "us",
+                                    "CPU time of this step in a life"),
+                          (double)lived.step_ns[i] / 1e3 / LIVES_PER_ROUND);
     }
 }
 
@@ -176,6 +189,7 @@ static void swarm_run(uint64_t seed, struct sim_nursery *nursery, struct told *t
         told->run_count += 1;
     }
     told->failed_runs += result.verdict == KELPIE_SIM_PASS ? 0 : 1;
+    told->virtual_ms += (double)result.virtual_ns / 1e6;
     kelpie__sim_run_release(&result);
 }
 
@@ -187,16 +201,17 @@ static void swarm_round(struct told *told, uint32_t round) {
     kelpie__sim_nursery_destroy(nursery);
 }
 
+/* All seeds are different ones: what a rare one leaves behind counts, too. */
 static void swarm_memory(struct told *told, uint32_t runs) {
     struct rusage usage;
     struct sim_nursery *nursery = kelpie__sim_nursery_create();
     for (uint32_t i = 0; i < runs; i += 1) {
-        swarm_run(i % MEMORY_SEEDS, nursery, told);
-        if (i + 1 == MEMORY_SEEDS) {
-            told->first_kib = resident_kib();
+        swarm_run(i, nursery, told);
+        uint32_t looks = (uint32_t)((uint64_t)(i + 1) * MEMORY_LOOKS / runs);
+        if (looks > (uint64_t)i * MEMORY_LOOKS / runs) {
+            told->resident_kib[looks - 1] = resident_kib();
         }
     }
-    told->last_kib = resident_kib();
     kelpie__ignore(getrusage(RUSAGE_SELF, &usage));
     told->peak_kib = (double)usage.ru_maxrss;
     kelpie__sim_nursery_destroy(nursery);
@@ -241,20 +256,29 @@ static void measure_swarm(struct bench *bench, uint32_t round) {
     kelpie__bench_add(series_of(bench, "swarm_run", "ms", "CPU time of a run: mean of 40 seeds"),
                       sum / told.run_count);
     kelpie__bench_add(series_of(bench, "swarm_run_longest", "ms", "the longest of these"), most);
+    kelpie__bench_add(series_of(bench, "swarm_time", "x", "virtual time by CPU time of these"),
+                      told.virtual_ms / sum);
     kelpie__bench_add(series_of(bench, "swarm_failures", "runs", "of 40 that did not pass"),
                       told.failed_runs);
 }
 
 static void measure_memory(struct bench *bench) {
     struct told told = {0};
-    if (bench->memory_runs < 2 * MEMORY_SEEDS ||
+    if (bench->memory_runs < MEMORY_LOOKS ||
         !in_child(bench, swarm_memory, bench->memory_runs, &told)) {
         return;
     }
     kelpie__bench_add(series_of(bench, "memory_peak", "MiB", "of a process that runs swarm seeds"),
                       told.peak_kib / 1024);
-    kelpie__bench_add(series_of(bench, "memory_growth", "KiB", "after 100 seeds were run again"),
-                      told.last_kib - told.first_kib);
+    struct bench_series *resident =
+        series_of(bench, "memory", "MiB", "resident after each twentieth of the runs");
+    for (uint32_t i = 0; i < MEMORY_LOOKS; i += 1) {
+        kelpie__bench_add(resident, told.resident_kib[i] / 1024);
+    }
+    kelpie__bench_add(series_of(bench, "memory_growth", "MiB", "from the first look to the last"),
+                      (told.resident_kib[MEMORY_LOOKS - 1] - told.resident_kib[0]) / 1024);
+    kelpie__bench_add(series_of(bench, "memory_failures", "runs", "that did not pass"),
+                      told.failed_runs);
 }
 
 /* ---- against the floor ----------------------------------------------------------------------- */
@@ -307,8 +331,9 @@ static const struct {
     const char *name;
     void (*measure)(struct bench *bench, uint32_t round);
 } sections[] = {
-    {"lives", measure_lives},         {"worlds", measure_worlds}, {"crowd", measure_crowd},
-    {"snapshots", measure_snapshots}, {"seam", measure_seam},     {"swarm", measure_swarm},
+    {"lives", measure_lives}, {"steps", measure_steps}, {"worlds", measure_worlds},
+    {"crowd", measure_crowd}, {"work", measure_work},   {"seam", measure_seam},
+    {"swarm", measure_swarm},
 };
 
 /* Round by round through all sections, so that what disturbs the machine disturbs all alike. */
@@ -331,10 +356,10 @@ static void measure(struct bench *bench) {
 static int usage(void) {
     fputs("usage: bench-sim [--rounds N] [--runs N] [--json FILE] [--floor FILE] [--only SECTION]\n"
           "  --rounds N      of each section, 1 to 256; default 15\n"
-          "  --runs N        of the swarm, for its memory; default 10000; 0: none\n"
+          "  --runs N        of seeds of the swarm, for its memory; default 10000; 0: none\n"
           "  --json FILE     all values\n"
           "  --floor FILE    fails if a figure is worse than this file's by more than half\n"
-          "  --only SECTION  lives, worlds, crowd, snapshots, seam, swarm or memory\n",
+          "  --only SECTION  lives, steps, worlds, crowd, work, seam, swarm or memory\n",
           stderr);
     return 125;
 }
