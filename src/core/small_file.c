@@ -107,8 +107,10 @@ static int small_file_write(struct kelpie_os *os, int file, const char *text, si
     return done == length ? 0 : -EIO;
 }
 
+enum small_file_sync { SMALL_FILE_UNSYNCED, SMALL_FILE_SYNCED, SMALL_FILE_LASTING };
+
 static int small_file_replace(struct kelpie_os *os, int directory, const char *name,
-                              const char *text, size_t length, bool is_synced,
+                              const char *text, size_t length, enum small_file_sync sync,
                               struct kelpie_error *error) {
     KELPIE_ASSERT(length > 0);
     char temporary[SMALL_FILE_NAME_BYTES_MAX];
@@ -121,15 +123,21 @@ static int small_file_replace(struct kelpie_os *os, int directory, const char *n
         return kelpie__fail(error, KELPIE_E_IO, -file, "open \"%s\"", temporary);
     }
     int status = small_file_write(os, file, text, length);
-    if (status == 0 && is_synced) {
+    if (status == 0 && sync != SMALL_FILE_UNSYNCED) {
         status = kelpie__os_sync(os, file);
     }
     int close_status = kelpie__os_close(os, file); /* some file systems report a full disk here */
     if (status == 0) {
         status = close_status;
     }
+    if (status == 0 && sync == SMALL_FILE_LASTING) {
+        status = kelpie__os_sync(os, directory);
+    }
     if (status == 0) {
         status = kelpie__os_rename(os, directory, temporary, directory, name, true);
+    }
+    if (status == 0 && sync == SMALL_FILE_LASTING) {
+        status = kelpie__os_sync(os, directory);
     }
     if (status < 0) {
         /* The error below is what counts; a file that stays is overwritten by the next attempt. */
@@ -141,12 +149,18 @@ static int small_file_replace(struct kelpie_os *os, int directory, const char *n
 
 int kelpie__small_file_replace(struct kelpie_os *os, int directory, const char *name,
                                const char *text, size_t length, struct kelpie_error *error) {
-    return small_file_replace(os, directory, name, text, length, false, error);
+    return small_file_replace(os, directory, name, text, length, SMALL_FILE_UNSYNCED, error);
 }
 
 int kelpie__small_file_replace_synced(struct kelpie_os *os, int directory, const char *name,
                                       const char *text, size_t length, struct kelpie_error *error) {
-    return small_file_replace(os, directory, name, text, length, true, error);
+    return small_file_replace(os, directory, name, text, length, SMALL_FILE_SYNCED, error);
+}
+
+int kelpie__small_file_replace_lasting(struct kelpie_os *os, int directory, const char *name,
+                                       const char *text, size_t length,
+                                       struct kelpie_error *error) {
+    return small_file_replace(os, directory, name, text, length, SMALL_FILE_LASTING, error);
 }
 
 int kelpie__small_file_replace_in(struct kelpie_os *os, const char *directory, const char *name,

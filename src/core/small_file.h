@@ -36,6 +36,12 @@ KELPIE_MUST_CHECK int kelpie__small_file_replace(struct kelpie_os *os, int direc
 KELPIE_MUST_CHECK int kelpie__small_file_replace_synced(struct kelpie_os *os, int directory,
                                                         const char *name, const char *text,
                                                         size_t length, struct kelpie_error *error);
+/* The same, and survives the machine's death: the directory is synced, too, before the rename and
+ * after it. Where a rename is no single step for the disk, NAME or NAME.new is there, whole, once
+ * NAME has been. */
+KELPIE_MUST_CHECK int kelpie__small_file_replace_lasting(struct kelpie_os *os, int directory,
+                                                         const char *name, const char *text,
+                                                         size_t length, struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__small_file_replace_in(struct kelpie_os *os, const char *directory,
                                                     const char *name, const char *text,
                                                     size_t length, struct kelpie_error *error);

@@ -230,13 +230,18 @@ static int fail_deleted(const struct kelpie_vm *vm, struct kelpie_error *error) 
                         "there is no VM \"%s\"; it was deleted meanwhile", vm->directory.name);
 }
 
+/* Its monitor is dead, or has been since the host went down. */
+static bool is_for_recovery(const struct kelpie_vm *vm, const struct kelpie_vm_record *record) {
+    return record->is_lost || kelpie__vm_monitor_is_dying(vm, record->monitor_pid);
+}
+
 /* Somebody holds the lock of a VM whose monitor is dead: whoever recovers it has no time (he may be
  * stopped). What he is to write is told now, since nobody may see the VM alive any more. */
 static int vm_tell_recovered(struct kelpie_vm *vm, struct kelpie_vm_record *record,
                              struct kelpie_error *error) {
     struct kelpie_os *os = vm->kelpie->os;
-    int status = kelpie__record_read(os, vm->directory.vm, record, error);
-    if (status < 0 || !kelpie__vm_monitor_is_dying(vm, record->monitor_pid)) {
+    int status = kelpie__record_read_remains(os, vm->directory.vm, record, error);
+    if (status < 0 || !is_for_recovery(vm, record)) {
         return status; /* of a new monitor, too */
     }
     KELPIE_REACHED(os, "a VM was seen whose recovery had no time");
@@ -255,8 +260,11 @@ static int vm_recover_if_free(struct kelpie_vm *vm, struct kelpie_vm_record *rec
     struct kelpie *kelpie = vm->kelpie;
     int status = kelpie__vm_directory_lock(&vm->directory, NULL);
     for (unsigned i = 0; status == KELPIE_E_BUSY && i < VM_DYING_TURNS; i += 1) {
-        if (kelpie->loop->is_dispatching || !kelpie__vm_monitor_is_dying(vm, record->monitor_pid)) {
+        if (!is_for_recovery(vm, record)) {
             return 0;
+        }
+        if (kelpie->loop->is_dispatching) { /* no time for turns */
+            return record->is_lost ? vm_tell_recovered(vm, record, error) : 0;
         }
         KELPIE_REACHED(kelpie->os, "a monitor was dying");
         status = kelpie__turn(
@@ -279,7 +287,7 @@ static int vm_recover_if_free(struct kelpie_vm *vm, struct kelpie_vm_record *rec
 int kelpie__vm_record(struct kelpie_vm *vm, struct kelpie_vm_record *out,
                       struct kelpie_error *error) {
     struct kelpie_error kept = {0};
-    int status = kelpie__record_read(vm->kelpie->os, vm->directory.vm, out, &kept);
+    int status = kelpie__record_read_remains(vm->kelpie->os, vm->directory.vm, out, &kept);
     if (!kelpie__vm_directory_is_current(&vm->directory)) { /* its files may be going, too */
         KELPIE_REACHED(vm->kelpie->os, "a VM was deleted by another");
         return fail_deleted(vm, error);

@@ -92,7 +92,7 @@ int kelpie_vm_read_log(struct kelpie_vm *vm, enum kelpie_log_kind kind,
                        kelpie_bytes_callback callback, void *context, struct kelpie_error *error) {
     static const char *const files[][2] = {
         [KELPIE_LOG_CONSOLE] = {"console.log.1", "console.log"},
-        [KELPIE_LOG_EVENTS] = {"events.log.1", "events.log"},
+        [KELPIE_LOG_EVENTS] = {KELPIE_VM_EVENTS_FILE ".1", KELPIE_VM_EVENTS_FILE},
     };
     if (vm == NULL || callback == NULL || (size_t)kind >= KELPIE_ARRAY_COUNT(files)) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0,

@@ -131,7 +131,7 @@ void kelpie__capture_take_back(struct kelpie_capture *capture) {
     record->layer_count -= 1;
     memcpy(name, record->layers[record->layer_count], sizeof(name));
     /* A record that still names it needs it: an empty layer over what the VM writes to. */
-    if (kelpie__lifecycle_save(&monitor->lifecycle, NULL) == 0) {
+    if (kelpie__lifecycle_save_layers(&monitor->lifecycle, record->layer_count, NULL) == 0) {
         kelpie__ignore(kelpie__os_unlink(monitor->os, monitor->directory.vm, name, false));
     }
 }
@@ -169,7 +169,7 @@ static int capture_make_layer(struct kelpie_capture *capture, struct kelpie_erro
     memcpy(record->layers[record->layer_count], name, sizeof(name));
     record->layer_count += 1;
     capture->has_layer = true;
-    return kelpie__lifecycle_save(lifecycle, error);
+    return kelpie__lifecycle_save_layers(lifecycle, record->layer_count - 1, error);
 }
 
 /* ---- the directory --------------------------------------------------------------------------- */

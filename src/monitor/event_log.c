@@ -18,8 +18,8 @@
 
 int kelpie__event_log_open(struct kelpie_event_log *events, struct kelpie_os *os, int directory,
                            struct kelpie_error *error) {
-    return kelpie__log_file_open(&events->log, os, directory, "events.log", KELPIE_EVENT_LOG_BYTES,
-                                 error);
+    return kelpie__log_file_open(&events->log, os, directory, KELPIE_VM_EVENTS_FILE,
+                                 KELPIE_EVENT_LOG_BYTES, error);
 }
 
 void kelpie__event_log_close(struct kelpie_event_log *events) {

@@ -13,6 +13,7 @@
 #include "monitor/monitor.h"
 #include "os/os_call.h"
 #include "os/os_mark.h"
+#include "store/lasting.h"
 
 #define LIFECYCLE_SAVE_RETRY_NS (100 * KELPIE_NS_PER_MS)
 /* less than what the library adds to the deadlines of its calls */
@@ -94,7 +95,17 @@ static void lifecycle_save_again(void *context) {
                       lifecycle_save_again, lifecycle);
 }
 
-static void lifecycle_unsaved(struct kelpie_lifecycle *lifecycle) {
+int kelpie__lifecycle_save_layers(struct kelpie_lifecycle *lifecycle, uint32_t known_count,
+                                  struct kelpie_error *error) {
+    struct kelpie_monitor *monitor = lifecycle->monitor;
+    KELPIE_ASSERT(known_count <= lifecycle->record.layer_count);
+    return monitor->config.is_ephemeral
+               ? kelpie__lifecycle_save(lifecycle, error)
+               : kelpie__lasting_write(monitor->os, monitor->directory.vm, &lifecycle->record,
+                                       known_count, error);
+}
+
+void kelpie__lifecycle_unsaved(struct kelpie_lifecycle *lifecycle) {
     struct kelpie_loop *loop = lifecycle->monitor->loop;
     if (!lifecycle->is_unsaved) {
         lifecycle->is_unsaved = true;
@@ -114,7 +125,7 @@ void kelpie__lifecycle_change(struct kelpie_lifecycle *lifecycle, enum kelpie_vm
         kelpie__text_copy(lifecycle->record.reason, sizeof(lifecycle->record.reason), reason));
     if (kelpie__lifecycle_save(lifecycle, &error) < 0) {
         KELPIE_REACHED(lifecycle->monitor->os, "a state could not be written");
-        lifecycle_unsaved(lifecycle);
+        kelpie__lifecycle_unsaved(lifecycle);
         kelpie__event_log_write(lifecycle->monitor, "notice", "%s", error.message);
     }
     kelpie__event_log_write(lifecycle->monitor, "state", "%s", reason);
@@ -124,6 +135,14 @@ int kelpie__lifecycle_init(struct kelpie_lifecycle *lifecycle, struct kelpie_mon
                            struct kelpie_error *error) {
     lifecycle->monitor = monitor;
     int status = kelpie__record_read(monitor->os, monitor->directory.vm, &lifecycle->record, error);
+    if (status < 0) {
+        return status;
+    }
+    if (!monitor->config.is_ephemeral) {
+        status =
+            kelpie__lasting_read(monitor->os, monitor->directory.vm, &lifecycle->record, error);
+        kelpie__record_read_boot_id(monitor->os, lifecycle->record.boot_id);
+    }
     if (status < 0) {
         return status;
     }

@@ -21,6 +21,15 @@ void kelpie__lifecycle_change(struct kelpie_lifecycle *lifecycle, enum kelpie_vm
 KELPIE_MUST_CHECK int kelpie__lifecycle_save(struct kelpie_lifecycle *lifecycle,
                                              struct kelpie_error *error);
 
+/* After the list of its disk's layers has changed, before it matters: of a durable VM that outlives
+ * the machine's death. The files of the lowest `known_count` were in the list before. */
+KELPIE_MUST_CHECK int kelpie__lifecycle_save_layers(struct kelpie_lifecycle *lifecycle,
+                                                    uint32_t known_count,
+                                                    struct kelpie_error *error);
+
+/* The record could not be written: as in kelpie__lifecycle_change. */
+void kelpie__lifecycle_unsaved(struct kelpie_lifecycle *lifecycle);
+
 void kelpie__lifecycle_disarm(struct kelpie_lifecycle *lifecycle);
 
 /* lifecycle.c: what the VM needs is there: boots it, in all of the boot's time. */

@@ -10,6 +10,8 @@
 #include "monitor/lifecycle_internal.h"
 #include "monitor/monitor.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
+#include "store/lasting.h"
 
 /* ---- the machine on its way ------------------------------------------------------------------ */
 
@@ -136,6 +138,33 @@ static void restore_move_in(struct kelpie_restore *restore) {
     kelpie__candidate_destroy(monitor, candidate, &error);
 }
 
+/* One rename decides. A disk that is on the wrong side of a crash of the host would be lost: what
+ * has to outlive that has a file of its own, and state.json follows. */
+static int restore_decide(struct kelpie_restore *restore, const struct kelpie_vm_record *record,
+                          struct kelpie_error *error) {
+    struct kelpie_monitor *monitor = restore->monitor;
+    struct kelpie_lifecycle *lifecycle = &monitor->lifecycle;
+    struct kelpie_os *os = monitor->os;
+    int directory = monitor->directory.vm;
+    bool is_lasting =
+        !monitor->config.is_ephemeral && kelpie__lasting_differs(record, &lifecycle->record);
+    if (is_lasting) {
+        int status = kelpie__lasting_write(os, directory, record, 0, error);
+        if (status < 0) { /* its name may be there: what is in force is written again */
+            kelpie__ignore(kelpie__lasting_write(os, directory, &lifecycle->record,
+                                                 lifecycle->record.layer_count, NULL));
+            return status;
+        }
+    }
+    int status = kelpie__record_write(os, directory, record, false, error);
+    if (status < 0 && is_lasting) {
+        KELPIE_REACHED(os, "a restore was decided whose state could not be written");
+        kelpie__lifecycle_unsaved(lifecycle);
+        return 0; /* written again until it succeeds */
+    }
+    return status;
+}
+
 int kelpie__restore_take_place(struct kelpie_restore *restore, struct kelpie_error *error) {
     struct kelpie_monitor *monitor = restore->monitor;
     struct kelpie_lifecycle *lifecycle = &monitor->lifecycle;
@@ -146,10 +175,7 @@ int kelpie__restore_take_place(struct kelpie_restore *restore, struct kelpie_err
     }
     *record = lifecycle->record;
     restore_fill_record(restore, record);
-    /* A disk that is on the wrong side of a crash of the host would be lost. */
-    bool is_synced = !monitor->config.is_ephemeral &&
-                     (record->layer_count > 0 || lifecycle->record.layer_count > 0);
-    int status = kelpie__record_write(monitor->os, monitor->directory.vm, record, is_synced, error);
+    int status = restore_decide(restore, record, error);
     if (status == 0) {
         lifecycle->record = *record;
     }

@@ -12,6 +12,7 @@
 #include "monitor/source.h"
 #include "os/os_call.h"
 #include "store/copy.h"
+#include "store/lasting.h"
 #include "store/remove.h"
 #include "store/seal.h"
 
@@ -353,20 +354,33 @@ static bool record_names(const struct kelpie_monitor *monitor,
     return record->layer_count == 0 && strcmp(first, name) == 0;
 }
 
+/* What the list on the disk names is kept, too: it may be another one than the record's, after a
+ * write of it that failed half-way. */
+static bool sweep_read_written(const struct kelpie_monitor *monitor,
+                               struct kelpie_vm_record *written) {
+    return written != NULL &&
+           (monitor->config.is_ephemeral ||
+            kelpie__lasting_read(monitor->os, monitor->directory.vm, written, NULL) == 0);
+}
+
 void kelpie__source_sweep(struct kelpie_monitor *monitor, const struct kelpie_vm_record *record) {
     char name[256];
     uint64_t cursor = 0;
     int directory = monitor->directory.vm;
+    struct kelpie_vm_record *written = kelpie__alloc(monitor->os, sizeof(*written));
+    bool is_known = sweep_read_written(monitor, written);
     if (monitor->lifecycle.vmm == NULL) {
         kelpie__ignore(kelpie__remove_directory(monitor->os, directory, SOURCE_KEPT_DIRECTORY));
     }
     /* bound: the directory */
-    while (kelpie__os_list(monitor->os, directory, &cursor, name, sizeof(name)) == 1) {
-        if (kelpie__text_has_prefix(name, SOURCE_LAYER_PREFIX) &&
-            !record_names(monitor, record, name)) {
+    while (is_known && kelpie__os_list(monitor->os, directory, &cursor, name, sizeof(name)) == 1) {
+        bool is_kept = record_names(monitor, record, name) ||
+                       (written->layer_count > 0 && record_names(monitor, written, name));
+        if (kelpie__text_has_prefix(name, SOURCE_LAYER_PREFIX) && !is_kept) {
             kelpie__ignore(kelpie__os_unlink(monitor->os, directory, name, false));
         }
     }
+    kelpie__free(monitor->os, written, sizeof(*written));
 }
 
 void kelpie__source_take_back(struct kelpie_source *source) {

@@ -71,6 +71,7 @@ struct sim_world {
     struct sim_process *embedder;
     bool is_running; /* inside kelpie__sim_world_run */
     bool is_power_lost;
+    uint32_t host_boots;
     bool turn_of_guests;
     bool has_failed;
     bool is_spinning;

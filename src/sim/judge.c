@@ -57,6 +57,7 @@ struct sim_judge {
     bool is_faulty; /* not calm */
     struct judge_call calls[SIM_JUDGE_CLIENT_MAX];
     uint64_t owned[SIM_JUDGE_CLIENT_MAX]; /* bits of VMs */
+    uint64_t orphaned;                    /* bits: their owner is gone, and they are going */
     uint64_t tampered;                    /* likewise */
     struct sim_endings endings;
     int64_t stop_ns[SIM_MODEL_VM_MAX]; /* the first stop since a start that succeeded; 0: none */
@@ -184,6 +185,7 @@ static void check_machine(struct sim_judge *judge, const struct judge_call *call
     const struct sim_faults *faults = kelpie__sim_world_faults(judge->world);
     if (status == 0 || before->vmm_pid == 0 ||
         judge->activity[call->operation.vm] != before->activity ||
+        (judge->orphaned >> call->operation.vm & 1) != 0 ||
         kelpie__sim_faults_fired(faults) != before->faults || judge_has_fault(judge, "qmp") ||
         judge_has_fault(judge, "qemu") || judge_has_fault(judge, "guest") ||
         judge_has_fault(judge, "kill") || judge_has_fault(judge, "power")) {
@@ -463,6 +465,7 @@ void kelpie__sim_judge_owns(struct sim_judge *judge, uint32_t client, uint32_t v
     KELPIE_ASSERT(client < SIM_JUDGE_CLIENT_MAX);
     KELPIE_ASSERT(vm < SIM_MODEL_VM_MAX);
     judge->owned[client] |= UINT64_C(1) << vm;
+    judge->orphaned &= ~(UINT64_C(1) << vm);
 }
 
 void kelpie__sim_judge_client_gone(struct sim_judge *judge, uint32_t client) {
@@ -478,6 +481,7 @@ void kelpie__sim_judge_client_gone(struct sim_judge *judge, uint32_t client) {
     for (uint32_t vm = 0; vm < SIM_MODEL_VM_MAX; vm += 1) {
         if ((judge->owned[client] >> vm & 1) != 0) {
             judge->killed_ns[vm] = kelpie__sim_now(judge->world);
+            judge->orphaned |= UINT64_C(1) << vm;
             judge->activity[vm] += 1;
             kelpie__sim_model_owner_gone(judge->model, vm);
         }

@@ -79,12 +79,6 @@ static bool has_lying_disk(struct sim_world *world) {
     return false;
 }
 
-/* A monitor does not sync each change of its VM's state (lifecycle.c): what a power loss makes of
- * the file is known, and told in docs/simulation-checks.md. */
-static bool is_state_lost(int status, const struct kelpie_error *error) {
-    return status == KELPIE_E_IO && strstr(error->message, "state.json") != NULL;
-}
-
 static int inspect_all(struct kelpie *kelpie, struct kelpie_error *error) {
     struct kelpie_vm_info *list = NULL;
     size_t count = 0;
@@ -97,7 +91,6 @@ static int inspect_all(struct kelpie *kelpie, struct kelpie_error *error) {
             status = kelpie_vm_inspect(vm, &info, error);
             kelpie_vm_close(vm);
         }
-        status = is_state_lost(status, error) ? 0 : status;
     }
     kelpie_list_free(kelpie, list, count);
     return status;

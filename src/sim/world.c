@@ -172,6 +172,16 @@ static void world_seed(struct sim_world *world) {
     world->hash = XXH3_64bits(&world->options.seed, sizeof(world->options.seed));
 }
 
+/* Of its own for each boot of the host. */
+static void world_name_boot(struct sim_world *world) {
+    world->host_boots += 1;
+    uint64_t id =
+        kelpie__sim_fault_hash(world->options.seed, "boot-id", "host", 0, world->host_boots);
+    kelpie__ignore(snprintf(world->host->boot_id, sizeof(world->host->boot_id),
+                            "%08x-0000-4000-8000-%012llx", world->host_boots,
+                            (unsigned long long)(id >> 16)));
+}
+
 static bool world_make_host(struct sim_world *world) {
     world->nursery = world->options.nursery;
     if (world->nursery == NULL) {
@@ -187,6 +197,7 @@ static bool world_make_host(struct sim_world *world) {
     }
     world->host->wall_offset_ns = WORLD_WALL_NS;
     world->host->tsc_khz = WORLD_TSC_KHZ;
+    world_name_boot(world);
     world->host->pid_next = 1000;
     kelpie__ignore(snprintf(world->host->hostname, sizeof(world->host->hostname), "host"));
     uint64_t bytes = world->options.disk_bytes == 0 ? WORLD_DISK_BYTES : world->options.disk_bytes;
@@ -272,6 +283,7 @@ void kelpie__sim_world_power_loss(struct sim_world *world) {
         kelpie__sim_disk_crash(world->host->disk);
     }
     world->is_power_lost = false;
+    world_name_boot(world);
     kelpie__sim_world_emit(world, &(struct sim_event){.type = SIM_EVENT_POWER_LOSS, .detail = ""});
 }
 

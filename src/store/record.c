@@ -4,11 +4,15 @@
  */
 #include "store/record.h"
 
+#include <errno.h>
+#include <string.h>
+
 #include "core/json.h"
 #include "core/small_file.h"
 #include "core/state.h"
 #include "core/text.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "store/manifest.h"
 
 static int64_t record_format(const struct kelpie_vm_record *record, char *out, size_t capacity) {
@@ -41,6 +45,7 @@ static int64_t record_format(const struct kelpie_vm_record *record, char *out, s
     kelpie__json_write_u64(&writer, "boot_us", record->boot_us);
     kelpie__json_write_i64(&writer, "monitor_pid", record->monitor_pid);
     kelpie__json_write_i64(&writer, "vmm_pid", record->vmm_pid);
+    kelpie__json_write_string(&writer, "boot_id", record->boot_id);
     kelpie__json_object_end(&writer);
     return kelpie__json_finish(&writer);
 }
@@ -82,7 +87,8 @@ int kelpie__record_write(struct kelpie_os *os, int directory, const struct kelpi
     M(is_snapshot_used)                                                                            \
     M(boot_us)                                                                                     \
     M(monitor_pid)                                                                                 \
-    M(vmm_pid)
+    M(vmm_pid)                                                                                     \
+    M(boot_id)
 
 /* As record_format writes them. */
 enum record_member {
@@ -105,10 +111,12 @@ static void read_pid(const struct kelpie_json_member *member, int32_t *out) {
     }
 }
 
-/* Without a list there are none; one that is damaged would lose what the disk holds. */
-static bool read_layers(const struct kelpie_json_member *member, struct kelpie_vm_record *out) {
+/* One that is damaged would lose what the disk holds. */
+bool kelpie__record_read_layers(const struct kelpie_json_member *member,
+                                struct kelpie_vm_record *out) {
     struct kelpie_json_value item;
     struct kelpie_json_iterator iterator;
+    out->layer_count = 0;
     if (!member->is_there) {
         return true;
     }
@@ -132,7 +140,7 @@ static bool read_layers(const struct kelpie_json_member *member, struct kelpie_v
 static bool record_parse(const struct kelpie_json_member *members, struct kelpie_vm_record *out) {
     *out = (struct kelpie_vm_record){0};
     if (!read_state(&members[RECORD_state], &out->state) ||
-        !read_layers(&members[RECORD_layers], out)) {
+        !kelpie__record_read_layers(&members[RECORD_layers], out)) {
         return false;
     }
     out->previous = KELPIE_VM_CREATED;
@@ -151,6 +159,7 @@ static bool record_parse(const struct kelpie_json_member *members, struct kelpie
     READ_TEXT(parent);
     READ_TEXT(pool);
     READ_TEXT(lifetime);
+    READ_TEXT(boot_id);
 #undef READ_TEXT
     kelpie__ignore(kelpie__json_i64(&members[RECORD_changed_ms].value, &out->changed_ms));
     kelpie__ignore(kelpie__json_i64(&members[RECORD_lease_end_ms].value, &out->lease_end_ms));
@@ -162,14 +171,17 @@ static bool record_parse(const struct kelpie_json_member *members, struct kelpie
     return true;
 }
 
-int kelpie__record_read(struct kelpie_os *os, int directory, struct kelpie_vm_record *out,
-                        struct kelpie_error *error) {
+enum record_outcome { RECORD_WHOLE, RECORD_TORN, RECORD_ABSENT, RECORD_UNREADABLE };
+
+static enum record_outcome record_load(struct kelpie_os *os, int directory,
+                                       struct kelpie_vm_record *out, struct kelpie_error *error) {
     char text[KELPIE_RECORD_JSON_BYTES_MAX];
     uint64_t format = 0;
     int64_t length =
         kelpie__small_file_read_at(os, directory, KELPIE_RECORD_FILE, text, sizeof(text));
     if (length < 0) {
-        return kelpie__fail(error, KELPIE_E_IO, (int)-length, "read " KELPIE_RECORD_FILE);
+        kelpie__ignore(kelpie__fail(error, KELPIE_E_IO, (int)-length, "read " KELPIE_RECORD_FILE));
+        return length == -ENOENT ? RECORD_ABSENT : RECORD_UNREADABLE;
     }
     struct kelpie_json_member members[] = {
 #define MEMBER_KEY(name) {.key = #name},
@@ -179,14 +191,54 @@ int kelpie__record_read(struct kelpie_os *os, int directory, struct kelpie_vm_re
     bool is_whole = kelpie__json_members(text, (size_t)length, members, RECORD_MEMBER_COUNT) == 0;
     if (is_whole && kelpie__json_u64(&members[RECORD_format].value, &format) == 0 &&
         format != KELPIE_RECORD_FORMAT) {
-        return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
-                            KELPIE_RECORD_FILE
-                            " has format %llu, this version knows %u; use a newer "
-                            "Kelpie",
-                            (unsigned long long)format, KELPIE_RECORD_FORMAT);
+        kelpie__ignore(kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
+                                    KELPIE_RECORD_FILE
+                                    " has format %llu, this version knows %u; use a newer "
+                                    "Kelpie",
+                                    (unsigned long long)format, KELPIE_RECORD_FORMAT));
+        return RECORD_UNREADABLE;
     }
     if (!is_whole || !record_parse(members, out)) {
-        return kelpie__fail(error, KELPIE_E_IO, 0, KELPIE_RECORD_FILE " is damaged; delete the VM");
+        kelpie__ignore(
+            kelpie__fail(error, KELPIE_E_IO, 0, KELPIE_RECORD_FILE " is damaged; delete the VM"));
+        return RECORD_TORN;
+    }
+    return RECORD_WHOLE;
+}
+
+int kelpie__record_read(struct kelpie_os *os, int directory, struct kelpie_vm_record *out,
+                        struct kelpie_error *error) {
+    struct kelpie_error why = {0};
+    if (record_load(os, directory, out, &why) == RECORD_WHOLE) {
+        return 0;
+    }
+    KELPIE_ASSERT(why.code < 0);
+    if (error != NULL) {
+        *error = why;
+    }
+    return why.code;
+}
+
+int kelpie__record_read_remains(struct kelpie_os *os, int directory, struct kelpie_vm_record *out,
+                                struct kelpie_error *error) {
+    struct kelpie_error why = {0};
+    enum record_outcome outcome = record_load(os, directory, out, &why);
+    if (outcome == RECORD_UNREADABLE) {
+        if (error != NULL) {
+            *error = why;
+        }
+        return why.code;
+    }
+    if (outcome != RECORD_WHOLE) {
+        KELPIE_REACHED(os, "a state file was lost with the power");
+        *out = (struct kelpie_vm_record){
+            .state = KELPIE_VM_RUNNING, .previous = KELPIE_VM_CREATED, .is_lost = true};
     }
     return 0;
+}
+
+void kelpie__record_read_boot_id(struct kelpie_os *os, char out[KELPIE_BOOT_ID_BYTES]) {
+    int64_t length =
+        kelpie__small_file_read(os, "/proc/sys/kernel/random/boot_id", out, KELPIE_BOOT_ID_BYTES);
+    out[length <= 0 ? 0 : strcspn(out, "\n")] = '\0';
 }

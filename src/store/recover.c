@@ -3,10 +3,114 @@
  * All VMs: their list, and what a program does first, making true what dead monitors have left. See
  * vm_directory.h.
  */
+#include <string.h>
+
+#include "core/json.h"
 #include "core/state.h"
 #include "core/text.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 #include "store/vm_directory.h"
+
+#define RECOVER_LINE_BYTES 1024u
+
+/* ---- one ------------------------------------------------------------------------------------- */
+
+/* The host has been started since: not only the monitor is gone. */
+static bool is_of_another_boot(struct kelpie_os *os, const struct kelpie_vm_record *record) {
+    char boot_id[KELPIE_BOOT_ID_BYTES];
+    kelpie__record_read_boot_id(os, boot_id);
+    return record->boot_id[0] != '\0' && boot_id[0] != '\0' &&
+           !kelpie__text_equal(record->boot_id, boot_id);
+}
+
+static const char *reason_of(struct kelpie_os *os, const struct kelpie_vm_record *record,
+                             bool was_starting) {
+    if (record->is_lost) {
+        return "the host went down, and the record of the VM's state was lost with it";
+    }
+    if (is_of_another_boot(os, record)) {
+        KELPIE_REACHED(os, "recovery of a VM of an earlier boot of the host");
+        return was_starting ? "the host went down during the start"
+                            : "the host went down, and the VM with it";
+    }
+    return was_starting ? "its monitor died during the start"
+                        : "its monitor died, and the VM with it";
+}
+
+void kelpie__vm_record_bury(struct kelpie_os *os, struct kelpie_vm_record *record) {
+    bool was_starting = record->state == KELPIE_VM_STARTING;
+    KELPIE_ASSERT(kelpie__state_is_live(record->state));
+    KELPIE_SOMETIMES(os, "recovery of a VM that was starting", was_starting);
+    KELPIE_SOMETIMES(os, "recovery of a VM that ran", record->state == KELPIE_VM_RUNNING);
+    KELPIE_SOMETIMES(os, "recovery of a VM that was paused", record->state == KELPIE_VM_PAUSED);
+    const char *reason = reason_of(os, record, was_starting);
+    kelpie__state_change(&record->state, was_starting ? record->previous : KELPIE_VM_CRASHED);
+    record->previous = record->state;
+    record->changed_ms = kelpie__os_now(os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
+    record->monitor_pid = 0;
+    record->vmm_pid = 0;
+    record->is_lost = false;
+    kelpie__ignore(kelpie__text_copy(record->reason, sizeof(record->reason), reason));
+}
+
+/* A line in the VM's events, as its monitor would write one; they are no truth, so that what cannot
+ * be written is left out. */
+static void recover_log(struct kelpie_os *os, int directory,
+                        const struct kelpie_vm_record *record) {
+    char line[RECOVER_LINE_BYTES];
+    struct kelpie_json_writer writer;
+    struct kelpie_os_stat stat;
+    int file = kelpie__os_open(os, directory, KELPIE_VM_EVENTS_FILE, KELPIE_OS_OPEN_WRITE, 0);
+    if (file < 0) { /* it was never started */
+        return;
+    }
+    kelpie__json_begin(&writer, line, sizeof(line) - 1);
+    kelpie__json_object_begin(&writer, NULL);
+    kelpie__json_write_i64(&writer, "time_ms", record->changed_ms);
+    kelpie__json_write_string(&writer, "type", "state");
+    kelpie__json_write_string(&writer, "state", kelpie_vm_state_name(record->state));
+    kelpie__json_write_string(&writer, "detail", record->reason);
+    kelpie__json_object_end(&writer);
+    int64_t length = kelpie__json_finish(&writer);
+    KELPIE_ASSERT(length > 0 && (size_t)length + 1 < sizeof(line)); /* our reasons are short */
+    line[length] = '\n';
+    if (kelpie__os_stat(os, file, "", false, &stat) == 0) {
+        kelpie__ignore(kelpie__os_pwrite(os, file, line, (size_t)length + 1, stat.size_bytes));
+    }
+    kelpie__ignore(kelpie__os_close(os, file));
+}
+
+int kelpie__vm_directory_recover(struct kelpie_vm_directory *directory,
+                                 struct kelpie_vm_record *out, struct kelpie_error *error) {
+    struct kelpie_os *os = directory->places->os;
+    struct kelpie_vm_record record;
+    KELPIE_ASSERT(directory->lock >= 0);
+    /* Not there in most cases. */
+    kelpie__ignore(kelpie__os_unlink(os, directory->run, KELPIE_VM_SOCKET_FILE, false));
+    if (directory->is_ephemeral) { /* its monitor deletes it: without one it is a leftover */
+        KELPIE_REACHED(os, "recovery of an ephemeral VM");
+        int status = kelpie__vm_directory_delete(directory, error);
+        return status < 0 ? status
+                          : kelpie__fail(error, KELPIE_E_NOT_FOUND, 0,
+                                         "VM \"%s\" was ephemeral and its monitor is gone",
+                                         directory->name);
+    }
+    int status = kelpie__record_read_remains(os, directory->vm, &record, error);
+    if (status == 0 && kelpie__state_is_live(record.state)) {
+        kelpie__vm_record_bury(os, &record);
+        status = kelpie__record_write(os, directory->vm, &record, true, error);
+        if (status == 0) {
+            recover_log(os, directory->vm, &record);
+        }
+    }
+    if (status == 0) {
+        *out = record;
+    }
+    return status;
+}
+
+/* ---- all of them ----------------------------------------------------------------------------- */
 
 /* One that cannot be looked at is listed, so that whoever uses it is told why; what the runtime
  * directory has of it is the run directory of a durable one, as long as there may be one. */
@@ -54,7 +158,7 @@ static bool may_be_orphan(const struct kelpie_vm_directory *directory) {
     if (directory->is_ephemeral) {
         return true;
     }
-    return kelpie__record_read(directory->places->os, directory->vm, &record, NULL) == 0 &&
+    return kelpie__record_read_remains(directory->places->os, directory->vm, &record, NULL) == 0 &&
            kelpie__state_is_live(record.state);
 }
 

@@ -538,57 +538,7 @@ bool kelpie__vm_directory_is_doubted(const struct kelpie_vm_directory *directory
     return is_doubted;
 }
 
-/* ---- recovery and deletion ------------------------------------------------------------------- */
-
-static void remove_socket(const struct kelpie_vm_directory *directory) {
-    /* Not there in most cases. */
-    kelpie__ignore(
-        kelpie__os_unlink(directory->places->os, directory->run, KELPIE_VM_SOCKET_FILE, false));
-}
-
-void kelpie__vm_record_bury(struct kelpie_os *os, struct kelpie_vm_record *record) {
-    bool was_starting = record->state == KELPIE_VM_STARTING;
-    KELPIE_ASSERT(kelpie__state_is_live(record->state));
-    KELPIE_SOMETIMES(os, "recovery of a VM that was starting", was_starting);
-    KELPIE_SOMETIMES(os, "recovery of a VM that ran", record->state == KELPIE_VM_RUNNING);
-    KELPIE_SOMETIMES(os, "recovery of a VM that was paused", record->state == KELPIE_VM_PAUSED);
-    kelpie__state_change(&record->state, was_starting ? record->previous : KELPIE_VM_CRASHED);
-    record->previous = record->state;
-    record->changed_ms = kelpie__os_now(os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
-    record->monitor_pid = 0;
-    record->vmm_pid = 0;
-    kelpie__ignore(kelpie__text_copy(record->reason, sizeof(record->reason),
-                                     was_starting ? "its monitor died during the start"
-                                                  : "its monitor died, and the VM with it"));
-}
-
-int kelpie__vm_directory_recover(struct kelpie_vm_directory *directory,
-                                 struct kelpie_vm_record *out, struct kelpie_error *error) {
-    struct kelpie_os *os = directory->places->os;
-    struct kelpie_vm_record record;
-    KELPIE_ASSERT(directory->lock >= 0);
-    remove_socket(directory);
-    if (directory->is_ephemeral) { /* its monitor deletes it: without one it is a leftover */
-        KELPIE_REACHED(os, "recovery of an ephemeral VM");
-        int status = kelpie__vm_directory_delete(directory, error);
-        return status < 0 ? status
-                          : kelpie__fail(error, KELPIE_E_NOT_FOUND, 0,
-                                         "VM \"%s\" was ephemeral and its monitor is gone",
-                                         directory->name);
-    }
-    int status = kelpie__record_read(os, directory->vm, &record, error);
-    if (status < 0) {
-        return status;
-    }
-    if (kelpie__state_is_live(record.state)) {
-        kelpie__vm_record_bury(os, &record);
-        status = kelpie__record_write(os, directory->vm, &record, true, error);
-    }
-    if (status == 0) {
-        *out = record;
-    }
-    return status;
-}
+/* ---- deletion -------------------------------------------------------------------------------- */
 
 int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory, struct kelpie_error *error) {
     const struct kelpie_places *places = directory->places;

@@ -20,6 +20,7 @@
 #define KELPIE_VM_LOCK_FILE "lock"
 #define KELPIE_VM_SOCKET_FILE "monitor.sock"
 #define KELPIE_VM_CONFIG_FILE "config.json"
+#define KELPIE_VM_EVENTS_FILE "events.log"
 
 struct kelpie_vm_directory {
     const struct kelpie_places *places; /* borrowed: until close */
@@ -65,8 +66,10 @@ void kelpie__vm_directory_unlock(struct kelpie_vm_directory *directory);
 /* What becomes of the record of a VM that lives, once its monitor is dead. */
 void kelpie__vm_record_bury(struct kelpie_os *os, struct kelpie_vm_record *record);
 
-/* With the lock: makes true what a dead monitor left. Starting becomes what was before it, Running
- * and Paused become Crashed; the socket goes; an ephemeral VM is deleted whole (NOT_FOUND then). */
+/* With the lock: makes true what a dead monitor, or a host that went down, left. Starting becomes
+ * what was before it, Running and Paused become Crashed, and so does one whose state.json is not
+ * there whole; its events get a line; the socket goes; an ephemeral VM is deleted whole (NOT_FOUND
+ * then). */
 KELPIE_MUST_CHECK int kelpie__vm_directory_recover(struct kelpie_vm_directory *directory,
                                                    struct kelpie_vm_record *out,
                                                    struct kelpie_error *error);

@@ -6,8 +6,9 @@
  */
 #include "disk_fixture.h"
 
+#include "core/small_file.h"
 #include "core/text.h"
-#include "store/record.h"
+#include "store/lasting.h"
 #include "store/vm_directory.h"
 
 #define STATES_MAX 400u /* of one moment; of more, so many of them */
@@ -156,6 +157,82 @@ static void test_synced_state_is_old_or_new(void **state) {
     assert_int_equal(last, NEW);
 }
 
+/* ---- what lasts ------------------------------------------------------------------------------ */
+
+#define LAYER_OLD "disk-1.raw"
+#define LAYER_NEW "disk-2.qcow2"
+
+static struct kelpie_vm_record layers_of(uint32_t count) {
+    struct kelpie_vm_record record = {.layer_count = count, .is_snapshot_used = count > 1};
+    static const char *const names[] = {LAYER_OLD, LAYER_NEW};
+    for (uint32_t i = 0; i < count; i += 1) {
+        kelpie__ignore(kelpie__text_copy(record.layers[i], sizeof(record.layers[i]), names[i]));
+    }
+    return record;
+}
+
+static void make_layer(struct fixture *f, const char *name) {
+    int file = kelpie__os_open(f->os, f->work, name, WRITE | CREATE, 0600);
+    if (file >= 0) {
+        kelpie__ignore(kelpie__os_pwrite(f->os, file, name, strlen(name), 0));
+        kelpie__ignore(kelpie__os_close(f->os, file));
+    }
+}
+
+static void lasting_first(struct fixture *f) {
+    make_layer(f, LAYER_OLD);
+    struct kelpie_vm_record record = layers_of(1);
+    kelpie__ignore(kelpie__lasting_write(f->os, f->work, &record, 0, NULL));
+}
+
+static void lasting_next(struct fixture *f) {
+    make_layer(f, LAYER_NEW);
+    struct kelpie_vm_record record = layers_of(2);
+    kelpie__ignore(kelpie__lasting_write(f->os, f->work, &record, 1, NULL));
+}
+
+static bool is_layer_whole(struct fixture *f, int directory, const char *name) {
+    char text[32] = "";
+    return kelpie__small_file_read_at(f->os, directory, name, text, sizeof(text)) > 0 &&
+           strcmp(text, name) == 0;
+}
+
+/* The list is one of those that were written, and what it names is there. */
+static enum outcome lasting_look(struct fixture *f) {
+    struct kelpie_vm_record record = {0};
+    int directory = open_directory(f, "/work");
+    bool is_whole = kelpie__lasting_read(f->os, directory, &record, NULL) == 0 &&
+                    record.is_snapshot_used == (record.layer_count > 1);
+    for (uint32_t i = 0; i < record.layer_count && is_whole; i += 1) {
+        is_whole = is_layer_whole(f, directory, record.layers[i]);
+    }
+    return !is_whole                 ? BROKEN
+           : record.layer_count == 0 ? ABSENT
+           : record.layer_count == 1 ? OLD
+                                     : NEW;
+}
+
+static void nothing(struct fixture *f) {
+    kelpie__ignore(f != NULL);
+}
+
+static void test_what_lasts_is_old_or_new_with_its_files(void **state) {
+    static const struct subject first = {nothing, lasting_first, lasting_look};
+    static const struct subject next = {lasting_first, lasting_next, lasting_look};
+    static const enum sim_disk_profile profiles[] = {SIM_DISK_EXT4, SIM_DISK_POSIX};
+    kelpie__ignore(state != NULL);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(profiles); i += 1) {
+        unsigned seen = 0;
+        unsigned last = 0;
+        crash_everywhere(&first, profiles[i], &seen, &last);
+        assert_int_equal(seen, ABSENT | OLD);
+        assert_int_equal(last, OLD);
+        crash_everywhere(&next, profiles[i], &seen, &last);
+        assert_int_equal(seen, OLD | NEW);
+        assert_int_equal(last, NEW);
+    }
+}
+
 /* ---- a VM that is made ----------------------------------------------------------------------- */
 
 static void vm_prepare(struct fixture *f) {
@@ -229,6 +306,7 @@ static void test_made_vm_is_whole_or_absent(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_synced_state_is_old_or_new),
+        cmocka_unit_test(test_what_lasts_is_old_or_new_with_its_files),
         cmocka_unit_test(test_made_vm_is_whole_or_absent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

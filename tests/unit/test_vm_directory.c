@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include "os/os_call.h"
+#include "store/lasting.h"
 #include "store/vm_directory.h"
 
 static char base[] = "/tmp/kelpie-test-store-XXXXXX";
@@ -256,15 +257,94 @@ static void test_prune_finishes_what_the_dead_began(void **state) {
     assert_int_equal(run("test \"$(ls -A state/run/vms)\" = box"), 0);
 }
 
-static void test_damaged_record_is_an_error_and_can_be_deleted(void **state) {
+/* What only the machine's death leaves: it went down, and what it was doing is not known. */
+static void test_lost_record_is_a_crash(void **state) {
+    static const char *const losses[] = {
+        "rm state/vms/box/state.json",
+        ": > state/vms/box/state.json",
+        "head -c 40 state/vms/box/state.json > torn && mv torn state/vms/box/state.json",
+        "head -c 300 /dev/zero > state/vms/box/state.json",
+    };
     struct kelpie_vm_directory directory;
     struct kelpie_vm_record record;
     struct kelpie_error error = {0};
     assert_non_null(state);
     create(&directory);
-    assert_int_equal(run("echo nonsense > state/vms/box/state.json"), 0);
-    assert_int_equal(kelpie__vm_directory_recover(&directory, &record, &error), KELPIE_E_IO);
-    assert_non_null(strstr(error.message, "damaged"));
+    assert_int_equal(run(": > state/vms/box/events.log"), 0);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(losses); i += 1) {
+        assert_int_equal(run(losses[i]), 0);
+        assert_int_equal(kelpie__record_read(os, directory.vm, &record, &error), KELPIE_E_IO);
+        assert_int_equal(kelpie__vm_directory_recover(&directory, &record, &error), 0);
+        assert_int_equal(record.state, KELPIE_VM_CRASHED);
+        assert_non_null(strstr(record.reason, "the host went down"));
+        assert_int_equal(kelpie__record_read(os, directory.vm, &record, &error), 0);
+        assert_int_equal(record.state, KELPIE_VM_CRASHED);
+    }
+    assert_int_equal(run("test $(grep -c '\"state\":\"crashed\".*host went down' "
+                         "state/vms/box/events.log) = 4"),
+                     0);
+    assert_int_equal(kelpie__vm_directory_delete(&directory, NULL), 0);
+    kelpie__vm_directory_close(&directory);
+}
+
+/* One that was written under another boot of the host is of a VM that went down with that. */
+static void test_record_of_another_boot_says_so(void **state) {
+    struct kelpie_vm_directory directory;
+    struct kelpie_vm_record record = {.state = KELPIE_VM_RUNNING};
+    assert_non_null(state);
+    create(&directory);
+    kelpie__record_read_boot_id(os, record.boot_id);
+    assert_int_equal(strlen(record.boot_id), 36);
+    assert_int_equal(kelpie__record_write(os, directory.vm, &record, false, NULL), 0);
+    assert_int_equal(kelpie__vm_directory_recover(&directory, &record, NULL), 0);
+    assert_non_null(strstr(record.reason, "its monitor died"));
+    record.state = KELPIE_VM_PAUSED;
+    record.boot_id[0] = record.boot_id[0] == '0' ? '1' : '0';
+    assert_int_equal(kelpie__record_write(os, directory.vm, &record, false, NULL), 0);
+    assert_int_equal(kelpie__vm_directory_recover(&directory, &record, NULL), 0);
+    assert_int_equal(record.state, KELPIE_VM_CRASHED);
+    assert_non_null(strstr(record.reason, "the host went down"));
+    assert_int_equal(kelpie__vm_directory_delete(&directory, NULL), 0);
+    kelpie__vm_directory_close(&directory);
+}
+
+/* The layers of a disk outlive a state file, and count more than what it says of them. */
+static void test_what_lasts_is_read_without_state(void **state) {
+    struct kelpie_vm_directory directory;
+    struct kelpie_vm_record record = {
+        .is_snapshot_used = true, .layer_count = 2, .layers = {"disk-1.raw", "disk-2.qcow2"}};
+    struct kelpie_vm_record read = {.layer_count = 1, .layers = {"disk-3.raw"}};
+    struct kelpie_error error = {0};
+    assert_non_null(state);
+    create(&directory);
+    assert_int_equal(kelpie__lasting_read(os, directory.vm, &read, &error), 0);
+    assert_int_equal(read.layer_count, 1); /* there is none */
+    assert_int_equal(kelpie__lasting_write(os, directory.vm, &record, 0, &error), KELPIE_E_IO);
+    assert_non_null(strstr(error.message, "disk-1.raw"));
+    assert_int_equal(run("touch state/vms/box/disk-1.raw state/vms/box/disk-2.qcow2"), 0);
+    assert_int_equal(kelpie__lasting_write(os, directory.vm, &record, 0, &error), 0);
+    assert_int_equal(kelpie__lasting_read(os, directory.vm, &read, &error), 0);
+    assert_false(kelpie__lasting_differs(&record, &read));
+    assert_int_equal(run("mv state/vms/box/lasting.json state/vms/box/lasting.json.new"), 0);
+    read = (struct kelpie_vm_record){0};
+    assert_true(kelpie__lasting_differs(&record, &read));
+    assert_int_equal(kelpie__lasting_read(os, directory.vm, &read, &error), 0);
+    assert_false(kelpie__lasting_differs(&record, &read));
+    assert_int_equal(
+        run("echo '{\"format\":1,\"layers\":[\"../x\"]}' > state/vms/box/lasting.json"), 0);
+    assert_int_equal(kelpie__lasting_read(os, directory.vm, &read, &error), KELPIE_E_IO);
+    assert_int_equal(run("echo '{\"format\":9}' > state/vms/box/lasting.json"), 0);
+    assert_int_equal(kelpie__lasting_read(os, directory.vm, &read, &error), KELPIE_E_UNSUPPORTED);
+    assert_int_equal(kelpie__vm_directory_delete(&directory, NULL), 0);
+    kelpie__vm_directory_close(&directory);
+}
+
+static void test_record_of_a_newer_version_is_an_error(void **state) {
+    struct kelpie_vm_directory directory;
+    struct kelpie_vm_record record;
+    struct kelpie_error error = {0};
+    assert_non_null(state);
+    create(&directory);
     assert_int_equal(run("echo '{\"format\":7,\"state\":\"created\"}' > state/vms/box/state.json"),
                      0);
     assert_int_equal(kelpie__vm_directory_recover(&directory, &record, &error),
@@ -350,7 +430,10 @@ int main(void) {
         TEST(test_recovery_leaves_living_ones_alone),
         TEST(test_ephemeral_ones_go_with_their_monitor),
         TEST(test_prune_finishes_what_the_dead_began),
-        TEST(test_damaged_record_is_an_error_and_can_be_deleted),
+        TEST(test_lost_record_is_a_crash),
+        TEST(test_record_of_another_boot_says_so),
+        TEST(test_what_lasts_is_read_without_state),
+        TEST(test_record_of_a_newer_version_is_an_error),
         TEST(test_what_cannot_be_looked_at_is_there),
         TEST(test_without_memory_nothing_is_left),
     };
