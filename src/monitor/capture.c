@@ -307,6 +307,14 @@ static void capture_switched(void *context, int status, const struct kelpie_erro
     }
 }
 
+static void capture_save_failed(struct kelpie_capture *capture, const struct kelpie_error *error) {
+    struct kelpie_error why = *error;
+    KELPIE_ASSERT(why.code < 0);
+    bool is_known = why.code == KELPIE_E_CRASHED || why.code == KELPIE_E_SNAPSHOT_TOO_LARGE;
+    why.code = is_known ? why.code : KELPIE_E_SNAPSHOT;
+    capture_fail(capture, &why);
+}
+
 static void capture_saved(void *context, int status, const struct kelpie_error *error) {
     struct kelpie_capture *capture = context;
     struct kelpie_lifecycle *lifecycle = capture_lifecycle(capture);
@@ -314,10 +322,7 @@ static void capture_saved(void *context, int status, const struct kelpie_error *
     char path[KELPIE_PATH_BYTES_MAX];
     KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_SAVING);
     if (status < 0) {
-        why = *error;
-        bool is_known = why.code == KELPIE_E_CRASHED || why.code == KELPIE_E_SNAPSHOT_TOO_LARGE;
-        why.code = is_known ? why.code : KELPIE_E_SNAPSHOT;
-        capture_fail(capture, &why);
+        capture_save_failed(capture, error);
         return;
     }
     if (capture_gives_up(capture)) {
@@ -496,6 +501,35 @@ static void capture_quiet(struct kelpie_capture *capture) {
     }
 }
 
+static void capture_copied_ahead(void *context, int status, const struct kelpie_error *error) {
+    struct kelpie_capture *capture = context;
+    KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_AHEAD);
+    if (status < 0) {
+        capture_save_failed(capture, error);
+    } else if (!capture_gives_up(capture)) {
+        capture->files.is_ahead = true;
+        capture_quiet(capture);
+    }
+}
+
+/* What is written now need not be while the guest stands still. A template's guest has nobody who
+ * waits for it to go on, but for the template. */
+static void capture_copy_ahead(struct kelpie_capture *capture) {
+    struct kelpie_error error = {0};
+    KELPIE_ASSERT(capture->is_holding && !capture->files.is_ahead);
+    capture->phase = KELPIE_CAPTURE_AHEAD;
+    struct kelpie_lifecycle *lifecycle = capture_lifecycle(capture);
+    if (capture->is_template || lifecycle->vmm->state != KELPIE_VMM_RUNNING) {
+        capture_quiet(capture);
+        return;
+    }
+    if (kelpie__vmm_save_ahead(lifecycle->vmm, &capture->files, capture_copied_ahead, capture,
+                               &error) < 0) {
+        error.code = KELPIE_E_SNAPSHOT;
+        capture_fail(capture, &error);
+    }
+}
+
 /* Done or not: disk and memory are of one moment anyway. */
 static void capture_synced(void *context, const struct kelpie_error *error) {
     struct kelpie_capture *capture = context;
@@ -506,7 +540,7 @@ static void capture_synced(void *context, const struct kelpie_error *error) {
                                 error->message);
     }
     if (!capture_gives_up(capture)) {
-        capture_quiet(capture);
+        capture_copy_ahead(capture);
     }
 }
 
@@ -528,7 +562,7 @@ void kelpie__capture_begin(struct kelpie_capture *capture) {
         capture->phase = KELPIE_CAPTURE_SYNCING;
         return;
     }
-    capture_quiet(capture);
+    capture_copy_ahead(capture);
 }
 
 void kelpie__capture_reject(struct kelpie_capture *capture, const struct kelpie_error *why) {

@@ -20,6 +20,7 @@
 enum kelpie_capture_phase {
     KELPIE_CAPTURE_IDLE,
     KELPIE_CAPTURE_SYNCING,   /* the guest was asked to write to its disk what it has for it */
+    KELPIE_CAPTURE_AHEAD,     /* its memory is written while it runs, as it is now */
     KELPIE_CAPTURE_QUIETING,  /* the guest was asked to be quiet */
     KELPIE_CAPTURE_PAUSING,   /* the VMM was asked to stop it */
     KELPIE_CAPTURE_SAVING,    /* devices and memory are being written */

@@ -185,6 +185,7 @@ void kelpie__capture_close_files(struct kelpie_capture *capture) {
     close_file(capture, &capture->files.device);
     close_file(capture, &capture->files.memory);
     close_file(capture, &capture->files.map);
+    capture->files.is_ahead = false;
 }
 
 static int capture_make_files(struct kelpie_capture *capture, struct kelpie_error *error) {

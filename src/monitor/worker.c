@@ -6,11 +6,11 @@
 
 #include <string.h>
 
+#include "core/checksum.h"
 #include "core/json.h"
 #include "core/text.h"
 #include "monitor/source.h"
 #include "os/os_call.h"
-#include "store/checksum.h"
 #include "store/copy.h"
 #include "store/seal.h"
 #include "store/sums.h"

@@ -7,12 +7,12 @@
 #include <errno.h>
 #include <string.h>
 
+#include "core/checksum.h"
 #include "core/config.h"
 #include "core/json.h"
 #include "core/small_file.h"
 #include "core/text.h"
 #include "os/os_call.h"
-#include "store/checksum.h"
 
 /* The text begins with its own checksum, of all that follows it: a manifest with a flipped bit is
  * no manifest. */

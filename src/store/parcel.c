@@ -8,8 +8,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "core/checksum.h"
 #include "os/os_call.h"
-#include "store/checksum.h"
 
 /* Neither text nor anything that a transfer as text leaves alone. */
 #define PARCEL_MAGIC "\x8bKELPIE\n"

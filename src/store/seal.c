@@ -8,12 +8,12 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/checksum.h"
 #include "core/json.h"
 #include "core/small_file.h"
 #include "core/text.h"
 #include "os/os_call.h"
 #include "os/os_mark.h"
-#include "store/checksum.h"
 #include "store/sums.h"
 
 #define SEAL_KNOWN_FILE "verified"

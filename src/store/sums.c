@@ -8,10 +8,10 @@
 #include <errno.h>
 #include <string.h>
 
+#include "core/checksum.h"
 #include "core/small_file.h"
 #include "core/text.h"
 #include "os/os_call.h"
-#include "store/checksum.h"
 #include "store/seal.h"
 #include "store/snapshot.h"
 

@@ -34,9 +34,10 @@ const struct kelpie_vmm_operations *kelpie__vmm_driver(enum kelpie_vmm_backend b
     const struct kelpie_vmm_operations *driver = vmm_drivers[backend];
     bool has_pause = driver->pause != NULL && driver->resume != NULL;
     KELPIE_ASSERT(has_pause == ((driver->capabilities & KELPIE_VMM_CAN_PAUSE) != 0));
-    bool has_snapshot = driver->describe != NULL && driver->save != NULL &&
-                        driver->switch_disk != NULL && driver->check_devices != NULL &&
-                        driver->make_overlay != NULL && driver->identify != NULL;
+    bool has_snapshot = driver->describe != NULL && driver->save_ahead != NULL &&
+                        driver->save != NULL && driver->switch_disk != NULL &&
+                        driver->check_devices != NULL && driver->make_overlay != NULL &&
+                        driver->identify != NULL;
     KELPIE_ASSERT(has_snapshot == ((driver->capabilities & KELPIE_VMM_CAN_SNAPSHOT) != 0));
     return driver;
 }
@@ -147,6 +148,15 @@ int kelpie__vmm_resume(struct kelpie_vmm *vmm, kelpie_vmm_done_callback callback
                        struct kelpie_error *error) {
     vmm_change_begin(vmm, KELPIE_VMM_PAUSED, KELPIE_VMM_CAN_PAUSE, callback, context);
     return vmm_change_begun(vmm, vmm->operations->resume(vmm, error));
+}
+
+int kelpie__vmm_save_ahead(struct kelpie_vmm *vmm, const struct kelpie_vmm_save *save,
+                           kelpie_vmm_done_callback callback, void *context,
+                           struct kelpie_error *error) {
+    KELPIE_ASSERT(save->memory >= 0 && !save->is_ahead);
+    KELPIE_ASSERT((save->map >= 0) == vmm->is_restored);
+    vmm_change_begin(vmm, KELPIE_VMM_RUNNING, KELPIE_VMM_CAN_SNAPSHOT, callback, context);
+    return vmm_change_begun(vmm, vmm->operations->save_ahead(vmm, save, error));
 }
 
 int kelpie__vmm_save(struct kelpie_vmm *vmm, const struct kelpie_vmm_save *save,

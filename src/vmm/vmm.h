@@ -31,10 +31,9 @@ struct kelpie_vmm;
 #define KELPIE_VMM_TEXT_BYTES_MAX 512u
 
 enum kelpie_vmm_capability {
-    KELPIE_VMM_CAN_PAUSE = 1, /* pause and resume are there */
-    KELPIE_VMM_CAN_SNAPSHOT =
-        2, /* save, restore, describe, check_devices, make_overlay, switch_disk, identify are there
-            */
+    KELPIE_VMM_CAN_PAUSE = 1,    /* pause and resume are there */
+    KELPIE_VMM_CAN_SNAPSHOT = 2, /* save_ahead, save, restore, describe, check_devices,
+                                  * make_overlay, switch_disk, identify are there */
 };
 
 enum kelpie_vmm_accelerator {
@@ -114,6 +113,7 @@ struct kelpie_vmm_save {
      * of the base, zeros included. KELPIE_OS_NO_HANDLE exactly when the instance was booted: then
      * `memory` alone is the whole memory, fit as a base. */
     int map;
+    bool is_ahead; /* save_ahead filled these files: `memory` and `map` are not empty */
 };
 
 struct kelpie_vmm_saved {
@@ -180,8 +180,8 @@ struct kelpie_vmm_event {
 /* Called from the loop. The instance may be destroyed inside the call for ENDED, and only there. */
 typedef void (*kelpie_vmm_event_callback)(void *context, const struct kelpie_vmm_event *event);
 
-/* Called exactly once, from the loop, for a pause, resume, save or switch_disk that was accepted;
- * `error` is borrowed during the call. */
+/* Called exactly once, from the loop, for a pause, resume, save_ahead, save or switch_disk that was
+ * accepted; `error` is borrowed during the call. */
 typedef void (*kelpie_vmm_done_callback)(void *context, int status,
                                          const struct kelpie_error *error);
 
@@ -238,6 +238,11 @@ struct kelpie_vmm_operations {
 
     /* Running, Paused: what a restore will need. Needs CAN_SNAPSHOT, as all below. */
     void (*describe)(struct kelpie_vmm *vmm, struct kelpie_vmm_description *out);
+
+    /* Running: writes what the memory is now, so that the `save` into the same files, which comes
+     * next or never, has to write only what is another by then. Errors: as of `save`. */
+    int (*save_ahead)(struct kelpie_vmm *vmm, const struct kelpie_vmm_save *save,
+                      struct kelpie_error *error);
 
     /* Paused: writes device state and memory, and leaves the instance as it is; may be repeated.
      * `out` is filled when kelpie__vmm_emit_done says 0. What is written to the instance's
@@ -317,6 +322,10 @@ KELPIE_MUST_CHECK int kelpie__vmm_pause(struct kelpie_vmm *vmm, kelpie_vmm_done_
 KELPIE_MUST_CHECK int kelpie__vmm_resume(struct kelpie_vmm *vmm, kelpie_vmm_done_callback callback,
                                          void *context, struct kelpie_error *error);
 void kelpie__vmm_describe(struct kelpie_vmm *vmm, struct kelpie_vmm_description *out);
+KELPIE_MUST_CHECK int kelpie__vmm_save_ahead(struct kelpie_vmm *vmm,
+                                             const struct kelpie_vmm_save *save,
+                                             kelpie_vmm_done_callback callback, void *context,
+                                             struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__vmm_save(struct kelpie_vmm *vmm, const struct kelpie_vmm_save *save,
                                        struct kelpie_vmm_saved *out,
                                        kelpie_vmm_done_callback callback, void *context,

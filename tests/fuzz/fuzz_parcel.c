@@ -9,8 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/checksum.h"
 #include "os/os_call.h"
-#include "store/checksum.h"
 #include "store/parcel.h"
 #include "store/qcow2.h"
 #include "store/transfer.h"

@@ -47,6 +47,7 @@ struct scene {
     int pwrite_error;     /* of the next one but `pwrite_good` */
     uint32_t pwrite_good;
     size_t pwrite_bytes_max;
+    uint32_t pwrite_count;
     int sent_handle; /* the last one that was passed */
     uint32_t kill_count;
     struct kelpie_vmm_spec spec;
@@ -114,6 +115,7 @@ static int64_t scene_pwrite(struct kelpie_os *os, int file, const void *bytes, s
     if (the_scene->pwrite_error != 0 && the_scene->pwrite_good == 0) {
         return the_scene->pwrite_error;
     }
+    the_scene->pwrite_count += 1;
     the_scene->pwrite_good -= the_scene->pwrite_good > 0 ? 1 : 0;
     count = count < the_scene->pwrite_bytes_max ? count : the_scene->pwrite_bytes_max;
     assert_true(offset + count <= the_scene->sizes[file - FILE_FIRST]);
@@ -387,6 +389,131 @@ static void test_saved_again_without_looking_for_the_memory(void **state) {
     hear(scene, "\"add-fd\",\"arguments\":{\"fdset-id\":2}");
     answer(scene, "{}");
     hear(scene, "/dev/fdset/2");
+}
+
+/* In advance: of a guest that runs. */
+static void ahead_begin(struct scene *scene, bool is_over_base) {
+    const struct kelpie_vmm_save save = {
+        .device = DEVICE, .memory = MEMORY, .map = is_over_base ? MAP : KELPIE_OS_NO_HANDLE};
+    greet(scene);
+    scene->qemu->vmm.state = KELPIE_VMM_RUNNING;
+    scene->qemu->vmm.is_restored = is_over_base;
+    for (uint32_t i = 0; i < MEMORY_BYTES; i += 1) {
+        scene->guest[i] = (uint8_t)(1 + i / PAGE % 250);
+    }
+    for (uint32_t i = 0; i < 100; i += 1) {
+        scene->kinds[i] = PAGE_PRIVATE;
+    }
+    memset(scene->guest + 3 * PAGE, 0, PAGE);
+    memset(scene->guest + 4 * PAGE, 0, PAGE);
+    assert_int_equal(kelpie__vmm_save_ahead(&scene->qemu->vmm, &save, on_done, scene, NULL), 0);
+}
+
+/* The save after it, of what the guest has made of its memory since. */
+static void ahead_save(struct scene *scene, bool is_over_base) {
+    const struct kelpie_vmm_save save = {.device = DEVICE,
+                                         .memory = MEMORY,
+                                         .map = is_over_base ? MAP : KELPIE_OS_NO_HANDLE,
+                                         .is_ahead = true};
+    locate(scene);
+    steps(scene, 3);
+    assert_int_equal(scene->done_count, 1);
+    assert_int_equal(scene->done_status, 0);
+    assert_int_equal(scene->sizes[MEMORY - FILE_FIRST], MEMORY_BYTES);
+    assert_true(page_is(scene->files[1], 99, 100) && page_is(scene->files[1], 3, 0));
+    memset(scene->guest + 4 * PAGE, 0x44, PAGE); /* was all zeros */
+    memset(scene->guest + 7 * PAGE, 0x77, PAGE);
+    memset(scene->guest + 8 * PAGE, 0, PAGE); /* is all zeros now */
+    scene->kinds[9] = PAGE_ABSENT;            /* was given back */
+    scene->kinds[120] = PAGE_PRIVATE;         /* is new */
+    scene->qemu->vmm.state = KELPIE_VMM_PAUSED;
+    scene->pwrite_count = 0;
+    assert_int_equal(
+        kelpie__vmm_save(&scene->qemu->vmm, &save, &scene->saved, on_done, scene, NULL), 0);
+    hear(scene, "\"add-fd\",\"arguments\":{\"fdset-id\":1}");
+    answer(scene, "{}");
+    hear(scene, "xen-save-devices-state");
+    scene->sizes[0] = 9165;
+    answer(scene, "{}");
+    hear(scene, "remove-fd");
+    answer(scene, "{}");
+    steps(scene, 3);
+    assert_int_equal(scene->done_count, 2);
+    assert_int_equal(scene->done_status, 0);
+}
+
+static void ahead_check(struct scene *scene) {
+    assert_int_equal(scene->saved.page_count, 100);         /* one was given back, one is new */
+    assert_int_equal(scene->saved.stored_bytes, 99 * PAGE); /* but page 3 */
+    for (uint32_t i = 0; i < PAGES; i += 1) {
+        bool is_same = (i < 100 && i != 3 && i != 8 && i != 9) || i == 120;
+        uint8_t same = is_same ? (uint8_t)(1 + i % 250) : 0;
+        assert_true(page_is(scene->files[1], i, i == 4 ? 0x44 : i == 7 ? 0x77 : same));
+    }
+    assert_null(scene->qemu->save.ahead);
+}
+
+static void test_what_was_written_in_advance_is_not_written_again(void **state) {
+    struct scene *scene = *state;
+    ahead_begin(scene, false);
+    ahead_save(scene, false);
+    ahead_check(scene);
+    assert_int_equal(scene->pwrite_count, 4); /* 4, 7 and 8, 9, 120 */
+}
+
+static void test_in_advance_over_a_base_the_map_is_of_the_end(void **state) {
+    struct scene *scene = *state;
+    ahead_begin(scene, true);
+    ahead_save(scene, true);
+    ahead_check(scene);
+    assert_int_equal(scene->sizes[MAP - FILE_FIRST], PAGES / 8);
+    for (uint32_t i = 0; i < PAGES; i += 1) {
+        bool is_set = (scene->files[2][i / 8] >> (i % 8) & 1) != 0;
+        assert_int_equal(is_set, (i < 100 && i != 9) || i == 120);
+    }
+}
+
+/* What was written in advance is of other files: nothing of it may count. */
+static void test_guest_that_went_on_is_saved_from_the_beginning(void **state) {
+    struct scene *scene = *state;
+    const struct kelpie_vmm_save save = {
+        .device = DEVICE, .memory = MEMORY, .map = KELPIE_OS_NO_HANDLE};
+    ahead_begin(scene, false);
+    locate(scene);
+    steps(scene, 3);
+    assert_int_equal(scene->done_status, 0);
+    assert_non_null(scene->qemu->save.ahead);
+    scene->qemu->vmm.state = KELPIE_VMM_PAUSED;
+    assert_int_equal(kelpie__vmm_resume(&scene->qemu->vmm, on_done, scene, NULL), 0);
+    assert_null(scene->qemu->save.ahead);
+    hear(scene, "\"cont\"");
+    answer(scene, "{}");
+    scene->qemu->vmm.state = KELPIE_VMM_PAUSED;
+    memset(scene->files[1], 0, sizeof(scene->files[1]));
+    assert_int_equal(
+        kelpie__vmm_save(&scene->qemu->vmm, &save, &scene->saved, on_done, scene, NULL), 0);
+    hear(scene, "add-fd");
+    answer(scene, "{}");
+    hear(scene, "xen-save-devices-state");
+    scene->sizes[0] = 9165;
+    answer(scene, "{}");
+    steps(scene, 3);
+    assert_true(page_is(scene->files[1], 0, 1) && page_is(scene->files[1], 99, 100));
+    assert_int_equal(scene->saved.stored_bytes, 98 * PAGE);
+}
+
+static void test_full_disk_is_found_before_the_guest_is_stopped(void **state) {
+    struct scene *scene = *state;
+    ahead_begin(scene, false);
+    scene->pwrite_good = 1;
+    scene->pwrite_error = -ENOSPC;
+    locate(scene);
+    steps(scene, 3);
+    assert_int_equal(scene->done_count, 1);
+    assert_int_equal(scene->done_status, KELPIE_E_SNAPSHOT);
+    assert_int_equal(scene->done_error.os_error, ENOSPC);
+    assert_int_equal(scene->qemu->vmm.state, KELPIE_VMM_RUNNING);
+    assert_null(scene->qemu->save.ahead);
 }
 
 /* Time passes with the reading alone: a turn takes what fits into 4 ms. */
@@ -786,6 +913,10 @@ int main(void) {
         ROW(test_booted_vm_gives_its_pages_without_zeros),
         ROW(test_vm_over_a_base_gives_what_is_its_own),
         ROW(test_saved_again_without_looking_for_the_memory),
+        ROW(test_what_was_written_in_advance_is_not_written_again),
+        ROW(test_in_advance_over_a_base_the_map_is_of_the_end),
+        ROW(test_guest_that_went_on_is_saved_from_the_beginning),
+        ROW(test_full_disk_is_found_before_the_guest_is_stopped),
         ROW(test_memory_is_copied_in_slices),
         ROW(test_refusal_is_told_and_the_handle_taken_back),
         ROW(test_empty_device_state_is_no_success),

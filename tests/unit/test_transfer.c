@@ -15,8 +15,8 @@
 
 #include <cmocka.h>
 
+#include "core/checksum.h"
 #include "core/text.h"
-#include "store/checksum.h"
 #include "store/transfer.h"
 #include "tiny_snapshot.h"
 

@@ -29,6 +29,7 @@ enum kelpie_qemu_descriptor {
 enum kelpie_qemu_save_step {
     KELPIE_QEMU_SAVE_NONE,
     KELPIE_QEMU_SAVE_LOCATE,
+    KELPIE_QEMU_SAVE_AHEAD, /* memory of a guest that runs */
     KELPIE_QEMU_SAVE_DEVICES,
     KELPIE_QEMU_SAVE_MEMORY,
 };
@@ -37,7 +38,9 @@ struct kelpie_qemu_save {
     enum kelpie_qemu_save_step step;
     bool has_run; /* the guest did, meanwhile */
     struct kelpie_vmm_save order;
-    struct kelpie_vmm_saved *out; /* borrowed: until it is done */
+    struct kelpie_vmm_saved *out; /* borrowed: until it is done; NULL: of one in advance */
+    uint64_t
+        *ahead; /* owned: of each page, what was written in advance (memory.h); NULL: nothing */
     struct kelpie_vmm_saved saved;
     uint32_t handle_set; /* number of the last one: each is used once */
 };
@@ -125,9 +128,13 @@ KELPIE_MUST_CHECK int kelpie__qemu_pause(struct kelpie_vmm *vmm, struct kelpie_e
 KELPIE_MUST_CHECK int kelpie__qemu_resume(struct kelpie_vmm *vmm, struct kelpie_error *error);
 
 /* save.c */
+KELPIE_MUST_CHECK int kelpie__qemu_save_ahead(struct kelpie_vmm *vmm,
+                                              const struct kelpie_vmm_save *save,
+                                              struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__qemu_save(struct kelpie_vmm *vmm, const struct kelpie_vmm_save *save,
                                         struct kelpie_vmm_saved *out, struct kelpie_error *error);
 void kelpie__qemu_save_cancel(struct kelpie_qemu *qemu); /* says nothing */
+void kelpie__qemu_save_forget(struct kelpie_qemu *qemu); /* what was written in advance */
 
 /* restore.c: before QEMU is started (errors: KELPIE_E_SNAPSHOT_INCOMPATIBLE,
  * KELPIE_E_SNAPSHOT_CORRUPTED), once it speaks, and what it says then. */

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/checksum.h"
 #include "core/limits.h"
 #include "os/os_call.h"
 
@@ -166,7 +167,7 @@ static bool bytes_are_zero(const uint8_t *bytes, size_t count) {
 }
 
 static int copy_code(const struct kelpie_qemu_copy *copy) {
-    return copy->order.is_load ? KELPIE_E_RESTORE : KELPIE_E_SNAPSHOT;
+    return copy->order.kind == KELPIE_QEMU_COPY_LOAD ? KELPIE_E_RESTORE : KELPIE_E_SNAPSHOT;
 }
 
 static int copy_fail(const struct kelpie_qemu_copy *copy, int64_t status, const char *what,
@@ -199,12 +200,27 @@ static int64_t copy_write(struct kelpie_qemu_copy *copy, int file, const uint8_t
     return (int64_t)done;
 }
 
+/* A page that was written in advance and is the VM's no more: QEMU gave it back. What the file has
+ * of it would come back with a restore. */
+static int copy_take_back(struct kelpie_qemu_copy *copy, uint64_t page,
+                          struct kelpie_error *error) {
+    uint64_t offset = page * KELPIE_QEMU_PAGE_BYTES;
+    uint8_t *zeros = copy->buffers->data;
+    KELPIE_ASSERT(copy->order.kind == KELPIE_QEMU_COPY_SAVE && copy->order.ahead[page] != 0);
+    memset(zeros, 0, KELPIE_QEMU_PAGE_BYTES);
+    int64_t written = copy_write(copy, copy->order.memory, zeros, KELPIE_QEMU_PAGE_BYTES, offset);
+    return written == (int64_t)KELPIE_QEMU_PAGE_BYTES
+               ? 0
+               : copy_fail(copy, written, "take back a part", offset, error);
+}
+
 /* Which pages of the unit are private: from QEMU's page map, and into the map. */
 static int copy_unit_look(struct kelpie_qemu_copy *copy, struct kelpie_error *error) {
     struct kelpie_qemu_copy_buffers *buffers = copy->buffers;
     size_t count = (size_t)copy->unit_count;
     uint64_t offset = copy->unit_page * KELPIE_QEMU_PAGE_BYTES;
     bool has_any = false;
+    bool is_second = copy->order.kind == KELPIE_QEMU_COPY_SAVE && copy->order.ahead != NULL;
     int status = kelpie__os_page_map(copy->os, copy->order.pid, copy->order.address + offset,
                                      buffers->entries, count);
     if (status < 0) {
@@ -217,9 +233,15 @@ static int copy_unit_look(struct kelpie_qemu_copy *copy, struct kelpie_error *er
         if (is_private) {
             buffers->bits[i / 8] = (uint8_t)(buffers->bits[i / 8] | 1u << i % 8);
             has_any = true;
+        } else if (is_second && copy->order.ahead[copy->unit_page + i] != 0) {
+            status = copy_take_back(copy, copy->unit_page + i, error);
+            if (status < 0) {
+                return status;
+            }
         }
     }
-    if (!has_any || copy->order.map == KELPIE_OS_NO_HANDLE) {
+    if (!has_any || copy->order.map == KELPIE_OS_NO_HANDLE ||
+        copy->order.kind == KELPIE_QEMU_COPY_AHEAD) {
         return 0;
     }
     size_t bytes = (count + 7) / 8;
@@ -247,29 +269,50 @@ static int copy_unit_begin(struct kelpie_qemu_copy *copy, struct kelpie_error *e
     copy->unit_count = left < COPY_UNIT_PAGES ? left : COPY_UNIT_PAGES;
     copy->unit_next = 0;
     memset(copy->buffers->bits, 0, sizeof(copy->buffers->bits));
-    return copy->order.is_load ? copy_unit_read(copy, error) : copy_unit_look(copy, error);
+    return copy->order.kind == KELPIE_QEMU_COPY_LOAD ? copy_unit_read(copy, error)
+                                                     : copy_unit_look(copy, error);
 }
 
-/* Writes what is not all zeros, in pieces as long as possible. */
-static int copy_store(struct kelpie_qemu_copy *copy, uint64_t offset, size_t page_count,
+static uint64_t page_sum(const uint8_t *bytes) {
+    uint64_t sum = kelpie__checksum_u64(bytes, KELPIE_QEMU_PAGE_BYTES);
+    return sum != 0 ? sum : 1;
+}
+
+/* Whether a page has to be written: those of zeros are holes, but over what was written in advance.
+ */
+static bool copy_wants(struct kelpie_qemu_copy *copy, uint64_t page, const uint8_t *bytes) {
+    uint64_t *ahead = copy->order.ahead;
+    if (ahead != NULL && copy->order.kind == KELPIE_QEMU_COPY_SAVE && ahead[page] != 0) {
+        copy->stored_bytes += KELPIE_QEMU_PAGE_BYTES; /* it is there, as it is or anew */
+        return page_sum(bytes) != ahead[page];
+    }
+    if (bytes_are_zero(bytes, KELPIE_QEMU_PAGE_BYTES)) {
+        return false;
+    }
+    if (copy->order.kind == KELPIE_QEMU_COPY_AHEAD) {
+        ahead[page] = page_sum(bytes);
+    }
+    copy->stored_bytes += KELPIE_QEMU_PAGE_BYTES;
+    return true;
+}
+
+/* Writes what has to be, in pieces as long as possible. */
+static int copy_store(struct kelpie_qemu_copy *copy, uint64_t page, size_t page_count,
                       struct kelpie_error *error) {
     const uint8_t *data = copy->buffers->data;
     size_t first = 0;
     for (size_t i = 0; i <= page_count; i += 1) {
-        bool is_kept = i < page_count &&
-                       !bytes_are_zero(data + i * KELPIE_QEMU_PAGE_BYTES, KELPIE_QEMU_PAGE_BYTES);
-        if (is_kept) {
+        if (i < page_count && copy_wants(copy, page + i, data + i * KELPIE_QEMU_PAGE_BYTES)) {
             continue;
         }
         size_t bytes = (i - first) * KELPIE_QEMU_PAGE_BYTES;
-        uint64_t at = offset + first * KELPIE_QEMU_PAGE_BYTES;
+        uint64_t at = (page + first) * KELPIE_QEMU_PAGE_BYTES;
         if (bytes > 0) {
             int64_t written = copy_write(copy, copy->order.memory,
                                          data + first * KELPIE_QEMU_PAGE_BYTES, bytes, at);
             if (written != (int64_t)bytes) {
                 return copy_fail(copy, written, "write a part", at, error);
             }
-            copy->stored_bytes += bytes;
         }
         first = i + 1;
     }
@@ -284,9 +327,9 @@ static int copy_run(struct kelpie_qemu_copy *copy, uint64_t page, size_t page_co
     uint64_t offset = page * KELPIE_QEMU_PAGE_BYTES;
     uint64_t address = copy->order.address + offset;
     copy->page_count += page_count;
-    if (!copy->order.is_load) {
+    if (copy->order.kind != KELPIE_QEMU_COPY_LOAD) {
         int64_t got = kelpie__os_read_memory(copy->os, copy->order.pid, address, data, bytes);
-        return got == (int64_t)bytes ? copy_store(copy, offset, page_count, error)
+        return got == (int64_t)bytes ? copy_store(copy, page, page_count, error)
                                      : copy_fail(copy, got, "read a part", offset, error);
     }
     int64_t got = kelpie__os_pread(copy->os, copy->order.memory, data, bytes, offset);
@@ -361,7 +404,8 @@ int kelpie__qemu_copy_start(struct kelpie_qemu_copy *copy, struct kelpie_os *os,
                             struct kelpie_error *error) {
     KELPIE_ASSERT(copy->buffers == NULL && callback != NULL);
     KELPIE_ASSERT(order->memory_bytes % KELPIE_QEMU_PAGE_BYTES == 0 && order->memory_bytes > 0);
-    KELPIE_ASSERT(!order->is_load || order->map >= 0);
+    KELPIE_ASSERT(order->kind != KELPIE_QEMU_COPY_LOAD || order->map >= 0);
+    KELPIE_ASSERT(order->kind != KELPIE_QEMU_COPY_AHEAD || order->ahead != NULL);
     struct kelpie_qemu_copy_buffers *buffers = kelpie__alloc(os, sizeof(*buffers));
     if (buffers == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "allocate %zu bytes to copy memory",

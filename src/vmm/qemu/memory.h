@@ -38,15 +38,23 @@ KELPIE_MUST_CHECK int kelpie__qemu_locate(struct kelpie_qemu_locate *locate, str
 
 /* ---- copying it ------------------------------------------------------------------------------ */
 
+enum kelpie_qemu_copy_kind {
+    KELPIE_QEMU_COPY_SAVE,  /* from QEMU to the files: every private page */
+    KELPIE_QEMU_COPY_AHEAD, /* the same of a guest that runs, without the map, for a SAVE to come */
+    KELPIE_QEMU_COPY_LOAD,  /* from the files to QEMU: every page whose bit is set */
+};
+
 struct kelpie_qemu_copy_order {
     int32_t pid;
     uint64_t address;
     uint64_t memory_bytes;
     int memory; /* file: pages at their offsets */
     int map;    /* file: one bit a page; KELPIE_OS_NO_HANDLE: not written */
-    /* false: from QEMU to the files, every private page. true: from the files to QEMU, every page
-     * whose bit is set. */
-    bool is_load;
+    /* Of each page the checksum of what the file has of it; 0: nothing. Filled by AHEAD, which
+     * wants zeros; a SAVE leaves out what is as it was, and NULL means that nothing is. Borrowed:
+     * until the callback. 64 bits: one page in 10^19 that changed would be taken for the same. */
+    uint64_t *ahead;
+    enum kelpie_qemu_copy_kind kind;
 };
 
 struct kelpie_qemu_copy_buffers;

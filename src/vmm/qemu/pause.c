@@ -165,6 +165,7 @@ int kelpie__qemu_resume(struct kelpie_vmm *vmm, struct kelpie_error *error) {
     if (status < 0) {
         return status;
     }
+    kelpie__qemu_save_forget(qemu); /* of a save that did not come to be */
     qemu->is_pausing = false;
     return kelpie__qemu_execute(qemu, "cont", NULL, pause_done, error);
 }

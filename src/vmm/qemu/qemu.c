@@ -621,6 +621,7 @@ const struct kelpie_vmm_operations kelpie__qemu_operations = {
     .pause = kelpie__qemu_pause,
     .resume = kelpie__qemu_resume,
     .describe = qemu_describe,
+    .save_ahead = kelpie__qemu_save_ahead,
     .save = kelpie__qemu_save,
     .switch_disk = kelpie__qemu_switch_disk,
     .check_devices = kelpie__qemu_check_devices,

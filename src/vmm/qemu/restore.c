@@ -212,7 +212,7 @@ static int restore_lay(struct kelpie_qemu *qemu, struct kelpie_error *error) {
         .memory_bytes = qemu->memory_bytes,
         .memory = restore->memory,
         .map = restore->map,
-        .is_load = true,
+        .kind = KELPIE_QEMU_COPY_LOAD,
     };
     if (restore->map == KELPIE_OS_NO_HANDLE) {
         return restore_ask_for_events(qemu, error);

@@ -3,7 +3,8 @@
  * A paused QEMU's state into files. The device state comes from xen-save-devices-state, which in
  * spite of its name is in every QEMU: it writes no memory, leaves the run state alone and may be
  * repeated, none of which `migrate` does. It gets its file as a descriptor. Then the private pages
- * are copied.
+ * are copied: most of them in advance, while the guest runs, so that only those that are others by
+ * then are written while it stands.
  */
 #include <stdio.h>
 #include <string.h>
@@ -32,9 +33,27 @@ static void save_remove_handle(struct kelpie_qemu *qemu) {
     kelpie__ignore(kelpie__qemu_execute(qemu, "remove-fd", arguments, save_ignore, NULL));
 }
 
-void kelpie__qemu_save_cancel(struct kelpie_qemu *qemu) {
+static size_t save_ahead_bytes(const struct kelpie_qemu *qemu) {
+    KELPIE_ASSERT(qemu->memory_bytes > 0);
+    return (size_t)(qemu->memory_bytes / KELPIE_QEMU_PAGE_BYTES) * sizeof(*qemu->save.ahead);
+}
+
+void kelpie__qemu_save_forget(struct kelpie_qemu *qemu) {
+    KELPIE_ASSERT(qemu->save.step == KELPIE_QEMU_SAVE_NONE);
+    if (qemu->save.ahead != NULL) {
+        kelpie__free(qemu->os, qemu->save.ahead, save_ahead_bytes(qemu));
+        qemu->save.ahead = NULL;
+    }
+}
+
+static void save_end_step(struct kelpie_qemu *qemu) {
     kelpie__qemu_copy_cancel(&qemu->copy);
     qemu->save.step = KELPIE_QEMU_SAVE_NONE;
+}
+
+void kelpie__qemu_save_cancel(struct kelpie_qemu *qemu) {
+    save_end_step(qemu);
+    kelpie__qemu_save_forget(qemu);
 }
 
 static void save_finish(struct kelpie_qemu *qemu, int status, const struct kelpie_error *error) {
@@ -44,6 +63,11 @@ static void save_finish(struct kelpie_qemu *qemu, int status, const struct kelpi
     KELPIE_ASSERT(qemu->vmm.is_changing);
     if (save->step == KELPIE_QEMU_SAVE_DEVICES) {
         save_remove_handle(qemu);
+    }
+    if (save->step == KELPIE_QEMU_SAVE_AHEAD && status == 0) { /* the save itself comes next */
+        save_end_step(qemu);
+        kelpie__vmm_emit_done(&qemu->vmm, 0, NULL);
+        return;
     }
     if (status == 0 && save->has_run) {
         error = &own;
@@ -58,24 +82,17 @@ static void save_finish(struct kelpie_qemu *qemu, int status, const struct kelpi
 
 static void save_memory_copied(void *context, int status, const struct kelpie_error *error) {
     struct kelpie_qemu *qemu = context;
-    KELPIE_ASSERT(qemu->save.step == KELPIE_QEMU_SAVE_MEMORY);
+    KELPIE_ASSERT(qemu->save.step == KELPIE_QEMU_SAVE_MEMORY ||
+                  qemu->save.step == KELPIE_QEMU_SAVE_AHEAD);
     qemu->save.saved.page_count = qemu->copy.page_count;
     qemu->save.saved.stored_bytes = qemu->copy.stored_bytes;
     save_finish(qemu, status, error);
 }
 
 /* Both files get their whole size first: what is not written is a hole. */
-static int save_memory(struct kelpie_qemu *qemu, struct kelpie_error *error) {
+static int save_size_files(struct kelpie_qemu *qemu, struct kelpie_error *error) {
     const struct kelpie_vmm_save *order = &qemu->save.order;
     uint64_t page_count = qemu->memory_bytes / KELPIE_QEMU_PAGE_BYTES;
-    const struct kelpie_qemu_copy_order copy = {
-        .pid = qemu->vmm.pid,
-        .address = qemu->locate.address,
-        .memory_bytes = qemu->memory_bytes,
-        .memory = order->memory,
-        .map = order->map,
-    };
-    qemu->save.step = KELPIE_QEMU_SAVE_MEMORY;
     int status = kelpie__os_truncate(qemu->os, order->memory, qemu->memory_bytes);
     if (status >= 0 && order->map != KELPIE_OS_NO_HANDLE) {
         status = kelpie__os_truncate(qemu->os, order->map, page_count / 8);
@@ -84,6 +101,26 @@ static int save_memory(struct kelpie_qemu *qemu, struct kelpie_error *error) {
         return kelpie__fail(error, KELPIE_E_SNAPSHOT, -status,
                             "make the file of the guest's memory %llu bytes long",
                             (unsigned long long)qemu->memory_bytes);
+    }
+    return 0;
+}
+
+static int save_memory(struct kelpie_qemu *qemu, enum kelpie_qemu_save_step step,
+                       struct kelpie_error *error) {
+    const struct kelpie_vmm_save *order = &qemu->save.order;
+    const struct kelpie_qemu_copy_order copy = {
+        .pid = qemu->vmm.pid,
+        .address = qemu->locate.address,
+        .memory_bytes = qemu->memory_bytes,
+        .memory = order->memory,
+        .map = order->map,
+        .ahead = qemu->save.ahead,
+        .kind = step == KELPIE_QEMU_SAVE_AHEAD ? KELPIE_QEMU_COPY_AHEAD : KELPIE_QEMU_COPY_SAVE,
+    };
+    qemu->save.step = step;
+    int status = order->is_ahead ? 0 : save_size_files(qemu, error);
+    if (status < 0) {
+        return status;
     }
     return kelpie__qemu_copy_start(&qemu->copy, qemu->os, qemu->loop, &copy, save_memory_copied,
                                    qemu, error);
@@ -166,19 +203,27 @@ static int save_devices(struct kelpie_qemu *qemu, struct kelpie_error *error) {
     return kelpie__qemu_execute(qemu, "xen-save-devices-state", arguments, save_answer, error);
 }
 
+/* Where the memory is, is known. */
+static int save_begin(struct kelpie_qemu *qemu, struct kelpie_error *error) {
+    KELPIE_ASSERT(qemu->locate.address != 0);
+    return qemu->save.out == NULL ? save_memory(qemu, KELPIE_QEMU_SAVE_AHEAD, error)
+                                  : save_devices(qemu, error);
+}
+
 /* What comes after the step that has just succeeded. */
 static int save_next(struct kelpie_qemu *qemu, struct kelpie_error *error) {
     int status = 0;
     switch (qemu->save.step) {
     case KELPIE_QEMU_SAVE_LOCATE:
-        return save_devices(qemu, error);
+        return save_begin(qemu, error);
     case KELPIE_QEMU_SAVE_DEVICES:
         status = save_check_devices(qemu, error);
         if (status < 0) {
             return status;
         }
         save_remove_handle(qemu);
-        return save_memory(qemu, error);
+        return save_memory(qemu, KELPIE_QEMU_SAVE_MEMORY, error);
+    case KELPIE_QEMU_SAVE_AHEAD:
     case KELPIE_QEMU_SAVE_MEMORY:
     case KELPIE_QEMU_SAVE_NONE:
         break;
@@ -211,28 +256,55 @@ static void save_located(void *context, int status, const struct kelpie_error *e
     save_go_on(context, status, error);
 }
 
-int kelpie__qemu_save(struct kelpie_vmm *vmm, const struct kelpie_vmm_save *order,
+/* `out` NULL: in advance. */
+static int save_start(struct kelpie_qemu *qemu, const struct kelpie_vmm_save *order,
                       struct kelpie_vmm_saved *out, struct kelpie_error *error) {
-    struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
     struct kelpie_qemu_save *save = &qemu->save;
     KELPIE_ASSERT(save->step == KELPIE_QEMU_SAVE_NONE);
     KELPIE_ASSERT(qemu->qmp != NULL);
-    int status = kelpie__qemu_check_settled(qemu, error);
-    if (status < 0) {
-        return status;
-    }
     save->order = *order;
     save->out = out;
     save->saved = (struct kelpie_vmm_saved){0};
     save->has_run = false;
     save->step = KELPIE_QEMU_SAVE_LOCATE;
     /* It cannot move: asked for once. */
-    status = qemu->locate.address != 0
-                 ? save_devices(qemu, error)
-                 : kelpie__qemu_locate(&qemu->locate, qemu->qmp, qemu->memory_bytes, save_located,
-                                       qemu, error);
+    int status = qemu->locate.address != 0
+                     ? save_begin(qemu, error)
+                     : kelpie__qemu_locate(&qemu->locate, qemu->qmp, qemu->memory_bytes,
+                                           save_located, qemu, error);
     if (status < 0) {
-        save->step = KELPIE_QEMU_SAVE_NONE;
+        kelpie__qemu_save_cancel(qemu);
     }
     return status;
+}
+
+int kelpie__qemu_save_ahead(struct kelpie_vmm *vmm, const struct kelpie_vmm_save *order,
+                            struct kelpie_error *error) {
+    struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
+    int status = kelpie__qemu_check_settled(qemu, error);
+    if (status < 0) {
+        return status;
+    }
+    kelpie__qemu_save_forget(qemu);
+    qemu->save.ahead = kelpie__alloc(qemu->os, save_ahead_bytes(qemu));
+    if (qemu->save.ahead == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "allocate %zu bytes to save memory",
+                            save_ahead_bytes(qemu));
+    }
+    return save_start(qemu, order, NULL, error);
+}
+
+int kelpie__qemu_save(struct kelpie_vmm *vmm, const struct kelpie_vmm_save *order,
+                      struct kelpie_vmm_saved *out, struct kelpie_error *error) {
+    struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
+    KELPIE_ASSERT(out != NULL);
+    int status = kelpie__qemu_check_settled(qemu, error);
+    if (status < 0) {
+        return status;
+    }
+    if (!order->is_ahead) {
+        kelpie__qemu_save_forget(qemu); /* it is of other files */
+    }
+    KELPIE_ASSERT(order->is_ahead == (qemu->save.ahead != NULL));
+    return save_start(qemu, order, out, error);
 }

@@ -3,8 +3,8 @@
  * Checksums against damage (not against malice): XXH3 of libxxhash, whose values are fixed by its
  * specification.
  */
-#ifndef KELPIE_STORE_CHECKSUM_H
-#define KELPIE_STORE_CHECKSUM_H
+#ifndef KELPIE_CORE_CHECKSUM_H
+#define KELPIE_CORE_CHECKSUM_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -2,7 +2,7 @@
  *
  * See checksum.h. The header-only form: nothing is linked.
  */
-#include "store/checksum.h"
+#include "core/checksum.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
