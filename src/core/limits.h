@@ -41,7 +41,7 @@
 #define KELPIE_RESUME_TIMEOUT_MS 5000u     /* of a guest that runs again, to prove that it lives */
 #define KELPIE_QUIESCE_TIMEOUT_MS 1000u    /* design.md, "Across time" */
 #define KELPIE_GUEST_SYNC_TIMEOUT_MS 1000u /* before a snapshot, which is taken all the same */
-#define KELPIE_KVM_TRIAL_MS 5000u          /* for a first boot on a KVM not known to work */
+#define KELPIE_KVM_TRIAL_MS 4500u          /* a first boot on an unproved KVM; TCG within 5 s */
 
 /* ---- snapshots ------------------------------------------------------------------------------- */
 #define KELPIE_DEVICE_STATE_BYTES_MAX (UINT64_C(1) << 30) /* contract.md, 2 */

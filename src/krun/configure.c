@@ -108,14 +108,14 @@ static bool configure_root_overlay(const struct configure *configure) {
                                               ".kelpie/root", ".kelpie/lower", ".kelpie/layer"};
     size_t count = 0;
     const uint8_t *agent = configure_map_agent(configure->options->agent, &count);
-    KELPIE_ASSERT(configure->library->add_overlay_directory != NULL);
+    KELPIE_ASSERT(configure->library->fs_add_overlay_dir != NULL);
     bool is_good = agent != NULL && CONFIGURE_CALL(disable_implicit_init, configure->ctx) &&
                    CONFIGURE_CALL(add_virtiofs3, configure->ctx, CONFIGURE_ROOT_TAG, NULL, 0, true);
     for (size_t i = 0; is_good && i < KELPIE_ARRAY_COUNT(directories); i += 1) {
-        is_good = CONFIGURE_CALL(add_overlay_directory, configure->ctx, CONFIGURE_ROOT_TAG,
+        is_good = CONFIGURE_CALL(fs_add_overlay_dir, configure->ctx, CONFIGURE_ROOT_TAG,
                                  directories[i], 0755);
     }
-    return is_good && CONFIGURE_CALL(add_overlay_file, configure->ctx, CONFIGURE_ROOT_TAG,
+    return is_good && CONFIGURE_CALL(fs_add_overlay_file, configure->ctx, CONFIGURE_ROOT_TAG,
                                      "init.krun", agent, count, 0100755, false);
 }
 
@@ -145,8 +145,8 @@ static bool configure_root(const struct configure *configure) {
     const struct kelpie_krun_library *library = configure->library;
     char port[64];
     char disks[32 + KELPIE_KRUN_DISK_COUNT_MAX * sizeof(configure->options->disks[0].name)];
-    bool has_overlay = library->add_overlay_file != NULL &&
-                       library->add_overlay_directory != NULL && library->add_virtiofs3 != NULL &&
+    bool has_overlay = library->fs_add_overlay_file != NULL &&
+                       library->fs_add_overlay_dir != NULL && library->add_virtiofs3 != NULL &&
                        library->disable_implicit_init != NULL;
     int length = snprintf(port, sizeof(port), "KELPIE_PORT=%u", configure->options->port);
     KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(port));
@@ -160,6 +160,9 @@ static bool configure_root(const struct configure *configure) {
 
 static bool configure_disks(const struct configure *configure) {
     const struct kelpie_krun_options *options = configure->options;
+    if (configure->library->has_feature != NULL) {
+        kelpie__krun_tell_call("krun_has_feature");
+    }
     if (options->disk_count > 0 && !kelpie__krun_library_has_disks(configure->library)) {
         kelpie__krun_tell_missing("this libkrun was built without block devices, which Kelpie's "
                                   "root file systems are; build it with the feature blk, or use "

@@ -17,6 +17,10 @@
 #include "core/base.h"
 #include "vmm/krun/launch.h"
 
+/* What they are asked for by, and what they call themselves wherever they lie. */
+#define KELPIE_KRUN_LIBRARY_NAME "libkrun.so.1"
+#define KELPIE_KRUN_FIRMWARE_NAME "libkrunfw.so.5"
+
 struct kelpie_krun_disk {
     char name[16]; /* by which the agent finds it */
     const char *path;
@@ -25,8 +29,9 @@ struct kelpie_krun_disk {
 };
 
 struct kelpie_krun_options {
-    const char *library;  /* libkrun.so.1, or a path */
-    const char *firmware; /* libkrunfw.so.5, or a path */
+    bool is_description;  /* asked what the libraries can do: the rest does not matter */
+    const char *library;  /* KELPIE_KRUN_LIBRARY_NAME, or a path */
+    const char *firmware; /* KELPIE_KRUN_FIRMWARE_NAME, or a path */
     const char *agent;    /* the static agent */
     /* A directory of this VM alone that holds `agent` and the places that it mounts on; used by a
      * library that cannot give the guest a root without one. */
@@ -57,13 +62,14 @@ struct kelpie_krun_library {
     int32_t (*add_virtiofs3)(uint32_t ctx, const char *tag, const char *path, uint64_t dax_bytes,
                              bool is_read_only);
     int32_t (*disable_implicit_init)(uint32_t ctx);
-    int32_t (*add_overlay_file)(uint32_t ctx, const char *tag, const char *path,
-                                const uint8_t *bytes, size_t count, uint32_t mode,
-                                bool is_one_shot);
-    int32_t (*add_overlay_directory)(uint32_t ctx, const char *tag, const char *path,
-                                     uint32_t mode);
+    int32_t (*fs_add_overlay_file)(uint32_t ctx, const char *tag, const char *path,
+                                   const uint8_t *bytes, size_t count, uint32_t mode,
+                                   bool is_one_shot);
+    int32_t (*fs_add_overlay_dir)(uint32_t ctx, const char *tag, const char *path, uint32_t mode);
     int32_t (*has_feature)(uint64_t feature);
     int32_t (*get_max_vcpus)(void);
+    int32_t (*vm_pause)(uint32_t ctx);
+    int32_t (*vm_resume)(uint32_t ctx);
 };
 
 /* The program: an enum kelpie_krun_exit, or what the VM ended with. */
@@ -93,6 +99,14 @@ KELPIE_PRINTF(1, 2) void kelpie__krun_tell(const char *format, ...);
 KELPIE_MUST_CHECK bool kelpie__krun_library_load(const struct kelpie_krun_options *options,
                                                  struct kelpie_krun_library *out);
 bool kelpie__krun_library_has_disks(const struct kelpie_krun_library *library);
+/* Each call that not every libkrun has. */
+void kelpie__krun_library_each_choice(const struct kelpie_krun_library *library,
+                                      void (*callback)(bool is_there, const char *name));
+
+/* ---- describe.c ---- */
+
+/* The program when it is asked what the libraries can do; returns its exit code. */
+int kelpie__krun_describe(const struct kelpie_krun_options *options);
 
 /* ---- configure.c ---- */
 
@@ -107,5 +121,10 @@ int64_t kelpie__krun_configure(const struct kelpie_krun_library *library,
  * a directory of the host to write to. */
 KELPIE_MUST_CHECK bool kelpie__krun_confine(const struct kelpie_krun_library *library,
                                             const struct kelpie_krun_options *options);
+
+/* ---- forbid.c ---- */
+
+/* Calls that no VM needs fail from here on. False after an error line. */
+KELPIE_MUST_CHECK bool kelpie__krun_forbid(void);
 
 #endif

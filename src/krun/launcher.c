@@ -34,12 +34,15 @@ int kelpie_krun_main(int argc, char **argv) {
     if (!kelpie__krun_options_read(argc, argv, &options)) {
         return KELPIE_KRUN_FAILED;
     }
+    if (options.is_description) {
+        return kelpie__krun_describe(&options);
+    }
     launcher_prepare();
     if (!kelpie__krun_library_load(&options, &library)) {
         return KELPIE_KRUN_FAILED;
     }
     int64_t ctx = kelpie__krun_configure(&library, &options);
-    if (ctx < 0 || !kelpie__krun_confine(&library, &options)) {
+    if (ctx < 0 || !kelpie__krun_confine(&library, &options) || !kelpie__krun_forbid()) {
         return KELPIE_KRUN_FAILED;
     }
     kelpie__krun_tell("start");

@@ -4,11 +4,13 @@
  * Its second major version has another interface and another name, and is not looked for.
  */
 #include <dlfcn.h>
+#include <link.h>
 #include <string.h>
 
 #include "krun/krun.h"
 
-#define LIBRARY_FEATURE_BLK 1u /* krun_has_feature */
+#define LIBRARY_DYNAMIC_MAX 256u /* entries of a library's table; they have some thirty */
+#define LIBRARY_FEATURE_BLK 1u   /* krun_has_feature */
 #define LIBRARY_INSTALL                                                                            \
     "install libkrun 1.17.0 or newer with its libkrunfw 5, or use the backend qemu"
 
@@ -20,8 +22,6 @@ struct library_call {
 
 #define LIBRARY_CALL(member, is_needed_)                                                           \
     { "krun_" #member, offsetof(struct kelpie_krun_library, member), is_needed_ }
-#define LIBRARY_CALL_AS(symbol, member)                                                            \
-    { symbol, offsetof(struct kelpie_krun_library, member), false }
 
 static const struct library_call library_calls[] = {
     LIBRARY_CALL(create_ctx, true),
@@ -37,20 +37,51 @@ static const struct library_call library_calls[] = {
     LIBRARY_CALL(add_disk2, false),             /* built with block devices */
     LIBRARY_CALL(add_virtiofs3, false),         /* 1.18: shares that the guest cannot write */
     LIBRARY_CALL(disable_implicit_init, false), /* 1.19: our agent without a host directory */
-    LIBRARY_CALL_AS("krun_fs_add_overlay_file", add_overlay_file),
-    LIBRARY_CALL_AS("krun_fs_add_overlay_dir", add_overlay_directory),
+    LIBRARY_CALL(fs_add_overlay_file, false),
+    LIBRARY_CALL(fs_add_overlay_dir, false),
     LIBRARY_CALL(has_feature, false), /* 1.17.3 */
     LIBRARY_CALL(get_max_vcpus, false),
+    LIBRARY_CALL(vm_pause, false), /* of no release on Linux so far: looked for, not called */
+    LIBRARY_CALL(vm_resume, false),
 };
 
-/* By the name that the dynamic linker searches, or by path. */
-static void *library_open(const char *name, const char *what) {
-    KELPIE_ASSERT(name[0] != '\0');
-    void *handle = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+/* What a library calls itself (DT_SONAME, elf(5)), or "". glibc has made the table's pointers ready
+ * for use by then, here as on all but two of its machines. */
+static const char *library_name(void *handle) {
+    struct link_map *map = NULL;
+    const char *strings = NULL;
+    ElfW(Xword) name = 0;
+    if (dlinfo(handle, RTLD_DI_LINKMAP, &map) != 0) {
+        return "";
+    }
+    KELPIE_ASSERT(map != NULL);
+    for (size_t i = 0; i < LIBRARY_DYNAMIC_MAX && map->l_ld[i].d_tag != DT_NULL; i += 1) {
+        const ElfW(Dyn) *entry = &map->l_ld[i];
+        if (entry->d_tag == DT_STRTAB) {
+            strings = (const char *)entry->d_un.d_ptr;
+        } else if (entry->d_tag == DT_SONAME) {
+            name = entry->d_un.d_val;
+        }
+    }
+    return strings != NULL && name != 0 ? strings + name : "";
+}
+
+/* By the name that the dynamic linker searches, or by path. A path may lead to another major
+ * version, with calls of the same names: it is told by what the library calls itself. */
+static void *library_open(const char *path, const char *wanted, const char *what) {
+    KELPIE_ASSERT(path[0] != '\0');
+    void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (handle == NULL) {
         const char *reason = dlerror();
         kelpie__krun_tell_missing("%s cannot be loaded: %s; %s", what,
                                   reason != NULL ? reason : "no reason is known", LIBRARY_INSTALL);
+        return NULL;
+    }
+    const char *name = library_name(handle);
+    if (strcmp(name, wanted) != 0) {
+        kelpie__krun_tell_missing("\"%s\" is \"%s\", not %s; %s", path, name, wanted,
+                                  LIBRARY_INSTALL);
+        return NULL;
     }
     return handle;
 }
@@ -73,10 +104,11 @@ bool kelpie__krun_library_load(const struct kelpie_krun_options *options,
                                struct kelpie_krun_library *out) {
     KELPIE_ASSERT(options->library != NULL && options->firmware != NULL);
     /* First, by its path: libkrun asks for it by name, and the linker then knows it already. */
-    if (library_open(options->firmware, "libkrunfw, the guest's kernel,") == NULL) {
+    if (library_open(options->firmware, KELPIE_KRUN_FIRMWARE_NAME,
+                     "libkrunfw, the guest's kernel,") == NULL) {
         return false;
     }
-    void *handle = library_open(options->library, "libkrun");
+    void *handle = library_open(options->library, KELPIE_KRUN_LIBRARY_NAME, "libkrun");
     if (handle == NULL) {
         return false;
     }
@@ -94,6 +126,22 @@ bool kelpie__krun_library_has_disks(const struct kelpie_krun_library *library) {
     if (library->add_disk2 == NULL) {
         return false;
     }
+    if (library->has_feature == NULL) {
+        return true; /* before 1.17.3 the call's being there is the answer */
+    }
     KELPIE_ASSERT(library->create_ctx != NULL);
-    return library->has_feature == NULL || library->has_feature(LIBRARY_FEATURE_BLK) == 1;
+    return library->has_feature(LIBRARY_FEATURE_BLK) == 1;
+}
+
+void kelpie__krun_library_each_choice(const struct kelpie_krun_library *library,
+                                      void (*callback)(bool is_there, const char *name)) {
+    KELPIE_ASSERT(callback != NULL);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(library_calls); i += 1) {
+        const struct library_call *call = &library_calls[i];
+        void *symbol = NULL;
+        memcpy(&symbol, (const char *)library + call->offset, sizeof(symbol));
+        if (!call->is_needed) {
+            callback(symbol != NULL, call->name);
+        }
+    }
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The arguments that the driver gives: NAME VALUE, in any order. They come from our own program;
- * what is wrong is told all the same, since people try programs by hand.
+ * The arguments that the driver gives: NAME VALUE, in any order, or --describe first. They come
+ * from our own program; what is wrong is told all the same, since people try programs by hand.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -85,9 +85,13 @@ static bool options_take(const char *name, const char *value, struct kelpie_krun
 
 bool kelpie__krun_options_read(int argc, char **argv, struct kelpie_krun_options *out) {
     *out = (struct kelpie_krun_options){
-        .library = "libkrun.so.1", .firmware = "libkrunfw.so.5", .port = OPTIONS_PORT};
+        .library = KELPIE_KRUN_LIBRARY_NAME,
+        .firmware = KELPIE_KRUN_FIRMWARE_NAME,
+        .port = OPTIONS_PORT,
+    };
     KELPIE_ASSERT(argc >= 1);
-    for (int i = 1; i < argc; i += 2) {
+    out->is_description = argc > 1 && strcmp(argv[1], "--describe") == 0;
+    for (int i = out->is_description ? 2 : 1; i < argc; i += 2) {
         if (i + 1 == argc) {
             kelpie__krun_tell_error("%s needs a value", argv[i]);
             return false;
@@ -98,7 +102,7 @@ bool kelpie__krun_options_read(int argc, char **argv, struct kelpie_krun_options
     }
     bool is_whole =
         out->agent != NULL && out->staging != NULL && out->cpu_count > 0 && out->memory_mib > 0;
-    if (!is_whole) {
+    if (!is_whole && !out->is_description) {
         kelpie__krun_tell_error("--agent, --staging, --cpus and --memory-mib have to be given");
         return false;
     }

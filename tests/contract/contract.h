@@ -28,6 +28,8 @@ void contract_close(struct contract *contract);
 
 /* A small VM (1 CPU, 256 MiB), owned and ephemeral unless changed. */
 struct kelpie_config *contract_config(struct contract *contract);
+/* Runs a command line of the test's own on this host; it has to succeed. */
+__attribute__((format(printf, 1, 2))) void contract_host(const char *format, ...);
 /* Takes the configuration. */
 struct kelpie_vm *contract_create(struct contract *contract, const char *name,
                                   struct kelpie_config *config);

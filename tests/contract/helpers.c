@@ -5,12 +5,22 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "contract.h"
+
+void contract_host(const char *format, ...) {
+    char command[4096];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(command, sizeof(command), format, arguments);
+    va_end(arguments);
+    HARNESS_CHECK(system(command) == 0, "%s", command);
+}
 
 struct contract contract_open(const struct harness *harness) {
     const struct kelpie_open_options options = {
@@ -123,7 +133,20 @@ struct kelpie_vm *contract_create_from(struct contract *contract, const char *na
     return contract_create(contract, name, config);
 }
 
+/* In tests/nested, where a row that fell back to TCG would prove nothing. */
+static void accelerator_is_wanted(struct kelpie_vm *vm) {
+    const char *wanted = getenv("KELPIE_TEST_ACCELERATOR");
+    if (wanted == NULL) {
+        return;
+    }
+    struct kelpie_vm_info info = contract_inspect(vm);
+    bool has_started = info.accelerator[0] != '\0';
+    HARNESS_CHECK(!has_started || strcmp(info.accelerator, wanted) == 0, "on %s, not %s: %s",
+                  info.accelerator, wanted, info.accelerator_reason);
+}
+
 void contract_end(struct kelpie_vm *vm) {
+    accelerator_is_wanted(vm);
     CONTRACT_OK(kelpie_vm_delete(vm, true, &broken));
     kelpie_vm_close(vm);
 }

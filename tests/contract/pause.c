@@ -34,7 +34,8 @@ static void test_pause_resume_basic(const struct harness *harness) {
     CONTRACT_OK(kelpie_vm_pause(vm, &broken));
     contract_state_is(vm, KELPIE_VM_PAUSED);
     struct kelpie_vm_info info = contract_inspect(vm);
-    HARNESS_CHECK(strcmp(info.pause, "vmm") == 0, "it pauses by \"%s\"", info.pause);
+    bool is_krun = strcmp(harness->backend, "krun") == 0; /* which has no pause of its own */
+    HARNESS_CHECK((strcmp(info.pause, "vmm") == 0) == !is_krun, "it pauses by \"%s\"", info.pause);
     CONTRACT_OK(kelpie_vm_resume(vm, &broken));
     contract_state_is(vm, KELPIE_VM_RUNNING);
     contract_sh_says(vm, "cat /tmp/file; echo after", "before\nafter\n");

@@ -4,30 +4,20 @@
  * and what is refused. Method: a directory with a static busybox, made here; images of it made with
  * the host's own tools.
  */
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "contract.h"
 
-/* Runs a command line of the test's own; it has to succeed. */
-__attribute__((format(printf, 1, 2))) static void host(const char *format, ...) {
-    char command[4096];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(command, sizeof(command), format, arguments);
-    va_end(arguments);
-    HARNESS_CHECK(system(command) == 0, "%s", command);
-}
-
 static void make_root(const struct harness *harness, char *out, size_t capacity) {
     snprintf(out, capacity, "%s/root", harness->root_directory);
-    host("cd / && mkdir -p '%s' && cd '%s' && mkdir bin etc dev proc sys tmp run root && "
-         "cd / && cp /usr/bin/busybox '%s'/bin/ && "
-         "for a in sh cat echo mount touch rm ls grep; do ln -s busybox '%s'/bin/$a; done && "
-         "echo from-the-directory >'%s'/etc/mark",
-         out, out, out, out, out);
+    contract_host(
+        "cd / && mkdir -p '%s' && cd '%s' && mkdir bin etc dev proc sys tmp run root && "
+        "cd / && cp /usr/bin/busybox '%s'/bin/ && "
+        "for a in sh cat echo mount touch rm ls grep; do ln -s busybox '%s'/bin/$a; done && "
+        "echo from-the-directory >'%s'/etc/mark",
+        out, out, out, out, out);
 }
 
 static struct kelpie_vm *start_root(struct contract *contract, const char *root, bool is_read_only,
@@ -61,13 +51,13 @@ static void test_root_directory(const struct harness *harness) {
     contract_sh_says(vm, "cat /etc/mark; touch /new 2>/dev/null || echo read-only",
                      "from-the-directory\nread-only\n");
     contract_end(vm);
-    host("grep -q from-the-directory '%s'/etc/mark && test ! -e '%s'/new", root, root);
+    contract_host("grep -q from-the-directory '%s'/etc/mark && test ! -e '%s'/new", root, root);
     /* What is changed on the host is seen by the next VM: the cache knows the content. */
-    host("echo second >'%s'/etc/mark", root);
+    contract_host("echo second >'%s'/etc/mark", root);
     vm = start_root(&contract, root, true, 0);
     contract_sh_says(vm, "cat /etc/mark", "second\n");
     contract_end(vm);
-    host("rm -rf '%s'", root);
+    contract_host("rm -rf '%s'", root);
     contract_close(&contract);
 }
 
@@ -90,9 +80,9 @@ static void test_machine_id(const struct harness *harness) {
     has_its_id(vm);
     make_root(harness, root, sizeof(root));
     has_its_id(start_root(&contract, root, false, 0));
-    host("echo uninitialized >'%s'/etc/machine-id", root);
+    contract_host("echo uninitialized >'%s'/etc/machine-id", root);
     has_its_id(start_root(&contract, root, true, 0));
-    host("grep -q uninitialized '%s'/etc/machine-id && rm -rf '%s'", root, root);
+    contract_host("grep -q uninitialized '%s'/etc/machine-id && rm -rf '%s'", root, root);
     contract_close(&contract);
 }
 
@@ -112,7 +102,7 @@ static void test_disk_persists(const struct harness *harness) {
         CONTRACT_OK(kelpie_vm_stop(vm, 0, NULL, &broken));
     }
     contract_end(vm);
-    host("rm -rf '%s'", root);
+    contract_host("rm -rf '%s'", root);
     contract_close(&contract);
 }
 
@@ -121,9 +111,10 @@ static void test_root_images(const struct harness *harness) {
     char root[512];
     char image[600];
     make_root(harness, root, sizeof(root));
-    host("mke2fs -q -t ext4 -d '%s' '%s.ext4' 32M && mkfs.erofs --quiet '%s.erofs' '%s' && "
-         "qemu-img convert -O qcow2 '%s.ext4' '%s.qcow2'",
-         root, root, root, root, root, root);
+    contract_host(
+        "mke2fs -q -t ext4 -d '%s' '%s.ext4' 32M && mkfs.erofs --quiet '%s.erofs' '%s' && "
+        "qemu-img convert -O qcow2 '%s.ext4' '%s.qcow2'",
+        root, root, root, root, root, root);
     static const char *const kinds[] = {"ext4", "erofs", "qcow2"};
     for (size_t i = 0; i < 3; i += 1) {
         snprintf(image, sizeof(image), "%s.%s", root, kinds[i]);
@@ -131,7 +122,7 @@ static void test_root_images(const struct harness *harness) {
         root_is_writable(vm);
         contract_end(vm);
     }
-    host("rm -rf '%s' '%s.ext4' '%s.erofs' '%s.qcow2'", root, root, root, root);
+    contract_host("rm -rf '%s' '%s.ext4' '%s.erofs' '%s.qcow2'", root, root, root, root);
     contract_close(&contract);
 }
 
@@ -155,17 +146,19 @@ static void test_bad_roots(const struct harness *harness) {
     char path[600];
     refused(&contract, "/nonexistent", KELPIE_E_ROOT_NOT_FOUND, "/nonexistent");
     snprintf(path, sizeof(path), "%s/socket", harness->root_directory);
-    host("python3 -c 'import socket,sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])' '%s'",
-         path);
+    contract_host(
+        "python3 -c 'import socket,sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])' '%s'",
+        path);
     refused(&contract, path, KELPIE_E_ROOT_ACCESS, "socket");
-    host("rm '%s'", path);
+    contract_host("rm '%s'", path);
     snprintf(path, sizeof(path), "%s/unknown.img", harness->root_directory);
-    host("head -c 1048576 /dev/urandom >'%s'", path);
+    contract_host("head -c 1048576 /dev/urandom >'%s'", path);
     refused(&contract, path, KELPIE_E_ROOT_ACCESS, "unknown.img");
     /* A hostile image must not make QEMU open a file of the host's. */
-    host("rm '%s' && qemu-img create -q -f qcow2 -b /etc/hostname -F raw '%s' 64M", path, path);
+    contract_host("rm '%s' && qemu-img create -q -f qcow2 -b /etc/hostname -F raw '%s' 64M", path,
+                  path);
     refused(&contract, path, KELPIE_E_ROOT_ACCESS, "depends on another file");
-    host("rm '%s'", path);
+    contract_host("rm '%s'", path);
     contract_close(&contract);
 }
 
@@ -174,7 +167,7 @@ static void test_bad_kernels(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     char path[600];
     snprintf(path, sizeof(path), "%s/kernel", harness->root_directory);
-    host("echo no kernel >'%s'", path);
+    contract_host("echo no kernel >'%s'", path);
     for (unsigned i = 0; i < 2; i += 1) {
         struct kelpie_config *config = contract_config(&contract);
         struct kelpie_vm *vm = NULL;
@@ -187,11 +180,11 @@ static void test_bad_kernels(const struct harness *harness) {
         }
         contract_fails(status, &error, KELPIE_E_CONFIG, i == 0 ? "kernel" : "another machine");
         kelpie_config_destroy(config);
-        host("cp /usr/bin/busybox '%s' && "
-             "printf '\\267\\000' | dd of='%s' bs=1 seek=18 conv=notrunc 2>/dev/null",
-             path, path);
+        contract_host("cp /usr/bin/busybox '%s' && "
+                      "printf '\\267\\000' | dd of='%s' bs=1 seek=18 conv=notrunc 2>/dev/null",
+                      path, path);
     }
-    host("rm '%s'", path);
+    contract_host("rm '%s'", path);
     contract_close(&contract);
 }
 

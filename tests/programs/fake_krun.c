@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * A libkrun.so.1 that goes wrong on purpose. Its file's name says how: "CALL.ACTION.so", where the
- * action of that call is fail (-EINVAL), abort (a panic), kill, hang, or exit (with 0, of
- * krun_start_enter); all other calls succeed. With FAKE_IS_OLD it lacks a call, as versions before
- * 1.17.0 do. The same file serves as libkrunfw.
+ * action of that call is fail (-EINVAL), abort (a panic), kill, hang, exit (with 0, of
+ * krun_start_enter), or probe, which tells on the console what this process may do at that moment;
+ * all other calls succeed. FAKE_VERSION says what it has: 16 lacks calls that are needed, 17 has
+ * these alone, 19 has all.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -15,24 +17,88 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-static int32_t act(const char *call) {
+#define CPUS_OF_KVM 64
+#define CONSOLE 4 /* vmm/krun/launch.h */
+
+static char writable_disk[512];
+
+/* ---- what this process may do ---------------------------------------------------------------- */
+
+static void tell(const char *what, bool is_good) {
+    dprintf(CONSOLE, "%s=%s ", what, is_good ? "ok" : strerrorname_np(errno));
+}
+
+static void tell_open(const char *what, const char *path, int flags) {
+    int file = open(path, flags | O_CLOEXEC, 0600);
+    tell(what, file >= 0);
+    if (file >= 0) {
+        close(file);
+    }
+}
+
+static void tell_exec(void) {
+    int status = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        execl("/bin/true", "true", NULL);
+        _exit(errno);
+    }
+    waitpid(child, &status, 0);
+    errno = WEXITSTATUS(status);
+    tell("exec", errno == 0);
+}
+
+/* Of a byte that is at no address: who may look is told so, who may not is told that. */
+static void tell_other_process(void) {
+    char byte;
+    struct iovec here = {.iov_base = &byte, .iov_len = 1};
+    struct iovec there = {.iov_base = NULL, .iov_len = 1};
+    tell("other", process_vm_readv(getppid(), &here, 1, &there, 1, 0) == 1);
+}
+
+/* In the directory that the library lies in; nothing is left there. */
+static void probe(const char *library) {
+    char path[512];
+    char folder[512];
+    const char *slash = strrchr(library, '/');
+    snprintf(folder, sizeof(folder), "%.*s", slash != NULL ? (int)(slash - library) : 0, library);
+    snprintf(path, sizeof(path), "%.480s/probe", folder);
+    tell_open("create", path, O_WRONLY | O_CREAT | O_EXCL);
+    unlink(path);
+    tell("mkdir", mkdir(path, 0700) == 0);
+    rmdir(path);
+    tell_open("write", library, O_WRONLY | O_APPEND);
+    tell("chmod", chmod(library, 0755) == 0);
+    tell_exec();
+    tell_other_process();
+    tell_open("kvm", "/dev/kvm", O_RDWR);
+    tell_open("disk", writable_disk, O_RDWR);
+}
+
+/* ---- the calls ------------------------------------------------------------------------------- */
+
+/* The answer of a call that is not to go wrong. */
+static int32_t act_or(const char *call, int32_t good) {
     Dl_info info;
     char wanted[96] = "";
-    if (dladdr((void *)(uintptr_t)&act, &info) == 0 || info.dli_fname == NULL) {
-        return 0;
+    if (dladdr((void *)(uintptr_t)&act_or, &info) == 0 || info.dli_fname == NULL) {
+        return good;
     }
     const char *slash = strrchr(info.dli_fname, '/');
     snprintf(wanted, sizeof(wanted), "%s", slash != NULL ? slash + 1 : info.dli_fname);
     char *action = strchr(wanted, '.');
     if (action == NULL) {
-        return 0;
+        return good;
     }
     *action = '\0';
     action += 1;
     if (strcmp(wanted, call) != 0) {
-        return 0;
+        return good;
     }
     if (strcmp(action, "abort.so") == 0) {
         abort();
@@ -42,8 +108,15 @@ static int32_t act(const char *call) {
         sleep(3600);
     } else if (strcmp(action, "exit.so") == 0) {
         _exit(0);
+    } else if (strcmp(action, "probe.so") == 0) {
+        probe(info.dli_fname);
+        return good;
     }
     return -EINVAL;
+}
+
+static int32_t act(const char *call) {
+    return act_or(call, 0);
 }
 
 #define CALL(name, ...)                                                                            \
@@ -78,22 +151,54 @@ CALL(krun_disable_implicit_vsock, uint32_t ctx) {
     (void)ctx;
     return act("krun_disable_implicit_vsock");
 }
-#ifndef FAKE_IS_OLD
-CALL(krun_add_vsock, uint32_t ctx, uint32_t tsi_features) {
-    (void)ctx, (void)tsi_features;
-    return act("krun_add_vsock");
-}
-#endif
 CALL(krun_add_vsock_port2, uint32_t ctx, uint32_t port, const char *path, bool is_listening) {
     (void)ctx, (void)port, (void)path, (void)is_listening;
     return act("krun_add_vsock_port2");
 }
 CALL(krun_add_disk2, uint32_t ctx, const char *id, const char *path, uint32_t format,
      bool is_read_only) {
-    (void)ctx, (void)id, (void)path, (void)format, (void)is_read_only;
+    (void)ctx, (void)id, (void)format;
+    if (!is_read_only) {
+        snprintf(writable_disk, sizeof(writable_disk), "%s", path);
+    }
     return act("krun_add_disk2");
 }
 CALL(krun_start_enter, uint32_t ctx) {
     (void)ctx;
     return act("krun_start_enter");
 }
+
+#if FAKE_VERSION >= 17
+CALL(krun_add_vsock, uint32_t ctx, uint32_t tsi_features) {
+    (void)ctx, (void)tsi_features;
+    return act("krun_add_vsock");
+}
+#endif
+
+#if FAKE_VERSION >= 19
+CALL(krun_get_max_vcpus, void) {
+    return act_or("krun_get_max_vcpus", CPUS_OF_KVM);
+}
+CALL(krun_has_feature, uint64_t feature) {
+    (void)feature;
+    return act_or("krun_has_feature", 1);
+}
+CALL(krun_add_virtiofs3, uint32_t ctx, const char *tag, const char *path, uint64_t dax_bytes,
+     bool is_read_only) {
+    (void)ctx, (void)tag, (void)path, (void)dax_bytes, (void)is_read_only;
+    return act("krun_add_virtiofs3");
+}
+CALL(krun_disable_implicit_init, uint32_t ctx) {
+    (void)ctx;
+    return act("krun_disable_implicit_init");
+}
+CALL(krun_fs_add_overlay_file, uint32_t ctx, const char *tag, const char *path,
+     const uint8_t *bytes, size_t count, uint32_t mode, bool is_one_shot) {
+    (void)ctx, (void)tag, (void)path, (void)bytes, (void)count, (void)mode, (void)is_one_shot;
+    return act("krun_fs_add_overlay_file");
+}
+CALL(krun_fs_add_overlay_dir, uint32_t ctx, const char *tag, const char *path, uint32_t mode) {
+    (void)ctx, (void)tag, (void)path, (void)mode;
+    return act("krun_fs_add_overlay_dir");
+}
+#endif

@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Goal: what a backend lacks on this host, or what goes wrong on the way to a guest, is told as
+ * what it is, and leaves nothing. Method: libraries in the place of libkrun that go wrong on
+ * purpose (tests/programs/fake_krun.c), a QEMU that hangs on KVM, a /dev/kvm that does not open; no
+ * guest, and no KVM that works. With a /dev/kvm that opens, though.
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "contract.h"
+
+static const char *const calls_old[] = {
+    "krun_init_log",
+    "krun_create_ctx",
+    "krun_set_vm_config",
+    "krun_set_root",
+    "krun_set_exec",
+    "krun_add_disk2",
+    "krun_disable_implicit_vsock",
+    "krun_add_vsock",
+    "krun_add_vsock_port2",
+    "krun_set_console_output",
+    "krun_start_enter",
+    NULL,
+};
+static const char *const calls_new[] = {
+    "krun_get_max_vcpus",
+    "krun_disable_implicit_init",
+    "krun_add_virtiofs3",
+    "krun_fs_add_overlay_dir",
+    "krun_fs_add_overlay_file",
+    "krun_has_feature",
+    NULL,
+};
+
+static void backend_path(const struct harness *harness, const char *name, char *out,
+                         size_t capacity) {
+    int length = snprintf(out, capacity, "%s/%s", harness->root_directory, name);
+    HARNESS_CHECK(length > 0 && (size_t)length < capacity, "the path of %s", name);
+}
+
+static void backend_needs_kvm(void) {
+    int device = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    if (device < 0) {
+        harness_skip("kvm: /dev/kvm cannot be opened");
+    }
+    close(device);
+}
+
+/* A copy of a library of tests/programs, under a name that says what it does. */
+static void fake_copy(const struct harness *harness, const char *from, const char *name,
+                      const char *variable) {
+    char path[512];
+    const char *programs = getenv("KELPIE_TEST_PROGRAMS");
+    HARNESS_CHECK(programs != NULL, "KELPIE_TEST_PROGRAMS is not set");
+    backend_path(harness, name, path, sizeof(path));
+    contract_host("cp '%s/%s.so' '%s'", programs, from, path);
+    setenv(variable, path, 1);
+}
+
+/* Both libraries; libkrun is this one, of that name. */
+static void fake_use(const struct harness *harness, const char *from, const char *name) {
+    fake_copy(harness, from, name, "KELPIE_LIBKRUN");
+    fake_copy(harness, "fake-krunfw", "firmware.so", "KELPIE_LIBKRUNFW");
+}
+
+static void fake_remove(void) {
+    HARNESS_CHECK(unlink(getenv("KELPIE_LIBKRUN")) == 0, "%s", getenv("KELPIE_LIBKRUN"));
+    HARNESS_CHECK(unlink(getenv("KELPIE_LIBKRUNFW")) == 0, "%s", getenv("KELPIE_LIBKRUNFW"));
+}
+
+static struct kelpie_config *krun_config(struct contract *contract) {
+    struct kelpie_config *config = contract_config(contract);
+    kelpie_config_set_backend(config, KELPIE_BACKEND_KRUN);
+    return config;
+}
+
+/* A start that fails with this code and these words, and leaves the VM as it was. Takes config. */
+static void start_fails_with(struct contract *contract, struct kelpie_config *config, int code,
+                             const char *text) {
+    struct kelpie_error error = {0};
+    struct kelpie_vm *vm = contract_create(contract, NULL, config);
+    contract_fails(kelpie_vm_start(vm, 0, &error), &error, code, text);
+    contract_state_is(vm, KELPIE_VM_CREATED);
+    contract_end(vm);
+}
+
+static void krun_start_fails(const struct harness *harness, uint64_t timeout_ms, int code,
+                             const char *text) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_config *config = krun_config(&contract);
+    if (timeout_ms > 0) {
+        kelpie_config_set_boot_timeout_ms(config, timeout_ms);
+    }
+    start_fails_with(&contract, config, code, text);
+    contract_close(&contract);
+}
+
+static void test_krun_library(const struct harness *harness) {
+    char path[512];
+    backend_needs_kvm();
+    fake_use(harness, "fake-krun-17", "whole.so");
+    fake_remove();
+    fake_copy(harness, "fake-krunfw", "firmware.so", "KELPIE_LIBKRUNFW");
+    krun_start_fails(harness, 0, KELPIE_E_UNAVAILABLE, "whole.so: cannot open shared object file");
+    setenv("KELPIE_LIBKRUN", "/etc/passwd", 1);
+    krun_start_fails(harness, 0, KELPIE_E_UNAVAILABLE, "/etc/passwd");
+    fake_use(harness, "fake-krun-2", "second.so");
+    krun_start_fails(harness, 0, KELPIE_E_UNAVAILABLE, "second.so\" is \"libkrun.so.2\"");
+    fake_remove();
+    fake_use(harness, "fake-krun-16", "old.so");
+    krun_start_fails(harness, 0, KELPIE_E_UNAVAILABLE, "has no krun_add_vsock");
+    fake_remove();
+    fake_use(harness, "fake-krun-17", "whole.so");
+    snprintf(path, sizeof(path), "%s", getenv("KELPIE_LIBKRUNFW"));
+    setenv("KELPIE_LIBKRUNFW", getenv("KELPIE_LIBKRUN"), 1);
+    krun_start_fails(harness, 0, KELPIE_E_UNAVAILABLE, "not libkrunfw.so.5");
+    setenv("KELPIE_LIBKRUNFW", path, 1);
+    fake_remove();
+    fake_copy(harness, "fake-krun-17", "whole.so", "KELPIE_LIBKRUN");
+    krun_start_fails(harness, 0, KELPIE_E_UNAVAILABLE, "libkrunfw, the guest's kernel,");
+    HARNESS_CHECK(unlink(getenv("KELPIE_LIBKRUN")) == 0, "the last one");
+}
+
+/* How it is told, by action: a call that answers is named with its errno, others by where it ended.
+ */
+static void call_goes_wrong(const struct harness *harness, const char *library, const char *call,
+                            const char *action) {
+    char name[96];
+    char text[128];
+    bool is_start = strcmp(call, "krun_start_enter") == 0;
+    bool is_failure = strcmp(action, "fail") == 0;
+    bool is_panic = strcmp(action, "abort") == 0;
+    snprintf(name, sizeof(name), "%s.%s.so", call, action);
+    fake_use(harness, library, name);
+    if (is_failure) {
+        snprintf(text, sizeof(text), "%s failed: %cnvalid argument", call, is_start ? 'i' : 'I');
+    } else if (is_start) {
+        snprintf(text, sizeof(text), "%s",
+                 is_panic ? "libkrun panicked while the guest ran" : "killed by signal 9");
+    } else {
+        snprintf(text, sizeof(text), "%s%s", is_panic ? "libkrun panicked in " : "ended within ",
+                 call);
+    }
+    if (strcmp(call, "krun_get_max_vcpus") == 0 && is_failure) {
+        krun_start_fails(harness, 0, KELPIE_E_UNAVAILABLE, "KVM cannot be used");
+    } else if (strcmp(call, "krun_has_feature") == 0 && is_failure) {
+        krun_start_fails(harness, 0, KELPIE_E_UNAVAILABLE, "built without block devices");
+    } else {
+        krun_start_fails(harness, 0, KELPIE_E_BOOT, text);
+    }
+    fake_remove();
+}
+
+static void calls_go_wrong(const struct harness *harness, const char *library,
+                           const char *const *calls) {
+    static const char *const actions[] = {"fail", "abort", "kill"};
+    for (size_t i = 0; calls[i] != NULL; i += 1) {
+        for (size_t k = 0; k < sizeof(actions) / sizeof(actions[0]); k += 1) {
+            call_goes_wrong(harness, library, calls[i], actions[k]);
+        }
+    }
+}
+
+/* Every call of the sequence fails, panics, and is where the launcher is killed. */
+static void test_krun_calls_fail(const struct harness *harness) {
+    backend_needs_kvm();
+    calls_go_wrong(harness, "fake-krun-17", calls_old);
+    calls_go_wrong(harness, "fake-krun-19", calls_new);
+}
+
+/* A call that does not come back is named, and ended with the boot's time. */
+static void test_krun_calls_hang(const struct harness *harness) {
+    char name[96];
+    backend_needs_kvm();
+    for (size_t i = 0; calls_old[i] != NULL; i += 1) {
+        snprintf(name, sizeof(name), "%s.hang.so", calls_old[i]);
+        fake_use(harness, "fake-krun-17", name);
+        bool is_start = strcmp(calls_old[i], "krun_start_enter") == 0;
+        krun_start_fails(harness, 500, KELPIE_E_BOOT_TIMEOUT, is_start ? "500 ms" : calls_old[i]);
+        fake_remove();
+    }
+}
+
+/* 0 without a word of the agent is a kernel that found no root, or panicked: no success. */
+static void test_krun_ends_at_once(const struct harness *harness) {
+    backend_needs_kvm();
+    fake_use(harness, "fake-krun-19", "krun_start_enter.exit.so");
+    krun_start_fails(harness, 0, KELPIE_E_BOOT, "before its agent said hello");
+    fake_remove();
+}
+
+static void test_krun_limits(const struct harness *harness) {
+    backend_needs_kvm();
+    fake_use(harness, "fake-krun-19", "whole.so");
+    struct contract contract = contract_open(harness);
+    struct kelpie_config *config = krun_config(&contract);
+    kelpie_config_set_cpus(config, 32);
+    start_fails_with(&contract, config, KELPIE_E_BOOT, "32 CPUs; libkrun takes at most 16");
+    config = krun_config(&contract);
+    kelpie_config_set_accelerator(config, KELPIE_ACCELERATOR_TCG);
+    start_fails_with(&contract, config, KELPIE_E_UNSUPPORTED, "KVM only");
+    config = krun_config(&contract);
+    kelpie_config_set_kernel(config, getenv("KELPIE_LIBKRUNFW"));
+    start_fails_with(&contract, config, KELPIE_E_UNSUPPORTED, "runs libkrunfw's kernel");
+    contract_close(&contract);
+    fake_remove();
+}
+
+/* A socket of another process, or of an earlier boot, in the place where this VM's is made. */
+static void test_krun_stale_socket(const struct harness *harness) {
+    backend_needs_kvm();
+    fake_use(harness, "fake-krun-17", "krun_start_enter.exit.so");
+    struct contract contract = contract_open(harness);
+    struct kelpie_error error = {0};
+    struct kelpie_config *config = krun_config(&contract);
+    kelpie_config_set_ephemeral(config, false);
+    struct kelpie_vm *vm = contract_create(&contract, "one", config);
+    contract_host("mkdir '%s/vms/one/krun' && touch '%s/vms/one/krun/agent.sock' && "
+                  "mkdir -p '%s/vms/one/krun-root/tmp' && touch '%s/vms/one/krun-root/agent'",
+                  harness->state_directory, harness->state_directory, harness->state_directory,
+                  harness->state_directory);
+    contract_fails(kelpie_vm_start(vm, 0, &error), &error, KELPIE_E_BOOT, "said hello");
+    contract_end(vm);
+    contract_close(&contract);
+    fake_remove();
+}
+
+/* What is told of a device that is not there, or not ours. */
+static void test_krun_without_kvm(const struct harness *harness) {
+    static const char *const plans[] = {"open path=/dev/kvm every=1 => ENOMEM",
+                                        "open path=/dev/kvm every=1 => EACCES"};
+    fake_use(harness, "fake-krun-17", "whole.so");
+    for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i += 1) {
+        struct contract contract = contract_open_faulty(harness, plans[i]);
+        start_fails_with(&contract, krun_config(&contract), KELPIE_E_UNAVAILABLE,
+                         "add the user to the group kvm");
+        contract_close(&contract);
+    }
+    fake_remove();
+}
+
+/* What a library can do in the place of the VM, and, for the test's own sake, what the same probe
+ * finds before the process was confined: every word is another one. */
+static void test_krun_confined(const struct harness *harness) {
+    static const struct {
+        const char *library;
+        const char *found;
+    } moments[] = {
+        {"krun_set_console_output.probe.so",
+         "create=ok mkdir=ok write=ok chmod=ok exec=ok other=EFAULT kvm=ok disk=ok"},
+        {"krun_start_enter.probe.so",
+         "create=EACCES mkdir=EACCES write=EACCES chmod=EPERM exec=EPERM other=EPERM kvm=ok "
+         "disk=ok"},
+    };
+    backend_needs_kvm();
+    for (size_t i = 0; i < sizeof(moments) / sizeof(moments[0]); i += 1) {
+        fake_use(harness, "fake-krun-17", moments[i].library);
+        struct contract contract = contract_open(harness);
+        struct kelpie_config *config = krun_config(&contract);
+        kelpie_config_set_disk_size_mib(config, 16);
+        start_fails_with(&contract, config, KELPIE_E_BOOT, moments[i].found);
+        contract_close(&contract);
+        fake_remove();
+    }
+}
+
+/* A program in QEMU's place, which hangs where it is asked for KVM, and writes down when it was
+ * started. */
+static void hanging_qemu_make(const char *path, const char *log) {
+    FILE *file = fopen(path, "we");
+    HARNESS_CHECK(file != NULL, "%s", path);
+    fprintf(file,
+            "#!/bin/sh\n"
+            "case \" $* \" in\n"
+            "*' -accel kvm '*) echo \"kvm $(date +%%s%%3N)\" >>'%s'; exec sleep 3600 ;;\n"
+            "*' -accel '*) echo \"tcg $(date +%%s%%3N)\" >>'%s' ;;\n"
+            "esac\n"
+            "exec qemu-system-x86_64 \"$@\"\n",
+            log, log);
+    HARNESS_CHECK(fclose(file) == 0 && chmod(path, 0755) == 0, "%s", path);
+}
+
+static void hanging_qemu_check(const char *log) {
+    unsigned long long kvm_ms = 0;
+    unsigned long long tcg_ms = 0;
+    FILE *file = fopen(log, "re");
+    HARNESS_CHECK(file != NULL, "%s", log);
+    int count = fscanf(file, "kvm %llu tcg %llu", &kvm_ms, &tcg_ms);
+    HARNESS_CHECK(count == 2, "KVM first, then TCG");
+    fclose(file);
+    HARNESS_CHECK(tcg_ms - kvm_ms <= 5000, "TCG was taken after %llu ms", tcg_ms - kvm_ms);
+}
+
+/* A KVM on which nothing ever moves: within five seconds there is TCG, and the VM runs. */
+static void test_kvm_hangs(const struct harness *harness) {
+    char program[512];
+    char log[512];
+    backend_needs_kvm();
+    backend_path(harness, "qemu-hangs", program, sizeof(program));
+    backend_path(harness, "qemu-log", log, sizeof(log));
+    hanging_qemu_make(program, log);
+    setenv("KELPIE_QEMU", program, 1);
+    struct contract contract = contract_open(harness);
+    struct kelpie_vm *vm = contract_start(&contract);
+    struct kelpie_vm_info info = contract_inspect(vm);
+    HARNESS_CHECK(strcmp(info.accelerator, "tcg") == 0, "%s", info.accelerator);
+    HARNESS_CHECK(strstr(info.accelerator_reason, "no hello") != NULL, "%s",
+                  info.accelerator_reason);
+    hanging_qemu_check(log);
+    contract_end(vm);
+    contract_close(&contract);
+    HARNESS_CHECK(unlink(program) == 0 && unlink(log) == 0, "what the test made");
+}
+
+/* Without QEMU there is libkrun, and inspect says why; with it, the one that can do all. */
+static void test_backend_auto(const struct harness *harness) {
+    backend_needs_kvm();
+    fake_use(harness, "fake-krun-17", "krun_start_enter.exit.so");
+    setenv("KELPIE_QEMU", "/no/such/qemu", 1);
+    struct contract contract = contract_open(harness);
+    struct kelpie_error error = {0};
+    struct kelpie_config *config = contract_config(&contract);
+    struct kelpie_vm *vm = contract_create(&contract, NULL, config);
+    contract_fails(kelpie_vm_start(vm, 0, &error), &error, KELPIE_E_BOOT, "kelpie-krun");
+    struct kelpie_vm_info info = contract_inspect(vm);
+    HARNESS_CHECK(strcmp(info.backend_reason, "there is no QEMU, but KVM") == 0, "%s",
+                  info.backend_reason);
+    contract_end(vm);
+    config = contract_config(&contract); /* which libkrun cannot do */
+    kelpie_config_set_accelerator(config, KELPIE_ACCELERATOR_TCG);
+    start_fails_with(&contract, config, KELPIE_E_UNAVAILABLE, "/no/such/qemu");
+    contract_close(&contract);
+    fake_remove();
+}
+
+int main(int argc, char **argv) {
+    static const struct harness_test tests[] = {
+        {"krun_library", test_krun_library, 60},
+        {"krun_calls_fail", test_krun_calls_fail, 120},
+        {"krun_calls_hang", test_krun_calls_hang, 60},
+        {"krun_ends_at_once", test_krun_ends_at_once, 60},
+        {"krun_limits", test_krun_limits, 60},
+        {"krun_stale_socket", test_krun_stale_socket, 60},
+        {"krun_without_kvm", test_krun_without_kvm, 60},
+        {"krun_confined", test_krun_confined, 60},
+        {"kvm_hangs", test_kvm_hangs, 120},
+        {"backend_auto", test_backend_auto, 60},
+    };
+    return harness_main(argc, argv, "backend", tests, sizeof(tests) / sizeof(tests[0]));
+}
