@@ -188,7 +188,7 @@ void kelpie__snapshot_describe(const struct kelpie_manifest *manifest,
     INFO_COPY(accelerator);
     INFO_COPY(kernel_digest);
     INFO_COPY(checksum);
-    out->format = KELPIE_MANIFEST_FORMAT;
+    out->format = manifest->format;
     out->created_ms = manifest->created_ms;
     out->cpus = manifest->cpu_count;
     out->memory_mib = manifest->memory_mib;

@@ -83,7 +83,8 @@ static int64_t manifest_format(const struct kelpie_manifest *manifest, char *out
     kelpie__json_begin(&writer, out, capacity);
     kelpie__json_object_begin(&writer, NULL);
     kelpie__json_write_string(&writer, "self", MANIFEST_NO_SUM);
-    kelpie__json_write_u64(&writer, "format", KELPIE_MANIFEST_FORMAT);
+    kelpie__json_write_u64(&writer, "format",
+                           manifest->format == 0 ? KELPIE_MANIFEST_FORMAT : manifest->format);
 #define WRITE_TEXT(field) kelpie__json_write_string(&writer, #field, manifest->field);
     MANIFEST_TEXTS(WRITE_TEXT)
 #undef WRITE_TEXT
@@ -229,6 +230,7 @@ int kelpie__manifest_parse(const char *text, size_t length, struct kelpie_manife
         return kelpie__fail(error, KELPIE_E_SNAPSHOT_CORRUPTED, 0,
                             KELPIE_MANIFEST_FILE " is damaged; the snapshot can only be removed");
     }
+    manifest.format = (uint32_t)format;
     *out = manifest;
     return 0;
 }

@@ -11,7 +11,8 @@
 #include "core/limits.h"
 #include "os/os.h"
 
-#define KELPIE_MANIFEST_FORMAT 1u
+/* 1: a checksum was of all bytes of an extent; 2: of its blocks that are not zeros (seal.h) */
+#define KELPIE_MANIFEST_FORMAT 2u
 #define KELPIE_MANIFEST_FILE "manifest.json"
 #define KELPIE_MANIFEST_BYTES_MAX 32768u
 #define KELPIE_MANIFEST_FILE_COUNT_MAX 32u
@@ -34,6 +35,7 @@ struct kelpie_manifest_disk {
 };
 
 struct kelpie_manifest {
+    uint32_t format; /* 0: of one that is being made, KELPIE_MANIFEST_FORMAT */
     char id[33];
     char name[KELPIE_NAME_BYTES_MAX + 1];
     char label[KELPIE_MANIFEST_LABEL_BYTES_MAX];

@@ -19,10 +19,21 @@
 #define SEAL_KNOWN_FILE "verified"
 #define SEAL_BOOT_ID "/proc/sys/kernel/random/boot_id"
 #define SEAL_FILE_MODE 0600u
+#define SEAL_BLOCK_BYTES 4096u
+#define SEAL_BLOCKS_MAX (KELPIE_SEAL_EXTENT_BYTES / SEAL_BLOCK_BYTES)
+#define SEAL_FORMAT_WHOLE 1u /* of manifests: a checksum is one of all bytes of the extent */
 #define SEAL_READS_MAX 4096u /* of one extent */
 /* A file's time moves with the timer tick, 10 ms at most: a change in the tick of the check would
  * not show. */
 #define SEAL_SETTLED_NS (50 * KELPIE_NS_PER_MS)
+
+/* Words of this host, as in the table that the list ends in. */
+struct seal_block {
+    uint64_t number; /* within the extent */
+    uint64_t sum;
+};
+
+static_assert(sizeof(struct seal_block) == 2 * sizeof(uint64_t), "summed without gaps");
 
 struct seal {
     struct kelpie_os *os;
@@ -32,7 +43,9 @@ struct seal {
     uint64_t *table; /* owned: KELPIE_SEAL_EXTENT_COUNT_MAX */
     uint32_t count;
     uint32_t capacity;
-    uint64_t zero_sum; /* of an extent of zeros */
+    uint32_t format;
+    uint32_t block_count; /* of the extent that is being summed */
+    struct seal_block blocks[SEAL_BLOCKS_MAX];
 };
 
 static void seal_deinit(struct seal *seal) {
@@ -47,7 +60,10 @@ uint64_t kelpie__seal_extents(uint64_t size_bytes) {
 static int seal_init(struct seal *seal, struct kelpie_os *os, int directory,
                      const struct kelpie_manifest *manifest, struct kelpie_error *error) {
     uint64_t extents = 0;
-    *seal = (struct seal){.os = os, .directory = directory};
+    memset(seal, 0, offsetof(struct seal, blocks));
+    seal->os = os;
+    seal->directory = directory;
+    seal->format = manifest->format;
     for (uint32_t i = 0; i < manifest->file_count; i += 1) {
         extents += kelpie__seal_extents(manifest->files[i].size_bytes);
         if (extents > KELPIE_SEAL_EXTENT_COUNT_MAX) {
@@ -57,7 +73,7 @@ static int seal_init(struct seal *seal, struct kelpie_os *os, int directory,
         }
     }
     seal->capacity = (uint32_t)extents;
-    seal->buffer = kelpie__alloc(os, KELPIE_SEAL_EXTENT_BYTES);
+    seal->buffer = kelpie__alloc_raw(os, KELPIE_SEAL_EXTENT_BYTES);
     if (extents > 0) {
         seal->table = kelpie__alloc(os, (size_t)extents * sizeof(*seal->table));
     }
@@ -65,7 +81,6 @@ static int seal_init(struct seal *seal, struct kelpie_os *os, int directory,
         seal_deinit(seal);
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for the checksums");
     }
-    seal->zero_sum = kelpie__checksum_u64(seal->buffer, KELPIE_SEAL_EXTENT_BYTES);
     return 0;
 }
 
@@ -103,25 +118,43 @@ static int find_data(struct seal *seal, int file, uint64_t offset, struct data *
     return found < 0 ? found : 0;
 }
 
-/* Into the buffer. Holes are zeros there without being read: to read one costs as much as data, and
- * leaves pages of zeros in the system's cache. */
-static int read_extent(struct seal *seal, int file, uint64_t offset, size_t count,
-                       struct data *inout) {
+static bool block_is_zero(const uint8_t *bytes, size_t count) {
+    KELPIE_ASSERT(count > 0);
+    return bytes[0] == 0 && memcmp(bytes, bytes + 1, count - 1) == 0;
+}
+
+/* Of a part of the extent in the buffer, from a block's beginning on. */
+static void sum_blocks(struct seal *seal, size_t from, size_t to) {
+    KELPIE_ASSERT(from % SEAL_BLOCK_BYTES == 0 && to <= KELPIE_SEAL_EXTENT_BYTES);
+    for (size_t at = from; at < to; at += SEAL_BLOCK_BYTES) {
+        size_t count = to - at < SEAL_BLOCK_BYTES ? to - at : SEAL_BLOCK_BYTES;
+        if (!block_is_zero(seal->buffer + at, count)) {
+            seal->blocks[seal->block_count] = (struct seal_block){
+                at / SEAL_BLOCK_BYTES, kelpie__checksum_u64(seal->buffer + at, count)};
+            seal->block_count += 1;
+        }
+    }
+}
+
+/* Holes are not read: to read one costs as much as data, and leaves pages of zeros in the system's
+ * cache. Where a piece begins or ends within a block, all of that is read. */
+static int sum_pieces(struct seal *seal, int file, uint64_t offset, size_t count,
+                      struct data *inout) {
     uint64_t end = offset + count;
     uint64_t at = offset;
-    int status = 0;
-    KELPIE_ASSERT(count <= KELPIE_SEAL_EXTENT_BYTES);
-    if (inout->begin > offset || inout->end < end) {
-        memset(seal->buffer, 0, count);
-    }
-    while (at < end && status == 0 && inout->begin < end) { /* bound: a piece each turn */
-        uint64_t from = inout->begin > at ? inout->begin : at;
-        uint64_t to = kelpie__min_u64(inout->end, end);
+    int status = find_data(seal, file, at, inout);
+    while (status == 0 && at < end && inout->begin < end) { /* bound: a block each turn */
+        uint64_t begin = inout->begin - inout->begin % SEAL_BLOCK_BYTES;
+        uint64_t from = begin > at ? begin : at;
+        uint64_t to =
+            from + (inout->end - from + SEAL_BLOCK_BYTES - 1) / SEAL_BLOCK_BYTES * SEAL_BLOCK_BYTES;
+        to = kelpie__min_u64(to, end);
         KELPIE_ASSERT(from < to);
         status = read_piece(seal, file, seal->buffer + (from - offset), (size_t)(to - from), from);
-        at = to;
         if (status == 0) {
-            status = find_data(seal, file, at, inout);
+            sum_blocks(seal, (size_t)(from - offset), (size_t)(to - offset));
+            at = to;
+            status = at < end ? find_data(seal, file, at, inout) : 0;
         }
     }
     return status;
@@ -130,12 +163,16 @@ static int read_extent(struct seal *seal, int file, uint64_t offset, size_t coun
 /* Adds the checksum of an extent. Long holes cost one call. */
 static int sum_extent(struct seal *seal, int file, uint64_t offset, size_t count,
                       struct data *inout) {
-    uint64_t sum = seal->zero_sum;
-    int status = find_data(seal, file, offset, inout);
-    KELPIE_ASSERT(seal->count < seal->capacity);
-    if (status == 0 && (inout->begin < offset + count || count < KELPIE_SEAL_EXTENT_BYTES)) {
-        status = read_extent(seal, file, offset, count, inout);
+    int status = 0;
+    uint64_t sum = 0;
+    KELPIE_ASSERT(seal->count < seal->capacity && count <= KELPIE_SEAL_EXTENT_BYTES);
+    if (seal->format == SEAL_FORMAT_WHOLE) {
+        status = read_piece(seal, file, seal->buffer, count, offset);
         sum = kelpie__checksum_u64(seal->buffer, count);
+    } else {
+        seal->block_count = 0;
+        status = sum_pieces(seal, file, offset, count, inout);
+        sum = kelpie__checksum_u64(seal->blocks, seal->block_count * sizeof(seal->blocks[0]));
     }
     if (status < 0) {
         return status;
@@ -244,8 +281,9 @@ static int write_table(struct seal *seal, bool is_synced, struct kelpie_error *e
 
 int kelpie__seal(struct kelpie_os *os, int directory, struct kelpie_manifest *manifest,
                  const struct kelpie_seal_options *options, struct kelpie_error *error) {
-    struct seal seal = {0};
+    struct seal seal;
     KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
+    manifest->format = manifest->format == 0 ? KELPIE_MANIFEST_FORMAT : manifest->format;
     int status = take_sizes(os, directory, manifest, error);
     if (status == 0) {
         status = seal_init(&seal, os, directory, manifest, error);
@@ -321,7 +359,7 @@ static int compare_file(struct seal *seal, const struct kelpie_manifest_file *fi
 
 int kelpie__seal_verify(struct kelpie_os *os, int directory, const struct kelpie_manifest *manifest,
                         struct kelpie_error *error) {
-    struct seal seal = {0};
+    struct seal seal;
     int status = seal_init(&seal, os, directory, manifest, error);
     if (status < 0) {
         return status;

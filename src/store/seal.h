@@ -4,8 +4,10 @@
  * believed. QEMU believes damaged and cut state files (findings.md), so nothing else protects.
  *
  * The file `checksums` holds, for each file of the manifest in its order, one XXH3 of 64 bits for
- * each extent of 1 MiB; the manifest holds the checksum of that file. An extent that is a hole
- * counts as zeros, and is not read.
+ * each extent of 1 MiB; the manifest holds the checksum of that file. It is the XXH3 of a list: of
+ * each block of 4 KiB that is not all zeros its number in the extent and its own XXH3. So a memory
+ * in which a page here and there is data costs these pages, and a hole is the same as zeros. In
+ * snapshots of format 1 it is that of all bytes of the extent.
  */
 #ifndef KELPIE_STORE_SEAL_H
 #define KELPIE_STORE_SEAL_H

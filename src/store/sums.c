@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * See sums.h. The file is an array of 64-bit words of this host: a checksum of all that follow,
- * then for each file device, inode, size, time of modification, count and so many checksums.
+ * See sums.h. The file is an array of 64-bit words of this host: a checksum of all that follow, the
+ * format of the snapshot that they are of, then for each file device, inode, size, time of
+ * modification, count and so many checksums.
  */
 #include "store/sums.h"
 
@@ -15,7 +16,7 @@
 #include "store/seal.h"
 #include "store/snapshot.h"
 
-#define SUMS_HEAD_WORDS 1u  /* the checksum */
+#define SUMS_HEAD_WORDS 2u  /* the checksum, and the manifests' format that all of them are of */
 #define SUMS_ENTRY_WORDS 5u /* before the checksums of a file */
 #define SUMS_READS_MAX 4096u
 #define SUMS_WORDS_MAX                                                                             \
@@ -23,9 +24,8 @@
      KELPIE_SEAL_EXTENT_COUNT_MAX)
 
 static uint64_t sums_digest(const uint64_t *words, size_t word_count) {
-    KELPIE_ASSERT(word_count > SUMS_HEAD_WORDS);
-    return kelpie__checksum_u64(words + SUMS_HEAD_WORDS,
-                                (word_count - SUMS_HEAD_WORDS) * sizeof(*words));
+    KELPIE_ASSERT(word_count >= SUMS_HEAD_WORDS);
+    return kelpie__checksum_u64(words + 1, (word_count - 1) * sizeof(*words));
 }
 
 static int sums_read(struct kelpie_os *os, int file, void *out, size_t count) {
@@ -70,7 +70,8 @@ void kelpie__sums_load(struct kelpie_sums *sums, struct kelpie_os *os, int vm_di
     if (sums->words == NULL) {
         sums->word_count = 0;
     } else if (sums->word_count <= SUMS_HEAD_WORDS ||
-               sums_digest(sums->words, sums->word_count) != sums->words[0]) {
+               sums_digest(sums->words, sums->word_count) != sums->words[0] ||
+               sums->words[1] != KELPIE_MANIFEST_FORMAT) {
         kelpie__sums_unload(sums);
     }
     KELPIE_ASSERT((sums->words == NULL) == (sums->word_count == 0));
@@ -151,6 +152,7 @@ void kelpie__sums_keep(struct kelpie_os *os, int vm_directory, int snapshot_dire
         size_t count = sums_collect(os, snapshot_directory, manifest, table, table_count, words);
         KELPIE_ASSERT(count <= room);
         if (count > SUMS_HEAD_WORDS) {
+            words[1] = manifest->format;
             words[0] = sums_digest(words, count);
             kelpie__ignore(kelpie__small_file_replace(os, vm_directory, KELPIE_SUMS_FILE,
                                                       (const char *)words, count * sizeof(*words),

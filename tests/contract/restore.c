@@ -257,7 +257,7 @@ static void test_restore_other_machines(const struct harness *harness) {
         {"\"cpu\":\"", "\"cpu\":\"other-", "processor", "other-"},
         {"\"tsc_khz\":", "\"tsc_khz\":1", "kHz", "apart"},
         {"\"backend\":\"qemu\"", "\"backend\":\"bochs\"", "bochs", "qemu"},
-        {"\"format\":1", "\"format\":2", "format 2", "newer"},
+        {"\"format\":2", "\"format\":3", "format 3", "newer"},
     };
     struct contract contract = contract_open(harness);
     struct kelpie_error error = {0};

@@ -19,7 +19,8 @@
 #include "store/transfer.h"
 #include "tiny_snapshot.h"
 
-#define FIXTURE KELPIE_SOURCE_DIR "/tests/fixtures/snapshot-format-1"
+#define FIXTURE_1 KELPIE_SOURCE_DIR "/tests/fixtures/snapshot-format-1"
+#define FIXTURE_2 KELPIE_SOURCE_DIR "/tests/fixtures/snapshot-format-2"
 
 static char base[64];
 static struct kelpie_os *os;
@@ -55,11 +56,12 @@ static int64_t file_read(void *context, void *out, size_t count) {
 }
 
 /* What version 0.1 said of it. */
-static void is_the_tiny_one(struct kelpie_snapshot *snapshot) {
+static void is_the_tiny_one(struct kelpie_snapshot *snapshot, uint32_t format) {
     static struct kelpie_config_values values;
     struct kelpie_error error = {0};
     char text[8] = "";
     const struct kelpie_manifest *manifest = &snapshot->manifest;
+    assert_int_equal(manifest->format, format);
     assert_string_equal(manifest->id, TINY_ID);
     assert_string_equal(manifest->label, "kept in the tree");
     assert_string_equal(manifest->machine, "microvm,acpi=on,rtc=on");
@@ -79,33 +81,47 @@ static void is_the_tiny_one(struct kelpie_snapshot *snapshot) {
     assert_int_equal(kelpie__os_close(os, file), 0);
 }
 
-static void test_a_stream_of_format_1_is_imported(void **state) {
+static void is_imported(const char *fixture, uint32_t format) {
     struct kelpie_snapshot made;
     struct kelpie_error error = {0};
-    int file = open(FIXTURE ".stream", O_RDONLY | O_CLOEXEC);
+    char path[512];
+    snprintf(path, sizeof(path), "%s.stream", fixture);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
     const struct kelpie_parcel_input input = {.read = file_read, .context = &file};
     const struct kelpie_snapshot_import options = {.is_trusted = true};
-    (void)state;
     assert_true(file >= 0);
     assert_int_equal(kelpie__snapshot_import(&made, &store, &origin, &input, &options, &error), 0);
     close(file);
     assert_string_equal(made.manifest.name, "kept");
-    is_the_tiny_one(&made);
-    assert_int_equal(run("cmp snapshots/kept/checksums " FIXTURE ".checksums"), 0);
+    is_the_tiny_one(&made, format);
+    snprintf(path, sizeof(path), "cmp snapshots/kept/checksums %s.checksums", fixture);
+    assert_int_equal(run(path), 0);
     kelpie__snapshot_close(&made);
 }
 
+static void test_a_stream_of_format_1_is_imported(void **state) {
+    (void)state;
+    is_imported(FIXTURE_1, 1);
+}
+
+static void test_a_stream_of_format_2_is_imported(void **state) {
+    (void)state;
+    is_imported(FIXTURE_2, 2);
+}
+
 /* The manifest's text, as it was, and every file, into snapshots/kept. */
-static void lay_out(void) {
+static void lay_out(const char *fixture) {
     struct kelpie_parcel_reader reader;
     struct kelpie_parcel_data data = {0};
     struct kelpie_error error = {0};
-    int file = open(FIXTURE ".stream", O_RDONLY | O_CLOEXEC);
+    char path[512];
+    snprintf(path, sizeof(path), "%s.stream", fixture);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
     const struct kelpie_parcel_input input = {.read = file_read, .context = &file};
     assert_true(file >= 0);
-    assert_int_equal(run("mkdir -m 700 snapshots/kept && cp " FIXTURE ".checksums "
-                         "snapshots/kept/checksums"),
-                     0);
+    snprintf(path, sizeof(path),
+             "mkdir -m 700 snapshots/kept && cp %s.checksums snapshots/kept/checksums", fixture);
+    assert_int_equal(run(path), 0);
     assert_int_equal(kelpie__parcel_open(&reader, os, &origin, &input, &error), 0);
     char *text = strdup((const char *)reader.buffer + KELPIE_PARCEL_RECORD_BYTES);
     int directory = kelpie__os_open(os, store.directory, "kept",
@@ -136,26 +152,35 @@ static void lay_out(void) {
     free(text);
 }
 
-static void test_a_directory_of_format_1_is_read(void **state) {
+static void is_read(const char *fixture, uint32_t format) {
     struct kelpie_snapshot opened;
     struct kelpie_error error = {0};
-    (void)state;
-    lay_out();
+    lay_out(fixture);
     assert_int_equal(kelpie__snapshot_open(&opened, &store, "kept", &error), 0);
-    is_the_tiny_one(&opened);
+    is_the_tiny_one(&opened, format);
     kelpie__snapshot_close(&opened);
+}
+
+static void test_a_directory_of_format_1_is_read(void **state) {
+    (void)state;
+    is_read(FIXTURE_1, 1);
+}
+
+static void test_a_directory_of_format_2_is_read(void **state) {
+    (void)state;
+    is_read(FIXTURE_2, 2);
 }
 
 static void test_a_newer_directory_is_refused_by_its_format(void **state) {
     struct kelpie_snapshot opened;
     struct kelpie_error error = {0};
     (void)state;
-    lay_out();
-    assert_int_equal(run("sed -i 's/\"format\":1,/\"format\":23,/' snapshots/kept/manifest.json"),
+    lay_out(FIXTURE_2);
+    assert_int_equal(run("sed -i 's/\"format\":2,/\"format\":23,/' snapshots/kept/manifest.json"),
                      0);
     assert_int_equal(kelpie__snapshot_open(&opened, &store, "kept", &error),
                      KELPIE_E_SNAPSHOT_INCOMPATIBLE);
-    assert_non_null(strstr(error.message, "has format 23, this version knows 1"));
+    assert_non_null(strstr(error.message, "has format 23, this version knows 2"));
     assert_int_equal(kelpie__snapshot_remove(&store, "kept", &error), 0);
 }
 
@@ -163,7 +188,9 @@ int main(void) {
 #define ROW(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         ROW(test_a_stream_of_format_1_is_imported),
+        ROW(test_a_stream_of_format_2_is_imported),
         ROW(test_a_directory_of_format_1_is_read),
+        ROW(test_a_directory_of_format_2_is_read),
         ROW(test_a_newer_directory_is_refused_by_its_format),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

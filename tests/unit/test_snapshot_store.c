@@ -319,7 +319,7 @@ static void test_a_newer_format_is_named(void **state) {
     struct kelpie_snapshot snapshot;
     assert_int_equal(kelpie__snapshot_open(&snapshot, &store, "hurt", &error),
                      KELPIE_E_SNAPSHOT_INCOMPATIBLE);
-    assert_non_null(strstr(error.message, "format 7, this version knows 1"));
+    assert_non_null(strstr(error.message, "format 7, this version knows 2"));
     assert_int_equal(kelpie__manifest_read(os, store.directory, &manifest, &error),
                      KELPIE_E_SNAPSHOT_CORRUPTED);
 }

@@ -353,7 +353,7 @@ static void test_endless_and_oversized(void **state) {
 
 static void test_newer_formats_are_named(void **state) {
     struct stream copy = copy_of(&whole);
-    static const char format[] = "\"format\":1,";
+    static const char format[] = "\"format\":2,";
     (void)state;
     copy.bytes[8] = 7;
     import_fails(&copy, KELPIE_E_SNAPSHOT_INCOMPATIBLE, "has format 7, this version knows 1");
@@ -362,9 +362,9 @@ static void test_newer_formats_are_named(void **state) {
     copy.bytes[copy.count] = 0;
     char *place = strstr((char *)copy.bytes + at + KELPIE_PARCEL_RECORD_BYTES, format);
     assert_non_null(place);
-    place[strlen(format) - 2] = '2';
+    place[strlen(format) - 2] = '3';
     record_sum_again(&copy, at);
-    import_fails(&copy, KELPIE_E_SNAPSHOT_INCOMPATIBLE, "has format 2, this version knows 1");
+    import_fails(&copy, KELPIE_E_SNAPSHOT_INCOMPATIBLE, "has format 3, this version knows 2");
     free(copy.bytes);
 }
 
