@@ -100,11 +100,7 @@ static void guest_emit(struct sim_guest *guest, const char *detail) {
 /* ---- time ------------------------------------------------------------------------------------ */
 
 int64_t kelpie__sim_guest_now(const struct sim_guest *guest) {
-    if (!guest->is_running) {
-        return guest->frozen_ns;
-    }
-    KELPIE_ASSERT(guest->slot->resident == guest);
-    return kelpie__sim_machine_now(guest->machine);
+    return guest->is_running ? kelpie__sim_now(guest->world) + guest->offset_ns : guest->frozen_ns;
 }
 
 static bool guest_may_run(const struct sim_guest *guest) {
@@ -196,10 +192,11 @@ static int64_t guest_next(const struct sim_guest *guest) {
 }
 
 void kelpie__sim_guest_update(struct sim_guest *guest) {
-    KELPIE_ASSERT(guest->slot->resident == guest);
+    bool may_run = guest->is_running && guest->end == SIM_GUEST_LIVES;
+    KELPIE_ASSERT(!may_run || guest->slot->resident == guest);
     guest->has_ready = false;
     guest->deadline_ns = -1;
-    if (guest->is_running && guest->end == SIM_GUEST_LIVES && !guest->kernel->is_hung) {
+    if (may_run && !guest->kernel->is_hung) {
         int64_t next_ns = guest_next(guest);
         int64_t world_ns = next_ns - guest->machine->monotonic_offset_ns;
         guest->has_ready = kelpie__sim_machine_is_ready(guest->machine);
@@ -213,7 +210,8 @@ void kelpie__sim_guest_run(struct sim_guest *guest) {
         return;
     }
     kelpie__sim_guest_slot_enter(guest);
-    guest->machine->monotonic_offset_ns = guest->frozen_ns - kelpie__sim_now(guest->world);
+    guest->offset_ns = guest->frozen_ns - kelpie__sim_now(guest->world);
+    guest->machine->monotonic_offset_ns = guest->offset_ns;
     guest->is_running = true;
     KELPIE_ASSERT(kelpie__sim_guest_now(guest) == guest->frozen_ns);
     guest_emit(guest, "runs");
@@ -221,10 +219,9 @@ void kelpie__sim_guest_run(struct sim_guest *guest) {
 }
 
 void kelpie__sim_guest_halt(struct sim_guest *guest) {
-    if (!guest->is_running) {
+    if (!guest->is_running) { /* wherever its memory is now */
         return;
     }
-    kelpie__sim_guest_slot_enter(guest);
     guest->frozen_ns = kelpie__sim_guest_now(guest);
     guest->is_running = false;
     guest_emit(guest, "halted");

@@ -1,97 +1,141 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Copies of guests' memory without the pages that are zero, which most are: for guests that share a
- * slot, and for images.
+ * Copies of guests' memory without what is zero in it, which is most: for guests that share a slot,
+ * and for images. A copy is one block: its pages, each with a bit for each line of 64 bytes that is
+ * not zeros, then these lines.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "sim/guest_state.h"
 
 #define COPY_PAGE_BYTES 4096u
-#define COPY_PAGES_MIN 64u
+#define COPY_LINE_BYTES 64u
+#define COPY_LINES_PER_PAGE (COPY_PAGE_BYTES / COPY_LINE_BYTES)
 
-static bool copy_is_zero(const uint8_t *page) {
-    uint64_t words[8];
-    for (size_t at = 0; at < COPY_PAGE_BYTES; at += sizeof(words)) {
-        memcpy(words, page + at, sizeof(words));
-        if ((words[0] | words[1] | words[2] | words[3] | words[4] | words[5] | words[6] |
-             words[7]) != 0) {
-            return false;
-        }
+struct sim_guest_page {
+    uint64_t lines; /* bits */
+    uint64_t number;
+};
+
+static_assert(COPY_LINES_PER_PAGE == 64, "a bit for each line");
+static_assert(SIM_GUEST_SLOT_BYTES / COPY_PAGE_BYTES * sizeof(struct sim_guest_page) ==
+                  SIM_GUEST_COPY_SCRATCH_BYTES,
+              "whatever a slot holds can be listed");
+
+static uint64_t copy_lines(const uint8_t *page) {
+    uint64_t lines = 0;
+    for (unsigned i = 0; i < COPY_LINES_PER_PAGE; i += 1) {
+        uint64_t words[COPY_LINE_BYTES / sizeof(uint64_t)];
+        memcpy(words, page + i * COPY_LINE_BYTES, sizeof(words));
+        uint64_t all =
+            words[0] | words[1] | words[2] | words[3] | words[4] | words[5] | words[6] | words[7];
+        lines |= (uint64_t)(all != 0) << i;
     }
-    return true;
+    return lines;
 }
 
-static bool copy_grow(struct sim_guest_copy *copy) {
-    uint32_t capacity = copy->capacity == 0 ? COPY_PAGES_MIN : copy->capacity * 2;
-    uint8_t *bytes = realloc(copy->bytes, (size_t)capacity * COPY_PAGE_BYTES);
-    if (bytes == NULL) {
-        return false;
+static size_t copy_block_bytes(const struct sim_guest_copy *copy) {
+    return copy->page_count * sizeof(struct sim_guest_page) + copy->line_count * COPY_LINE_BYTES;
+}
+
+static uint8_t *copy_first_line(const struct sim_guest_copy *copy) {
+    return (uint8_t *)(copy->pages + copy->page_count);
+}
+
+static void copy_pack(struct sim_guest_copy *copy, const uint8_t *bytes) {
+    uint8_t *out = copy_first_line(copy);
+    for (uint32_t i = 0; i < copy->page_count; i += 1) {
+        const uint8_t *page = bytes + copy->pages[i].number * COPY_PAGE_BYTES;
+        /* bound: the bits */
+        for (uint64_t left = copy->pages[i].lines; left != 0; left &= left - 1) {
+            size_t line = (size_t)__builtin_ctzll(left);
+            memcpy(out, page + line * COPY_LINE_BYTES, COPY_LINE_BYTES);
+            out += COPY_LINE_BYTES;
+        }
     }
-    copy->bytes = bytes;
-    uint32_t *pages = realloc(copy->pages, capacity * sizeof(*pages));
-    if (pages == NULL) {
-        return false;
-    }
-    copy->pages = pages;
-    copy->capacity = capacity;
-    return true;
+    KELPIE_ASSERT(out == (uint8_t *)copy->pages + copy_block_bytes(copy));
 }
 
 /* Slots begin at a page and are made of whole ones. */
-bool kelpie__sim_guest_copy_fill(struct sim_guest_copy *copy, void *base, size_t extent) {
+bool kelpie__sim_guest_copy_fill(struct sim_guest_copy *copy, struct sim_heap *heap, void *scratch,
+                                 void *base, size_t extent) {
+    struct sim_guest_page *found = scratch;
     const uint8_t *bytes = base;
-    KELPIE_ASSERT(extent <= SIM_GUEST_SLOT_BYTES);
+    KELPIE_ASSERT(copy->pages == NULL && extent <= SIM_GUEST_SLOT_BYTES);
     kelpie__sim_fiber_forget(base, extent); /* stacks in the middle of calls: all of it is read */
-    copy->extent = extent;
-    copy->count = 0;
+    *copy = (struct sim_guest_copy){.heap = heap, .extent = extent};
     for (size_t at = 0; at < extent; at += COPY_PAGE_BYTES) {
-        if (copy_is_zero(bytes + at)) {
-            continue;
+        uint64_t lines = copy_lines(bytes + at);
+        if (lines != 0) {
+            found[copy->page_count] = (struct sim_guest_page){lines, at / COPY_PAGE_BYTES};
+            copy->page_count += 1;
+            copy->line_count += (uint32_t)__builtin_popcountll(lines);
         }
-        if (copy->count == copy->capacity && !copy_grow(copy)) {
-            return false;
-        }
-        memcpy(copy->bytes + (size_t)copy->count * COPY_PAGE_BYTES, bytes + at, COPY_PAGE_BYTES);
-        copy->pages[copy->count] = (uint32_t)(at / COPY_PAGE_BYTES);
-        copy->count += 1;
     }
+    copy->pages = kelpie__sim_heap_alloc_raw(heap, copy_block_bytes(copy));
+    if (copy->pages == NULL) {
+        return false;
+    }
+    memcpy(copy->pages, found, copy->page_count * sizeof(*found));
+    copy_pack(copy, bytes);
     return true;
 }
 
-void kelpie__sim_guest_copy_restore(const struct sim_guest_copy *copy, void *base) {
-    uint8_t *bytes = base;
-    size_t used = kelpie__sim_heap_used(base);
-    size_t range = used > copy->extent ? used : copy->extent;
-    uint32_t next = 0;
-    /* Stacks lie in there, and the address sanitizer remembers what lay on them. */
-    kelpie__sim_fiber_forget(base, range);
-    for (size_t at = 0; at < copy->extent; at += COPY_PAGE_BYTES) {
-        bool is_kept = next < copy->count && copy->pages[next] == at / COPY_PAGE_BYTES;
-        if (is_kept) {
-            memcpy(bytes + at, copy->bytes + (size_t)next * COPY_PAGE_BYTES, COPY_PAGE_BYTES);
-            next += 1;
-        } else if (at < used) {
-            memset(bytes + at, 0, COPY_PAGE_BYTES);
+/* Gives the first line behind those of the page. */
+static const uint8_t *copy_unpack(const struct sim_guest_page *page, const uint8_t *line,
+                                  uint8_t *out) {
+    for (unsigned i = 0; i < COPY_LINES_PER_PAGE; i += 1) {
+        if ((page->lines >> i & 1) != 0) {
+            memcpy(out + i * COPY_LINE_BYTES, line, COPY_LINE_BYTES);
+            line += COPY_LINE_BYTES;
+        } else {
+            memset(out + i * COPY_LINE_BYTES, 0, COPY_LINE_BYTES);
         }
     }
-    KELPIE_ASSERT(next == copy->count);
+    return line;
+}
+
+static bool copy_has(const struct sim_guest_copy *copy, uint64_t number, uint32_t *inout_next) {
+    while (*inout_next < copy->page_count && copy->pages[*inout_next].number < number) {
+        *inout_next += 1;
+    }
+    return *inout_next < copy->page_count && copy->pages[*inout_next].number == number;
+}
+
+/* What is zero in the copy, and may not be in the range. */
+static void copy_clear(const struct sim_guest_copy *copy, const struct sim_guest_copy *before,
+                       uint8_t *bytes, size_t used) {
+    size_t end = used < copy->extent ? used : copy->extent;
+    size_t end_page = (end + COPY_PAGE_BYTES - 1) / COPY_PAGE_BYTES;
+    size_t count = before == NULL ? end_page : before->page_count;
+    uint32_t next = 0;
+    for (size_t i = 0; i < count; i += 1) {
+        uint64_t number = before == NULL ? i : before->pages[i].number;
+        if (number < end_page && !copy_has(copy, number, &next)) {
+            memset(bytes + number * COPY_PAGE_BYTES, 0, COPY_PAGE_BYTES);
+        }
+    }
+}
+
+void kelpie__sim_guest_copy_restore(const struct sim_guest_copy *copy, void *base,
+                                    const struct sim_guest_copy *before) {
+    uint8_t *bytes = base;
+    size_t used = kelpie__sim_heap_used(base);
+    const uint8_t *line = copy_first_line(copy);
+    /* Stacks lie in there, and the address sanitizer remembers what lay on them. */
+    kelpie__sim_fiber_forget(base, used > copy->extent ? used : copy->extent);
+    copy_clear(copy, before, bytes, used);
+    for (uint32_t i = 0; i < copy->page_count; i += 1) {
+        const struct sim_guest_page *page = &copy->pages[i];
+        line = copy_unpack(page, line, bytes + page->number * COPY_PAGE_BYTES);
+    }
+    KELPIE_ASSERT(line == (const uint8_t *)copy->pages + copy_block_bytes(copy));
     kelpie__sim_heap_copied(base, used);
 }
 
-/* Only what is needed stays: for a copy that is kept. */
-void kelpie__sim_guest_copy_shrink(struct sim_guest_copy *copy) {
-    uint8_t *bytes = realloc(copy->bytes, (size_t)copy->count * COPY_PAGE_BYTES);
-    KELPIE_ASSERT(copy->count > 0);
-    if (bytes != NULL) {
-        copy->bytes = bytes;
-        copy->capacity = copy->count;
+void kelpie__sim_guest_copy_drop(struct sim_guest_copy *copy) {
+    if (copy->pages != NULL) {
+        kelpie__sim_heap_free(copy->heap, copy->pages, copy_block_bytes(copy));
     }
-}
-
-void kelpie__sim_guest_copy_deinit(struct sim_guest_copy *copy) {
-    free(copy->bytes);
-    free(copy->pages);
     *copy = (struct sim_guest_copy){0};
 }

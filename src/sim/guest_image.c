@@ -140,28 +140,45 @@ bool kelpie__sim_guest_image_apply(struct sim_guest *guest, const void *image, s
 
 /* ---- the truth ------------------------------------------------------------------------------- */
 
-void kelpie__sim_guest_truth(struct sim_guest *guest, struct sim_guest_truth *out) {
-    kelpie__sim_guest_slot_enter(guest);
+void kelpie__sim_guest_look_inside(struct sim_guest *guest, struct sim_guest_inside *out) {
     const struct sim_kernel *kernel = guest->kernel;
+    const struct sim_machine *machine = guest->machine;
+    KELPIE_ASSERT(guest->slot->resident == guest);
     const struct sim_process *init = kelpie__sim_process_find(guest->machine, 1);
+    *out = (struct sim_guest_inside){
+        .command_starts = kernel->command_starts,
+        .entropy = kernel->entropy,
+        .wall_offset_ns = machine->wall_offset_ns,
+        .has_init = init != NULL && init->state != SIM_PROCESS_ZOMBIE,
+        .process_count = machine->process_count,
+    };
+    memcpy(out->nonce, kernel->nonce, sizeof(out->nonce));
+    memcpy(out->boot_id, machine->boot_id, sizeof(out->boot_id));
+    memcpy(out->hostname, machine->hostname, sizeof(out->hostname));
+}
+
+void kelpie__sim_guest_truth(struct sim_guest *guest, struct sim_guest_truth *out) {
+    struct sim_guest_inside inside = guest->away;
+    if (guest->slot->resident == guest) {
+        kelpie__sim_guest_look_inside(guest, &inside);
+    }
     *out = (struct sim_guest_truth){
         .id = guest->id,
         .lineage = guest->lineage,
         .ticks = (uint64_t)(kelpie__sim_guest_now(guest) / KELPIE_NS_PER_MS),
-        .command_starts = kernel->command_starts,
-        .entropy = kernel->entropy,
-        .wall_ns = kelpie__sim_guest_now(guest) + guest->machine->wall_offset_ns,
-        .has_agent =
-            init != NULL && init->state != SIM_PROCESS_ZOMBIE && guest->end == SIM_GUEST_LIVES,
+        .command_starts = inside.command_starts,
+        .entropy = inside.entropy,
+        .wall_ns = kelpie__sim_guest_now(guest) + inside.wall_offset_ns,
+        .has_agent = inside.has_init && guest->end == SIM_GUEST_LIVES,
         .is_greeted = guest->is_greeted,
         .is_damaged = guest->is_damaged,
         .was_asked_to_end = guest->was_asked_to_end,
         .went_by_itself = guest->end != SIM_GUEST_LIVES && !guest->has_panicked,
-        .process_count = guest->machine->process_count,
+        .process_count = inside.process_count,
     };
-    memcpy(out->nonce, kernel->nonce, sizeof(out->nonce));
-    memcpy(out->boot_id, guest->machine->boot_id, sizeof(out->boot_id));
-    memcpy(out->hostname, guest->machine->hostname, sizeof(out->hostname));
+    memcpy(out->nonce, inside.nonce, sizeof(out->nonce));
+    memcpy(out->boot_id, inside.boot_id, sizeof(out->boot_id));
+    memcpy(out->hostname, inside.hostname, sizeof(out->hostname));
 }
 
 struct sim_process *kelpie__sim_guest_owner(const struct sim_guest *guest) {

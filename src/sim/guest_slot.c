@@ -36,7 +36,7 @@ struct guest_slots {
     struct slot_copy *copies;
     uint64_t copy_count;
     uint64_t copy_capacity;
-    struct sim_guest_copy spare; /* for the next guest that is swapped */
+    uint8_t scratch[SIM_GUEST_COPY_SCRATCH_BYTES]; /* while a copy is made */
 };
 
 /* NULL: no memory. */
@@ -73,15 +73,17 @@ static struct sim_guest_slot *slot_choose(struct sim_world *world, struct guest_
     return best;
 }
 
-static bool slot_swap_out(struct sim_guest *guest) {
+static bool slot_copy(struct sim_guest *guest, struct sim_guest_copy *out) {
     struct guest_slots *slots = slots_of(guest->world);
+    struct sim_heap *heap = kelpie__sim_world_host(guest->world)->heap;
     KELPIE_ASSERT(guest->slot->resident == guest && slots != NULL);
-    if (guest->swapped.bytes == NULL) {
-        guest->swapped = slots->spare;
-        slots->spare = (struct sim_guest_copy){0};
-    }
-    if (!kelpie__sim_guest_copy_fill(&guest->swapped, guest->slot->base,
-                                     slot_extent(guest->slot))) {
+    return kelpie__sim_guest_copy_fill(out, heap, slots->scratch, guest->slot->base,
+                                       slot_extent(guest->slot));
+}
+
+static bool slot_swap_out(struct sim_guest *guest) {
+    kelpie__sim_guest_look_inside(guest, &guest->away);
+    if (!slot_copy(guest, &guest->swapped)) {
         return false;
     }
     guest->slot->resident = NULL;
@@ -93,22 +95,6 @@ bool kelpie__sim_guest_slot_take(struct sim_guest *guest) {
     struct guest_slots *slots = slots_of(guest->world);
     struct sim_guest_slot *slot = slots == NULL ? NULL : slot_choose(guest->world, slots);
     if (slot == NULL || (slot->resident != NULL && !slot_swap_out(slot->resident))) {
-        return false;
-    }
-    guest->slot = slot;
-    slot->guest_count += 1;
-    slot->resident = guest;
-    return true;
-}
-
-static bool slot_take_at(struct sim_guest *guest, uint32_t index) {
-    KELPIE_ASSERT(guest->slot == NULL);
-    struct guest_slots *slots = slots_of(guest->world);
-    if (slots == NULL || index >= slots->slot_count) {
-        return false;
-    }
-    struct sim_guest_slot *slot = &slots->slots[index];
-    if (slot->resident != NULL && !slot_swap_out(slot->resident)) {
         return false;
     }
     guest->slot = slot;
@@ -131,10 +117,19 @@ void kelpie__sim_guest_slot_leave(struct sim_guest *guest) {
         guest->slot->resident = NULL;
     }
     guest->slot = NULL;
-    struct guest_slots *slots = slots_of(guest->world);
-    KELPIE_ASSERT(slots != NULL);
-    kelpie__sim_guest_copy_deinit(&slots->spare);
-    slots->spare = guest->swapped;
+    kelpie__sim_guest_copy_drop(&guest->swapped);
+}
+
+/* Puts a copy where whoever is there now has to go. Without memory for that one's own copy nothing
+ * can be simulated any more. */
+static void slot_put(struct sim_guest_slot *slot, const struct sim_guest_copy *copy) {
+    const struct sim_guest *away = slot->resident;
+    if (away != NULL) {
+        bool is_swapped = slot_swap_out(slot->resident);
+        KELPIE_ASSERT(is_swapped);
+    }
+    kelpie__sim_guest_copy_restore(copy, slot->base, away == NULL ? NULL : &away->swapped);
+    KELPIE_ASSERT(slot->resident == NULL);
 }
 
 void kelpie__sim_guest_slot_enter(struct sim_guest *guest) {
@@ -143,11 +138,9 @@ void kelpie__sim_guest_slot_enter(struct sim_guest *guest) {
     if (slot->resident == guest) {
         return;
     }
-    /* Without memory for the other one's copy nothing can be simulated any more. */
-    bool is_swapped = slot->resident == NULL || slot_swap_out(slot->resident);
-    KELPIE_ASSERT(is_swapped);
-    KELPIE_ASSERT(guest->swapped.count > 0);
-    kelpie__sim_guest_copy_restore(&guest->swapped, slot->base);
+    KELPIE_ASSERT(guest->swapped.page_count > 0);
+    slot_put(slot, &guest->swapped);
+    kelpie__sim_guest_copy_drop(&guest->swapped);
     slot->resident = guest;
 }
 
@@ -170,11 +163,9 @@ uint64_t kelpie__sim_guest_copy_keep(struct sim_guest *guest) {
         .machine = guest->machine,
         .kernel = guest->kernel,
     };
-    if (!kelpie__sim_guest_copy_fill(&kept->copy, guest->slot->base, slot_extent(guest->slot))) {
-        kelpie__sim_guest_copy_deinit(&kept->copy);
+    if (!slot_copy(guest, &kept->copy)) {
         return 0;
     }
-    kelpie__sim_guest_copy_shrink(&kept->copy);
     slots->copy_count += 1;
     return slots->copy_count;
 }
@@ -185,10 +176,11 @@ bool kelpie__sim_guest_copy_use(struct sim_guest *guest, uint64_t number) {
         return false;
     }
     const struct slot_copy *copy = &slots->copies[number - 1];
-    if (!slot_take_at(guest, copy->slot)) {
-        return false;
-    }
-    kelpie__sim_guest_copy_restore(&copy->copy, guest->slot->base);
+    KELPIE_ASSERT(guest->slot == NULL && copy->slot < slots->slot_count);
+    guest->slot = &slots->slots[copy->slot];
+    slot_put(guest->slot, &copy->copy);
+    guest->slot->guest_count += 1;
+    guest->slot->resident = guest;
     guest->machine = copy->machine;
     guest->kernel = copy->kernel;
     return true;
@@ -243,9 +235,8 @@ void kelpie__sim_guest_slots_destroy(struct sim_world *world) {
         KELPIE_ASSERT(slots->slots[i].guest_count == 0);
     }
     for (uint64_t i = 0; i < slots->copy_count; i += 1) {
-        kelpie__sim_guest_copy_deinit(&slots->copies[i].copy);
+        kelpie__sim_guest_copy_drop(&slots->copies[i].copy);
     }
-    kelpie__sim_guest_copy_deinit(&slots->spare);
     free(slots->copies);
     free(slots);
     *place = NULL;

@@ -87,19 +87,33 @@ struct sim_kernel {
     uint32_t mounts;        /* of the kernel's own file systems: bits */
 };
 
-/* Of a guest's memory, without the pages that are zero. */
+/* Of a guest's memory, without what is zero in it. */
 struct sim_guest_copy {
-    uint8_t *bytes;
-    uint32_t *pages; /* their numbers */
-    uint32_t count;
-    uint32_t capacity;
+    struct sim_heap *heap;
+    struct sim_guest_page *pages; /* owned: of `heap`, with the lines behind them; NULL: none */
+    uint32_t page_count;
+    uint32_t line_count;
     size_t extent;
 };
+
+#define SIM_GUEST_COPY_SCRATCH_BYTES (256u * 1024u)
 
 struct sim_guest_slot {
     void *base;
     uint32_t guest_count;       /* that lie here, one of them resident */
     struct sim_guest *resident; /* NULL: none */
+};
+
+/* What the truth of a guest has from its memory. */
+struct sim_guest_inside {
+    uint8_t nonce[SIM_GUEST_NONCE_BYTES];
+    uint64_t command_starts;
+    uint64_t entropy;
+    int64_t wall_offset_ns;
+    bool has_init;
+    uint32_t process_count;
+    char boot_id[40];
+    char hostname[65];
 };
 
 struct sim_guest {
@@ -108,7 +122,8 @@ struct sim_guest {
     struct sim_object *events; /* borrowed: lives as long as the owner's handles */
     int events_handle;         /* the first of them */
     struct sim_guest_slot *slot;
-    struct sim_guest_copy swapped; /* while another guest lies in the slot */
+    struct sim_guest_copy swapped; /* while another guest lies in the slot, */
+    struct sim_guest_inside away;  /* and what can be asked without bringing it back */
     struct sim_machine *machine;   /* in the slot, as is `kernel` */
     struct sim_kernel *kernel;
     uint64_t id;
@@ -119,7 +134,8 @@ struct sim_guest {
     bool was_asked_to_end;
     bool has_panicked;
     enum sim_guest_end end;
-    int64_t frozen_ns; /* its monotonic time while it does not run */
+    int64_t frozen_ns; /* its monotonic time while it does not run, */
+    int64_t offset_ns; /* and, while it does, how far that is ahead of the world's */
     bool has_ready;    /* what update found */
     int64_t deadline_ns;
     bool has_output; /* of port or console */
@@ -129,12 +145,15 @@ struct sim_guest {
 
 /* ---- guest_copy.c ---------------------------------------------------------------------------- */
 
-/* False: no memory. */
-KELPIE_MUST_CHECK bool kelpie__sim_guest_copy_fill(struct sim_guest_copy *copy, void *base,
+/* An empty one, with memory of `heap`. False: there is none. `scratch` borrows
+ * SIM_GUEST_COPY_SCRATCH_BYTES. */
+KELPIE_MUST_CHECK bool kelpie__sim_guest_copy_fill(struct sim_guest_copy *copy,
+                                                   struct sim_heap *heap, void *scratch, void *base,
                                                    size_t extent);
-void kelpie__sim_guest_copy_restore(const struct sim_guest_copy *copy, void *base);
-void kelpie__sim_guest_copy_shrink(struct sim_guest_copy *copy);
-void kelpie__sim_guest_copy_deinit(struct sim_guest_copy *copy);
+/* `before`: a copy of what is in the range now; NULL: nobody knows what that is. */
+void kelpie__sim_guest_copy_restore(const struct sim_guest_copy *copy, void *base,
+                                    const struct sim_guest_copy *before);
+void kelpie__sim_guest_copy_drop(struct sim_guest_copy *copy);
 
 /* ---- guest_slot.c ---------------------------------------------------------------------------- */
 
@@ -224,6 +243,8 @@ void kelpie__sim_kernel_random(struct sim_machine *machine, uint8_t *out, size_t
 
 /* ---- guest_image.c --------------------------------------------------------------------------- */
 
+/* Of a guest that is in its slot. */
+void kelpie__sim_guest_look_inside(struct sim_guest *guest, struct sim_guest_inside *out);
 /* Makes the new guest what the image says; false: it is none. */
 KELPIE_MUST_CHECK bool kelpie__sim_guest_image_apply(struct sim_guest *guest, const void *image,
                                                      size_t count);
