@@ -945,7 +945,7 @@ KELPIE_MUST_CHECK int kelpie_prune(struct kelpie *kelpie,
 enum kelpie_check_status { KELPIE_CHECK_OK, KELPIE_CHECK_WARNING, KELPIE_CHECK_FAILED };
 
 struct kelpie_check {
-    const char *name; /* "qemu", "kernel", "kvm", "directories", "space", "helpers" */
+    const char *name; /* "qemu", "kernel", "kvm", "libkrun", "directories", "space", "helpers" */
     enum kelpie_check_status status;
     const char *detail; /* what was found */
     const char *remedy; /* the command that mends it, or "" */
@@ -953,8 +953,8 @@ struct kelpie_check {
 
 typedef void (*kelpie_check_callback)(void *context, const struct kelpie_check *check);
 
-/* Checks each need of this host, KVM by booting a guest. Calls back once a check. `tries_kvm`
- * false: reports what is remembered. */
+/* Checks each need of this host, KVM and libkrun by booting a guest. Calls back once a check.
+ * `tries_kvm` false: reports what is remembered. */
 KELPIE_MUST_CHECK int kelpie_doctor(struct kelpie *kelpie, bool tries_kvm,
                                     kelpie_check_callback callback, void *context,
                                     struct kelpie_error *error);

@@ -13,6 +13,8 @@
 
 #include "krun/krun.h"
 
+#define DESCRIBE_LIMIT_S 10u
+
 static const char *describe_version(const struct kelpie_krun_library *library) {
     KELPIE_ASSERT(library->start_enter != NULL);
     return library->fs_add_overlay_file != NULL ? "1.19.0 or newer"
@@ -27,6 +29,8 @@ static void describe_line(bool is_there, const char *name) {
 
 int kelpie__krun_describe(const struct kelpie_krun_options *options) {
     struct kelpie_krun_library library;
+    alarm(DESCRIBE_LIMIT_S); /* nobody waits longer, or ends a library that hangs while it is loaded
+                              */
     /* What a driver would be told of a library that cannot be used is the answer here. */
     if (dup2(STDOUT_FILENO, KELPIE_KRUN_STATUS) < 0 ||
         !kelpie__krun_library_load(options, &library)) {

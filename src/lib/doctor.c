@@ -11,6 +11,7 @@
 #include "core/json.h"
 #include "core/text.h"
 #include "lib/internal.h"
+#include "lib/libkrun.h"
 #include "os/os_call.h"
 #include "store/cache.h"
 
@@ -109,7 +110,7 @@ static bool check_qemu(const struct doctor *doctor) {
  */
 static void check_helpers(const struct doctor *doctor) {
     static const char *const own[] = {"kelpie-monitor", "kelpie-keeper", "kelpie-agent",
-                                      "kelpie-pack"};
+                                      "kelpie-pack", "kelpie-krun"};
     static const struct {
         const char *name;
         const char *remedy;
@@ -211,13 +212,15 @@ static void tell_remembered(const struct doctor *doctor) {
 }
 
 /* Boots a guest on it, in a VM of its own that leaves nothing. */
-static int try_kvm(struct kelpie *kelpie, struct kelpie_vm_info *out, struct kelpie_error *error) {
+static int try_kvm(struct kelpie *kelpie, enum kelpie_backend backend, struct kelpie_vm_info *out,
+                   struct kelpie_error *error) {
     struct kelpie_config *config = NULL;
     struct kelpie_vm *vm = NULL;
     int status = kelpie_config_create(kelpie, &config, error);
     if (status < 0) {
         return status;
     }
+    kelpie_config_set_backend(config, backend);
     kelpie_config_set_accelerator(config, KELPIE_ACCELERATOR_KVM);
     kelpie_config_set_memory_mib(config, KELPIE_MEMORY_MIB_MIN);
     kelpie_config_set_ephemeral(config, true);
@@ -267,7 +270,7 @@ static void check_kvm(const struct doctor *doctor, bool tries_kvm, bool can_boot
         return;
     }
     info->struct_size = sizeof(*info);
-    if (try_kvm(kelpie, info, &error) < 0) {
+    if (try_kvm(kelpie, KELPIE_BACKEND_QEMU, info, &error) < 0) {
         tell(doctor, "kvm", KELPIE_CHECK_WARNING, "",
              "a guest does not boot on it, so VMs run under TCG: %s", error.message);
     } else {
@@ -275,6 +278,47 @@ static void check_kvm(const struct doctor *doctor, bool tries_kvm, bool can_boot
              (unsigned long long)(info->boot_us / 1000));
     }
     kelpie__free(kelpie->os, info, sizeof(*info));
+}
+
+/* ---- libkrun --------------------------------------------------------------------------------- */
+
+/* Boots a guest with it: a library that can be loaded, and a /dev/kvm that opens, prove nothing. */
+static void try_libkrun(const struct doctor *doctor, const struct kelpie_libkrun *libkrun) {
+    struct kelpie *kelpie = doctor->kelpie;
+    struct kelpie_error error = {0};
+    struct kelpie_vm_info *info = kelpie__alloc(kelpie->os, sizeof(*info));
+    if (info == NULL) {
+        tell(doctor, "libkrun", KELPIE_CHECK_WARNING, "", "no memory to try it");
+        return;
+    }
+    info->struct_size = sizeof(*info);
+    KELPIE_ASSERT(libkrun->version[0] != '\0');
+    if (try_kvm(kelpie, KELPIE_BACKEND_KRUN, info, &error) < 0) {
+        tell(doctor, "libkrun", KELPIE_CHECK_WARNING, "", "%s%s; a guest does not boot with it: %s",
+             libkrun->version, libkrun->lacks, error.message);
+    } else {
+        tell(doctor, "libkrun", KELPIE_CHECK_OK, "",
+             "%s%s; a guest booted with it in %llu ms; pause by %s", libkrun->version,
+             libkrun->lacks, (unsigned long long)(info->boot_us / 1000), info->pause);
+    }
+    kelpie__free(kelpie->os, info, sizeof(*info));
+}
+
+/* Nobody has to have it: what is wrong with it is a failure of nothing. */
+static void check_libkrun(const struct doctor *doctor, bool tries_kvm) {
+    struct kelpie_error error = {0};
+    struct kelpie_libkrun libkrun;
+    if (kelpie__libkrun_ask(doctor->kelpie, &libkrun, &error) < 0) {
+        tell(doctor, "libkrun", KELPIE_CHECK_WARNING, "", "%s", error.message);
+    } else if (libkrun.missing[0] != '\0') {
+        tell(doctor, "libkrun", KELPIE_CHECK_OK, "", "only --backend krun needs it: %s",
+             libkrun.missing);
+    } else if (tries_kvm) {
+        try_libkrun(doctor, &libkrun);
+    } else {
+        tell(doctor, "libkrun", KELPIE_CHECK_OK, "", "%s%s; no guest was booted with it",
+             libkrun.version, libkrun.lacks);
+    }
 }
 
 /* ---- places ---------------------------------------------------------------------------------- */
@@ -329,5 +373,6 @@ int kelpie_doctor(struct kelpie *kelpie, bool tries_kvm, kelpie_check_callback c
     bool has_qemu = check_qemu(&doctor);
     bool has_kernel = check_kernel(&doctor);
     check_kvm(&doctor, tries_kvm, has_qemu && has_kernel);
+    check_libkrun(&doctor, tries_kvm);
     return 0;
 }

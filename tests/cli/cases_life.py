@@ -181,7 +181,7 @@ def doctor_in_both_forms(kelpie):
     found = json.loads(out)
     check(code in (0, 1), "exit code", code)
     names = {one["name"] for one in found}
-    check({"qemu", "kernel", "kvm", "directories"} <= names, "checks", names)
+    check({"qemu", "kernel", "kvm", "libkrun", "directories"} <= names, "checks", names)
     for one in found:
         check(one["status"] in ("ok", "warning", "failed") and one["detail"], "check", one)
         check(one["status"] != "failed" or one["remedy"], "no remedy", one)

@@ -270,6 +270,44 @@ static void test_krun_confined(const struct harness *harness) {
     }
 }
 
+struct told {
+    enum kelpie_check_status status;
+    char detail[1024];
+};
+
+static void on_check(void *context, const struct kelpie_check *check) {
+    struct told *told = context;
+    if (strcmp(check->name, "libkrun") == 0) {
+        told->status = check->status;
+        snprintf(told->detail, sizeof(told->detail), "%s", check->detail);
+    }
+}
+
+/* What doctor says of each: nothing is booted. */
+static void test_doctor_libkrun(const struct harness *harness) {
+    static const struct {
+        const char *library;
+        const char *text;
+    } found[] = {
+        {"fake-krun-19",
+         "1.19.0 or newer, without krun_vm_pause, krun_vm_resume; no guest was booted with it"},
+        {"fake-krun-17",
+         "1.17.0 to 1.17.2, without krun_add_virtiofs3, krun_disable_implicit_init"},
+        {"fake-krun-16", "only --backend krun needs it: this libkrun has no krun_add_vsock"},
+        {"fake-krun-2", "\"libkrun.so.2\", not libkrun.so.1"},
+    };
+    for (size_t i = 0; i < sizeof(found) / sizeof(found[0]); i += 1) {
+        struct told told = {.status = KELPIE_CHECK_FAILED};
+        fake_use(harness, found[i].library, "some.so");
+        struct contract contract = contract_open(harness);
+        CONTRACT_OK(kelpie_doctor(contract.kelpie, false, on_check, &told, &broken));
+        HARNESS_CHECK(told.status == KELPIE_CHECK_OK, "%s", told.detail);
+        HARNESS_CHECK(strstr(told.detail, found[i].text) != NULL, "%s", told.detail);
+        contract_close(&contract);
+        fake_remove();
+    }
+}
+
 /* A program in QEMU's place, which hangs where it is asked for KVM, and writes down when it was
  * started. */
 static void hanging_qemu_make(const char *path, const char *log) {
@@ -349,6 +387,7 @@ int main(int argc, char **argv) {
         {"krun_stale_socket", test_krun_stale_socket, 60},
         {"krun_without_kvm", test_krun_without_kvm, 60},
         {"krun_confined", test_krun_confined, 60},
+        {"doctor_libkrun", test_doctor_libkrun, 60},
         {"kvm_hangs", test_kvm_hangs, 120},
         {"backend_auto", test_backend_auto, 60},
     };

@@ -114,6 +114,24 @@ static void test_krun_two(const struct harness *harness) {
     contract_close(&contract);
 }
 
+static void on_check(void *context, const struct kelpie_check *check) {
+    bool *has_proof = context;
+    if (strcmp(check->name, "kvm") == 0 || strcmp(check->name, "libkrun") == 0) {
+        HARNESS_CHECK(check->status == KELPIE_CHECK_OK, "%s: %s", check->name, check->detail);
+        HARNESS_CHECK(strstr(check->detail, "a guest booted") != NULL, "%s", check->detail);
+    }
+    *has_proof = *has_proof || strstr(check->detail, "pause by freezer") != NULL;
+}
+
+/* Doctor proves both by a guest, and says how a libkrun VM is paused. */
+static void test_krun_doctor(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    bool has_proof = false;
+    CONTRACT_OK(kelpie_doctor(contract.kelpie, true, on_check, &has_proof, &broken));
+    HARNESS_CHECK(has_proof, "libkrun is told, too");
+    contract_close(&contract);
+}
+
 /* A socket's path may have 107 bytes; the directory's is longer. */
 static void test_krun_long_path(const struct harness *harness) {
     char state[512];
@@ -177,6 +195,7 @@ int main(int argc, char **argv) {
         {"krun_process", test_krun_process, 60},
         {"krun_pause_by_signal", test_krun_pause_by_signal, 60},
         {"krun_two", test_krun_two, 60},
+        {"krun_doctor", test_krun_doctor, 60},
         {"krun_long_path", test_krun_long_path, 60},
         {"krun_again", test_krun_again, 600},
     };
