@@ -152,6 +152,7 @@ struct sim_qemu_memory {
     uint64_t bytes;
     int base;                         /* KELPIE_OS_NO_HANDLE: anonymous */
     bool has_image;                   /* `image` is the guest as it stands */
+    bool is_running;                  /* the guest, when somebody last looked */
     bool is_restored;                 /* few of its pages are private */
     uint64_t lineage;                 /* gives the pattern */
     struct sim_qemu_written *written; /* NULL: none can be written */
