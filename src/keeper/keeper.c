@@ -14,6 +14,8 @@
 /* after a member that could not be made, doubled with each one in a row */
 #define KEEPER_RETRY_NS_MIN (100 * KELPIE_NS_PER_MS)
 #define KEEPER_RETRY_DOUBLINGS_MAX 8u
+/* the processor is the claimer's first, for some commands */
+#define KEEPER_STAND_BACK_NS (25 * KELPIE_NS_PER_MS)
 
 static void keeper_check(const struct kelpie_keeper *keeper) {
     KELPIE_ASSERT(keeper->pool.lock == KELPIE_KEEPER_HANDLE_LOCK);
@@ -62,6 +64,13 @@ uint32_t kelpie__keeper_ready_count(const struct kelpie_keeper *keeper) {
     uint32_t making_count = keeper_count(keeper, true);
     KELPIE_ASSERT(making_count <= count);
     return count - making_count;
+}
+
+void kelpie__keeper_stand_back(struct kelpie_keeper *keeper) {
+    int64_t now_ns = kelpie__os_now(keeper->os, KELPIE_OS_CLOCK_MONOTONIC);
+    if (kelpie__keeper_ready_count(keeper) > 0 && keeper->retry_ns <= now_ns) {
+        keeper->retry_ns = now_ns + KEEPER_STAND_BACK_NS; /* once, however many are claimed */
+    }
 }
 
 void kelpie__keeper_made(struct kelpie_keeper *keeper) {

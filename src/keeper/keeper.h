@@ -23,8 +23,8 @@ enum kelpie_keeper_handle {
 enum kelpie_keeper_phase {
     KELPIE_KEEPER_EMPTY,
     KELPIE_KEEPER_STARTING,
-    KELPIE_KEEPER_WAKING,  /* it was made from a snapshot of a paused VM */
-    KELPIE_KEEPER_WARMING, /* its first commands: what the guest has never run is slow */
+    KELPIE_KEEPER_WAKING,  /* it stood still: after a rehearsal, or as the snapshot's VM did */
+    KELPIE_KEEPER_WARMING, /* commands: what the guest has never run is slow */
     KELPIE_KEEPER_PAUSING,
     KELPIE_KEEPER_OFFERING,
     KELPIE_KEEPER_READY, /* it waits */
@@ -40,7 +40,8 @@ struct kelpie_keeper_slot {
     bool is_done; /* the phase's request was answered: */
     struct kelpie_error error;
     struct kelpie_exec_result result; /* of a command in Warming */
-    uint32_t warm_count;
+    uint32_t round_count;             /* how often its life was rehearsed */
+    uint32_t warm_count;              /* commands of this round */
     uint32_t offer_count;
     struct kelpie_timer offer_timer; /* armed: the offer is made again */
 };
@@ -85,6 +86,8 @@ bool kelpie__keeper_slot_is_making(const struct kelpie_keeper_slot *slot);
 /* ---- keeper.c: for slot.c -------------------------------------------------------------------- */
 
 uint32_t kelpie__keeper_ready_count(const struct kelpie_keeper *keeper);
+/* A member has gone, mostly to a claimer: while others wait, the next one is made in a moment. */
+void kelpie__keeper_stand_back(struct kelpie_keeper *keeper);
 void kelpie__keeper_made(struct kelpie_keeper *keeper);
 void kelpie__keeper_failed(struct kelpie_keeper *keeper, const struct kelpie_error *why);
 
