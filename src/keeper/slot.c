@@ -242,17 +242,30 @@ static bool slot_has_note(const struct kelpie_keeper_slot *slot) {
                            false, &stat) == 0;
 }
 
+/* Its connection has ended. A killed monitor leaves its VM and its note behind: to open it is to
+ * find out, and to clean up. */
+static void slot_look_again(struct kelpie_keeper_slot *slot) {
+    char name[KELPIE_NAME_BYTES_MAX + 1];
+    bool fits = kelpie__text_copy(name, sizeof(name), slot->vm->directory.name);
+    KELPIE_ASSERT(fits);
+    kelpie__keeper_slot_empty(slot);
+    if (kelpie__keeper_slot_adopt(slot, name)) {
+        return; /* it lives */
+    }
+    KELPIE_REACHED(slot->keeper->os, "a member died while it waited");
+}
+
 static void slot_look_ready(struct kelpie_keeper_slot *slot) {
     struct kelpie_keeper *keeper = slot->keeper;
     bool is_dead = slot->vm->wire == NULL || kelpie__wire_is_closed(slot->vm->wire);
     if (!is_dead && slot_has_note(slot)) {
         return;
     }
-    if (is_dead && !kelpie__vm_directory_is_current(&slot->vm->directory)) {
-        KELPIE_REACHED(keeper->os, "a member died while it waited");
-        kelpie__pool_ready_forget(&keeper->pool, slot->vm->directory.name);
+    if (is_dead) {
+        slot_look_again(slot);
+    } else {
+        kelpie__keeper_slot_empty(slot);
     }
-    kelpie__keeper_slot_empty(slot);
     kelpie__keeper_stand_back(keeper);
     keeper->is_changed = true;
 }

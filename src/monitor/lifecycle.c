@@ -193,6 +193,8 @@ static void lifecycle_vmm_event(void *context, const struct kelpie_vmm_event *ev
             kelpie__lifecycle_guest_live(lifecycle->monitor);
         }
         break;
+    case KELPIE_VMM_EVENT_WAITING: /* of one that the restore gave nothing to load */
+        break;
     case KELPIE_VMM_EVENT_AGENT:
         lifecycle_guest_dialled(lifecycle, event->agent);
         break;

@@ -388,6 +388,7 @@ static void restore_vmm_event(void *context, const struct kelpie_vmm_event *even
     case KELPIE_VMM_EVENT_STARTED:
         restore_loaded(restore);
         break;
+    case KELPIE_VMM_EVENT_WAITING:
     case KELPIE_VMM_EVENT_AGENT: /* no driver that dials can restore */
     case KELPIE_VMM_EVENT_PAUSED:
     case KELPIE_VMM_EVENT_RESUMED:

@@ -299,6 +299,7 @@ static void qemu_devices_due(void *context) {
         KELPIE_ASSERT(qemu->is_ended);
         return;
     }
+    qemu->qmp.has_events = qemu->options.has_events;
     qemu->state = qemu->options.is_incoming ? SIM_QEMU_INMIGRATE : SIM_QEMU_PRELAUNCH;
     kelpie__sim_qemu_qmp_serve(qemu);
     if (!qemu->options.is_stopped && !qemu->options.is_incoming) {

@@ -83,6 +83,7 @@ struct sim_qemu_options {
     bool has_acpi;
     bool has_description;   /* a section at the end of the state; suppress-vmdesc=off */
     bool has_configuration; /* a section at its beginning; migration.send-configuration=on */
+    bool has_events;        /* migration.x-events=on */
     size_t text_bytes;
     char text[8192];
 };

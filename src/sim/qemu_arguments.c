@@ -404,6 +404,9 @@ static bool plain_global(const struct arguments *arguments) {
     if (strcmp(arguments->value, "migration.send-configuration=off") == 0) {
         arguments->options->has_configuration = false;
     }
+    if (strcmp(arguments->value, "migration.x-events=on") == 0) {
+        arguments->options->has_events = true;
+    }
     return true; /* QEMU takes properties of drivers that it does not have */
 }
 

@@ -86,12 +86,16 @@ static void process_ready(void *context, uint32_t bits) {
     kelpie__ignore(process_collect(context));
 }
 
+static void process_kill(const struct kelpie_vmm_process *process) {
+    /* It fails only for a process that has ended, whose handle is about to be readable. */
+    kelpie__ignore(kelpie__os_signal(process->os, process->handle, PROCESS_SIGNAL_KILL));
+}
+
 /* One that could not be watched is looked for until it has ended. */
 static void process_overdue(void *context) {
     struct kelpie_vmm_process *process = context;
     process_check(process);
-    /* It fails only for a process that has ended, whose handle is about to be readable. */
-    kelpie__ignore(kelpie__os_signal(process->os, process->handle, PROCESS_SIGNAL_KILL));
+    process_kill(process);
     if (!process->is_process_watched && !process_collect(process)) {
         kelpie__timer_arm(process->loop, &process->timer,
                           process->loop->now_ns + PROCESS_COLLECT_NS, process_overdue, process);
@@ -152,11 +156,18 @@ int kelpie__vmm_process_start(struct kelpie_vmm_process *process,
 }
 
 void kelpie__vmm_process_end(struct kelpie_vmm_process *process, int64_t grace_ns) {
+    int64_t deadline_ns = process->loop->now_ns + grace_ns;
     KELPIE_ASSERT(grace_ns >= 0);
     process_check(process);
-    if (process->handle != KELPIE_OS_NO_HANDLE) {
-        kelpie__timer_arm(process->loop, &process->timer, process->loop->now_ns + grace_ns,
-                          process_overdue, process);
+    bool is_earlier =
+        !kelpie__timer_is_armed(&process->timer) || process->timer.deadline_ns > deadline_ns;
+    if (process->handle == KELPIE_OS_NO_HANDLE) {
+        return;
+    }
+    if (grace_ns == 0 && process->is_process_watched) {
+        process_kill(process);
+    } else if (is_earlier) {
+        kelpie__timer_arm(process->loop, &process->timer, deadline_ns, process_overdue, process);
     }
 }
 
@@ -180,7 +191,7 @@ void kelpie__vmm_process_deinit(struct kelpie_vmm_process *process) {
     kelpie__timer_disarm(process->loop, &process->timer);
     process_unwatch(process);
     if (process->handle != KELPIE_OS_NO_HANDLE) {
-        kelpie__ignore(kelpie__os_signal(process->os, process->handle, PROCESS_SIGNAL_KILL));
+        process_kill(process);
     }
     process_close_errors(process);
     process_close(process, &process->handle);

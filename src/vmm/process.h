@@ -36,13 +36,14 @@ void kelpie__vmm_process_init(struct kelpie_vmm_process *process, struct kelpie_
                               void *context);
 
 /* Spawns it with descriptor 2 as a pipe of ours; the other handles stay the caller's. On failure
- * nothing runs. Errors: BOOT, MEMORY, LIMIT, IO. */
+ * nothing runs, or what runs has to be ended (its handle tells). Errors: BOOT, MEMORY, LIMIT, IO.
+ */
 KELPIE_MUST_CHECK int kelpie__vmm_process_start(struct kelpie_vmm_process *process,
                                                 const struct kelpie_os_spawn *spawn,
                                                 struct kelpie_error *error);
 
-/* Ends it after this time, if it has not ended by itself; 0: now. Without effect on one that does
- * not run. */
+/* Ends it after this time, if it has not ended by itself; 0: now. What was asked for earlier is not
+ * put off. Without effect on one that does not run. */
 void kelpie__vmm_process_end(struct kelpie_vmm_process *process, int64_t grace_ns);
 
 /* "NAME exited with code 1: its last words" */

@@ -37,7 +37,7 @@ const struct kelpie_vmm_operations *kelpie__vmm_driver(enum kelpie_vmm_backend b
     bool has_snapshot = driver->describe != NULL && driver->save_ahead != NULL &&
                         driver->save != NULL && driver->switch_disk != NULL &&
                         driver->check_devices != NULL && driver->make_overlay != NULL &&
-                        driver->identify != NULL;
+                        driver->identify != NULL && driver->load != NULL;
     KELPIE_ASSERT(has_snapshot == ((driver->capabilities & KELPIE_VMM_CAN_SNAPSHOT) != 0));
     return driver;
 }
@@ -78,10 +78,12 @@ int kelpie__vmm_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
     const struct kelpie_vmm_restore *restore = spec->restore;
     if (restore != NULL) {
         KELPIE_ASSERT((vmm->operations->capabilities & KELPIE_VMM_CAN_SNAPSHOT) != 0);
-        KELPIE_ASSERT(restore->device >= 0 && restore->base >= 0 && restore->description != NULL);
+        KELPIE_ASSERT(restore->base >= 0 && restore->description != NULL);
         KELPIE_ASSERT((restore->memory < 0) == (restore->map < 0));
+        KELPIE_ASSERT(restore->device >= 0 || restore->memory < 0);
     }
     vmm->is_restored = restore != NULL;
+    vmm->is_waiting = restore != NULL && restore->device < 0;
     struct kelpie_vmm_started started = {.agent = KELPIE_OS_NO_HANDLE,
                                          .console = KELPIE_OS_NO_HANDLE};
     int status = vmm->operations->start(vmm, spec, &started, error);
@@ -99,6 +101,16 @@ int kelpie__vmm_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
     vmm->has_agent = started.agent >= 0;
     *out = started;
     return 0;
+}
+
+int kelpie__vmm_load(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
+                     struct kelpie_error *error) {
+    kelpie__vmm_check(vmm);
+    KELPIE_ASSERT(vmm->state == KELPIE_VMM_STARTING && vmm->is_waiting);
+    KELPIE_ASSERT(spec->restore != NULL && spec->restore->device >= 0);
+    int status = vmm->operations->load(vmm, spec, error);
+    vmm->is_waiting = status < 0;
+    return status;
 }
 
 void kelpie__vmm_settle(struct kelpie_vmm *vmm, bool is_good, const char *reason) {
@@ -247,8 +259,11 @@ void kelpie__vmm_emit(struct kelpie_vmm *vmm, const struct kelpie_vmm_event *eve
     KELPIE_ASSERT(vmm_is_alive(vmm));
     switch (event->type) {
     case KELPIE_VMM_EVENT_STARTED:
-        KELPIE_ASSERT(vmm->state == KELPIE_VMM_STARTING);
+        KELPIE_ASSERT(vmm->state == KELPIE_VMM_STARTING && !vmm->is_waiting);
         vmm->state = vmm->is_restored ? KELPIE_VMM_PAUSED : KELPIE_VMM_RUNNING;
+        break;
+    case KELPIE_VMM_EVENT_WAITING:
+        KELPIE_ASSERT(vmm->state == KELPIE_VMM_STARTING && vmm->is_restored);
         break;
     case KELPIE_VMM_EVENT_AGENT:
         KELPIE_ASSERT(vmm->state == KELPIE_VMM_RUNNING && !vmm->has_agent);

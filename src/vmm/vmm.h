@@ -73,7 +73,9 @@ struct kelpie_vmm_description {
 
 /* A saved state. The handles are files opened for reading, and borrowed until STARTED or ENDED. */
 struct kelpie_vmm_restore {
-    /* Read by the VMM from its position: opened for this restore alone, nothing read yet. */
+    /* Read by the VMM from its position: opened for this restore alone, nothing read yet.
+     * KELPIE_OS_NO_HANDLE, and no memory and map: it is started in advance over the base, says
+     * WAITING, and gets the rest with kelpie__vmm_load. */
     int device;
     /* As large as the guest's memory, never written: `memory` of a save without `map`. Its mode
      * must allow writing all the same, for QEMU opens it so. */
@@ -150,8 +152,9 @@ struct kelpie_vmm_started {
 enum kelpie_vmm_event_type {
     /* the VMM answers its control channel; guest code runs, or stands still after a restore */
     KELPIE_VMM_EVENT_STARTED,
-    KELPIE_VMM_EVENT_AGENT,  /* after STARTED, once: the guest dialled */
-    KELPIE_VMM_EVENT_PAUSED, /* no guest code runs, whoever asked for it */
+    KELPIE_VMM_EVENT_WAITING, /* before STARTED: it answers, and has nothing to load yet */
+    KELPIE_VMM_EVENT_AGENT,   /* after STARTED, once: the guest dialled */
+    KELPIE_VMM_EVENT_PAUSED,  /* no guest code runs, whoever asked for it */
     KELPIE_VMM_EVENT_RESUMED,
     KELPIE_VMM_EVENT_ENDED, /* no process is left; `end` says why */
 };
@@ -218,6 +221,12 @@ struct kelpie_vmm_operations {
      * STARTED. */
     int (*start)(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
                  struct kelpie_vmm_started *out, struct kelpie_error *error);
+
+    /* Starting, without a device state so far: what it loads, as `start` would have had it, over
+     * the same base with the same disks. STARTED or ENDED follows. On failure nothing has changed.
+     * Needs CAN_SNAPSHOT. */
+    int (*load)(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
+                struct kelpie_error *error);
 
     /* Starting to Ended: tells the driver whether the guest that ran on trial said hello in time.
      * It remembers. */
@@ -291,6 +300,7 @@ struct kelpie_vmm {
     int32_t pid;            /* of the VMM's process; 0 before it is spawned */
     const char *pause_kind; /* see struct kelpie_vmm_started */
     bool is_restored;       /* its start is, or was, a restore */
+    bool is_waiting;        /* and nothing was given to load yet */
     bool is_changing;       /* a pause, resume, save or switch_disk is under way */
     bool has_agent;         /* its stream was given */
     kelpie_vmm_event_callback callback;
@@ -313,6 +323,8 @@ KELPIE_MUST_CHECK int kelpie__vmm_create(const struct kelpie_vmm_operations *ope
                                          struct kelpie_vmm **out, struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__vmm_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
                                         struct kelpie_vmm_started *out, struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie__vmm_load(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
+                                       struct kelpie_error *error);
 void kelpie__vmm_settle(struct kelpie_vmm *vmm, bool is_good, const char *reason);
 KELPIE_MUST_CHECK int kelpie__vmm_check_clock(struct kelpie_vmm *vmm,
                                               const struct kelpie_vmm_guest_clock *clock,

@@ -55,6 +55,7 @@ struct scene {
     struct kelpie_vmm_description description;
     struct kelpie_vmm_saved saved;
     uint32_t started_count;
+    uint32_t waiting_count;
     uint32_t done_count;
     int done_status;
     struct kelpie_error done_error;
@@ -158,6 +159,7 @@ static int scene_signal(struct kelpie_os *os, int process, int signal) {
 static void on_event(void *context, const struct kelpie_vmm_event *event) {
     struct scene *scene = context;
     scene->started_count += event->type == KELPIE_VMM_EVENT_STARTED ? 1 : 0;
+    scene->waiting_count += event->type == KELPIE_VMM_EVENT_WAITING ? 1 : 0;
 }
 
 static void on_done(void *context, int status, const struct kelpie_error *error) {
@@ -268,7 +270,8 @@ static int set_up(void **state) {
 
 static int tear_down(void **state) {
     struct scene *scene = *state;
-    scene->qemu->process = KELPIE_OS_NO_HANDLE;
+    scene->qemu->process.handle = KELPIE_OS_NO_HANDLE;
+    scene->qemu->process.is_process_watched = false;
     kelpie__vmm_destroy(&scene->qemu->vmm);
     kelpie__os_close(&scene->fake->os, scene->peer);
     kelpie__loop_destroy(scene->loop);
@@ -671,12 +674,11 @@ static void restore_begin(struct scene *scene, bool has_delta) {
     memset(scene->guest, 0xbb, sizeof(scene->guest)); /* the base */
     scene->qemu->vmm.is_restored = true;
     scene->qemu->vmm.state = KELPIE_VMM_STARTING;
-    scene->qemu->process = PROCESS;
+    scene->qemu->process.handle = PROCESS;
+    scene->qemu->process.is_process_watched = true;
 }
 
 static void restore_to_load(struct scene *scene) {
-    hear(scene, "\"migrate-set-capabilities\"");
-    answer(scene, "{}");
     hear(scene, "\"getfd\",\"arguments\":{\"fdname\":\"state\"}");
     assert_int_equal(scene->sent_handle, DEVICE);
     answer(scene, "{}");
@@ -720,6 +722,81 @@ static void test_whole_memory_needs_nothing_laid(void **state) {
     assert_int_equal(scene->write_count, 0);
 }
 
+/* Started in advance over the base: what it waits for may come before it answers, or long after. */
+static void waits_begin(struct scene *scene) {
+    restore_begin(scene, true);
+    scene->restore.device = KELPIE_OS_NO_HANDLE;
+    scene->restore.memory = KELPIE_OS_NO_HANDLE;
+    scene->restore.map = KELPIE_OS_NO_HANDLE;
+    scene->qemu->vmm.is_waiting = true;
+    scene->qemu->accel.accelerator = KELPIE_VMM_ACCELERATOR_TCG;
+    scene->qemu->kernel_kind = KELPIE_VMM_KERNEL_GENERIC;
+    scene->description = (struct kelpie_vmm_description){.vmm = "qemu",
+                                                         .version = "7.2.9",
+                                                         .machine = "microvm,acpi=on,rtc=on",
+                                                         .cpu = "max",
+                                                         .accelerator = KELPIE_VMM_ACCELERATOR_TCG};
+}
+
+static void load_begin(struct scene *scene, struct kelpie_vmm_restore *restore,
+                       struct kelpie_vmm_spec *spec) {
+    memcpy(scene->files[0], "QEVM\0\0\0\3", 8);
+    *restore = scene->restore;
+    restore->device = DEVICE;
+    restore->memory = MEMORY;
+    restore->map = MAP;
+    *spec = scene->spec;
+    spec->restore = restore;
+    spec->memory_mib = MEMORY_BYTES >> 20;
+    scene->sizes[0] = 100;
+    scene->sizes[BASE - FILE_FIRST] = MEMORY_BYTES;
+    scene->files[2][0] = 0x80; /* page 7 */
+    memset(scene->files[1] + 7 * PAGE, 7, PAGE);
+}
+
+static void waits_arrive(struct scene *scene) {
+    restore_to_load(scene);
+    assert_true(page_is(scene->guest, 7, 7));
+    say(scene, "{\"event\": \"MIGRATION\", \"data\": {\"status\": \"completed\"}}\r\n");
+    answer(scene, "{}");
+    assert_int_equal(scene->started_count, 1);
+    assert_int_equal(scene->qemu->vmm.state, KELPIE_VMM_PAUSED);
+}
+
+static void test_one_that_waits_loads_when_it_is_told(void **state) {
+    struct scene *scene = *state;
+    struct kelpie_vmm_restore restore;
+    struct kelpie_vmm_spec spec;
+    waits_begin(scene);
+    greet(scene);
+    locate(scene);
+    assert_int_equal(scene->waiting_count, 1);
+    assert_int_equal(scene->qemu->vmm.state, KELPIE_VMM_STARTING);
+    load_begin(scene, &restore, &spec);
+    scene->description.tsc_khz = 5; /* of another host */
+    scene->qemu->tsc_khz = 2000000;
+    assert_int_equal(kelpie__vmm_load(&scene->qemu->vmm, &spec, NULL),
+                     KELPIE_E_SNAPSHOT_INCOMPATIBLE);
+    assert_true(scene->qemu->vmm.is_waiting); /* and goes on waiting */
+    scene->description.tsc_khz = 2000000;
+    assert_int_equal(kelpie__vmm_load(&scene->qemu->vmm, &spec, NULL), 0);
+    steps(scene, 2); /* the delta is laid */
+    waits_arrive(scene);
+}
+
+static void test_one_that_is_to_wait_may_be_told_before_it_answers(void **state) {
+    struct scene *scene = *state;
+    struct kelpie_vmm_restore restore;
+    struct kelpie_vmm_spec spec;
+    waits_begin(scene);
+    load_begin(scene, &restore, &spec);
+    assert_int_equal(kelpie__vmm_load(&scene->qemu->vmm, &spec, NULL), 0);
+    greet(scene);
+    locate(scene);
+    assert_int_equal(scene->waiting_count, 0);
+    waits_arrive(scene);
+}
+
 static void test_load_that_hangs_is_ended(void **state) {
     struct scene *scene = *state;
     restore_begin(scene, false);
@@ -758,7 +835,7 @@ static void test_refused_load_is_ended(void **state) {
     restore_begin(scene, false);
     greet(scene);
     locate(scene);
-    hear(scene, "\"migrate-set-capabilities\"");
+    hear(scene, "\"getfd\"");
     refuse(scene, "not here");
     assert_int_equal(scene->kill_count, 1);
     assert_non_null(strstr(scene->qemu->cause, "not here"));
@@ -928,6 +1005,8 @@ int main(void) {
         ROW(test_memory_in_two_pieces_is_refused),
         ROW(test_delta_is_laid_before_the_devices_are_loaded),
         ROW(test_whole_memory_needs_nothing_laid),
+        ROW(test_one_that_waits_loads_when_it_is_told),
+        ROW(test_one_that_is_to_wait_may_be_told_before_it_answers),
         ROW(test_load_that_hangs_is_ended),
         ROW(test_load_that_fails_has_time_for_its_words),
         ROW(test_refused_load_is_ended),

@@ -114,6 +114,9 @@ static void arguments_add_incoming(struct kelpie_qemu_arguments *arguments) {
     arguments_add_word(arguments, "defer");
     arguments_add_word(arguments, "-global");
     arguments_add_word(arguments, "migration.send-configuration=off");
+    /* A word when all is loaded: a property, so that QMP need not be asked for it. */
+    arguments_add_word(arguments, "-global");
+    arguments_add_word(arguments, "migration.x-events=on");
 }
 
 static void arguments_add_machine(struct kelpie_qemu_arguments *arguments,

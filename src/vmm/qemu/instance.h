@@ -7,7 +7,7 @@
 #define KELPIE_VMM_QEMU_INSTANCE_H
 
 #include "core/loop.h"
-#include "core/tail.h"
+#include "vmm/process.h"
 #include "vmm/qemu/accel.h"
 #include "vmm/qemu/memory.h"
 #include "vmm/qemu/qemu.h"
@@ -16,10 +16,9 @@
 
 #define KELPIE_QEMU_TIMEOUT_MS 5000u /* of a QMP command */
 
-/* The child's descriptors: stdin, stdout and stderr come first. */
+/* The child's descriptors: stdin, stdout and stderr come first, and are the process's. */
 enum kelpie_qemu_descriptor {
-    KELPIE_QEMU_STDERR = 2,
-    KELPIE_QEMU_QMP,
+    KELPIE_QEMU_QMP = 3,
     KELPIE_QEMU_AGENT,
     KELPIE_QEMU_CONSOLE,
     KELPIE_QEMU_BASE, /* of a restore only */
@@ -48,8 +47,8 @@ struct kelpie_qemu_save {
 enum kelpie_qemu_restore_step {
     KELPIE_QEMU_RESTORE_NONE,
     KELPIE_QEMU_RESTORE_LOCATE,
+    KELPIE_QEMU_RESTORE_WAIT, /* there is nothing to load yet */
     KELPIE_QEMU_RESTORE_LAY,
-    KELPIE_QEMU_RESTORE_EVENTS,
     KELPIE_QEMU_RESTORE_HANDLE,
     KELPIE_QEMU_RESTORE_LOAD,
 };
@@ -81,14 +80,9 @@ struct kelpie_qemu {
     uint64_t tsc_khz;       /* the host's; 0: not known, or KVM */
     uint64_t guest_tsc_khz; /* what the guest was told, when it booted */
     struct kelpie_qmp *qmp;
-    struct kelpie_timer end_timer;
-    int process; /* owned; KELPIE_OS_NO_HANDLE before the spawn and after the reap */
-    int stderr_pipe;
+    struct kelpie_vmm_process process;
+    struct kelpie_timer end_timer;             /* of one that was never spawned */
     int pending[KELPIE_QEMU_DESCRIPTOR_COUNT]; /* owned: the child's ends, until the spawn */
-    uint32_t process_watch;
-    uint32_t stderr_watch;
-    bool is_process_watched;
-    bool is_stderr_watched;
     bool is_kill_requested;
     bool is_pausing;   /* of vmm.is_changing: which way */
     bool is_unsettled; /* a pause or resume was given up, and its undoing is not answered yet */
@@ -100,7 +94,6 @@ struct kelpie_qemu {
     struct kelpie_error change_error;      /* why what is being undone failed */
     int cause_code;                        /* KELPIE_E_*, or 0 */
     char cause[KELPIE_VMM_TEXT_BYTES_MAX]; /* what the driver itself saw go wrong, or "" */
-    struct kelpie_tail stderr_tail;
     struct kelpie_qemu_locate locate;
     struct kelpie_qemu_copy copy;
     struct kelpie_qemu_save save;
@@ -136,6 +129,9 @@ KELPIE_MUST_CHECK int kelpie__qemu_save(struct kelpie_vmm *vmm, const struct kel
 void kelpie__qemu_save_cancel(struct kelpie_qemu *qemu); /* says nothing */
 void kelpie__qemu_save_forget(struct kelpie_qemu *qemu); /* what was written in advance */
 
+/* restore.c: what waits in QEMU gets something to load */
+KELPIE_MUST_CHECK int kelpie__qemu_load(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
+                                        struct kelpie_error *error);
 /* restore.c: before QEMU is started (errors: KELPIE_E_SNAPSHOT_INCOMPATIBLE,
  * KELPIE_E_SNAPSHOT_CORRUPTED), once it speaks, and what it says then. */
 KELPIE_MUST_CHECK int kelpie__qemu_restore_check(struct kelpie_qemu *qemu,

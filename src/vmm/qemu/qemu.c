@@ -18,28 +18,23 @@
 #include "vmm/qemu/instance.h"
 #include "vmm/qemu/program.h"
 
-#define QEMU_COLLECT_NS (5 * KELPIE_NS_PER_MS)
-#define QEMU_SIGNAL_KILL 9
 /* After QMP closed, or the guest ended, QEMU's exit is a matter of milliseconds; then it is helped.
  */
 #define QEMU_EXIT_GRACE_NS (3000 * KELPIE_NS_PER_MS)
-#define QEMU_STDERR_READS_MAX 64u
 
 struct kelpie_qemu *kelpie__qemu_of(struct kelpie_vmm *vmm) {
     struct kelpie_qemu *qemu = KELPIE_CONTAINER_OF(vmm, struct kelpie_qemu, vmm);
     KELPIE_ASSERT(qemu->vmm.operations == &kelpie__qemu_operations);
-    if (qemu->is_process_watched) {
-        KELPIE_ASSERT(qemu->process != KELPIE_OS_NO_HANDLE);
-    }
-    if (qemu->is_stderr_watched) {
-        KELPIE_ASSERT(qemu->stderr_pipe != KELPIE_OS_NO_HANDLE);
-    }
     return qemu;
+}
+
+static bool qemu_is_spawned(const struct kelpie_qemu *qemu) {
+    return qemu->process.handle != KELPIE_OS_NO_HANDLE;
 }
 
 static void qemu_close(struct kelpie_qemu *qemu, int *handle) {
     if (*handle != KELPIE_OS_NO_HANDLE) {
-        kelpie__ignore(kelpie__os_close(qemu->os, *handle)); /* pipes and process handles only */
+        kelpie__ignore(kelpie__os_close(qemu->os, *handle)); /* never used */
         *handle = KELPIE_OS_NO_HANDLE;
     }
 }
@@ -50,57 +45,15 @@ static void qemu_close_pending(struct kelpie_qemu *qemu) {
     }
 }
 
-static void qemu_kill_process(struct kelpie_qemu *qemu) {
-    if (qemu->process != KELPIE_OS_NO_HANDLE) {
-        /* It fails only for a process that has ended, whose handle is about to be readable. */
-        kelpie__ignore(kelpie__os_signal(qemu->os, qemu->process, QEMU_SIGNAL_KILL));
-    }
-}
-
-static void qemu_read_stderr(struct kelpie_qemu *qemu, uint32_t budget) {
-    KELPIE_ASSERT(budget > 0);
-    for (uint32_t i = 0; i < budget && qemu->stderr_pipe != KELPIE_OS_NO_HANDLE; i += 1) {
-        char bytes[2048];
-        int64_t count = kelpie__os_read(qemu->os, qemu->stderr_pipe, bytes, sizeof(bytes));
-        if (count > 0) {
-            KELPIE_ASSERT((uint64_t)count <= sizeof(bytes));
-            kelpie__tail_append(&qemu->stderr_tail, bytes, (size_t)count);
-            continue;
-        }
-        if (count == 0 || (count != -EAGAIN && count != -EINTR)) {
-            if (qemu->is_stderr_watched) {
-                kelpie__loop_unwatch(qemu->loop, qemu->stderr_watch);
-                qemu->is_stderr_watched = false;
-            }
-            qemu_close(qemu, &qemu->stderr_pipe);
-        }
-        return;
-    }
-}
-
-static void qemu_stderr_ready(void *context, uint32_t bits) {
-    struct kelpie_qemu *qemu = context;
-    KELPIE_ASSERT(bits != 0);
-    KELPIE_ASSERT(qemu->is_stderr_watched);
-    qemu_read_stderr(qemu, 1);
-}
-
 /* "QEMU exited with code 1: last lines" in the order of what helps most: what the driver saw, how
  * it ended, its words. */
 static void qemu_describe_end(const struct kelpie_qemu *qemu, struct kelpie_vmm_end *end) {
-    char how[96] = "QEMU never ran";
-    char words[320];
-    if (end->has_exit) {
-        int length = snprintf(how, sizeof(how),
-                              end->exit.is_signalled ? "QEMU was killed by signal %d"
-                                                     : "QEMU exited with code %d",
-                              end->exit.value);
-        KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(how));
-    }
-    kelpie__tail_text(&qemu->stderr_tail, words, sizeof(words));
+    char process[KELPIE_VMM_TEXT_BYTES_MAX];
+    kelpie__vmm_process_describe(&qemu->process, "QEMU", end->has_exit ? &end->exit : NULL, process,
+                                 sizeof(process));
     bool has_cause = qemu->cause[0] != '\0';
-    int length = snprintf(end->text, sizeof(end->text), "%s%s%s%s%s", qemu->cause,
-                          has_cause ? "; " : "", how, words[0] != '\0' ? ": " : "", words);
+    int length = snprintf(end->text, sizeof(end->text), "%s%s%s", qemu->cause,
+                          has_cause ? "; " : "", process);
     KELPIE_ASSERT(length > 0); /* a cut text is still good for people */
 }
 
@@ -120,8 +73,7 @@ static enum kelpie_vmm_end_kind qemu_end_kind(const struct kelpie_qemu *qemu,
 
 /* The last act: nothing of the process is left. The instance may be gone when this returns. */
 static void qemu_end(struct kelpie_qemu *qemu, const struct kelpie_os_exit *process_exit) {
-    KELPIE_ASSERT(qemu->process == KELPIE_OS_NO_HANDLE);
-    KELPIE_ASSERT(!qemu->is_process_watched);
+    KELPIE_ASSERT(!qemu_is_spawned(qemu));
     struct kelpie_vmm_end end = {0};
     kelpie__timer_disarm(qemu->loop, &qemu->end_timer);
     kelpie__timer_disarm(qemu->loop, &qemu->change_timer);
@@ -131,7 +83,6 @@ static void qemu_end(struct kelpie_qemu *qemu, const struct kelpie_os_exit *proc
         end.has_exit = true;
         end.exit = *process_exit;
     }
-    qemu_read_stderr(qemu, QEMU_STDERR_READS_MAX);
     if (qemu->qmp != NULL) {
         kelpie__qmp_drain(qemu->qmp); /* a last SHUTDOWN tells why */
     }
@@ -149,57 +100,25 @@ static void qemu_end(struct kelpie_qemu *qemu, const struct kelpie_os_exit *proc
                      &(struct kelpie_vmm_event){.type = KELPIE_VMM_EVENT_ENDED, .end = &end});
 }
 
-static void qemu_exit_overdue(void *context);
+static void qemu_ended(void *context, const struct kelpie_os_exit *process_exit) {
+    qemu_end(context, process_exit);
+}
 
-static void qemu_process_ready(void *context, uint32_t bits) {
+/* Killed, or failed, before it was spawned: nobody else tells. */
+static void qemu_never_ran(void *context) {
     struct kelpie_qemu *qemu = context;
-    KELPIE_ASSERT(bits != 0);
-    KELPIE_ASSERT(qemu->is_process_watched);
-    struct kelpie_os_exit process_exit = {0};
-    int status = kelpie__os_reap(qemu->os, qemu->process, &process_exit);
-    if (status == -EAGAIN || status == -EINTR) {
-        return;
-    }
-    kelpie__loop_unwatch(qemu->loop, qemu->process_watch);
-    qemu->is_process_watched = false;
-    qemu_close(qemu, &qemu->process);
-    qemu_end(qemu, status < 0 ? NULL : &process_exit);
+    KELPIE_REACHED(qemu->os, "QEMU ended before it was spawned");
+    qemu_end(qemu, NULL);
 }
 
-/* One that could not be watched was killed: its end, which nobody tells, is looked for. */
-static void qemu_collect(struct kelpie_qemu *qemu) {
-    struct kelpie_os_exit process_exit = {0};
-    KELPIE_ASSERT(!qemu->is_process_watched && qemu->process != KELPIE_OS_NO_HANDLE);
-    int status = kelpie__os_reap(qemu->os, qemu->process, &process_exit);
-    if (status == -EAGAIN || status == -EINTR) {
-        kelpie__timer_arm(qemu->loop, &qemu->end_timer, qemu->loop->now_ns + QEMU_COLLECT_NS,
-                          qemu_exit_overdue, qemu);
-        return;
-    }
-    qemu_close(qemu, &qemu->process);
-    qemu_end(qemu, status < 0 ? NULL : &process_exit);
-}
-
-static void qemu_exit_overdue(void *context) {
-    struct kelpie_qemu *qemu = context;
-    if (qemu->process == KELPIE_OS_NO_HANDLE) {
-        KELPIE_ASSERT(!qemu->is_process_watched);
-        KELPIE_REACHED(qemu->os, "QEMU ended before it was spawned");
-        qemu_end(qemu, NULL); /* killed, or failed, before it was spawned */
-        return;
-    }
-    KELPIE_REACHED(qemu->os, "QEMU did not exit by itself");
-    qemu_kill_process(qemu);
-    if (!qemu->is_process_watched) {
-        qemu_collect(qemu);
-    }
-}
-
+/* Ends it after this time, unless it has ended by itself; 0: now. */
 static void qemu_arm_end(struct kelpie_qemu *qemu, int64_t delay_ns) {
     KELPIE_ASSERT(delay_ns >= 0);
-    kelpie__timer_disarm(qemu->loop, &qemu->end_timer);
-    kelpie__timer_arm(qemu->loop, &qemu->end_timer, qemu->loop->now_ns + delay_ns,
-                      qemu_exit_overdue, qemu);
+    if (qemu_is_spawned(qemu)) {
+        kelpie__vmm_process_end(&qemu->process, delay_ns);
+    } else {
+        kelpie__timer_arm(qemu->loop, &qemu->end_timer, qemu->loop->now_ns, qemu_never_ran, qemu);
+    }
 }
 
 static void qemu_note_cause(struct kelpie_qemu *qemu, const struct kelpie_error *error) {
@@ -213,13 +132,9 @@ static void qemu_note_cause(struct kelpie_qemu *qemu, const struct kelpie_error 
 
 void kelpie__qemu_give_up(struct kelpie_qemu *qemu, const struct kelpie_error *error,
                           int64_t grace_ns) {
-    KELPIE_ASSERT(qemu->process != KELPIE_OS_NO_HANDLE || grace_ns == 0);
+    KELPIE_ASSERT(qemu_is_spawned(qemu) || grace_ns == 0);
     qemu_note_cause(qemu, error);
-    if (grace_ns > 0) {
-        qemu_arm_end(qemu, grace_ns);
-    } else {
-        qemu_kill_process(qemu);
-    }
+    qemu_arm_end(qemu, grace_ns);
 }
 
 int kelpie__qemu_execute(struct kelpie_qemu *qemu, const char *name, const char *arguments,
@@ -235,7 +150,7 @@ int kelpie__qemu_execute(struct kelpie_qemu *qemu, const char *name, const char 
 static void qemu_qmp_ready(void *context) {
     struct kelpie_qemu *qemu = context;
     KELPIE_ASSERT(qemu->vmm.state == KELPIE_VMM_STARTING);
-    KELPIE_ASSERT(qemu->process != KELPIE_OS_NO_HANDLE);
+    KELPIE_ASSERT(qemu_is_spawned(qemu));
     if (qemu->vmm.is_restored) {
         kelpie__qemu_restore_begin(qemu);
         return;
@@ -264,7 +179,7 @@ static void qemu_qmp_event(void *context, const struct kelpie_qmp_event *event) 
         KELPIE_ASSERT(sizeof(qemu->shutdown_reason) == sizeof(event->reason));
         memcpy(qemu->shutdown_reason, event->reason, sizeof(event->reason));
         qemu->has_shutdown = true;
-        if (qemu->process != KELPIE_OS_NO_HANDLE) {
+        if (qemu_is_spawned(qemu)) {
             qemu_arm_end(qemu, QEMU_EXIT_GRACE_NS);
         }
         break;
@@ -277,7 +192,7 @@ static void qemu_qmp_event(void *context, const struct kelpie_qmp_event *event) 
 static void qemu_qmp_closed(void *context, const struct kelpie_error *error) {
     struct kelpie_qemu *qemu = context;
     KELPIE_ASSERT(error->code < 0);
-    if (qemu->process == KELPIE_OS_NO_HANDLE) {
+    if (!qemu_is_spawned(qemu)) {
         KELPIE_REACHED(qemu->os, "QMP closed in the last drain");
         return; /* the last drain: it has ended already */
     }
@@ -285,7 +200,7 @@ static void qemu_qmp_closed(void *context, const struct kelpie_error *error) {
     if (error->code == KELPIE_E_PROTOCOL || !is_end) {
         KELPIE_REACHED(qemu->os, "QEMU was killed for what it said on QMP");
         qemu_note_cause(qemu, error);
-        qemu_kill_process(qemu);
+        qemu_arm_end(qemu, 0);
         return;
     }
     /* Mostly the first sign of its end. If it is not, QEMU is killed for having closed its control
@@ -293,22 +208,6 @@ static void qemu_qmp_closed(void *context, const struct kelpie_error *error) {
     if (!qemu->has_shutdown) {
         qemu_arm_end(qemu, QEMU_EXIT_GRACE_NS);
     }
-}
-
-static int qemu_watch_child(struct kelpie_qemu *qemu, struct kelpie_error *error) {
-    int status = kelpie__loop_watch(qemu->loop, qemu->process, KELPIE_OS_READABLE,
-                                    qemu_process_ready, qemu, &qemu->process_watch);
-    if (status == 0) {
-        qemu->is_process_watched = true;
-        status = kelpie__loop_watch(qemu->loop, qemu->stderr_pipe, KELPIE_OS_READABLE,
-                                    qemu_stderr_ready, qemu, &qemu->stderr_watch);
-    }
-    if (status < 0) {
-        return kelpie__fail(error, status, 0, "watch QEMU's process");
-    }
-    qemu->is_stderr_watched = true;
-    KELPIE_ASSERT(qemu->is_process_watched);
-    return 0;
 }
 
 static int qemu_spawn_process(struct kelpie_qemu *qemu, const char *const *argv,
@@ -331,26 +230,21 @@ static int qemu_spawn_process(struct kelpie_qemu *qemu, const char *const *argv,
                  KELPIE_OS_SPAWN_NO_NEW_PRIVILEGES,
         .cgroup = KELPIE_OS_NO_HANDLE,
     };
-    const char *step = "";
-    int process = KELPIE_OS_NO_HANDLE;
     if (KELPIE_CANARY(qemu->os, 10)) {
         spawn.flags &= ~(uint32_t)KELPIE_OS_SPAWN_DIE_WITH_PARENT;
     }
-    int status = kelpie__os_spawn(qemu->os, &spawn, &process, &qemu->vmm.pid, &step);
-    if (status < 0) {
-        KELPIE_REACHED(qemu->os, "QEMU could not be spawned");
-        return kelpie__fail(error, KELPIE_E_BOOT, -status, "start \"%s\" (%s)", qemu->program,
-                            step);
+    int status = kelpie__vmm_process_start(&qemu->process, &spawn, error);
+    KELPIE_SOMETIMES(qemu->os, "QEMU could not be spawned", status < 0);
+    qemu->vmm.pid = qemu->process.pid;
+    if (qemu_is_spawned(qemu)) {
+        qemu_close_pending(qemu);
+        KELPIE_ASSERT(qemu->vmm.pid > 0);
     }
-    qemu->process = process;
-    qemu_close_pending(qemu);
-    KELPIE_ASSERT(qemu->vmm.pid > 0);
-    return qemu_watch_child(qemu, error);
+    return status;
 }
 
 static int qemu_spawn(struct kelpie_qemu *qemu, struct kelpie_error *error) {
-    KELPIE_ASSERT(qemu->process == KELPIE_OS_NO_HANDLE);
-    KELPIE_ASSERT(qemu->spec != NULL);
+    KELPIE_ASSERT(!qemu_is_spawned(qemu) && qemu->spec != NULL);
     struct kelpie_qemu_arguments *arguments = kelpie__alloc_raw(qemu->os, sizeof(*arguments));
     if (arguments == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "allocate QEMU's arguments");
@@ -398,14 +292,11 @@ static void qemu_tsc_known(void *context, int status, uint64_t khz,
     qemu->tsc_khz = khz;
     if (qemu_clock_known(qemu, &spawn_error) < 0) {
         qemu_note_cause(qemu, &spawn_error);
-        qemu_kill_process(qemu);
-        if (!qemu->is_process_watched) {
-            qemu_arm_end(qemu, 0);
-        }
+        qemu_arm_end(qemu, 0);
     }
 }
 
-/* Makes the three streams and the pipe. On failure what was made is closed by destroy. */
+/* Makes the three streams. On failure what was made is closed by destroy. */
 static int qemu_make_streams(struct kelpie_qemu *qemu, struct kelpie_vmm_started *out,
                              struct kelpie_error *error) {
     static const struct kelpie_qmp_callbacks callbacks = {
@@ -420,16 +311,10 @@ static int qemu_make_streams(struct kelpie_qemu *qemu, struct kelpie_vmm_started
             made += 1;
         }
     }
-    int ends[2] = {KELPIE_OS_NO_HANDLE, KELPIE_OS_NO_HANDLE};
-    if (status >= 0) {
-        status = kelpie__os_pipe(qemu->os, ends);
-    }
     if (status < 0) {
         status = kelpie__fail(error, KELPIE_E_BOOT, -status, "make QEMU's streams");
         goto fail_streams;
     }
-    qemu->stderr_pipe = ends[0];
-    qemu->pending[KELPIE_QEMU_STDERR] = ends[1];
     status = kelpie__qmp_create(qemu->os, qemu->loop, streams[0][0], &callbacks, qemu, &qemu->qmp,
                                 error);
     if (status < 0) {
@@ -550,12 +435,7 @@ static void qemu_kill(struct kelpie_vmm *vmm) {
     KELPIE_ASSERT(qemu->vmm.state != KELPIE_VMM_ENDED);
     qemu->is_kill_requested = true;
     kelpie__tsc_cancel(&qemu->tsc);
-    if (!qemu->is_process_watched) { /* not spawned yet, or being collected */
-        qemu_arm_end(qemu, 0);
-        return;
-    }
-    KELPIE_ASSERT(qemu->process != KELPIE_OS_NO_HANDLE);
-    qemu_kill_process(qemu);
+    qemu_arm_end(qemu, 0);
 }
 
 static void qemu_destroy(struct kelpie_vmm *vmm) {
@@ -565,20 +445,10 @@ static void qemu_destroy(struct kelpie_vmm *vmm) {
     kelpie__timer_disarm(qemu->loop, &qemu->change_timer);
     kelpie__qemu_restore_cancel(qemu);
     kelpie__qemu_save_cancel(qemu);
-    qemu_kill_process(qemu);
-    if (qemu->is_process_watched) {
-        kelpie__loop_unwatch(qemu->loop, qemu->process_watch);
-        qemu->is_process_watched = false;
-    }
-    if (qemu->is_stderr_watched) {
-        kelpie__loop_unwatch(qemu->loop, qemu->stderr_watch);
-        qemu->is_stderr_watched = false;
-    }
+    kelpie__vmm_process_deinit(&qemu->process);
     kelpie__qmp_destroy(qemu->qmp);
     qemu_close_pending(qemu);
-    qemu_close(qemu, &qemu->stderr_pipe);
-    qemu_close(qemu, &qemu->process);
-    KELPIE_ASSERT(qemu->process == KELPIE_OS_NO_HANDLE);
+    KELPIE_ASSERT(!qemu_is_spawned(qemu));
     kelpie__free(qemu->os, qemu, sizeof(*qemu));
 }
 
@@ -598,14 +468,12 @@ static int qemu_create(const struct kelpie_vmm_create *create, struct kelpie_vmm
     }
     qemu->os = create->os;
     qemu->loop = create->loop;
-    qemu->process = KELPIE_OS_NO_HANDLE;
-    qemu->stderr_pipe = KELPIE_OS_NO_HANDLE;
+    kelpie__vmm_process_init(&qemu->process, create->os, create->loop, qemu_ended, qemu);
     qemu->kernel_kind = KELPIE_VMM_KERNEL_GENERIC;
     for (uint32_t i = 0; i < KELPIE_QEMU_DESCRIPTOR_COUNT; i += 1) {
         qemu->pending[i] = KELPIE_OS_NO_HANDLE;
     }
     KELPIE_ASSERT(qemu->qmp == NULL);
-    KELPIE_ASSERT(!qemu->is_process_watched);
     *out = &qemu->vmm;
     return 0;
 }
@@ -627,6 +495,7 @@ const struct kelpie_vmm_operations kelpie__qemu_operations = {
     .check_devices = kelpie__qemu_check_devices,
     .make_overlay = kelpie__qemu_make_overlay,
     .identify = kelpie__qemu_identify,
+    .load = kelpie__qemu_load,
     .kill = qemu_kill,
     .destroy = qemu_destroy,
 };

@@ -65,7 +65,9 @@ static int restore_check_files(const struct kelpie_qemu *qemu,
                                const struct kelpie_vmm_restore *restore,
                                struct kelpie_error *error) {
     uint64_t page_count = qemu->memory_bytes / KELPIE_QEMU_PAGE_BYTES;
-    int status = restore_check_device(qemu, restore->device, error);
+    int status = restore->device == KELPIE_OS_NO_HANDLE
+                     ? 0
+                     : restore_check_device(qemu, restore->device, error);
     if (status == 0) {
         status = restore_check_file(qemu, restore->base, "memory base", qemu->memory_bytes, error);
     }
@@ -186,13 +188,6 @@ static int restore_pass_handle(struct kelpie_qemu *qemu, struct kelpie_error *er
     return kelpie__qmp_execute(qemu->qmp, &command, restore_answer, qemu, error);
 }
 
-static int restore_ask_for_events(struct kelpie_qemu *qemu, struct kelpie_error *error) {
-    qemu->restore.step = KELPIE_QEMU_RESTORE_EVENTS;
-    return kelpie__qemu_execute(qemu, "migrate-set-capabilities",
-                                "{\"capabilities\":[{\"capability\":\"events\",\"state\":true}]}",
-                                restore_answer, error);
-}
-
 static int restore_load(struct kelpie_qemu *qemu, struct kelpie_error *error) {
     qemu->restore.step = KELPIE_QEMU_RESTORE_LOAD;
     kelpie__timer_arm(qemu->loop, &qemu->restore.timer,
@@ -215,21 +210,29 @@ static int restore_lay(struct kelpie_qemu *qemu, struct kelpie_error *error) {
         .kind = KELPIE_QEMU_COPY_LOAD,
     };
     if (restore->map == KELPIE_OS_NO_HANDLE) {
-        return restore_ask_for_events(qemu, error);
+        return restore_pass_handle(qemu, error);
     }
     qemu->restore.step = KELPIE_QEMU_RESTORE_LAY;
     return kelpie__qemu_copy_start(&qemu->copy, qemu->os, qemu->loop, &order, restore_memory_done,
                                    qemu, error);
 }
 
+/* It answers, and it is known where the guest's memory is. */
+static int restore_fill(struct kelpie_qemu *qemu, struct kelpie_error *error) {
+    if (qemu->vmm.is_waiting) {
+        qemu->restore.step = KELPIE_QEMU_RESTORE_WAIT;
+        kelpie__vmm_emit(&qemu->vmm, &(struct kelpie_vmm_event){.type = KELPIE_VMM_EVENT_WAITING});
+        return 0;
+    }
+    return restore_lay(qemu, error);
+}
+
 /* What comes after the step that has just succeeded. */
 static int restore_next(struct kelpie_qemu *qemu, struct kelpie_error *error) {
     switch (qemu->restore.step) {
     case KELPIE_QEMU_RESTORE_LOCATE:
-        return restore_lay(qemu, error);
+        return restore_fill(qemu, error);
     case KELPIE_QEMU_RESTORE_LAY:
-        return restore_ask_for_events(qemu, error);
-    case KELPIE_QEMU_RESTORE_EVENTS:
         return restore_pass_handle(qemu, error);
     case KELPIE_QEMU_RESTORE_HANDLE:
         return restore_load(qemu, error);
@@ -237,6 +240,7 @@ static int restore_next(struct kelpie_qemu *qemu, struct kelpie_error *error) {
         qemu->restore.is_accepted = true;
         restore_arrive(qemu);
         return 0;
+    case KELPIE_QEMU_RESTORE_WAIT:
     case KELPIE_QEMU_RESTORE_NONE:
         break;
     }
@@ -278,18 +282,23 @@ static bool restore_version_fits(const char *saved, const char *here) {
            memcmp(saved, here, (size_t)(saved_end - saved)) == 0;
 }
 
-void kelpie__qemu_restore_begin(struct kelpie_qemu *qemu) {
+static int restore_check_version(const struct kelpie_qemu *qemu, struct kelpie_error *error) {
     const char *saved = qemu->spec->restore->description->version;
     const char *here = kelpie__qmp_version(qemu->qmp);
+    if (restore_version_fits(saved, here)) {
+        return 0;
+    }
+    return kelpie__fail(error, KELPIE_E_SNAPSHOT_INCOMPATIBLE, 0,
+                        "QEMU \"%s\" made the snapshot, \"%s\" is installed: its state fits "
+                        "versions that differ in the last number only",
+                        saved, here);
+}
+
+void kelpie__qemu_restore_begin(struct kelpie_qemu *qemu) {
     struct kelpie_error error = {0};
-    int status = 0;
     KELPIE_ASSERT(qemu->restore.step == KELPIE_QEMU_RESTORE_NONE);
-    if (!restore_version_fits(saved, here)) {
-        status = kelpie__fail(&error, KELPIE_E_SNAPSHOT_INCOMPATIBLE, 0,
-                              "QEMU \"%s\" made the snapshot, \"%s\" is installed: its state fits "
-                              "versions that differ in the last number only",
-                              saved, here);
-    } else {
+    int status = restore_check_version(qemu, &error);
+    if (status == 0) { /* every save needs it, too, and has no time to ask */
         qemu->restore.step = KELPIE_QEMU_RESTORE_LOCATE;
         status = kelpie__qemu_locate(&qemu->locate, qemu->qmp, qemu->memory_bytes,
                                      restore_memory_done, qemu, &error);
@@ -297,4 +306,42 @@ void kelpie__qemu_restore_begin(struct kelpie_qemu *qemu) {
     if (status < 0) {
         restore_give_up(qemu, &error, 0);
     }
+}
+
+/* ---- started in advance ---------------------------------------------------------------------- */
+
+int kelpie__qemu_load(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
+                      struct kelpie_error *error) {
+    struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
+    bool is_up = qemu->restore.step == KELPIE_QEMU_RESTORE_WAIT;
+    enum kelpie_vmm_kernel kernel_kind = qemu->kernel_kind;
+    KELPIE_ASSERT((uint64_t)spec->memory_mib << 20 == qemu->memory_bytes);
+    KELPIE_ASSERT(spec->disk_count == qemu->disks.count);
+    int status = kelpie__qemu_restore_check(qemu, spec, error);
+    if (status == 0 && (qemu->kernel_kind != kernel_kind ||
+                        qemu->accel.accelerator != spec->restore->description->accelerator)) {
+        qemu->kernel_kind = kernel_kind;
+        status = kelpie__fail(error, KELPIE_E_SNAPSHOT_INCOMPATIBLE, 0,
+                              "the QEMU that waits is another machine than the snapshot's");
+    }
+    if (status == 0) {
+        status = kelpie__qemu_restore_check_clock(qemu, error);
+    }
+    if (status < 0) {
+        return status;
+    }
+    const struct kelpie_vmm_spec *before = qemu->spec;
+    qemu->spec = spec;
+    if (!is_up) {
+        return 0; /* it is loaded when QEMU answers */
+    }
+    status = restore_check_version(qemu, error);
+    if (status == 0) {
+        status = restore_lay(qemu, error);
+    }
+    if (status < 0) {
+        qemu->spec = before;
+        qemu->restore.step = KELPIE_QEMU_RESTORE_WAIT;
+    }
+    return status;
 }
