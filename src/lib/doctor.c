@@ -356,6 +356,25 @@ static void check_space_of(const struct doctor *doctor, const char *what, const 
          path, space.is_read_only ? ", which is read-only" : "");
 }
 
+/* VMMs that were started in advance and take memory for nothing that runs yet. */
+static void check_waiting_forks(const struct doctor *doctor) {
+    struct kelpie *kelpie = doctor->kelpie;
+    struct kelpie_vm_info *list = NULL;
+    size_t count = 0;
+    size_t waiting_count = 0;
+    if (kelpie_list(kelpie, &list, &count, NULL) < 0) {
+        return; /* what is wrong there, the others tell */
+    }
+    for (size_t i = 0; i < count; i += 1) {
+        waiting_count += list[i].state == KELPIE_VM_CREATED && list[i].vmm_pid != 0 ? 1 : 0;
+    }
+    kelpie_list_free(kelpie, list, count);
+    if (waiting_count > 0) {
+        tell(doctor, "forks", KELPIE_CHECK_OK, "", "%zu VMs wait to be forked, some 20 MiB each",
+             waiting_count);
+    }
+}
+
 int kelpie_doctor(struct kelpie *kelpie, bool tries_kvm, kelpie_check_callback callback,
                   void *context, struct kelpie_error *error) {
     if (kelpie == NULL || callback == NULL) {
@@ -370,6 +389,7 @@ int kelpie_doctor(struct kelpie *kelpie, bool tries_kvm, kelpie_check_callback c
     check_space_of(&doctor, "state", kelpie->places.state_path);
     check_space_of(&doctor, "cache", kelpie->places.cache_path);
     check_helpers(&doctor);
+    check_waiting_forks(&doctor);
     bool has_qemu = check_qemu(&doctor);
     bool has_kernel = check_kernel(&doctor);
     check_kvm(&doctor, tries_kvm, has_qemu && has_kernel);

@@ -7,55 +7,17 @@
 #include <string.h>
 
 #include "core/text.h"
-#include "lib/internal.h"
+#include "lib/fork.h"
 #include "os/os_call.h"
-#include "store/snapshot.h"
 
 #define FORK_NAME_BYTES 8u
 #define FORK_LABEL "made by fork"
 #define FORK_BUSY_NS (5 * KELPIE_NS_PER_MS) /* somebody holds a lock for a moment */
 
-/* One of the VMs. */
-struct fork_child {
-    struct kelpie_fork *fork;
-    struct kelpie_vm *vm;                 /* owned until it is given; NULL: not made */
-    struct kelpie_operation *operation;   /* its start, while that is under way */
-    char name[KELPIE_NAME_BYTES_MAX + 1]; /* "": drawn */
-    bool is_deleting;
-    bool is_gone;
-};
-
-struct kelpie_fork {
-    struct kelpie_operation operation; /* what its caller has to cancel it */
-    struct kelpie *kelpie;             /* borrowed: until it ends */
-    struct kelpie_fork *next;
-    struct kelpie_vm *source;        /* borrowed: until it ends; NULL: made of a snapshot */
-    struct kelpie_operation *taking; /* the snapshot, while it is being taken */
-    struct kelpie_snapshot_result taken;
-    struct kelpie_config *config; /* owned */
-    struct kelpie_snapshot_store store;
-    struct kelpie_snapshot held; /* so that the first that needs it no longer does not remove it */
-    bool is_held;
-    struct fork_child *children; /* owned */
-    size_t count;
-    size_t made_count;
-    size_t started_count;
-    size_t pending;
-    int64_t busy_deadline_ns;
-    int64_t delete_deadline_ns;
-    struct kelpie_timer timer;
-    int status; /* of the first that failed */
-    struct kelpie_error error;
-    struct kelpie_vm **out; /* borrowed: until it ends */
-    kelpie_done_callback callback;
-    void *context;
-};
-
-static void fork_keep_failure(struct kelpie_fork *fork, int status,
-                              const struct kelpie_error *error) {
-    KELPIE_ASSERT(status < 0);
+void kelpie__fork_fail(struct kelpie_fork *fork, const struct kelpie_error *error) {
+    KELPIE_ASSERT(error->code < 0);
     if (fork->status == 0) {
-        fork->status = status;
+        fork->status = error->code;
         fork->error = *error;
     }
 }
@@ -88,6 +50,8 @@ static void fork_destroy(struct kelpie_fork *fork) {
     }
     fork_let_go(fork);
     kelpie_config_destroy(fork->config);
+    kelpie__free(kelpie->os, fork->base, KELPIE_FORK_BASE_BYTES_MAX);
+    kelpie__free(kelpie->os, fork->base_before, KELPIE_FORK_BASE_BYTES_MAX);
     kelpie__free(kelpie->os, fork->children, fork->count * sizeof(*fork->children));
     kelpie__free(kelpie->os, fork, sizeof(*fork));
 }
@@ -99,7 +63,10 @@ static void fork_finish(struct kelpie_fork *fork) {
     struct kelpie_error error = fork->error;
     bool is_good = fork->status == 0;
     KELPIE_ASSERT(fork->pending == 0 && fork->taking == NULL);
-    for (size_t i = 0; i < fork->count && is_good; i += 1) {
+    if (is_good && fork->is_waiting) {
+        kelpie__fork_keep_waiting(fork);
+    }
+    for (size_t i = 0; i < fork->count && is_good && !fork->is_waiting; i += 1) {
         KELPIE_ASSERT(fork->children[i].vm != NULL);
         fork->out[i] = fork->children[i].vm;
         fork->children[i].vm = NULL;
@@ -124,7 +91,7 @@ static bool fork_delete_later(struct kelpie_fork *fork) {
 }
 
 static void fork_deleted(void *context, const struct kelpie_error *error) {
-    struct fork_child *child = context;
+    struct kelpie_fork_child *child = context;
     struct kelpie_fork *fork = child->fork;
     KELPIE_ASSERT(fork->pending > 0 && child->is_deleting);
     fork->pending -= 1;
@@ -142,7 +109,7 @@ static void fork_delete_all(void *context) {
     struct kelpie_fork *fork = context;
     bool is_done = true;
     for (size_t i = 0; i < fork->count; i += 1) {
-        struct fork_child *child = &fork->children[i];
+        struct kelpie_fork_child *child = &fork->children[i];
         if (child->vm == NULL || child->is_gone || child->is_deleting) {
             continue;
         }
@@ -158,9 +125,24 @@ static void fork_delete_all(void *context) {
     }
 }
 
-/* Every start has ended. */
-static void fork_started_all(struct kelpie_fork *fork) {
+/* Those that wait are kept when the source is still what it was. */
+static bool fork_is_confirming(struct kelpie_fork *fork) {
+    struct kelpie_error error = {0};
+    if (!fork->is_waiting || fork->is_confirmed || fork->status < 0) {
+        return false;
+    }
+    if (kelpie__fork_ask_base(fork, &error) < 0) {
+        kelpie__fork_fail(fork, &error);
+        return false;
+    }
+    return true;
+}
+
+void kelpie__fork_started_all(struct kelpie_fork *fork) {
     KELPIE_ASSERT(fork->pending == 0);
+    if (fork_is_confirming(fork)) {
+        return;
+    }
     if (fork->status == 0) {
         fork_finish(fork);
         return;
@@ -172,22 +154,30 @@ static void fork_started_all(struct kelpie_fork *fork) {
 /* ---- its steps ------------------------------------------------------------------------------- */
 
 static void fork_started(void *context, const struct kelpie_error *error) {
-    struct fork_child *child = context;
+    struct kelpie_fork_child *child = context;
     struct kelpie_fork *fork = child->fork;
     KELPIE_ASSERT(fork->pending > 0);
     child->operation = NULL;
     fork->pending -= 1;
     if (error != NULL) {
-        fork_keep_failure(fork, error->code, error);
+        kelpie__fork_fail(fork, error);
     }
     bool is_last = fork->started_count == fork->count || fork->status < 0;
     if (fork->pending == 0 && is_last && !kelpie__timer_is_armed(&fork->timer)) {
-        fork_started_all(fork);
+        kelpie__fork_started_all(fork);
     }
 }
 
 static int fork_make_one(struct kelpie_fork *fork, struct kelpie_error *error) {
-    struct fork_child *child = &fork->children[fork->made_count];
+    struct kelpie_fork_child *child = &fork->children[fork->made_count];
+    if (fork->may_take_waiting && child->name[0] == '\0') {
+        child->vm = kelpie__fork_take_waiting(fork->source);
+        child->has_waited = child->vm != NULL;
+    }
+    if (child->has_waited) {
+        fork->made_count += 1;
+        return 0;
+    }
     int status = kelpie__vm_create_now(fork->kelpie, child->name[0] == '\0' ? NULL : child->name,
                                        fork->config, &child->vm, error);
     fork->made_count += status == 0 ? 1 : 0;
@@ -195,8 +185,11 @@ static int fork_make_one(struct kelpie_fork *fork, struct kelpie_error *error) {
 }
 
 static int fork_start_one(struct kelpie_fork *fork, struct kelpie_error *error) {
-    struct fork_child *child = &fork->children[fork->started_count];
-    int status = kelpie_vm_start_async(child->vm, 0, fork_started, child, &child->operation, error);
+    struct kelpie_fork_child *child = &fork->children[fork->started_count];
+    int status = fork->is_waiting    ? kelpie__fork_wait(child, fork_started, error)
+                 : child->has_waited ? kelpie__fork_start_waiting(child, fork_started, error)
+                                     : kelpie_vm_start_async(child->vm, 0, fork_started, child,
+                                                             &child->operation, error);
     fork->started_count += status == 0 ? 1 : 0;
     fork->pending += status == 0 ? 1 : 0;
     return status;
@@ -204,7 +197,7 @@ static int fork_start_one(struct kelpie_fork *fork, struct kelpie_error *error) 
 
 static int fork_hold(struct kelpie_fork *fork, struct kelpie_error *error) {
     struct kelpie *kelpie = fork->kelpie;
-    if (fork->source == NULL || fork->is_held) {
+    if (fork->source == NULL || fork->is_held || fork->is_waiting) {
         return 0;
     }
     int status = kelpie__snapshot_store_open(&fork->store, kelpie->os, kelpie->places.state_path,
@@ -239,14 +232,14 @@ static void fork_go_on(void *context) {
         return;
     }
     if (status < 0 && fork->status == 0) {
-        fork_keep_failure(fork, status, &error);
+        kelpie__fork_fail(fork, &error);
     }
     if (fork->pending == 0) {
-        fork_started_all(fork);
+        kelpie__fork_started_all(fork);
     }
 }
 
-static void fork_plan(struct kelpie_fork *fork) {
+void kelpie__fork_plan(struct kelpie_fork *fork) {
     struct kelpie_loop *loop = fork->kelpie->loop;
     loop->now_ns = kelpie__os_now(fork->kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
     fork->busy_deadline_ns = kelpie__loop_deadline(loop, KELPIE_CALL_TIMEOUT_MS);
@@ -258,13 +251,13 @@ static void fork_taken(void *context, const struct kelpie_error *error) {
     fork->taking = NULL;
     KELPIE_ASSERT(fork->made_count == 0);
     if (error != NULL) {
-        fork_keep_failure(fork, error->code, error);
+        kelpie__fork_fail(fork, error);
         fork_finish(fork);
         return;
     }
     kelpie_config_set_snapshot(fork->config, fork->taken.name);
     fork->config->values.is_snapshot_transient = true;
-    fork_plan(fork);
+    kelpie__fork_plan(fork);
 }
 
 static int fork_take(struct kelpie_fork *fork, struct kelpie_error *error) {
@@ -294,8 +287,8 @@ static void fork_cancel(struct kelpie_operation *operation) {
         return;
     }
     if (kelpie__timer_is_armed(&fork->timer)) { /* between two steps */
-        int status = kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "the fork was cancelled");
-        fork_keep_failure(fork, status, &error);
+        kelpie__ignore(kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "the fork was cancelled"));
+        kelpie__fork_fail(fork, &error);
     }
     for (size_t i = 0; i < fork->count; i += 1) {
         kelpie_operation_cancel(fork->children[i].operation);
@@ -312,22 +305,25 @@ struct fork_order {
     const struct kelpie_config *config;
     const char *const *names;
     size_t count;
-    struct kelpie_vm **out;
+    struct kelpie_vm **out; /* NULL: they are to wait */
+    bool is_waiting;
     kelpie_done_callback callback;
     void *context;
 };
 
 static int fork_check(const struct fork_order *order, struct kelpie_error *error) {
-    if (order->kelpie == NULL || order->out == NULL ||
+    if (order->kelpie == NULL || (order->out == NULL) != order->is_waiting ||
         (order->source == NULL && order->snapshot == NULL)) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "%s: an argument is NULL", order->what);
     }
     if (order->callback == NULL) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "%s: callback is NULL", order->what);
     }
-    if (order->count == 0 || order->count > KELPIE_FORK_COUNT_MAX) {
-        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "%s: %zu VMs were asked for; ask for 1 to %u",
-                            order->what, order->count, KELPIE_FORK_COUNT_MAX);
+    size_t before = order->is_waiting ? order->source->waiting_count : 0;
+    if (order->count == 0 || order->count > KELPIE_FORK_COUNT_MAX - before) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
+                            "%s: %zu VMs were asked for, and %zu wait; ask for 1 to %u in all",
+                            order->what, order->count, before, KELPIE_FORK_COUNT_MAX);
     }
     if (order->config != NULL && order->config->kelpie != order->kelpie) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0,
@@ -343,12 +339,28 @@ static int fork_check(const struct fork_order *order, struct kelpie_error *error
     return 0;
 }
 
+/* What a fork has from its source when nothing is said: as if it came from a snapshot of it. */
+static void fork_copy_values(const struct kelpie_config_values *source,
+                             struct kelpie_config_values *out) {
+    out->cpus = source->cpus;
+    out->memory_mib = source->memory_mib;
+    out->disk_size_mib = source->disk_size_mib;
+    out->is_read_only = source->is_read_only;
+    out->accelerator = source->accelerator;
+    out->environment_bytes = source->environment_bytes;
+    out->environment_count = source->environment_count;
+    memcpy(out->root, source->root, sizeof(out->root));
+    memcpy(out->kernel, source->kernel, sizeof(out->kernel));
+    memcpy(out->working_directory, source->working_directory, sizeof(out->working_directory));
+    memcpy(out->environment, source->environment, sizeof(out->environment));
+}
+
 /* With the caller's configuration, or the defaults, and the names. */
 static int fork_create(const struct fork_order *order, struct kelpie_fork **out,
                        struct kelpie_error *error) {
     struct kelpie_os *os = order->kelpie->os;
     struct kelpie_fork *fork = kelpie__alloc(os, sizeof(*fork));
-    struct fork_child *children = kelpie__alloc(os, order->count * sizeof(*children));
+    struct kelpie_fork_child *children = kelpie__alloc(os, order->count * sizeof(*children));
     struct kelpie_config *config = NULL;
     int status = fork == NULL || children == NULL
                      ? kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a fork")
@@ -360,6 +372,8 @@ static int fork_create(const struct fork_order *order, struct kelpie_fork **out,
     }
     if (order->config != NULL) {
         config->values = order->config->values;
+    } else if (order->is_waiting) {
+        fork_copy_values(order->source->config, &config->values);
     }
     *fork = (struct kelpie_fork){.operation = {.cancel = fork_cancel},
                                  .kelpie = order->kelpie,
@@ -368,6 +382,8 @@ static int fork_create(const struct fork_order *order, struct kelpie_fork **out,
                                  .config = config,
                                  .children = children,
                                  .count = order->count,
+                                 .may_take_waiting = order->source != NULL && order->config == NULL,
+                                 .is_waiting = order->is_waiting,
                                  .out = order->out,
                                  .callback = order->callback,
                                  .context = order->context};
@@ -393,11 +409,13 @@ static int fork_begin(const struct fork_order *order, struct kelpie_fork **out,
     if (status < 0) {
         return status;
     }
-    if (order->source != NULL) {
+    if (order->is_waiting) {
+        status = kelpie__fork_ask_base(fork, error);
+    } else if (order->source != NULL) {
         status = fork_take(fork, error);
     } else {
         kelpie_config_set_snapshot(fork->config, order->snapshot);
-        fork_plan(fork);
+        kelpie__fork_plan(fork);
     }
     if (status < 0) {
         fork_destroy(fork);
@@ -420,35 +438,63 @@ void kelpie__forks_drop(struct kelpie *kelpie, const struct kelpie_vm *source) {
 
 /* ---- the calls ------------------------------------------------------------------------------- */
 
-static int fork_run(struct fork_order *order, struct kelpie_error *error) {
+static struct fork_order order_of(struct kelpie *kelpie, const struct kelpie_config *config,
+                                  const char *const *names, size_t count, struct kelpie_vm **out) {
+    return (struct fork_order){
+        .kelpie = kelpie, .config = config, .names = names, .count = count, .out = out};
+}
+
+static struct fork_order order_of_snapshot(struct fork_order order, const char *snapshot) {
+    order.what = "kelpie_snapshot_fork";
+    order.snapshot = snapshot;
+    return order;
+}
+
+static struct fork_order order_of_vm(struct fork_order order, struct kelpie_vm *vm) {
+    order.what = "kelpie_vm_fork";
+    order.kelpie = vm == NULL ? NULL : vm->kelpie;
+    order.source = vm;
+    return order;
+}
+
+static struct fork_order order_of_waiting(struct kelpie_vm *vm, size_t count) {
+    struct fork_order order = order_of_vm(order_of(NULL, NULL, NULL, count, NULL), vm);
+    order.what = "kelpie_vm_prepare_forks";
+    order.is_waiting = true;
+    return order;
+}
+
+static int fork_run(struct fork_order order, struct kelpie_error *error) {
     struct kelpie_waiter waiter = {0};
     struct kelpie_fork *fork = NULL;
-    order->callback = kelpie__waiter_done;
-    order->context = &waiter;
-    int status = fork_check(order, error);
+    order.callback = kelpie__waiter_done;
+    order.context = &waiter;
+    int status = fork_check(&order, error);
     if (status == 0) {
-        status = kelpie__check_may_block(order->kelpie, order->what, error);
+        status = kelpie__check_may_block(order.kelpie, order.what, error);
     }
-    if (status == 0 && order->source != NULL) { /* why it is not there, the snapshot says */
-        kelpie__ignore(kelpie__vm_connect_wait(order->source, false, NULL, NULL));
+    if (status == 0 && order.source != NULL) { /* why it is not there, the next request says */
+        kelpie__ignore(kelpie__vm_connect_wait(order.source, false, NULL, NULL));
     }
     if (status == 0) {
-        status = fork_begin(order, &fork, error);
+        status = fork_begin(&order, &fork, error);
     }
     if (status < 0) {
         return status;
     }
-    status = kelpie__waiter_wait(order->kelpie, &waiter, error);
+    status = kelpie__waiter_wait(order.kelpie, &waiter, error);
     if (!waiter.is_done) { /* the loop itself failed */
         fork_destroy(fork);
     }
     return status;
 }
 
-static int fork_run_async(const struct fork_order *order, struct kelpie_operation **out,
-                          struct kelpie_error *error) {
+static int fork_run_async(struct fork_order order, kelpie_done_callback callback, void *context,
+                          struct kelpie_operation **out, struct kelpie_error *error) {
     struct kelpie_fork *fork = NULL;
-    int status = fork_begin(order, &fork, error);
+    order.callback = callback;
+    order.context = context;
+    int status = fork_begin(&order, &fork, error);
     if (status == 0 && out != NULL) {
         *out = &fork->operation;
     }
@@ -458,14 +504,8 @@ static int fork_run_async(const struct fork_order *order, struct kelpie_operatio
 int kelpie_snapshot_fork(struct kelpie *kelpie, const char *snapshot,
                          const struct kelpie_config *config, const char *const *names, size_t count,
                          struct kelpie_vm **out, struct kelpie_error *error) {
-    struct fork_order order = {.what = "kelpie_snapshot_fork",
-                               .kelpie = kelpie,
-                               .snapshot = snapshot,
-                               .config = config,
-                               .names = names,
-                               .count = count,
-                               .out = out};
-    return fork_run(&order, error);
+    return fork_run(order_of_snapshot(order_of(kelpie, config, names, count, out), snapshot),
+                    error);
 }
 
 int kelpie_snapshot_fork_async(struct kelpie *kelpie, const char *snapshot,
@@ -473,43 +513,31 @@ int kelpie_snapshot_fork_async(struct kelpie *kelpie, const char *snapshot,
                                size_t count, struct kelpie_vm **out_vms,
                                kelpie_done_callback callback, void *context,
                                struct kelpie_operation **out, struct kelpie_error *error) {
-    const struct fork_order order = {.what = "kelpie_snapshot_fork_async",
-                                     .kelpie = kelpie,
-                                     .snapshot = snapshot,
-                                     .config = config,
-                                     .names = names,
-                                     .count = count,
-                                     .out = out_vms,
-                                     .callback = callback,
-                                     .context = context};
-    return fork_run_async(&order, out, error);
+    return fork_run_async(
+        order_of_snapshot(order_of(kelpie, config, names, count, out_vms), snapshot), callback,
+        context, out, error);
 }
 
 int kelpie_vm_fork(struct kelpie_vm *vm, const struct kelpie_config *config,
                    const char *const *names, size_t count, struct kelpie_vm **out,
                    struct kelpie_error *error) {
-    struct fork_order order = {.what = "kelpie_vm_fork",
-                               .kelpie = vm == NULL ? NULL : vm->kelpie,
-                               .source = vm,
-                               .config = config,
-                               .names = names,
-                               .count = count,
-                               .out = out};
-    return fork_run(&order, error);
+    return fork_run(order_of_vm(order_of(NULL, config, names, count, out), vm), error);
 }
 
 int kelpie_vm_fork_async(struct kelpie_vm *vm, const struct kelpie_config *config,
                          const char *const *names, size_t count, struct kelpie_vm **out_vms,
                          kelpie_done_callback callback, void *context,
                          struct kelpie_operation **out, struct kelpie_error *error) {
-    const struct fork_order order = {.what = "kelpie_vm_fork_async",
-                                     .kelpie = vm == NULL ? NULL : vm->kelpie,
-                                     .source = vm,
-                                     .config = config,
-                                     .names = names,
-                                     .count = count,
-                                     .out = out_vms,
-                                     .callback = callback,
-                                     .context = context};
-    return fork_run_async(&order, out, error);
+    return fork_run_async(order_of_vm(order_of(NULL, config, names, count, out_vms), vm), callback,
+                          context, out, error);
+}
+
+int kelpie_vm_prepare_forks(struct kelpie_vm *vm, size_t count, struct kelpie_error *error) {
+    return fork_run(order_of_waiting(vm, count), error);
+}
+
+int kelpie_vm_prepare_forks_async(struct kelpie_vm *vm, size_t count, kelpie_done_callback callback,
+                                  void *context, struct kelpie_operation **out,
+                                  struct kelpie_error *error) {
+    return fork_run_async(order_of_waiting(vm, count), callback, context, out, error);
 }

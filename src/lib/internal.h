@@ -43,7 +43,11 @@ struct kelpie_vm {
     struct kelpie_vm_directory directory;
     struct kelpie_config_values *config; /* owned */
     struct kelpie_wire *wire;            /* owned; NULL: not connected */
-    bool is_creator;                     /* of an owned VM: its connection is what keeps it */
+    struct kelpie_vm *waiting;           /* list: forks that wait for this one; owned */
+    struct kelpie_vm *next_waiting;
+    struct kelpie_vm *waits_for; /* whose list it is in; NULL: none's */
+    size_t waiting_count;
+    bool is_creator;            /* of an owned VM: its connection is what keeps it */
     struct kelpie_error damage; /* code 0: none; else its files cannot be read, only deleted */
     bool is_greeted;            /* this connection's hello was answered */
     bool has_goodbye;           /* its monitor ended in order */
@@ -210,6 +214,9 @@ KELPIE_MUST_CHECK int kelpie__config_from_snapshot(struct kelpie *kelpie,
 
 /* Those of this VM, or all, end without a callback, and let go of what they have. */
 void kelpie__forks_drop(struct kelpie *kelpie, const struct kelpie_vm *source);
+/* fork_waiting.c: it is on nobody's list any more; and those on its own list go. */
+void kelpie__vm_stop_waiting(struct kelpie_vm *vm);
+void kelpie__vm_release_waiting(struct kelpie_vm *source);
 
 /* ---- vm.c ------------------------------------------------------------------------------------ */
 

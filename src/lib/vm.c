@@ -368,6 +368,8 @@ void kelpie__vm_release(struct kelpie_vm *vm) {
         }
         KELPIE_ASSERT(vm->execs != exec);
     }
+    kelpie__vm_stop_waiting(vm);
+    KELPIE_ASSERT(vm->waiting == NULL);
     kelpie__operations_drop(vm);
     kelpie__vm_disconnect(vm);
     kelpie__vm_directory_close(&vm->directory);
@@ -378,6 +380,7 @@ void kelpie__vm_release(struct kelpie_vm *vm) {
 void kelpie_vm_close(struct kelpie_vm *vm) {
     if (vm != NULL) {
         kelpie__forks_drop(vm->kelpie, vm);
+        kelpie__vm_release_waiting(vm);
     }
     kelpie__vm_release(vm);
 }

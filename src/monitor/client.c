@@ -268,6 +268,18 @@ static void client_restore(struct kelpie_client *client, struct kelpie_reply rep
     kelpie__restore_request(client->monitor, reply, params, length);
 }
 
+static void client_base(struct kelpie_client *client, struct kelpie_reply reply, const char *params,
+                        size_t length) {
+    (void)params;
+    (void)length;
+    kelpie__waiting_tell_base(client->monitor, reply);
+}
+
+static void client_wait(struct kelpie_client *client, struct kelpie_reply reply, const char *params,
+                        size_t length) {
+    kelpie__waiting_request(client->monitor, reply, params, length);
+}
+
 static void client_delete(struct kelpie_client *client, struct kelpie_reply reply,
                           const char *params, size_t length) {
     bool is_forced = false;
@@ -380,6 +392,8 @@ static const struct client_method client_methods[] = {
     {"vm.resume", client_resume},
     {"vm.snapshot", client_snapshot},
     {"vm.restore", client_restore},
+    {"vm.base", client_base},
+    {"vm.wait", client_wait},
     {"vm.delete", client_delete},
     {"vm.offer", client_offer},
     {"vm.claim", client_claim},

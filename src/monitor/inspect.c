@@ -39,8 +39,7 @@ void kelpie__inspect_state(struct kelpie_monitor *monitor, struct kelpie_reply r
     kelpie__json_write_string(&writer, "accelerator_reason", record->accelerator_reason);
     kelpie__json_write_u64(&writer, "boot_us", record->boot_us);
     kelpie__json_write_i64(&writer, "monitor_pid", monitor->identity.pid);
-    kelpie__json_write_i64(&writer, "vmm_pid",
-                           monitor->lifecycle.vmm != NULL ? monitor->lifecycle.vmm->pid : 0);
+    kelpie__json_write_i64(&writer, "vmm_pid", record->vmm_pid);
     kelpie__json_object_end(&writer);
     int64_t length = kelpie__json_finish(&writer);
     KELPIE_ASSERT(length > 0);

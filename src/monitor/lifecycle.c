@@ -71,7 +71,9 @@ int kelpie__lifecycle_save(struct kelpie_lifecycle *lifecycle, struct kelpie_err
     record->state = lifecycle->state;
     record->changed_ms = kelpie__os_now(monitor->os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
     record->monitor_pid = kelpie__state_is_live(lifecycle->state) ? monitor->identity.pid : 0;
-    record->vmm_pid = lifecycle->vmm != NULL ? lifecycle->vmm->pid : 0;
+    const struct kelpie_vmm *vmm =
+        lifecycle->vmm != NULL ? lifecycle->vmm : monitor->waiting.vmm; /* of a fork */
+    record->vmm_pid = vmm != NULL ? vmm->pid : 0;
     int status = kelpie__record_write(monitor->os, monitor->directory.vm, record, false, error);
     if (status == 0) {
         kelpie__lifecycle_settle(lifecycle);
@@ -416,6 +418,7 @@ static void lifecycle_begin(struct kelpie_monitor *monitor, struct kelpie_reply 
 
 void kelpie__lifecycle_start(struct kelpie_monitor *monitor, struct kelpie_reply reply,
                              uint64_t timeout_ms) {
+    kelpie__waiting_drop(&monitor->waiting);
     bool is_first =
         monitor->config.snapshot[0] != '\0' && !monitor->lifecycle.record.is_snapshot_used;
     lifecycle_begin(monitor, reply, is_first ? monitor->config.snapshot : NULL, timeout_ms);

@@ -111,6 +111,7 @@ static int monitor_init(struct kelpie_monitor *monitor, struct kelpie_error *err
     kelpie__pause_init(&monitor->pause, monitor);
     kelpie__capture_init(&monitor->capture, monitor);
     kelpie__restore_init(&monitor->restore, monitor);
+    kelpie__waiting_init(&monitor->waiting, monitor);
     kelpie__template_init(&monitor->template, monitor);
     kelpie__member_init(&monitor->member, monitor);
     int status = kelpie__lifecycle_init(&monitor->lifecycle, monitor, error);
@@ -176,6 +177,7 @@ static void monitor_end(struct kelpie_monitor *monitor) {
     bool is_leftover = monitor->config.is_ephemeral && !monitor->is_deleted;
     kelpie__prepare_cancel(&monitor->prepare);
     kelpie__restore_deinit(&monitor->restore);
+    kelpie__waiting_deinit(&monitor->waiting);
     kelpie__capture_deinit(&monitor->capture);
     kelpie__template_deinit(&monitor->template);
     kelpie__clients_deinit(&monitor->clients, monitor->is_deleted ? "deleted" : "over");

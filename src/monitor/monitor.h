@@ -23,6 +23,7 @@
 #include "monitor/prepare.h"
 #include "monitor/restore.h"
 #include "monitor/template.h"
+#include "monitor/waiting.h"
 #include "store/vm_directory.h"
 
 struct kelpie_monitor {
@@ -38,6 +39,7 @@ struct kelpie_monitor {
     struct kelpie_pause pause;
     struct kelpie_capture capture;
     struct kelpie_restore restore;
+    struct kelpie_waiting waiting;
     struct kelpie_template template;
     enum kelpie_vmm_backend backend; /* of this start */
     struct kelpie_prepare prepare;

@@ -409,21 +409,30 @@ void kelpie__restore_guest_closed(struct kelpie_monitor *monitor,
     }
 }
 
-static int restore_spawn(struct kelpie_restore *restore, struct kelpie_error *error) {
+/* The VMM that was started for it in advance, or a new one. */
+static int restore_start_vmm(struct kelpie_restore *restore, struct kelpie_vmm_started *out,
+                             struct kelpie_error *error) {
     struct kelpie_monitor *monitor = restore->monitor;
     struct kelpie_candidate *candidate = restore->candidate;
-    struct kelpie_vmm_started started;
     const struct kelpie_vmm_create create = {.os = monitor->os,
                                              .loop = monitor->loop,
                                              .callback = restore_vmm_event,
                                              .context = restore};
+    if (kelpie__waiting_take(&monitor->waiting, candidate, restore_vmm_event, restore, out)) {
+        return 0;
+    }
+    int status =
+        kelpie__vmm_create(kelpie__vmm_driver(monitor->backend), &create, &candidate->vmm, error);
+    return status < 0 ? status : kelpie__vmm_start(candidate->vmm, &candidate->spec, out, error);
+}
+
+static int restore_spawn(struct kelpie_restore *restore, struct kelpie_error *error) {
+    struct kelpie_monitor *monitor = restore->monitor;
+    struct kelpie_candidate *candidate = restore->candidate;
+    struct kelpie_vmm_started started;
     int status = kelpie__source_prepare(candidate->source, &candidate->spec, error);
     if (status == 0) {
-        status = kelpie__vmm_create(kelpie__vmm_driver(monitor->backend), &create, &candidate->vmm,
-                                    error);
-    }
-    if (status == 0) {
-        status = kelpie__vmm_start(candidate->vmm, &candidate->spec, &started, error);
+        status = restore_start_vmm(restore, &started, error);
     }
     if (status < 0) {
         return status;
@@ -582,6 +591,18 @@ static int restore_check_request(struct kelpie_restore *restore, struct kelpie_e
     return kelpie__backend_can_restore(monitor, error);
 }
 
+/* A fork that waited learns only now what it is made of: as if it had been created with that. */
+static void restore_adopt_transient(struct kelpie_restore *restore, const char *params,
+                                    size_t length, const char *name) {
+    struct kelpie_config_values *config = &restore->monitor->config;
+    bool is_transient = false;
+    kelpie__ignore(kelpie__json_find_bool(params, length, "transient", &is_transient));
+    if (is_transient && restore->monitor->waiting.phase != KELPIE_WAITING_NONE) {
+        kelpie__ignore(kelpie__text_copy(config->snapshot, sizeof(config->snapshot), name));
+        config->is_snapshot_transient = true;
+    }
+}
+
 void kelpie__restore_request(struct kelpie_monitor *monitor, struct kelpie_reply reply,
                              const char *params, size_t length) {
     struct kelpie_restore *restore = &monitor->restore;
@@ -593,6 +614,7 @@ void kelpie__restore_request(struct kelpie_monitor *monitor, struct kelpie_reply
     timeout_ms = timeout_ms == 0 ? monitor->config.boot_timeout_ms : timeout_ms;
     int status = restore_check_request(restore, &error);
     if (status == 0 && !kelpie__state_is_live(monitor->lifecycle.state)) {
+        restore_adopt_transient(restore, params, length, name);
         kelpie__lifecycle_start_from(monitor, reply, name, timeout_ms);
         return;
     }

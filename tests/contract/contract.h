@@ -93,6 +93,7 @@ extern const struct harness_test contract_tests_snapshot_faults[];
 extern const struct harness_test contract_tests_snapshot_hard[];
 extern const struct harness_test contract_tests_restore_ends[];
 extern const struct harness_test contract_tests_pool[];
+extern const struct harness_test contract_tests_fork_waiting[];
 extern const struct harness_test contract_tests_faults[];
 extern const struct harness_test contract_tests_templates[];
 

@@ -6,7 +6,7 @@
 
 #include "contract.h"
 
-#define TESTS_MAX 128
+#define TESTS_MAX 192
 
 int main(int argc, char **argv) {
     static const struct harness_test *const files[] = {
@@ -17,7 +17,7 @@ int main(int argc, char **argv) {
         contract_tests_snapshot,        contract_tests_restore,
         contract_tests_snapshot_faults, contract_tests_snapshot_hard,
         contract_tests_restore_ends,    contract_tests_pool,
-        contract_tests_templates,
+        contract_tests_templates,       contract_tests_fork_waiting,
     };
     struct harness_test tests[TESTS_MAX];
     size_t count = 0;

@@ -722,7 +722,7 @@ static void test_whole_memory_needs_nothing_laid(void **state) {
     assert_int_equal(scene->write_count, 0);
 }
 
-/* Started in advance over the base: what it waits for may come before it answers, or long after. */
+/* Started in advance over the base. */
 static void waits_begin(struct scene *scene) {
     restore_begin(scene, true);
     scene->restore.device = KELPIE_OS_NO_HANDLE;
@@ -754,15 +754,6 @@ static void load_begin(struct scene *scene, struct kelpie_vmm_restore *restore,
     memset(scene->files[1] + 7 * PAGE, 7, PAGE);
 }
 
-static void waits_arrive(struct scene *scene) {
-    restore_to_load(scene);
-    assert_true(page_is(scene->guest, 7, 7));
-    say(scene, "{\"event\": \"MIGRATION\", \"data\": {\"status\": \"completed\"}}\r\n");
-    answer(scene, "{}");
-    assert_int_equal(scene->started_count, 1);
-    assert_int_equal(scene->qemu->vmm.state, KELPIE_VMM_PAUSED);
-}
-
 static void test_one_that_waits_loads_when_it_is_told(void **state) {
     struct scene *scene = *state;
     struct kelpie_vmm_restore restore;
@@ -781,20 +772,12 @@ static void test_one_that_waits_loads_when_it_is_told(void **state) {
     scene->description.tsc_khz = 2000000;
     assert_int_equal(kelpie__vmm_load(&scene->qemu->vmm, &spec, NULL), 0);
     steps(scene, 2); /* the delta is laid */
-    waits_arrive(scene);
-}
-
-static void test_one_that_is_to_wait_may_be_told_before_it_answers(void **state) {
-    struct scene *scene = *state;
-    struct kelpie_vmm_restore restore;
-    struct kelpie_vmm_spec spec;
-    waits_begin(scene);
-    load_begin(scene, &restore, &spec);
-    assert_int_equal(kelpie__vmm_load(&scene->qemu->vmm, &spec, NULL), 0);
-    greet(scene);
-    locate(scene);
-    assert_int_equal(scene->waiting_count, 0);
-    waits_arrive(scene);
+    restore_to_load(scene);
+    assert_true(page_is(scene->guest, 7, 7));
+    say(scene, "{\"event\": \"MIGRATION\", \"data\": {\"status\": \"completed\"}}\r\n");
+    answer(scene, "{}");
+    assert_int_equal(scene->started_count, 1);
+    assert_int_equal(scene->qemu->vmm.state, KELPIE_VMM_PAUSED);
 }
 
 static void test_load_that_hangs_is_ended(void **state) {
@@ -1006,7 +989,6 @@ int main(void) {
         ROW(test_delta_is_laid_before_the_devices_are_loaded),
         ROW(test_whole_memory_needs_nothing_laid),
         ROW(test_one_that_waits_loads_when_it_is_told),
-        ROW(test_one_that_is_to_wait_may_be_told_before_it_answers),
         ROW(test_load_that_hangs_is_ended),
         ROW(test_load_that_fails_has_time_for_its_words),
         ROW(test_refused_load_is_ended),
