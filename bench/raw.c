@@ -257,7 +257,7 @@ static void raw_run(const struct bench_host *host, const struct bench_raw_order 
     _exit(127);
 }
 
-static void raw_load(struct bench_raw *raw, const struct bench_raw_state *state) {
+void kelpie__bench_raw_load(struct bench_raw *raw, const struct bench_raw_state *state) {
     char text[RAW_ANSWER_BYTES_MAX];
     int device = open(state->device, O_RDONLY | O_CLOEXEC);
     if (state->base != NULL) {
@@ -305,8 +305,10 @@ void kelpie__bench_raw_start(const struct bench_host *host, const struct bench_r
                               .agent = agent[0],
                               .memory_bytes = (uint64_t)host->memory_mib << 20};
     raw_greet(out);
+    if (order->state != NULL && !order->is_waiting) {
+        kelpie__bench_raw_load(out, order->state);
+    }
     if (order->state != NULL) {
-        raw_load(out, order->state);
         return;
     }
     struct bench_reply ready;

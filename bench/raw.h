@@ -36,6 +36,7 @@ struct bench_raw_state {
 struct bench_raw_order {
     const struct bench_raw_state *state; /* restored from this instead of booted */
     const char *disk;                    /* a qcow2 image */
+    bool is_waiting;                     /* the state comes later: kelpie__bench_raw_load */
 };
 
 /* Takes kernel, initramfs, command line and machine from the VMM of a VM of Kelpie's. */
@@ -44,6 +45,8 @@ void kelpie__bench_raw_learn(struct bench_host *host, pid_t vmm);
 /* Starts one; booted: returns when its agent is ready; restored: when the guest runs. */
 void kelpie__bench_raw_start(const struct bench_host *host, const struct bench_raw_order *order,
                              struct bench_raw *out);
+/* What one that waits loads; returns when the guest runs. */
+void kelpie__bench_raw_load(struct bench_raw *raw, const struct bench_raw_state *state);
 void kelpie__bench_raw_kill(struct bench_raw *raw);
 
 /* QMP: sends a command, as text, with a descriptor or -1, and waits for its answer. */

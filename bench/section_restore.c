@@ -127,6 +127,30 @@ static void fork_raw(void *context) {
     kelpie__bench_raw_kill(&child);
 }
 
+/* With a QEMU that was started in advance on either side: what is left is the snapshot, the load
+ * and the guest. */
+static void fork_waiting_mine(void *context) {
+    const struct restore *restore = context;
+    struct kelpie_error error = {0};
+    int status = kelpie_vm_prepare_forks(restore->vm, 1, &error);
+    kelpie__bench_must(status, &error, "prepare a fork");
+    fork_some(restore, 1, "fork/waiting");
+}
+
+static void fork_waiting_raw(void *context) {
+    struct restore *restore = context;
+    struct bench_raw child;
+    kelpie__bench_raw_start(restore->host,
+                            &(struct bench_raw_order){.state = &restore->round, .is_waiting = true},
+                            &child);
+    double begun_ms = kelpie__bench_now_ms();
+    kelpie__bench_raw_save(&restore->raw, &restore->round);
+    kelpie__bench_raw_load(&child, &restore->round);
+    kelpie__bench_raw_hello(&child);
+    kelpie__bench_tell("fork/waiting-raw", "ms", kelpie__bench_now_ms() - begun_ms);
+    kelpie__bench_raw_kill(&child);
+}
+
 static void fork_pause(const struct restore *restore) {
     struct kelpie_vm *child = NULL;
     struct kelpie_error error = {0};
@@ -146,6 +170,7 @@ void kelpie__bench_fork(const struct bench_host *host) {
     restore.round.base = restore.base.memory;
     for (uint32_t i = 0; i < host->rounds; i += 1) {
         kelpie__bench_both(i, fork_mine, fork_raw, &restore);
+        kelpie__bench_both(i, fork_waiting_mine, fork_waiting_raw, &restore);
         fork_some(&restore, FORK_MANY, "fork/kelpie-4");
     }
     /* At the end: the tick counter would run in every child. */

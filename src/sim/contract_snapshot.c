@@ -36,6 +36,23 @@ static void check_info(struct sim_contract *contract, const struct kelpie_vm *vm
     }
 }
 
+/* A VM that lies over a snapshot: two forks of it, one of which waits. */
+static void check_forks(struct sim_contract *contract, struct kelpie_vm *vm) {
+    struct kelpie_vm *forks[2] = {NULL, NULL};
+    struct kelpie_error error = {0};
+    if (kelpie__row_is_ok(contract, "prepare a fork", kelpie_vm_prepare_forks(vm, 1, &error),
+                          &error) &&
+        kelpie__row_is_ok(contract, "fork", kelpie_vm_fork(vm, NULL, NULL, 2, forks, &error),
+                          &error)) {
+        for (size_t i = 0; i < 2; i += 1) {
+            kelpie__row_says(contract, forks[i], "cat /tmp/before; echo own >/tmp/before",
+                             "kept\n");
+            kelpie__row_end(contract, forks[i]);
+        }
+        kelpie__row_says(contract, vm, "cat /tmp/before", "kept\n");
+    }
+}
+
 void kelpie__row_snapshot_restore_basic(struct sim_contract *contract) {
     struct kelpie_error error = {0};
     struct kelpie_vm *vm = kelpie__row_make_running(contract);
@@ -50,6 +67,7 @@ void kelpie__row_snapshot_restore_basic(struct sim_contract *contract) {
                               &error)) {
             kelpie__row_says(contract, vm, "cat /tmp/before; test -e /tmp/after || echo gone",
                              "kept\ngone\n");
+            check_forks(contract, vm);
         }
     }
     kelpie__row_end(contract, vm);

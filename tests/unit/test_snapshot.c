@@ -724,10 +724,8 @@ static void test_whole_memory_needs_nothing_laid(void **state) {
 
 /* Started in advance over the base. */
 static void waits_begin(struct scene *scene) {
-    restore_begin(scene, true);
+    restore_begin(scene, false);
     scene->restore.device = KELPIE_OS_NO_HANDLE;
-    scene->restore.memory = KELPIE_OS_NO_HANDLE;
-    scene->restore.map = KELPIE_OS_NO_HANDLE;
     scene->qemu->vmm.is_waiting = true;
     scene->qemu->accel.accelerator = KELPIE_VMM_ACCELERATOR_TCG;
     scene->qemu->kernel_kind = KELPIE_VMM_KERNEL_GENERIC;
@@ -762,7 +760,6 @@ static void test_one_that_waits_loads_when_it_is_told(void **state) {
     greet(scene);
     locate(scene);
     assert_int_equal(scene->waiting_count, 1);
-    assert_int_equal(scene->qemu->vmm.state, KELPIE_VMM_STARTING);
     load_begin(scene, &restore, &spec);
     scene->description.tsc_khz = 5; /* of another host */
     scene->qemu->tsc_khz = 2000000;
@@ -777,7 +774,6 @@ static void test_one_that_waits_loads_when_it_is_told(void **state) {
     say(scene, "{\"event\": \"MIGRATION\", \"data\": {\"status\": \"completed\"}}\r\n");
     answer(scene, "{}");
     assert_int_equal(scene->started_count, 1);
-    assert_int_equal(scene->qemu->vmm.state, KELPIE_VMM_PAUSED);
 }
 
 static void test_load_that_hangs_is_ended(void **state) {
