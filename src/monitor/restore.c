@@ -597,7 +597,7 @@ static void restore_adopt_transient(struct kelpie_restore *restore, const char *
     struct kelpie_config_values *config = &restore->monitor->config;
     bool is_transient = false;
     kelpie__ignore(kelpie__json_find_bool(params, length, "transient", &is_transient));
-    if (is_transient && restore->monitor->waiting.phase != KELPIE_WAITING_NONE) {
+    if (is_transient) {
         kelpie__ignore(kelpie__text_copy(config->snapshot, sizeof(config->snapshot), name));
         config->is_snapshot_transient = true;
     }
