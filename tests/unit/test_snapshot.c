@@ -746,6 +746,7 @@ static void load_begin(struct scene *scene, struct kelpie_vmm_restore *restore,
     *spec = scene->spec;
     spec->restore = restore;
     spec->memory_mib = MEMORY_BYTES >> 20;
+    scene->sizes[0] = 100;
     scene->sizes[BASE - FILE_FIRST] = MEMORY_BYTES;
     scene->files[2][0] = 0x80; /* page 7 */
     memset(scene->files[1] + 7 * PAGE, 7, PAGE);
