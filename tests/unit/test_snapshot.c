@@ -722,7 +722,6 @@ static void test_whole_memory_needs_nothing_laid(void **state) {
     assert_int_equal(scene->write_count, 0);
 }
 
-/* Started in advance over the base. */
 static void waits_begin(struct scene *scene) {
     restore_begin(scene, false);
     scene->restore.device = KELPIE_OS_NO_HANDLE;
