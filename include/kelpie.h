@@ -888,6 +888,16 @@ KELPIE_MUST_CHECK int kelpie_pool_claim(struct kelpie_pool *pool,
                                         const struct kelpie_claim_options *options,
                                         struct kelpie_vm **out, struct kelpie_error *error);
 
+/* The same, going on in the loop. `out_vm` keeps until the callback, and is filled before that says
+ * success. kelpie_operation_cancel gives it up: CANCELLED, unless a VM was about to be given. When
+ * the pool's handle is closed before, it ends without a callback. */
+KELPIE_MUST_CHECK int kelpie_pool_claim_async(struct kelpie_pool *pool,
+                                              const struct kelpie_claim_options *options,
+                                              struct kelpie_vm **out_vm,
+                                              kelpie_done_callback callback, void *context,
+                                              struct kelpie_operation **out,
+                                              struct kelpie_error *error);
+
 struct kelpie_pool_info {
     size_t struct_size; /* set by the caller */
     char id[33];

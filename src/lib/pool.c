@@ -100,6 +100,7 @@ void kelpie_pool_close(struct kelpie_pool *pool) {
     if (pool == NULL) {
         return;
     }
+    kelpie__claims_drop(pool);
     /* Inside a callback nothing can be waited for: the keeper sees that its owner is gone. */
     bool may_end =
         pool->owner >= 0 && kelpie__check_may_block(pool->kelpie, "kelpie_pool_close", NULL) == 0;

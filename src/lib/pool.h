@@ -13,6 +13,7 @@ struct kelpie_pool {
     struct kelpie_pool *next;
     struct kelpie_pool_store store;
     struct kelpie_pool_directory directory;
+    struct kelpie_claim *claims; /* list: those that are under way */
     int owner; /* lock, owned: this handle owns the pool; KELPIE_OS_NO_HANDLE: it does not */
 };
 
@@ -45,6 +46,11 @@ KELPIE_MUST_CHECK int kelpie__pool_end(struct kelpie *kelpie,
 /* Removes what dead processes left of pools: half made, half removed, and those whose owner and
  * keeper are both gone. */
 void kelpie__pools_prune(struct kelpie *kelpie);
+
+/* ---- pool_claim.c ---------------------------------------------------------------------------- */
+
+/* They end without a callback. */
+void kelpie__claims_drop(struct kelpie_pool *pool);
 
 /* ---- pool.c ---------------------------------------------------------------------------------- */
 

@@ -11,13 +11,40 @@
 #include "os/os_mark.h"
 
 /* the guest has its own deadline to answer */
+#define CLAIM_RETRY_NS (50 * KELPIE_NS_PER_MS) /* nobody keeps the pool for a moment */
 #define CLAIM_TIMEOUT_MS (KELPIE_RESUME_TIMEOUT_MS + 10000u)
 
-struct claim {
-    struct kelpie_pool *pool;
+enum claim_step {
+    CLAIM_LOOKING, /* the next step lists those that wait, and asks one after the other */
+    CLAIM_ASKING,
+    CLAIM_STARTING, /* one that was made here, for none waits */
+    CLAIM_LEASING,
+    CLAIM_DELETING, /* it was of no use */
+    CLAIM_ENDING,
+};
+
+struct kelpie_claim {
+    struct kelpie_operation operation; /* what its caller has to cancel it */
+    struct kelpie_pool *pool;          /* borrowed: until it ends */
+    struct kelpie_claim *next;
     struct kelpie_claim_options options;
+    enum claim_step step;
     char (*names)[KELPIE_NAME_BYTES_MAX + 1]; /* owned; KELPIE_POOL_SIZE_MAX of them */
     uint32_t name_count;
+    uint32_t asked_count;
+    uint32_t place;                 /* the first that is asked: not everybody's */
+    struct kelpie_vm *vm;           /* owned until it is given; NULL: none */
+    struct kelpie_operation *asked; /* of it, while that is under way */
+    int connection;                 /* to the keeper, owned: its end says that something changed */
+    uint32_t connection_watch;
+    bool has_called; /* since it last waited */
+    int64_t deadline_ns;
+    struct kelpie_timer timer; /* of the next step, or of the end of waiting */
+    int status;
+    struct kelpie_error error;
+    struct kelpie_vm **out; /* borrowed: until it ends */
+    kelpie_done_callback callback;
+    void *context;
 };
 
 static int claim_options(const struct kelpie_claim_options *given, struct kelpie_claim_options *out,
@@ -40,10 +67,84 @@ static int claim_options(const struct kelpie_claim_options *given, struct kelpie
     return 0;
 }
 
+/* ---- its end --------------------------------------------------------------------------------- */
+
+static void claim_hang_up(struct kelpie_claim *claim) {
+    if (claim->connection >= 0) {
+        kelpie__loop_unwatch(claim->pool->kelpie->loop, claim->connection_watch);
+        kelpie__ignore(kelpie__os_close(claim->pool->kelpie->os, claim->connection));
+        claim->connection = KELPIE_OS_NO_HANDLE;
+    }
+}
+
+static void claim_destroy(struct kelpie_claim *claim) {
+    struct kelpie *kelpie = claim->pool->kelpie;
+    struct kelpie_claim **place = &claim->pool->claims;
+    while (*place != claim) { /* bound: the list has it */
+        KELPIE_ASSERT(*place != NULL);
+        place = &(*place)->next;
+    }
+    *place = claim->next;
+    kelpie__timer_disarm(kelpie->loop, &claim->timer);
+    claim_hang_up(claim);
+    kelpie_vm_close(claim->vm);
+    kelpie__free(kelpie->os, claim->names, KELPIE_POOL_SIZE_MAX * sizeof(*claim->names));
+    kelpie__free(kelpie->os, claim, sizeof(*claim));
+}
+
+void kelpie__claims_drop(struct kelpie_pool *pool) {
+    while (pool->claims != NULL) { /* bound: the list */
+        claim_destroy(pool->claims);
+    }
+}
+
+static void claim_finish(struct kelpie_claim *claim) {
+    struct kelpie *kelpie = claim->pool->kelpie;
+    kelpie_done_callback callback = claim->callback;
+    void *context = claim->context;
+    struct kelpie_error error = claim->error;
+    bool is_good = claim->status == 0;
+    KELPIE_ASSERT(claim->asked == NULL && is_good == (claim->vm != NULL));
+    if (is_good) {
+        *claim->out = claim->vm;
+        claim->vm = NULL;
+        /* Who has what he wants does not wait for it, and is not told when it fails. */
+        kelpie__ignore(kelpie__pool_ensure_keeper(claim->pool, NULL));
+    }
+    claim_destroy(claim);
+    kelpie__callback_enter(kelpie);
+    callback(context, is_good ? NULL : &error);
+    kelpie__callback_leave(kelpie);
+}
+
+static void claim_fail(struct kelpie_claim *claim, const struct kelpie_error *why) {
+    KELPIE_ASSERT(why->code < 0);
+    if (claim->status == 0) { /* the first error counts */
+        claim->status = why->code;
+        claim->error = *why;
+    }
+}
+
+static void claim_take_step(void *context);
+
+/* Not inside a callback of the VM's own, where that cannot be closed. */
+static void claim_plan(struct kelpie_claim *claim, enum claim_step step) {
+    struct kelpie_loop *loop = claim->pool->kelpie->loop;
+    claim->step = step;
+    kelpie__timer_arm(loop, &claim->timer, loop->now_ns, claim_take_step, claim);
+}
+
+static void claim_answered(void *context, const struct kelpie_error *error);
+
+static int claim_request(struct kelpie_claim *claim, const struct kelpie_request *request,
+                         struct kelpie_error *error) {
+    return kelpie__operation_start(claim->vm, request, claim_answered, claim, &claim->asked, error);
+}
+
 /* ---- one member ------------------------------------------------------------------------------ */
 
-/* Asks it. Any failure means another one. */
-static int claim_ask(struct claim *claim, struct kelpie_vm *vm) {
+/* Asks it; what is asked may follow hello at once. */
+static int claim_ask(struct kelpie_claim *claim) {
     char params[96];
     bool is_owned = claim->options.lifetime == KELPIE_LIFETIME_OWNED;
     bool fits = kelpie__text_format(params, sizeof(params), "{\"owned\":%s,\"lease_ms\":%llu}",
@@ -52,186 +153,328 @@ static int claim_ask(struct claim *claim, struct kelpie_vm *vm) {
     KELPIE_ASSERT(fits);
     const struct kelpie_request request = {
         .method = "vm.claim", .params = params, .timeout_ms = CLAIM_TIMEOUT_MS};
-    struct kelpie *kelpie = vm->kelpie;
-    /* Deadlines count from now, not from when this program was last in the loop. */
-    kelpie->loop->now_ns = kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
-    /* What is asked may follow hello at once. */
-    int status = kelpie__vm_connect(vm, false, NULL, NULL);
-    if (status == 0) {
-        status = kelpie__operation_run(vm, &request, NULL);
-    }
-    if (status == 0) {
-        vm->is_creator = is_owned;
-        vm->config->lifetime = claim->options.lifetime;
-    }
-    return status;
+    int status = kelpie__vm_connect(claim->vm, false, NULL, NULL);
+    return status < 0 ? status : claim_request(claim, &request, NULL);
 }
 
-/* 0, or 1: it is dead, or another's. */
-static int claim_one(struct claim *claim, const char *name, struct kelpie_vm **out) {
-    struct kelpie_vm *vm = NULL;
-    int status = kelpie_vm_open(claim->pool->kelpie, name, &vm, NULL);
+/* Whether it was asked. */
+static bool claim_one(struct kelpie_claim *claim, const char *name) {
+    struct kelpie *kelpie = claim->pool->kelpie;
+    KELPIE_ASSERT(claim->vm == NULL);
+    int status = kelpie_vm_open(kelpie, name, &claim->vm, NULL);
     if (status == KELPIE_E_NOT_FOUND) {
-        KELPIE_REACHED(claim->pool->kelpie->os, "a member that was to be claimed was gone");
+        KELPIE_REACHED(kelpie->os, "a member that was to be claimed was gone");
         kelpie__pool_ready_forget(&claim->pool->directory, name);
     }
     if (status < 0) {
-        return 1;
+        claim->vm = NULL;
+        return false;
     }
-    status = claim_ask(claim, vm);
-    KELPIE_SOMETIMES(claim->pool->kelpie->os, "a member was claimed by another first",
-                     status == KELPIE_E_STATE);
-    if (status < 0) {
-        kelpie_vm_close(vm);
-        return 1;
+    if (claim_ask(claim) < 0) {
+        kelpie_vm_close(claim->vm);
+        claim->vm = NULL;
+        return false;
     }
-    *out = vm;
-    return 0;
+    claim->step = CLAIM_ASKING;
+    return true;
 }
 
-static void claim_list(struct claim *claim) {
+static int claim_list(struct kelpie_claim *claim, struct kelpie_error *error) {
     uint64_t cursor = 0;
+    int drawn = kelpie__os_random(claim->pool->kelpie->os, &claim->place, sizeof(claim->place));
+    if (drawn < 0) {
+        return kelpie__fail(error, KELPIE_E_IO, -drawn, "draw a number");
+    }
+    claim->asked_count = 0;
     claim->name_count = 0;
     while (claim->name_count < KELPIE_POOL_SIZE_MAX &&
            kelpie__pool_ready_list(&claim->pool->directory, &cursor,
                                    claim->names[claim->name_count]) == 1) {
         claim->name_count += 1;
     }
+    return 0;
 }
 
-/* Each that waits, from a place of its own: two who come at once ask different ones. 0, or 1: none
- * was to be had. */
-static int claim_any(struct claim *claim, struct kelpie_vm **out, struct kelpie_error *error) {
-    uint32_t place = 0;
-    int drawn = kelpie__os_random(claim->pool->kelpie->os, &place, sizeof(place));
-    if (drawn < 0) {
-        return kelpie__fail(error, KELPIE_E_IO, -drawn, "draw a number");
+/* The next of those that were listed, from a place of its own: two who come at once ask different
+ * ones. False: none is left. */
+static bool claim_next(struct kelpie_claim *claim) {
+    while (claim->asked_count < claim->name_count) { /* bound: each once */
+        uint32_t index =
+            (uint32_t)(((uint64_t)claim->place + claim->asked_count) % claim->name_count);
+        claim->asked_count += 1;
+        if (claim_one(claim, claim->names[index])) {
+            return true;
+        }
     }
-    claim_list(claim);
-    int status = 1;
-    for (uint32_t i = 0; i < claim->name_count && status == 1; i += 1) {
-        uint32_t index = (uint32_t)(((uint64_t)place + i) % claim->name_count);
-        status = claim_one(claim, claim->names[index], out);
-    }
-    return status;
+    return false;
 }
 
 /* ---- none waits ------------------------------------------------------------------------------ */
 
-static int claim_make(struct claim *claim, struct kelpie_vm **out, struct kelpie_error *error) {
+static int claim_make(struct kelpie_claim *claim, struct kelpie_error *error) {
     struct kelpie *kelpie = claim->pool->kelpie;
     struct kelpie_config *config = NULL;
-    struct kelpie_vm *vm = NULL;
-    KELPIE_ASSERT(claim->options.wait_ms == 0);
+    KELPIE_ASSERT(claim->options.wait_ms == 0 && claim->vm == NULL);
     KELPIE_REACHED(kelpie->os, "a claim found its pool empty");
+    kelpie__ignore(kelpie__pool_ensure_keeper(claim->pool, NULL)); /* for the next one */
     int status = kelpie_config_create(kelpie, &config, error);
     if (status == 0) {
         status = kelpie__pool_directory_config(&claim->pool->directory, &config->values, error);
     }
     if (status == 0) {
         kelpie_config_set_lifetime(config, claim->options.lifetime);
-        status = kelpie_vm_create(kelpie, NULL, config, &vm, error);
+        status = kelpie__vm_create_now(kelpie, NULL, config, &claim->vm, error);
     }
     kelpie_config_destroy(config);
     if (status == 0) {
-        status = kelpie_vm_start(vm, 0, error);
-    }
-    if (status == 0 && claim->options.lease_ms > 0) {
-        status = kelpie_vm_set_lease(vm, claim->options.lease_ms, error);
-    }
-    if (status == 0) {
-        *out = vm;
-        return 0;
-    }
-    if (vm != NULL) {
-        kelpie__ignore(kelpie_vm_delete(vm, true, NULL)); /* the first error counts */
-        kelpie_vm_close(vm);
+        claim->step = CLAIM_STARTING;
+        status = kelpie_vm_start_async(claim->vm, 0, claim_answered, claim, &claim->asked, error);
     }
     return status;
 }
 
-static int claim_timed_out(const struct claim *claim, struct kelpie_error *error) {
+static void claim_timed_out(struct kelpie_claim *claim) {
     struct kelpie_pool_status status;
+    struct kelpie_error error = {0};
     kelpie__pool_directory_read_status(&claim->pool->directory, &status);
-    return kelpie__fail(
-        error, KELPIE_E_TIMEOUT, 0,
+    kelpie__ignore(kelpie__fail(
+        &error, KELPIE_E_TIMEOUT, 0,
         "no member of pool \"%s\" was free within %llu ms; give it a larger size%s%s",
         claim->pool->directory.values.name, (unsigned long long)claim->options.wait_ms,
-        status.problem[0] != '\0' ? "; the last one could not be made: " : "", status.problem);
+        status.problem[0] != '\0' ? "; the last one could not be made: " : "", status.problem));
+    claim_fail(claim, &error);
 }
 
-static int claim_wait(struct claim *claim, struct kelpie_vm **out, struct kelpie_error *error) {
-    struct kelpie_pool *pool = claim->pool;
-    struct kelpie *kelpie = pool->kelpie;
-    KELPIE_ASSERT(claim->options.wait_ms > 0);
-    kelpie->loop->now_ns = kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
-    int64_t deadline_ns = kelpie__loop_deadline(kelpie->loop, claim->options.wait_ms);
-    int status = 1;
-    while (status == 1) { /* bound: the deadline, or the caller's patience */
-        status = kelpie__pool_ensure_keeper(pool, error);
-        int connection = status < 0 ? KELPIE_OS_NO_HANDLE : kelpie__pool_poke(&pool->directory);
-        status = status < 0 ? status : claim_any(claim, out, error);
-        bool is_late = deadline_ns >= 0 && kelpie->loop->now_ns >= deadline_ns;
-        if (status == 1 && !is_late) {
-            status = kelpie__pool_wait(kelpie, connection, deadline_ns, error);
-            status = status < 0 ? status : 1;
-        } else {
-            kelpie__ignore(connection < 0 ? 0 : kelpie__os_close(kelpie->os, connection));
-        }
-        if (status == 1 && is_late) {
-            return claim_timed_out(claim, error);
-        }
-    }
-    return status;
+/* Something has changed, or it is too late: look again, for the last time then. */
+static void claim_changed(void *context, uint32_t bits) {
+    struct kelpie_claim *claim = context;
+    KELPIE_ASSERT(bits != 0 && claim->connection >= 0);
+    claim_hang_up(claim);
+    claim_plan(claim, CLAIM_LOOKING);
 }
 
-static int claim_run(struct claim *claim, struct kelpie_vm **out, struct kelpie_error *error) {
-    struct kelpie_pool *pool = claim->pool;
-    int status = claim_any(claim, out, error);
-    if (status == 0) {
-        /* Who has what he wants does not wait for it, and is not told when it fails. */
-        kelpie__ignore(kelpie__pool_ensure_keeper(pool, NULL));
-        return 0;
+/* The connection was made before the pool was looked at: no change is missed. */
+static void claim_wait(struct kelpie_claim *claim) {
+    struct kelpie_loop *loop = claim->pool->kelpie->loop;
+    bool is_late = claim->deadline_ns >= 0 && loop->now_ns >= claim->deadline_ns;
+    if (is_late) {
+        claim_timed_out(claim);
+        claim_plan(claim, CLAIM_ENDING);
+        return;
     }
-    if (status == 1 && !kelpie__pool_directory_is_current(&pool->directory)) {
+    claim->step = CLAIM_LOOKING;
+    /* Without a connection its keeper has no time, or has just died. */
+    int64_t again_ns = claim->connection >= 0 ? claim->deadline_ns : loop->now_ns + CLAIM_RETRY_NS;
+    if (again_ns >= 0) {
+        kelpie__timer_arm(loop, &claim->timer, again_ns, claim_take_step, claim);
+    }
+}
+
+/* Before the pool is looked at, by who may wait. */
+static int claim_call(struct kelpie_claim *claim, struct kelpie_error *error) {
+    struct kelpie_pool *pool = claim->pool;
+    claim_hang_up(claim);
+    int status = kelpie__pool_ensure_keeper(pool, error);
+    int connection = status < 0 ? KELPIE_OS_NO_HANDLE : kelpie__pool_poke(&pool->directory);
+    if (connection < 0) {
+        return status;
+    }
+    status = kelpie__loop_watch(pool->kelpie->loop, connection, KELPIE_OS_READABLE, claim_changed,
+                                claim, &claim->connection_watch);
+    if (status < 0) {
+        kelpie__ignore(kelpie__os_close(pool->kelpie->os, connection));
+        return kelpie__fail(error, status, 0, "watch the keeper of the pool");
+    }
+    claim->connection = connection;
+    return 0;
+}
+
+static int claim_none(struct kelpie_claim *claim, struct kelpie_error *error) {
+    struct kelpie_pool *pool = claim->pool;
+    if (!kelpie__pool_directory_is_current(&pool->directory)) {
         return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0, "pool \"%s\" was removed",
                             pool->directory.values.name);
     }
-    if (status == 1 && claim->options.wait_ms > 0) {
-        return claim_wait(claim, out, error);
+    if (claim->options.wait_ms == 0) {
+        return claim_make(claim, error);
     }
-    if (status == 1) {
-        kelpie__ignore(kelpie__pool_ensure_keeper(pool, NULL)); /* for the next one */
-        status = claim_make(claim, out, error);
+    if (claim->connection < 0 && !claim->has_called) { /* then once more, with an ear open */
+        claim->has_called = true;
+        int status = claim_call(claim, error);
+        claim_plan(claim, CLAIM_LOOKING);
+        return status;
     }
-    return status;
+    claim->has_called = false;
+    claim_wait(claim);
+    return 0;
+}
+
+/* ---- its steps ------------------------------------------------------------------------------- */
+
+static void claim_look(struct kelpie_claim *claim) {
+    struct kelpie_error error = {0};
+    int status = claim->asked_count < claim->name_count ? 0 : claim_list(claim, &error);
+    if (status == 0 && !claim_next(claim)) {
+        status = claim_none(claim, &error);
+    }
+    if (status < 0) {
+        claim_fail(claim, &error);
+        claim_plan(claim, CLAIM_DELETING);
+    }
+}
+
+/* What was made here, and is of no use. */
+static void claim_delete(struct kelpie_claim *claim) {
+    if (claim->vm == NULL ||
+        kelpie_vm_delete_async(claim->vm, true, claim_answered, claim, &claim->asked, NULL) < 0) {
+        claim_plan(claim, CLAIM_ENDING);
+    }
+}
+
+static void claim_take_step(void *context) {
+    struct kelpie_claim *claim = context;
+    KELPIE_ASSERT(claim->asked == NULL);
+    switch (claim->step) {
+    case CLAIM_LOOKING:
+        kelpie_vm_close(claim->vm); /* one that another was quicker to get, or that is dead */
+        claim->vm = NULL;
+        claim_look(claim);
+        break;
+    case CLAIM_DELETING:
+        claim_delete(claim);
+        break;
+    case CLAIM_ENDING:
+        kelpie_vm_close(claim->vm);
+        claim->vm = NULL;
+        claim_finish(claim);
+        break;
+    case CLAIM_ASKING:
+    case CLAIM_STARTING:
+    case CLAIM_LEASING:
+        claim_finish(claim);
+        break;
+    }
+}
+
+static void claim_lease(struct kelpie_claim *claim) {
+    struct kelpie_error error = {0};
+    claim->step = CLAIM_LEASING;
+    if (kelpie_vm_set_lease_async(claim->vm, claim->options.lease_ms, claim_answered, claim,
+                                  &claim->asked, &error) < 0) {
+        claim_fail(claim, &error);
+        claim_plan(claim, CLAIM_DELETING);
+    }
+}
+
+static void claim_answered(void *context, const struct kelpie_error *error) {
+    struct kelpie_claim *claim = context;
+    claim->asked = NULL;
+    KELPIE_SOMETIMES(claim->pool->kelpie->os, "a member was claimed by another first",
+                     error != NULL && error->code == KELPIE_E_STATE);
+    if (claim->step == CLAIM_DELETING) {
+        claim_plan(claim, CLAIM_ENDING);
+    } else if (claim->step == CLAIM_ASKING && error != NULL && error->code != KELPIE_E_CANCELLED) {
+        claim_plan(claim, CLAIM_LOOKING);
+    } else if (error != NULL) {
+        claim_fail(claim, error);
+        claim_plan(claim, CLAIM_DELETING);
+    } else if (claim->step == CLAIM_STARTING && claim->options.lease_ms > 0) {
+        claim_lease(claim);
+    } else {
+        claim->vm->is_creator = claim->options.lifetime == KELPIE_LIFETIME_OWNED;
+        claim->vm->config->lifetime = claim->options.lifetime;
+        claim_plan(claim, claim->step);
+    }
+}
+
+/* ---- the calls ------------------------------------------------------------------------------- */
+
+static void claim_cancel(struct kelpie_operation *operation) {
+    struct kelpie_claim *claim = KELPIE_CONTAINER_OF(operation, struct kelpie_claim, operation);
+    struct kelpie_error error = {0};
+    if (claim->asked != NULL) { /* which may be too late */
+        kelpie_operation_cancel(claim->asked);
+    } else if (claim->step == CLAIM_LOOKING) {
+        kelpie__ignore(kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "the claim was cancelled"));
+        claim_fail(claim, &error);
+        claim_plan(claim, CLAIM_ENDING);
+    }
+}
+
+static int claim_begin(struct kelpie_pool *pool, const struct kelpie_claim_options *options,
+                       struct kelpie_vm **out, struct kelpie_claim **out_claim,
+                       struct kelpie_error *error) {
+    struct kelpie_claim_options own;
+    if (pool == NULL || out == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_pool_claim: %s is NULL",
+                            pool == NULL ? "pool" : "out");
+    }
+    int status = claim_options(options, &own, error);
+    if (status < 0) {
+        return status;
+    }
+    struct kelpie_os *os = pool->kelpie->os;
+    struct kelpie_loop *loop = pool->kelpie->loop;
+    size_t bytes = KELPIE_POOL_SIZE_MAX * sizeof(*(*out_claim)->names);
+    struct kelpie_claim *claim = kelpie__alloc(os, sizeof(*claim));
+    char(*names)[KELPIE_NAME_BYTES_MAX + 1] = kelpie__alloc_raw(os, bytes);
+    if (claim == NULL || names == NULL) {
+        kelpie__free(os, claim, sizeof(*claim));
+        kelpie__free(os, names, bytes);
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a claim");
+    }
+    loop->now_ns = kelpie__os_now(os, KELPIE_OS_CLOCK_MONOTONIC);
+    *claim = (struct kelpie_claim){.operation = {.cancel = claim_cancel},
+                                   .pool = pool,
+                                   .next = pool->claims,
+                                   .options = own,
+                                   .names = names,
+                                   .connection = KELPIE_OS_NO_HANDLE,
+                                   .deadline_ns = kelpie__loop_deadline(loop, own.wait_ms),
+                                   .out = out};
+    pool->claims = claim;
+    claim_plan(claim, CLAIM_LOOKING);
+    *out_claim = claim;
+    return 0;
 }
 
 int kelpie_pool_claim(struct kelpie_pool *pool, const struct kelpie_claim_options *options,
                       struct kelpie_vm **out, struct kelpie_error *error) {
-    struct claim claim = {.pool = pool};
-    struct kelpie_error kept = {0};
+    struct kelpie_waiter waiter = {0};
+    struct kelpie_claim *claim = NULL;
     int status = kelpie__pool_check_call(pool, "kelpie_pool_claim", error);
-    if (status == 0 && out == NULL) {
-        status = kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_pool_claim: out is NULL");
-    }
     if (status == 0) {
-        status = claim_options(options, &claim.options, error);
+        status = claim_begin(pool, options, out, &claim, error);
     }
     if (status < 0) {
         return status;
     }
-    size_t bytes = KELPIE_POOL_SIZE_MAX * sizeof(*claim.names);
-    claim.names = kelpie__alloc_raw(pool->kelpie->os, bytes);
-    if (claim.names == NULL) {
-        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for the names of members");
-    }
-    status = claim_run(&claim, out, &kept);
-    kelpie__free(pool->kelpie->os, claim.names, bytes);
-    if (status < 0 && error != NULL) {
-        *error = kept;
+    claim->callback = kelpie__waiter_done;
+    claim->context = &waiter;
+    status = kelpie__waiter_wait(pool->kelpie, &waiter, error);
+    if (!waiter.is_done) { /* the loop itself failed */
+        claim_destroy(claim);
     }
     return status;
+}
+
+int kelpie_pool_claim_async(struct kelpie_pool *pool, const struct kelpie_claim_options *options,
+                            struct kelpie_vm **out_vm, kelpie_done_callback callback, void *context,
+                            struct kelpie_operation **out, struct kelpie_error *error) {
+    struct kelpie_claim *claim = NULL;
+    if (callback == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_pool_claim_async: callback is NULL");
+    }
+    int status = claim_begin(pool, options, out_vm, &claim, error);
+    if (status < 0) {
+        return status;
+    }
+    claim->callback = callback;
+    claim->context = context;
+    if (out != NULL) {
+        *out = &claim->operation;
+    }
+    return 0;
 }
 
 /* ---- leases ---------------------------------------------------------------------------------- */

@@ -69,6 +69,7 @@ struct kelpie_guest {
     kelpie_guest_done_callback done;           /* of a quiesce or greeting; NULL: none */
     void *done_context;
     uint64_t call;        /* of it, to the guest; 0: none */
+    uint64_t setup_call;  /* of a greeting; 0: none */
     int64_t deadline_ns;  /* of a greeting */
     uint32_t hello_count; /* of a greeting */
 };

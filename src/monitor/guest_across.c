@@ -26,6 +26,13 @@ static struct kelpie_guest *across_guest(void *context) {
     return guest;
 }
 
+static void greet_forget_setup(struct kelpie_guest *guest) {
+    if (guest->setup_call != 0 && guest->wire != NULL) {
+        kelpie__wire_forget(guest->wire, guest->setup_call);
+    }
+    guest->setup_call = 0;
+}
+
 /* Tells whoever waits, once. */
 static void across_done(struct kelpie_guest *guest, const struct kelpie_error *error) {
     kelpie_guest_done_callback done = guest->done;
@@ -196,6 +203,7 @@ int kelpie__guest_attach_restored(struct kelpie_guest *guest, int stream,
 /* The greeting has failed: what it made is undone, so that another one can be tried. */
 static void greet_failed(struct kelpie_guest *guest, const struct kelpie_error *why) {
     KELPIE_ASSERT(why->code < 0);
+    greet_forget_setup(guest);
     if (guest->phase != KELPIE_GUEST_CLOSED) {
         guest->phase = KELPIE_GUEST_RESTORED;
     }
@@ -203,16 +211,13 @@ static void greet_failed(struct kelpie_guest *guest, const struct kelpie_error *
     across_done(guest, why);
 }
 
-static void greet_ask(struct kelpie_guest *guest, enum kelpie_guest_phase phase, const char *method,
-                      const char *params, kelpie_wire_answer_callback callback) {
-    struct kelpie_error error = {0};
+static int greet_ask(struct kelpie_guest *guest, const char *method, const char *params,
+                     kelpie_wire_answer_callback callback, uint64_t *out_call,
+                     struct kelpie_error *error) {
     int64_t left_ms = (guest->deadline_ns - guest->monitor->loop->now_ns) / KELPIE_NS_PER_MS;
     KELPIE_ASSERT(guest->phase >= KELPIE_GUEST_RESTORED);
-    guest->phase = phase;
-    if (kelpie__wire_call(guest->wire, method, params, left_ms > 0 ? (uint64_t)left_ms : 1,
-                          callback, guest, &guest->call, &error) < 0) {
-        greet_failed(guest, &error);
-    }
+    return kelpie__wire_call(guest->wire, method, params, left_ms > 0 ? (uint64_t)left_ms : 1,
+                             callback, guest, out_call, error);
 }
 
 void kelpie__guest_adopted(struct kelpie_guest *guest, const struct kelpie_error *error) {
@@ -231,11 +236,14 @@ void kelpie__guest_adopted(struct kelpie_guest *guest, const struct kelpie_error
 static void greet_identified(void *context, const struct kelpie_error *error, const char *result,
                              size_t length) {
     struct kelpie_guest *guest = across_guest(context);
-    KELPIE_ASSERT(guest->phase == KELPIE_GUEST_IDENTIFYING);
     KELPIE_ASSERT(error != NULL || result[length] == '\0');
-    guest->call = 0;
+    guest->setup_call = 0;
     if (error != NULL) {
         greet_failed(guest, error);
+        return;
+    }
+    if (guest->phase != KELPIE_GUEST_IDENTIFYING) {
+        kelpie__guest_break(guest, "R22: setup was answered before hello");
         return;
     }
     guest->phase = KELPIE_GUEST_ADOPTING;
@@ -261,7 +269,6 @@ static void greet_answered(void *context, const struct kelpie_error *error, cons
                            size_t length) {
     struct kelpie_guest *guest = across_guest(context);
     struct kelpie_error failure = {0};
-    char params[KELPIE_GUEST_SETUP_BYTES_MAX];
     KELPIE_ASSERT(guest->phase == KELPIE_GUEST_REGREETING);
     guest->call = 0;
     if (error != NULL) {
@@ -275,26 +282,39 @@ static void greet_answered(void *context, const struct kelpie_error *error, cons
         return; /* the VM's end tells whoever waits */
     }
     kelpie__wire_is_known(guest->wire);
-    int status = greet_check(guest, result, length, &failure);
-    if (status == 0) {
-        status = kelpie__guest_write_setup(guest, false, params, sizeof(params), &failure);
-    }
-    if (status < 0) {
+    if (greet_check(guest, result, length, &failure) < 0) {
         greet_failed(guest, &failure);
         return;
     }
-    greet_ask(guest, KELPIE_GUEST_IDENTIFYING, "setup", params, greet_identified);
+    guest->phase = KELPIE_GUEST_IDENTIFYING; /* setup was sent with hello */
 }
 
+/* Both at once: under TCG a guest that goes to sleep between them costs a millisecond. The agent
+ * answers in order, and one that turns out to be another guest is not used, whatever it is called.
+ */
 static void greet_hello(struct kelpie_guest *guest) {
     struct kelpie_error error = {0};
-    char params[KELPIE_GUEST_HELLO_BYTES_MAX];
+    char hello[KELPIE_GUEST_HELLO_BYTES_MAX];
+    char setup[KELPIE_GUEST_SETUP_BYTES_MAX];
     guest->hello_count += 1;
-    if (kelpie__guest_write_hello(guest, params, sizeof(params), &error) < 0) {
-        greet_failed(guest, &error);
-        return;
+    greet_forget_setup(guest);
+    int status = kelpie__guest_write_hello(guest, hello, sizeof(hello), &error);
+    if (status == 0) {
+        status = kelpie__guest_write_setup(guest, false, setup, sizeof(setup), &error);
     }
-    greet_ask(guest, KELPIE_GUEST_REGREETING, "hello", params, greet_answered);
+    if (status == 0) {
+        guest->phase = KELPIE_GUEST_REGREETING;
+        status = greet_ask(guest, "hello", hello, greet_answered, &guest->call, &error);
+    }
+    if (status == 0) {
+        status = greet_ask(guest, "setup", setup, greet_identified, &guest->setup_call, &error);
+        if (status < 0) {
+            kelpie__wire_forget(guest->wire, guest->call);
+        }
+    }
+    if (status < 0) {
+        greet_failed(guest, &error);
+    }
 }
 
 void kelpie__guest_greet(struct kelpie_guest *guest, kelpie_guest_done_callback callback,
@@ -333,6 +353,7 @@ void kelpie__guest_stop_greeting(struct kelpie_guest *guest) {
     if (guest->call != 0) {
         kelpie__wire_forget(guest->wire, guest->call);
     }
+    greet_forget_setup(guest);
     guest->call = 0;
     guest->done = NULL;
     guest->phase = KELPIE_GUEST_RESTORED;

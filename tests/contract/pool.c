@@ -476,6 +476,64 @@ static void test_pool_many_claims(const struct harness *harness) {
     end_contract(&contract);
 }
 
+static void claim_done(void *context, const struct kelpie_error *error) {
+    int *code = context;
+    *code = error == NULL ? 0 : error->code;
+}
+
+static void claim_turn(struct contract *contract, const int *code) {
+    uint64_t deadline_ms = harness_now_ms() + POOL_SETTLE_MS;
+    while (*code == 1 && harness_now_ms() < deadline_ms) {
+        CONTRACT_OK(kelpie_wait(contract->kelpie, 1000, &broken));
+    }
+}
+
+/* From the loop: more claims at once than there are members, one of which is given up, and one
+ * whose pool is closed. */
+static void test_pool_claim_async(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_pool *pool = pool_create(&contract, "loop", 2, KELPIE_LIFETIME_OWNED);
+    const struct kelpie_claim_options patient = {.struct_size = sizeof(patient),
+                                                 .wait_ms = KELPIE_TIMEOUT_NONE};
+    struct kelpie_operation *operations[3] = {NULL};
+    struct kelpie_vm *vms[3] = {NULL};
+    int codes[3] = {1, 1, 1};
+    pool_wait_full(pool);
+    for (size_t i = 0; i < 3; i += 1) {
+        CONTRACT_OK(kelpie_pool_claim_async(pool, &patient, &vms[i], claim_done, &codes[i],
+                                            &operations[i], &broken));
+        HARNESS_CHECK(codes[i] == 1, "no callback before it has returned");
+    }
+    for (size_t i = 0; i < 3; i += 1) {
+        claim_turn(&contract, &codes[i]);
+        HARNESS_CHECK(codes[i] == 0, "%s", kelpie_code_name(codes[i]));
+        pool_origin_is(vms[i], "pool");
+        contract_sh_says(vms[i], "echo well", "well\n");
+        contract_end(vms[i]);
+    }
+    /* An empty pool: those that wait are given up, one by its operation, one with the handle. */
+    pool_wait_full(pool);
+    for (size_t i = 0; i < 2; i += 1) {
+        vms[i] = pool_claim(pool, KELPIE_LIFETIME_OWNED, 0, 0);
+    }
+    struct kelpie_vm *never = NULL;
+    codes[0] = 1;
+    codes[1] = 1;
+    CONTRACT_OK(kelpie_pool_claim_async(pool, &patient, &never, claim_done, &codes[0],
+                                        &operations[0], &broken));
+    kelpie_operation_cancel(operations[0]);
+    claim_turn(&contract, &codes[0]);
+    HARNESS_CHECK(codes[0] == KELPIE_E_CANCELLED, "%s", kelpie_code_name(codes[0]));
+    CONTRACT_OK(
+        kelpie_pool_claim_async(pool, &patient, &never, claim_done, &codes[1], NULL, &broken));
+    kelpie_pool_close(pool);
+    contract_end(vms[0]);
+    contract_end(vms[1]);
+    HARNESS_CHECK(codes[1] == 1 && never == NULL, "no callback after the pool was closed");
+    wait_empty(&contract);
+    end_contract(&contract);
+}
+
 const struct harness_test contract_tests_pool[] = {
     {"pool_claim", test_pool_claim, 180},
     {"pool_member_waits", test_pool_member_waits, 120},
@@ -487,6 +545,7 @@ const struct harness_test contract_tests_pool[] = {
     {"pool_keeper_killed", test_pool_keeper_killed, 180},
     {"pool_owner_killed", test_pool_owner_killed, 180},
     {"pool_lease", test_pool_lease, 180},
+    {"pool_claim_async", test_pool_claim_async, 180},
     {"pool_many_claims", test_pool_many_claims, 3000},
     {NULL, NULL, 0},
 };
