@@ -161,10 +161,10 @@ int kelpie__os_reap(struct kelpie_os *os, int process, struct kelpie_os_exit *ou
     return answer(os->reap(os, process, out));
 }
 
-int kelpie__os_page_map(struct kelpie_os *os, int32_t pid, uint64_t address, uint64_t *out,
+int kelpie__os_page_map(struct kelpie_os *os, int32_t pid, uint64_t address, uint8_t *out_bits,
                         size_t page_count) {
     KELPIE_ASSERT(pid > 0 && page_count > 0);
-    return answer(os->page_map(os, pid, address, out, page_count));
+    return answer(os->page_map(os, pid, address, out_bits, page_count));
 }
 
 int64_t kelpie__os_read_memory(struct kelpie_os *os, int32_t pid, uint64_t address, void *out,

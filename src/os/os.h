@@ -195,7 +195,9 @@ struct kelpie_os {
     int (*signal)(struct kelpie_os *, int process, int signal);
     /* -EAGAIN while it lives */
     int (*reap)(struct kelpie_os *, int process, struct kelpie_os_exit *out);
-    int (*page_map)(struct kelpie_os *, int32_t pid, uint64_t address, uint64_t *out,
+    /* of each page a bit, from the lowest of the first byte on: whether it is the process's own and
+     * not a file's */
+    int (*page_map)(struct kelpie_os *, int32_t pid, uint64_t address, uint8_t *out_bits,
                     size_t page_count);
     /* of a process that we may trace; a part when the rest is not mapped, -EFAULT when nothing is
      */

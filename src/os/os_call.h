@@ -46,7 +46,7 @@ KELPIE_MUST_CHECK int kelpie__os_signal(struct kelpie_os *os, int process, int s
 KELPIE_MUST_CHECK int kelpie__os_reap(struct kelpie_os *os, int process,
                                       struct kelpie_os_exit *out);
 KELPIE_MUST_CHECK int kelpie__os_page_map(struct kelpie_os *os, int32_t pid, uint64_t address,
-                                          uint64_t *out, size_t page_count);
+                                          uint8_t *out_bits, size_t page_count);
 KELPIE_MUST_CHECK int64_t kelpie__os_read_memory(struct kelpie_os *os, int32_t pid,
                                                  uint64_t address, void *out, size_t count);
 

@@ -219,7 +219,7 @@ FAULT_CALL(int, open_process, -1, NULL, (struct kelpie_os * os, int32_t pid), pi
 FAULT_CALL(int, signal, process, NULL, (struct kelpie_os * os, int process, int signal), process,
            signal)
 FAULT_CALL(int, page_map, -1, NULL,
-           (struct kelpie_os * os, int32_t pid, uint64_t address, uint64_t *out, size_t count), pid,
+           (struct kelpie_os * os, int32_t pid, uint64_t address, uint8_t *out, size_t count), pid,
            address, out, count)
 FAULT_CALL(int64_t, read_memory, -1, NULL,
            (struct kelpie_os * os, int32_t pid, uint64_t address, void *out, size_t count), pid,

@@ -23,6 +23,10 @@
 
 /* of the page map's entries; checked against the system's where it is used */
 #define LINUX_PAGE_BYTES 4096u
+#define PAGE_MAP_PRESENT (UINT64_C(1) << 63)
+#define PAGE_MAP_SWAPPED (UINT64_C(1) << 62)
+#define PAGE_MAP_FILE (UINT64_C(1) << 61)
+#define PAGE_MAP_READ_PAGES 2048u /* whole bytes of the answer */
 
 /* getdents64(2); glibc has no public structure for it. */
 struct linux_entry {
@@ -252,8 +256,27 @@ static int linux_memory_file(struct kelpie_os *os, const char *name, uint64_t si
     return file;
 }
 
-/* Documentation/admin-guide/mm/pagemap.rst: 64 bits a page. */
-static int linux_page_map(struct kelpie_os *os, int32_t pid, uint64_t address, uint64_t *out,
+/* One read's part of the map. */
+static int page_map_part(int file, uint64_t page, uint8_t *out_bits, size_t page_count) {
+    uint64_t entries[PAGE_MAP_READ_PAGES];
+    size_t wanted = page_count * sizeof(entries[0]);
+    KELPIE_ASSERT(page_count <= PAGE_MAP_READ_PAGES);
+    ssize_t got = pread(file, entries, wanted, (off_t)(page * sizeof(entries[0])));
+    if (got < 0 || (size_t)got != wanted) {
+        return got < 0 ? -errno : -EFAULT;
+    }
+    for (size_t i = 0; i < page_count; i += 1) {
+        bool is_own = (entries[i] & (PAGE_MAP_PRESENT | PAGE_MAP_SWAPPED)) != 0 &&
+                      (entries[i] & PAGE_MAP_FILE) == 0;
+        out_bits[i / 8] = (uint8_t)(out_bits[i / 8] | (is_own ? 1u << i % 8 : 0u));
+    }
+    return 0;
+}
+
+/* Documentation/admin-guide/mm/pagemap.rst: 64 bits a page. A page is the process's own when it is
+ * present or swapped, and not a page of a file: that holds for anonymous memory and for a private
+ * mapping of a file, whose untouched pages are the file's. */
+static int linux_page_map(struct kelpie_os *os, int32_t pid, uint64_t address, uint8_t *out_bits,
                           size_t page_count) {
     char path[64];
     kelpie__ignore(os != NULL);
@@ -266,9 +289,13 @@ static int linux_page_map(struct kelpie_os *os, int32_t pid, uint64_t address, u
     if (file < 0) {
         return -errno;
     }
-    size_t wanted = page_count * sizeof(*out);
-    ssize_t got = pread(file, out, wanted, (off_t)(address / LINUX_PAGE_BYTES * sizeof(*out)));
-    int status = got < 0 ? -errno : (size_t)got == wanted ? 0 : -EFAULT;
+    int status = 0;
+    memset(out_bits, 0, (page_count + 7) / 8);
+    for (size_t done = 0; done < page_count && status == 0; done += PAGE_MAP_READ_PAGES) {
+        size_t left = page_count - done;
+        status = page_map_part(file, address / LINUX_PAGE_BYTES + done, out_bits + done / 8,
+                               left < PAGE_MAP_READ_PAGES ? left : PAGE_MAP_READ_PAGES);
+    }
     close(file);
     return status;
 }

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "core/checksum.h"
 #include "sim/disk_internal.h"
 
 /* ---- for processes --------------------------------------------------------------------------- */
@@ -219,24 +220,31 @@ static uint64_t hash_word(uint64_t hash, uint64_t word) {
     return hash ^ hash >> 29;
 }
 
+/* 0: it is all zeros. `left`: what the file has from there on. */
+static uint64_t hash_page(const struct sim_pages *pages, uint64_t page, uint64_t left) {
+    const struct sim_buffer *buffer = kelpie__sim_pages_get(pages, page);
+    uint8_t copy[SIM_PAGE_BYTES];
+    const uint8_t *bytes = copy;
+    KELPIE_ASSERT(buffer != NULL && left > 0);
+    if (buffer->capacity == SIM_PAGE_BYTES && left >= SIM_PAGE_BYTES) {
+        bytes = buffer->bytes;
+    } else {
+        memset(copy, 0, sizeof(copy));
+        kelpie__sim_pages_read(pages, copy, (size_t)kelpie__min_u64(sizeof(copy), left),
+                               page * SIM_PAGE_BYTES);
+    }
+    bool is_zero = bytes[0] == 0 && memcmp(bytes, bytes + 1, SIM_PAGE_BYTES - 1) == 0;
+    return is_zero ? 0 : kelpie__checksum_u64(bytes, SIM_PAGE_BYTES) | 1;
+}
+
 /* Pages of zeros are what holes are. */
 static uint64_t hash_pages(const struct sim_pages *pages, uint64_t size) {
     uint64_t hash = hash_word(size + 1, 0);
-    uint64_t words[SIM_PAGE_BYTES / sizeof(uint64_t)];
     for (uint64_t page = kelpie__sim_pages_next(pages, 0);
          page != UINT64_MAX && page * SIM_PAGE_BYTES < size; /* bound: the pages that are there */
          page = kelpie__sim_pages_next(pages, page + 1)) {
-        uint64_t seen = 0;
-        uint64_t sum = hash_word(hash, page);
-        uint64_t offset = page * SIM_PAGE_BYTES;
-        size_t count = (size_t)kelpie__min_u64(SIM_PAGE_BYTES, size - offset);
-        memset(words, 0, sizeof(words));
-        kelpie__sim_pages_read(pages, words, count, offset);
-        for (size_t i = 0; i < KELPIE_ARRAY_COUNT(words); i += 1) {
-            seen |= words[i];
-            sum = hash_word(sum, words[i]);
-        }
-        hash = seen != 0 ? sum : hash;
+        uint64_t sum = hash_page(pages, page, size - page * SIM_PAGE_BYTES);
+        hash = sum == 0 ? hash : hash_word(hash_word(hash, page), sum);
     }
     return hash | 1;
 }

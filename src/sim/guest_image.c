@@ -49,6 +49,11 @@ static uint64_t image_mix(uint64_t value) {
     return value ^ (value >> 31);
 }
 
+/* What lies behind the header, at any place of it. */
+static uint64_t image_word(uint64_t check, size_t at) {
+    return (check ^ at) * UINT64_C(0x9e3779b97f4a7c15);
+}
+
 static uint64_t image_check(const uint8_t *image) {
     uint64_t check = 0;
     for (size_t at = 0; at < IMAGE_CHECK_AT; at += 8) {
@@ -78,7 +83,7 @@ size_t kelpie__sim_guest_save(struct sim_guest *guest, uint8_t out[SIM_GUEST_IMA
     uint64_t check = image_check(out);
     image_write(out, IMAGE_CHECK_AT, check);
     for (size_t at = IMAGE_HEADER_BYTES; at < SIM_GUEST_IMAGE_BYTES; at += 8) {
-        uint64_t word = image_mix(check + at);
+        const uint64_t word = image_word(check, at);
         memcpy(out + at, &word, sizeof(word));
     }
     const struct sim_event event = {
@@ -97,7 +102,7 @@ static uint64_t image_damage(const uint8_t *image, size_t count) {
     uint64_t check = image_read(image, IMAGE_CHECK_AT);
     uint64_t damage = 0;
     for (size_t at = IMAGE_HEADER_BYTES; at + 8 <= count && at < SIM_GUEST_IMAGE_BYTES; at += 8) {
-        uint64_t wanted = image_mix(check + at);
+        const uint64_t wanted = image_word(check, at);
         uint64_t found;
         memcpy(&found, image + at, sizeof(found));
         damage = found == wanted ? damage : image_mix(damage + (found ^ wanted) + at) | 1;

@@ -109,9 +109,10 @@ struct sim_handle {
     struct sim_watch *watch;   /* of this handle, or NULL */
 };
 
-/* What page_map, read_memory and write_memory find in a process: as in os.h. */
+/* What page_map (into zeros), read_memory and write_memory find in a process: as in os.h. */
 struct sim_memory_operations {
-    int (*page_map)(struct sim_process *owner, uint64_t address, uint64_t *out, size_t page_count);
+    int (*page_map)(struct sim_process *owner, uint64_t address, uint8_t *inout_bits,
+                    size_t page_count);
     int64_t (*read)(struct sim_process *owner, uint64_t address, void *out, size_t count);
     int64_t (*write)(struct sim_process *owner, uint64_t address, const void *bytes, size_t count);
 };

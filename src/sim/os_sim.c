@@ -391,8 +391,9 @@ static int memory_owner(struct sim_process *process, int32_t pid, struct sim_pro
     return owner->memory_operations == NULL ? -EFAULT : 0;
 }
 
-static int sim_page_map(struct kelpie_os *os, int32_t pid, uint64_t address, uint64_t *out,
+static int sim_page_map(struct kelpie_os *os, int32_t pid, uint64_t address, uint8_t *out_bits,
                         size_t page_count) {
+    const size_t bytes = (page_count + 7) / 8;
     struct sim_call call;
     struct sim_process *owner = NULL;
     if (!kelpie__sim_enter(&call, os, SIM_OP_page_map, KELPIE_OS_NO_HANDLE, NULL)) {
@@ -400,16 +401,16 @@ static int sim_page_map(struct kelpie_os *os, int32_t pid, uint64_t address, uin
     }
     int status = memory_owner(kelpie__sim_process_of(os), pid, &owner);
     if (status == 0) {
-        status = owner->memory_operations->page_map(owner, address, out, page_count);
+        memset(out_bits, 0, bytes);
+        status = owner->memory_operations->page_map(owner, address, out_bits, page_count);
     } else if (status == -EFAULT) { /* nothing is mapped there: a map can say so */
-        memset(out, 0, page_count * sizeof(*out));
+        memset(out_bits, 0, bytes);
         status = 0;
     } else { /* on Linux it is a file of the process */
         status = status == -ESRCH ? -ENOENT : status;
     }
     call.argument = page_count;
-    return (int)kelpie__sim_leave(&call, status, out,
-                                  status < 0 ? 0 : page_count * sizeof(uint64_t));
+    return (int)kelpie__sim_leave(&call, status, out_bits, status < 0 ? 0 : bytes);
 }
 
 static int64_t sim_read_memory(struct kelpie_os *os, int32_t pid, uint64_t address, void *out,

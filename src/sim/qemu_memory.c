@@ -16,9 +16,8 @@
 #define MEMORY_ADDRESS UINT64_C(0x7f24efe00000)
 #define MEMORY_LOW_BYTES (UINT64_C(3) << 30) /* the rest is seen by the guest from 4 GiB on */
 #define MEMORY_HIGH_ADDRESS (UINT64_C(4) << 30)
-#define MEMORY_PRESENT (UINT64_C(1) << 63)
 #define MEMORY_PATTERN_FIRST 200u /* pages that hold a pattern, */
-#define MEMORY_PATTERN_BOOTED 32u
+#define MEMORY_PATTERN_BOOTED 9u  /* not whole bytes of the page map */
 #define MEMORY_PATTERN_RESTORED 2u
 #define MEMORY_ZERO_FIRST 300u /* and that were touched and hold nothing */
 #define MEMORY_ZERO_COUNT 4u
@@ -112,7 +111,7 @@ static uint64_t memory_within(const struct sim_qemu_memory *memory, uint64_t add
 
 struct page_map {
     uint64_t address;
-    uint64_t *out;
+    uint8_t *bits;
     size_t count;
 };
 
@@ -120,18 +119,18 @@ static void map_mark(const struct page_map *map, const struct sim_qemu_memory *m
                      uint64_t page) {
     uint64_t at = MEMORY_ADDRESS + page * SIM_QEMU_PAGE_BYTES;
     bool is_there = page < memory->bytes / SIM_QEMU_PAGE_BYTES;
-    if (is_there && at >= map->address && (at - map->address) / SIM_QEMU_PAGE_BYTES < map->count) {
-        map->out[(at - map->address) / SIM_QEMU_PAGE_BYTES] = MEMORY_PRESENT;
+    uint64_t index = (at - map->address) / SIM_QEMU_PAGE_BYTES;
+    if (is_there && at >= map->address && index < map->count) {
+        map->bits[index / 8] = (uint8_t)(map->bits[index / 8] | 1u << index % 8);
     }
 }
 
 /* Few of the many pages are there: each is marked, instead of every page being asked for. */
-static int memory_page_map(struct sim_process *owner, uint64_t address, uint64_t *out,
+static int memory_page_map(struct sim_process *owner, uint64_t address, uint8_t *inout_bits,
                            size_t page_count) {
     const struct sim_qemu_memory *memory = memory_of(owner);
-    const struct page_map map = {address, out, page_count};
+    const struct page_map map = {address, inout_bits, page_count};
     KELPIE_ASSERT(address % SIM_QEMU_PAGE_BYTES == 0);
-    memset(out, 0, page_count * sizeof(*out));
     bool has_guest = memory->has_image || memory->is_running;
     for (uint32_t i = 0; has_guest && i < SIM_QEMU_IMAGE_PAGES; i += 1) {
         map_mark(&map, memory, memory_image_pages[i]);

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "core/checksum.h"
 #include "core/limits.h"
 #include "core/text.h"
 #include "os/os_call.h"
@@ -130,30 +131,21 @@ static uint64_t state_mix(uint64_t value) {
     return value ^ (value >> 31);
 }
 
-static void state_store(uint8_t *place, uint64_t value) {
-    for (unsigned i = 0; i < 8; i += 1) {
-        place[i] = (uint8_t)(value >> (8 * i));
-    }
-}
-
 static size_t state_size(const struct sim_qemu *qemu) {
     return SIM_QEMU_STATE_BYTES + (size_t)qemu->options.disk_count * SIM_QEMU_STATE_DISK_BYTES;
 }
 
 void kelpie__sim_qemu_state_make(uint64_t memory_mib, uint32_t disk_count, const uint8_t *image,
                                  uint8_t out[SIM_QEMU_STATE_BYTES_MAX]) {
-    uint64_t key = memory_mib * 64 + disk_count;
+    uint64_t key = state_mix(memory_mib * 64 + disk_count) ^
+                   kelpie__checksum_u64(image, SIM_GUEST_IMAGE_BYTES);
     size_t size = SIM_QEMU_STATE_BYTES + (size_t)disk_count * SIM_QEMU_STATE_DISK_BYTES;
     KELPIE_ASSERT(size <= SIM_QEMU_STATE_BYTES_MAX);
-    for (size_t at = 0; at < SIM_GUEST_IMAGE_BYTES; at += 8) {
-        uint64_t word = 0;
-        memcpy(&word, image + at, sizeof(word));
-        key = state_mix(key + word + at);
-    }
     memset(out, 0, SIM_QEMU_STATE_BYTES_MAX);
     memcpy(out, state_magic, sizeof(state_magic));
     for (size_t at = sizeof(state_magic); at + 8 <= size; at += 8) {
-        state_store(out + at, state_mix(key + at));
+        const uint64_t word = state_mix(key + at);
+        memcpy(out + at, &word, sizeof(word));
     }
     out[size - STATE_TAIL_BYTES] = STATE_SECTION_FOOTER;
     memset(out + size - STATE_TAIL_BYTES + 1, 0, STATE_TAIL_BYTES - 1);
@@ -307,7 +299,7 @@ static bool state_load(struct sim_qemu *qemu, struct state_buffers *buffers) {
 static void state_load_due(void *context) {
     struct sim_qemu *qemu = context;
     KELPIE_ASSERT(qemu->state == SIM_QEMU_INMIGRATE && qemu->load != KELPIE_OS_NO_HANDLE);
-    struct state_buffers *buffers = kelpie__alloc(qemu->os, sizeof(*buffers));
+    struct state_buffers *buffers = kelpie__alloc_raw(qemu->os, sizeof(*buffers));
     if (buffers == NULL) {
         kelpie__sim_qemu_exit(qemu, 1);
         return;

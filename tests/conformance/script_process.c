@@ -260,17 +260,17 @@ static void process_identity(struct conform *conform) {
 
 /* Another's memory: of nobody, and where it has none. */
 static void process_memory(struct conform *conform) {
-    uint64_t entry = 0;
+    uint8_t bits = 0;
     char byte = 'x';
     struct conform_child child = child_start(conform, 0, NULL, 0);
     child_ask(conform, &child, "echo alive");
     said(conform, kelpie__os_read_memory(conform->os, 999999999, 4096, &byte, 1), "read nobody's");
     said(conform, kelpie__os_write_memory(conform->os, 999999999, 4096, &byte, 1),
          "write nobody's");
-    said(conform, kelpie__os_page_map(conform->os, 999999999, 4096, &entry, 1), "map of nobody");
-    entry = 7;
-    said(conform, kelpie__os_page_map(conform->os, child.pid, 4096, &entry, 1), "map of nothing");
-    say(conform, "entry %llu", (unsigned long long)entry);
+    said(conform, kelpie__os_page_map(conform->os, 999999999, 4096, &bits, 1), "map of nobody");
+    bits = 7;
+    said(conform, kelpie__os_page_map(conform->os, child.pid, 4096, &bits, 1), "map of nothing");
+    say(conform, "bits %u", bits);
     said(conform, kelpie__os_read_memory(conform->os, child.pid, 4096, &byte, 1), "read nothing");
     said(conform, kelpie__os_write_memory(conform->os, child.pid, 4096, &byte, 1), "write nothing");
     child_kill(conform, &child, SIGKILL);

@@ -37,9 +37,8 @@ struct kelpie_qemu_save {
     enum kelpie_qemu_save_step step;
     bool has_run; /* the guest did, meanwhile */
     struct kelpie_vmm_save order;
-    struct kelpie_vmm_saved *out; /* borrowed: until it is done; NULL: of one in advance */
-    uint64_t
-        *ahead; /* owned: of each page, what was written in advance (memory.h); NULL: nothing */
+    struct kelpie_vmm_saved *out;   /* borrowed: until it is done; NULL: of one in advance */
+    struct kelpie_qemu_ahead ahead; /* its arrays are owned */
     struct kelpie_vmm_saved saved;
     uint32_t handle_set; /* number of the last one: each is used once */
 };

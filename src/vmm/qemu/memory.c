@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * See memory.h. What makes a page private stands in the kernel's Documentation/admin-guide/mm/
- * pagemap.rst: present (bit 63) or swapped (62), and not a page of a file (61). That holds for
- * anonymous memory and for a private mapping of a file, whose untouched pages are the file's.
+ * See memory.h. What is copied are the pages that are private to QEMU (page_map of os.h).
  */
 #include "vmm/qemu/memory.h"
 
@@ -29,12 +27,7 @@
 #define COPY_SLICE_STEPS 256u
 #define COPY_WRITES_MAX 16u
 
-#define PAGE_MAP_PRESENT (UINT64_C(1) << 63)
-#define PAGE_MAP_SWAPPED (UINT64_C(1) << 62)
-#define PAGE_MAP_FILE (UINT64_C(1) << 61)
-
 struct kelpie_qemu_copy_buffers {
-    uint64_t entries[COPY_UNIT_PAGES];
     uint8_t bits[COPY_UNIT_PAGES / 8];
     uint8_t data[COPY_RUN_PAGES * KELPIE_QEMU_PAGE_BYTES];
 };
@@ -200,13 +193,18 @@ static int64_t copy_write(struct kelpie_qemu_copy *copy, int file, const uint8_t
     return (int64_t)done;
 }
 
+static bool copy_is_ahead(const struct kelpie_qemu_copy *copy, uint64_t page) {
+    const uint8_t *bits = copy->order.ahead.bits;
+    return bits != NULL && (bits[page / 8] >> (page % 8) & 1) != 0;
+}
+
 /* A page that was written in advance and is the VM's no more: QEMU gave it back. What the file has
  * of it would come back with a restore. */
 static int copy_take_back(struct kelpie_qemu_copy *copy, uint64_t page,
                           struct kelpie_error *error) {
     uint64_t offset = page * KELPIE_QEMU_PAGE_BYTES;
     uint8_t *zeros = copy->buffers->data;
-    KELPIE_ASSERT(copy->order.kind == KELPIE_QEMU_COPY_SAVE && copy->order.ahead[page] != 0);
+    KELPIE_ASSERT(copy->order.kind == KELPIE_QEMU_COPY_SAVE && copy_is_ahead(copy, page));
     memset(zeros, 0, KELPIE_QEMU_PAGE_BYTES);
     int64_t written = copy_write(copy, copy->order.memory, zeros, KELPIE_QEMU_PAGE_BYTES, offset);
     return written == (int64_t)KELPIE_QEMU_PAGE_BYTES
@@ -214,38 +212,41 @@ static int copy_take_back(struct kelpie_qemu_copy *copy, uint64_t page,
                : copy_fail(copy, written, "take back a part", offset, error);
 }
 
-/* Which pages of the unit are private: from QEMU's page map, and into the map. */
-static int copy_unit_look(struct kelpie_qemu_copy *copy, struct kelpie_error *error) {
-    struct kelpie_qemu_copy_buffers *buffers = copy->buffers;
-    size_t count = (size_t)copy->unit_count;
-    uint64_t offset = copy->unit_page * KELPIE_QEMU_PAGE_BYTES;
-    bool has_any = false;
-    bool is_second = copy->order.kind == KELPIE_QEMU_COPY_SAVE && copy->order.ahead != NULL;
-    int status = kelpie__os_page_map(copy->os, copy->order.pid, copy->order.address + offset,
-                                     buffers->entries, count);
-    if (status < 0) {
-        return copy_fail(copy, status, "read the page map", offset, error);
-    }
-    for (size_t i = 0; i < count; i += 1) {
-        uint64_t entry = buffers->entries[i];
-        bool is_private =
-            (entry & (PAGE_MAP_PRESENT | PAGE_MAP_SWAPPED)) != 0 && (entry & PAGE_MAP_FILE) == 0;
-        if (is_private) {
-            buffers->bits[i / 8] = (uint8_t)(buffers->bits[i / 8] | 1u << i % 8);
-            has_any = true;
-        } else if (is_second && copy->order.ahead[copy->unit_page + i] != 0) {
-            status = copy_take_back(copy, copy->unit_page + i, error);
-            if (status < 0) {
-                return status;
+/* Those of the unit that were written in advance, and are not private any more. */
+static int copy_take_back_unit(struct kelpie_qemu_copy *copy, struct kelpie_error *error) {
+    const uint8_t *ahead = &copy->order.ahead.bits[copy->unit_page / 8];
+    int status = 0;
+    KELPIE_ASSERT(copy->unit_page % 8 == 0);
+    for (size_t i = 0; i < (copy->unit_count + 7) / 8 && status == 0; i += 1) {
+        unsigned gone = ahead[i] & ~(unsigned)copy->buffers->bits[i];
+        for (unsigned bit = 0; bit < 8 && gone >> bit != 0 && status == 0; bit += 1) {
+            if ((gone >> bit & 1) != 0) {
+                status = copy_take_back(copy, copy->unit_page + i * 8 + bit, error);
             }
         }
     }
-    if (!has_any || copy->order.map == KELPIE_OS_NO_HANDLE ||
-        copy->order.kind == KELPIE_QEMU_COPY_AHEAD) {
-        return 0;
+    return status;
+}
+
+/* Which pages of the unit are private: from QEMU's page map, and into the map. */
+static int copy_unit_look(struct kelpie_qemu_copy *copy, struct kelpie_error *error) {
+    uint8_t *bits = copy->buffers->bits;
+    size_t bytes = (size_t)(copy->unit_count + 7) / 8;
+    uint64_t offset = copy->unit_page * KELPIE_QEMU_PAGE_BYTES;
+    bool is_second = copy->order.kind == KELPIE_QEMU_COPY_SAVE && copy->order.ahead.bits != NULL;
+    int status = kelpie__os_page_map(copy->os, copy->order.pid, copy->order.address + offset, bits,
+                                     (size_t)copy->unit_count);
+    if (status < 0) {
+        return copy_fail(copy, status, "read the page map", offset, error);
     }
-    size_t bytes = (count + 7) / 8;
-    int64_t written = copy_write(copy, copy->order.map, buffers->bits, bytes, copy->unit_page / 8);
+    if (is_second) {
+        status = copy_take_back_unit(copy, error);
+    }
+    if (status < 0 || bytes_are_zero(bits, bytes) || copy->order.map == KELPIE_OS_NO_HANDLE ||
+        copy->order.kind == KELPIE_QEMU_COPY_AHEAD) {
+        return status;
+    }
+    int64_t written = copy_write(copy, copy->order.map, bits, bytes, copy->unit_page / 8);
     return written == (int64_t)bytes
                ? 0
                : copy_fail(copy, written, "write the map of changes", offset, error);
@@ -273,24 +274,20 @@ static int copy_unit_begin(struct kelpie_qemu_copy *copy, struct kelpie_error *e
                                                      : copy_unit_look(copy, error);
 }
 
-static uint64_t page_sum(const uint8_t *bytes) {
-    uint64_t sum = kelpie__checksum_u64(bytes, KELPIE_QEMU_PAGE_BYTES);
-    return sum != 0 ? sum : 1;
-}
-
 /* Whether a page has to be written: those of zeros are holes, but over what was written in advance.
  */
 static bool copy_wants(struct kelpie_qemu_copy *copy, uint64_t page, const uint8_t *bytes) {
-    uint64_t *ahead = copy->order.ahead;
-    if (ahead != NULL && copy->order.kind == KELPIE_QEMU_COPY_SAVE && ahead[page] != 0) {
+    const struct kelpie_qemu_ahead *ahead = &copy->order.ahead;
+    if (copy->order.kind == KELPIE_QEMU_COPY_SAVE && copy_is_ahead(copy, page)) {
         copy->stored_bytes += KELPIE_QEMU_PAGE_BYTES; /* it is there, as it is or anew */
-        return page_sum(bytes) != ahead[page];
+        return kelpie__checksum_u64(bytes, KELPIE_QEMU_PAGE_BYTES) != ahead->sums[page];
     }
     if (bytes_are_zero(bytes, KELPIE_QEMU_PAGE_BYTES)) {
         return false;
     }
     if (copy->order.kind == KELPIE_QEMU_COPY_AHEAD) {
-        ahead[page] = page_sum(bytes);
+        ahead->bits[page / 8] = (uint8_t)(ahead->bits[page / 8] | 1u << page % 8);
+        ahead->sums[page] = kelpie__checksum_u64(bytes, KELPIE_QEMU_PAGE_BYTES);
     }
     copy->stored_bytes += KELPIE_QEMU_PAGE_BYTES;
     return true;
@@ -352,8 +349,9 @@ static int copy_step(struct kelpie_qemu_copy *copy, struct kelpie_error *error) 
     }
     uint64_t next = copy->unit_next;
     while (next < copy->unit_count && !copy_bit(copy, next)) {
-        next += 1;
+        next += next % 8 == 0 && copy->buffers->bits[next / 8] == 0 ? 8 : 1;
     }
+    next = kelpie__min_u64(next, copy->unit_count);
     uint64_t end = next;
     while (end < copy->unit_count && end - next < COPY_RUN_PAGES && copy_bit(copy, end)) {
         end += 1;
@@ -405,8 +403,8 @@ int kelpie__qemu_copy_start(struct kelpie_qemu_copy *copy, struct kelpie_os *os,
     KELPIE_ASSERT(copy->buffers == NULL && callback != NULL);
     KELPIE_ASSERT(order->memory_bytes % KELPIE_QEMU_PAGE_BYTES == 0 && order->memory_bytes > 0);
     KELPIE_ASSERT(order->kind != KELPIE_QEMU_COPY_LOAD || order->map >= 0);
-    KELPIE_ASSERT(order->kind != KELPIE_QEMU_COPY_AHEAD || order->ahead != NULL);
-    struct kelpie_qemu_copy_buffers *buffers = kelpie__alloc(os, sizeof(*buffers));
+    KELPIE_ASSERT(order->kind != KELPIE_QEMU_COPY_AHEAD || order->ahead.bits != NULL);
+    struct kelpie_qemu_copy_buffers *buffers = kelpie__alloc_raw(os, sizeof(*buffers));
     if (buffers == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "allocate %zu bytes to copy memory",
                             sizeof(*buffers));

@@ -44,16 +44,22 @@ enum kelpie_qemu_copy_kind {
     KELPIE_QEMU_COPY_LOAD,  /* from the files to QEMU: every page whose bit is set */
 };
 
+/* What a file has already of a guest's memory. */
+struct kelpie_qemu_ahead {
+    uint8_t *bits;  /* of each page one, zeros at first; NULL: nothing is in advance */
+    uint64_t *sums; /* of a page whose bit is set: the checksum of what the file has */
+    /* 64 bits: one page in 10^19 that changed would be taken for the same. */
+};
+
 struct kelpie_qemu_copy_order {
     int32_t pid;
     uint64_t address;
     uint64_t memory_bytes;
     int memory; /* file: pages at their offsets */
     int map;    /* file: one bit a page; KELPIE_OS_NO_HANDLE: not written */
-    /* Of each page the checksum of what the file has of it; 0: nothing. Filled by AHEAD, which
-     * wants zeros; a SAVE leaves out what is as it was, and NULL means that nothing is. Borrowed:
-     * until the callback. 64 bits: one page in 10^19 that changed would be taken for the same. */
-    uint64_t *ahead;
+    /* Filled by AHEAD; a SAVE leaves out what is as it was. Without it nothing is. Borrowed: until
+     * the callback. */
+    struct kelpie_qemu_ahead ahead;
     enum kelpie_qemu_copy_kind kind;
 };
 

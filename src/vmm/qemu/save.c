@@ -33,16 +33,26 @@ static void save_remove_handle(struct kelpie_qemu *qemu) {
     kelpie__ignore(kelpie__qemu_execute(qemu, "remove-fd", arguments, save_ignore, NULL));
 }
 
-static size_t save_ahead_bytes(const struct kelpie_qemu *qemu) {
-    KELPIE_ASSERT(qemu->memory_bytes > 0);
-    return (size_t)(qemu->memory_bytes / KELPIE_QEMU_PAGE_BYTES) * sizeof(*qemu->save.ahead);
+static size_t save_page_count(const struct kelpie_qemu *qemu) {
+    KELPIE_ASSERT(qemu->memory_bytes > 0 && qemu->memory_bytes % KELPIE_QEMU_PAGE_BYTES == 0);
+    return (size_t)(qemu->memory_bytes / KELPIE_QEMU_PAGE_BYTES);
+}
+
+static size_t save_bits_bytes(const struct kelpie_qemu *qemu) {
+    return (save_page_count(qemu) + 7) / 8;
+}
+
+static size_t save_sums_bytes(const struct kelpie_qemu *qemu) {
+    return save_page_count(qemu) * sizeof(*qemu->save.ahead.sums);
 }
 
 void kelpie__qemu_save_forget(struct kelpie_qemu *qemu) {
+    struct kelpie_qemu_ahead *ahead = &qemu->save.ahead;
     KELPIE_ASSERT(qemu->save.step == KELPIE_QEMU_SAVE_NONE);
-    if (qemu->save.ahead != NULL) {
-        kelpie__free(qemu->os, qemu->save.ahead, save_ahead_bytes(qemu));
-        qemu->save.ahead = NULL;
+    if (ahead->bits != NULL) {
+        kelpie__free(qemu->os, ahead->bits, save_bits_bytes(qemu));
+        kelpie__free(qemu->os, ahead->sums, save_sums_bytes(qemu));
+        *ahead = (struct kelpie_qemu_ahead){0};
     }
 }
 
@@ -286,11 +296,14 @@ int kelpie__qemu_save_ahead(struct kelpie_vmm *vmm, const struct kelpie_vmm_save
         return status;
     }
     kelpie__qemu_save_forget(qemu);
-    qemu->save.ahead = kelpie__alloc(qemu->os, save_ahead_bytes(qemu));
-    if (qemu->save.ahead == NULL) {
+    uint8_t *bits = kelpie__alloc(qemu->os, save_bits_bytes(qemu));
+    uint64_t *sums = bits == NULL ? NULL : kelpie__alloc_raw(qemu->os, save_sums_bytes(qemu));
+    if (sums == NULL) {
+        kelpie__free(qemu->os, bits, save_bits_bytes(qemu));
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "allocate %zu bytes to save memory",
-                            save_ahead_bytes(qemu));
+                            save_bits_bytes(qemu) + save_sums_bytes(qemu));
     }
+    qemu->save.ahead = (struct kelpie_qemu_ahead){.bits = bits, .sums = sums};
     return save_start(qemu, order, NULL, error);
 }
 
@@ -305,6 +318,6 @@ int kelpie__qemu_save(struct kelpie_vmm *vmm, const struct kelpie_vmm_save *orde
     if (!order->is_ahead) {
         kelpie__qemu_save_forget(qemu); /* it is of other files */
     }
-    KELPIE_ASSERT(order->is_ahead == (qemu->save.ahead != NULL));
+    KELPIE_ASSERT(order->is_ahead == (qemu->save.ahead.bits != NULL));
     return save_start(qemu, order, out, error);
 }
