@@ -851,8 +851,8 @@ struct kelpie_pool_options {
  * others follow. `name` borrows, rules as for VMs; NULL: one is drawn. `config` borrows, may be
  * NULL. Gives *out (kelpie_pool_close). Errors: every problem of the configuration; EXISTS; LIMIT
  * (size, concurrency, or all members together need more memory than the host has: both values, and
- * the way out); those of kelpie_vm_create and kelpie_vm_start for the first member; TIMEOUT.
- * Nothing is left on failure. */
+ * the way out); those of kelpie_vm_create and kelpie_vm_start for the first member; TIMEOUT;
+ * NOT_FOUND (it was removed before that waited). Nothing is left on failure. */
 KELPIE_MUST_CHECK int kelpie_pool_create(struct kelpie *kelpie, const char *name,
                                          struct kelpie_config *config,
                                          const struct kelpie_pool_options *options,

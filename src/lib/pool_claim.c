@@ -250,7 +250,9 @@ static void claim_changed(void *context, uint32_t bits) {
     struct kelpie_claim *claim = context;
     KELPIE_ASSERT(bits != 0 && claim->connection >= 0);
     claim_hang_up(claim);
-    claim_plan(claim, CLAIM_LOOKING);
+    if (claim->step == CLAIM_LOOKING) { /* not while a member is asked: its answer comes first */
+        claim_plan(claim, CLAIM_LOOKING);
+    }
 }
 
 /* The connection was made before the pool was looked at: no change is missed. */

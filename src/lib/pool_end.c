@@ -108,7 +108,11 @@ static void prune_orphan(struct kelpie *kelpie, const struct kelpie_pool_store *
                          const char *entry) {
     struct kelpie_pool_directory directory;
     KELPIE_ASSERT(entry[0] != '.');
-    if (kelpie__pool_directory_open(&directory, store, entry, NULL) < 0) {
+    int status = kelpie__pool_directory_open(&directory, store, entry, NULL);
+    if (status == KELPIE_E_NOT_FOUND) { /* a disk has lost what it had acknowledged */
+        kelpie__pool_store_prune(store, entry);
+    }
+    if (status < 0) {
         return;
     }
     if (kelpie__pool_directory_is_orphan(&directory) &&

@@ -108,15 +108,17 @@ int kelpie__pool_wait(struct kelpie *kelpie, int connection, int64_t deadline_ns
     }
     int status =
         kelpie__loop_watch(loop, connection, KELPIE_OS_READABLE, wait_ended, &has_ended, &slot);
+    if (status < 0) {
+        kelpie__ignore(kelpie__os_close(kelpie->os, connection)); /* nothing came over it */
+        return kelpie__fail(error, status, 0, "wait for the keeper of a pool");
+    }
     while (status == 0 && !has_ended && (deadline_ns < 0 || loop->now_ns < deadline_ns)) {
         status = kelpie__turn(kelpie, deadline_ns, error); /* bound: the caller's deadline */
         if (has_ended) {
             break;
         }
     }
-    if (status == 0 || has_ended) {
-        kelpie__loop_unwatch(loop, slot);
-    }
+    kelpie__loop_unwatch(loop, slot);
     kelpie__ignore(kelpie__os_close(kelpie->os, connection));
     return status;
 }

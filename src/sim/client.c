@@ -12,7 +12,9 @@
 #include "core/text.h"
 #include "kelpie.h"
 #include "lib/internal.h"
+#include "sim/client_clone.h"
 #include "sim/client_command.h"
+#include "sim/client_pool.h"
 #include "sim/client_snapshot.h"
 #include "sim/install.h"
 #include "sim/machine.h"
@@ -31,6 +33,7 @@ struct client {
     struct kelpie_os *os;
     struct kelpie *kelpie;
     struct kelpie_vm *vms[SIM_SWARM_VM_MAX];
+    struct sim_pool_client pool;
     uint32_t index;
 };
 
@@ -131,6 +134,9 @@ static int client_ask(struct client *client, const struct sim_operation *operati
         return kelpie_vm_delete(vm, false, error);
     case SIM_MODEL_DELETE_FORCE:
         return kelpie_vm_delete(vm, true, error);
+    case SIM_MODEL_CLONE:
+        return kelpie__sim_clone(client->clients->world, client->kelpie, vm, operation,
+                                 client->clients->swarm->is_calm, error);
     case SIM_MODEL_CREATE:
     case SIM_MODEL_CREATE_FROM:
     case SIM_MODEL_FORK:
@@ -212,6 +218,10 @@ static uint64_t deadline_ms(const struct client *client, const struct sim_operat
         return KELPIE_EXEC_TIMEOUT_MS_DEFAULT + KELPIE_EXEC_BACKSTOP_MS + CLIENT_CALL_MS;
     case SIM_MODEL_SNAPSHOT:
         return is_calm ? CLIENT_CALL_MS : KELPIE_SNAPSHOT_TIMEOUT_MS + 4 * CLIENT_CALL_MS;
+    case SIM_MODEL_CLONE: /* twice: forks of forks */
+        return is_calm ? 2 * CLIENT_CALL_MS
+                       : KELPIE_SNAPSHOT_TIMEOUT_MS + KELPIE_RESTORE_CHECK_TIMEOUT_MS +
+                             KELPIE_BOOT_TIMEOUT_MS_DEFAULT + 6 * CLIENT_CALL_MS;
     case SIM_MODEL_RESTORE:
     case SIM_MODEL_FORK:
         return is_calm ? CLIENT_CALL_MS
@@ -244,7 +254,8 @@ static int client_open(struct client *client, struct kelpie_error *error) {
 static void client_close(struct client *client) {
     if (client->kelpie != NULL) {
         kelpie__sim_judge_client_gone(client->clients->judge, client->index);
-        memset(client->vms, 0, sizeof(client->vms)); /* they go with the library */
+        memset(client->vms, 0, sizeof(client->vms)); /* they go with the library; so do pools */
+        memset(client->pool.handles, 0, sizeof(client->pool.handles));
         struct kelpie_os *os = kelpie__close_keeping_os(client->kelpie);
         KELPIE_ASSERT(os == client->os);
         client->kelpie = NULL;
@@ -311,9 +322,21 @@ static void client_look(struct client *client, const struct sim_operation *opera
     case SIM_LOOK_REST:
         kelpie__sim_process_sleep(client->process, CLIENT_REST_NS);
         break;
+    case SIM_LOOK_POOL_MAKE:
+    case SIM_LOOK_POOL_CLAIM:
+    case SIM_LOOK_POOL_REMOVE:
+    case SIM_LOOK_POOL_LOOK:
     case SIM_LOOK_COUNT:
         break;
     }
+}
+
+static void client_pool(struct client *client, const struct sim_operation *operation) {
+    client->pool.swarm = client->clients->swarm;
+    client->pool.pools = client->clients->pools;
+    client->pool.process = client->process;
+    client->pool.kelpie = client->kelpie;
+    kelpie__sim_pool_do(&client->pool, operation);
 }
 
 /* ---- a client's life ------------------------------------------------------------------------- */
@@ -396,7 +419,9 @@ static void client_do(struct client *client, const struct sim_operation *operati
         return;
     }
     client_note(client, operation);
-    if (operation->is_look && operation->kind != SIM_LOOK_INSPECT) {
+    if (kelpie__sim_pool_is_operation(operation)) {
+        client_pool(client, operation);
+    } else if (operation->is_look && operation->kind != SIM_LOOK_INSPECT) {
         client_look(client, operation);
     } else {
         uint64_t result = 0;
@@ -452,6 +477,9 @@ static bool is_used(const struct sim_clients *clients, uint32_t vm) {
     for (uint32_t i = 0; i < clients->operation_count; i += 1) {
         const struct sim_operation *operation = &clients->operations[i];
         bool is_fork = !operation->is_look && operation->op == SIM_MODEL_FORK;
+        if (kelpie__sim_pool_is_operation(operation)) {
+            continue;
+        }
         if (operation->vm == vm || (is_fork && operation->target == vm)) {
             return true;
         }

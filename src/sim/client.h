@@ -12,6 +12,8 @@
 
 #define SIM_CLIENT_PATH "/usr/bin/client-" /* and its number */
 
+struct sim_pools;
+
 struct sim_clients {
     struct sim_world *world;                /* borrowed */
     struct sim_judge *judge;                /* borrowed */
@@ -21,6 +23,7 @@ struct sim_clients {
     int64_t *begun_ns;                   /* borrowed: when each was begun; NULL: nobody asks */
     uint32_t next[SIM_SWARM_CLIENT_MAX]; /* the operation that each does next */
     uint32_t lives[SIM_SWARM_CLIENT_MAX];
+    struct sim_pools *pools;       /* borrowed */
     int64_t herd_ns[SIM_HERD_MAX]; /* when they meet; 0: nobody of it has come yet */
 };
 

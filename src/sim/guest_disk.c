@@ -2,7 +2,8 @@
  *
  * Disks of a guest: an image is a list of files (guest.h, "Images of root file systems"), which
  * become files of the guest when it is mounted. A writable layer's file on the host gets the
- * guest's files when the guest says sync.
+ * guest's files when the guest says sync: a raw one at its beginning, a qcow2 one behind its
+ * tables; one that never got any shows those of the layer below.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -16,25 +17,83 @@
 #define DISK_LINE_BYTES 512u
 #define DISK_FILES_MAX 4096u
 #define DISK_UPPER "upper"
+#define DISK_QCOW2_MAGIC "QFI\xfb"
+#define DISK_QCOW2_OFFSET (UINT64_C(1) << 20) /* in a qcow2 layer: far behind its tables */
+#define DISK_LAYERS_MAX 64u
+#define DISK_BLOCK 4096u
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* The whole file of the host; NULL: there is none, or no memory. */
+static bool disk_is_qcow2(struct sim_disk *host, const char *path) {
+    char magic[4] = "";
+    return kelpie__sim_disk_peek(host, false, path, magic, sizeof(magic)) >= 4 &&
+           memcmp(magic, DISK_QCOW2_MAGIC, sizeof(magic)) == 0;
+}
+
+static uint64_t disk_number(const uint8_t *bytes, size_t count) {
+    uint64_t value = 0;
+    for (size_t i = 0; i < count; i += 1) {
+        value = value << 8 | bytes[i];
+    }
+    return value;
+}
+
+/* `inout` becomes the path of the layer below, which is named beside it. */
+static bool disk_below(struct sim_disk *host, char inout[SIM_PATH_BYTES_MAX]) {
+    uint8_t head[20];
+    char name[256] = "";
+    char *slash = strrchr(inout, '/');
+    if (slash == NULL ||
+        kelpie__sim_disk_peek(host, false, inout, head, sizeof(head)) < (int64_t)sizeof(head)) {
+        return false;
+    }
+    uint64_t offset = disk_number(&head[8], 8);
+    uint64_t length = disk_number(&head[16], 4);
+    if (offset == 0 || length == 0 || length >= sizeof(name) ||
+        kelpie__sim_disk_peek_at(host, inout, offset, name, (size_t)length) != (int64_t)length) {
+        return false;
+    }
+    size_t room = SIM_PATH_BYTES_MAX - (size_t)(slash + 1 - inout);
+    return kelpie__text_copy(name[0] == '/' ? inout : slash + 1,
+                             name[0] == '/' ? SIM_PATH_BYTES_MAX : room, name);
+}
+
+/* The uppermost layer that has files; without one, the lowest. Gives where its files begin. */
+static uint64_t disk_layer(struct sim_disk *host, char inout[SIM_PATH_BYTES_MAX]) {
+    for (uint32_t i = 0; i < DISK_LAYERS_MAX && disk_is_qcow2(host, inout); i += 1) {
+        if (kelpie__sim_disk_peek(host, false, inout, NULL, 0) > (int64_t)DISK_QCOW2_OFFSET) {
+            return DISK_QCOW2_OFFSET;
+        }
+        if (!disk_below(host, inout)) {
+            break;
+        }
+    }
+    return 0;
+}
+
+/* The files of a disk; NULL: there is none, or no memory. */
 static char *disk_load(struct sim_guest *guest, const char *path, size_t *out_count) {
     struct sim_disk *host = kelpie__sim_world_disk(guest->world);
+    char layer[SIM_PATH_BYTES_MAX];
     char head[sizeof(DISK_MAGIC)] = "";
-    int64_t size = kelpie__sim_disk_peek(host, false, path, head, sizeof(DISK_MAGIC) - 1);
+    if (!kelpie__text_copy(layer, sizeof(layer), path)) {
+        return NULL;
+    }
+    uint64_t offset = disk_layer(host, layer);
+    int64_t size = kelpie__sim_disk_peek(host, false, layer, NULL, 0);
     if (size < 0) {
         return NULL;
     }
-    if (strcmp(head, DISK_MAGIC) != 0) {
-        size = 0; /* a layer as mke2fs leaves it: large, and holes but for a few blocks */
+    int64_t got = kelpie__sim_disk_peek_at(host, layer, offset, head, sizeof(DISK_MAGIC) - 1);
+    if (got < (int64_t)sizeof(DISK_MAGIC) - 1 || strcmp(head, DISK_MAGIC) != 0) {
+        size = (int64_t)offset; /* a layer as mke2fs leaves it: large, holes but for some blocks */
     }
-    char *bytes = malloc((size_t)size + 1);
+    size_t count = (size_t)size - (size_t)offset;
+    char *bytes = malloc(count + 1);
     if (bytes != NULL) {
-        kelpie__ignore(kelpie__sim_disk_peek(host, false, path, bytes, (size_t)size));
-        bytes[size] = '\0';
-        *out_count = (size_t)size;
+        kelpie__ignore(kelpie__sim_disk_peek_at(host, layer, offset, bytes, count));
+        bytes[count] = '\0';
+        *out_count = count;
     }
     return bytes;
 }
@@ -206,6 +265,17 @@ static void disk_write_all(struct disk_writer *writer, struct sim_disk *disk, ch
     }
 }
 
+/* What a qcow2 file has before the files. */
+static void writer_add_tables(struct disk_writer *writer, struct sim_disk *host, const char *path) {
+    char *tables = calloc(1, DISK_QCOW2_OFFSET);
+    writer->has_failed = writer->has_failed || tables == NULL;
+    if (tables != NULL) {
+        kelpie__ignore(kelpie__sim_disk_peek(host, false, path, tables, DISK_QCOW2_OFFSET));
+        writer_add(writer, tables, DISK_QCOW2_OFFSET);
+        free(tables);
+    }
+}
+
 int kelpie__sim_guest_disk_sync(struct sim_guest *guest) {
     const struct sim_kernel *kernel = guest->kernel;
     const struct sim_kernel_disk *layer = NULL;
@@ -216,12 +286,17 @@ int kelpie__sim_guest_disk_sync(struct sim_guest *guest) {
     if (layer == NULL || layer->is_read_only) {
         return 0;
     }
+    static const char blanks[DISK_BLOCK] = "";
     struct disk_writer writer = {0};
     char(*paths)[256] = malloc((size_t)DISK_FILES_MAX * sizeof(*paths));
     writer.has_failed = paths == NULL;
+    if (disk_is_qcow2(kelpie__sim_world_disk(guest->world), layer->path)) {
+        writer_add_tables(&writer, kelpie__sim_world_disk(guest->world), layer->path);
+    }
     writer_add(&writer, DISK_MAGIC, strlen(DISK_MAGIC));
     if (!writer.has_failed) {
         disk_write_all(&writer, guest->machine->disk, paths);
+        writer_add(&writer, blanks, (DISK_BLOCK - writer.count % DISK_BLOCK) % DISK_BLOCK);
     }
     int status = writer.has_failed
                      ? -EIO

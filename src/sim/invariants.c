@@ -36,7 +36,7 @@ struct invariant_vm {
     uint64_t paused_guest; /* its number; one that was restored since is another */
     uint8_t paused_nonce[SIM_GUEST_NONCE_BYTES];
     uint64_t paused_ticks;
-    int32_t vmm_pid;    /* of its last VMM */
+    int32_t vmm_pid;    /* of the VMM that it was last published with */
     int32_t arrived;    /* of the VMM whose guest was published last */
     bool has_vmm_ended; /* and how: */
     struct kelpie_os_exit vmm_exit;
@@ -221,17 +221,12 @@ static void check_cause(struct sim_invariants *invariants, const struct invarian
     }
 }
 
-/* Its argv says whose it is, while it lives. */
-static void note_vmm_started(struct sim_invariants *invariants, const struct sim_process *process) {
-    for (int i = 0; i < process->argc; i += 1) {
-        const char *directory = strstr(process->argv[i], SIM_TRUTH_VMS);
-        for (uint32_t j = 0; directory != NULL && j < invariants->vm_count; j += 1) {
-            struct invariant_vm *vm = &invariants->vms[j];
-            if (kelpie__sim_truth_names_vm(directory, vm->path)) {
-                vm->vmm_pid = process->pid;
-                vm->has_vmm_ended = false;
-            }
-        }
+/* The one of a live state: not yet the one that is on its way to take its place. */
+static void note_vmm(struct invariant_vm *vm, const struct invariant_record *record) {
+    bool is_live = record->state == KELPIE_VM_RUNNING || record->state == KELPIE_VM_PAUSED;
+    if (is_live && record->vmm_pid > 0 && vm->vmm_pid != record->vmm_pid) {
+        vm->vmm_pid = record->vmm_pid;
+        vm->has_vmm_ended = false;
     }
 }
 
@@ -301,6 +296,7 @@ static void check_state_file(struct sim_invariants *invariants, const char *path
         kelpie__sim_trace_band(trace, kelpie__sim_now(invariants->world), vm->path,
                                kelpie_vm_state_name(state));
     }
+    note_vmm(vm, &record);
     check_published(invariants, vm, was_known ? before : KELPIE_VM_CREATED, &record);
     if (state == KELPIE_VM_CRASHED && vm->has_vmm_ended) {
         check_cause(invariants, vm, record.reason);
@@ -466,9 +462,6 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
         check_orphans(invariants);
         if (event->process->machine == kelpie__sim_world_host(world)) {
             check_only_one(invariants, event->process);
-            if (is_qemu(event->process)) {
-                note_vmm_started(invariants, event->process);
-            }
         } else {
             check_started_once(invariants, event->process);
         }

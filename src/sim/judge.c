@@ -23,6 +23,7 @@
 
 /* a command's time stands still while its VM is paused: somebody, or the one that resumes, may fail
  * to resume it for long */
+#define JUDGE_SLOW_COST 100u
 #define JUDGE_PAUSED_NS (600 * KELPIE_NS_PER_S)
 /* what a start may wait for kelpie-pack, which a fault can make hang */
 #define JUDGE_PREPARE_NS (120 * KELPIE_NS_PER_S)
@@ -221,7 +222,8 @@ static void judge_tell_end(struct sim_judge *judge, const struct judge_call *cal
     bool is_of_snapshot = !operation->is_look && kelpie__sim_model_is_of_snapshot(operation->op);
     if (is_of_snapshot && operation->op == SIM_MODEL_RESTORE) {
         check_machine(judge, call, status);
-    } else if (is_of_snapshot && operation->op == SIM_MODEL_SNAPSHOT && status == 0) {
+    } else if (!operation->is_look && status == 0 &&
+               (operation->op == SIM_MODEL_SNAPSHOT || operation->op == SIM_MODEL_CLONE)) {
         check_source(judge, call);
     }
     note_activity(judge, operation);
@@ -291,7 +293,8 @@ void kelpie__sim_judge_begin(struct sim_judge *judge, const struct sim_operation
     judge_tell_begin(judge, operation);
     note_activity(judge, operation);
     if (!operation->is_look &&
-        (operation->op == SIM_MODEL_RESTORE || operation->op == SIM_MODEL_SNAPSHOT)) {
+        (operation->op == SIM_MODEL_RESTORE || operation->op == SIM_MODEL_SNAPSHOT ||
+         operation->op == SIM_MODEL_CLONE)) {
         note_machine(judge, call);
     }
     call->ticket = kelpie__sim_model_begin(judge->model, &asked);
@@ -320,8 +323,10 @@ static uint64_t earliest_ms(const struct sim_judge *judge, const struct sim_oper
     if (status == KELPIE_E_BOOT_TIMEOUT) {
         return KELPIE_BOOT_TIMEOUT_MS_DEFAULT * (uint64_t)judge->timeout_tenths / 10;
     }
-    /* Who was stopped himself may find that a time has passed before he could ask. */
-    bool was_away = judge_has_fault(judge, "stop") || judge_has_fault(judge, "delay");
+    /* Who was stopped himself may find that a time has passed before he could ask; and on a slow
+     * host the answer to hello is waited for since an earlier call opened the connection. */
+    bool was_away = judge_has_fault(judge, "stop") || judge_has_fault(judge, "delay") ||
+                    judge->swarm->options.cost_factor > JUDGE_SLOW_COST;
     return status == KELPIE_E_TIMEOUT && !was_away ? KELPIE_QUIESCE_TIMEOUT_MS : 0;
 }
 

@@ -58,7 +58,8 @@ bool kelpie__sim_pending(struct sim_world *world, char out[SIM_PENDING_BYTES_MAX
     struct sim_disk *disk = kelpie__sim_world_disk(world);
     return pending_process(world, out) || pending_entry(disk, SIM_STATE_DIRECTORY "/vms", out) ||
            pending_entry(disk, SIM_RUNTIME_DIRECTORY "/vms", out) ||
-           pending_entry(disk, SIM_STATE_DIRECTORY "/" KELPIE_SNAPSHOTS_DIRECTORY, out);
+           pending_entry(disk, SIM_STATE_DIRECTORY "/" KELPIE_SNAPSHOTS_DIRECTORY, out) ||
+           pending_entry(disk, SIM_STATE_DIRECTORY "/pools", out);
 }
 
 /* ---- the keeper ------------------------------------------------------------------------------ */
@@ -103,6 +104,22 @@ static int keeper_delete_all(struct kelpie *kelpie, struct kelpie_error *error) 
         status = keeper_delete(kelpie, entries[i].name, error);
     }
     kelpie_list_free(kelpie, entries, count);
+    return status;
+}
+
+/* Their keepers would make new members for ever. */
+static int keeper_remove_pools(struct kelpie *kelpie, struct kelpie_error *error) {
+    struct kelpie_pool_info *entries = NULL;
+    size_t count = 0;
+    int status = kelpie_pool_list(kelpie, &entries, &count, error);
+    for (size_t i = 0; status == 0 && i < count; i += 1) {
+        struct kelpie_pool *pool = NULL;
+        status = kelpie_pool_open(kelpie, entries[i].name, &pool, error);
+        status = status == 0 ? kelpie_pool_remove(pool, error) : status;
+        kelpie_pool_close(pool);
+        status = status == KELPIE_E_NOT_FOUND ? 0 : status;
+    }
+    kelpie_pool_list_free(kelpie, entries, count);
     return status;
 }
 
@@ -152,6 +169,9 @@ static int keeper_work(struct kelpie_os *os, int argc, char **argv, struct kelpi
     if (argc == 3) {
         struct sim_world *world = kelpie__sim_process_of(os)->machine->world;
         status = keeper_beside(kelpie, world, argv[1], argv[2], error);
+    }
+    if (status == 0) {
+        status = keeper_remove_pools(kelpie, error);
     }
     if (status == 0) {
         status = keeper_delete_all(kelpie, error);

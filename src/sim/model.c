@@ -190,7 +190,7 @@ static bool takes_time(enum sim_model_op op) {
     return op == SIM_MODEL_CREATE || op == SIM_MODEL_START || op == SIM_MODEL_STOP ||
            op == SIM_MODEL_KILL || op == SIM_MODEL_PAUSE || op == SIM_MODEL_RESUME ||
            op == SIM_MODEL_SNAPSHOT || op == SIM_MODEL_RESTORE || op == SIM_MODEL_FORGET ||
-           op == SIM_MODEL_DELETE || op == SIM_MODEL_DELETE_FORCE ||
+           op == SIM_MODEL_CLONE || op == SIM_MODEL_DELETE || op == SIM_MODEL_DELETE_FORCE ||
            kelpie__sim_model_makes_from(op);
 }
 

@@ -24,7 +24,7 @@
 static const struct {
     const char *name;
     unsigned allowed;
-    int failures[6];
+    int failures[8];
 } rules[] = {
     [SIM_MODEL_CREATE] = {"create", 0, {KELPIE_E_CREATE}},
     /* cancelled: by somebody's kill */
@@ -53,6 +53,10 @@ static const struct {
     [SIM_MODEL_FORGET] = {"forget", ANY_BUT_STARTING, {0}},
     [SIM_MODEL_DELETE] = {"delete", AT_REST, {0}},
     [SIM_MODEL_DELETE_FORCE] = {"force-delete", ANY_BUT_STARTING, {0}},
+    [SIM_MODEL_CLONE] = {"live-fork",
+                         WITH_GUEST,
+                         {KELPIE_E_SNAPSHOT, KELPIE_E_SNAPSHOT_TOO_LARGE, KELPIE_E_CANCELLED,
+                          KELPIE_E_RESTORE, KELPIE_E_SNAPSHOT_CORRUPTED, KELPIE_E_CREATE}},
     [SIM_MODEL_OBSERVE] = {"look", 0, {0}},
     [SIM_MODEL_LISTED] = {"list snapshots", 0, {0}},
 };
@@ -400,14 +404,15 @@ static void done(struct step *step) {
         done_forget(step);
         break;
     case SIM_MODEL_DELETE_FORCE:
-        done_delete(step);
-        if (!entry->has_answer && (BIT(step->from->state) & WITH_GUEST) != 0) {
-            allow_state(step, KELPIE_VM_STOPPED,
-                        SIM_MODEL_DIRTY); /* it came to that, and no further */
-        }
-        break;
     case SIM_MODEL_DELETE:
         done_delete(step);
+        if (entry->call.op == SIM_MODEL_DELETE_FORCE && !entry->has_answer &&
+            (BIT(step->from->state) & WITH_GUEST) != 0) {
+            allow_state(step, KELPIE_VM_STOPPED, SIM_MODEL_DIRTY); /* to that, and no further */
+        }
+        break;
+    case SIM_MODEL_CLONE: /* the source goes on */
+        allow_same(step);
         break;
     case SIM_MODEL_OBSERVE:
     case SIM_MODEL_LISTED:
@@ -551,7 +556,8 @@ static bool step_snapshot_answer(struct step *step) {
         entry->call.op == SIM_MODEL_START && may_be_first &&
         (entry->status == KELPIE_E_NOT_FOUND || entry->status == KELPIE_E_BUSY ||
          entry->status == KELPIE_E_RESTORE || entry->status == KELPIE_E_SNAPSHOT_CORRUPTED);
-    bool stands = entry->call.op == SIM_MODEL_SNAPSHOT || entry->call.op == SIM_MODEL_RESTORE;
+    bool stands = entry->call.op == SIM_MODEL_SNAPSHOT || entry->call.op == SIM_MODEL_RESTORE ||
+                  entry->call.op == SIM_MODEL_CLONE;
     bool has_stopped = stands && entry->status == KELPIE_E_RESUME &&
                        step->from->state == KELPIE_VM_RUNNING && !step->model->is_calm;
     bool is_calm_loss = has_lost && step->model->is_calm && entry->status != KELPIE_E_NOT_FOUND &&
@@ -603,6 +609,9 @@ static void step_vm(struct step *step) {
         }
     } else if (entry->has_answer && entry->status == KELPIE_E_CRASHED) {
         step_crashed(step);
+        if (op == SIM_MODEL_CLONE && !step->model->is_calm) {
+            allow_same(step); /* one of the others has */
+        }
     } else if (op == SIM_MODEL_STOP && entry->has_answer && entry->status == 0 &&
                entry->overlaps_end && step->from->state == KELPIE_VM_STOPPED) {
         allow_state(step, KELPIE_VM_STOPPED, entry->result == 0 ? 0 : SIM_MODEL_DIRTY); /* joined */

@@ -10,6 +10,7 @@
 
 #include "core/limits.h"
 #include "sim/client.h"
+#include "sim/client_pool.h"
 #include "sim/fault.h"
 #include "sim/invariants.h"
 #include "sim/liveness.h"
@@ -29,6 +30,7 @@ struct run {
     struct sim_judge *judge;
     struct sim_invariants *invariants;
     struct sim_clients clients;
+    struct sim_pools *pools;     /* owned */
     struct sim_operation *drawn; /* owned */
 };
 
@@ -74,7 +76,8 @@ static bool run_begin(struct run *run, char out_problem[256]) {
     run->judge = kelpie__sim_judge_create(run->world, &run->swarm);
     run->invariants = kelpie__sim_invariants_create(run->world, run->judge);
     run->drawn = calloc(SIM_OPERATION_MAX, sizeof(*run->drawn));
-    if (run->judge == NULL || run->invariants == NULL || run->drawn == NULL) {
+    run->pools = calloc(1, sizeof(*run->pools));
+    if (run->judge == NULL || run->invariants == NULL || run->drawn == NULL || run->pools == NULL) {
         kelpie__ignore(snprintf(out_problem, 256, "no memory for a run"));
         return false;
     }
@@ -89,6 +92,7 @@ static bool run_begin(struct run *run, char out_problem[256]) {
                                         .swarm = &run->swarm,
                                         .operations = operations,
                                         .operation_count = count,
+                                        .pools = run->pools,
                                         .begun_ns = run->options->begun_ns};
     return true;
 }
@@ -98,6 +102,7 @@ static void run_end(struct run *run) {
     kelpie__sim_invariants_destroy(run->invariants);
     kelpie__sim_judge_destroy(run->judge);
     free(run->drawn);
+    free(run->pools);
 }
 
 static bool clients_have_ended(void *context) {

@@ -68,6 +68,25 @@ static int looker_main(struct kelpie_os *os, int argc, char **argv) {
     return 0;
 }
 
+/* What recovery has left works: nothing goes wrong any more. */
+static int tryer_main(struct kelpie_os *os, int argc, char **argv) {
+    struct sim_process *process = kelpie__sim_process_of(os);
+    struct sim_scene *scene = kelpie__sim_world_context(process->machine->world);
+    struct sim_player player = {.scene = scene, .process = process, .os = os};
+    enum sim_scenario_before before = scene->options->scenario->before;
+    KELPIE_ASSERT(argc == 2);
+    player.index = (uint32_t)(argv[1][0] - '0');
+    if (kelpie__sim_step_open(&player) && look(&player) && player.vm != NULL &&
+        kelpie__sim_step_start_again(&player) && before >= SIM_SCENARIO_SAVED) {
+        kelpie__ignore(kelpie__sim_step_restore(&player));
+    }
+    if (before == SIM_SCENARIO_EXPORTED && player.kelpie != NULL) {
+        kelpie__sim_step_check_import(&player);
+    }
+    kelpie__sim_step_close(&player);
+    return 0;
+}
+
 static int player_main(struct kelpie_os *os, int argc, char **argv) {
     struct sim_process *process = kelpie__sim_process_of(os);
     struct sim_scene *scene = kelpie__sim_world_context(process->machine->world);
@@ -90,8 +109,10 @@ static bool are_clients_gone(void *context) {
     struct sim_machine *host = kelpie__sim_world_host(scene->world);
     for (const struct sim_process *process = host->processes; process != NULL;
          process = process->next) { /* bound: the list */
-        if ((process->main == player_main || process->main == looker_main) &&
-            process->state != SIM_PROCESS_ZOMBIE && process->state != SIM_PROCESS_GONE) {
+        bool is_client = process->main == player_main || process->main == looker_main ||
+                         process->main == tryer_main;
+        if (is_client && process->state != SIM_PROCESS_ZOMBIE &&
+            process->state != SIM_PROCESS_GONE) {
             return false;
         }
     }
@@ -215,6 +236,9 @@ static void scene_look(struct sim_scene *scene) {
             conclude(scene, KELPIE_SIM_BROKEN,
                      "invariant 24: recovering twice leaves other files than once");
         }
+        if (is_same && index + 2 < SIM_SWARM_CLIENT_MAX) {
+            kelpie__ignore(scene_client(scene, index + 2, tryer_main));
+        }
     }
 }
 
@@ -253,6 +277,7 @@ void kelpie__sim_scenario_run(const struct sim_scenario_options *options,
     kelpie__sim_world_destroy(scene.world); /* first: it has observers */
     kelpie__sim_invariants_destroy(invariants);
     kelpie__sim_judge_destroy(scene.judge);
+    free(scene.parcel.bytes);
 }
 
 void kelpie__sim_scenario_release(struct sim_scenario_result *result) {

@@ -23,6 +23,7 @@ enum sim_scenario_before {
     SIM_SCENARIO_TEMPLATE_CREATED, /* as CREATED and RUNNING; its VM may leave a template */
     SIM_SCENARIO_TEMPLATE_RUNNING, /* and be started from one */
     SIM_SCENARIO_SAVED,            /* it runs, and has a snapshot */
+    SIM_SCENARIO_EXPORTED,         /* likewise, and that has left as a stream */
 };
 
 struct sim_scenario {
@@ -32,6 +33,7 @@ struct sim_scenario {
     bool is_owned;                           /* the VM is ephemeral, and goes with its client */
     bool (*play)(struct sim_player *player); /* false: it is no use to go on */
     bool has_death;                          /* something dies in it: it is never calm */
+    bool has_disk;                           /* with layers, once there is a snapshot */
 };
 
 /* The index-th; NULL after the last. */

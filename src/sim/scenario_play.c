@@ -160,6 +160,10 @@ static bool play_verify(struct sim_player *player) {
     return kelpie__sim_step_verify(player) && kelpie__sim_step_list_snapshots(player);
 }
 
+static bool play_import(struct sim_player *player) {
+    return kelpie__sim_step_import(player) && kelpie__sim_step_list_snapshots(player);
+}
+
 /* ---- looking --------------------------------------------------------------------------------- */
 
 static bool play_list(struct sim_player *player) {
@@ -224,57 +228,72 @@ static bool play_template_hasty(struct sim_player *player) {
 /* ---- all ------------------------------------------------------------------------------------- */
 
 static const struct sim_scenario scenarios[] = {
-    {"open", "the library is opened", SIM_SCENARIO_NOTHING, false, play_open, false},
+    {"open", "the library is opened", SIM_SCENARIO_NOTHING, false, play_open, false, false},
     {"recover", "opened when the monitor of a running VM is dead", SIM_SCENARIO_RUNNING, false,
-     play_recover, true},
+     play_recover, true, false},
     {"connect", "another connection to a VM that runs", SIM_SCENARIO_RUNNING, false, play_connect,
-     false},
-    {"create", "a durable VM", SIM_SCENARIO_OPEN, false, play_create, false},
+     false, false},
+    {"create", "a durable VM", SIM_SCENARIO_OPEN, false, play_create, false, false},
     {"owner", "an ephemeral VM is made, its owner leaves", SIM_SCENARIO_OPEN, true, play_owner,
+     false, false},
+    {"start", "boot, up to Running", SIM_SCENARIO_CREATED, false, play_start, false, false},
+    {"stop", "an orderly one", SIM_SCENARIO_RUNNING, false, play_stop, false, false},
+    {"stop-paused", "of a VM that is paused", SIM_SCENARIO_PAUSED, false, play_stop_paused, false,
      false},
-    {"start", "boot, up to Running", SIM_SCENARIO_CREATED, false, play_start, false},
-    {"stop", "an orderly one", SIM_SCENARIO_RUNNING, false, play_stop, false},
-    {"stop-paused", "of a VM that is paused", SIM_SCENARIO_PAUSED, false, play_stop_paused, false},
-    {"kill", "of a VM that runs", SIM_SCENARIO_RUNNING, false, play_kill, false},
-    {"pause", "Running to Paused", SIM_SCENARIO_RUNNING, false, play_pause, false},
-    {"resume", "Paused to Running, and a command", SIM_SCENARIO_PAUSED, false, play_resume, false},
-    {"delete", "of a VM that does not run", SIM_SCENARIO_CREATED, false, play_delete, false},
-    {"delete-running", "by force", SIM_SCENARIO_RUNNING, false, play_delete_running, false},
-    {"exec", "two commands, collected", SIM_SCENARIO_RUNNING, false, play_exec, false},
-    {"exec-input", "with input, collected", SIM_SCENARIO_RUNNING, false, play_exec_input, false},
+    {"kill", "of a VM that runs", SIM_SCENARIO_RUNNING, false, play_kill, false, false},
+    {"pause", "Running to Paused", SIM_SCENARIO_RUNNING, false, play_pause, false, false},
+    {"resume", "Paused to Running, and a command", SIM_SCENARIO_PAUSED, false, play_resume, false,
+     false},
+    {"delete", "of a VM that does not run", SIM_SCENARIO_CREATED, false, play_delete, false, false},
+    {"delete-running", "by force", SIM_SCENARIO_RUNNING, false, play_delete_running, false, false},
+    {"exec", "two commands, collected", SIM_SCENARIO_RUNNING, false, play_exec, false, false},
+    {"exec-input", "with input, collected", SIM_SCENARIO_RUNNING, false, play_exec_input, false,
+     false},
     {"exec-timeout", "a command that outlives its timeout", SIM_SCENARIO_RUNNING, false,
-     play_exec_timeout, false},
+     play_exec_timeout, false, false},
     {"exec-stream", "both directions, streamed", SIM_SCENARIO_RUNNING, false, play_exec_stream,
+     false, false},
+    {"exec-attach", "detach, list, attach", SIM_SCENARIO_RUNNING, false, play_exec_attach, false,
      false},
-    {"exec-attach", "detach, list, attach", SIM_SCENARIO_RUNNING, false, play_exec_attach, false},
-    {"exec-signal", "a signal to a command", SIM_SCENARIO_RUNNING, false, play_exec_signal, false},
-    {"exec-kill", "of a command with children", SIM_SCENARIO_RUNNING, false, play_exec_kill, false},
+    {"exec-signal", "a signal to a command", SIM_SCENARIO_RUNNING, false, play_exec_signal, false,
+     false},
+    {"exec-kill", "of a command with children", SIM_SCENARIO_RUNNING, false, play_exec_kill, false,
+     false},
     {"exec-resize", "a terminal gets another size", SIM_SCENARIO_RUNNING, false, play_exec_resize,
+     false, false},
+    {"snapshot", "of a VM that runs", SIM_SCENARIO_RUNNING, false, play_snapshot, false, false},
+    {"snapshot-paused", "of a VM that is paused", SIM_SCENARIO_PAUSED, false, play_snapshot, false,
      false},
-    {"snapshot", "of a VM that runs", SIM_SCENARIO_RUNNING, false, play_snapshot, false},
-    {"snapshot-paused", "of a VM that is paused", SIM_SCENARIO_PAUSED, false, play_snapshot, false},
-    {"restore", "in place, and a command", SIM_SCENARIO_SAVED, false, play_restore, false},
-    {"fork", "of a snapshot, up to Running", SIM_SCENARIO_SAVED, false, play_fork, false},
+    {"restore", "in place, and a command", SIM_SCENARIO_SAVED, false, play_restore, false, false},
+    {"fork", "of a snapshot, up to Running", SIM_SCENARIO_SAVED, false, play_fork, false, false},
     {"create-from", "a VM that its first start will bring back", SIM_SCENARIO_SAVED, false,
-     play_create_from, false},
-    {"snapshot-remove", "and what is left", SIM_SCENARIO_SAVED, false, play_forget, false},
-    {"snapshot-verify", "every byte, and the list", SIM_SCENARIO_SAVED, false, play_verify, false},
-    {"list", "of all VMs", SIM_SCENARIO_RUNNING, false, play_list, false},
-    {"inspect", "of a VM that runs", SIM_SCENARIO_RUNNING, false, play_inspect, false},
-    {"stats", "of host and guest", SIM_SCENARIO_RUNNING, false, play_stats, false},
-    {"health", "the agent is asked", SIM_SCENARIO_RUNNING, false, play_health, false},
-    {"subscribe", "events of a pause and a resume", SIM_SCENARIO_RUNNING, false, play_subscribe,
+     play_create_from, false, false},
+    {"snapshot-remove", "and what is left", SIM_SCENARIO_SAVED, false, play_forget, false, false},
+    {"snapshot-verify", "every byte, and the list", SIM_SCENARIO_SAVED, false, play_verify, false,
      false},
-    {"read-log", "console and events", SIM_SCENARIO_RUNNING, false, play_read_log, false},
-    {"doctor", "the host is checked, KVM by a boot", SIM_SCENARIO_OPEN, false, play_doctor, false},
+    {"snapshot-disk", "of a VM that runs and has a disk", SIM_SCENARIO_RUNNING, false,
+     play_snapshot, false, true},
+    {"restore-disk", "in place, of a VM that has a disk", SIM_SCENARIO_SAVED, false, play_restore,
+     false, true},
+    {"import", "of a snapshot that was exported", SIM_SCENARIO_EXPORTED, false, play_import, false,
+     false},
+    {"list", "of all VMs", SIM_SCENARIO_RUNNING, false, play_list, false, false},
+    {"inspect", "of a VM that runs", SIM_SCENARIO_RUNNING, false, play_inspect, false, false},
+    {"stats", "of host and guest", SIM_SCENARIO_RUNNING, false, play_stats, false, false},
+    {"health", "the agent is asked", SIM_SCENARIO_RUNNING, false, play_health, false, false},
+    {"subscribe", "events of a pause and a resume", SIM_SCENARIO_RUNNING, false, play_subscribe,
+     false, false},
+    {"read-log", "console and events", SIM_SCENARIO_RUNNING, false, play_read_log, false, false},
+    {"doctor", "the host is checked, KVM by a boot", SIM_SCENARIO_OPEN, false, play_doctor, false,
+     false},
     {"template-make", "a boot that leaves a template", SIM_SCENARIO_TEMPLATE_CREATED, false,
-     play_template_make, false},
+     play_template_make, false, false},
     {"template-use", "a start from a template", SIM_SCENARIO_TEMPLATE_RUNNING, false,
-     play_template_use, false},
+     play_template_use, false, false},
     {"template-damaged", "a start from a template that is damaged", SIM_SCENARIO_TEMPLATE_RUNNING,
-     false, play_template_damaged, false},
+     false, play_template_damaged, false, false},
     {"template-hasty", "a VM that is deleted while its template is made",
-     SIM_SCENARIO_TEMPLATE_CREATED, false, play_template_hasty, false},
+     SIM_SCENARIO_TEMPLATE_CREATED, false, play_template_hasty, false, false},
 };
 
 const struct sim_scenario *kelpie__sim_scenario(uint32_t index) {
@@ -300,7 +319,8 @@ static bool play_before(struct sim_player *player) {
            (before < SIM_SCENARIO_RUNNING ||
             (kelpie__sim_step_start(player) && kelpie__sim_step_inspect(player))) &&
            (before != SIM_SCENARIO_PAUSED || kelpie__sim_step_pause(player)) &&
-           (before != SIM_SCENARIO_SAVED || kelpie__sim_step_snapshot(player));
+           (before < SIM_SCENARIO_SAVED || kelpie__sim_step_snapshot(player)) &&
+           (before != SIM_SCENARIO_EXPORTED || kelpie__sim_step_export(player));
 }
 
 void kelpie__sim_scenario_play(struct sim_player *player) {

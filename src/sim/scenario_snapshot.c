@@ -9,7 +9,7 @@
 #include "sim/client_snapshot.h"
 #include "sim/scenario_step.h"
 
-#define SNAPSHOT_NUMBER 1u
+#define SNAPSHOT_NUMBER SIM_SCENARIO_SNAPSHOT
 #define SNAPSHOT_MEMORY_MIB 128u
 
 /* Another VM of the same kind. */
@@ -49,6 +49,9 @@ static int ask_make(struct sim_player *player, const struct sim_operation *opera
     kelpie_config_set_cpus(config, 1);
     kelpie_config_set_memory_mib(config, SNAPSHOT_MEMORY_MIB);
     kelpie_config_set_lifetime(config, KELPIE_LIFETIME_DETACHED);
+    if (player->scene->options->scenario->has_disk) {
+        kelpie_config_set_disk_size_mib(config, KELPIE_DISK_SIZE_MIB_MIN);
+    }
     bool fits = kelpie__text_format(name, sizeof(name), "vm-%u", operation->target);
     KELPIE_ASSERT(fits && !player->scene->options->scenario->is_owned);
     status = kelpie__sim_snapshot_make(player->kelpie, config, name, operation, &made, error);

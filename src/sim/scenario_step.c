@@ -86,6 +86,10 @@ static void vm_name(const struct sim_player *player, char out[16]) {
     KELPIE_ASSERT(fits);
 }
 
+static bool is_of_templates(enum sim_scenario_before before) {
+    return before == SIM_SCENARIO_TEMPLATE_CREATED || before == SIM_SCENARIO_TEMPLATE_RUNNING;
+}
+
 static int ask_create(struct sim_player *player, const struct sim_operation *operation,
                       uint64_t *out_result, struct kelpie_error *error) {
     char name[16];
@@ -100,8 +104,10 @@ static int ask_create(struct sim_player *player, const struct sim_operation *ope
     kelpie_config_set_cpus(config, 1);
     kelpie_config_set_memory_mib(config, STEP_MEMORY_MIB);
     kelpie_config_set_ephemeral(config, is_owned);
-    kelpie_config_set_template(config, player->scene->options->scenario->before >=
-                                           SIM_SCENARIO_TEMPLATE_CREATED);
+    if (player->scene->options->scenario->has_disk) {
+        kelpie_config_set_disk_size_mib(config, KELPIE_DISK_SIZE_MIB_MIN);
+    }
+    kelpie_config_set_template(config, is_of_templates(player->scene->options->scenario->before));
     kelpie_config_set_lifetime(config, is_owned ? KELPIE_LIFETIME_OWNED : KELPIE_LIFETIME_DETACHED);
     vm_name(player, name);
     status = kelpie_vm_create(player->kelpie, name, config, &made, error);

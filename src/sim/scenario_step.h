@@ -7,8 +7,16 @@
 #define KELPIE_SIM_SCENARIO_STEP_H
 
 #include "kelpie.h"
+#include "sim/client_snapshot.h"
 #include "sim/scenario.h"
 #include "sim/world.h"
+
+/* A snapshot as one stream. */
+struct sim_parcel {
+    uint8_t *bytes; /* owned */
+    size_t count;
+    size_t offset; /* what was read */
+};
 
 struct sim_scene {
     const struct sim_scenario_options *options;
@@ -21,7 +29,11 @@ struct sim_scene {
     int32_t monitor_pid;      /* while it runs */
     char exec_id[33];         /* of the command that runs on */
     uint64_t exec_seen_bytes; /* of its output */
+    bool is_imported;         /* that was acknowledged */
+    struct sim_parcel parcel;
 };
+
+#define SIM_SCENARIO_SNAPSHOT 1u /* the number of the only one */
 
 struct sim_player {
     struct sim_scene *scene;
@@ -84,6 +96,12 @@ bool kelpie__sim_step_forget(struct sim_player *player);
 bool kelpie__sim_step_make_from(struct sim_player *player, bool is_started);
 bool kelpie__sim_step_verify(struct sim_player *player);
 bool kelpie__sim_step_list_snapshots(struct sim_player *player);
+/* scenario_after.c: the VM is started, where nothing can go wrong any more; the snapshot leaves as
+ * a stream, comes back under another name, is whole or not there. */
+bool kelpie__sim_step_start_again(struct sim_player *player);
+bool kelpie__sim_step_export(struct sim_player *player);
+bool kelpie__sim_step_import(struct sim_player *player);
+void kelpie__sim_step_check_import(struct sim_player *player);
 /* scenario_stream.c: commands that are streamed. Their output is a pattern, and is compared. */
 bool kelpie__sim_step_exec_start(struct sim_player *player, const char *const *argv,
                                  bool has_terminal, bool keeps_on);

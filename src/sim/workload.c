@@ -10,6 +10,7 @@
 
 #define WORKLOAD_HERD_OF 5u    /* one group of operations in so many */
 #define WORKLOAD_LOOK_OF 6u    /* one operation in so many only looks */
+#define WORKLOAD_POOL_OF 12u   /* one in so many, and so many groups, are about pools */
 #define WORKLOAD_HASTE_OF 4u   /* one in so many follows the one before at once */
 #define WORKLOAD_CLONE_MAX 3u  /* VMs that are only made from snapshots */
 #define WORKLOAD_REST_BITS 11u /* the others: after 1 to 2,048 ms, short ones as often as long */
@@ -24,9 +25,17 @@ static const char *const command_names[SIM_COMMAND_COUNT] = {
 };
 
 static const char *const look_names[SIM_LOOK_COUNT] = {
-    [SIM_LOOK_INSPECT] = "inspect", [SIM_LOOK_STATS] = "stats",   [SIM_LOOK_HEALTH] = "health",
-    [SIM_LOOK_LIST] = "list",       [SIM_LOOK_EVENTS] = "events", [SIM_LOOK_REOPEN] = "reopen",
+    [SIM_LOOK_INSPECT] = "inspect",
+    [SIM_LOOK_STATS] = "stats",
+    [SIM_LOOK_HEALTH] = "health",
+    [SIM_LOOK_LIST] = "list",
+    [SIM_LOOK_EVENTS] = "events",
+    [SIM_LOOK_REOPEN] = "reopen",
     [SIM_LOOK_REST] = "rest",
+    [SIM_LOOK_POOL_MAKE] = "pool-make",
+    [SIM_LOOK_POOL_CLAIM] = "pool-claim",
+    [SIM_LOOK_POOL_REMOVE] = "pool-remove",
+    [SIM_LOOK_POOL_LOOK] = "pool-look",
 };
 
 const char *kelpie__sim_command_name(uint32_t command) {
@@ -123,6 +132,23 @@ static void draw_snapshot(const struct sim_swarm *swarm, uint64_t index, struct 
     }
 }
 
+/* Some come in herds: several claim at once, or claim while the pool is removed. */
+static bool draw_pool(const struct sim_swarm *swarm, uint32_t index, struct sim_operation *out) {
+    static const enum sim_look kinds[] = {
+        SIM_LOOK_POOL_CLAIM, SIM_LOOK_POOL_CLAIM, SIM_LOOK_POOL_CLAIM,  SIM_LOOK_POOL_CLAIM,
+        SIM_LOOK_POOL_CLAIM, SIM_LOOK_POOL_MAKE,  SIM_LOOK_POOL_REMOVE, SIM_LOOK_POOL_LOOK};
+    uint32_t herd = 1 + index / SIM_HERD_SIZE;
+    bool is_herd = swarm->client_count > 1 && draw(swarm, herd, "pool-herd", WORKLOAD_POOL_OF) == 0;
+    if (swarm->pool_size == 0 || (!is_herd && draw(swarm, index, "pool", WORKLOAD_POOL_OF) != 0)) {
+        return false;
+    }
+    out->is_look = true;
+    out->kind = (uint8_t)kinds[draw(swarm, index, "pool-kind", KELPIE_ARRAY_COUNT(kinds))];
+    out->vm = (uint8_t)(draw(swarm, is_herd ? herd : index, "which-pool", 4) == 0 ? 1 : 0);
+    out->herd = is_herd ? herd : 0;
+    return true;
+}
+
 static struct sim_operation draw_operation(const struct sim_swarm *swarm, uint32_t index,
                                            struct album *album) {
     bool has_clones =
@@ -134,9 +160,12 @@ static struct sim_operation draw_operation(const struct sim_swarm *swarm, uint32
         .rest_ms = draw_rest(swarm, index),
         .value = index + 1,
     };
+    if (draw_pool(swarm, index, &operation)) {
+        return operation;
+    }
     if (draw(swarm, index, "look", WORKLOAD_LOOK_OF) == 0) {
         operation.is_look = true;
-        operation.kind = (uint8_t)draw(swarm, index, "kind", SIM_LOOK_COUNT);
+        operation.kind = (uint8_t)draw(swarm, index, "kind", SIM_LOOK_POOL_MAKE);
         return operation;
     }
     operation.op = draw_op(swarm, index);
@@ -174,6 +203,12 @@ uint32_t kelpie__sim_workload_draw(const struct sim_swarm *swarm, struct sim_ope
             count += 1;
         }
     }
+    if (swarm->pool_size > 0 && count < capacity && draw(swarm, 0, "has-pool", 2) == 0) {
+        uint8_t client = (uint8_t)draw(swarm, 0, "pool-maker", swarm->client_count);
+        out[count] = (struct sim_operation){
+            .client = client, .is_look = true, .kind = SIM_LOOK_POOL_MAKE, .value = count + 1};
+        count += 1;
+    }
     for (uint32_t i = 0; i < swarm->operation_count && count < capacity; i += 1) {
         out[count] = draw_operation(swarm, count, &album);
         count += 1;
@@ -194,9 +229,10 @@ void kelpie__sim_operation_text(const struct sim_operation *operation, char *out
     } else if (has_snapshot) {
         kelpie__ignore(snprintf(snapshot, sizeof(snapshot), " snapshot-%u", operation->snapshot));
     }
+    bool is_of_pool = operation->is_look && operation->kind >= SIM_LOOK_POOL_MAKE;
     int length =
-        snprintf(out, capacity, "client %u: %s%s%s%s on vm-%u (value %llu)", operation->client,
+        snprintf(out, capacity, "client %u: %s%s%s%s on %s-%u (value %llu)", operation->client,
                  verb, is_exec ? " " : "", is_exec ? command_names[operation->kind] : "", snapshot,
-                 operation->vm, (unsigned long long)operation->value);
+                 is_of_pool ? "pool" : "vm", operation->vm, (unsigned long long)operation->value);
     KELPIE_ASSERT(length > 0);
 }

@@ -38,6 +38,11 @@ enum sim_look {
     SIM_LOOK_EVENTS,
     SIM_LOOK_REOPEN, /* closes the library, with all that this client owns, and opens it again */
     SIM_LOOK_REST,   /* sleeps */
+    /* client_pool.h: nobody else uses what these make */
+    SIM_LOOK_POOL_MAKE,
+    SIM_LOOK_POOL_CLAIM,
+    SIM_LOOK_POOL_REMOVE,
+    SIM_LOOK_POOL_LOOK,
     SIM_LOOK_COUNT,
 };
 

@@ -2,8 +2,9 @@
  *
  * kelpie-sim crash-states: the power fails after each call that changes the disk, and every state
  * that the disk may legally be in is met by a fresh client: the VM is there whole, or not at all;
- * what was acknowledged is there; recovering twice leaves what recovering once left. Then the same
- * with a second power loss after each such call of the recovery, in every state again.
+ * what was acknowledged is there; recovering twice leaves what recovering once left; it can be
+ * started, over all layers of its disk, and restored from its snapshot. Then the same with a second
+ * power loss after each such call of the recovery, in every state again.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,8 +14,6 @@
 #include "os/os_call.h"
 #include "simcli/sweep.h"
 
-#define CRASH_LIMIT 512u       /* states of one place; of those that have more, so many are met */
-#define CRASH_AGAIN_LIMIT 16u  /* likewise, of a place within recovery */
 #define CRASH_PLACES_MAX 4096u /* of one scenario */
 #define CRASH_STATES_MAX (1u << 20)
 
@@ -23,8 +22,19 @@ struct crash_state {
     uint64_t index;
 };
 
+/* Of a place with more states than `limit`, so many are met; likewise of a place within recovery,
+ * which is looked into after one state in `again_of`. What has many calls has small ones, so that
+ * all of them are a part of CI. */
+struct crash_subject {
+    const char *scenario;
+    uint32_t limit;
+    uint32_t again_limit;
+    uint32_t again_of;
+};
+
 struct crash_search {
     struct simcli *simcli;
+    const struct crash_subject *subject;
     struct sim_search search;
     enum sim_disk_profile profile;
     uint32_t places[CRASH_PLACES_MAX]; /* calls at whose entry the power fails */
@@ -33,11 +43,21 @@ struct crash_search {
     struct crash_state *states;        /* owned */
     uint32_t state_count;
     uint64_t runs;
+    uint32_t stride;  /* of the campaign: one state in so many */
     uint64_t limited; /* places with more states than are met */
 };
 
-static const char *const scenarios[] = {"create", "start",          "stop", "kill",
-                                        "delete", "delete-running", "owner"};
+static const struct crash_subject subjects[] = {
+    {"create", 512, 16, 1},       {"delete", 512, 16, 1},
+    {"start", 16, 2, 16},         {"pause", 16, 2, 16},
+    {"stop", 16, 2, 16},          {"kill", 16, 2, 16},
+    {"owner", 32, 4, 8},          {"recover", 8, 2, 32},
+    {"snapshot", 8, 1, 32},       {"snapshot-disk", 8, 1, 32},
+    {"restore", 8, 1, 32},        {"restore-disk", 8, 1, 32},
+    {"fork", 8, 1, 32},           {"create-from", 8, 1, 32},
+    {"import", 8, 1, 32},         {"snapshot-remove", 16, 2, 16},
+    {"delete-running", 32, 2, 8},
+};
 
 static const char *profile_name(enum sim_disk_profile profile) {
     return profile == SIM_DISK_EXT4 ? "ext4" : "posix";
@@ -56,7 +76,7 @@ static void options_of(const struct crash_search *crash, const char *plan, const
                                          .disk_profile = crash->profile,
                                          .crash_indexes = indexes,
                                          .crash_index_count = count,
-                                         .crash_limit = CRASH_LIMIT,
+                                         .crash_limit = crash->subject->limit,
                                          .is_recovery = true};
 }
 
@@ -125,7 +145,7 @@ static void meet(void *context, uint64_t index, struct sim_nursery *nursery,
 
 /* ---- and another one during recovery --------------------------------------------------------- */
 
-static void meet_again(const struct sim_scenario_options *options, uint64_t first,
+static void meet_again(const struct sim_scenario_options *options, uint64_t first, uint32_t limit,
                        struct simcli_outcome *out) {
     KELPIE_ASSERT(options->is_recovery && options->crash_limit > 1);
     uint64_t indexes[2] = {first, 0};
@@ -139,7 +159,7 @@ static void meet_again(const struct sim_scenario_options *options, uint64_t firs
         run_options(&again, out, &result);
         out->value += 1;
         if (i == 0) { /* as many as there are, at most so many */
-            count = kelpie__min_u64(result.crash_counts[1], CRASH_AGAIN_LIMIT);
+            count = kelpie__min_u64(result.crash_counts[1], limit);
         }
     }
 }
@@ -150,6 +170,7 @@ static void recover(void *context, uint64_t index, struct sim_nursery *nursery,
     char first[SIM_SEARCH_RULE_BYTES_MAX];
     char second[SIM_SEARCH_RULE_BYTES_MAX];
     char plan[2 * SIM_SEARCH_RULE_BYTES_MAX + 8];
+    index *= crash->stride;
     KELPIE_ASSERT(index < crash->state_count);
     struct sim_search recovery;
     struct sim_scenario_options options;
@@ -165,7 +186,7 @@ static void recover(void *context, uint64_t index, struct sim_nursery *nursery,
         rule_of(&recovery, places[i], second);
         kelpie__ignore(snprintf(plan, sizeof(plan), "%s; %s", first, second));
         options.plan = plan;
-        meet_again(&options, state->index, out);
+        meet_again(&options, state->index, crash->subject->again_limit, out);
     }
     kelpie__sim_search_end(&recovery);
     free(places);
@@ -177,14 +198,15 @@ static void tell_place(void *context, const struct simcli_failure *first, uint32
     const struct crash_search *crash = context;
     char rule[SIM_SEARCH_RULE_BYTES_MAX];
     bool is_probe = crash->state_count == 0;
-    KELPIE_ASSERT(count > 0 && first->index < (is_probe ? crash->place_count : crash->state_count));
-    uint32_t place = is_probe ? (uint32_t)first->index : crash->states[first->index].place;
+    uint64_t index = first->index * crash->stride;
+    KELPIE_ASSERT(count > 0 && index < (is_probe ? crash->place_count : crash->state_count));
+    uint32_t place = is_probe ? (uint32_t)index : crash->states[index].place;
     rule_of(&crash->search, crash->places[place], rule);
     printf("  FAIL %s (verdict %d, %u run%s)\n    on %s, state %llu of %u, scenario %s: %s\n",
            first->outcome.reason, (int)first->outcome.verdict, count, count == 1 ? "" : "s",
            profile_name(crash->profile),
-           is_probe ? 0 : (unsigned long long)crash->states[first->index].index,
-           crash->counts[place], crash->search.scenario->name, rule);
+           is_probe ? 0 : (unsigned long long)crash->states[index].index, crash->counts[place],
+           crash->search.scenario->name, rule);
 }
 
 /* 0 or the verdict of the first that failed. */
@@ -201,7 +223,7 @@ static bool list_states(struct crash_search *crash, const struct simcli_campaign
     crash->states = calloc(CRASH_STATES_MAX, sizeof(*crash->states));
     for (uint32_t i = 0; crash->states != NULL && i < crash->place_count; i += 1) {
         crash->counts[i] = probes->notes[i].value;
-        crash->limited += crash->counts[i] >= CRASH_LIMIT ? 1 : 0;
+        crash->limited += crash->counts[i] >= crash->subject->limit ? 1 : 0;
         for (uint32_t j = 0; j < crash->counts[i] && crash->state_count < CRASH_STATES_MAX;
              j += 1) {
             crash->states[crash->state_count] = (struct crash_state){i, j};
@@ -225,8 +247,10 @@ static int search_states(struct crash_search *crash) {
         code = campaign(crash, "states", crash->state_count, meet, &met);
     }
     if (code == 0) {
-        code = campaign(crash, "states, then a crash in recovery", crash->state_count, recover,
-                        &again);
+        uint32_t of = crash->subject->again_of;
+        crash->stride = of;
+        code = campaign(crash, "states, then a crash in recovery",
+                        (crash->state_count + of - 1) / of, recover, &again);
     }
     for (uint64_t i = 0; again.notes != NULL && i < again.count; i += 1) {
         recovered += again.notes[i].value;
@@ -244,8 +268,9 @@ static int search_states(struct crash_search *crash) {
     return code;
 }
 
-static int search_scenario(struct simcli *simcli, const struct sim_scenario *scenario,
+static int search_scenario(struct simcli *simcli, const struct crash_subject *subject,
                            enum sim_disk_profile profile) {
+    const struct sim_scenario *scenario = kelpie__sim_scenario_find(subject->scenario);
     char reason[SIM_RUN_REASON_BYTES_MAX];
     const struct sim_scenario_options options = {
         .scenario = scenario, .seed = simcli->seed_first, .disk_profile = profile, .is_calm = true};
@@ -254,6 +279,8 @@ static int search_scenario(struct simcli *simcli, const struct sim_scenario *sce
         return KELPIE_SIM_CRASHED;
     }
     crash->simcli = simcli;
+    crash->subject = subject;
+    crash->stride = 1;
     crash->profile = profile;
     int code = (int)kelpie__sim_search_begin(&crash->search, &options, reason);
     if (code == 0) {
@@ -275,11 +302,11 @@ int kelpie__simcli_crash_states(struct simcli *simcli) {
     if (!kelpie__simcli_scenario(simcli, &only)) {
         return KELPIE_SIM_USAGE;
     }
-    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(scenarios); i += 1) {
-        const struct sim_scenario *scenario = kelpie__sim_scenario_find(scenarios[i]);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(subjects); i += 1) {
+        const struct sim_scenario *scenario = kelpie__sim_scenario_find(subjects[i].scenario);
         for (size_t j = 0; j < KELPIE_ARRAY_COUNT(profiles); j += 1) {
             if (only == NULL || only == scenario) {
-                int one = search_scenario(simcli, scenario, profiles[j]);
+                int one = search_scenario(simcli, &subjects[i], profiles[j]);
                 code = code == 0 ? one : code;
                 count += 1;
             }
@@ -289,6 +316,5 @@ int kelpie__simcli_crash_states(struct simcli *simcli) {
         fprintf(stderr, "kelpie-sim: scenario %s changes nothing on the disk\n", only->name);
         return KELPIE_SIM_USAGE;
     }
-    printf("pending: snapshots and images have no scenario yet (issue 7)\n");
     return code;
 }

@@ -156,9 +156,17 @@ static int sync_parent(struct kelpie_os *os, const char *path) {
     return status == -EINVAL || status == -EROFS ? 0 : status; /* of file systems without */
 }
 
-/* mkdir -p: what is missing is made with mode 0700. is_lasting: for what the machine's death may
- * not take. */
-static int make_path(struct kelpie_os *os, const char *path, bool is_lasting,
+/* How sure the names of directories have to be. */
+enum places_names {
+    PLACES_NAMES_LOOSE,   /* the machine's death may take them */
+    PLACES_NAMES_SETTLED, /* what is there is durable, what is made is to be */
+    /* What is there may be so only since a moment ago, made by one who has not synced it yet, could
+     * not, or died over it: all is synced. */
+    PLACES_NAMES_UNSETTLED,
+};
+
+/* mkdir -p: what is missing is made with mode 0700. */
+static int make_path(struct kelpie_os *os, const char *path, enum places_names names,
                      struct kelpie_error *error) {
     char part[KELPIE_PATH_BYTES_MAX];
     size_t length = strlen(path);
@@ -177,10 +185,9 @@ static int make_path(struct kelpie_os *os, const char *path, bool is_lasting,
             }
             return fail_place(error, status, "make directory", part);
         }
-        status = status == 0 ? sync_parent(os, part) : 0;
-        if (status < 0 && is_lasting) {
-            /* The next one would find it, and take its name for durable. */
-            kelpie__ignore(kelpie__os_unlink(os, KELPIE_OS_CWD, part, true));
+        bool needs_sync = status == 0 || names == PLACES_NAMES_UNSETTLED;
+        status = needs_sync && names != PLACES_NAMES_LOOSE ? sync_parent(os, part) : 0;
+        if (status < 0) { /* it stays: without a format, the next one syncs it, too */
             return fail_place(error, status, "sync the directory above", part);
         }
     }
@@ -188,10 +195,10 @@ static int make_path(struct kelpie_os *os, const char *path, bool is_lasting,
 }
 
 /* Opens a directory of ours and refuses it when another user owns it or may write to it. */
-static int open_own(struct kelpie_os *os, const char *path, uint32_t uid, bool is_lasting, int *out,
-                    struct kelpie_error *error) {
+static int open_own(struct kelpie_os *os, const char *path, uint32_t uid, enum places_names names,
+                    int *out, struct kelpie_error *error) {
     struct kelpie_os_stat status;
-    int result = make_path(os, path, is_lasting, error);
+    int result = make_path(os, path, names, error);
     if (result < 0) {
         return result;
     }
@@ -294,28 +301,41 @@ static int make_absolute(struct kelpie_os *os, char path[KELPIE_PATH_BYTES_MAX],
     return 0;
 }
 
+/* The directory of VMs in `base`. Of one that lasts, STATE/format is what is written last: where it
+ * is, all names above it and that of the VMs' directory were synced before. */
 static int open_vms(struct kelpie_os *os, char base[KELPIE_PATH_BYTES_MAX], uint32_t uid,
                     bool has_format, int *out, struct kelpie_error *error) {
     char path[KELPIE_PATH_BYTES_MAX];
+    struct kelpie_os_stat stat;
     int directory = KELPIE_OS_NO_HANDLE;
-    int status = open_own(os, base, uid, has_format, &directory, error);
+    enum places_names names = PLACES_NAMES_LOOSE;
+    if (has_format) {
+        bool is_settled = kelpie__text_join(path, sizeof(path), base, "format") &&
+                          kelpie__os_stat(os, KELPIE_OS_CWD, path, true, &stat) == 0;
+        names = is_settled ? PLACES_NAMES_SETTLED : PLACES_NAMES_UNSETTLED;
+    }
+    int status = open_own(os, base, uid, names, &directory, error);
     if (status == 0) {
         status = make_absolute(os, base, error);
     }
-    if (status < 0) {
-        if (directory >= 0) {
-            kelpie__ignore(kelpie__os_close(os, directory));
-        }
-        return status;
-    }
-    if (has_format) {
-        status = check_format(os, directory, base, error);
-    }
-    kelpie__ignore(kelpie__os_close(os, directory));
     if (status == 0 && !kelpie__text_join(path, sizeof(path), base, "vms")) {
         status = kelpie__fail(error, KELPIE_E_CONFIG, 0, "the path \"%s\" is too long", base);
     }
-    return status < 0 ? status : open_own(os, path, uid, has_format, out, error);
+    int vms = KELPIE_OS_NO_HANDLE;
+    if (status == 0) {
+        status = open_own(os, path, uid, names, &vms, error);
+    }
+    if (status == 0 && has_format) {
+        status = check_format(os, directory, base, error);
+    }
+    if (directory >= 0) {
+        kelpie__ignore(kelpie__os_close(os, directory));
+    }
+    if (status < 0 && vms >= 0) {
+        kelpie__ignore(kelpie__os_close(os, vms));
+    }
+    *out = status < 0 ? *out : vms;
+    return status;
 }
 
 int kelpie__places_open(struct kelpie_places *places, struct kelpie_os *os,
@@ -339,7 +359,7 @@ int kelpie__places_open(struct kelpie_places *places, struct kelpie_os *os,
     if (status < 0) {
         goto fail_runtime;
     }
-    status = open_own(os, places->cache_path, identity.uid, false, &cache, error);
+    status = open_own(os, places->cache_path, identity.uid, PLACES_NAMES_LOOSE, &cache, error);
     if (status < 0) {
         goto fail_cache;
     }

@@ -111,11 +111,21 @@ static bool is_current(const struct kelpie_pool_store *store, const char *entry,
            mine.inode == current.inode && mine.device == current.device;
 }
 
+/* Its file is there, and the directory of its members' notes. */
+static bool is_whole(struct kelpie_os *os, int directory) {
+    struct kelpie_pool_values values;
+    struct kelpie_os_stat stat;
+    int status = kelpie__pool_file_read(os, directory, &values, NULL);
+    return status == 0 ? kelpie__os_stat(os, directory, values.id, false, &stat) == 0
+                       : status != KELPIE_E_NOT_FOUND; /* damaged: for people */
+}
+
 void kelpie__pool_store_prune(const struct kelpie_pool_store *store, const char *entry) {
-    KELPIE_ASSERT(entry[0] == '.');
+    bool is_named = entry[0] != '.';
+    KELPIE_ASSERT(entry[0] != '\0');
     int directory = open_directory(store->os, store->directory, entry);
     if (directory >= 0 && kelpie__os_lock(store->os, directory) == 0 &&
-        is_current(store, entry, directory)) {
+        is_current(store, entry, directory) && !(is_named && is_whole(store->os, directory))) {
         KELPIE_REACHED(store->os, "a part of a pool was found");
         kelpie__ignore(kelpie__remove_directory(store->os, store->directory, entry));
     }

@@ -105,7 +105,7 @@ KELPIE_MUST_CHECK int kelpie__pool_store_list(const struct kelpie_pool_store *st
                                               char out_entry[KELPIE_NAME_BYTES_MAX + 8],
                                               struct kelpie_error *error);
 /* Removes one that its maker has left half made, or that has no member any more and was left half
- * removed, unless somebody is at it. */
+ * removed, unless somebody is at it; by a pool's name, one that is no whole pool. */
 void kelpie__pool_store_prune(const struct kelpie_pool_store *store, const char *entry);
 
 /* ---- notes of members that wait -------------------------------------------------------------- */

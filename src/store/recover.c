@@ -61,6 +61,7 @@ static void recover_log(struct kelpie_os *os, int directory,
     char line[RECOVER_LINE_BYTES];
     struct kelpie_json_writer writer;
     struct kelpie_os_stat stat;
+    KELPIE_ASSERT(!kelpie__state_is_live(record->state));
     int file = kelpie__os_open(os, directory, KELPIE_VM_EVENTS_FILE, KELPIE_OS_OPEN_WRITE, 0);
     if (file < 0) { /* it was never started */
         return;

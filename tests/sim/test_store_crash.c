@@ -9,6 +9,7 @@
 #include "core/small_file.h"
 #include "core/text.h"
 #include "store/lasting.h"
+#include "store/places.h"
 #include "store/vm_directory.h"
 
 #define STATES_MAX 400u /* of one moment; of more, so many of them */
@@ -303,11 +304,47 @@ static void test_made_vm_is_whole_or_absent(void **state) {
     }
 }
 
+/* ---- the state directory --------------------------------------------------------------------- */
+
+static int open_places(struct fixture *f, struct kelpie_places *places) {
+    const struct kelpie_open_options options = {.struct_size = sizeof(options),
+                                                .state_directory = "/work/a/b",
+                                                .libexec_directory = "/work"};
+    return kelpie__places_open(places, f->os, &options, NULL);
+}
+
+/* Whoever comes second has what it needs durable, wherever the first one died. */
+static void test_places_are_durable_after_one_who_died(void **state) {
+    bool is_through = false;
+    kelpie__ignore(state != NULL);
+    for (unsigned calls = 0; calls < CALLS_MAX && !is_through; calls += 1) {
+        struct fixture f;
+        struct kelpie_places first;
+        struct kelpie_places second;
+        struct kelpie_os_stat stat;
+        begin(&f, 1, SIM_DISK_POSIX, NULL);
+        stop_after(f.os, calls);
+        bool has_first = open_places(&f, &first) == 0;
+        is_through = !is_stopped;
+        go_on(f.os);
+        assert_int_equal(open_places(&f, &second), 0);
+        kelpie__places_close(&second);
+        if (has_first) {
+            kelpie__places_close(&first);
+        }
+        kelpie__sim_disk_crash_to(f.disk, 0, LIMIT); /* nothing that is pending survives */
+        assert_int_equal(kelpie__os_stat(f.os, CWD, "/work/a/b/vms", false, &stat), 0);
+        end(&f);
+    }
+    assert_true(is_through);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_synced_state_is_old_or_new),
         cmocka_unit_test(test_what_lasts_is_old_or_new_with_its_files),
         cmocka_unit_test(test_made_vm_is_whole_or_absent),
+        cmocka_unit_test(test_places_are_durable_after_one_who_died),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
