@@ -24,7 +24,9 @@ struct kelpie_cache {
 struct kelpie_cache_kernel {
     char path[KELPIE_PATH_BYTES_MAX]; /* as it was found: an ELF vmlinux or a bzImage */
     bool is_elf;
-    bool is_own;       /* Kelpie's own kernel: no ACPI, no modules (KELPIE_VMM_KERNEL_OWN) */
+    /* Kelpie's own kernel, or another ELF image that finds its devices on the command line: the
+     * machine has no ACPI (KELPIE_VMM_KERNEL_OWN). */
+    bool is_own;
     char release[128]; /* "6.1.0-56-cloud-amd64"; empty: it does not say */
 };
 

@@ -123,6 +123,28 @@ static void test_kernel_is_found_by_path_then_variable_then_own(void **state) {
     assert_int_equal(unlink(in_test("libexec/vmlinux")), 0);
 }
 
+/* The mark may lie over the border of two pieces that are read, and at the very end. */
+static void test_kernel_of_another_name_is_known_by_its_driver(void **state) {
+    static const size_t places[] = {0x400, 0x2000 - 7, 0x6000 - 19};
+    const struct kelpie_cache cache = cache_of_test();
+    uint8_t bytes[0x6000];
+    assert_non_null(state);
+    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i += 1) {
+        struct kelpie_cache_kernel kernel;
+        memset(bytes, 0, sizeof(bytes));
+        memcpy(bytes, (const uint8_t[]){0x7f, 'E', 'L', 'F', 2, 1, 1}, 7);
+        bytes[18] = 62;
+        memcpy(bytes + places[i], "virtio-mmio-cmdline", 19);
+        write_file(in_test("marked"), bytes, sizeof(bytes));
+        assert_int_equal(kelpie__cache_find_kernel(&cache, in_test("marked"), &kernel, NULL), 0);
+        assert_true(kernel.is_elf && kernel.is_own);
+        bytes[places[i] + 18] = 'f';
+        write_file(in_test("marked"), bytes, sizeof(bytes));
+        assert_int_equal(kelpie__cache_find_kernel(&cache, in_test("marked"), &kernel, NULL), 0);
+        assert_true(kernel.is_elf && !kernel.is_own);
+    }
+}
+
 static void assert_arguments(const struct kelpie_cache_item *item, const char *first, ...) {
     va_list arguments;
     size_t count = 1;
@@ -240,6 +262,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_kernel_that_cannot_be_used_is_refused),
         cmocka_unit_test(test_kernel_is_found_by_path_then_variable_then_own),
+        cmocka_unit_test(test_kernel_of_another_name_is_known_by_its_driver),
         cmocka_unit_test(test_plans_say_what_to_run),
         cmocka_unit_test(test_initramfs_key_follows_its_inputs),
         cmocka_unit_test(test_missing_programs_are_named),
