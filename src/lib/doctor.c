@@ -22,6 +22,7 @@
 /* the cache of one kernel and its modules \ */
 #define DOCTOR_SPACE_FAILED_BYTES (UINT64_C(64) << 20)
 #define DOCTOR_SPACE_WARNING_BYTES (UINT64_C(1) << 30) /* a root file system of some size */
+#define DOCTOR_BOOT_MS (4 * KELPIE_KVM_TRIAL_MS)       /* 10 s were seen on a KVM within a VM */
 #define DOCTOR_KVM_DEVICE "/dev/kvm"
 #define DOCTOR_DEFAULT_PATH "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 
@@ -226,7 +227,7 @@ static int try_kvm(struct kelpie *kelpie, enum kelpie_backend backend, struct ke
     kelpie_config_set_ephemeral(config, true);
     kelpie_config_set_overcommit(config, true);
     kelpie_config_set_template(config, false);
-    kelpie_config_set_boot_timeout_ms(config, 2 * KELPIE_KVM_TRIAL_MS);
+    kelpie_config_set_boot_timeout_ms(config, DOCTOR_BOOT_MS);
     status = kelpie_vm_create(kelpie, NULL, config, &vm, error);
     kelpie_config_destroy(config);
     if (status < 0) {

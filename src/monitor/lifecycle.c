@@ -460,11 +460,14 @@ void kelpie__lifecycle_arrived(struct kelpie_lifecycle *lifecycle, enum kelpie_v
 
 void kelpie__lifecycle_guest_greeted(struct kelpie_monitor *monitor) {
     struct kelpie_lifecycle *lifecycle = kelpie__lifecycle_of(monitor);
-    if (lifecycle->is_trial && !lifecycle->is_trial_lost) {
+    if (lifecycle->vmm == NULL || (lifecycle->is_trial && lifecycle->is_trial_lost)) {
+        return; /* a candidate's guest, which proves nothing; or it is being ended: too late */
+    }
+    if (lifecycle->is_trial) {
         kelpie__timer_disarm(monitor->loop, &lifecycle->trial_timer);
-        kelpie__vmm_settle(lifecycle->vmm, true, "it booted a guest on this host");
         lifecycle->is_trial = false;
     }
+    kelpie__vmm_settle(lifecycle->vmm, true, "it booted a guest on this host");
 }
 
 void kelpie__lifecycle_booted(struct kelpie_lifecycle *lifecycle) {

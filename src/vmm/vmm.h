@@ -228,8 +228,8 @@ struct kelpie_vmm_operations {
     int (*load)(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
                 struct kelpie_error *error);
 
-    /* Starting to Ended: tells the driver whether the guest that ran on trial said hello in time.
-     * It remembers. */
+    /* Starting to Ended: tells the driver whether the guest that ran on trial said hello in time,
+     * or that one which was on none said hello. It remembers. */
     void (*settle)(struct kelpie_vmm *vmm, bool is_good, const char *reason);
 
     /* Starting, Running: KELPIE_E_BOOT when the guest's clock does not run as the host's does. */

@@ -180,6 +180,23 @@ static void test_damaged_memory_of_the_verdict_means_a_new_trial(void **state) {
     assert_true(choose(world).trial_ns > 0);
 }
 
+static void test_kvm_that_is_asked_for_and_boots_is_proved(void **state) {
+    struct world *world = *state;
+    struct kelpie_accel accel = choose(world);
+    kelpie__accel_remember(&world->os, world->directory, &accel, false, "the host was busy");
+    assert_int_equal(kelpie__accel_choose(&world->os, world->directory, world->qemu,
+                                          KELPIE_VMM_ACCELERATOR_KVM, &accel, NULL),
+                     0);
+    assert_true(accel.is_unproved);
+    assert_int_equal(accel.trial_ns, 0); /* nothing takes its place */
+    kelpie__accel_remember(&world->os, world->directory, &accel, true, "it booted");
+    assert_int_equal(choose(world).accelerator, KELPIE_VMM_ACCELERATOR_KVM);
+    assert_int_equal(kelpie__accel_choose(&world->os, world->directory, world->qemu,
+                                          KELPIE_VMM_ACCELERATOR_KVM, &accel, NULL),
+                     0);
+    assert_false(accel.is_unproved);
+}
+
 static void test_kvm_that_is_asked_for_and_missing_says_why(void **state) {
     struct world *world = *state;
     struct kelpie_accel accel;
@@ -272,6 +289,7 @@ int main(void) {
         ROW(test_auto_remembers_failure_with_its_reason),
         ROW(test_verdict_is_void_for_another_kernel_or_qemu),
         ROW(test_damaged_memory_of_the_verdict_means_a_new_trial),
+        ROW(test_kvm_that_is_asked_for_and_boots_is_proved),
         ROW(test_kvm_that_is_asked_for_and_missing_says_why),
         ROW(test_tsc_is_measured_and_recalled),
         ROW(test_tsc_that_is_unsteady_is_refused),

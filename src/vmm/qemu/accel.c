@@ -124,8 +124,11 @@ static int accel_open_kvm(struct kelpie_os *os) {
     return 0;
 }
 
-static int accel_choose_kvm(struct kelpie_os *os, struct kelpie_accel *out,
-                            struct kelpie_error *error) {
+/* Whatever an earlier trial found, which a busy host may have lost: a guest that boots now is what
+ * counts from then on. */
+static int accel_choose_kvm(struct kelpie_os *os, const char *cache_directory,
+                            struct kelpie_accel *out, struct kelpie_error *error) {
+    char told[KELPIE_ACCEL_REASON_BYTES_MAX] = "";
     int status = accel_open_kvm(os);
     if (status < 0) {
         const char *way_out = status == -EACCES || status == -EPERM
@@ -135,6 +138,8 @@ static int accel_choose_kvm(struct kelpie_os *os, struct kelpie_accel *out,
                             "KVM was asked for and cannot be used: open /dev/kvm (%s)", way_out);
     }
     out->accelerator = KELPIE_VMM_ACCELERATOR_KVM;
+    out->is_unproved =
+        accel_recall(os, cache_directory, out->key, told, sizeof(told)) != ACCEL_USABLE;
     kelpie__text_format(out->reason, sizeof(out->reason), "asked for");
     KELPIE_ASSERT(out->trial_ns == 0);
     return 0;
@@ -161,6 +166,7 @@ static void accel_choose_auto(struct kelpie_os *os, const char *cache_directory,
         break;
     case ACCEL_UNKNOWN:
         out->accelerator = KELPIE_VMM_ACCELERATOR_KVM;
+        out->is_unproved = true;
         out->trial_ns = (int64_t)KELPIE_KVM_TRIAL_MS * KELPIE_NS_PER_MS;
         kelpie__text_format(out->reason, sizeof(out->reason), "KVM is tried for the first time");
         break;
@@ -181,7 +187,7 @@ int kelpie__accel_choose(struct kelpie_os *os, const char *cache_directory, cons
         kelpie__text_format(accel.reason, sizeof(accel.reason), "asked for");
         break;
     case KELPIE_VMM_ACCELERATOR_KVM: {
-        int status = accel_choose_kvm(os, &accel, error);
+        int status = accel_choose_kvm(os, cache_directory, &accel, error);
         if (status < 0) {
             return status;
         }

@@ -17,6 +17,7 @@
 struct kelpie_accel {
     enum kelpie_vmm_accelerator accelerator; /* KVM or TCG */
     int64_t trial_ns;                        /* not 0: KVM on trial, for so long */
+    bool is_unproved;                        /* a guest that boots is news worth remembering */
     char key[KELPIE_ACCEL_KEY_BYTES];        /* this host kernel, CPU and QEMU build */
     char reason[KELPIE_ACCEL_REASON_BYTES_MAX];
 };

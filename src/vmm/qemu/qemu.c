@@ -398,9 +398,11 @@ static int qemu_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
 static void qemu_settle(struct kelpie_vmm *vmm, bool is_good, const char *reason) {
     struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
     KELPIE_ASSERT(qemu->vmm.state != KELPIE_VMM_NEW);
-    if (qemu->accel.trial_ns > 0) {
+    /* One that was asked for and does not boot may have other reasons: that is no verdict. */
+    if (qemu->accel.trial_ns > 0 || (qemu->accel.is_unproved && is_good)) {
         kelpie__accel_remember(qemu->os, qemu->cache_directory, &qemu->accel, is_good, reason);
         qemu->accel.trial_ns = 0;
+        qemu->accel.is_unproved = false;
     }
     KELPIE_ASSERT(qemu->accel.trial_ns == 0);
 }
