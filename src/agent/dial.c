@@ -40,6 +40,8 @@ static void dial_ready_callback(void *context, uint32_t bits) {
     KELPIE_ASSERT(bits != 0);
     kelpie__loop_unwatch(agent->loop, agent->dial_slot);
     agent->is_dialling = false;
+    /* Where a connect failed, SO_ERROR is set, and epoll tells of that: it is never writable alone.
+     */
     if ((bits & KELPIE_OS_HANGUP) != 0) {
         kelpie__ignore(kelpie__os_close(agent->os, agent->port));
         agent->port = KELPIE_OS_NO_HANDLE;
