@@ -36,6 +36,7 @@ int kelpie__krun_describe(const struct kelpie_krun_options *options) {
         !kelpie__krun_library_load(options, &library)) {
         return KELPIE_KRUN_FAILED;
     }
+    KELPIE_ASSERT(library.start_enter != NULL);
     printf("version %s\n", describe_version(&library));
     kelpie__krun_library_each_choice(&library, describe_line);
     describe_line(kelpie__krun_library_has_disks(&library), "disks");

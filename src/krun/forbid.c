@@ -110,6 +110,7 @@ bool kelpie__krun_forbid(void) {
     const struct sock_fprog program = {.len = FORBID_COUNT, .filter = filter};
     static_assert(FORBID_COUNT <= BPF_MAXINSNS, "one program holds them");
     forbid_build(filter);
+    KELPIE_ASSERT(program.len == FORBID_COUNT);
     /* The driver sets it, too; by hand nobody did, and a filter may not be set without. */
     bool is_good = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
                    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;

@@ -140,6 +140,7 @@ void kelpie__krun_library_each_choice(const struct kelpie_krun_library *library,
         const struct library_call *call = &library_calls[i];
         void *symbol = NULL;
         memcpy(&symbol, (const char *)library + call->offset, sizeof(symbol));
+        KELPIE_ASSERT(!call->is_needed || symbol != NULL);
         if (!call->is_needed) {
             callback(symbol != NULL, call->name);
         }

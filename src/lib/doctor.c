@@ -309,6 +309,7 @@ static void try_libkrun(const struct doctor *doctor, const struct kelpie_libkrun
 static void check_libkrun(const struct doctor *doctor, bool tries_kvm) {
     struct kelpie_error error = {0};
     struct kelpie_libkrun libkrun;
+    KELPIE_ASSERT(doctor->kelpie != NULL);
     if (kelpie__libkrun_ask(doctor->kelpie, &libkrun, &error) < 0) {
         tell(doctor, "libkrun", KELPIE_CHECK_WARNING, "", "%s", error.message);
     } else if (libkrun.missing[0] != '\0') {

@@ -25,6 +25,8 @@ struct libkrun_ask {
 };
 
 static void ask_end(struct libkrun_ask *ask, const struct kelpie_error *error) {
+    KELPIE_ASSERT(!ask->waiter.is_done);
+    KELPIE_ASSERT(ask->pipe != KELPIE_OS_NO_HANDLE);
     kelpie__loop_unwatch(ask->kelpie->loop, ask->watch);
     kelpie__timer_disarm(ask->kelpie->loop, &ask->timer);
     kelpie__waiter_done(&ask->waiter, error);
@@ -43,6 +45,7 @@ static void ask_ready(void *context, uint32_t bits) {
     struct kelpie_error error = {0};
     size_t room = LIBKRUN_TEXT_BYTES_MAX - ask->length;
     KELPIE_ASSERT(bits != 0);
+    KELPIE_ASSERT(ask->length <= LIBKRUN_TEXT_BYTES_MAX);
     int64_t count =
         room == 0 ? 0 /* more than it ever tells: what came is enough */
                   : kelpie__os_read(ask->kelpie->os, ask->pipe, ask->text + ask->length, room);
@@ -76,7 +79,9 @@ static int ask_spawn(struct kelpie *kelpie, int pipe, struct kelpie_error *error
         argv[count + 1] = firmware;
         count += 2;
     }
+    KELPIE_ASSERT(pipe != KELPIE_OS_NO_HANDLE);
     KELPIE_ASSERT(count < KELPIE_ARRAY_COUNT(argv));
+    KELPIE_ASSERT(argv[count] == NULL);
     int status = kelpie__places_program(&kelpie->places, argv[0], program, sizeof(program), error);
     if (status < 0) {
         return status;
@@ -111,6 +116,8 @@ static void ask_line(struct kelpie_libkrun *out, const char *line) {
 
 static void ask_read(struct libkrun_ask *ask, struct kelpie_libkrun *out) {
     char *line = ask->text;
+    KELPIE_ASSERT(ask->waiter.is_done);
+    KELPIE_ASSERT(ask->length <= LIBKRUN_TEXT_BYTES_MAX);
     ask->text[ask->length] = '\0';
     for (uint32_t i = 0; i < LIBKRUN_LINE_COUNT_MAX && line != NULL; i += 1) {
         char *end = strchr(line, '\n');
@@ -129,6 +136,7 @@ static void ask_read(struct libkrun_ask *ask, struct kelpie_libkrun *out) {
 
 static int ask_wait(struct libkrun_ask *ask, struct kelpie_error *error) {
     struct kelpie *kelpie = ask->kelpie;
+    KELPIE_ASSERT(!ask->waiter.is_done && ask->length == 0);
     int status = kelpie__loop_watch(kelpie->loop, ask->pipe, KELPIE_OS_READABLE, ask_ready, ask,
                                     &ask->watch);
     if (status < 0) {

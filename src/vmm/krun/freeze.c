@@ -145,6 +145,7 @@ static void freeze_leave(struct kelpie_krun *krun) {
     struct kelpie_krun_freeze *freeze = &krun->freeze;
     char pid[16];
     KELPIE_ASSERT(freeze->frozen[0] != '\0');
+    KELPIE_ASSERT(freeze->has_cgroup);
     kelpie__ignore(kelpie__text_format(pid, sizeof(pid), "%d", krun->process.pid));
     kelpie__ignore(freeze_write(krun->os, freeze->own, "cgroup.procs", pid));
     kelpie__ignore(kelpie__os_unlink(krun->os, KELPIE_OS_CWD, freeze->frozen, true));
