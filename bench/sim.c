@@ -23,6 +23,7 @@
 #define SWARM_SEEDS 40u /* of a round */
 #define MEMORY_RUNS_DEFAULT 10000u
 #define MEMORY_LOOKS 20u /* at what is resident, evenly over the runs */
+#define MEMORY_MIB_MAX 64
 #define FLOOR_LINES_MAX 64u
 #define STABLE_SPREAD 0.3      /* of the middle 80 % of rounds, in parts of the median */
 #define REGRESSION_FACTOR 1.5  /* worse than the floor file's figure by more than half */
@@ -279,6 +280,11 @@ static void measure_memory(struct bench *bench) {
                       (told.resident_kib[MEMORY_LOOKS - 1] - told.resident_kib[0]) / 1024);
     kelpie__bench_add(series_of(bench, "memory_failures", "runs", "that did not pass"),
                       told.failed_runs);
+    if (told.peak_kib / 1024 > MEMORY_MIB_MAX || told.failed_runs > 0) {
+        fprintf(stderr, "bench-sim: %u of %u runs failed; %.0f MiB at the peak, %d are allowed\n",
+                told.failed_runs, bench->memory_runs, told.peak_kib / 1024, MEMORY_MIB_MAX);
+        bench->has_failed = true;
+    }
 }
 
 /* ---- against the floor ----------------------------------------------------------------------- */

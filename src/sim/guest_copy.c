@@ -102,7 +102,8 @@ static bool copy_has(const struct sim_guest_copy *copy, uint64_t number, uint32_
     return *inout_next < copy->page_count && copy->pages[*inout_next].number == number;
 }
 
-/* What is zero in the copy, and may not be in the range. */
+/* What is zero in the copy, and may not be in the range. What is zero there is not written to: a
+ * page that nobody has touched takes no memory. */
 static void copy_clear(const struct sim_guest_copy *copy, const struct sim_guest_copy *before,
                        uint8_t *bytes, size_t used) {
     size_t end = used < copy->extent ? used : copy->extent;
@@ -111,8 +112,9 @@ static void copy_clear(const struct sim_guest_copy *copy, const struct sim_guest
     uint32_t next = 0;
     for (size_t i = 0; i < count; i += 1) {
         uint64_t number = before == NULL ? i : before->pages[i].number;
-        if (number < end_page && !copy_has(copy, number, &next)) {
-            memset(bytes + number * COPY_PAGE_BYTES, 0, COPY_PAGE_BYTES);
+        uint8_t *page = bytes + number * COPY_PAGE_BYTES;
+        if (number < end_page && !copy_has(copy, number, &next) && copy_lines(page) != 0) {
+            memset(page, 0, COPY_PAGE_BYTES);
         }
     }
 }

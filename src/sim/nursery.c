@@ -21,8 +21,8 @@
 #endif
 /* What a nursery keeps between two worlds: most need no more, and one that did must not leave its
  * size to all that follow. */
-#define HEAP_KEPT_BYTES (12u << 20)
-#define RANGE_KEPT_BYTES (2u << 20)
+#define HEAP_KEPT_BYTES (8u << 20)
+#define RANGE_KEPT_BYTES (1u << 20)
 #define STACK_HOST_BYTES (256u * 1024u) /* of addresses: only what is touched is there */
 
 struct sim_nursery {
