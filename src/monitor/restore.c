@@ -207,6 +207,24 @@ static void restore_timed_out(void *context) {
 
 /* ---- it takes the place ---------------------------------------------------------------------- */
 
+/* Whoever waits has been told: what later snapshots need takes a millisecond on a disk. */
+static void restore_keep(void *context) {
+    struct kelpie_restore *restore = context;
+    struct kelpie_monitor *monitor = restore->monitor;
+    struct kelpie_source *source = restore->source;
+    kelpie__source_sweep(monitor, &monitor->lifecycle.record);
+    if (source == NULL) {
+        return; /* it has ended meanwhile */
+    }
+    if (source->snapshot.directory >= 0) {
+        kelpie__sums_keep(monitor->os, monitor->directory.vm, source->snapshot.directory,
+                          &source->snapshot.manifest);
+    }
+    if (!source->is_template) {
+        kelpie__source_settle(source);
+    }
+}
+
 static void restore_arrived(struct kelpie_restore *restore) {
     struct kelpie_monitor *monitor = restore->monitor;
     struct kelpie_lifecycle *lifecycle = &monitor->lifecycle;
@@ -214,14 +232,9 @@ static void restore_arrived(struct kelpie_restore *restore) {
     bool is_in_place = restore->is_in_place;
     restore_disarm(restore);
     restore_idle(restore);
-    kelpie__source_sweep(monitor, &lifecycle->record);
-    if (restore->source != NULL) {
-        const struct kelpie_snapshot *snapshot = &restore->source->snapshot;
-        kelpie__sums_keep(monitor->os, monitor->directory.vm, snapshot->directory,
-                          &snapshot->manifest);
-    }
-    if (restore->source != NULL && !restore->source->is_template) {
-        kelpie__source_settle(restore->source);
+    bool is_fork = restore->source != NULL && kelpie__source_is_transient(restore->source);
+    if (is_fork) { /* whoever made it removes the snapshot as soon as he hears of it */
+        restore_keep(restore);
     }
     kelpie__lifecycle_arrived(lifecycle, next);
     if (is_in_place) {
@@ -230,6 +243,10 @@ static void restore_arrived(struct kelpie_restore *restore) {
     } else {
         restore->reply = (struct kelpie_reply){0};
         kelpie__pause_changed(&monitor->pause); /* the VMM may have stopped it meanwhile */
+    }
+    if (!is_fork) { /* behind the answer, which is sent in the next step */
+        kelpie__timer_arm(monitor->loop, &restore->keep_timer, monitor->loop->now_ns, restore_keep,
+                          restore);
     }
     restore_check(restore);
 }
@@ -686,6 +703,7 @@ void kelpie__restore_deinit(struct kelpie_restore *restore) {
     struct kelpie_error error = {0};
     kelpie__ignore(kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "the VM's monitor ends"));
     restore_disarm(restore);
+    kelpie__timer_disarm(restore->monitor->loop, &restore->keep_timer);
     if (restore->candidate != NULL) {
         kelpie__candidate_destroy(restore->monitor, restore->candidate, &error);
         restore->candidate = NULL;

@@ -50,6 +50,7 @@ struct kelpie_restore {
     struct kelpie_child child;
     struct kelpie_timer timer; /* the whole of it, from the new VMM's start */
     struct kelpie_timer step_timer;
+    struct kelpie_timer keep_timer; /* what can be done once its arrival is told */
     int64_t begun_ns;
     uint64_t timeout_ms;
     bool is_in_place;            /* the VM has a machine */

@@ -55,6 +55,8 @@ void kelpie__source_close(struct kelpie_source *source);
 /* The VM lives: what its own snapshots need of this one gets names in its own directory, where that
  * is possible; one that was made for it is let go then. */
 void kelpie__source_settle(struct kelpie_source *source);
+/* It was made for this VM, and others like it. */
+bool kelpie__source_is_transient(const struct kelpie_source *source);
 
 /* Drops the lock. */
 void kelpie__source_let_go(struct kelpie_source *source);

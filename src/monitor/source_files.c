@@ -319,11 +319,16 @@ static bool settle_disk(struct kelpie_source *source, uint32_t index, int kept) 
     return is_good;
 }
 
+bool kelpie__source_is_transient(const struct kelpie_source *source) {
+    const struct kelpie_config_values *config = &source->monitor->config;
+    return !source->is_template && config->is_snapshot_transient &&
+           strcmp(config->snapshot, source->snapshot.manifest.name) == 0;
+}
+
 void kelpie__source_settle(struct kelpie_source *source) {
     const struct kelpie_monitor *monitor = source->monitor;
     const struct kelpie_manifest *manifest = &source->snapshot.manifest;
-    bool is_transient = monitor->config.is_snapshot_transient &&
-                        strcmp(monitor->config.snapshot, manifest->name) == 0;
+    bool is_transient = kelpie__source_is_transient(source);
     int kept = settle_open(source);
     bool is_settled = kept >= 0 && kelpie__os_link(monitor->os, source->base, kept,
                                                    KELPIE_SNAPSHOT_BASE_FILE) == 0;
