@@ -140,6 +140,7 @@ static bool fork_is_confirming(struct kelpie_fork *fork) {
 
 void kelpie__fork_started_all(struct kelpie_fork *fork) {
     KELPIE_ASSERT(fork->pending == 0);
+    KELPIE_ASSERT(fork->taking == NULL && fork->started_count <= fork->made_count);
     if (fork_is_confirming(fork)) {
         return;
     }
@@ -170,6 +171,7 @@ static void fork_started(void *context, const struct kelpie_error *error) {
 
 static int fork_make_one(struct kelpie_fork *fork, struct kelpie_error *error) {
     struct kelpie_fork_child *child = &fork->children[fork->made_count];
+    KELPIE_ASSERT(child->vm == NULL && fork->made_count < fork->count);
     if (fork->may_take_waiting && child->name[0] == '\0') {
         child->vm = kelpie__fork_take_waiting(fork->source);
         child->has_waited = child->vm != NULL;
@@ -342,6 +344,7 @@ static int fork_check(const struct fork_order *order, struct kelpie_error *error
 /* What a fork has from its source when nothing is said: as if it came from a snapshot of it. */
 static void fork_copy_values(const struct kelpie_config_values *source,
                              struct kelpie_config_values *out) {
+    KELPIE_ASSERT(source->cpus > 0 && source->memory_mib > 0);
     out->cpus = source->cpus;
     out->memory_mib = source->memory_mib;
     out->disk_size_mib = source->disk_size_mib;

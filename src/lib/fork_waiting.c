@@ -28,6 +28,7 @@ void kelpie__vm_stop_waiting(struct kelpie_vm *vm) {
         KELPIE_ASSERT(*place != NULL);
         place = &(*place)->next_waiting;
     }
+    KELPIE_ASSERT(source->kelpie == vm->kelpie && source != vm);
     *place = vm->next_waiting;
     vm->next_waiting = NULL;
     vm->waits_for = NULL;
@@ -50,8 +51,10 @@ struct kelpie_vm *kelpie__fork_take_waiting(struct kelpie_vm *source) {
         vm = source->waiting;
     }
     if (vm != NULL) {
+        KELPIE_ASSERT(vm->waits_for == source);
         kelpie__vm_stop_waiting(vm);
     }
+    KELPIE_ASSERT(vm == NULL || vm->waits_for == NULL);
     return vm;
 }
 
@@ -60,12 +63,14 @@ void kelpie__fork_keep_waiting(struct kelpie_fork *fork) {
     KELPIE_ASSERT(fork->is_waiting && source != NULL);
     for (size_t i = 0; i < fork->count; i += 1) {
         struct kelpie_vm *vm = fork->children[i].vm;
+        KELPIE_ASSERT(vm != NULL && vm->waits_for == NULL);
         vm->waits_for = source;
         vm->next_waiting = source->waiting;
         source->waiting = vm;
         source->waiting_count += 1;
         fork->children[i].vm = NULL;
     }
+    KELPIE_ASSERT(source->waiting_count <= KELPIE_FORK_COUNT_MAX);
 }
 
 /* ---- the base -------------------------------------------------------------------------------- */
@@ -84,6 +89,8 @@ static void base_answered(void *context, const struct kelpie_error *error) {
     struct kelpie_fork *fork = context;
     struct kelpie_error changed = {0};
     bool is_first = fork->base_before[0] == '\0';
+    KELPIE_ASSERT(fork->is_waiting && !fork->is_confirmed && fork->pending == 0);
+    KELPIE_ASSERT(is_first == (fork->made_count == 0));
     fork->taking = NULL;
     if (error == NULL && fork->base[0] == '\0') {
         kelpie__ignore(kelpie__fail(&changed, KELPIE_E_LIMIT, 0, "the path of its base is long"));
@@ -120,6 +127,7 @@ int kelpie__fork_ask_base(struct kelpie_fork *fork, struct kelpie_error *error) 
     if (fork->base == NULL || fork->base_before == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a fork");
     }
+    KELPIE_ASSERT(fork->is_waiting && fork->taking == NULL);
     ours.result = fork->base;
     int status = kelpie__vm_connect(fork->source, false, NULL, error);
     return status < 0 ? status

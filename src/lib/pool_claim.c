@@ -181,6 +181,7 @@ static bool claim_one(struct kelpie_claim *claim, const char *name) {
 
 static int claim_list(struct kelpie_claim *claim, struct kelpie_error *error) {
     uint64_t cursor = 0;
+    KELPIE_ASSERT(claim->vm == NULL && claim->asked == NULL);
     int drawn = kelpie__os_random(claim->pool->kelpie->os, &claim->place, sizeof(claim->place));
     if (drawn < 0) {
         return kelpie__fail(error, KELPIE_E_IO, -drawn, "draw a number");
@@ -275,6 +276,7 @@ static void claim_wait(struct kelpie_claim *claim) {
 /* Before the pool is looked at, by who may wait. */
 static int claim_call(struct kelpie_claim *claim, struct kelpie_error *error) {
     struct kelpie_pool *pool = claim->pool;
+    KELPIE_ASSERT(claim->options.wait_ms > 0 && claim->step == CLAIM_LOOKING);
     claim_hang_up(claim);
     int status = kelpie__pool_ensure_keeper(pool, error);
     int connection = status < 0 ? KELPIE_OS_NO_HANDLE : kelpie__pool_poke(&pool->directory);
@@ -293,6 +295,7 @@ static int claim_call(struct kelpie_claim *claim, struct kelpie_error *error) {
 
 static int claim_none(struct kelpie_claim *claim, struct kelpie_error *error) {
     struct kelpie_pool *pool = claim->pool;
+    KELPIE_ASSERT(claim->asked_count == claim->name_count && claim->vm == NULL);
     if (!kelpie__pool_directory_is_current(&pool->directory)) {
         return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0, "pool \"%s\" was removed",
                             pool->directory.values.name);
@@ -370,6 +373,8 @@ static void claim_lease(struct kelpie_claim *claim) {
 
 static void claim_answered(void *context, const struct kelpie_error *error) {
     struct kelpie_claim *claim = context;
+    KELPIE_ASSERT(claim->vm != NULL && claim->step != CLAIM_LOOKING);
+    KELPIE_ASSERT(!kelpie__timer_is_armed(&claim->timer));
     claim->asked = NULL;
     KELPIE_SOMETIMES(claim->pool->kelpie->os, "a member was claimed by another first",
                      error != NULL && error->code == KELPIE_E_STATE);
