@@ -16,6 +16,7 @@
 #include "sim/client_command.h"
 #include "sim/client_pool.h"
 #include "sim/client_snapshot.h"
+#include "sim/fault.h"
 #include "sim/install.h"
 #include "sim/machine.h"
 
@@ -27,6 +28,12 @@
 #define CLIENT_WAKE_NS (10 * KELPIE_NS_PER_S)
 #define CLIENT_MEET_NS (1500 * KELPIE_NS_PER_MS)
 
+/* Of one subscription. */
+struct client_events {
+    struct client *client;
+    uint64_t last; /* a hash of the event that came last */
+};
+
 struct client {
     struct sim_clients *clients;
     struct sim_process *process;
@@ -34,6 +41,7 @@ struct client {
     struct kelpie *kelpie;
     struct kelpie_vm *vms[SIM_SWARM_VM_MAX];
     struct sim_pool_client pool;
+    struct client_events events[SIM_SWARM_VM_MAX];
     uint32_t index;
 };
 
@@ -289,8 +297,18 @@ static void client_list(struct client *client) {
     }
 }
 
+/* A change of the state is told once: no two events of a VM are the same. */
 static void on_event(void *context, const struct kelpie_event *event) {
-    KELPIE_ASSERT(context != NULL && event != NULL);
+    struct client_events *events = context;
+    KELPIE_ASSERT(events->client != NULL && event != NULL);
+    uint64_t hash = kelpie__sim_fault_hash((uint64_t)event->time_ms, event->type, event->detail,
+                                           (uint64_t)event->state, 0);
+    if (strcmp(event->type, "state") == 0 && hash == events->last) {
+        kelpie__sim_world_fail(events->client->clients->world,
+                               "invariant 27: the event \"%s\" (%s) comes twice",
+                               kelpie_vm_state_name(event->state), event->detail);
+    }
+    events->last = hash;
 }
 
 /* All looks but inspect. Their answers are looked at by invariants, and may be any error: nothing
@@ -313,7 +331,9 @@ static void client_look(struct client *client, const struct sim_operation *opera
         client_list(client);
         break;
     case SIM_LOOK_EVENTS:
-        kelpie__ignore(has_vm ? kelpie_vm_subscribe(client->vms[vm], on_event, client, NULL) : 0);
+        client->events[vm] = (struct client_events){.client = client};
+        kelpie__ignore(
+            has_vm ? kelpie_vm_subscribe(client->vms[vm], on_event, &client->events[vm], NULL) : 0);
         break;
     case SIM_LOOK_REOPEN:
         client_close(client);
@@ -343,6 +363,7 @@ static void client_pool(struct client *client, const struct sim_operation *opera
 
 static void client_note(struct client *client, const struct sim_operation *operation) {
     char text[128];
+    client->events[operation->vm].last = 0; /* what is asked for again may be told again */
     kelpie__sim_operation_text(operation, text, sizeof(text));
     kelpie__sim_world_emit(
         client->clients->world,

@@ -27,6 +27,7 @@
 #define COMMAND_CODE_FIRST 3u /* 1 and 2 are what shells and programs complain with */
 #define COMMAND_CODE_COUNT 100u
 #define COMMAND_TEXT_MAX 128u
+#define COMMAND_CUT_OF 5u     /* of one in so many that write, half is kept */
 #define COMMAND_SLEEP_S 1000u /* for ever; with its value added, which tells it from all others */
 
 int kelpie__sim_command_must_fail(const struct sim_operation *operation) {
@@ -70,6 +71,14 @@ uint64_t kelpie__sim_command_code(const struct sim_operation *operation) {
 
 static size_t byte_count(const struct sim_operation *operation) {
     return (size_t)(operation->value * COMMAND_BYTES_STEP % COMMAND_BYTES_MAX);
+}
+
+/* What is kept of it: of some, half. */
+static size_t kept_count(const struct sim_operation *operation) {
+    size_t count = byte_count(operation);
+    bool is_cut = operation->op == SIM_MODEL_EXEC && operation->kind == SIM_COMMAND_SOURCE &&
+                  operation->value % COMMAND_CUT_OF == 0 && count >= 2;
+    return is_cut ? count / 2 : count;
 }
 
 /* ---- what is run ----------------------------------------------------------------------------- */
@@ -120,7 +129,12 @@ static bool prepare_exec(struct command *command, const struct sim_operation *op
         set_argv(command, "echo", command->text, NULL);
         break;
     case SIM_COMMAND_CODE:
-        set_text(command, "exit %llu", (unsigned long long)kelpie__sim_command_code(operation));
+        if (value % 2 == 0) {
+            set_text(command, "exit %llu", (unsigned long long)kelpie__sim_command_code(operation));
+        } else { /* with somebody whom it leaves behind */
+            set_text(command, "sleep %llu.5 & exit %llu", COMMAND_SLEEP_S + value,
+                     (unsigned long long)kelpie__sim_command_code(operation));
+        }
         set_argv(command, "sh", "-c", command->text);
         break;
     case SIM_COMMAND_SIGNAL:
@@ -133,6 +147,8 @@ static bool prepare_exec(struct command *command, const struct sim_operation *op
         break;
     case SIM_COMMAND_SOURCE:
         set_text(command, "%zu", byte_count(operation));
+        command->options.output_bytes_max =
+            kept_count(operation) < byte_count(operation) ? kept_count(operation) : 0;
         set_argv(command, "source", command->text, NULL);
         break;
     case SIM_COMMAND_CAT:
@@ -196,7 +212,7 @@ static bool is_output_right(const struct sim_operation *operation,
     bool is_many = operation->op == SIM_MODEL_EXEC &&
                    (operation->kind == SIM_COMMAND_SOURCE || operation->kind == SIM_COMMAND_CAT);
     if (is_many) {
-        return count == byte_count(operation) && is_pattern(result->stdout_bytes, count);
+        return count == kept_count(operation) && is_pattern(result->stdout_bytes, count);
     }
     return count == 0;
 }
@@ -216,8 +232,10 @@ static void compare(struct sim_world *world, const struct sim_operation *operati
     if (kelpie__sim_truth_has_lied(world)) {
         return;
     }
-    if (is_cut) {
-        kelpie__sim_world_fail(world, "invariant 11: %s: output was cut", text);
+    bool is_to_be_cut = kept_count(operation) < byte_count(operation);
+    if (is_cut != is_to_be_cut) {
+        kelpie__sim_world_fail(world, "invariant 11: %s: output %s", text,
+                               is_cut ? "was cut" : "counts as whole, and was cut");
     } else if (!is_output_right(operation, result)) {
         kelpie__sim_world_fail(world,
                                "invariant 11: %s: %zu bytes, and not the right ones: "
@@ -252,23 +270,37 @@ static bool was_ended(struct sim_world *world, const struct sim_operation *opera
     return true;
 }
 
-/* Its timeout was reported: nobody of it may live. */
-static void check_all_dead(struct sim_world *world, const struct sim_operation *operation) {
+/* It is over: nobody of it may live. `needle` is in the arguments of its processes alone. */
+static void check_all_dead(struct sim_world *world, const struct sim_operation *operation,
+                           const char *what, const char *needle) {
     char path[32];
-    char needle[32];
     char text[COMMAND_TEXT_MAX];
-    bool fits = kelpie__text_format(path, sizeof(path), SIM_TRUTH_VMS "vm-%u/", operation->vm) &&
-                kelpie__text_format(needle, sizeof(needle), "sleep %llus",
-                                    COMMAND_SLEEP_S + (unsigned long long)operation->value);
-    KELPIE_ASSERT(fits);
+    bool fits = kelpie__text_format(path, sizeof(path), SIM_TRUTH_VMS "vm-%u/", operation->vm);
+    KELPIE_ASSERT(fits && needle[0] != '\0');
     uint32_t count = kelpie__sim_truth_commands(world, path, needle);
     if (count > 0) {
         kelpie__sim_operation_text(operation, text, sizeof(text));
         kelpie__sim_world_fail(world,
-                               "invariant 12: %s: its timeout was reported, and %u processes of "
-                               "it live",
-                               text, count);
+                               "invariant 12: %s: its %s was reported, and %u processes of it live",
+                               text, what, count);
     }
+}
+
+static void check_end(struct sim_world *world, const struct sim_operation *operation, int status) {
+    char needle[32];
+    unsigned long long sleep_s = COMMAND_SLEEP_S + (unsigned long long)operation->value;
+    bool fits = true;
+    if (operation->op != SIM_MODEL_EXEC) {
+        return;
+    }
+    if (operation->kind == SIM_COMMAND_TIMEOUT && status == KELPIE_E_EXEC_TIMEOUT) {
+        fits = kelpie__text_format(needle, sizeof(needle), "sleep %llus", sleep_s);
+        check_all_dead(world, operation, "timeout", needle);
+    } else if (operation->kind == SIM_COMMAND_CODE && status == 0) {
+        fits = kelpie__text_format(needle, sizeof(needle), "%llu.5", sleep_s);
+        check_all_dead(world, operation, "end", needle);
+    }
+    KELPIE_ASSERT(fits);
 }
 
 static uint64_t result_of(const struct sim_operation *operation,
@@ -302,9 +334,7 @@ int kelpie__sim_command_run(struct sim_world *world, struct kelpie_vm *vm,
         return KELPIE_E_MEMORY;
     }
     int status = kelpie_vm_exec(vm, &command.options, &result, error);
-    if (status == KELPIE_E_EXEC_TIMEOUT && command.options.timeout_ms > 0) {
-        check_all_dead(world, operation);
-    }
+    check_end(world, operation, status);
     if (status == 0 && was_ended(world, operation, &result)) {
         status = kelpie__fail(error, KELPIE_E_CANCELLED, 0, "the command was ended by signal %d",
                               result.status.signal);

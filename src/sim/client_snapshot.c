@@ -25,7 +25,11 @@ int kelpie__sim_snapshot_ask(struct kelpie_vm *vm, const struct sim_operation *o
     char name[SIM_SNAPSHOT_NAME_BYTES];
     kelpie__sim_snapshot_name(operation->snapshot, name);
     if (operation->op == SIM_MODEL_RESTORE) {
-        return kelpie_vm_restore(vm, name, timeout_ms, error);
+        int status = kelpie_vm_restore(vm, name, timeout_ms, error);
+        /* What was found to be damaged once is found so again: it is never remembered as good. */
+        return status == KELPIE_E_SNAPSHOT_CORRUPTED
+                   ? kelpie_vm_restore(vm, name, timeout_ms, error)
+                   : status;
     }
     KELPIE_ASSERT(operation->op == SIM_MODEL_SNAPSHOT);
     const struct kelpie_snapshot_options options = {

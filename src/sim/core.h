@@ -165,6 +165,8 @@ uint32_t kelpie__sim_watch_collect(struct sim_watch_set *set, struct kelpie_os_e
 /* All of a set. */
 void kelpie__sim_watches_drop(struct sim_process *process, const struct sim_watch_set *set);
 /* All handles, in order. */
+/* How many it has beyond those that it was started with. */
+uint32_t kelpie__sim_handles_own(const struct sim_process *process);
 void kelpie__sim_handles_close(struct sim_process *process);
 /* Room for `count` handles. False: no memory. */
 bool kelpie__sim_handles_grow(struct sim_process *process, uint32_t count);

@@ -105,6 +105,7 @@ static void bury(struct sim_process *process) {
     char detail[32];
     KELPIE_ASSERT(process->is_ending && process->state < SIM_PROCESS_ZOMBIE);
     process->memory_bytes_left = process->memory_bytes;
+    process->handles_left = kelpie__sim_handles_own(process);
     kelpie__sim_handles_close(process);
     process->signals = NULL;
     kelpie__sim_process_release(process);

@@ -12,6 +12,7 @@
 #include "core/state.h"
 #include "core/text.h"
 #include "monitor/options.h"
+#include "sim/belongings.h"
 #include "sim/client.h"
 #include "sim/disk.h"
 #include "sim/guest.h"
@@ -265,6 +266,17 @@ static void check_started_once(struct sim_invariants *invariants,
     invariants->started[value / 8] |= bit;
 }
 
+/* ---- 26: what a guest has broken is named ---------------------------------------------------- */
+
+static void check_rule(struct sim_invariants *invariants, const struct invariant_vm *vm,
+                       const char *reason) {
+    const char *peer = strstr(reason, "the guest's agent");
+    if (peer != NULL && strstr(peer, " broke ") != NULL && number_after(peer, " rule R") < 0) {
+        kelpie__sim_world_fail(invariants->world, "invariant 26: %s: no rule is named: %.200s",
+                               vm->path, reason);
+    }
+}
+
 /* ---- 2, 9: the state file -------------------------------------------------------------------- */
 
 static void check_state_file(struct sim_invariants *invariants, const char *path) {
@@ -298,6 +310,9 @@ static void check_state_file(struct sim_invariants *invariants, const char *path
     }
     note_vmm(vm, &record);
     check_published(invariants, vm, was_known ? before : KELPIE_VM_CREATED, &record);
+    if (state == KELPIE_VM_CRASHED) {
+        check_rule(invariants, vm, record.reason);
+    }
     if (state == KELPIE_VM_CRASHED && vm->has_vmm_ended) {
         check_cause(invariants, vm, record.reason);
     }
@@ -407,18 +422,6 @@ static void check_runs_alone(struct sim_invariants *invariants, struct sim_guest
     }
 }
 
-/* ---- 25: nothing is left of a process that ends by itself ------------------------------------ */
-
-static void check_memory(struct sim_invariants *invariants, const struct sim_process *ended) {
-    bool is_ours = strcmp(ended->role, "monitor") == 0 || strcmp(ended->role, "client") == 0;
-    if (is_ours && !ended->exit.is_signalled && ended->exit.value == 0 &&
-        ended->memory_bytes_left > 0) {
-        kelpie__sim_world_fail(
-            invariants->world, "invariant 25: %s (pid %d) ends with %llu bytes allocated",
-            ended->role, ended->pid, (unsigned long long)ended->memory_bytes_left);
-    }
-}
-
 /* ---- what the judge has to know -------------------------------------------------------------- */
 
 static void tell_judge(struct sim_invariants *invariants, const struct sim_process *ended) {
@@ -467,7 +470,7 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
         }
         break;
     case SIM_EVENT_PROCESS_ENDED:
-        check_memory(invariants, event->process);
+        kelpie__sim_belongings_at_end(world, event->process);
         if (is_qemu(event->process)) {
             note_vmm_ended(invariants, event->process);
         }

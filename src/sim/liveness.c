@@ -28,7 +28,8 @@ static bool pending_process(struct sim_world *world, char out[SIM_PENDING_BYTES_
     struct sim_machine *host = kelpie__sim_world_host(world);
     for (const struct sim_process *process = host->processes; process != NULL;
          process = process->next) { /* bound: the list */
-        if (process->is_embedder || process->state == SIM_PROCESS_GONE) {
+        if (process->is_embedder || process->state == SIM_PROCESS_GONE ||
+            strcmp(process->role, SIM_DAMAGE_LOST_ROLE) == 0) {
             continue;
         }
         int length =
@@ -151,10 +152,10 @@ static int keeper_fresh_vm(struct kelpie *kelpie, struct kelpie_error *error) {
 }
 
 /* With a VM that stays broken: it ends what is asked of it in time, and others live beside it. */
-static int keeper_beside(struct kelpie *kelpie, struct sim_world *world, const char *kind,
+static int keeper_beside(struct kelpie *kelpie, struct sim_process *process, const char *kind,
                          const char *vm, struct kelpie_error *error) {
     kelpie__sim_damage_probe(
-        kelpie, world, strcmp(kind, "guest") == 0 ? SIM_SWARM_DAMAGE_GUEST : SIM_SWARM_DAMAGE_VMM,
+        kelpie, process, strcmp(kind, "guest") == 0 ? SIM_SWARM_DAMAGE_GUEST : SIM_SWARM_DAMAGE_VMM,
         vm);
     return keeper_fresh_vm(kelpie, error);
 }
@@ -167,8 +168,7 @@ static int keeper_work(struct kelpie_os *os, int argc, char **argv, struct kelpi
         return status;
     }
     if (argc == 3) {
-        struct sim_world *world = kelpie__sim_process_of(os)->machine->world;
-        status = keeper_beside(kelpie, world, argv[1], argv[2], error);
+        status = keeper_beside(kelpie, kelpie__sim_process_of(os), argv[1], argv[2], error);
     }
     if (status == 0) {
         status = keeper_remove_pools(kelpie, error);

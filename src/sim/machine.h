@@ -167,6 +167,8 @@ struct sim_process {
     uint64_t memory_bytes; /* held through the seam's `memory` */
     uint64_t memory_bytes_peak;
     uint64_t memory_bytes_left;               /* when it ended */
+    uint32_t handles_inherited;               /* what its parent gave it, at its start */
+    uint32_t handles_left;                    /* of its own, when it ended */
     struct sim_memory_block *memory_blocks;   /* all of them, to drop at its death */
     struct sim_process_object *exit_watchers; /* process handles' objects that name it */
     struct kelpie_os_exit exit;

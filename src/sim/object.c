@@ -305,6 +305,14 @@ void kelpie__sim_watches_drop(struct sim_process *process, const struct sim_watc
     KELPIE_ASSERT(set->ready_first == NULL);
 }
 
+uint32_t kelpie__sim_handles_own(const struct sim_process *process) {
+    uint32_t count = 0;
+    for (uint32_t i = process->handles_inherited; i < process->handle_count; i += 1) {
+        count += process->handles[i].object != NULL ? 1 : 0;
+    }
+    return count;
+}
+
 void kelpie__sim_handles_close(struct sim_process *process) {
     for (uint32_t i = 0; i < process->handle_count; i += 1) {
         if (process->handles[i].object != NULL) {

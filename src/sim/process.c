@@ -268,6 +268,7 @@ bool kelpie__sim_process_begin(struct sim_process *process, sim_main main, uint3
         return false;
     }
     process->main = main;
+    process->handles_inherited = process->handle_count;
     kelpie__sim_fiber_init(&process->fiber, stack, bytes, process_main, process);
     process->state = SIM_PROCESS_READY;
     kelpie__sim_ready_push(process);

@@ -11,6 +11,7 @@
 #include "core/limits.h"
 #include "kelpie.h"
 #include "lib/internal.h"
+#include "sim/belongings.h"
 #include "sim/disk.h"
 #include "sim/fault.h"
 #include "sim/guest.h"
@@ -240,6 +241,7 @@ bool kelpie__sim_idle(struct sim_world *world) {
     if (!pass_time(world)) { /* what was under way comes to its end */
         return false;
     }
+    kelpie__sim_belongings_at_rest(world);
     uint32_t count = look_at_monitors(world, monitors, 0, true);
     bool goes_on = pass_time(world);
     look_at_monitors(world, monitors, count, false);

@@ -18,6 +18,7 @@
 #include "sim/truth.h"
 #include "store/manifest.h"
 #include "store/snapshot.h"
+#include "store/vm_directory.h"
 
 #define TRUTH_STORE SIM_STATE_DIRECTORY "/" KELPIE_SNAPSHOTS_DIRECTORY
 #define TRUTH_COUNT_MAX 512u
@@ -267,6 +268,31 @@ void kelpie__sim_snapshots_guest(struct sim_snapshots *snapshots, struct sim_gue
     }
 }
 
+/* What /etc/machine-id of the guest says is the id in its VM's configuration. */
+static void check_machine_id(struct sim_snapshots *snapshots, struct sim_guest *guest,
+                             const char *path) {
+    char config_path[SIM_PATH_BYTES_MAX];
+    char id[33] = "";
+    char line[33] = "";
+    char *text = malloc(KELPIE_CONFIG_JSON_BYTES_MAX);
+    bool fits =
+        kelpie__text_format(config_path, sizeof(config_path), "%s" KELPIE_VM_CONFIG_FILE, path);
+    int64_t size = !fits || text == NULL
+                       ? -1
+                       : kelpie__sim_disk_peek(kelpie__sim_world_disk(snapshots->world), false,
+                                               config_path, text, KELPIE_CONFIG_JSON_BYTES_MAX);
+    bool is_read = size > 0 && size <= (int64_t)KELPIE_CONFIG_JSON_BYTES_MAX &&
+                   kelpie__json_find_string(text, (size_t)size, "id", id, sizeof(id)) == 0;
+    free(text);
+    int64_t got = kelpie__sim_disk_peek(kelpie__sim_guest_machine(guest)->disk, false,
+                                        "/etc/machine-id", line, sizeof(line) - 1);
+    if (is_read && (got < 0 || strcmp(line, id) != 0)) {
+        kelpie__sim_world_fail(snapshots->world,
+                               "invariant 21: the machine id of %s is \"%s\", not \"%s\"", path,
+                               line, id);
+    }
+}
+
 static void check_identity(struct sim_snapshots *snapshots, struct sim_guest *guest,
                            const char *path) {
     struct sim_guest_truth truth;
@@ -294,6 +320,9 @@ static void check_identity(struct sim_snapshots *snapshots, struct sim_guest *gu
     } else if (off_ns > TRUTH_CLOCK_NS + way_ns && kelpie__sim_faults_fired(faults) == 0) {
         kelpie__sim_world_fail(snapshots->world, "invariant 21: the clock of %s is %lld ms off",
                                path, (long long)(off_ns / KELPIE_NS_PER_MS));
+    }
+    if (kelpie__sim_faults_fired(faults) == 0) { /* an agent that cannot write it goes on without */
+        check_machine_id(snapshots, guest, path);
     }
     note_pool(snapshots, truth.entropy);
 }
