@@ -83,18 +83,21 @@ KELPIE_PRINTF(3, 4)
 static bool problem(const struct case_reader *reader, const char *where, const char *format, ...) {
     char expected[SIM_CASE_PROBLEM_MAX / 2];
     uint32_t line = 1;
+    uint32_t column = 1;
     KELPIE_ASSERT(where >= reader->text);
     for (const char *at = reader->text; at < where; at += 1) {
         line += *at == '\n' ? 1 : 0;
+        column = *at == '\n' ? 1 : column + 1;
     }
     va_list arguments;
     va_start(arguments, format);
     kelpie__ignore(vsnprintf(expected, sizeof(expected), format, arguments));
     va_end(arguments);
     kelpie__ignore(kelpie__text_format(reader->problem, SIM_CASE_PROBLEM_MAX,
-                                       "line %u: %s, not "
+                                       "line %u, column %u: %s, not "
                                        "\"%.*s\"",
-                                       line, expected, (int)strcspn(where, " \t\n,"), where));
+                                       line, column, expected, (int)strcspn(where, " \t\n,"),
+                                       where));
     return false;
 }
 

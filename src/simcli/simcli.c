@@ -11,6 +11,7 @@
 #include "core/small_file.h"
 #include "core/text.h"
 #include "os/os_call.h"
+#include "os/os_fault_plan.h"
 #include "sim/seeds.h"
 
 #define SIMCLI_SEEDS_DEFAULT 100u
@@ -108,8 +109,24 @@ static bool parse_faults(struct simcli *simcli, const char *text) {
     }
     free((void *)(uintptr_t)simcli->plan);
     simcli->plan = plan;
+    simcli->plan_path = text;
     simcli->faults = SIM_RUN_FAULTS_PLAN;
     return true;
+}
+
+/* Before any run: what is wrong with a plan is wrong with all of them. */
+static bool check_plan(const struct simcli *simcli) {
+    struct kelpie_fault_reader reader;
+    struct kelpie_fault_rule rule;
+    KELPIE_ASSERT(simcli->plan != NULL && simcli->plan_path != NULL);
+    int found = kelpie__fault_reader_open(&reader, simcli->plan) ? 1 : -1;
+    while (found == 1) { /* bound: the text */
+        found = kelpie__fault_reader_next(&reader, &rule);
+    }
+    if (found < 0) {
+        fprintf(stderr, "kelpie-sim: %s: %s\n", simcli->plan_path, reader.problem);
+    }
+    return found == 0;
 }
 
 static bool parse_u32(const char *text, uint32_t maximum, uint32_t *out) {
@@ -195,6 +212,9 @@ static int parse(struct simcli *simcli, int argc, char **argv, const struct simc
             *out = verb;
             continue;
         }
+        if (argv[i][0] != '-' && i == 1) {
+            return refuse(argv[i], "a verb, or an option of run");
+        }
         if (argv[i][0] != '-' && simcli->word == NULL) {
             simcli->word = argv[i];
             continue;
@@ -230,6 +250,12 @@ int kelpie_simcli_main(struct kelpie_os *os, int argc, char **argv) {
         return refuse(seed, "a number in DST_SEED");
     }
     int code = parse(&simcli, argc, argv, &verb);
+    if (code == 0 && simcli.word != NULL && verb->run == kelpie__simcli_run) {
+        code = refuse(simcli.word, "an option");
+    }
+    if (code == 0 && simcli.plan != NULL && !check_plan(&simcli)) {
+        code = KELPIE_SIM_USAGE;
+    }
     if (code == 0) {
         simcli.nursery = kelpie__sim_nursery_create(); /* without one it is only slower */
         code = verb->run(&simcli);

@@ -26,6 +26,7 @@ struct simcli {
     uint64_t minutes; /* 0: no limit but seed_count */
     enum sim_run_faults faults;
     const char *plan; /* owned by main.c: a file's text */
+    const char *plan_path;
     uint32_t canary;
     struct sim_nursery *nursery; /* owned: memory for all runs, one after the other */
     uint32_t jobs;
