@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 #
-# bad_input.sh KELPIE-SIM: what is not understood ends with 125, before any run, and says which word, where, and what was
-# expected.
+# bad_input.sh KELPIE-SIM: what is not understood ends with 125, before any run, and says which word, where, and
+# what was expected.
 set -u
 sim=$(realpath "$1")
 work=$(mktemp -d)
@@ -55,9 +55,11 @@ plan point_unknown 'fly nth=1 => EIO\n' 'line 1, column 1: expected an operation
 plan option_unknown 'sync fly=3 nth=1 => EIO\n' 'line 1, column 6: expected p=, nth='
 plan action_missing 'sync nth=1 =>\n' 'line 1, column 14: expected an action'
 plan action_unknown 'sync nth=1 => FLY\n' 'line 1, column 15: expected'
-plan probability_above '# x\n\n  sync p=1.5 => EIO\n' 'line 3, column 10: expected a probability from 0 to 1, not "1.5"'
+plan probability_above '# x\n\n  sync p=1.5 => EIO\n' \
+    'line 3, column 10: expected a probability from 0 to 1, not "1.5"'
 plan probability_below 'sync p=-1 => EIO\n' 'line 1, column 8: expected a probability from 0 to 1'
-plan version_other 'kelpie-plan 2 seed=1\nsync nth=1 => EIO\n' 'line 1, column 13: expected a plan of version 1, not "2"'
+plan version_other 'kelpie-plan 2 seed=1\nsync nth=1 => EIO\n' \
+    'line 1, column 13: expected a plan of version 1, not "2"'
 case_ version_other 'kelpie-plan 2 seed=1\n' 'line 1, column 13: expected a plan of version 1, not "2"'
 case_ header_missing 'sync nth=1 => EIO\n' 'line 1, column 1: expected a first line that begins with "kelpie-plan 1"'
 case_ operation_unknown 'kelpie-plan 1 seed=1 options=faults=swarm\ndo op=fly vm=1\n' \
