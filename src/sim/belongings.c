@@ -48,13 +48,15 @@ static bool is_monitor(const struct sim_process *process) {
 /* Everybody who could own a VM has gone: what is ephemeral goes with its owner. */
 static void check_owned(struct sim_world *world, const struct sim_process *monitor) {
     bool is_ephemeral = false;
+    uint32_t index = 0;
     KELPIE_ASSERT(monitor->argc > 0);
     for (int i = 0; i + 1 < monitor->argc; i += 1) {
         is_ephemeral =
             is_ephemeral || (strcmp(monitor->argv[i], "--vm-dir") == 0 &&
                              kelpie__text_has_prefix(monitor->argv[i + 1], BELONGINGS_RUN_VMS));
     }
-    if (is_ephemeral && !monitor->is_stopped) {
+    bool is_owned = is_ephemeral && kelpie__sim_truth_vm_index(monitor, &index); /* by no pool */
+    if (is_owned && !monitor->is_stopped) {
         kelpie__sim_world_fail(world, "invariant 5: the monitor %d lives, its VM's owner is gone",
                                monitor->pid);
     }
