@@ -35,6 +35,15 @@ void kelpie__bench_must(int status, const struct kelpie_error *error, const char
     }
 }
 
+struct kelpie *kelpie__bench_open(const struct bench_host *host) {
+    const struct kelpie_open_options options = {.struct_size = sizeof(options),
+                                                .state_directory = host->directory};
+    struct kelpie *kelpie = NULL;
+    struct kelpie_error error = {0};
+    kelpie__bench_must(kelpie_open(&options, &kelpie, &error), &error, "open the library");
+    return kelpie;
+}
+
 double kelpie__bench_now_ms(void) {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);

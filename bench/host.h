@@ -36,7 +36,8 @@ __attribute__((format(printf, 1, 2), noreturn)) void kelpie__bench_die(const cha
 /* Dies with the error's message when `status` is negative. */
 void kelpie__bench_must(int status, const struct kelpie_error *error, const char *what);
 
-double kelpie__bench_now_ms(void); /* the monotonic clock */
+struct kelpie *kelpie__bench_open(const struct bench_host *host); /* of the run's directory */
+double kelpie__bench_now_ms(void);                                /* the monotonic clock */
 /* Processor time of a process, all its threads: a busy machine disturbs it little. */
 double kelpie__bench_cpu_ms(int32_t pid);
 /* One value of one round, on stdout for the report: "value SERIES UNIT NUMBER". */

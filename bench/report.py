@@ -40,6 +40,8 @@ CEILINGS = (
     ("kelpie run true, from a template", "boot/run-template", 200),
     ("pause, booted, 100 MB in use", "snapshot/booted-kelpie", 80),
     ("pause, little changed", "snapshot/small-kelpie", 10),
+    ("slowest answer to another client meanwhile", "snapshot/booted-answer", 10),
+    ("answers that took more than 10 ms", "snapshot/booted-late", None),
     ("snapshot of an idle guest on disk", "snapshot/idle-stored", 100),
     ("snapshot of one that changed little", "snapshot/small-stored", 5),
     ("restore to first result", "restore/kelpie", None),

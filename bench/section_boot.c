@@ -2,6 +2,8 @@
  *
  * boot: from nothing to the output of a first command.
  */
+#include <stdio.h>
+
 #include "side.h"
 
 struct boot {
@@ -32,9 +34,11 @@ static void boot_raw(void *context) {
 /* The command as a user types it, to its end. */
 static void boot_command(const struct bench_host *host, const char *series, const char *option) {
     char program[BENCH_PATH_BYTES_MAX];
+    char memory[32];
+    snprintf(memory, sizeof(memory), "--memory=%u", host->memory_mib);
     kelpie__bench_path(program, host->programs, "../src/kelpie");
-    const char *const argv[] = {program,        "--state-dir", host->directory, "run", "--cpus=1",
-                                "--memory=256", option,        "/bin/true",     NULL};
+    const char *const argv[] = {program, "--state-dir", host->directory, "run", "--cpus=1",
+                                memory,  option,        "/bin/true",     NULL};
     double begun_ms = kelpie__bench_now_ms();
     kelpie__bench_spawn(argv);
     kelpie__bench_tell(series, "ms", kelpie__bench_now_ms() - begun_ms);

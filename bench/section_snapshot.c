@@ -12,6 +12,7 @@
 #include "ticks.h"
 
 #define SNAPSHOT_SMALL_MIB 2u
+#define SNAPSHOT_LATE_MS 10
 #define SNAPSHOT_BASE "bench-base"
 #define SNAPSHOT_NAME "bench-round"
 #define SNAPSHOT_RAW_BASE 0u
@@ -71,6 +72,55 @@ static void snapshot_savevm(struct snapshot *snapshot) {
     tell(snapshot, "savevm", "ms", after_ms - before_ms);
 }
 
+static void others_note(void *context, const struct kelpie_error *error) {
+    *(bool *)context = true;
+    kelpie__bench_must(error == NULL ? 0 : error->code, error, "snapshot");
+}
+
+/* What a second client waits for an answer that the monitor gives by itself, asked again and again
+ * during a snapshot: the slowest, and how many of them came later than they should. */
+static void snapshot_others(const struct snapshot *snapshot, struct kelpie *other,
+                            struct kelpie_vm *same) {
+    const struct kelpie_snapshot_options options = {.struct_size = sizeof(options),
+                                                    .name = SNAPSHOT_NAME};
+    struct kelpie_error error = {0};
+    bool is_done = false;
+    double worst_ms = 0;
+    double asked = 0;
+    double late = 0;
+    kelpie__bench_must(
+        kelpie_vm_snapshot_async(snapshot->vm, &options, NULL, others_note, &is_done, NULL, &error),
+        &error, "snapshot");
+    while (!is_done) {
+        struct kelpie_exec_info *list = NULL;
+        size_t count = 0;
+        double begun_ms = kelpie__bench_now_ms();
+        kelpie__bench_must(kelpie_vm_exec_list(same, &list, &count, &error), &error, "ask");
+        double took_ms = kelpie__bench_now_ms() - begun_ms;
+        kelpie_exec_list_free(other, list, count);
+        worst_ms = took_ms > worst_ms ? took_ms : worst_ms;
+        late += took_ms > SNAPSHOT_LATE_MS ? 1 : 0;
+        asked += 1;
+        kelpie__bench_must(kelpie_wait(snapshot->host->kelpie, 1, &error), &error, "wait");
+    }
+    tell(snapshot, "answer", "ms", worst_ms);
+    tell(snapshot, "late", "%", 100 * late / asked);
+    kelpie__bench_side_forget(snapshot->host, SNAPSHOT_NAME);
+}
+
+static void snapshot_others_rounds(const struct snapshot *snapshot) {
+    struct kelpie *other = kelpie__bench_open(snapshot->host);
+    struct kelpie_vm *same = NULL;
+    struct kelpie_error error = {0};
+    kelpie__bench_must(kelpie_vm_open(other, kelpie_vm_name(snapshot->vm), &same, &error), &error,
+                       "open the VM once more");
+    for (uint32_t i = 0; i < snapshot->host->rounds; i += 1) {
+        snapshot_others(snapshot, other, same);
+    }
+    kelpie_vm_close(same);
+    kelpie_close(other);
+}
+
 static void snapshot_begin(struct snapshot *snapshot, uint32_t mib) {
     uint64_t memory_bytes = (uint64_t)snapshot->host->memory_mib << 20;
     kelpie__bench_side_ticker(snapshot->host, snapshot->vm, mib);
@@ -109,6 +159,9 @@ static void snapshot_booted(const struct bench_host *host) {
         kelpie__bench_both(i, snapshot_mine, snapshot_raw, &snapshot);
         snapshot_savevm(&snapshot);
     }
+    kelpie__bench_raw_kill(&snapshot.raw); /* their guests count, too */
+    kelpie__bench_raw_kill(&snapshot.disk);
+    snapshot_others_rounds(&snapshot);
     snapshot_end(&snapshot);
 }
 

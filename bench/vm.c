@@ -85,11 +85,8 @@ int main(int argc, char **argv) {
     struct bench_host host = {.rounds = VM_ROUNDS_DEFAULT,
                               .memory_mib = VM_MEMORY_DEFAULT_MIB,
                               .fill_mib = VM_FILL_DEFAULT_MIB};
-    struct kelpie_error error = {0};
     int first = read_options(&host, argc, argv);
-    const struct kelpie_open_options options = {.struct_size = sizeof(options),
-                                                .state_directory = host.directory};
-    kelpie__bench_must(kelpie_open(&options, &host.kelpie, &error), &error, "open the library");
+    host.kelpie = kelpie__bench_open(&host);
     warm_up(&host);
     for (int i = first; i < argc; i += 1) {
         run_section(&host, argv[i]);

@@ -51,6 +51,10 @@
 #define KELPIE_SNAPSHOT_LABEL_BYTES_MAX 255u
 /* Layers of a VM's writable disk, one more with each snapshot of a VM that has run since. */
 #define KELPIE_DISK_LAYER_COUNT_MAX 26u
+/* From so many on a snapshot gets one image of them all, and its VM goes on over that. What is left
+ * until the limit is for snapshots in which that failed, and for those that nobody keeps: */
+#define KELPIE_DISK_MERGE_LAYER_COUNT 16u
+#define KELPIE_DISK_MERGE_LAYER_COUNT_TRANSIENT 22u
 
 /* ---- templates (docs/templates.md) ----------------------------------------------------------- */
 #define KELPIE_TEMPLATE_TIMEOUT_MS 10000u /* to start from one; then the VM is booted */

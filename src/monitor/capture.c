@@ -440,6 +440,7 @@ static void capture_sealed(struct kelpie_capture *capture) {
     struct kelpie_lifecycle *lifecycle = capture_lifecycle(capture);
     const struct kelpie_manifest *manifest = &capture->snapshot.manifest;
     if (!capture->is_template) {
+        kelpie__capture_take_merged(capture);
         capture_become_parent(capture);
     }
     kelpie__event_log_write(

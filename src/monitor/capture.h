@@ -54,6 +54,8 @@ struct kelpie_capture {
     bool is_vmm_doubtful; /* it did not stop or let the guest go on when it was told to */
     bool has_layer;       /* a new layer was made for its disk, and may be taken back: */
     bool is_disk_clean;   /* the guest has not run since its last one (not of this capture alone) */
+    /* Of the image that all layers of the disk are merged into; "": they are not. */
+    char merged[KELPIE_RECORD_LAYER_BYTES_MAX];
     uint32_t disk_index;
     uint32_t disk_count;
     struct kelpie_snapshot_store store;
@@ -112,6 +114,10 @@ KELPIE_MUST_CHECK int kelpie__capture_write_draft(struct kelpie_capture *capture
                                                   struct kelpie_error *error);
 /* The root image; NULL: the built-in one. */
 const struct kelpie_vmm_disk *kelpie__capture_root(const struct kelpie_capture *capture);
+
+/* What was merged is under the VM's disk from now on, and in its record, if that was made for it.
+ */
+void kelpie__capture_take_merged(struct kelpie_capture *capture);
 
 /* capture_worker.c: a child for what is in the temporary directory; at its end
  * kelpie__capture_worked is called from the loop, with what it takes on the disk. */

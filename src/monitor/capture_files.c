@@ -12,7 +12,9 @@
 #include "monitor/inspect.h"
 #include "monitor/lifecycle_internal.h"
 #include "monitor/monitor.h"
+#include "monitor/source.h"
 #include "os/os_call.h"
+#include "store/qcow2.h"
 
 #define CAPTURE_ID_BYTES 16u
 #define CAPTURE_LAYER_MODE 0600u
@@ -62,6 +64,36 @@ static uint64_t capture_copied_bytes(const struct kelpie_capture *capture, int d
     return is_known && store.device != file.device ? file.allocated_bytes : 0;
 }
 
+/* How many layers the snapshot's disk would have: all but the running VM's own, new one. */
+static uint32_t capture_layer_count(const struct kelpie_capture *capture) {
+    const struct kelpie_vm_record *record = &capture->monitor->lifecycle.record;
+    bool has_own = capture->is_disk_clean && record->layer_count > 0;
+    return record->layer_count - (has_own ? 1 : 0);
+}
+
+static bool capture_merges(const struct kelpie_capture *capture) {
+    uint32_t count = capture->is_transient ? KELPIE_DISK_MERGE_LAYER_COUNT_TRANSIENT
+                                           : KELPIE_DISK_MERGE_LAYER_COUNT;
+    static_assert(KELPIE_DISK_MERGE_LAYER_COUNT < KELPIE_DISK_MERGE_LAYER_COUNT_TRANSIENT &&
+                      KELPIE_DISK_MERGE_LAYER_COUNT_TRANSIENT + 2 < KELPIE_DISK_LAYER_COUNT_MAX,
+                  "it may fail some times");
+    return capture_layer_count(capture) >= count;
+}
+
+/* What an image of all its layers takes, at most. */
+static uint64_t capture_merged_bytes(const struct kelpie_capture *capture) {
+    const struct kelpie_monitor *monitor = capture->monitor;
+    const struct kelpie_vm_record *record = &monitor->lifecycle.record;
+    struct kelpie_os_stat file;
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < record->layer_count; i += 1) {
+        bool is_known = kelpie__os_stat(monitor->os, monitor->directory.vm, record->layers[i],
+                                        false, &file) == 0;
+        sum += is_known ? file.allocated_bytes : 0;
+    }
+    return sum;
+}
+
 /* At most: every page of the VMM, and what cannot be linked. */
 static uint64_t capture_needed_bytes(const struct kelpie_capture *capture) {
     const struct kelpie_monitor *monitor = capture->monitor;
@@ -77,6 +109,7 @@ static uint64_t capture_needed_bytes(const struct kelpie_capture *capture) {
     for (uint32_t i = 0; i < record->layer_count; i += 1) {
         sum += capture_copied_bytes(capture, monitor->directory.vm, record->layers[i]);
     }
+    sum += capture_merges(capture) ? capture_merged_bytes(capture) : 0;
     struct kelpie_os_stat base;
     if (capture->base >= 0 && kelpie__os_stat(monitor->os, capture->base, "", false, &base) == 0) {
         sum += base.allocated_bytes; /* a large delta is laid over a copy of it */
@@ -110,6 +143,11 @@ static int layer_write(struct kelpie_capture *capture, const char *under, bool i
             .backing_name = under,
         };
         status = kelpie__vmm_make_overlay(monitor->lifecycle.vmm->operations, os, &overlay, error);
+        if (status == 0 && capture->merged[0] != '\0') {
+            /* The VMM does not look: to it the layer lies over what it has. A start before the
+             * image is there puts it right (prepare.c). */
+            status = kelpie__qcow2_rebase(os, file, over, capture->merged, "raw", error);
+        }
         kelpie__ignore(kelpie__os_close(os, file));
         if (status < 0) {
             kelpie__ignore(kelpie__os_unlink(os, directory, over, false));
@@ -144,7 +182,14 @@ static int capture_make_layer(struct kelpie_capture *capture, struct kelpie_erro
     const struct kelpie_vmm_spec *spec = capture_spec(capture);
     char name[KELPIE_RECORD_LAYER_BYTES_MAX];
     capture->disk_index = capture_writable_disk(spec);
-    if (capture->disk_index == spec->disk_count || capture->is_disk_clean) {
+    if (capture->disk_index == spec->disk_count) {
+        return 0;
+    }
+    if (capture_merges(capture)) {
+        kelpie__ignore(kelpie__text_format(capture->merged, sizeof(capture->merged), "disk-%s.raw",
+                                           capture->snapshot.manifest.id));
+    }
+    if (capture->is_disk_clean) {
         return 0;
     }
     if (record->layer_count == 0) {
@@ -154,8 +199,8 @@ static int capture_make_layer(struct kelpie_capture *capture, struct kelpie_erro
     }
     if (record->layer_count == KELPIE_DISK_LAYER_COUNT_MAX) {
         return kelpie__fail(error, KELPIE_E_LIMIT, 0,
-                            "the VM's disk has %u layers, one for each snapshot, and can have no "
-                            "more; go on with a VM that is made from one of its snapshots",
+                            "the VM's disk has %u layers and can have no more: the last snapshots "
+                            "did not come to merge them; the event log says why",
                             record->layer_count);
     }
     bool fits =
@@ -170,6 +215,46 @@ static int capture_make_layer(struct kelpie_capture *capture, struct kelpie_erro
     record->layer_count += 1;
     capture->has_layer = true;
     return kelpie__lifecycle_save_layers(lifecycle, record->layer_count - 1, error);
+}
+
+/* The VM's own layer was made for this over the image, which is in its directory by now. Anything
+ * else stays as it is, and the next snapshot merges again. */
+static bool capture_has_merged(const struct kelpie_capture *capture) {
+    const struct kelpie_monitor *monitor = capture->monitor;
+    const struct kelpie_vm_record *record = &monitor->lifecycle.record;
+    const struct kelpie_vmm *vmm = monitor->lifecycle.vmm;
+    struct kelpie_os_stat stat;
+    char own[KELPIE_RECORD_LAYER_BYTES_MAX];
+    bool is_alive = vmm != NULL && vmm->pid == capture->vmm_pid && capture->merged[0] != '\0' &&
+                    record->layer_count > 1;
+    if (!is_alive) {
+        return false;
+    }
+    kelpie__ignore(
+        kelpie__text_format(own, sizeof(own), "disk-%s.qcow2", capture->snapshot.manifest.id));
+    return strcmp(record->layers[record->layer_count - 1], own) == 0 &&
+           kelpie__os_stat(monitor->os, monitor->directory.vm, capture->merged, false, &stat) == 0;
+}
+
+void kelpie__capture_take_merged(struct kelpie_capture *capture) {
+    struct kelpie_lifecycle *lifecycle = &capture->monitor->lifecycle;
+    struct kelpie_vm_record *record = &lifecycle->record;
+    struct kelpie_error error = {0};
+    if (!capture_has_merged(capture)) {
+        return;
+    }
+    struct kelpie_vm_record before = *record;
+    KELPIE_ASSERT(strlen(capture->merged) < sizeof(record->layers[0]));
+    memcpy(record->layers[0], capture->merged, sizeof(record->layers[0]));
+    memcpy(record->layers[1], before.layers[before.layer_count - 1], sizeof(record->layers[1]));
+    record->layer_count = 2;
+    if (kelpie__lifecycle_save_layers(lifecycle, record->layer_count, &error) < 0) {
+        *record = before;
+        kelpie__ignore(kelpie__lifecycle_save_layers(lifecycle, record->layer_count, NULL));
+        kelpie__event_log_write(capture->monitor, "notice", "%s", error.message);
+        return;
+    }
+    kelpie__source_sweep(capture->monitor, record); /* the VMM has those open that it reads */
 }
 
 /* ---- the directory --------------------------------------------------------------------------- */

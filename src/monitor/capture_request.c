@@ -88,6 +88,7 @@ static void capture_reset(struct kelpie_capture *capture) {
     capture->is_removed = false;
     capture->is_vmm_doubtful = false;
     capture->has_layer = false;
+    capture->merged[0] = '\0';
     capture->stopped_ns = 0;
     capture->pause_us = 0;
     capture->saved = (struct kelpie_vmm_saved){0};

@@ -12,6 +12,7 @@
 #include "monitor/monitor.h"
 #include "os/os_call.h"
 #include "os/os_mark.h"
+#include "store/qcow2.h"
 
 /* the library waits 120 s beyond the boot timeout */
 #define PREPARE_TIMEOUT_NS (110 * KELPIE_NS_PER_S)
@@ -282,6 +283,26 @@ static int plan_root(struct kelpie_prepare *prepare, struct kelpie_error *error)
     return kelpie__cache_plan_identify(&prepare->cache, root, &prepare->item, error);
 }
 
+/* The uppermost layer says what is below it as the record does. It may have been made over an image
+ * that then did not come to be (capture_files.c): what is below holds the same. */
+static int plan_below(const struct kelpie_prepare *prepare, struct kelpie_error *error) {
+    const struct kelpie_monitor *monitor = prepare->monitor;
+    const struct kelpie_vm_record *record = &monitor->lifecycle.record;
+    KELPIE_ASSERT(record->layer_count > 1);
+    const char *top = record->layers[record->layer_count - 1];
+    int file = kelpie__os_open(monitor->os, monitor->directory.vm, top,
+                               KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE, 0);
+    if (file < 0) {
+        return kelpie__fail(error, KELPIE_E_IO, -file, "open the layer \"%s\" of the VM's disk",
+                            top);
+    }
+    int status =
+        kelpie__qcow2_rebase(monitor->os, file, top, record->layers[record->layer_count - 2],
+                             record->layer_count == 2 ? "raw" : "qcow2", error);
+    kelpie__ignore(kelpie__os_close(monitor->os, file)); /* lost in a crash, it is done again */
+    return status;
+}
+
 /* The uppermost layer of the VM's disk. The first one is named after the VM, since a snapshot's
  * directory and those of its VMs hold the layers of many. */
 static int plan_disk(struct kelpie_prepare *prepare, struct kelpie_error *error) {
@@ -301,6 +322,10 @@ static int plan_disk(struct kelpie_prepare *prepare, struct kelpie_error *error)
     int status = has_layers ? kelpie__os_stat(monitor->os, KELPIE_OS_CWD, path, false, &stat) : 0;
     if (status < 0) { /* a new one in its place would be empty */
         return kelpie__fail(error, KELPIE_E_IO, -status, "the layer \"%s\" of the VM's disk", top);
+    }
+    status = record->layer_count > 1 ? plan_below(prepare, error) : 0;
+    if (status < 0) {
+        return status;
     }
     return kelpie__cache_plan_disk(&prepare->cache, monitor->config.disk_size_mib, path,
                                    &prepare->item, error);

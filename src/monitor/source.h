@@ -64,6 +64,10 @@ void kelpie__source_let_go(struct kelpie_source *source);
 /* Removes layers from the VM's directory that no record names: of a monitor that died. */
 void kelpie__source_sweep(struct kelpie_monitor *monitor, const struct kelpie_vm_record *record);
 
+/* In a worker: gives the VM's directory one layer of the snapshot, as a link or a copy, and syncs
+ * it: it is there, or it is not. */
+void kelpie__source_lay(const struct kelpie_snapshot *snapshot, const char *name, int vm_directory);
+
 /* In a worker, which has the handles of both directories: compares the snapshot's files, unless
  * that is known, and links its layers into the VM's directory, or copies them. */
 KELPIE_MUST_CHECK int kelpie__source_work(struct kelpie_snapshot *snapshot, int vm_directory,

@@ -86,6 +86,23 @@ static int layer_lay(struct kelpie_os *os, const struct kelpie_snapshot *snapsho
     return status;
 }
 
+void kelpie__source_lay(const struct kelpie_snapshot *snapshot, const char *name,
+                        int vm_directory) {
+    struct kelpie_os *os = snapshot->store->os;
+    KELPIE_ASSERT(kelpie__text_has_prefix(name, SOURCE_LAYER_PREFIX));
+    if (layer_lay(os, snapshot, name, vm_directory, true) < 0) {
+        return;
+    }
+    int file = kelpie__os_open(os, vm_directory, name, KELPIE_OS_OPEN_READ, 0);
+    bool is_synced = file >= 0 && kelpie__os_sync(os, file) == 0;
+    if (file >= 0) {
+        kelpie__ignore(kelpie__os_close(os, file));
+    }
+    if (!is_synced) { /* whoever finds it takes it for one that lasts */
+        kelpie__ignore(kelpie__os_unlink(os, vm_directory, name, false));
+    }
+}
+
 static int layers_lay(struct kelpie_os *os, const struct kelpie_snapshot *snapshot, int directory,
                       bool may_copy, struct kelpie_error *error) {
     const struct kelpie_manifest *manifest = &snapshot->manifest;

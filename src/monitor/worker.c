@@ -12,6 +12,7 @@
 #include "monitor/source.h"
 #include "os/os_call.h"
 #include "store/copy.h"
+#include "store/merge.h"
 #include "store/seal.h"
 #include "store/sums.h"
 #include "store/template.h"
@@ -111,6 +112,59 @@ static const struct kelpie_manifest_disk *worker_disk_of(const struct worker *wo
     return NULL;
 }
 
+static bool worker_merges(const struct worker *worker) {
+    return worker->options->merged != NULL && worker->options->merged[0] != '\0';
+}
+
+/* One layer of the VM's disk, into the image that has those below it. */
+static int worker_merge_layer(struct worker *worker, const char *name, int image, bool is_lowest,
+                              struct kelpie_error *error) {
+    int layer = worker_open(worker->os, worker->vm, name, error);
+    if (layer < 0) {
+        return layer;
+    }
+    int status = 0;
+    if (is_lowest) {
+        int copied = kelpie__copy_file(worker->os, layer, image);
+        status = copied < 0 ? kelpie__fail(error, KELPIE_E_IO, -copied, "copy \"%s\"", name) : 0;
+    } else {
+        status = kelpie__merge_layer(worker->os, layer, name, image, error);
+    }
+    kelpie__ignore(kelpie__os_close(worker->os, layer)); /* it was only read */
+    return status;
+}
+
+/* All layers as one image, in the place of the uppermost, so that a disk has no more of them
+ * however often it is saved. None of them is written any more, nor are they touched here. */
+static int worker_merge(struct worker *worker, struct kelpie_error *error) {
+    struct kelpie_manifest *manifest = &worker->snapshot->manifest;
+    const char *name = worker->options->merged;
+    int image = KELPIE_OS_NO_HANDLE;
+    bool is_lowest = true;
+    int status = kelpie__snapshot_add_file(worker->snapshot, name, &image, error);
+    if (status < 0) {
+        return status;
+    }
+    for (uint32_t i = 0; i < worker->draft.file_count && status == 0; i += 1) {
+        const char *layer = worker->draft.files[i].name;
+        const struct kelpie_manifest_disk *disk = worker_disk_of(worker, layer);
+        if (!worker_is_written(layer) && (disk == NULL || !disk->is_read_only)) {
+            status = worker_merge_layer(worker, layer, image, is_lowest, error);
+            is_lowest = false;
+        }
+    }
+    kelpie__ignore(kelpie__os_close(worker->os, image)); /* the seal syncs it */
+    for (uint32_t i = 0; i < manifest->disk_count; i += 1) {
+        struct kelpie_manifest_disk *disk = &manifest->disks[i];
+        if (!disk->is_read_only) {
+            kelpie__ignore(kelpie__text_copy(disk->file, sizeof(disk->file), name));
+            kelpie__ignore(kelpie__text_copy(disk->format, sizeof(disk->format), "raw"));
+        }
+    }
+    worker_count(worker, name, KELPIE_OS_NO_HANDLE);
+    return status;
+}
+
 /* Takes over what the monitor wrote, and links the layers of the disks: the lowest first. */
 static int worker_take_files(struct worker *worker, struct kelpie_error *error) {
     struct kelpie_manifest *manifest = &worker->snapshot->manifest;
@@ -129,11 +183,11 @@ static int worker_take_files(struct worker *worker, struct kelpie_error *error) 
             manifest->file_count += 1;
         } else if (disk != NULL && disk->is_read_only) {
             status = worker_link(worker, KELPIE_OS_CWD, worker->options->root, name, error);
-        } else {
+        } else if (!worker_merges(worker)) {
             status = worker_link(worker, worker->vm, name, name, error);
         }
     }
-    return status;
+    return status == 0 && worker_merges(worker) ? worker_merge(worker, error) : status;
 }
 
 /* ---- memory ---------------------------------------------------------------------------------- */
@@ -316,6 +370,9 @@ static int worker_finish(struct worker *worker, struct kelpie_error *error) {
         status = kelpie__manifest_write(worker->os, snapshot->directory, &snapshot->manifest,
                                         is_synced, error);
     }
+    if (status == 0 && worker_merges(worker)) { /* without it the VM goes on over what it has */
+        kelpie__source_lay(snapshot, worker->options->merged, worker->vm);
+    }
     if (status == 0 && is_synced && worker->draft.disk_count > 0) {
         status = worker_sync_vm(worker, error);
     }
@@ -358,7 +415,7 @@ static int worker_options_read(struct kelpie_worker_options *options, int argc, 
                                struct kelpie_error *error) {
     const char *synced = "no";
     const char *transient = "no";
-    *options = (struct kelpie_worker_options){0};
+    *options = (struct kelpie_worker_options){.merged = ""};
     const struct {
         const char *name;
         const char **value;
@@ -369,6 +426,7 @@ static int worker_options_read(struct kelpie_worker_options *options, int argc, 
         {"--vm", &options->vm},
         {"--root", &options->root},
         {"--kernel", &options->kernel},
+        {"--merged", &options->merged},
         {"--synced", &synced},
         {"--transient", &transient},
     };

@@ -38,6 +38,9 @@ struct kelpie_worker_options {
     const char *vm;     /* path of the VM's directory */
     const char *root;   /* path of its root image; "": none */
     const char *kernel; /* path of its kernel */
+    /* Name of an image that all layers of its disk are merged into, which is then the VM's, too;
+     * "", NULL: they are linked as they are. */
+    const char *merged;
     bool is_synced;
     bool is_transient; /* nobody but the VMs that are about to be made of it will know of it */
 };

@@ -6,6 +6,7 @@
  */
 #include "store/qcow2.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "core/text.h"
@@ -129,4 +130,77 @@ int kelpie__qcow2_check(struct kelpie_os *os, int file, const char *name, const 
         status = check_backing_name(head, (size_t)got, name, backing_name, error);
     }
     return status < 0 ? status : check_extensions(head, (size_t)got, name, backing_format, error);
+}
+
+/* ---- what it says ---------------------------------------------------------------------------- */
+
+static void store(uint8_t *bytes, size_t count, uint64_t value) {
+    for (size_t i = 0; i < count; i += 1) {
+        bytes[i] = (uint8_t)(value >> (8 * (count - 1 - i)));
+    }
+}
+
+/* The place of the extension that names the format, of `*out_bytes` with its padding; 0: none. */
+static uint64_t find_format(const uint8_t *head, uint64_t *out_bytes) {
+    uint64_t at = load(head + 100, 4);
+    for (uint32_t i = 0; i < QCOW2_EXTENSION_COUNT_MAX && at + 8 <= QCOW2_HEAD_BYTES; i += 1) {
+        uint64_t kind = load(head + at, 4);
+        uint64_t length = (load(head + at + 4, 4) + 7) / 8 * 8;
+        if (kind == QCOW2_EXTENSION_END || length > QCOW2_HEAD_BYTES - at - 8) {
+            return 0;
+        }
+        if (kind == QCOW2_EXTENSION_FORMAT) {
+            *out_bytes = length;
+            return at;
+        }
+        at += 8 + length;
+    }
+    return 0;
+}
+
+/* Into the header of a layer that was made here, whose name stands behind all else. */
+static bool change_backing(uint8_t *head, const char *backing_name, const char *backing_format) {
+    uint64_t format_bytes = 0;
+    uint64_t place = load(head + 8, 8);
+    size_t name_bytes = strlen(backing_name);
+    size_t length = strlen(backing_format);
+    uint64_t format = find_format(head, &format_bytes);
+    if (format == 0 || length > format_bytes || place < format + 8 + format_bytes ||
+        place > QCOW2_HEAD_BYTES - QCOW2_NAME_BYTES_MAX || name_bytes > QCOW2_NAME_BYTES_MAX) {
+        return false;
+    }
+    store(head + 16, 4, name_bytes);
+    memcpy(head + place, backing_name, name_bytes);
+    store(head + format + 4, 4, length);
+    memset(head + format + 8, 0, (size_t)format_bytes);
+    memcpy(head + format + 8, backing_format, length);
+    return true;
+}
+
+int kelpie__qcow2_rebase(struct kelpie_os *os, int file, const char *name, const char *backing_name,
+                         const char *backing_format, struct kelpie_error *error) {
+    uint8_t head[QCOW2_HEAD_BYTES] = {0};
+    KELPIE_ASSERT(backing_name[0] != '\0' && backing_format[0] != '\0');
+    if (kelpie__qcow2_check(os, file, name, backing_name, backing_format, NULL) == 0) {
+        return 0;
+    }
+    int64_t got = kelpie__os_pread(os, file, head, sizeof(head), 0);
+    if (got < 0) {
+        return kelpie__fail(error, KELPIE_E_IO, (int)-got, "read the disk image \"%s\"", name);
+    }
+    if (got < (int64_t)sizeof(head)) {
+        return fail_image(error, name, "is no qcow2 image");
+    }
+    int status = check_header(head, name, error);
+    if (status < 0) {
+        return status;
+    }
+    if (load(head + 4, 4) != 3 || !change_backing(head, backing_name, backing_format)) {
+        return fail_image(error, name, "has a header in which nothing can be changed");
+    }
+    int64_t put = kelpie__os_pwrite(os, file, head, sizeof(head), 0);
+    int result = put == (int64_t)sizeof(head) ? 0 : put < 0 ? (int)put : -EIO;
+    return result < 0
+               ? kelpie__fail(error, KELPIE_E_IO, -result, "write the disk image \"%s\"", name)
+               : 0;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Whether a qcow2 image can be given to a VMM: it could name any file of the host as the one below
- * it, or as the one that has its data.
+ * What a qcow2 image says of others, and whether it can be given to a VMM: it could name any file
+ * of the host as the one below it, or as the one that has its data.
  */
 #ifndef KELPIE_STORE_QCOW2_H
 #define KELPIE_STORE_QCOW2_H
@@ -14,5 +14,11 @@
 KELPIE_MUST_CHECK int kelpie__qcow2_check(struct kelpie_os *os, int file, const char *name,
                                           const char *backing_name, const char *backing_format,
                                           struct kelpie_error *error);
+
+/* Makes a layer say that this file, of this format, is below it. It must not be open elsewhere, or
+ * only where nobody looks at that again. Nothing is written when it says so already. */
+KELPIE_MUST_CHECK int kelpie__qcow2_rebase(struct kelpie_os *os, int file, const char *name,
+                                           const char *backing_name, const char *backing_format,
+                                           struct kelpie_error *error);
 
 #endif

@@ -74,6 +74,76 @@ static void test_snapshot_disk(const struct harness *harness) {
     contract_close(&contract);
 }
 
+#define GENERATIONS 40u
+#define GENERATION_LAYERS_MAX 18u
+
+/* One more line on the disk, and a block that is another each time. */
+static void write_generation(struct kelpie_vm *vm, unsigned generation) {
+    char script[400];
+    unsigned block = generation % 5;
+    snprintf(script, sizeof(script),
+             "echo %u >>/root/log; dd if=/dev/urandom of=/root/block%u bs=64k count=3 2>/dev/null; "
+             "md5sum </root/block%u >/root/sum%u",
+             generation, block, block, block);
+    contract_sh_says(vm, script, "");
+}
+
+/* All lines are there, and all blocks are what they were. */
+static void check_generations(struct kelpie_vm *vm, unsigned count) {
+    char lines[400] = "";
+    size_t length = 0;
+    for (unsigned i = 0; i < count; i += 1) {
+        length += (size_t)snprintf(lines + length, sizeof(lines) - length, "%u\n", i);
+    }
+    contract_sh_says(vm, "cat /root/log", lines);
+    contract_sh_says(vm,
+                     "for i in 0 1 2 3 4; do md5sum </root/block$i | cat - /root/sum$i | "
+                     "(read a; read b; test -n \"$a\" && test \"$a\" = \"$b\" || echo $i); done",
+                     "");
+}
+
+static void take_generation(struct contract *contract, struct kelpie_vm *vm, unsigned generation) {
+    char name[32];
+    snprintf(name, sizeof(name), "generation-%u", generation);
+    write_generation(vm, generation);
+    contract_take(vm, name);
+    if (generation % 10 == 9) { /* a machine that goes on over the layers of its snapshot */
+        CONTRACT_OK(kelpie_vm_restore(vm, name, 0, &broken));
+    }
+    if (generation % 10 != 0) { /* what the VM was restored from is in use */
+        snprintf(name, sizeof(name), "generation-%u", generation - 1);
+        contract_remove_snapshot(contract, name);
+    }
+    unsigned count = layers(contract, "vms/long");
+    HARNESS_CHECK(count <= GENERATION_LAYERS_MAX, "%u layers", count);
+}
+
+/* A disk goes on for ever: its layers are merged, those of the VM and those of its snapshots. */
+static void test_disk_generations(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_vm *vm = contract_start_with_disk(&contract, "long");
+    for (unsigned i = 0; i < GENERATIONS; i += 1) {
+        take_generation(&contract, vm, i);
+    }
+    check_generations(vm, GENERATIONS);
+    CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "generation-39", &broken));
+    struct kelpie_vm *clone = contract_create_from(&contract, "clone", "generation-39");
+    CONTRACT_OK(kelpie_vm_start(clone, 0, &broken));
+    check_generations(clone, GENERATIONS);
+    contract_end(clone);
+    CONTRACT_OK(kelpie_vm_kill(vm, &broken));
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken)); /* a boot over what is on the disk alone */
+    check_generations(vm, GENERATIONS);
+    contract_end(vm);
+    contract_remove_snapshot(&contract, "generation-39");
+    contract_remove_snapshot(&contract, "generation-29");
+    contract_remove_snapshot(&contract, "generation-19");
+    contract_remove_snapshot(&contract, "generation-9");
+    contract_store_is_empty(&contract);
+    contract_remove_root(&contract);
+    contract_close(&contract);
+}
+
 /* ---- faults ---------------------------------------------------------------------------------- */
 
 /* A worker reads the plan anew each time that one is started: one VM is enough for many plans. */
@@ -165,6 +235,44 @@ static void test_snapshot_no_space_worker(const struct harness *harness) {
     }
     plan_next(harness, NO_FAULT);
     contract_end(vm);
+    contract_remove_root(&contract);
+    contract_close(&contract);
+    plan_remove(harness);
+}
+
+/* The image of all layers does not come to be: the VM goes on over those that it has, boots over
+ * them although its own was made for the image, and the next snapshot merges them. */
+static void test_disk_merge_fails(const struct harness *harness) {
+    struct contract contract = open_planned(harness);
+    struct kelpie_vm *vm = contract_start_with_disk(&contract, "long");
+    char name[32];
+    for (unsigned i = 0; i < 15; i += 1) {
+        write_generation(vm, i);
+        snprintf(name, sizeof(name), "generation-%u", i);
+        contract_take(vm, name);
+        contract_remove_snapshot(&contract, name);
+    }
+    HARNESS_CHECK(layers(&contract, "vms/long") == 16, "one for each");
+    plan_next(harness, "truncate role=worker nth=1 => ENOSPC");
+    write_generation(vm, 15);
+    no_space(&contract, vm);
+    plan_next(harness, NO_FAULT);
+    write_generation(vm, 16);
+    HARNESS_CHECK(layers(&contract, "vms/long") == 17, "as it was");
+    contract_sh_says(vm, "sync", "");
+    CONTRACT_OK(kelpie_vm_kill(vm, &broken));
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    check_generations(vm, 17);
+    write_generation(vm, 17);
+    contract_take(vm, "merged");
+    HARNESS_CHECK(layers(&contract, "snapshots/merged") == 1, "one image");
+    HARNESS_CHECK(layers(&contract, "vms/long") == 2, "the image, and the VM's own");
+    contract_sh_says(vm, "sync", "");
+    CONTRACT_OK(kelpie_vm_kill(vm, &broken));
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    check_generations(vm, 18);
+    contract_end(vm);
+    contract_remove_snapshot(&contract, "merged");
     contract_remove_root(&contract);
     contract_close(&contract);
     plan_remove(harness);
@@ -272,6 +380,8 @@ static void test_snapshot_vmm_killed(const struct harness *harness) {
 
 const struct harness_test contract_tests_snapshot_faults[] = {
     {"snapshot_disk", test_snapshot_disk, 120},
+    {"disk_generations", test_disk_generations, 240},
+    {"disk_merge_fails", test_disk_merge_fails, 180},
     {"snapshot_no_space_monitor", test_snapshot_no_space_monitor, 120},
     {"snapshot_no_space_worker", test_snapshot_no_space_worker, 180},
     {"snapshot_worker_killed", test_snapshot_worker_killed, 120},
