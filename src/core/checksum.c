@@ -15,6 +15,11 @@ uint64_t kelpie__checksum_u64(const void *bytes, size_t count) {
     return XXH3_64bits(bytes, count);
 }
 
+uint64_t kelpie__checksum_seeded(const void *bytes, size_t count, uint64_t seed) {
+    KELPIE_ASSERT(bytes != NULL);
+    return XXH3_64bits_withSeed(bytes, count, seed);
+}
+
 void kelpie__checksum_text(const void *bytes, size_t count, char out[KELPIE_CHECKSUM_TEXT_BYTES]) {
     KELPIE_ASSERT(bytes != NULL);
     XXH128_hash_t sum = XXH3_128bits(bytes, count);

@@ -12,6 +12,8 @@
 #define KELPIE_CHECKSUM_TEXT_BYTES 33u
 
 uint64_t kelpie__checksum_u64(const void *bytes, size_t count);
+/* Another function for each seed: who does not know it cannot make two contents with one sum. */
+uint64_t kelpie__checksum_seeded(const void *bytes, size_t count, uint64_t seed);
 /* 128 bits as 32 hexadecimal digits and a terminator. */
 void kelpie__checksum_text(const void *bytes, size_t count, char out[KELPIE_CHECKSUM_TEXT_BYTES]);
 

@@ -280,14 +280,15 @@ static bool copy_wants(struct kelpie_qemu_copy *copy, uint64_t page, const uint8
     const struct kelpie_qemu_ahead *ahead = &copy->order.ahead;
     if (copy->order.kind == KELPIE_QEMU_COPY_SAVE && copy_is_ahead(copy, page)) {
         copy->stored_bytes += KELPIE_QEMU_PAGE_BYTES; /* it is there, as it is or anew */
-        return kelpie__checksum_u64(bytes, KELPIE_QEMU_PAGE_BYTES) != ahead->sums[page];
+        return kelpie__checksum_seeded(bytes, KELPIE_QEMU_PAGE_BYTES, ahead->seed) !=
+               ahead->sums[page];
     }
     if (bytes_are_zero(bytes, KELPIE_QEMU_PAGE_BYTES)) {
         return false;
     }
     if (copy->order.kind == KELPIE_QEMU_COPY_AHEAD) {
         ahead->bits[page / 8] = (uint8_t)(ahead->bits[page / 8] | 1u << page % 8);
-        ahead->sums[page] = kelpie__checksum_u64(bytes, KELPIE_QEMU_PAGE_BYTES);
+        ahead->sums[page] = kelpie__checksum_seeded(bytes, KELPIE_QEMU_PAGE_BYTES, ahead->seed);
     }
     copy->stored_bytes += KELPIE_QEMU_PAGE_BYTES;
     return true;

@@ -48,7 +48,9 @@ enum kelpie_qemu_copy_kind {
 struct kelpie_qemu_ahead {
     uint8_t *bits;  /* of each page one, zeros at first; NULL: nothing is in advance */
     uint64_t *sums; /* of a page whose bit is set: the checksum of what the file has */
-    /* 64 bits: one page in 10^19 that changed would be taken for the same. */
+    /* 64 bits: one page in 10^19 that changed would be taken for the same. Drawn for each save, so
+     * that no guest can change a page unseen: */
+    uint64_t seed;
 };
 
 struct kelpie_qemu_copy_order {

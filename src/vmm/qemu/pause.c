@@ -16,6 +16,10 @@
 #include "os/os_mark.h"
 #include "vmm/qemu/instance.h"
 
+/* QMP has room for few commands at a time: one that was lost may not keep its place for ever. */
+#define PAUSE_UNDO_MS (2 * KELPIE_QEMU_TIMEOUT_MS)
+#define PAUSE_UNDO_AGAIN_MS 250u
+
 /* QEMU's own event comes before its answer; it is missing when QEMU was there already. */
 static void pause_note(struct kelpie_qemu *qemu, bool is_paused) {
     enum kelpie_vmm_state wanted = is_paused ? KELPIE_VMM_PAUSED : KELPIE_VMM_RUNNING;
@@ -59,6 +63,9 @@ static void pause_undone(void *context, int status, const struct kelpie_json_val
     if (!is_told && !qemu->vmm.is_changing) {
         return; /* it was settled by one that was sent later */
     }
+    if (status == KELPIE_E_TIMEOUT) { /* after pause_undo_is_late: settled since, or still to be */
+        return;
+    }
     kelpie__timer_disarm(qemu->loop, &qemu->change_timer);
     qemu->is_unsettled = false;
     if (pause_is_left_to_end(status)) {
@@ -85,7 +92,7 @@ static void pause_undo_is_late(void *context) {
 static bool pause_send_undo(struct kelpie_qemu *qemu) {
     const struct kelpie_qmp_command command = {.name = qemu->is_pausing ? "cont" : "stop",
                                                .handle = KELPIE_OS_NO_HANDLE,
-                                               .timeout_ms = UINT32_MAX};
+                                               .timeout_ms = PAUSE_UNDO_MS};
     if (kelpie__qmp_execute(qemu->qmp, &command, pause_undone, qemu, NULL) < 0) {
         return false;
     }
@@ -134,8 +141,10 @@ static int pause_check_settled(struct kelpie_qemu *qemu, struct kelpie_error *er
     int status = kelpie__qemu_check_settled(qemu, error);
     KELPIE_ASSERT(status <= 0);
     if (status < 0) {
-        kelpie__ignore(kelpie__qemu_execute(qemu, qemu->is_pausing ? "cont" : "stop", NULL,
-                                            pause_undone_again, NULL));
+        const struct kelpie_qmp_command command = {.name = qemu->is_pausing ? "cont" : "stop",
+                                                   .handle = KELPIE_OS_NO_HANDLE,
+                                                   .timeout_ms = PAUSE_UNDO_AGAIN_MS};
+        kelpie__ignore(kelpie__qmp_execute(qemu->qmp, &command, pause_undone_again, qemu, NULL));
     }
     return status;
 }

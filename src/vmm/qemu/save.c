@@ -296,6 +296,11 @@ int kelpie__qemu_save_ahead(struct kelpie_vmm *vmm, const struct kelpie_vmm_save
         return status;
     }
     kelpie__qemu_save_forget(qemu);
+    uint64_t seed = 0;
+    status = kelpie__os_random(qemu->os, &seed, sizeof(seed));
+    if (status < 0) {
+        return kelpie__fail(error, KELPIE_E_IO, -status, "draw a seed to save memory");
+    }
     uint8_t *bits = kelpie__alloc(qemu->os, save_bits_bytes(qemu));
     uint64_t *sums = bits == NULL ? NULL : kelpie__alloc_raw(qemu->os, save_sums_bytes(qemu));
     if (sums == NULL) {
@@ -303,7 +308,7 @@ int kelpie__qemu_save_ahead(struct kelpie_vmm *vmm, const struct kelpie_vmm_save
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "allocate %zu bytes to save memory",
                             save_bits_bytes(qemu) + save_sums_bytes(qemu));
     }
-    qemu->save.ahead = (struct kelpie_qemu_ahead){.bits = bits, .sums = sums};
+    qemu->save.ahead = (struct kelpie_qemu_ahead){.bits = bits, .sums = sums, .seed = seed};
     return save_start(qemu, order, NULL, error);
 }
 
