@@ -240,7 +240,8 @@ static int use_member(struct sim_pool_client *client, struct kelpie_vm *vm,
         result.stdout_count == length + 1 && memcmp(result.stdout_bytes, word, length) == 0;
     bool is_disturbed = kelpie__sim_truth_has_lied(world) || has_fired(world, "guest") ||
                         has_fired(world, "memory") || has_fired(world, "process") ||
-                        has_fired(world, "disk") || has_fired(world, "kill");
+                        has_fired(world, "disk") || has_fired(world, "kill") ||
+                        has_fired(world, "stream");
     bool is_used = strncmp(result.stdout_bytes, "used", strlen("used")) == 0;
     if (is_used || (!is_new && !is_disturbed)) {
         kelpie__sim_world_fail(world, "invariant 23: a VM that was claimed %s: \"%.40s\"",

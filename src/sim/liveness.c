@@ -5,6 +5,7 @@
  */
 #include "sim/liveness.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -43,11 +44,37 @@ static bool pending_process(struct sim_world *world, char out[SIM_PENDING_BYTES_
     return false;
 }
 
-static bool pending_entry(struct sim_disk *disk, const char *directory,
+static bool has_fired(struct sim_world *world, const char *class) {
+    const struct sim_faults *faults = kelpie__sim_world_faults(world);
+    for (uint32_t i = 0; i < kelpie__sim_faults_class_count(); i += 1) {
+        if (strcmp(kelpie__sim_faults_class_name(i), class) == 0) {
+            return kelpie__sim_faults_class_fired(faults, i) > 0;
+        }
+    }
+    return false;
+}
+
+/* A disk that lies has lost a VM's configuration with the power: what else is in its directory may
+ * be worth something to people, and nobody else touches it. */
+static bool is_wreck(struct sim_world *world, const char *directory, const char *name) {
+    char path[SIM_PATH_BYTES_MAX];
+    int length = snprintf(path, sizeof(path), "%s/%s/config.json", directory, name);
+    KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(path));
+    return strcmp(directory, SIM_STATE_DIRECTORY "/vms") == 0 && name[0] != '.' &&
+           has_fired(world, "disk") &&
+           kelpie__sim_disk_peek(kelpie__sim_world_disk(world), false, path, NULL, 0) == -ENOENT;
+}
+
+static bool pending_entry(struct sim_world *world, const char *directory,
                           char out[SIM_PENDING_BYTES_MAX]) {
+    struct sim_disk *disk = kelpie__sim_world_disk(world);
     uint64_t cursor = 0;
     char name[256];
-    if (!kelpie__sim_disk_walk(disk, directory, &cursor, name)) {
+    bool is_there = kelpie__sim_disk_walk(disk, directory, &cursor, name);
+    while (is_there && is_wreck(world, directory, name)) { /* bound: its entries */
+        is_there = kelpie__sim_disk_walk(disk, directory, &cursor, name);
+    }
+    if (!is_there) {
         return false;
     }
     int length = snprintf(out, SIM_PENDING_BYTES_MAX, "%s/%s was left behind", directory, name);
@@ -56,11 +83,10 @@ static bool pending_entry(struct sim_disk *disk, const char *directory,
 }
 
 bool kelpie__sim_pending(struct sim_world *world, char out[SIM_PENDING_BYTES_MAX]) {
-    struct sim_disk *disk = kelpie__sim_world_disk(world);
-    return pending_process(world, out) || pending_entry(disk, SIM_STATE_DIRECTORY "/vms", out) ||
-           pending_entry(disk, SIM_RUNTIME_DIRECTORY "/vms", out) ||
-           pending_entry(disk, SIM_STATE_DIRECTORY "/" KELPIE_SNAPSHOTS_DIRECTORY, out) ||
-           pending_entry(disk, SIM_STATE_DIRECTORY "/pools", out);
+    return pending_process(world, out) || pending_entry(world, SIM_STATE_DIRECTORY "/vms", out) ||
+           pending_entry(world, SIM_RUNTIME_DIRECTORY "/vms", out) ||
+           pending_entry(world, SIM_STATE_DIRECTORY "/" KELPIE_SNAPSHOTS_DIRECTORY, out) ||
+           pending_entry(world, SIM_STATE_DIRECTORY "/pools", out);
 }
 
 /* ---- the keeper ------------------------------------------------------------------------------ */
@@ -109,7 +135,8 @@ static int keeper_delete_all(struct kelpie *kelpie, struct kelpie_error *error) 
 }
 
 /* Their keepers would make new members for ever. */
-static int keeper_remove_pools(struct kelpie *kelpie, struct kelpie_error *error) {
+static int keeper_remove_pools(struct kelpie *kelpie, struct sim_world *world,
+                               struct kelpie_error *error) {
     struct kelpie_pool_info *entries = NULL;
     size_t count = 0;
     int status = kelpie_pool_list(kelpie, &entries, &count, error);
@@ -121,7 +148,15 @@ static int keeper_remove_pools(struct kelpie *kelpie, struct kelpie_error *error
         status = status == KELPIE_E_NOT_FOUND ? 0 : status;
     }
     kelpie_pool_list_free(kelpie, entries, count);
-    return status;
+    /* A keeper that had no time to end holds a pool that was removed before: who opens the library
+     * after that finishes it. */
+    uint64_t cursor = 0;
+    char name[256];
+    bool is_left =
+        status == 0 && kelpie__sim_disk_walk(kelpie__sim_world_disk(world),
+                                             SIM_STATE_DIRECTORY "/pools", &cursor, name);
+    return is_left ? kelpie__fail(error, KELPIE_E_BUSY, 0, "pool \"%s\" is not gone yet", name)
+                   : status;
 }
 
 static int keeper_fresh_vm(struct kelpie *kelpie, struct kelpie_error *error) {
@@ -167,11 +202,12 @@ static int keeper_work(struct kelpie_os *os, int argc, char **argv, struct kelpi
     if (status < 0) {
         return status;
     }
+    struct sim_world *world = kelpie__sim_process_of(os)->machine->world;
     if (argc == 3) {
         status = keeper_beside(kelpie, kelpie__sim_process_of(os), argv[1], argv[2], error);
     }
     if (status == 0) {
-        status = keeper_remove_pools(kelpie, error);
+        status = keeper_remove_pools(kelpie, world, error);
     }
     if (status == 0) {
         status = keeper_delete_all(kelpie, error);

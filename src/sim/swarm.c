@@ -242,17 +242,23 @@ static void draw_workload(struct sim_swarm *swarm) {
     swarm->client_count = between(&random, 1, SIM_SWARM_CLIENT_MAX);
     swarm->owner_count = between(&random, 1, swarm->client_count < 2 ? swarm->client_count : 2);
     swarm->operation_count = between(&random, 20, 200);
-    for (uint32_t op = 0; op < SIM_MODEL_OP_COUNT; op += 1) {
+    for (uint32_t op = 0; op < SIM_MODEL_CLONE; op += 1) {
         bool is_needed = op == SIM_MODEL_CREATE || op == SIM_MODEL_START || op == SIM_MODEL_EXEC;
         bool is_off = is_one_in(&random, 3);
         uint32_t weight = between(&random, 1, 100);
         swarm->weights[op] = is_off && !is_needed ? 0 : weight;
     }
+    swarm->weights[SIM_MODEL_CLONE] = 0; /* has_clones */
     swarm->pool_size = between(&random, 0, 5);
     bool is_damaged = is_one_in(&random, 3);
     uint32_t damage = between(&random, 1, SIM_SWARM_DAMAGE_COUNT - 1);
     swarm->damage =
         is_damaged && !swarm->is_calm ? (enum sim_swarm_damage)damage : SIM_SWARM_DAMAGE_NONE;
+}
+
+static void draw_clones(struct sim_swarm *swarm) {
+    struct swarm_random random = {.seed = swarm->seed, .stream = "clones"};
+    swarm->has_clones = !is_one_in(&random, 3);
 }
 
 /* Powers of two, so that the small ones come as often as the large ones. */
@@ -274,6 +280,7 @@ void kelpie__sim_swarm_draw(uint64_t seed, struct sim_swarm *out) {
     *out = (struct sim_swarm){.seed = seed, .is_calm = is_calm(seed)};
     draw_options(out);
     draw_workload(out);
+    draw_clones(out);
     draw_hostile(out);
     size_t length = kelpie__sim_faults_swarm(seed, out->plan, sizeof(out->plan));
     KELPIE_ASSERT(length < sizeof(out->plan));

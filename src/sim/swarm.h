@@ -26,11 +26,12 @@ enum sim_swarm_damage {
 struct sim_swarm {
     uint64_t seed;
     bool is_calm;
-    struct sim_options options;           /* plan and trace are NULL: the caller sets them */
-    uint32_t vm_count;                    /* 1..20 */
-    uint32_t client_count;                /* 1..5 */
-    uint32_t owner_count;                 /* 1..2: how many of the clients own VMs */
-    uint32_t operation_count;             /* of all clients together: 20..200 */
+    struct sim_options options; /* plan and trace are NULL: the caller sets them */
+    uint32_t vm_count;          /* 1..20 */
+    uint32_t client_count;      /* 1..5 */
+    uint32_t owner_count;       /* 1..2: how many of the clients own VMs */
+    uint32_t operation_count;   /* of all clients together: 20..200 */
+    bool has_clones;            /* VMs that live are forked, besides what the weights say */
     uint32_t weights[SIM_MODEL_OP_COUNT]; /* 0 (never) or 1..100; START and EXEC never 0 */
     uint32_t credit_bytes;                /* window of a stream; 0: as the product has it */
     uint32_t buffer_bytes;                /* clients read and write so much at once; 0: likewise */

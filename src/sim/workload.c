@@ -8,11 +8,14 @@
 
 #include "sim/fault.h"
 
-#define WORKLOAD_HERD_OF 5u    /* one group of operations in so many */
-#define WORKLOAD_LOOK_OF 6u    /* one operation in so many only looks */
-#define WORKLOAD_POOL_OF 12u   /* one in so many, and so many groups, are about pools */
-#define WORKLOAD_HASTE_OF 4u   /* one in so many follows the one before at once */
-#define WORKLOAD_CLONE_MAX 3u  /* VMs that are only made from snapshots */
+#define WORKLOAD_HERD_OF 5u /* one group of operations in so many */
+#define WORKLOAD_LOOK_OF 6u /* one operation in so many only looks */
+#define WORKLOAD_POOL_OF                                                                           \
+    12u                       /* besides one in so many, or a group, something is done with a pool \
+                               */
+#define WORKLOAD_CLONE_OF 16u /* likewise, a VM that lives is forked */
+#define WORKLOAD_HASTE_OF 4u  /* one in so many follows the one before at once */
+#define WORKLOAD_CLONE_MAX 3u /* VMs that are only made from snapshots */
 #define WORKLOAD_REST_BITS 11u /* the others: after 1 to 2,048 ms, short ones as often as long */
 
 static const char *const command_names[SIM_COMMAND_COUNT] = {
@@ -132,21 +135,32 @@ static void draw_snapshot(const struct sim_swarm *swarm, uint64_t index, struct 
     }
 }
 
-/* Some come in herds: several claim at once, or claim while the pool is removed. */
-static bool draw_pool(const struct sim_swarm *swarm, uint32_t index, struct sim_operation *out) {
+/* What is done besides: it takes no operation's place, so that there is as much to do with VMs in a
+ * run as without it. Gives how many. Some operations on pools come in herds: several claim at once,
+ * or claim while the pool is removed. */
+static uint32_t draw_besides(const struct sim_swarm *swarm, uint32_t index,
+                             struct sim_operation *out) {
     static const enum sim_look kinds[] = {
         SIM_LOOK_POOL_CLAIM, SIM_LOOK_POOL_CLAIM, SIM_LOOK_POOL_CLAIM,  SIM_LOOK_POOL_CLAIM,
         SIM_LOOK_POOL_CLAIM, SIM_LOOK_POOL_MAKE,  SIM_LOOK_POOL_REMOVE, SIM_LOOK_POOL_LOOK};
-    uint32_t herd = 1 + index / SIM_HERD_SIZE;
+    uint32_t herd = SIM_HERD_MAX / 2 + index / SIM_HERD_SIZE;
+    uint64_t value = SIM_OPERATION_MAX + index; /* nobody else's */
+    *out = (struct sim_operation){
+        .client = (uint8_t)draw(swarm, index, "client-besides", swarm->client_count),
+        .rest_ms = draw_rest(swarm, index),
+        .value = value,
+    };
     bool is_herd = swarm->client_count > 1 && draw(swarm, herd, "pool-herd", WORKLOAD_POOL_OF) == 0;
-    if (swarm->pool_size == 0 || (!is_herd && draw(swarm, index, "pool", WORKLOAD_POOL_OF) != 0)) {
-        return false;
+    if (swarm->pool_size > 0 && (is_herd || draw(swarm, index, "pool", WORKLOAD_POOL_OF) == 0)) {
+        out->is_look = true;
+        out->kind = (uint8_t)kinds[draw(swarm, index, "pool-kind", KELPIE_ARRAY_COUNT(kinds))];
+        out->vm = (uint8_t)(draw(swarm, is_herd ? herd : index, "which-pool", 4) == 0 ? 1 : 0);
+        out->herd = is_herd ? herd : 0;
+        return 1;
     }
-    out->is_look = true;
-    out->kind = (uint8_t)kinds[draw(swarm, index, "pool-kind", KELPIE_ARRAY_COUNT(kinds))];
-    out->vm = (uint8_t)(draw(swarm, is_herd ? herd : index, "which-pool", 4) == 0 ? 1 : 0);
-    out->herd = is_herd ? herd : 0;
-    return true;
+    out->op = SIM_MODEL_CLONE;
+    out->vm = (uint8_t)draw(swarm, index, "clone-of", swarm->vm_count);
+    return swarm->has_clones && draw(swarm, index, "is-clone", WORKLOAD_CLONE_OF) == 0 ? 1 : 0;
 }
 
 static struct sim_operation draw_operation(const struct sim_swarm *swarm, uint32_t index,
@@ -160,9 +174,6 @@ static struct sim_operation draw_operation(const struct sim_swarm *swarm, uint32
         .rest_ms = draw_rest(swarm, index),
         .value = index + 1,
     };
-    if (draw_pool(swarm, index, &operation)) {
-        return operation;
-    }
     if (draw(swarm, index, "look", WORKLOAD_LOOK_OF) == 0) {
         operation.is_look = true;
         operation.kind = (uint8_t)draw(swarm, index, "kind", SIM_LOOK_POOL_MAKE);
@@ -203,14 +214,18 @@ uint32_t kelpie__sim_workload_draw(const struct sim_swarm *swarm, struct sim_ope
             count += 1;
         }
     }
+    uint32_t first = count;
     if (swarm->pool_size > 0 && count < capacity && draw(swarm, 0, "has-pool", 2) == 0) {
-        uint8_t client = (uint8_t)draw(swarm, 0, "pool-maker", swarm->client_count);
         out[count] = (struct sim_operation){
-            .client = client, .is_look = true, .kind = SIM_LOOK_POOL_MAKE, .value = count + 1};
+            .client = (uint8_t)draw(swarm, 0, "pool-maker", swarm->client_count),
+            .is_look = true,
+            .kind = SIM_LOOK_POOL_MAKE,
+            .value = SIM_OPERATION_MAX};
         count += 1;
     }
-    for (uint32_t i = 0; i < swarm->operation_count && count < capacity; i += 1) {
-        out[count] = draw_operation(swarm, count, &album);
+    for (uint32_t i = 0; i < swarm->operation_count && count + 2 <= capacity; i += 1) {
+        count += draw_besides(swarm, first + i, &out[count]);
+        out[count] = draw_operation(swarm, first + i, &album);
         count += 1;
     }
     return count;
