@@ -99,6 +99,11 @@ static void prune_leftover(struct kelpie *kelpie, const struct kelpie_pool_store
         KELPIE_REACHED(kelpie->os, "a pool was found half removed");
         kelpie__pool_end_members(kelpie, &directory);
         kelpie__pool_directory_remove(&directory);
+    } else { /* or its remover died before its keeper heard of it */
+        int connection = kelpie__pool_poke(&directory);
+        if (connection >= 0) {
+            kelpie__ignore(kelpie__os_close(kelpie->os, connection)); /* "look" */
+        }
     }
     kelpie__pool_directory_close(&directory);
 }
