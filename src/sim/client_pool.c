@@ -185,9 +185,9 @@ static int pool_look(struct sim_pool_client *client, const struct sim_operation 
     struct kelpie_pool **handle = handle_of(client, operation, name);
     int status = pool_open(client, operation, error);
     status = status == 0 ? kelpie_pool_inspect(*handle, &info, error) : status;
-    /* What a keeper that was killed had just offered comes on top. */
-    uint32_t more = client->swarm->is_calm ? 0 : info.concurrency;
-    if (status == 0 && info.ready_count > info.size + more) {
+    /* Where somebody is killed, notes of the dead count until they are met, and what a dead keeper
+     * had just offered comes on top. */
+    if (status == 0 && client->swarm->is_calm && info.ready_count > info.size) {
         kelpie__sim_world_fail(world_of(client), "invariant 23: %s has %u members, its size is %u",
                                name, info.ready_count, info.size);
     }
