@@ -193,6 +193,14 @@ static void test_restore_memory_mismatch(const struct harness *harness) {
     contract_fails(kelpie_vm_restore(other, "nothing", 0, &error), &error, KELPIE_E_NOT_FOUND,
                    "nothing");
     contract_end(other);
+    /* An accelerator that is not the snapshot's. */
+    bool is_kvm = strcmp(contract_inspect(source).accelerator, "kvm") == 0;
+    config = from_config(&contract, "point");
+    kelpie_config_set_accelerator(config, is_kvm ? KELPIE_ACCELERATOR_TCG : KELPIE_ACCELERATOR_KVM);
+    contract_fails(kelpie_vm_create(contract.kelpie, "elsewhere", config, &other, &error), &error,
+                   KELPIE_E_SNAPSHOT_INCOMPATIBLE,
+                   is_kvm ? "has \"kvm\", and \"tcg\"" : "has \"tcg\", and \"kvm\"");
+    kelpie_config_destroy(config);
     contract_end(source);
     contract_remove_snapshot(&contract, "point");
     contract_close(&contract);
