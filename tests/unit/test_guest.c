@@ -55,8 +55,16 @@ static void vmm_event(void *context, const struct kelpie_vmm_event *event) {
     kelpie__pause_changed(&fixture->monitor->pause);
 }
 
+/* Each guest here says hello, which is all that the trial of an accelerator waits for. */
+static void vmm_settle(struct kelpie_vmm *vmm, bool is_good, const char *reason) {
+    assert_int_equal(vmm->state, KELPIE_VMM_RUNNING);
+    assert_true(is_good);
+    assert_string_equal(reason, "it booted a guest on this host");
+}
+
 static const struct kelpie_vmm_operations vmm_operations = {.name = "none",
                                                             .capabilities = KELPIE_VMM_CAN_PAUSE,
+                                                            .settle = vmm_settle,
                                                             .check_clock = vmm_check_clock,
                                                             .pause = vmm_change,
                                                             .resume = vmm_change,
