@@ -19,6 +19,8 @@
 /* Of an agent without commands: its port, its console, the directory of its groups; and of each
  * group that it keeps for the next commands the directory and two files. */
 #define BELONGINGS_AGENT_HANDLES 3u
+/* Where that directory could not be opened the agent goes on without: by the list of processes. */
+#define BELONGINGS_GROUPLESS_HANDLES 2u
 #define BELONGINGS_GROUP_HANDLES 3u
 
 /* ---- 25: a process that ends by itself ------------------------------------------------------- */
@@ -97,27 +99,40 @@ static void check_sockets(struct sim_world *world) {
 }
 
 /* But pipes: a command that is over may have written more than anybody has asked for. */
-static uint32_t count_of_agent(const struct sim_process *agent) {
+static uint32_t count_of_agent(const struct sim_process *agent, bool *out_has_groups) {
     uint32_t count = 0;
+    *out_has_groups = false;
     for (uint32_t i = agent->handles_inherited; i < agent->handle_count; i += 1) {
         const struct sim_object *object = agent->handles[i].object;
-        count += object != NULL && strcmp(object->operations->kind, "pipe") != 0 ? 1 : 0;
+        if (object == NULL || strcmp(object->operations->kind, "pipe") == 0) {
+            continue;
+        }
+        count += 1;
+        *out_has_groups = *out_has_groups || strcmp(object->operations->kind, "directory") == 0;
     }
     return count;
 }
 
+static bool is_own_of_agent(uint32_t count, bool has_groups) {
+    if (!has_groups || count < BELONGINGS_AGENT_HANDLES) {
+        return !has_groups && count == BELONGINGS_GROUPLESS_HANDLES;
+    }
+    uint32_t of_groups = count - BELONGINGS_AGENT_HANDLES;
+    return of_groups % BELONGINGS_GROUP_HANDLES == 0 &&
+           of_groups / BELONGINGS_GROUP_HANDLES <= KELPIE_AGENT_GROUP_SPARE_MAX;
+}
+
 static void check_agent(struct sim_world *world, struct sim_guest *guest) {
     struct sim_guest_truth truth;
+    bool has_groups = false;
     kelpie__sim_guest_truth(guest, &truth);
     if (!truth.has_agent || truth.process_count != 1) {
         return;
     }
     const struct sim_process *agent = kelpie__sim_guest_machine(guest)->processes;
-    uint32_t count = count_of_agent(agent);
-    uint32_t groups = (count - (uint32_t)kelpie__min_u64(count, BELONGINGS_AGENT_HANDLES)) /
-                      BELONGINGS_GROUP_HANDLES;
-    if (groups > KELPIE_AGENT_GROUP_SPARE_MAX ||
-        count != BELONGINGS_AGENT_HANDLES + groups * BELONGINGS_GROUP_HANDLES) {
+    KELPIE_ASSERT(agent != NULL);
+    uint32_t count = count_of_agent(agent, &has_groups);
+    if (!is_own_of_agent(count, has_groups)) {
         kelpie__sim_world_fail(world,
                                "invariant 25: the agent of guest %llu has %u handles open, and "
                                "nothing to do",

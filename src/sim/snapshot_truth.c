@@ -38,14 +38,20 @@ struct truth {
     struct sim_guest_truth guest; /* of one that is whole */
 };
 
+/* Entropy that no other guest may have as its own. */
+struct pool {
+    uint64_t entropy;
+    uint64_t guest; /* who may: the one that was saved with it, or was published; 0: nobody */
+};
+
 struct sim_snapshots {
     struct sim_world *world; /* borrowed */
     uint64_t compared;
     bool has_rot;
     uint32_t count;
     struct truth truths[TRUTH_COUNT_MAX];
-    uint32_t pool_count; /* of entropy that may not be seen again */
-    uint64_t pools[TRUTH_POOL_MAX];
+    uint32_t pool_count;
+    struct pool pools[TRUTH_POOL_MAX];
     int64_t come_ns[TRUTH_GUEST_MAX]; /* by a guest's id: when it was created, or loaded */
 };
 
@@ -230,19 +236,27 @@ void kelpie__sim_snapshots_power_loss(struct sim_snapshots *snapshots) {
 
 /* ---- 17, 18, 21: what comes of it ------------------------------------------------------------ */
 
-/* Whether some guest had all of this, and nothing more, in its pool. */
-static bool is_pool_known(const struct sim_snapshots *snapshots, uint64_t entropy) {
+/* Whether another guest had all of this, and nothing more, in its pool. A guest may be saved before
+ * it is published: its record could not be written at once. */
+static bool is_pool_known(const struct sim_snapshots *snapshots, uint64_t entropy, uint64_t guest) {
+    KELPIE_ASSERT(guest > 0);
     for (uint32_t i = 0; i < snapshots->pool_count; i += 1) {
-        if (snapshots->pools[i] == entropy) {
+        if (snapshots->pools[i].entropy == entropy && snapshots->pools[i].guest != guest) {
             return true;
         }
     }
     return false;
 }
 
-static void note_pool(struct sim_snapshots *snapshots, uint64_t entropy) {
-    if (snapshots->pool_count < TRUTH_POOL_MAX && !is_pool_known(snapshots, entropy)) {
-        snapshots->pools[snapshots->pool_count] = entropy;
+/* `guest`: whose own it is; 0: it came with what was loaded. */
+static void note_pool(struct sim_snapshots *snapshots, uint64_t entropy, uint64_t guest) {
+    for (uint32_t i = 0; i < snapshots->pool_count; i += 1) {
+        if (snapshots->pools[i].entropy == entropy) {
+            return; /* who had it first */
+        }
+    }
+    if (snapshots->pool_count < TRUTH_POOL_MAX) {
+        snapshots->pools[snapshots->pool_count] = (struct pool){entropy, guest};
         snapshots->pool_count += 1;
     }
 }
@@ -250,7 +264,8 @@ static void note_pool(struct sim_snapshots *snapshots, uint64_t entropy) {
 void kelpie__sim_snapshots_guest(struct sim_snapshots *snapshots, struct sim_guest *guest,
                                  const char *what) {
     struct sim_guest_truth truth;
-    bool has_come = strcmp(what, "created") == 0 || strcmp(what, "loaded") == 0;
+    bool is_loaded = strcmp(what, "loaded") == 0;
+    bool has_come = strcmp(what, "created") == 0 || is_loaded;
     if (strcmp(what, "saved") != 0 && !has_come) {
         return;
     }
@@ -261,8 +276,8 @@ void kelpie__sim_snapshots_guest(struct sim_snapshots *snapshots, struct sim_gue
     if (strcmp(what, "created") == 0) {
         return;
     }
-    note_pool(snapshots, truth.entropy);
-    if (truth.is_damaged && strcmp(what, "loaded") == 0) {
+    note_pool(snapshots, truth.entropy, is_loaded ? 0 : truth.id);
+    if (truth.is_damaged && is_loaded) {
         kelpie__sim_world_fail(snapshots->world,
                                "invariant 17: a state that is not whole is loaded into a VMM");
     }
@@ -309,7 +324,7 @@ static void check_identity(struct sim_snapshots *snapshots, struct sim_guest *gu
     /* Who tells it the time is slow, and so is the guest: not before it came. */
     int64_t way_ns =
         kelpie__sim_now(snapshots->world) - snapshots->come_ns[truth.id % TRUTH_GUEST_MAX];
-    if (is_pool_known(snapshots, truth.entropy)) {
+    if (is_pool_known(snapshots, truth.entropy, truth.id)) {
         kelpie__sim_world_fail(snapshots->world,
                                "invariant 21: %s draws what another guest draws: nothing was "
                                "added to its pool",
@@ -324,7 +339,7 @@ static void check_identity(struct sim_snapshots *snapshots, struct sim_guest *gu
     if (kelpie__sim_faults_fired(faults) == 0) { /* an agent that cannot write it goes on without */
         check_machine_id(snapshots, guest, path);
     }
-    note_pool(snapshots, truth.entropy);
+    note_pool(snapshots, truth.entropy, truth.id);
 }
 
 void kelpie__sim_snapshots_arrived(struct sim_snapshots *snapshots, struct sim_guest *guest,
