@@ -598,7 +598,9 @@ static void step_vm(struct step *step) {
         bool was_there =
             entry->status == KELPIE_E_CRASHED && (!step->model->is_calm || entry->overlaps_end);
         /* before anybody found that there is no such snapshot */
-        bool is_other = exists && !step->model->is_calm && is_failure_of(op, entry->status);
+        bool was_ended = entry->overlaps_end && entry->status == KELPIE_E_CANCELLED;
+        bool is_other =
+            exists && (!step->model->is_calm || was_ended) && is_failure_of(op, entry->status);
         if (entry->has_answer &&
             (entry->status == KELPIE_E_NOT_FOUND || is_second || was_there || is_other)) {
             allow_same(step);

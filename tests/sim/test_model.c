@@ -392,6 +392,23 @@ static void test_start_that_is_killed(void **state) {
     kelpie__sim_model_destroy(model);
 }
 
+/* Its VM is ended before anybody has looked for the snapshot, and found that there is none. */
+static void test_restore_of_nothing_that_is_ended(void **state) {
+    struct sim_model *model = model_in(true, KELPIE_VM_CREATED);
+    struct sim_model_call restore = {.op = SIM_MODEL_RESTORE, .vm = 3, .snapshot = 9};
+    struct sim_model_call end = {.op = SIM_MODEL_DELETE_FORCE, .vm = 3};
+    (void)state;
+    uint64_t one = kelpie__sim_model_begin(model, &restore);
+    uint64_t other = kelpie__sim_model_begin(model, &end);
+    MUST(kelpie__sim_model_end(model, one, KELPIE_E_CANCELLED, 0, text));
+    MUST(kelpie__sim_model_end(model, other, 0, 0, text));
+    assert_int_equal(kelpie__sim_model_states(model, 3), SIM_MODEL_GONE);
+    kelpie__sim_model_destroy(model);
+    model = model_in(true, KELPIE_VM_CREATED); /* nobody has ended it */
+    assert_false(call(model, SIM_MODEL_RESTORE, KELPIE_E_CANCELLED, 0, 9));
+    kelpie__sim_model_destroy(model);
+}
+
 static uint64_t draw(uint64_t *seed, uint64_t bound) {
     *seed = *seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
     return (*seed >> 33) % bound;
@@ -482,6 +499,7 @@ int main(void) {
         cmocka_unit_test(test_kill_is_never_refused),
         cmocka_unit_test(test_crash_of_a_monitor),
         cmocka_unit_test(test_start_that_is_killed),
+        cmocka_unit_test(test_restore_of_nothing_that_is_ended),
         cmocka_unit_test(test_histories_that_never_rest),
         cmocka_unit_test(test_too_much_is_counted),
     };
