@@ -139,6 +139,16 @@ static int run_open(struct kelpie_vm_directory *directory) {
     return 0;
 }
 
+/* Whether the path stands for what the handle is of. */
+static bool is_named(struct kelpie_os *os, int directory, const char *path, int handle) {
+    struct kelpie_os_stat mine;
+    struct kelpie_os_stat current;
+    KELPIE_ASSERT(handle >= 0);
+    return kelpie__os_stat(os, handle, "", false, &mine) == 0 &&
+           kelpie__os_stat(os, directory, path, false, &current) == 0 &&
+           mine.inode == current.inode && mine.device == current.device;
+}
+
 /* One try. 1: somebody removed the run directory, or replaced the file, between opening and
  * locking. */
 static int lock_try(struct kelpie_vm_directory *directory) {
@@ -324,12 +334,7 @@ static int make_temporary(struct kelpie_vm_directory *directory, const char *tem
         return made == -ENOENT ? 1 : made;
     }
     status = kelpie__os_lock(os, made);
-    struct kelpie_os_stat mine;
-    struct kelpie_os_stat current;
-    bool is_ours = status == 0 && kelpie__os_stat(os, made, "", false, &mine) == 0 &&
-                   kelpie__os_stat(os, base, temporary, false, &current) == 0 &&
-                   mine.inode == current.inode;
-    if (!is_ours) {
+    if (status < 0 || !is_named(os, base, temporary, made)) {
         kelpie__ignore(kelpie__os_close(os, made));
         return status < 0 && status != -EAGAIN ? status : 1;
     }
@@ -390,7 +395,9 @@ int kelpie__vm_directory_create(struct kelpie_vm_directory *directory,
     if (status < 0) {
         KELPIE_REACHED(places->os, "a create failed half-way");
         int base = base_of(places, values->is_ephemeral);
-        kelpie__ignore(kelpie__remove_directory(places->os, base, temporary));
+        if (directory->vm >= 0) { /* else whoever tidies up has it */
+            kelpie__ignore(kelpie__remove_directory(places->os, base, temporary));
+        }
         kelpie__vm_directory_close(directory);
         kelpie__vm_directory_prune(places, NULL); /* the run directory that was made for the lock */
         return status;
@@ -540,20 +547,30 @@ bool kelpie__vm_directory_is_doubted(const struct kelpie_vm_directory *directory
 
 /* ---- deletion -------------------------------------------------------------------------------- */
 
+/* A name that nobody else takes, for what is going: while it is being emptied, somebody may make a
+ * new one with its old name. */
+static int name_deleted(struct kelpie_os *os, char out[VM_TEMPORARY_BYTES_MAX]) {
+    uint8_t salt[8];
+    char hex[2 * sizeof(salt) + 1];
+    int status = kelpie__os_random(os, salt, sizeof(salt));
+    if (status < 0) {
+        return status;
+    }
+    kelpie__text_hex(hex, sizeof(hex), salt, sizeof(salt));
+    bool fits = kelpie__text_format(out, VM_TEMPORARY_BYTES_MAX, VM_DELETED_PREFIX "%s", hex);
+    KELPIE_ASSERT(fits);
+    return 0;
+}
+
 int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory, struct kelpie_error *error) {
     const struct kelpie_places *places = directory->places;
     char deleted[VM_TEMPORARY_BYTES_MAX];
-    uint8_t salt[8];
-    char hex[2 * sizeof(salt) + 1];
     KELPIE_ASSERT(directory->lock >= 0);
-    int status = kelpie__os_random(places->os, salt, sizeof(salt));
-    if (status < 0) {
-        return fail_io(error, status, "delete the directory", directory->name);
-    }
-    kelpie__text_hex(hex, sizeof(hex), salt, sizeof(salt));
-    kelpie__ignore(kelpie__text_format(deleted, sizeof(deleted), VM_DELETED_PREFIX "%s", hex));
     int base = base_of(places, directory->is_ephemeral);
-    status = kelpie__os_rename(places->os, base, directory->name, base, deleted, false);
+    int status = name_deleted(places->os, deleted);
+    if (status == 0) {
+        status = kelpie__os_rename(places->os, base, directory->name, base, deleted, false);
+    }
     if (status < 0 && status != -ENOENT) {
         return fail_io(error, status, "delete the directory", directory->name);
     }
@@ -562,7 +579,9 @@ int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory, struct ke
     if (!directory->is_ephemeral) {
         /* When this cannot be made durable now, the machine's death brings the VM back whole. */
         kelpie__ignore(kelpie__os_sync(places->os, base));
-        kelpie__ignore(kelpie__remove_directory(places->os, places->runtime_vms, directory->name));
+        kelpie__ignore(kelpie__os_rename(places->os, places->runtime_vms, directory->name,
+                                         places->runtime_vms, deleted, false));
+        kelpie__ignore(kelpie__remove_directory(places->os, places->runtime_vms, deleted));
     }
     /* It is deleted from here on; what cannot be removed now, prune removes. */
     kelpie__ignore(kelpie__remove_directory(places->os, base, deleted));
@@ -574,28 +593,38 @@ int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory, struct ke
 
 /* ---- all of them ----------------------------------------------------------------------------- */
 
-/* Takes the lock of this directory, or of the lock file in it: whoever comes for it while it is
- * being removed sees that somebody is there. False: somebody holds it. *out_lock may be NO_HANDLE
- * when there is none to hold. */
-static bool take_abandoned(struct kelpie_os *os, int base, const char *name, const char *lock_name,
+/* Takes the lock of this directory (`file` is empty), or of the lock file in it, which is made when
+ * there is none: whoever comes for it while it is being removed sees that somebody is there. False:
+ * somebody holds it, or the name stands for something else by now, which its maker made while we
+ * waited for the lock of what somebody else removed. */
+static bool take_abandoned(struct kelpie_os *os, int base, const char *name, const char *file,
                            int *out_lock) {
+    char path[256 + 8];
+    bool is_file = file[0] != '\0';
     int directory = open_directory(os, base, name);
     if (directory < 0) {
         return false;
     }
     int lock =
-        lock_name == NULL
-            ? kelpie__os_open(os, base, name, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0)
-            : kelpie__os_open(os, directory, lock_name, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE,
-                              0);
-    bool is_free = lock == -ENOENT || (lock >= 0 && kelpie__os_lock(os, lock) == 0);
-    kelpie__ignore(kelpie__os_close(os, directory));
-    if (lock >= 0 && !is_free) {
-        kelpie__ignore(kelpie__os_close(os, lock));
-    } else if (is_free) {
-        *out_lock = lock >= 0 ? lock : KELPIE_OS_NO_HANDLE;
+        is_file
+            ? kelpie__os_open(os, directory, file,
+                              KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE,
+                              VM_FILE_MODE)
+            : directory;
+    if (is_file) {
+        kelpie__ignore(kelpie__os_close(os, directory));
     }
-    return is_free;
+    if (lock < 0) {
+        return false;
+    }
+    kelpie__ignore(kelpie__text_format(path, sizeof(path), is_file ? "%s/%s" : "%s%s", name, file));
+    if (kelpie__os_lock(os, lock) == 0 && is_named(os, base, path, lock)) {
+        *out_lock = lock;
+        return true;
+    }
+    KELPIE_REACHED(os, "what looked like a leftover is somebody's");
+    kelpie__ignore(kelpie__os_close(os, lock));
+    return false;
 }
 
 /* One that cannot be looked at counts as one that is there: it keeps its run directory. */
@@ -616,7 +645,7 @@ static bool is_leftover(const struct kelpie_places *places, bool is_runtime, con
     }
     if (kelpie__text_has_prefix(name, VM_MADE_PREFIX)) {
         KELPIE_REACHED(places->os, "an unfinished create was found");
-        return take_abandoned(places->os, base, name, NULL, out_lock);
+        return take_abandoned(places->os, base, name, "", out_lock);
     }
     if (!is_runtime || kelpie__config_check_name(name, NULL) < 0) {
         return false;
@@ -626,6 +655,19 @@ static bool is_leftover(const struct kelpie_places *places, bool is_runtime, con
     return !may_be_vm(places, name) &&
            take_abandoned(places->os, base, name, KELPIE_VM_LOCK_FILE, out_lock) &&
            !may_be_vm(places, name);
+}
+
+static void leftover_remove(struct kelpie_os *os, int base, const char *name,
+                            struct kelpie_leftovers *inout) {
+    char deleted[VM_TEMPORARY_BYTES_MAX];
+    if (kelpie__text_has_prefix(name, VM_DELETED_PREFIX)) {
+        kelpie__remove_leftover(os, base, name, inout);
+        return;
+    }
+    if (name_deleted(os, deleted) == 0 &&
+        kelpie__os_rename(os, base, name, base, deleted, false) == 0) {
+        kelpie__remove_leftover(os, base, deleted, inout);
+    }
 }
 
 void kelpie__vm_directory_prune(const struct kelpie_places *places,
@@ -639,7 +681,7 @@ void kelpie__vm_directory_prune(const struct kelpie_places *places,
         while (kelpie__os_list(places->os, base, &cursor, name, sizeof(name)) == 1) {
             int lock = KELPIE_OS_NO_HANDLE;
             if (is_leftover(places, is_runtime, name, &lock)) {
-                kelpie__remove_leftover(places->os, base, name, inout);
+                leftover_remove(places->os, base, name, inout);
             }
             if (lock >= 0) {
                 kelpie__ignore(kelpie__os_close(places->os, lock));
