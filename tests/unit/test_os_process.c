@@ -94,6 +94,8 @@ static void test_child_is_as_the_spawn_says(void **state) {
                                     .flags = KELPIE_OS_SPAWN_NEW_SESSION |
                                              KELPIE_OS_SPAWN_NO_NEW_PRIVILEGES};
     char out[1024];
+    signal(SIGHUP,
+           SIG_DFL); /* what is ignored here stays ignored there: this may be run by nohup */
     run(*state, &spawn,
         "pwd; echo $ONLY; ulimit -n; "
         "read -r _ _ _ _ _ s _ </proc/$$/stat; test $s = $$ && echo session; "
