@@ -13,6 +13,7 @@
 #include "core/text.h"
 #include "os/os_call.h"
 #include "sim/qemu.h"
+#include "sim/stream.h"
 
 #define QMP_GREETING                                                                               \
     "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, \"major\": 7}, "             \
@@ -155,11 +156,21 @@ void kelpie__sim_qemu_event(struct sim_qemu *qemu, const char *name, const char 
     qmp_flush(qemu);
 }
 
+/* Which request has its answer, for invariant 29. */
+static void qmp_note_answer(struct sim_qemu *qemu) {
+    const struct sim_qemu_qmp *qmp = &qemu->qmp;
+    uint64_t id = 0;
+    if (qmp->handle != KELPIE_OS_NO_HANDLE && kelpie__text_u64(qmp->id, &id)) {
+        kelpie__sim_stream_answer(kelpie__sim_handle_object(qemu->process, qmp->handle), id);
+    }
+}
+
 /* The line of an answer, and what the plan makes of it. */
 static void qmp_answer(struct sim_qemu *qemu, const char *line) {
     struct sim_qemu_qmp *qmp = &qemu->qmp;
     KELPIE_ASSERT(!qmp->is_answered);
     qmp->is_answered = true;
+    qmp_note_answer(qemu);
     if (kelpie__sim_qemu_fault_is(qmp->fault, "die")) {
         kelpie__sim_qemu_die(qemu, QMP_SIGNAL_SEGV);
         return;

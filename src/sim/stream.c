@@ -28,7 +28,8 @@ struct sim_socket {
     struct kelpie_os_peer peer;
     bool is_read_shut;
     bool is_write_shut;
-    bool has_reset; /* a pending ECONNRESET: told once */
+    bool has_reset;    /* a pending ECONNRESET: told once */
+    uint64_t answered; /* see kelpie__sim_stream_answer */
 };
 
 static struct sim_socket *stream_of(struct sim_object *object) {
@@ -298,6 +299,18 @@ int kelpie__sim_stream_shut_write(struct sim_object *object) {
     }
     kelpie__sim_object_changed(object);
     return 0;
+}
+
+void kelpie__sim_stream_answer(struct sim_object *object, uint64_t id) {
+    struct sim_socket *stream = kelpie__sim_stream_of(object);
+    if (stream != NULL && stream->other != NULL) {
+        stream->other->answered = id;
+    }
+}
+
+uint64_t kelpie__sim_stream_answered(struct sim_object *object) {
+    struct sim_socket *stream = kelpie__sim_stream_of(object);
+    return stream == NULL ? 0 : stream->answered;
 }
 
 int kelpie__sim_stream_peer(struct sim_object *object, struct kelpie_os_peer *out) {

@@ -27,6 +27,10 @@ void kelpie__sim_stream_refuse(struct sim_object *object);
 int kelpie__sim_stream_shut_write(struct sim_object *object);
 /* As `peer`; -ENOTSOCK. Also of listeners. */
 int kelpie__sim_stream_peer(struct sim_object *object, struct kelpie_os_peer *out);
+/* For checks only: the last request of the other end that this end has answered, by the id that the
+ * other end gave it; and the other end's look at that. 0: none, or no stream. */
+void kelpie__sim_stream_answer(struct sim_object *object, uint64_t id);
+uint64_t kelpie__sim_stream_answered(struct sim_object *object);
 
 /* ---- listeners (listener.c) ------------------------------------------------------------------ */
 

@@ -94,7 +94,7 @@ static const struct knob knobs[] = {
     {"disk", SCALE_OPERATION, "pwrite", "short:7"},
     {"disk", SCALE_TIME, "disk", "full:3s"},
     {"disk", SCALE_TIME, "disk", "read-only:3s"},
-    {"disk", SCALE_OPERATION, "disk after=mark:*/snapshots/*", "rot"},
+    {"disk", SCALE_SELDOM, "disk after=mark:*/snapshots/*", "rot"},
     {"stream", SCALE_OPERATION, "read", "short"},
     {"stream", SCALE_OPERATION, "write", "short"},
     {"stream", SCALE_CALL, "write", "EAGAIN"},

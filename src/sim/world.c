@@ -20,6 +20,7 @@
 #include "sim/guest.h"
 #include "sim/heap.h"
 #include "sim/install.h"
+#include "sim/told.h"
 #include "sim/trace.h"
 
 #define WORLD_START_NS INT64_C(1000000000)
@@ -140,6 +141,10 @@ void kelpie__sim_jump_wall(struct sim_world *world, int64_t delta_ns) {
 #ifdef KELPIE_SIMULATION
 static void world_mark(struct kelpie_os *os, const struct kelpie_mark *mark) {
     struct sim_process *process = kelpie__sim_process_of(os);
+    if (mark->told != NULL) {
+        kelpie__sim_told(process, mark);
+        return;
+    }
     kelpie__sim_marks_add(&process->machine->world->marks, mark);
     kelpie__sim_world_emit(
         process->machine->world,

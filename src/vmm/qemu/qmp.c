@@ -269,6 +269,7 @@ static void qmp_message_answer(struct kelpie_qmp *qmp, const struct kelpie_json_
     uint64_t wanted = KELPIE_CANARY(qmp->os, 14) ? qmp_asked_last(qmp) : id;
     for (uint32_t i = 0; has_id && i < KELPIE_QMP_COMMAND_COUNT_MAX; i += 1) {
         if (qmp->commands[i].id == wanted && wanted != 0) {
+            KELPIE_TELL(qmp->os, "qmp-answer", qmp->stream, qmp->commands[i].id);
             qmp_answer(&qmp->commands[i], status, result, status < 0 ? &error : NULL);
             return;
         }
