@@ -35,6 +35,10 @@ static bool play_start(struct sim_player *player) {
     return kelpie__sim_step_start(player) && kelpie__sim_step_inspect(player);
 }
 
+static bool play_export(struct sim_player *player) {
+    return kelpie__sim_step_export(player);
+}
+
 static bool play_stop(struct sim_player *player) {
     return kelpie__sim_step_stop(player) && kelpie__sim_step_inspect(player);
 }
@@ -237,6 +241,8 @@ static const struct sim_scenario scenarios[] = {
     {"owner", "an ephemeral VM is made, its owner leaves", SIM_SCENARIO_OPEN, true, play_owner,
      false, false},
     {"start", "boot, up to Running", SIM_SCENARIO_CREATED, false, play_start, false, false},
+    {"start-disk", "boot over a disk that is made for it", SIM_SCENARIO_CREATED, false, play_start,
+     false, true},
     {"stop", "an orderly one", SIM_SCENARIO_RUNNING, false, play_stop, false, false},
     {"stop-paused", "of a VM that is paused", SIM_SCENARIO_PAUSED, false, play_stop_paused, false,
      false},
@@ -246,6 +252,8 @@ static const struct sim_scenario scenarios[] = {
      false},
     {"delete", "of a VM that does not run", SIM_SCENARIO_CREATED, false, play_delete, false, false},
     {"delete-running", "by force", SIM_SCENARIO_RUNNING, false, play_delete_running, false, false},
+    {"delete-disk", "by force, of a VM that has a disk", SIM_SCENARIO_RUNNING, false,
+     play_delete_running, false, true},
     {"exec", "two commands, collected", SIM_SCENARIO_RUNNING, false, play_exec, false, false},
     {"exec-input", "with input, collected", SIM_SCENARIO_RUNNING, false, play_exec_input, false,
      false},
@@ -275,6 +283,7 @@ static const struct sim_scenario scenarios[] = {
      play_snapshot, false, true},
     {"restore-disk", "in place, of a VM that has a disk", SIM_SCENARIO_SAVED, false, play_restore,
      false, true},
+    {"export", "of a snapshot, into a file", SIM_SCENARIO_SAVED, false, play_export, false, false},
     {"import", "of a snapshot that was exported", SIM_SCENARIO_EXPORTED, false, play_import, false,
      false},
     {"list", "of all VMs", SIM_SCENARIO_RUNNING, false, play_list, false, false},
