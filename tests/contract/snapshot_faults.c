@@ -307,8 +307,8 @@ static const char *const death_points[] = {
     "truncate role=monitor nth=1",
     "pwrite role=monitor nth=9",
     "rename role=monitor path=manifest.json* nth=1",
-    "rename role=monitor path=state.json* nth=3",
-    "rename role=monitor path=state.json* nth=4",
+    "rename role=monitor path=lasting.json* nth=1",
+    "rename role=monitor path=state.json* nth=3", /* starting, running, and this */
 };
 
 /* The monitor dies at several places of a snapshot: the VM has crashed, nothing is listed, and
