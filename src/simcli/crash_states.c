@@ -48,7 +48,7 @@ struct crash_search {
 };
 
 static const struct crash_subject subjects[] = {
-    {"create", 512, 16, 1},       {"delete", 512, 16, 1},
+    {"create", 512, 2, 32},       {"delete", 512, 2, 32},
     {"start", 16, 2, 16},         {"pause", 16, 2, 16},
     {"stop", 16, 2, 16},          {"kill", 16, 2, 16},
     {"owner", 32, 4, 8},          {"recover", 8, 2, 32},
