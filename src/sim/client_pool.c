@@ -27,13 +27,7 @@
 /* ---- what may be wrong ----------------------------------------------------------------------- */
 
 static bool has_fired(struct sim_world *world, const char *class) {
-    const struct sim_faults *faults = kelpie__sim_world_faults(world);
-    for (uint32_t i = 0; i < kelpie__sim_faults_class_count(); i += 1) {
-        if (strcmp(kelpie__sim_faults_class_name(i), class) == 0) {
-            return kelpie__sim_faults_class_fired(faults, i) > 0;
-        }
-    }
-    return false;
+    return kelpie__sim_faults_has_class_fired(kelpie__sim_world_faults(world), class);
 }
 
 static struct sim_world *world_of(const struct sim_pool_client *client) {

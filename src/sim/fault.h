@@ -51,6 +51,8 @@ uint32_t kelpie__sim_faults_fired(const struct sim_faults *faults);
 uint32_t kelpie__sim_faults_class_count(void);
 const char *kelpie__sim_faults_class_name(uint32_t index);
 uint32_t kelpie__sim_faults_class_fired(const struct sim_faults *faults, uint32_t index);
+/* Whether one of the class of that name, which there is, has fired. */
+bool kelpie__sim_faults_has_class_fired(const struct sim_faults *faults, const char *name);
 /* How often the index-th rule of the plan has fired; false: there is none. out: its text. */
 bool kelpie__sim_faults_rule_fired(const struct sim_faults *faults, uint32_t index, char out[512],
                                    uint64_t *out_fired);

@@ -32,6 +32,15 @@ uint32_t kelpie__sim_faults_class_fired(const struct sim_faults *faults, uint32_
     return faults->class_fired[index];
 }
 
+bool kelpie__sim_faults_has_class_fired(const struct sim_faults *faults, const char *name) {
+    uint32_t index = 0;
+    while (index < SIM_FAULT_CLASS_COUNT && strcmp(class_names[index], name) != 0) {
+        index += 1;
+    }
+    KELPIE_ASSERT(index < SIM_FAULT_CLASS_COUNT);
+    return faults->class_fired[index] > 0;
+}
+
 static bool is_one_of(const char *name, const char *const *names) {
     for (; *names != NULL; names += 1) {
         if (strcmp(name, *names) == 0) {

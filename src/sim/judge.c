@@ -110,13 +110,7 @@ static int64_t wall_offset_ns(struct sim_world *world) {
 
 /* Whether a fault of this class has fired. */
 static bool judge_has_fault(const struct sim_judge *judge, const char *class) {
-    const struct sim_faults *faults = kelpie__sim_world_faults(judge->world);
-    for (uint32_t i = 0; i < kelpie__sim_faults_class_count(); i += 1) {
-        if (strcmp(kelpie__sim_faults_class_name(i), class) == 0) {
-            return kelpie__sim_faults_class_fired(faults, i) > 0;
-        }
-    }
-    return false;
+    return kelpie__sim_faults_has_class_fired(kelpie__sim_world_faults(judge->world), class);
 }
 
 /* ---- 19: a restore that fails leaves the machine that there was ----------------------------- */

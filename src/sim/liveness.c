@@ -44,16 +44,6 @@ static bool pending_process(struct sim_world *world, char out[SIM_PENDING_BYTES_
     return false;
 }
 
-static bool has_fired(struct sim_world *world, const char *class) {
-    const struct sim_faults *faults = kelpie__sim_world_faults(world);
-    for (uint32_t i = 0; i < kelpie__sim_faults_class_count(); i += 1) {
-        if (strcmp(kelpie__sim_faults_class_name(i), class) == 0) {
-            return kelpie__sim_faults_class_fired(faults, i) > 0;
-        }
-    }
-    return false;
-}
-
 /* A disk that lies has lost a VM's configuration with the power: what else is in its directory may
  * be worth something to people, and nobody else touches it. */
 static bool is_wreck(struct sim_world *world, const char *directory, const char *name) {
@@ -61,7 +51,7 @@ static bool is_wreck(struct sim_world *world, const char *directory, const char 
     int length = snprintf(path, sizeof(path), "%s/%s/config.json", directory, name);
     KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(path));
     return strcmp(directory, SIM_STATE_DIRECTORY "/vms") == 0 && name[0] != '.' &&
-           has_fired(world, "disk") &&
+           kelpie__sim_faults_has_class_fired(kelpie__sim_world_faults(world), "disk") &&
            kelpie__sim_disk_peek(kelpie__sim_world_disk(world), false, path, NULL, 0) == -ENOENT;
 }
 

@@ -71,13 +71,7 @@ uint64_t kelpie__sim_recovery_trees(struct sim_world *world) {
 
 /* A disk that loses what it acknowledged can leave anything. */
 static bool has_lying_disk(struct sim_world *world) {
-    const struct sim_faults *faults = kelpie__sim_world_faults(world);
-    for (uint32_t i = 0; i < kelpie__sim_faults_class_count(); i += 1) {
-        if (strcmp(kelpie__sim_faults_class_name(i), "disk") == 0) {
-            return kelpie__sim_faults_class_fired(faults, i) > 0;
-        }
-    }
-    return false;
+    return kelpie__sim_faults_has_class_fired(kelpie__sim_world_faults(world), "disk");
 }
 
 static int inspect_all(struct kelpie *kelpie, struct kelpie_error *error) {

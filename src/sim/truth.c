@@ -113,11 +113,5 @@ uint32_t kelpie__sim_truth_commands(struct sim_world *world, const char *path, c
 }
 
 bool kelpie__sim_truth_has_lied(struct sim_world *world) {
-    const struct sim_faults *faults = kelpie__sim_world_faults(world);
-    for (uint32_t i = 0; i < kelpie__sim_faults_class_count(); i += 1) {
-        if (strcmp(kelpie__sim_faults_class_name(i), "agent") == 0) {
-            return kelpie__sim_faults_class_fired(faults, i) > 0;
-        }
-    }
-    return false;
+    return kelpie__sim_faults_has_class_fired(kelpie__sim_world_faults(world), "agent");
 }
