@@ -256,7 +256,6 @@ static int spawn_process(struct kelpie_vm *vm, int listener, int stream, int own
                          struct kelpie_error *error) {
     const struct kelpie_places *places = &vm->kelpie->places;
     char program[KELPIE_PATH_BYTES_MAX];
-    const char *step = "";
     struct kelpie_os *os = vm->kelpie->os;
     int status = kelpie__places_program(places, "kelpie-monitor", program, sizeof(program), error);
     if (status < 0) {
@@ -278,20 +277,10 @@ static int spawn_process(struct kelpie_vm *vm, int listener, int stream, int own
                                 vm->directory.name,     NULL};
     const int handles[CONNECT_HANDLE_COUNT] = {
         KELPIE_OS_NO_HANDLE, KELPIE_OS_NO_HANDLE, log, vm->directory.lock, listener, stream, owner};
-    const struct kelpie_os_spawn spawn = {
-        .path = program,
-        .argv = argv,
-        .directory = "/",
-        .handles = handles,
-        .handle_count = owner >= 0 ? CONNECT_HANDLE_COUNT : CONNECT_HANDLE_COUNT - 1,
-        .flags = KELPIE_OS_SPAWN_ORPHAN | KELPIE_OS_SPAWN_NEW_SESSION,
-        .cgroup = KELPIE_OS_NO_HANDLE,
-    };
-    status = kelpie__os_spawn(os, &spawn, NULL, NULL, &step);
+    uint32_t handle_count = owner >= 0 ? CONNECT_HANDLE_COUNT : CONNECT_HANDLE_COUNT - 1;
+    status = kelpie__program_start(os, program, argv, handles, handle_count, error);
     kelpie__ignore(kelpie__os_close(os, log));
-    return status < 0 ? kelpie__fail(error, KELPIE_E_UNAVAILABLE, -status, "start \"%s\" (%s)",
-                                     program, step)
-                      : 0;
+    return status;
 }
 
 /* A process handle of our own, by which the monitor of an owned VM sees us end even if our

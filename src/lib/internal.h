@@ -236,6 +236,14 @@ KELPIE_MUST_CHECK int kelpie__vm_record(struct kelpie_vm *vm, struct kelpie_vm_r
 /* Whether it is gone, or on its way: its connections may end before its lock is free. */
 bool kelpie__vm_monitor_is_dying(const struct kelpie_vm *vm, int32_t monitor_pid);
 
+/* ---- program.c ------------------------------------------------------------------------------- */
+
+/* Starts one of our programs, which lives on its own. `handles` as in struct kelpie_os_spawn; they
+ * stay the caller's. Errors: UNAVAILABLE, with the step that failed. */
+KELPIE_MUST_CHECK int kelpie__program_start(struct kelpie_os *os, const char *path,
+                                            const char *const *argv, const int *handles,
+                                            uint32_t handle_count, struct kelpie_error *error);
+
 /* ---- snapshot.c ------------------------------------------------------------------------------ */
 
 /* Removes what dead processes left of snapshots. */

@@ -67,7 +67,6 @@ static int ask_spawn(struct kelpie *kelpie, int pipe, struct kelpie_error *error
     const char *library = kelpie__os_environment(kelpie->os, "KELPIE_LIBKRUN");
     const char *firmware = kelpie__os_environment(kelpie->os, "KELPIE_LIBKRUNFW");
     const int handles[] = {KELPIE_OS_NO_HANDLE, pipe, KELPIE_OS_NO_HANDLE};
-    const char *step = "";
     size_t count = 2;
     if (library != NULL && library[0] != '\0') {
         argv[count] = "--library";
@@ -83,22 +82,9 @@ static int ask_spawn(struct kelpie *kelpie, int pipe, struct kelpie_error *error
     KELPIE_ASSERT(count < KELPIE_ARRAY_COUNT(argv));
     KELPIE_ASSERT(argv[count] == NULL);
     int status = kelpie__places_program(&kelpie->places, argv[0], program, sizeof(program), error);
-    if (status < 0) {
-        return status;
-    }
-    const struct kelpie_os_spawn spawn = {
-        .path = program,
-        .argv = argv,
-        .directory = "/",
-        .handles = handles,
-        .handle_count = KELPIE_ARRAY_COUNT(handles),
-        .flags = KELPIE_OS_SPAWN_ORPHAN | KELPIE_OS_SPAWN_NEW_SESSION,
-        .cgroup = KELPIE_OS_NO_HANDLE,
-    };
-    status = kelpie__os_spawn(kelpie->os, &spawn, NULL, NULL, &step);
-    return status < 0 ? kelpie__fail(error, KELPIE_E_UNAVAILABLE, -status, "start \"%s\" (%s)",
-                                     program, step)
-                      : 0;
+    return status < 0 ? status
+                      : kelpie__program_start(kelpie->os, program, argv, handles,
+                                              KELPIE_ARRAY_COUNT(handles), error);
 }
 
 static void ask_line(struct kelpie_libkrun *out, const char *line) {

@@ -23,7 +23,6 @@ int kelpie__pool_poke(const struct kelpie_pool_directory *directory) {
 static int keeper_spawn(struct kelpie_pool *pool, int listener, struct kelpie_error *error) {
     const struct kelpie_places *places = &pool->kelpie->places;
     struct kelpie_os *os = pool->kelpie->os;
-    const char *step = "";
     char program[KELPIE_PATH_BYTES_MAX];
     int status = kelpie__places_program(places, "kelpie-keeper", program, sizeof(program), error);
     if (status < 0) {
@@ -42,20 +41,9 @@ static int keeper_spawn(struct kelpie_pool *pool, int listener, struct kelpie_er
                                 "--name",           pool->directory.entry, NULL};
     const int handles[] = {KELPIE_OS_NO_HANDLE, KELPIE_OS_NO_HANDLE, log, pool->directory.lock,
                            listener};
-    const struct kelpie_os_spawn spawn = {
-        .path = program,
-        .argv = argv,
-        .directory = "/",
-        .handles = handles,
-        .handle_count = KELPIE_ARRAY_COUNT(handles),
-        .flags = KELPIE_OS_SPAWN_ORPHAN | KELPIE_OS_SPAWN_NEW_SESSION,
-        .cgroup = KELPIE_OS_NO_HANDLE,
-    };
-    status = kelpie__os_spawn(os, &spawn, NULL, NULL, &step);
+    status = kelpie__program_start(os, program, argv, handles, KELPIE_ARRAY_COUNT(handles), error);
     kelpie__ignore(kelpie__os_close(os, log));
-    return status < 0 ? kelpie__fail(error, KELPIE_E_UNAVAILABLE, -status, "start \"%s\" (%s)",
-                                     program, step)
-                      : 0;
+    return status;
 }
 
 int kelpie__pool_start_keeper(struct kelpie_pool *pool, struct kelpie_error *error) {
