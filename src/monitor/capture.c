@@ -359,8 +359,7 @@ static void capture_save(struct kelpie_capture *capture) {
     capture->phase = KELPIE_CAPTURE_SAVING;
     if (kelpie__vmm_save(lifecycle->vmm, &capture->files, &capture->saved, capture_saved, capture,
                          &error) < 0) {
-        error.code = KELPIE_E_SNAPSHOT;
-        capture_fail(capture, &error);
+        capture_save_failed(capture, &error);
     }
 }
 
@@ -526,8 +525,7 @@ static void capture_copy_ahead(struct kelpie_capture *capture) {
     }
     if (kelpie__vmm_save_ahead(lifecycle->vmm, &capture->files, capture_copied_ahead, capture,
                                &error) < 0) {
-        error.code = KELPIE_E_SNAPSHOT;
-        capture_fail(capture, &error);
+        capture_save_failed(capture, &error);
     }
 }
 
