@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * See restore.h: the sequence. Every step ends in the next one or in restore_fail. What may not be
- * destroyed inside a callback of its own is killed, and goes when its VMM has ended.
- * restore_place.c has the machine itself, and how it takes the VM's place.
+ * See restore.h: the sequence. Every step ends in the next one or in kelpie__restore_fail
+ * (restore_end.c). restore_place.c has the machine itself, and how it takes the VM's place.
  */
 #include "monitor/restore.h"
 #include "monitor/backend.h"
@@ -22,187 +21,14 @@
 #define RESTORE_CHECK_TIMEOUT_NS (KELPIE_RESTORE_CHECK_TIMEOUT_MS * KELPIE_NS_PER_MS)
 #define RESTORE_TEMPLATE_TIMEOUT_NS (KELPIE_TEMPLATE_TIMEOUT_MS * KELPIE_NS_PER_MS)
 
-static void restore_check(const struct kelpie_restore *restore) {
-    KELPIE_ASSERT(restore->monitor != NULL);
-    KELPIE_ASSERT(restore->phase != KELPIE_RESTORE_IDLE || restore->candidate == NULL);
-    KELPIE_ASSERT(restore->phase != KELPIE_RESTORE_IDLE || restore->reply.client == 0);
-    KELPIE_ASSERT(!restore->is_old_stilled || restore->is_in_place);
-}
-
 void kelpie__restore_init(struct kelpie_restore *restore, struct kelpie_monitor *monitor) {
     *restore = (struct kelpie_restore){.monitor = monitor, .phase = KELPIE_RESTORE_IDLE};
     kelpie__child_init(&restore->child, monitor->os, monitor->loop);
-    restore_check(restore);
+    kelpie__restore_check(restore);
 }
 
 bool kelpie__restore_is_idle(const struct kelpie_restore *restore) {
     return restore->phase == KELPIE_RESTORE_IDLE;
-}
-
-/* ---- the end --------------------------------------------------------------------------------- */
-
-static void restore_disarm(struct kelpie_restore *restore) {
-    kelpie__timer_disarm(restore->monitor->loop, &restore->timer);
-    kelpie__timer_disarm(restore->monitor->loop, &restore->step_timer);
-    kelpie__child_cancel(&restore->child);
-}
-
-static void restore_idle(struct kelpie_restore *restore) {
-    restore->phase = KELPIE_RESTORE_IDLE;
-    restore->is_in_place = false;
-    restore->is_template = false;
-    restore->is_old_stilled = false;
-    restore->is_stilling = false;
-    restore->failure = (struct kelpie_error){0};
-}
-
-/* Whoever asked is told of the failure; the VM is what it was. */
-static void restore_refuse(struct kelpie_restore *restore) {
-    struct kelpie_monitor *monitor = restore->monitor;
-    struct kelpie_error why = restore->failure;
-    bool is_in_place = restore->is_in_place;
-    bool is_template = restore->is_template;
-    KELPIE_ASSERT(why.code < 0 && restore->candidate == NULL);
-    restore_idle(restore);
-    if (is_template) {
-        kelpie__template_failed(&monitor->template, &why);
-        return;
-    }
-    kelpie__event_log_write(monitor, "notice", "restore: %s", why.message);
-    if (is_in_place) {
-        kelpie__ignore(kelpie__fail_prefix(&why, "restore"));
-        kelpie__reply_refuse(monitor, &restore->reply, &why);
-        kelpie__pause_give_back(&monitor->pause);
-    } else {
-        restore->reply = (struct kelpie_reply){0};
-        kelpie__lifecycle_start_failed(&monitor->lifecycle, &why);
-    }
-    restore_check(restore);
-}
-
-static void restore_clock_answered(void *context, const struct kelpie_error *error,
-                                   const char *result, size_t length) {
-    (void)context;
-    (void)error; /* it lives with a clock that is behind */
-    (void)result;
-    (void)length;
-}
-
-static void restore_returned(void *context, int status, const struct kelpie_error *error) {
-    struct kelpie_restore *restore = context;
-    struct kelpie_monitor *monitor = restore->monitor;
-    struct kelpie_wire *wire = kelpie__guest_wire(&monitor->guest);
-    char params[64];
-    KELPIE_ASSERT(restore->phase == KELPIE_RESTORE_RETURNING);
-    if (status < 0) { /* giving it back shows that it is paused */
-        kelpie__event_log_write(monitor, "notice", "let the VM go on after a failed restore: %s",
-                                error->message);
-    }
-    bool runs =
-        monitor->lifecycle.vmm != NULL && monitor->lifecycle.vmm->state == KELPIE_VMM_RUNNING;
-    if (status < 0 && status != KELPIE_E_CRASHED && !runs) { /* what has to be known first */
-        restore->failure.code = KELPIE_E_RESUME;
-    }
-    bool is_whole =
-        kelpie__text_format(params, sizeof(params), "{\"wall_ns\":%lld}",
-                            (long long)kelpie__os_now(monitor->os, KELPIE_OS_CLOCK_WALL));
-    KELPIE_ASSERT(is_whole);
-    if (wire != NULL && status == 0) {
-        kelpie__ignore(kelpie__wire_call(wire, "guest.clock", params, KELPIE_TIMEOUT_NONE,
-                                         restore_clock_answered, NULL, NULL, NULL));
-    }
-    restore_refuse(restore);
-}
-
-/* Nothing is left of the new machine: the old one goes on. */
-static void restore_return(struct kelpie_restore *restore) {
-    struct kelpie_lifecycle *lifecycle = &restore->monitor->lifecycle;
-    struct kelpie_error error = {0};
-    KELPIE_ASSERT(restore->candidate == NULL);
-    if (restore->is_stilling && lifecycle->vmm != NULL) { /* it will be told to go on */
-        restore->phase = KELPIE_RESTORE_RETURNING;
-        return;
-    }
-    bool is_alive = restore->is_old_stilled && lifecycle->vmm != NULL &&
-                    lifecycle->vmm->state == KELPIE_VMM_PAUSED && !lifecycle->vmm->is_changing &&
-                    !lifecycle->is_kill_wanted && !lifecycle->has_failure;
-    if (!is_alive) {
-        restore_refuse(restore);
-        return;
-    }
-    restore->phase = KELPIE_RESTORE_RETURNING;
-    int status = kelpie__vmm_resume(lifecycle->vmm, restore_returned, restore, &error);
-    if (status < 0) {
-        restore_returned(restore, status, &error);
-    }
-}
-
-static void restore_undo(void *context) {
-    struct kelpie_restore *restore = context;
-    struct kelpie_candidate *candidate = restore->candidate;
-    KELPIE_ASSERT(restore->failure.code < 0);
-    restore->candidate = NULL;
-    kelpie__candidate_destroy(restore->monitor, candidate, &restore->failure);
-    restore_return(restore);
-}
-
-static void restore_fail(struct kelpie_restore *restore, const struct kelpie_error *why) {
-    struct kelpie_loop *loop = restore->monitor->loop;
-    KELPIE_ASSERT(why->code < 0);
-    if (restore->phase == KELPIE_RESTORE_ENDING || restore->phase == KELPIE_RESTORE_IDLE) {
-        return; /* the first cause counts */
-    }
-    restore->failure = *why;
-    restore->phase = KELPIE_RESTORE_ENDING;
-    restore_disarm(restore);
-    struct kelpie_vmm *vmm = restore->candidate->vmm;
-    if (vmm != NULL && vmm->state != KELPIE_VMM_NEW && vmm->state != KELPIE_VMM_ENDED) {
-        kelpie__vmm_kill(vmm); /* its end comes, and restore_undo with it */
-    } else {
-        kelpie__timer_arm(loop, &restore->step_timer, loop->now_ns, restore_undo, restore);
-    }
-}
-
-/* The code of a restore, unless what happened has one that says more. */
-static int restore_code(int code) {
-    bool is_known = code == KELPIE_E_SNAPSHOT_CORRUPTED || code == KELPIE_E_SNAPSHOT_INCOMPATIBLE ||
-                    code == KELPIE_E_NOT_FOUND || code == KELPIE_E_BUSY ||
-                    code == KELPIE_E_CANCELLED || code == KELPIE_E_STATE ||
-                    code == KELPIE_E_LIMIT || code == KELPIE_E_MEMORY ||
-                    code == KELPIE_E_UNAVAILABLE;
-    return is_known ? code : KELPIE_E_RESTORE;
-}
-
-static void restore_fail_as(struct kelpie_restore *restore, const struct kelpie_error *why,
-                            const char *doing) {
-    struct kelpie_error error = *why;
-    error.code = restore_code(why->code);
-    if (doing != NULL) {
-        kelpie__ignore(kelpie__fail_prefix(&error, "%s", doing));
-    }
-    restore_fail(restore, &error);
-}
-
-/* Whether the VM is being ended meanwhile; the restore then gives way. */
-static bool restore_gives_way(struct kelpie_restore *restore) {
-    const struct kelpie_lifecycle *lifecycle = &restore->monitor->lifecycle;
-    struct kelpie_error error = {0};
-    if (!lifecycle->is_stopping && !lifecycle->is_kill_wanted && !lifecycle->has_failure) {
-        return false;
-    }
-    kelpie__ignore(kelpie__fail(&error, KELPIE_E_STATE, 0, "VM \"%s\" is being stopped",
-                                restore->monitor->config.name));
-    restore_fail(restore, &error);
-    return true;
-}
-
-static void restore_timed_out(void *context) {
-    struct kelpie_restore *restore = context;
-    struct kelpie_error error = {0};
-    kelpie__ignore(kelpie__fail(&error, KELPIE_E_RESTORE, 0,
-                                "the saved VM did not come back within %llu ms",
-                                (unsigned long long)restore->timeout_ms));
-    restore_fail(restore, &error);
 }
 
 /* ---- it takes the place ---------------------------------------------------------------------- */
@@ -230,8 +56,8 @@ static void restore_arrived(struct kelpie_restore *restore) {
     struct kelpie_lifecycle *lifecycle = &monitor->lifecycle;
     enum kelpie_vm_state next = lifecycle->record.state;
     bool is_in_place = restore->is_in_place;
-    restore_disarm(restore);
-    restore_idle(restore);
+    kelpie__restore_disarm(restore);
+    kelpie__restore_idle(restore);
     bool is_fork = restore->source != NULL && kelpie__source_is_transient(restore->source);
     if (is_fork) { /* whoever made it removes the snapshot as soon as he hears of it */
         restore_keep(restore);
@@ -248,7 +74,7 @@ static void restore_arrived(struct kelpie_restore *restore) {
         kelpie__timer_arm(monitor->loop, &restore->keep_timer, monitor->loop->now_ns, restore_keep,
                           restore);
     }
-    restore_check(restore);
+    kelpie__restore_check(restore);
 }
 
 /* From the loop, so that nothing of the new machine is in the middle of a call. */
@@ -256,11 +82,11 @@ static void restore_switch(void *context) {
     struct kelpie_restore *restore = context;
     struct kelpie_error error = {0};
     KELPIE_ASSERT(restore->phase == KELPIE_RESTORE_ARRIVING);
-    if (restore_gives_way(restore)) {
+    if (kelpie__restore_gives_way(restore)) {
         return;
     }
     if (kelpie__restore_take_place(restore, &error) < 0) {
-        restore_fail_as(restore, &error, NULL);
+        kelpie__restore_fail_as(restore, &error, NULL);
     } else {
         restore_arrived(restore);
     }
@@ -280,7 +106,7 @@ static void restore_paused(void *context, int status, const struct kelpie_error 
         return; /* given up */
     }
     if (status < 0) {
-        restore_fail_as(restore, error, "pause the restored VM as it was saved");
+        kelpie__restore_fail_as(restore, error, "pause the restored VM as it was saved");
     } else {
         restore_arrive(restore);
     }
@@ -293,7 +119,7 @@ static void restore_quieted(void *context, const struct kelpie_error *error) {
         return;
     }
     if (error != NULL) {
-        restore_fail_as(restore, error, "pause the restored VM as it was saved");
+        kelpie__restore_fail_as(restore, error, "pause the restored VM as it was saved");
         return;
     }
     restore->phase = KELPIE_RESTORE_PAUSING;
@@ -302,7 +128,7 @@ static void restore_quieted(void *context, const struct kelpie_error *error) {
                      ? kelpie__vmm_pause(vmm, restore_paused, restore, &why)
                      : kelpie__fail(&why, KELPIE_E_RESTORE, 0, "it paused by itself");
     if (status < 0) {
-        restore_fail_as(restore, &why, "pause the restored VM as it was saved");
+        kelpie__restore_fail_as(restore, &why, "pause the restored VM as it was saved");
     }
 }
 
@@ -313,7 +139,7 @@ static void restore_greeted(void *context, const struct kelpie_error *error) {
         return;
     }
     if (error != NULL) {
-        restore_fail_as(restore, error, NULL);
+        kelpie__restore_fail_as(restore, error, NULL);
         return;
     }
     if (!restore->candidate->source->snapshot.manifest.is_paused) {
@@ -322,7 +148,7 @@ static void restore_greeted(void *context, const struct kelpie_error *error) {
     }
     restore->phase = KELPIE_RESTORE_QUIETING;
     if (kelpie__guest_quiesce(&restore->candidate->guest, restore_quieted, restore, &why) < 0) {
-        restore_fail_as(restore, &why, "pause the restored VM as it was saved");
+        kelpie__restore_fail_as(restore, &why, "pause the restored VM as it was saved");
     }
 }
 
@@ -332,7 +158,7 @@ static void restore_awake(void *context, int status, const struct kelpie_error *
         return;
     }
     if (status < 0) {
-        restore_fail_as(restore, error, "let the restored VM run");
+        kelpie__restore_fail_as(restore, error, "let the restored VM run");
         return;
     }
     restore->phase = KELPIE_RESTORE_GREETING;
@@ -343,7 +169,7 @@ static void restore_wake(struct kelpie_restore *restore) {
     struct kelpie_error error = {0};
     restore->phase = KELPIE_RESTORE_WAKING;
     if (kelpie__vmm_resume(restore->candidate->vmm, restore_awake, restore, &error) < 0) {
-        restore_fail_as(restore, &error, "let the restored VM run");
+        kelpie__restore_fail_as(restore, &error, "let the restored VM run");
     }
 }
 
@@ -352,15 +178,15 @@ static void restore_stilled(void *context, int status, const struct kelpie_error
     restore->is_old_stilled = restore->is_in_place && status == 0;
     restore->is_stilling = false;
     if (restore->phase == KELPIE_RESTORE_RETURNING) {
-        restore_return(restore); /* the new machine ended first */
+        kelpie__restore_return(restore); /* the new machine ended first */
         return;
     }
     if (restore->phase != KELPIE_RESTORE_STILLING) {
         return;
     }
     if (status < 0) {
-        restore_fail_as(restore, error, "let the VM stand still meanwhile");
-    } else if (!restore_gives_way(restore)) {
+        kelpie__restore_fail_as(restore, error, "let the VM stand still meanwhile");
+    } else if (!kelpie__restore_gives_way(restore)) {
         restore_wake(restore);
     }
 }
@@ -369,7 +195,7 @@ static void restore_stilled(void *context, int status, const struct kelpie_error
 static void restore_loaded(struct kelpie_restore *restore) {
     struct kelpie_lifecycle *lifecycle = &restore->monitor->lifecycle;
     struct kelpie_error error = {0};
-    if (restore->phase != KELPIE_RESTORE_LOADING || restore_gives_way(restore)) {
+    if (restore->phase != KELPIE_RESTORE_LOADING || kelpie__restore_gives_way(restore)) {
         return;
     }
     if (!restore->is_in_place || lifecycle->vmm->state == KELPIE_VMM_PAUSED) {
@@ -380,22 +206,8 @@ static void restore_loaded(struct kelpie_restore *restore) {
     restore->is_stilling = true;
     if (kelpie__vmm_pause(lifecycle->vmm, restore_stilled, restore, &error) < 0) {
         restore->is_stilling = false;
-        restore_fail_as(restore, &error, "let the VM stand still meanwhile");
+        kelpie__restore_fail_as(restore, &error, "let the VM stand still meanwhile");
     }
-}
-
-static void restore_vmm_ended(struct kelpie_restore *restore, const struct kelpie_vmm_end *end) {
-    struct kelpie_error error = {0};
-    kelpie__ignore(kelpie__fail(&error, restore_code(end->code), 0,
-                                "the VMM ended before the saved VM was back: %s", end->text));
-    if (restore->phase == KELPIE_RESTORE_ENDING) {
-        restore_undo(restore);
-        return;
-    }
-    restore_disarm(restore);
-    restore->failure = error;
-    restore->phase = KELPIE_RESTORE_ENDING;
-    restore_undo(restore);
 }
 
 static void restore_vmm_event(void *context, const struct kelpie_vmm_event *event) {
@@ -411,18 +223,8 @@ static void restore_vmm_event(void *context, const struct kelpie_vmm_event *even
     case KELPIE_VMM_EVENT_RESUMED:
         break; /* who asked for it is told */
     case KELPIE_VMM_EVENT_ENDED:
-        restore_vmm_ended(restore, event->end);
+        kelpie__restore_vmm_ended(restore, event->end);
         break;
-    }
-}
-
-void kelpie__restore_guest_closed(struct kelpie_monitor *monitor,
-                                  const struct kelpie_error *error) {
-    struct kelpie_restore *restore = &monitor->restore;
-    /* Nothing was said yet: the VMM is going, and its own end tells why. */
-    bool is_told = restore->phase == KELPIE_RESTORE_LOADING && error->code != KELPIE_E_PROTOCOL;
-    if (restore->candidate != NULL && !is_told) {
-        restore_fail_as(restore, error, "the restored guest's agent");
     }
 }
 
@@ -469,10 +271,19 @@ static int restore_spawn(struct kelpie_restore *restore, struct kelpie_error *er
     return status;
 }
 
+static void restore_timed_out(void *context) {
+    struct kelpie_restore *restore = context;
+    struct kelpie_error error = {0};
+    kelpie__ignore(kelpie__fail(&error, KELPIE_E_RESTORE, 0,
+                                "the saved VM did not come back within %llu ms",
+                                (unsigned long long)restore->timeout_ms));
+    kelpie__restore_fail(restore, &error);
+}
+
 static void restore_load(struct kelpie_restore *restore) {
     struct kelpie_loop *loop = restore->monitor->loop;
     struct kelpie_error error = {0};
-    if (restore_gives_way(restore)) {
+    if (kelpie__restore_gives_way(restore)) {
         return;
     }
     restore->phase = KELPIE_RESTORE_LOADING;
@@ -480,7 +291,7 @@ static void restore_load(struct kelpie_restore *restore) {
     kelpie__timer_arm(loop, &restore->timer, kelpie__loop_deadline(loop, restore->timeout_ms),
                       restore_timed_out, restore);
     if (restore_spawn(restore, &error) < 0) {
-        restore_fail_as(restore, &error, NULL);
+        kelpie__restore_fail_as(restore, &error, NULL);
     }
 }
 
@@ -504,7 +315,7 @@ static void restore_checked(void *context, enum kelpie_child_end end, int32_t va
                                                       : "took too long and was killed by signal",
                          value, text));
     }
-    restore_fail_as(restore, &error, NULL);
+    kelpie__restore_fail_as(restore, &error, NULL);
 }
 
 static int restore_check_files(struct kelpie_restore *restore, struct kelpie_error *error) {
@@ -556,7 +367,7 @@ static void restore_begin(struct kelpie_restore *restore, const char *name) {
     int status = restore_open(restore, name, &error);
     if (status < 0 && restore->candidate == NULL) {
         restore->failure = error;
-        restore_refuse(restore);
+        kelpie__restore_refuse(restore);
         return;
     }
     if (status == 0 && (kelpie__source_is_ready(restore->candidate->source) ||
@@ -568,7 +379,7 @@ static void restore_begin(struct kelpie_restore *restore, const char *name) {
         status = restore_check_files(restore, &error);
     }
     if (status < 0) {
-        restore_fail_as(restore, &error, NULL);
+        kelpie__restore_fail_as(restore, &error, NULL);
     }
 }
 
@@ -577,7 +388,7 @@ static void restore_begin(struct kelpie_restore *restore, const char *name) {
 void kelpie__restore_start(struct kelpie_monitor *monitor, const char *snapshot,
                            uint64_t timeout_ms) {
     struct kelpie_restore *restore = &monitor->restore;
-    restore_check(restore);
+    kelpie__restore_check(restore);
     KELPIE_ASSERT(restore->phase == KELPIE_RESTORE_IDLE);
     KELPIE_ASSERT(monitor->lifecycle.state == KELPIE_VM_STARTING);
     restore->is_in_place = false;
@@ -587,7 +398,7 @@ void kelpie__restore_start(struct kelpie_monitor *monitor, const char *snapshot,
 
 void kelpie__restore_start_template(struct kelpie_monitor *monitor, const char *key) {
     struct kelpie_restore *restore = &monitor->restore;
-    restore_check(restore);
+    kelpie__restore_check(restore);
     KELPIE_ASSERT(restore->phase == KELPIE_RESTORE_IDLE);
     restore->is_template = true;
     kelpie__restore_start(monitor, key, KELPIE_TEMPLATE_TIMEOUT_MS);
@@ -649,64 +460,4 @@ void kelpie__restore_request(struct kelpie_monitor *monitor, struct kelpie_reply
         kelpie__vmm_kill(monitor->lifecycle.vmm);
     }
     restore_begin(restore, name);
-}
-
-void kelpie__restore_cancel(struct kelpie_monitor *monitor, uint64_t client, uint64_t request) {
-    struct kelpie_restore *restore = &monitor->restore;
-    struct kelpie_error error = {0};
-    bool is_mine = restore->is_in_place && client != 0 && restore->reply.client == client &&
-                   restore->reply.request == request;
-    if (is_mine && restore->phase < KELPIE_RESTORE_ENDING) {
-        kelpie__ignore(kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "it was cancelled"));
-        restore_fail(restore, &error);
-    }
-}
-
-/* ---- what ends around it --------------------------------------------------------------------- */
-
-void kelpie__restore_drop(struct kelpie_restore *restore) {
-    struct kelpie_candidate *candidate = restore->candidate;
-    struct kelpie_error error = {0};
-    if (restore->phase == KELPIE_RESTORE_IDLE) {
-        return;
-    }
-    KELPIE_ASSERT(!restore->is_in_place);
-    kelpie__ignore(kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "its start has ended"));
-    restore_disarm(restore);
-    restore->candidate = NULL;
-    restore_idle(restore);
-    if (candidate != NULL) {
-        kelpie__candidate_destroy(restore->monitor, candidate, &error);
-    }
-    restore_check(restore);
-}
-
-void kelpie__restore_vmm_gone(struct kelpie_restore *restore, const struct kelpie_error *why) {
-    struct kelpie_candidate *candidate = restore->candidate;
-    KELPIE_ASSERT(why->code < 0);
-    kelpie__restore_set_source(restore, NULL);
-    if (!restore->is_in_place) {
-        return;
-    }
-    restore_disarm(restore);
-    restore->candidate = NULL;
-    if (candidate != NULL) {
-        kelpie__candidate_destroy(restore->monitor, candidate, why);
-    }
-    struct kelpie_error error = restore->failure.code < 0 ? restore->failure : *why;
-    kelpie__ignore(kelpie__fail_prefix(&error, "restore"));
-    kelpie__reply_refuse(restore->monitor, &restore->reply, &error);
-    restore_idle(restore);
-}
-
-void kelpie__restore_deinit(struct kelpie_restore *restore) {
-    struct kelpie_error error = {0};
-    kelpie__ignore(kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "the VM's monitor ends"));
-    restore_disarm(restore);
-    kelpie__timer_disarm(restore->monitor->loop, &restore->keep_timer);
-    if (restore->candidate != NULL) {
-        kelpie__candidate_destroy(restore->monitor, restore->candidate, &error);
-        restore->candidate = NULL;
-    }
-    kelpie__restore_set_source(restore, NULL);
 }

@@ -84,6 +84,27 @@ void kelpie__restore_vmm_gone(struct kelpie_restore *restore, const struct kelpi
 /* The new guest's connection has ended. */
 void kelpie__restore_guest_closed(struct kelpie_monitor *monitor, const struct kelpie_error *error);
 
+/* ---- restore_end.c: for restore.c ------------------------------------------------------------ */
+
+void kelpie__restore_check(const struct kelpie_restore *restore);
+/* Nothing of it fires any more. */
+void kelpie__restore_disarm(struct kelpie_restore *restore);
+/* It is over, however it ended. */
+void kelpie__restore_idle(struct kelpie_restore *restore);
+/* Whoever asked is told of the failure; the VM is what it was. There is no candidate. */
+void kelpie__restore_refuse(struct kelpie_restore *restore);
+/* Nothing is left of the new machine: the old one goes on. */
+void kelpie__restore_return(struct kelpie_restore *restore);
+/* Gives the new machine up; the first cause counts. */
+void kelpie__restore_fail(struct kelpie_restore *restore, const struct kelpie_error *why);
+/* The same, with a code of a restore and with what was being done; NULL: that is said already. */
+void kelpie__restore_fail_as(struct kelpie_restore *restore, const struct kelpie_error *why,
+                             const char *doing);
+/* Whether the VM is being ended meanwhile; the restore has then failed. */
+KELPIE_MUST_CHECK bool kelpie__restore_gives_way(struct kelpie_restore *restore);
+/* The new VMM has ended. */
+void kelpie__restore_vmm_ended(struct kelpie_restore *restore, const struct kelpie_vmm_end *end);
+
 /* ---- restore_place.c ------------------------------------------------------------------------- */
 
 /* NULL: no memory. */
