@@ -10,7 +10,8 @@
 #include "core/text.h"
 #include "os/os_call.h"
 #include "os/os_mark.h"
-#include "store/vm_directory.h"
+#include "store/remove.h"
+#include "store/vm_directory_internal.h"
 
 #define RECOVER_LINE_BYTES 1024u
 
@@ -109,6 +110,105 @@ int kelpie__vm_directory_recover(struct kelpie_vm_directory *directory,
         *out = record;
     }
     return status;
+}
+
+/* ---- what dead processes left half made ------------------------------------------------------ */
+
+/* Takes the lock of this directory (`file` is empty), or of the lock file in it, which is made when
+ * there is none: whoever comes for it while it is being removed sees that somebody is there. False:
+ * somebody holds it, or the name stands for something else by now, which its maker made while we
+ * waited for the lock of what somebody else removed. */
+static bool take_abandoned(struct kelpie_os *os, int base, const char *name, const char *file,
+                           int *out_lock) {
+    char path[256 + 8];
+    bool is_file = file[0] != '\0';
+    int directory = kelpie__vm_directory_open_handle(os, base, name);
+    if (directory < 0) {
+        return false;
+    }
+    int lock =
+        is_file
+            ? kelpie__os_open(os, directory, file,
+                              KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE,
+                              KELPIE_VM_FILE_MODE)
+            : directory;
+    if (is_file) {
+        kelpie__ignore(kelpie__os_close(os, directory));
+    }
+    if (lock < 0) {
+        return false;
+    }
+    kelpie__ignore(kelpie__text_format(path, sizeof(path), is_file ? "%s/%s" : "%s%s", name, file));
+    if (kelpie__os_lock(os, lock) == 0 && kelpie__vm_directory_is_named(os, base, path, lock)) {
+        *out_lock = lock;
+        return true;
+    }
+    KELPIE_REACHED(os, "what looked like a leftover is somebody's");
+    kelpie__ignore(kelpie__os_close(os, lock));
+    return false;
+}
+
+/* One that cannot be looked at counts as one that is there: it keeps its run directory. */
+static bool may_be_vm(const struct kelpie_places *places, const char *name) {
+    return kelpie__vm_directory_look(places->os, places->runtime_vms, name) != 0 ||
+           kelpie__vm_directory_look(places->os, places->state_vms, name) != 0;
+}
+
+/* Whether it is one; its lock, if it has one, is then held. */
+static bool is_leftover(const struct kelpie_places *places, bool is_runtime, const char *name,
+                        int *out_lock) {
+    int base = kelpie__vm_directory_base(places, is_runtime);
+    KELPIE_ASSERT(*out_lock == KELPIE_OS_NO_HANDLE);
+    KELPIE_SOMETIMES(places->os, "what a delete left was removed",
+                     kelpie__text_has_prefix(name, KELPIE_VM_DELETED_PREFIX));
+    if (kelpie__text_has_prefix(name, KELPIE_VM_DELETED_PREFIX)) {
+        return true;
+    }
+    if (kelpie__text_has_prefix(name, KELPIE_VM_MADE_PREFIX)) {
+        KELPIE_REACHED(places->os, "an unfinished create was found");
+        return take_abandoned(places->os, base, name, "", out_lock);
+    }
+    if (!is_runtime || kelpie__config_check_name(name, NULL) < 0) {
+        return false;
+    }
+    /* A run directory whose VM is gone; and it is still gone when we have the lock: its maker may
+     * have finished between the two. */
+    return !may_be_vm(places, name) &&
+           take_abandoned(places->os, base, name, KELPIE_VM_LOCK_FILE, out_lock) &&
+           !may_be_vm(places, name);
+}
+
+static void leftover_remove(struct kelpie_os *os, int base, const char *name,
+                            struct kelpie_leftovers *inout) {
+    char deleted[KELPIE_VM_TEMPORARY_BYTES_MAX];
+    if (kelpie__text_has_prefix(name, KELPIE_VM_DELETED_PREFIX)) {
+        kelpie__remove_leftover(os, base, name, inout);
+        return;
+    }
+    if (kelpie__vm_directory_name_deleted(os, deleted) == 0 &&
+        kelpie__os_rename(os, base, name, base, deleted, false) == 0) {
+        kelpie__remove_leftover(os, base, deleted, inout);
+    }
+}
+
+void kelpie__vm_directory_prune(const struct kelpie_places *places,
+                                struct kelpie_leftovers *inout) {
+    char name[256];
+    for (unsigned place = 0; place < 2; place += 1) {
+        bool is_runtime = place == 1;
+        int base = kelpie__vm_directory_base(places, is_runtime);
+        uint64_t cursor = 0;
+        /* bound: the directory */
+        while (kelpie__os_list(places->os, base, &cursor, name, sizeof(name)) == 1) {
+            int lock = KELPIE_OS_NO_HANDLE;
+            if (is_leftover(places, is_runtime, name, &lock)) {
+                leftover_remove(places->os, base, name, inout);
+            }
+            if (lock >= 0) {
+                kelpie__ignore(kelpie__os_close(places->os, lock));
+            }
+        }
+    }
 }
 
 /* ---- all of them ----------------------------------------------------------------------------- */

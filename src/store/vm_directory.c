@@ -13,15 +13,12 @@
 #include "os/os_call.h"
 #include "os/os_mark.h"
 #include "store/remove.h"
+#include "store/vm_directory_internal.h"
 
 #define VM_DIRECTORY_MODE 0700u
-#define VM_FILE_MODE 0600u
 #define VM_LOCK_TRIES 8u
-#define VM_MADE_PREFIX ".new-"
-#define VM_DELETED_PREFIX ".deleted-"
-#define VM_TEMPORARY_BYTES_MAX 64u
 
-static int open_directory(struct kelpie_os *os, int parent, const char *name) {
+int kelpie__vm_directory_open_handle(struct kelpie_os *os, int parent, const char *name) {
     return kelpie__os_open(os, parent, name, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
 }
 
@@ -55,7 +52,7 @@ static int fail_io(struct kelpie_error *error, int status, const char *what, con
     return KELPIE_E_IO;
 }
 
-static int base_of(const struct kelpie_places *places, bool is_ephemeral) {
+int kelpie__vm_directory_base(const struct kelpie_places *places, bool is_ephemeral) {
     return is_ephemeral ? places->runtime_vms : places->state_vms;
 }
 
@@ -121,13 +118,13 @@ void kelpie__vm_directory_unlock(struct kelpie_vm_directory *directory) {
 static int run_open(struct kelpie_vm_directory *directory) {
     struct kelpie_os *os = directory->places->os;
     int runtime = directory->places->runtime_vms;
-    int run = open_directory(os, runtime, directory->name);
+    int run = kelpie__vm_directory_open_handle(os, runtime, directory->name);
     if (run == -ENOENT && !directory->is_ephemeral) {
         int status = kelpie__os_mkdir(os, runtime, directory->name, VM_DIRECTORY_MODE);
         if (status < 0 && status != -EEXIST) {
             return status;
         }
-        run = open_directory(os, runtime, directory->name);
+        run = kelpie__vm_directory_open_handle(os, runtime, directory->name);
     }
     if (run < 0) {
         return run;
@@ -139,8 +136,8 @@ static int run_open(struct kelpie_vm_directory *directory) {
     return 0;
 }
 
-/* Whether the path stands for what the handle is of. */
-static bool is_named(struct kelpie_os *os, int directory, const char *path, int handle) {
+bool kelpie__vm_directory_is_named(struct kelpie_os *os, int directory, const char *path,
+                                   int handle) {
     struct kelpie_os_stat mine;
     struct kelpie_os_stat current;
     KELPIE_ASSERT(handle >= 0);
@@ -162,7 +159,7 @@ static int lock_try(struct kelpie_vm_directory *directory) {
     }
     int lock = kelpie__os_open(os, directory->run, KELPIE_VM_LOCK_FILE,
                                KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE,
-                               VM_FILE_MODE);
+                               KELPIE_VM_FILE_MODE);
     if (lock < 0) {
         KELPIE_REACHED(os, "a lock was looked for in a directory that was going");
         return lock == -ENOENT ? 1 : lock; /* the directory is being deleted */
@@ -192,8 +189,9 @@ bool kelpie__vm_directory_is_current(const struct kelpie_vm_directory *directory
     struct kelpie_os_stat mine;
     struct kelpie_os_stat current;
     KELPIE_ASSERT(directory->vm >= 0);
-    int status = kelpie__os_stat(os, base_of(directory->places, directory->is_ephemeral),
-                                 directory->name, false, &current);
+    int status =
+        kelpie__os_stat(os, kelpie__vm_directory_base(directory->places, directory->is_ephemeral),
+                        directory->name, false, &current);
     if (status == -ENOENT) {
         return false;
     }
@@ -272,7 +270,7 @@ static int write_files(struct kelpie_os *os, int made, const struct kelpie_confi
 static int publish(struct kelpie_vm_directory *directory, int made, const char *temporary,
                    const struct kelpie_config_values *values, struct kelpie_error *error) {
     struct kelpie_os *os = directory->places->os;
-    int base = base_of(directory->places, directory->is_ephemeral);
+    int base = kelpie__vm_directory_base(directory->places, directory->is_ephemeral);
     int status = write_files(os, made, values, error);
     if (status < 0) {
         return status;
@@ -312,7 +310,7 @@ static int lock_made(struct kelpie_vm_directory *directory, int made) {
     struct kelpie_os *os = directory->places->os;
     int lock = kelpie__os_open(os, made, KELPIE_VM_LOCK_FILE,
                                KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE,
-                               VM_FILE_MODE);
+                               KELPIE_VM_FILE_MODE);
     if (lock < 0) {
         return lock;
     }
@@ -324,17 +322,17 @@ static int lock_made(struct kelpie_vm_directory *directory, int made) {
  * quicker than the lock. */
 static int make_temporary(struct kelpie_vm_directory *directory, const char *temporary) {
     struct kelpie_os *os = directory->places->os;
-    int base = base_of(directory->places, directory->is_ephemeral);
+    int base = kelpie__vm_directory_base(directory->places, directory->is_ephemeral);
     int status = kelpie__os_mkdir(os, base, temporary, VM_DIRECTORY_MODE);
     if (status < 0 && status != -EEXIST) {
         return status;
     }
-    int made = open_directory(os, base, temporary);
+    int made = kelpie__vm_directory_open_handle(os, base, temporary);
     if (made < 0) {
         return made == -ENOENT ? 1 : made;
     }
     status = kelpie__os_lock(os, made);
-    if (status < 0 || !is_named(os, base, temporary, made)) {
+    if (status < 0 || !kelpie__vm_directory_is_named(os, base, temporary, made)) {
         kelpie__ignore(kelpie__os_close(os, made));
         return status < 0 && status != -EAGAIN ? status : 1;
     }
@@ -376,11 +374,11 @@ int kelpie__vm_directory_create(struct kelpie_vm_directory *directory,
                                 const struct kelpie_places *places,
                                 const struct kelpie_config_values *values,
                                 struct kelpie_error *error) {
-    char temporary[VM_TEMPORARY_BYTES_MAX];
+    char temporary[KELPIE_VM_TEMPORARY_BYTES_MAX];
     KELPIE_ASSERT(strlen(values->id) == KELPIE_EXEC_ID_CHARACTERS);
     directory_reset(directory, places, values->name, values->is_ephemeral);
     kelpie__ignore(
-        kelpie__text_format(temporary, sizeof(temporary), VM_MADE_PREFIX "%s", values->id));
+        kelpie__text_format(temporary, sizeof(temporary), KELPIE_VM_MADE_PREFIX "%s", values->id));
     int status = kelpie__config_check_name(values->name, error);
     if (status == 0) {
         status = set_paths(directory, error);
@@ -394,7 +392,7 @@ int kelpie__vm_directory_create(struct kelpie_vm_directory *directory,
     status = make(directory, temporary, values, error);
     if (status < 0) {
         KELPIE_REACHED(places->os, "a create failed half-way");
-        int base = base_of(places, values->is_ephemeral);
+        int base = kelpie__vm_directory_base(places, values->is_ephemeral);
         if (directory->vm >= 0) { /* else whoever tidies up has it */
             kelpie__ignore(kelpie__remove_directory(places->os, base, temporary));
         }
@@ -410,7 +408,8 @@ int kelpie__vm_directory_create(struct kelpie_vm_directory *directory,
 
 static int vm_open(struct kelpie_vm_directory *directory, bool is_ephemeral) {
     struct kelpie_os *os = directory->places->os;
-    int vm = open_directory(os, base_of(directory->places, is_ephemeral), directory->name);
+    int vm = kelpie__vm_directory_open_handle(
+        os, kelpie__vm_directory_base(directory->places, is_ephemeral), directory->name);
     if (vm < 0) {
         return vm;
     }
@@ -480,7 +479,7 @@ static int open_parent(struct kelpie_os *os, const char *path, struct kelpie_err
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "\"%s\" is no VM's directory", path);
     }
     *slash = '\0';
-    int handle = open_directory(os, KELPIE_OS_CWD, parent);
+    int handle = kelpie__vm_directory_open_handle(os, KELPIE_OS_CWD, parent);
     return handle < 0 ? kelpie__fail(error, KELPIE_E_IO, -handle, "open \"%s\"", parent) : handle;
 }
 
@@ -496,8 +495,8 @@ int kelpie__vm_directory_adopt(struct kelpie_vm_directory *directory, struct kel
         return places->runtime_vms;
     }
     directory_reset(directory, places, name, kelpie__text_equal(vm_path, run_path));
-    directory->vm = open_directory(os, KELPIE_OS_CWD, vm_path);
-    directory->run = open_directory(os, KELPIE_OS_CWD, run_path);
+    directory->vm = kelpie__vm_directory_open_handle(os, KELPIE_OS_CWD, vm_path);
+    directory->run = kelpie__vm_directory_open_handle(os, KELPIE_OS_CWD, run_path);
     directory->lock = lock;
     if (directory->vm < 0 || directory->run < 0) {
         int status = directory->vm < 0 ? directory->vm : directory->run;
@@ -547,9 +546,8 @@ bool kelpie__vm_directory_is_doubted(const struct kelpie_vm_directory *directory
 
 /* ---- deletion -------------------------------------------------------------------------------- */
 
-/* A name that nobody else takes, for what is going: while it is being emptied, somebody may make a
- * new one with its old name. */
-static int name_deleted(struct kelpie_os *os, char out[VM_TEMPORARY_BYTES_MAX]) {
+int kelpie__vm_directory_name_deleted(struct kelpie_os *os,
+                                      char out[KELPIE_VM_TEMPORARY_BYTES_MAX]) {
     uint8_t salt[8];
     char hex[2 * sizeof(salt) + 1];
     int status = kelpie__os_random(os, salt, sizeof(salt));
@@ -557,17 +555,18 @@ static int name_deleted(struct kelpie_os *os, char out[VM_TEMPORARY_BYTES_MAX]) 
         return status;
     }
     kelpie__text_hex(hex, sizeof(hex), salt, sizeof(salt));
-    bool fits = kelpie__text_format(out, VM_TEMPORARY_BYTES_MAX, VM_DELETED_PREFIX "%s", hex);
+    bool fits =
+        kelpie__text_format(out, KELPIE_VM_TEMPORARY_BYTES_MAX, KELPIE_VM_DELETED_PREFIX "%s", hex);
     KELPIE_ASSERT(fits);
     return 0;
 }
 
 int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory, struct kelpie_error *error) {
     const struct kelpie_places *places = directory->places;
-    char deleted[VM_TEMPORARY_BYTES_MAX];
+    char deleted[KELPIE_VM_TEMPORARY_BYTES_MAX];
     KELPIE_ASSERT(directory->lock >= 0);
-    int base = base_of(places, directory->is_ephemeral);
-    int status = name_deleted(places->os, deleted);
+    int base = kelpie__vm_directory_base(places, directory->is_ephemeral);
+    int status = kelpie__vm_directory_name_deleted(places->os, deleted);
     if (status == 0) {
         status = kelpie__os_rename(places->os, base, directory->name, base, deleted, false);
     }
@@ -589,103 +588,4 @@ int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory, struct ke
         kelpie__vm_directory_prune(places, NULL);
     }
     return 0;
-}
-
-/* ---- all of them ----------------------------------------------------------------------------- */
-
-/* Takes the lock of this directory (`file` is empty), or of the lock file in it, which is made when
- * there is none: whoever comes for it while it is being removed sees that somebody is there. False:
- * somebody holds it, or the name stands for something else by now, which its maker made while we
- * waited for the lock of what somebody else removed. */
-static bool take_abandoned(struct kelpie_os *os, int base, const char *name, const char *file,
-                           int *out_lock) {
-    char path[256 + 8];
-    bool is_file = file[0] != '\0';
-    int directory = open_directory(os, base, name);
-    if (directory < 0) {
-        return false;
-    }
-    int lock =
-        is_file
-            ? kelpie__os_open(os, directory, file,
-                              KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE,
-                              VM_FILE_MODE)
-            : directory;
-    if (is_file) {
-        kelpie__ignore(kelpie__os_close(os, directory));
-    }
-    if (lock < 0) {
-        return false;
-    }
-    kelpie__ignore(kelpie__text_format(path, sizeof(path), is_file ? "%s/%s" : "%s%s", name, file));
-    if (kelpie__os_lock(os, lock) == 0 && is_named(os, base, path, lock)) {
-        *out_lock = lock;
-        return true;
-    }
-    KELPIE_REACHED(os, "what looked like a leftover is somebody's");
-    kelpie__ignore(kelpie__os_close(os, lock));
-    return false;
-}
-
-/* One that cannot be looked at counts as one that is there: it keeps its run directory. */
-static bool may_be_vm(const struct kelpie_places *places, const char *name) {
-    return kelpie__vm_directory_look(places->os, places->runtime_vms, name) != 0 ||
-           kelpie__vm_directory_look(places->os, places->state_vms, name) != 0;
-}
-
-/* Whether it is one; its lock, if it has one, is then held. */
-static bool is_leftover(const struct kelpie_places *places, bool is_runtime, const char *name,
-                        int *out_lock) {
-    int base = base_of(places, is_runtime);
-    KELPIE_ASSERT(*out_lock == KELPIE_OS_NO_HANDLE);
-    KELPIE_SOMETIMES(places->os, "what a delete left was removed",
-                     kelpie__text_has_prefix(name, VM_DELETED_PREFIX));
-    if (kelpie__text_has_prefix(name, VM_DELETED_PREFIX)) {
-        return true;
-    }
-    if (kelpie__text_has_prefix(name, VM_MADE_PREFIX)) {
-        KELPIE_REACHED(places->os, "an unfinished create was found");
-        return take_abandoned(places->os, base, name, "", out_lock);
-    }
-    if (!is_runtime || kelpie__config_check_name(name, NULL) < 0) {
-        return false;
-    }
-    /* A run directory whose VM is gone; and it is still gone when we have the lock: its maker may
-     * have finished between the two. */
-    return !may_be_vm(places, name) &&
-           take_abandoned(places->os, base, name, KELPIE_VM_LOCK_FILE, out_lock) &&
-           !may_be_vm(places, name);
-}
-
-static void leftover_remove(struct kelpie_os *os, int base, const char *name,
-                            struct kelpie_leftovers *inout) {
-    char deleted[VM_TEMPORARY_BYTES_MAX];
-    if (kelpie__text_has_prefix(name, VM_DELETED_PREFIX)) {
-        kelpie__remove_leftover(os, base, name, inout);
-        return;
-    }
-    if (name_deleted(os, deleted) == 0 &&
-        kelpie__os_rename(os, base, name, base, deleted, false) == 0) {
-        kelpie__remove_leftover(os, base, deleted, inout);
-    }
-}
-
-void kelpie__vm_directory_prune(const struct kelpie_places *places,
-                                struct kelpie_leftovers *inout) {
-    char name[256];
-    for (unsigned place = 0; place < 2; place += 1) {
-        bool is_runtime = place == 1;
-        int base = base_of(places, is_runtime);
-        uint64_t cursor = 0;
-        /* bound: the directory */
-        while (kelpie__os_list(places->os, base, &cursor, name, sizeof(name)) == 1) {
-            int lock = KELPIE_OS_NO_HANDLE;
-            if (is_leftover(places, is_runtime, name, &lock)) {
-                leftover_remove(places->os, base, name, inout);
-            }
-            if (lock >= 0) {
-                kelpie__ignore(kelpie__os_close(places->os, lock));
-            }
-        }
-    }
 }
