@@ -63,4 +63,12 @@ uint32_t kelpie__client_channel_last(struct kelpie_monitor *monitor, uint64_t cl
 KELPIE_MUST_CHECK int kelpie__client_open_channel(struct kelpie_monitor *monitor, uint64_t client,
                                                   uint64_t channel, struct kelpie_error *error);
 
+/* ---- client_methods.c ------------------------------------------------------------------------ */
+
+/* A request, which is answered now or later; UNSUPPORTED when there is no such method. */
+void kelpie__client_serve(struct kelpie_client *client, struct kelpie_reply reply,
+                          const char *method, const char *params, size_t length);
+/* The client no longer wants the answer to this one. */
+void kelpie__client_cancel_request(struct kelpie_client *client, uint64_t request);
+
 #endif

@@ -124,6 +124,16 @@ void kelpie__relay_exec_arm_backstop(struct kelpie_relay_exec *exec);
  */
 struct kelpie_relay_exec *kelpie__relay_exec_create(struct kelpie_relay *relay);
 
+/* exec_relay.c: the command of this id, or NULL; "" is none's. */
+struct kelpie_relay_exec *kelpie__relay_find(const struct kelpie_relay *relay, const char *id);
+
+/* exec_relay.c: whether a command may be started or asked about now. Errors: STATE. */
+KELPIE_MUST_CHECK int kelpie__relay_check_running(const struct kelpie_relay *relay,
+                                                  const char *operation,
+                                                  struct kelpie_error *error);
+
+void kelpie__relay_check(const struct kelpie_relay *relay);
+
 /* exec_relay.c: unlinks and frees. */
 void kelpie__exec_free(struct kelpie_relay_exec *exec);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Requests about commands, and their beginning and end: see exec_relay.h. Bytes are
- * exec_stream.c's.
+ * Requests about commands, and their end: see exec_relay.h. Their beginning is exec_start.c's,
+ * bytes are exec_stream.c's.
  */
 #include "monitor/exec_relay.h"
 
@@ -30,7 +30,7 @@ void kelpie__exec_check(const struct kelpie_relay_exec *exec) {
     }
 }
 
-static void relay_check(const struct kelpie_relay *relay) {
+void kelpie__relay_check(const struct kelpie_relay *relay) {
     KELPIE_ASSERT(relay->live_count <= KELPIE_EXEC_COUNT_MAX);
     KELPIE_ASSERT(relay->finished_count <= KELPIE_EXEC_FINISHED_MAX);
 }
@@ -38,18 +38,18 @@ static void relay_check(const struct kelpie_relay *relay) {
 void kelpie__relay_init(struct kelpie_relay *relay, struct kelpie_monitor *monitor,
                         struct kelpie_guest *guest) {
     *relay = (struct kelpie_relay){.monitor = monitor, .guest = guest, .order_next = 1};
-    relay_check(relay);
+    kelpie__relay_check(relay);
 }
 
 void kelpie__relay_begin(struct kelpie_relay *relay) {
-    relay_check(relay);
+    kelpie__relay_check(relay);
     KELPIE_ASSERT(relay->live_count == 0);
     relay->guest_channel_last = 0;
     relay->is_frozen = false;
 }
 
 uint32_t kelpie__relay_live_count(const struct kelpie_relay *relay) {
-    relay_check(relay);
+    kelpie__relay_check(relay);
     return relay->live_count;
 }
 
@@ -78,10 +78,10 @@ void kelpie__exec_free(struct kelpie_relay_exec *exec) {
         kelpie__free(os, exec->end.error, sizeof(*exec->end.error));
     }
     kelpie__free(os, exec, sizeof(*exec));
-    relay_check(relay);
+    kelpie__relay_check(relay);
 }
 
-static struct kelpie_relay_exec *relay_find(const struct kelpie_relay *relay, const char *id) {
+struct kelpie_relay_exec *kelpie__relay_find(const struct kelpie_relay *relay, const char *id) {
     struct kelpie_relay_exec *found = NULL;
     for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT && id[0] != '\0'; i += 1) {
         struct kelpie_relay_exec *exec = relay->execs[i];
@@ -132,7 +132,7 @@ static void exec_ended(struct kelpie_relay_exec *exec, const char *how) {
     kelpie__timer_disarm(relay->monitor->loop, &exec->backstop);
     kelpie__event_log_write(relay->monitor, "exec_exited", "%s %s", exec->id, how);
     kelpie__ignore(kelpie__relay_exec_pump(exec)); /* freed or not: this was the last use */
-    relay_check(relay);
+    kelpie__relay_check(relay);
 }
 
 /* The guest's answer to a request that needs none: what happens to a command is told by its end. */
@@ -161,159 +161,12 @@ void kelpie__exec_kill(struct kelpie_relay_exec *exec) {
                                      exec_ignore_answer, NULL, NULL, NULL));
 }
 
-/* ---- start ----------------------------------------------------------------------------------- */
-
-static void exec_started(struct kelpie_relay_exec *exec, const char *result, size_t length) {
-    struct kelpie_monitor *monitor = exec->relay->monitor;
-    char id[KELPIE_EXEC_ID_CHARACTERS + 1];
-    KELPIE_ASSERT(exec->phase == KELPIE_RELAY_STARTING);
-    bool is_valid = kelpie__json_find_string(result, length, "id", id, sizeof(id)) == 0 &&
-                    strlen(id) == KELPIE_EXEC_ID_CHARACTERS && relay_find(exec->relay, id) == NULL;
-    for (size_t i = 0; is_valid && id[i] != '\0'; i += 1) {
-        is_valid = (id[i] >= '0' && id[i] <= '9') || (id[i] >= 'a' && id[i] <= 'f');
-    }
-    if (!is_valid) {
-        kelpie__guest_break(exec->relay->guest, "R22: exec.start was answered without a new id");
-        return;
-    }
-    memcpy(exec->id, id, sizeof(id));
-    exec->phase = KELPIE_RELAY_LIVE;
-    kelpie__reply_result(monitor, &exec->start_reply, result);
-    kelpie__event_log_write(monitor, "exec_started", "%s %s", exec->id, exec->command);
-    kelpie__relay_exec_arm_backstop(exec);
-    if (exec->is_kill_wanted) {
-        KELPIE_REACHED(monitor->os, "a command was killed as soon as it had an id");
-        kelpie__exec_kill(exec);
-    }
-    kelpie__exec_check(exec);
-}
-
-static void exec_start_answered(void *context, const struct kelpie_error *error, const char *result,
-                                size_t length) {
-    struct kelpie_relay_exec *exec = context;
-    KELPIE_ASSERT(exec->phase == KELPIE_RELAY_STARTING);
-    if (error == NULL) {
-        exec_started(exec, result, length);
-        return;
-    }
-    if (kelpie__guest_wire(exec->relay->guest) == NULL) {
-        KELPIE_REACHED(exec->relay->monitor->os, "the VM died over the start of a command");
-        return; /* the connection ended: why the VM died is said by kelpie__relay_fail_all */
-    }
-    KELPIE_REACHED(exec->relay->monitor->os, "a guest refused a command");
-    kelpie__reply_refuse(exec->relay->monitor, &exec->start_reply, error);
-    kelpie__exec_free(exec);
-}
-
-struct relay_start_params {
-    uint64_t channel;
-    uint64_t argument_bytes;
-    uint64_t argument_count;
-    uint64_t environment_count;
-    uint64_t timeout_ms;
-    bool keeps_on_disconnect;
-};
+/* ---- room for one ---------------------------------------------------------------------------- */
 
 /* A member that may be missing. */
 static uint64_t relay_u64(const char *params, size_t length, const char *key, uint64_t otherwise) {
     uint64_t value = 0;
     return kelpie__json_find_u64(params, length, key, &value) == 0 ? value : otherwise;
-}
-
-/* Of exec.start, in the order in which our library writes them. The last five are passed on. */
-enum relay_start_member {
-    START_CHANNEL,
-    START_ARGUMENT_BYTES,
-    START_ARGUMENT_COUNT,
-    START_ENVIRONMENT_COUNT,
-    START_TIMEOUT_MS,
-    START_ON_DISCONNECT,
-    START_CWD,
-    START_USER,
-    START_TTY,
-    START_STDIN,
-    START_LIMITS,
-    START_MEMBER_COUNT,
-};
-
-static void relay_start_scan(const char *params, size_t length,
-                             struct kelpie_json_member out[START_MEMBER_COUNT]) {
-    static const char *const keys[START_MEMBER_COUNT] = {
-        "channel",
-        "argument_bytes",
-        "argument_count",
-        "environment_count",
-        "timeout_ms",
-        "on_disconnect",
-        "cwd",
-        "user",
-        "tty",
-        "stdin",
-        "limits",
-    };
-    for (size_t i = 0; i < START_MEMBER_COUNT; i += 1) {
-        out[i] = (struct kelpie_json_member){.key = keys[i]};
-    }
-    kelpie__ignore(kelpie__json_members(params, length, out, START_MEMBER_COUNT)); /* none: none */
-}
-
-static int relay_start_read(const struct kelpie_json_member members[START_MEMBER_COUNT],
-                            struct relay_start_params *out, struct kelpie_error *error) {
-    char on_disconnect[8] = "kill";
-    *out = (struct relay_start_params){
-        .channel = kelpie__json_member_u64(&members[START_CHANNEL], 0),
-        .argument_bytes = kelpie__json_member_u64(&members[START_ARGUMENT_BYTES], 0),
-        .argument_count = kelpie__json_member_u64(&members[START_ARGUMENT_COUNT], 0),
-        .environment_count = kelpie__json_member_u64(&members[START_ENVIRONMENT_COUNT], 0),
-        .timeout_ms = kelpie__json_member_u64(&members[START_TIMEOUT_MS], 0),
-    };
-    kelpie__ignore(kelpie__json_member_string(&members[START_ON_DISCONNECT], on_disconnect,
-                                              sizeof(on_disconnect))); /* absent: kill */
-    out->keeps_on_disconnect = strcmp(on_disconnect, "keep") == 0;
-    if (out->argument_count == 0 || out->argument_bytes == 0) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "a command needs at least one argument");
-    }
-    if (out->argument_bytes > KELPIE_EXEC_ARGUMENT_BYTES_MAX) {
-        return kelpie__fail(
-            error, KELPIE_E_LIMIT, 0, "arguments and environment take %llu bytes, at most %u",
-            (unsigned long long)out->argument_bytes, KELPIE_EXEC_ARGUMENT_BYTES_MAX);
-    }
-    if (out->argument_count > KELPIE_EXEC_ARGUMENT_COUNT_MAX ||
-        out->environment_count > KELPIE_EXEC_ARGUMENT_COUNT_MAX) {
-        return kelpie__fail(
-            error, KELPIE_E_LIMIT, 0, "%llu arguments and %llu variables, at most %u each",
-            (unsigned long long)out->argument_count, (unsigned long long)out->environment_count,
-            KELPIE_EXEC_ARGUMENT_COUNT_MAX);
-    }
-    if (out->timeout_ms > KELPIE_EXEC_TIMEOUT_MS_MAX) {
-        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "a timeout of %llu ms, at most %llu",
-                            (unsigned long long)out->timeout_ms,
-                            (unsigned long long)KELPIE_EXEC_TIMEOUT_MS_MAX);
-    }
-    return 0;
-}
-
-/* The request for the guest: our channel, and the client's other words as they are. */
-static int64_t relay_start_write(const struct relay_start_params *start, uint32_t guest_channel,
-                                 const struct kelpie_json_member members[START_MEMBER_COUNT],
-                                 char *out, size_t capacity) {
-    struct kelpie_json_writer writer;
-    KELPIE_ASSERT(guest_channel != 0);
-    kelpie__json_begin(&writer, out, capacity);
-    kelpie__json_object_begin(&writer, NULL);
-    kelpie__json_write_u64(&writer, "channel", guest_channel);
-    kelpie__json_write_u64(&writer, "argument_bytes", start->argument_bytes);
-    kelpie__json_write_u64(&writer, "argument_count", start->argument_count);
-    kelpie__json_write_u64(&writer, "environment_count", start->environment_count);
-    kelpie__json_write_u64(&writer, "timeout_ms", start->timeout_ms);
-    for (size_t i = START_CWD; i < START_MEMBER_COUNT; i += 1) {
-        const struct kelpie_json_member *member = &members[i];
-        if (member->is_there) {
-            kelpie__json_write_raw(&writer, member->key, member->value.text, member->value.length);
-        }
-    }
-    kelpie__json_object_end(&writer);
-    return kelpie__json_finish(&writer);
 }
 
 struct kelpie_relay_exec *kelpie__relay_exec_create(struct kelpie_relay *relay) {
@@ -337,108 +190,14 @@ struct kelpie_relay_exec *kelpie__relay_exec_create(struct kelpie_relay *relay) 
     return exec;
 }
 
-static struct kelpie_relay_exec *relay_add(struct kelpie_relay *relay,
-                                           const struct kelpie_reply *reply,
-                                           const struct relay_start_params *start) {
-    struct kelpie_relay_exec *exec = kelpie__relay_exec_create(relay);
-    if (exec == NULL) {
-        return NULL;
-    }
-    exec->client = reply->client;
-    exec->client_channel = kelpie__to_u32(start->channel);
-    exec->start_reply = *reply;
-    exec->keeps_on_disconnect = start->keeps_on_disconnect;
-    exec->timeout_ms = start->timeout_ms;
-    exec->argument_bytes = start->argument_bytes;
-    for (uint32_t kind = 0; kind < KELPIE_EXEC_STREAM_COUNT; kind += 1) {
-        kelpie__stream_receiver_init(&exec->streams[kind].receiver, 0,
-                                     KELPIE_STREAM_CREDIT_INITIAL_BYTES);
-    }
-    kelpie__exec_check(exec);
-    return exec;
-}
-
-/* Whether a command may be started or asked about now. */
-static int relay_check_running(const struct kelpie_relay *relay, const char *operation,
-                               struct kelpie_error *error) {
+int kelpie__relay_check_running(const struct kelpie_relay *relay, const char *operation,
+                                struct kelpie_error *error) {
     KELPIE_ASSERT(operation[0] != '\0');
     int status = kelpie__lifecycle_check_exec(relay->monitor, operation, error);
     if (status == 0) {
         KELPIE_ASSERT(kelpie__guest_wire(relay->guest) != NULL);
     }
     return status;
-}
-
-static int relay_start_check(struct kelpie_relay *relay, const struct kelpie_reply *reply,
-                             const struct relay_start_params *start, struct kelpie_error *error) {
-    /* The channel counts as opened even when the command is refused: its arguments may be on their
-     * way already, and are not an offence. */
-    int status = kelpie__client_open_channel(relay->monitor, reply->client, start->channel, error);
-    if (status == 0) {
-        status = relay_check_running(relay, "exec", error);
-    }
-    if (status < 0) {
-        return status;
-    }
-    if (relay->live_count >= KELPIE_EXEC_COUNT_MAX) {
-        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "%u commands run in this VM, at most %u",
-                            relay->live_count, KELPIE_EXEC_COUNT_MAX);
-    }
-    if (relay->guest_channel_last == KELPIE_CHANNEL_MAX) {
-        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
-                            "all %u channels were used; start the VM anew", KELPIE_CHANNEL_MAX);
-    }
-    return 0;
-}
-
-void kelpie__relay_start(struct kelpie_relay *relay, struct kelpie_reply reply, const char *params,
-                         size_t length) {
-    relay_check(relay);
-    KELPIE_ASSERT(reply.client != 0);
-    struct kelpie_error error = {0};
-    struct relay_start_params start;
-    char text[RELAY_PARAMS_BYTES_MAX];
-    struct kelpie_relay_exec *exec = NULL;
-    struct kelpie_json_member members[START_MEMBER_COUNT];
-    relay_start_scan(params, length, members);
-    int status = relay_start_read(members, &start, &error);
-    if (status == 0) {
-        status = relay_start_check(relay, &reply, &start, &error);
-    }
-    if (status == 0) {
-        exec = relay_add(relay, &reply, &start);
-        status = exec == NULL ? kelpie__fail(&error, KELPIE_E_MEMORY, 0, "allocate a command") : 0;
-    }
-    if (status == 0 &&
-        relay_start_write(&start, exec->guest_channel, members, text, sizeof(text)) < 0) {
-        status = kelpie__fail(&error, KELPIE_E_LIMIT, 0,
-                              "the options of the command take more than %u bytes",
-                              (unsigned)sizeof(text));
-    }
-    if (status == 0) {
-        status = kelpie__wire_call(kelpie__guest_wire(relay->guest), "exec.start", text,
-                                   KELPIE_TIMEOUT_NONE, exec_start_answered, exec, NULL, &error);
-    }
-    if (status < 0) {
-        kelpie__reply_refuse(relay->monitor, &reply, &error);
-        if (exec != NULL) {
-            kelpie__exec_free(exec);
-        }
-    }
-    relay_check(relay);
-}
-
-void kelpie__relay_cancel(struct kelpie_relay *relay, uint64_t client, uint64_t request) {
-    KELPIE_ASSERT(client != 0);
-    for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT; i += 1) {
-        struct kelpie_relay_exec *exec = relay->execs[i];
-        if (exec != NULL && exec->start_reply.client == client &&
-            exec->start_reply.request == request) {
-            KELPIE_ASSERT(exec->phase == KELPIE_RELAY_STARTING);
-            KELPIE_REACHED(relay->monitor->os, "the start of a command was cancelled");
-            exec->is_kill_wanted = true; /* its answer comes, and its end right after */
-        }
-    }
 }
 
 /* ---- attach, detach, list, control ----------------------------------------------------------- */
@@ -449,7 +208,7 @@ static struct kelpie_relay_exec *relay_find_params(struct kelpie_relay *relay,
     char id[KELPIE_EXEC_ID_CHARACTERS + 1] = "";
     struct kelpie_relay_exec *exec = NULL;
     if (kelpie__json_find_string(params, length, "id", id, sizeof(id)) == 0) {
-        exec = relay_find(relay, id);
+        exec = kelpie__relay_find(relay, id);
     }
     if (exec == NULL) {
         kelpie__reply_refuse_text(relay->monitor, reply, KELPIE_E_NOT_FOUND,
@@ -461,7 +220,7 @@ static struct kelpie_relay_exec *relay_find_params(struct kelpie_relay *relay,
 
 void kelpie__relay_attach(struct kelpie_relay *relay, struct kelpie_reply reply, const char *params,
                           size_t length) {
-    relay_check(relay);
+    kelpie__relay_check(relay);
     struct kelpie_error error = {0};
     struct kelpie_relay_exec *exec = relay_find_params(relay, &reply, params, length);
     if (exec == NULL) {
@@ -502,7 +261,7 @@ void kelpie__relay_attach(struct kelpie_relay *relay, struct kelpie_reply reply,
 
 void kelpie__relay_detach(struct kelpie_relay *relay, struct kelpie_reply reply, const char *params,
                           size_t length) {
-    relay_check(relay);
+    kelpie__relay_check(relay);
     struct kelpie_relay_exec *exec = relay_find_params(relay, &reply, params, length);
     if (exec == NULL) {
         return;
@@ -519,7 +278,7 @@ void kelpie__relay_detach(struct kelpie_relay *relay, struct kelpie_reply reply,
 }
 
 void kelpie__relay_list(struct kelpie_relay *relay, struct kelpie_reply reply) {
-    relay_check(relay);
+    kelpie__relay_check(relay);
     char text[RELAY_PARAMS_BYTES_MAX];
     struct kelpie_json_writer writer;
     kelpie__json_begin(&writer, text, sizeof(text));
@@ -553,7 +312,7 @@ void kelpie__relay_list(struct kelpie_relay *relay, struct kelpie_reply reply) {
 
 void kelpie__relay_control(struct kelpie_relay *relay, struct kelpie_reply reply,
                            const char *method, const char *params, size_t length) {
-    relay_check(relay);
+    kelpie__relay_check(relay);
     struct kelpie_relay_exec *exec = relay_find_params(relay, &reply, params, length);
     if (exec == NULL) {
         return;
@@ -564,7 +323,7 @@ void kelpie__relay_control(struct kelpie_relay *relay, struct kelpie_reply reply
         kelpie__reply_result(relay->monitor, &reply, "{}"); /* too late is no error */
         return;
     }
-    if (relay_check_running(relay, method, &error) < 0) {
+    if (kelpie__relay_check_running(relay, method, &error) < 0) {
         kelpie__reply_refuse(relay->monitor, &reply, &error);
         return;
     }
@@ -574,7 +333,7 @@ void kelpie__relay_control(struct kelpie_relay *relay, struct kelpie_reply reply
 /* ---- ends ------------------------------------------------------------------------------------ */
 
 void kelpie__relay_guest_exit(struct kelpie_relay *relay, const char *params, size_t length) {
-    relay_check(relay);
+    kelpie__relay_check(relay);
     enum { CHANNEL, CODE, SIGNAL, REASON, WALL_US, CPU_US, PEAK_MEMORY_KIB, COUNT };
     struct kelpie_json_member members[COUNT] = {
         [CHANNEL] = {.key = "channel"},
@@ -644,7 +403,7 @@ static void exec_fail(struct kelpie_relay_exec *exec, const struct kelpie_error 
 }
 
 void kelpie__relay_fail_all(struct kelpie_relay *relay, const struct kelpie_error *why) {
-    relay_check(relay);
+    kelpie__relay_check(relay);
     KELPIE_ASSERT(why->code < 0);
     for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT; i += 1) {
         if (relay->execs[i] != NULL && relay->execs[i]->phase != KELPIE_RELAY_ENDED) {
@@ -655,7 +414,7 @@ void kelpie__relay_fail_all(struct kelpie_relay *relay, const struct kelpie_erro
 }
 
 void kelpie__relay_client_gone(struct kelpie_relay *relay, uint64_t client) {
-    relay_check(relay);
+    kelpie__relay_check(relay);
     KELPIE_ASSERT(client != 0);
     for (uint32_t i = 0; i < KELPIE_RELAY_SLOT_COUNT; i += 1) {
         struct kelpie_relay_exec *exec = relay->execs[i];
@@ -676,7 +435,7 @@ void kelpie__relay_client_gone(struct kelpie_relay *relay, uint64_t client) {
 }
 
 void kelpie__relay_take(struct kelpie_relay *relay, struct kelpie_relay *from) {
-    relay_check(relay);
+    kelpie__relay_check(relay);
     KELPIE_ASSERT(relay->live_count == 0 && from->adopting_count == 0);
     relay->guest_channel_last = from->guest_channel_last;
     relay->is_frozen = from->is_frozen;
@@ -703,7 +462,7 @@ void kelpie__relay_take(struct kelpie_relay *relay, struct kelpie_relay *from) {
         from->execs[i] = NULL;
     }
     kelpie__relay_init(from, from->monitor, from->guest);
-    relay_check(relay);
+    kelpie__relay_check(relay);
 }
 
 void kelpie__relay_deinit(struct kelpie_relay *relay) {
