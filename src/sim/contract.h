@@ -19,7 +19,8 @@
 struct sim_contract {
     struct kelpie *kelpie;
     uint64_t seed;
-    uint32_t scale; /* counts are divided by it, never below 3 */
+    uint32_t scale;     /* counts are divided by it, never below 3 */
+    bool has_templates; /* VMs may come from one: where boots cost, and the row is not about them */
     /* From now on calls go wrong in this way: "boot fails", "crash", "pause fails", ..., each with
      * this chance in a thousand. False: this backend cannot make it happen, and the row draws it by
      * itself or checks less. */

@@ -69,7 +69,7 @@ struct kelpie_vm *kelpie__row_make(struct sim_contract *contract) {
     kelpie_config_set_cpus(config, 1);
     kelpie_config_set_memory_mib(config, CONTRACT_MEMORY_MIB);
     kelpie_config_set_boot_timeout_ms(config, CONTRACT_BOOT_MS);
-    kelpie_config_set_template(config, false); /* the rows are about boots */
+    kelpie_config_set_template(config, contract->has_templates);
     int status = kelpie_vm_create(contract->kelpie, NULL, config, &vm, &error);
     kelpie_config_destroy(config);
     return kelpie__row_is_ok(contract, "create", status, &error) ? vm : NULL;

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "core/text.h"
+#include "simcli/crew.h"
 #include "simcli/simcli.h"
 
 #define CHECK_PROGRAM "/proc/self/exe"
@@ -112,11 +113,10 @@ static bool run_other(const struct simcli *simcli, uint64_t seed, bool has_log,
     char bytes[CHECK_READ_BYTES];
     int pipes[2];
     int status = 0;
-    fflush(stdout);
     if (pipe(pipes) < 0) {
         return false;
     }
-    pid_t child = fork();
+    pid_t child = kelpie__simcli_fork();
     if (child == 0) {
         close(pipes[0]);
         become_other(simcli, seed, has_log, pipes[1]);

@@ -6,9 +6,11 @@
 #include "simcli/crew.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,6 +28,18 @@ void *kelpie__simcli_crew_memory(size_t bytes) {
     return memory == MAP_FAILED ? NULL : memory;
 }
 
+pid_t kelpie__simcli_fork(void) {
+    pid_t parent = getpid();
+    fflush(stdout);
+    fflush(stderr);
+    pid_t pid = fork();
+    bool is_orphan = pid == 0 && (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent);
+    if (is_orphan) {
+        _exit(KELPIE_SIM_CRASHED);
+    }
+    return pid;
+}
+
 static void crew_work(const struct simcli_crew *crew, struct crew_shared *shared, uint32_t worker) {
     while (crew->is_enough == NULL || !crew->is_enough(crew->context)) { /* bound: the tasks */
         uint64_t task = atomic_fetch_add(&shared->next, 1);
@@ -41,8 +55,7 @@ static void crew_work(const struct simcli_crew *crew, struct crew_shared *shared
 static pid_t crew_fork(const struct simcli_crew *crew, struct crew_shared *shared,
                        uint32_t worker) {
     KELPIE_ASSERT(worker < crew->jobs);
-    fflush(stdout);
-    pid_t pid = fork();
+    pid_t pid = kelpie__simcli_fork();
     if (pid == 0) {
         int null = open("/dev/null", O_WRONLY | O_CLOEXEC); /* for the last words of assertions */
         if (null >= 0) {

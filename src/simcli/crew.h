@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct simcli_crew {
     uint32_t jobs;
@@ -23,5 +24,8 @@ struct simcli_crew {
 void *kelpie__simcli_crew_memory(size_t bytes);
 /* Tasks are taken in their order. False: no processes, no memory. */
 bool kelpie__simcli_crew_run(const struct simcli_crew *crew);
+/* fork(2): what it makes ends with this process, however that ends. What was printed before is not
+ * printed twice. */
+pid_t kelpie__simcli_fork(void);
 
 #endif

@@ -17,6 +17,7 @@
 #include "core/text.h"
 #include "os/os_call.h"
 #include "sim/world.h"
+#include "simcli/crew.h"
 #include "simcli/simcli.h"
 
 #define EXPLORE_MARKS_MAX 1024u
@@ -76,6 +77,29 @@ static struct explored *mark_of(struct map *map, const char *name, bool *out_is_
     return &map->marks[count];
 }
 
+static void note_failure(struct map *map, const char *reason, const char *recipe, uint64_t seed,
+                         uint64_t draw) {
+    if (atomic_fetch_add(&map->failed, 1) == 0) {
+        kelpie__ignore(snprintf(map->failure, sizeof(map->failure), "%s", reason));
+        kelpie__ignore(kelpie__text_format(map->failure_recipe, sizeof(map->failure_recipe),
+                                           "%s%llu@%llu", recipe, (unsigned long long)seed,
+                                           (unsigned long long)draw));
+    }
+}
+
+/* A child that an assertion ended cannot say it itself. */
+static void note_crash(const struct explore *explore, const struct sim_world *world, uint64_t seed,
+                       int signal) {
+    char recipe[EXPLORE_RECIPE_BYTES];
+    char reason[64];
+    bool fits = kelpie__text_format(recipe, sizeof(recipe), "%s%llu@%llu:", explore->recipe,
+                                    (unsigned long long)explore->seed,
+                                    (unsigned long long)kelpie__sim_world_calls(world)) &&
+                kelpie__text_format(reason, sizeof(reason), "crash: signal %d", signal);
+    KELPIE_ASSERT(fits);
+    note_failure(explore->map, reason, recipe, seed, 0);
+}
+
 /* Children go on from here, one after the other; the parent then does what it would have done. */
 static void fork_children(struct explore *explore, struct sim_world *world) {
     KELPIE_ASSERT(explore->depth < EXPLORE_DEPTH_MAX && explore->step_count == 0);
@@ -83,11 +107,10 @@ static void fork_children(struct explore *explore, struct sim_world *world) {
         if (atomic_fetch_add(&explore->map->forks, 1) >= EXPLORE_FORKS_MAX) {
             return;
         }
-        fflush(stdout);
-        pid_t pid = fork();
+        uint64_t seed = (explore->seed + i + 1) * EXPLORE_SEED_STEP;
+        pid_t pid = kelpie__simcli_fork();
         if (pid == 0) {
             char recipe[EXPLORE_RECIPE_BYTES];
-            uint64_t seed = (explore->seed + i + 1) * EXPLORE_SEED_STEP;
             bool fits = kelpie__text_format(recipe, sizeof(recipe), "%s%llu@%llu:", explore->recipe,
                                             (unsigned long long)explore->seed,
                                             (unsigned long long)kelpie__sim_world_calls(world));
@@ -98,8 +121,9 @@ static void fork_children(struct explore *explore, struct sim_world *world) {
             kelpie__sim_world_reseed(world, seed);
             return;
         }
-        if (pid > 0) {
-            kelpie__ignore(waitpid(pid, NULL, 0));
+        int status = 0;
+        if (pid > 0 && waitpid(pid, &status, 0) == pid && !WIFEXITED(status)) {
+            note_crash(explore, world, seed, WTERMSIG(status));
         }
     }
 }
@@ -162,11 +186,8 @@ static void explore_seed(struct simcli *simcli, struct map *map, uint64_t seed) 
     struct sim_run_result result;
     explore_run(simcli, &explore, &result);
     atomic_fetch_add(&map->runs, 1);
-    if (result.verdict != KELPIE_SIM_PASS && atomic_fetch_add(&map->failed, 1) == 0) {
-        kelpie__ignore(snprintf(map->failure, sizeof(map->failure), "%s", result.reason));
-        kelpie__ignore(kelpie__text_format(
-            map->failure_recipe, sizeof(map->failure_recipe), "%s%llu@%llu", explore.recipe,
-            (unsigned long long)explore.seed, (unsigned long long)result.calls));
+    if (result.verdict != KELPIE_SIM_PASS) {
+        note_failure(map, result.reason, explore.recipe, explore.seed, result.calls);
     }
     kelpie__sim_run_release(&result);
     if (explore.depth > 0) {

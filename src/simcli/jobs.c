@@ -17,6 +17,7 @@
 
 #include "core/limits.h"
 #include "os/os_call.h"
+#include "simcli/crew.h"
 #include "simcli/simcli.h"
 
 #define JOBS_PROGRESS_NS (2 * KELPIE_NS_PER_S)
@@ -86,9 +87,7 @@ static int work(const struct simcli *simcli, const struct simcli_campaign *campa
 static bool start(const struct simcli *simcli, const struct simcli_campaign *campaign,
                   struct shared *shared, uint32_t job, struct worker *out) {
     KELPIE_ASSERT(job < simcli->jobs);
-    fflush(stdout);
-    fflush(stderr);
-    pid_t pid = fork();
+    pid_t pid = kelpie__simcli_fork();
     if (pid < 0) {
         return false;
     }

@@ -31,14 +31,28 @@ static int64_t real_now(const struct simcli *simcli) {
     return kelpie__os_now(simcli->os, KELPIE_OS_CLOCK_MONOTONIC);
 }
 
-static void add(struct totals *totals, const struct sim_run_result *result) {
+/* A bit for each class of which a fault fired. */
+static uint32_t classes_of(const struct sim_run_result *result) {
+    uint32_t classes = 0;
+    _Static_assert(SIM_RUN_CLASS_MAX <= 32, "a bit each");
+    for (uint32_t i = 0; i < SIM_RUN_CLASS_MAX; i += 1) {
+        classes |= result->class_fired[i] > 0 ? 1u << i : 0;
+    }
+    return classes;
+}
+
+static void add_classes(struct totals *totals, uint32_t classes) {
     totals->runs += 1;
+    for (uint32_t i = 0; i < SIM_RUN_CLASS_MAX; i += 1) {
+        totals->class_runs[i] += classes >> i & 1;
+    }
+}
+
+static void add(struct totals *totals, const struct sim_run_result *result) {
     totals->calls += result->calls;
     totals->virtual_ns += result->virtual_ns;
     totals->commands += result->counts.commands;
-    for (uint32_t i = 0; i < SIM_RUN_CLASS_MAX; i += 1) {
-        totals->class_runs[i] += result->class_fired[i] > 0;
-    }
+    add_classes(totals, classes_of(result));
 }
 
 static void progress(const struct simcli *simcli, struct totals *totals) {
@@ -52,6 +66,13 @@ static void progress(const struct simcli *simcli, struct totals *totals) {
             (unsigned long long)totals->calls, (unsigned long long)totals->commands);
 }
 
+static void tell_classes(const struct simcli *simcli, const struct totals *totals) {
+    for (uint32_t i = 0; !simcli->is_quiet && i < kelpie__sim_faults_class_count(); i += 1) {
+        printf("  faults of class %-10s in %llu %% of the runs\n", kelpie__sim_faults_class_name(i),
+               (unsigned long long)(totals->class_runs[i] * 100 / totals->runs));
+    }
+}
+
 static void summary(const struct simcli *simcli, const struct totals *totals) {
     int64_t real_ns = real_now(simcli) - totals->begun_ns;
     if (simcli->is_quiet || totals->runs < 2) {
@@ -61,10 +82,7 @@ static void summary(const struct simcli *simcli, const struct totals *totals) {
            (unsigned long long)totals->runs, (long long)(real_ns / KELPIE_NS_PER_MS),
            (long long)(totals->virtual_ns / (real_ns > 0 ? real_ns : 1)),
            (unsigned long long)real_ns / (totals->calls > 0 ? totals->calls : 1));
-    for (uint32_t i = 0; i < kelpie__sim_faults_class_count(); i += 1) {
-        printf("  faults of class %-10s in %llu %% of the runs\n", kelpie__sim_faults_class_name(i),
-               (unsigned long long)(totals->class_runs[i] * 100 / totals->runs));
-    }
+    tell_classes(simcli, totals);
 }
 
 /* A class that hardly fires tests nothing: as bad as a run that checked nothing. */
@@ -129,6 +147,7 @@ static void run_one_of_many(void *context, uint64_t index, struct sim_nursery *n
     kelpie__sim_run(&options, &result);
     out->verdict = result.verdict;
     out->flags = result.faults_fired > 0 ? SIMCLI_RUN_FIRED : 0u;
+    out->value = classes_of(&result);
     memcpy(out->reason, result.reason, sizeof(out->reason));
     kelpie__sim_run_release(&result);
 }
@@ -154,7 +173,16 @@ static int run_many(struct simcli *simcli, int64_t end_ns) {
            (unsigned long long)campaign.failed);
     int code = campaign.failure_count > 0 ? (int)campaign.failures[0].outcome.verdict : 0;
     uint64_t first = campaign.failure_count > 0 ? campaign.failures[0].index : 0;
+    for (uint64_t i = 0; i < simcli->seed_count; i += 1) {
+        if ((campaign.notes[i].flags & SIMCLI_RUN_DONE) != 0) {
+            add_classes(&totals, campaign.notes[i].value);
+        }
+    }
     kelpie__simcli_campaign_release(&campaign);
+    if (code == 0) {
+        tell_classes(simcli, &totals);
+        code = check_classes(simcli, &totals);
+    }
     if (code != 0 && code != KELPIE_SIM_CRASHED && !simcli->goes_on) {
         code = run_seed(simcli, simcli->seed_first + first, false, &totals);
     }
@@ -164,11 +192,9 @@ static int run_many(struct simcli *simcli, int64_t end_ns) {
 int kelpie__simcli_run(struct simcli *simcli) {
     struct totals totals = {.begun_ns = real_now(simcli), .told_ns = real_now(simcli)};
     int64_t end_ns = totals.begun_ns + (int64_t)(simcli->minutes * 60) * KELPIE_NS_PER_S;
-    if (!simcli->is_quiet) {
-        printf("seed %llu, %llu run%s\n", (unsigned long long)simcli->seed_first,
-               (unsigned long long)simcli->seed_count, simcli->seed_count == 1 ? "" : "s");
-        fflush(stdout);
-    }
+    printf("seed %llu, %llu run%s\n", (unsigned long long)simcli->seed_first,
+           (unsigned long long)simcli->seed_count, simcli->seed_count == 1 ? "" : "s");
+    fflush(stdout);
     if (simcli->jobs > 1 && !simcli->is_check) {
         return run_many(simcli, simcli->minutes > 0 ? end_ns : 0);
     }

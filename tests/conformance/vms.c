@@ -15,6 +15,7 @@
 
 #include "core/base.h"
 #include "harness/harness.h"
+#include "harness/leftovers.h"
 #include "lib/internal.h"
 #include "sim/install.h"
 #include "sim/machine.h"
@@ -23,6 +24,7 @@
 #define VMS_LIVES 200u
 #define VMS_LIVES_OF_A_ROW 5u
 #define VMS_TIMEOUT_S 1800u
+#define VMS_PATH_BYTES_MAX 4096u
 #define VMS_SIM_LIMIT_NS (INT64_C(3600) * 1000000000)
 
 /* ---- really ---------------------------------------------------------------------------------- */
@@ -150,17 +152,27 @@ static void live(const struct harness *harness, uint64_t seed) {
     compare(&real, &simulated);
 }
 
+/* The first life's first start left it for all others. */
+static void remove_template(const struct harness *harness) {
+    char path[VMS_PATH_BYTES_MAX];
+    int length = snprintf(path, sizeof(path), "%s/templates", harness->state_directory);
+    HARNESS_CHECK(length > 0 && (size_t)length < sizeof(path));
+    leftovers_remove(path);
+}
+
 /* A quarter of the lives of a run. */
 static void lives(const struct harness *harness, uint32_t part) {
     const char *only = getenv("CONFORMANCE_SEED");
     uint32_t count = harness->scale > 1 ? VMS_LIVES_OF_A_ROW : VMS_LIVES / 4;
     if (only != NULL) {
         live(harness, strtoull(only, NULL, 10));
+        remove_template(harness);
         return;
     }
     for (uint32_t i = 0; i < count; i += 1) {
         live(harness, 1 + part * count + i);
     }
+    remove_template(harness);
 }
 
 static void lives_a(const struct harness *harness) {

@@ -119,7 +119,7 @@ static int create(struct workload *workload, uint32_t index) {
     kelpie_config_set_memory_mib(config, WORKLOAD_MEMORY_MIB);
     kelpie_config_set_ephemeral(config, index == 1);
     kelpie_config_set_boot_timeout_ms(config, WORKLOAD_BOOT_MS);
-    kelpie_config_set_template(config, false); /* where it comes from is nothing to compare */
+    kelpie_config_set_template(config, true); /* the first start boots, the others are restored */
     status = kelpie_vm_create(workload->kelpie, name, config, &vm, NULL);
     kelpie_config_destroy(config);
     if (status == 0) {

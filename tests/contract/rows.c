@@ -5,6 +5,7 @@
  * pause, a command or a snapshot fail) it refuses; the row then checks the same calls where they
  * succeed.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,6 +89,38 @@ static bool row_relabel(struct sim_contract *contract, const char *snapshot,
     return is_done;
 }
 
+static bool is_about_boots(const struct sim_contract_row *row) {
+    return strncmp(row->name, "lifecycle", strlen("lifecycle")) == 0;
+}
+
+/* The first row that boots leaves a template; it is lent from one row to the next. Between rows it
+ * lies beside their folders, by the name of the process that runs them all. */
+static void lent_path(pid_t runner, char out[ROW_PATH_BYTES_MAX]) {
+    const char *base = getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp";
+    int length = snprintf(out, ROW_PATH_BYTES_MAX, "%s/kelpie-rows-templates.%d", base, runner);
+    HARNESS_CHECK(length > 0 && (size_t)length < ROW_PATH_BYTES_MAX);
+}
+
+static void borrow_templates(const struct harness *harness, bool gives_back) {
+    char own[ROW_PATH_BYTES_MAX];
+    char lent[ROW_PATH_BYTES_MAX];
+    int length = snprintf(own, sizeof(own), "%s/templates", harness->state_directory);
+    HARNESS_CHECK(length > 0 && (size_t)length < sizeof(own));
+    lent_path(getppid(), lent);
+    if (gives_back) {
+        leftovers_remove(lent); /* that of a row that failed */
+    }
+    int status = gives_back ? rename(own, lent) : rename(lent, own);
+    HARNESS_CHECK(status == 0 || errno == ENOENT, "rename of templates: %s", strerror(errno));
+}
+
+static void remove_snapshots(const struct harness *harness) {
+    char path[ROW_PATH_BYTES_MAX];
+    int length = snprintf(path, sizeof(path), "%s/snapshots", harness->state_directory);
+    HARNESS_CHECK(length > 0 && (size_t)length < sizeof(path));
+    leftovers_remove(path);
+}
+
 static void run_row(const struct harness *harness, const struct sim_contract_row *row,
                     struct sim_contract *contract) {
     const struct kelpie_open_options options = {
@@ -98,10 +131,10 @@ static void run_row(const struct harness *harness, const struct sim_contract_row
         .libexec_directory = harness->libexec_directory,
     };
     struct row_run run = {.harness = harness};
-    char path[ROW_PATH_BYTES_MAX];
     struct kelpie_error error = {0};
     *contract = (struct sim_contract){.seed = harness->seed,
                                       .scale = harness->scale,
+                                      .has_templates = !is_about_boots(row),
                                       .fault = row_fault,
                                       .fail = row_fail,
                                       .random = row_random,
@@ -110,10 +143,11 @@ static void run_row(const struct harness *harness, const struct sim_contract_row
                                       .context = &run};
     int status = kelpie_open(&options, &contract->kelpie, &error);
     HARNESS_CHECK(status == 0, "open: %s", error.message);
+    borrow_templates(harness, false);
     row->run(contract);
     kelpie_close(contract->kelpie);
-    snapshot_path(contract, "", "", path);
-    leftovers_remove(path); /* in the simulator they go with their world */
+    borrow_templates(harness, true);
+    remove_snapshots(harness); /* in the simulator they go with their world */
 }
 
 /* The row of the test's name. Row 10 is about two runs of one seed: what the calls gave is
@@ -145,5 +179,9 @@ int main(int argc, char **argv) {
         tests[i] =
             (struct harness_test){kelpie__sim_contract_rows[i].name, run_named, ROW_TIMEOUT_S};
     }
-    return harness_main(argc, argv, "contract-rows", tests, SIM_CONTRACT_ROW_COUNT);
+    int code = harness_main(argc, argv, "contract-rows", tests, SIM_CONTRACT_ROW_COUNT);
+    char lent[ROW_PATH_BYTES_MAX];
+    lent_path(getpid(), lent);
+    leftovers_remove(lent);
+    return code;
 }
