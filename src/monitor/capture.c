@@ -1,25 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * See capture.h: the sequence. Every step ends in the next one or in capture_fail, and every way
- * leads through capture_release, which gives the guest back.
+ * See capture.h: the sequence, as far as it has to do with the guest. Every step ends in the next
+ * one or in capture_fail, and every way leads through kelpie__capture_release, which gives the
+ * guest back; then capture_end.c goes on.
  */
 #include "monitor/capture.h"
 
-#include <errno.h>
 #include <string.h>
 
-#include "core/json.h"
 #include "core/text.h"
 #include "monitor/lifecycle_internal.h"
 #include "monitor/monitor.h"
-#include "monitor/worker.h"
 #include "os/os_call.h"
 #include "wire/wire.h"
 
-#define CAPTURE_ANSWER_BYTES 256u
-#define CAPTURE_NAME_DIGITS 8u /* of the id, in a name that nobody gave */
-
-static struct kelpie_lifecycle *capture_lifecycle(const struct kelpie_capture *capture) {
+struct kelpie_lifecycle *kelpie__capture_lifecycle(const struct kelpie_capture *capture) {
     struct kelpie_lifecycle *lifecycle = kelpie__lifecycle_of(capture->monitor);
     bool needs_vmm = capture->phase >= KELPIE_CAPTURE_SYNCING &&
                      capture->phase <= KELPIE_CAPTURE_ENDING && capture->is_holding;
@@ -50,114 +45,7 @@ static bool capture_is_lost(const struct kelpie_capture *capture) {
            capture->failure.code == KELPIE_E_CRASHED;
 }
 
-static void capture_keep_failure(struct kelpie_capture *capture, const struct kelpie_error *why) {
-    KELPIE_ASSERT(why->code < 0);
-    if (capture->failure.code == 0) { /* the first cause counts */
-        capture->failure = *why;
-    }
-}
-
-/* ---- the end --------------------------------------------------------------------------------- */
-
-static void capture_idle(struct kelpie_capture *capture) {
-    KELPIE_ASSERT(!capture->is_holding);
-    KELPIE_ASSERT(!kelpie__child_is_running(&capture->child));
-    kelpie__capture_close_files(capture);
-    if (capture->snapshot.store != NULL) {
-        kelpie__snapshot_close(&capture->snapshot);
-        capture->snapshot = (struct kelpie_snapshot){0};
-    }
-    if (capture->store.os != NULL) {
-        kelpie__snapshot_store_close(&capture->store);
-        capture->store = (struct kelpie_snapshot_store){0};
-    }
-    capture->phase = KELPIE_CAPTURE_IDLE;
-}
-
-static void capture_succeed(struct kelpie_capture *capture) {
-    struct kelpie_json_writer writer;
-    char text[CAPTURE_ANSWER_BYTES];
-    const struct kelpie_manifest *manifest = &capture->snapshot.manifest;
-    kelpie__json_begin(&writer, text, sizeof(text));
-    kelpie__json_object_begin(&writer, NULL);
-    kelpie__json_write_string(&writer, "id", manifest->id);
-    kelpie__json_write_string(&writer, "name", manifest->name);
-    kelpie__json_write_u64(&writer, "bytes", manifest->stored_bytes);
-    kelpie__json_write_u64(&writer, "pause_us", capture->pause_us);
-    kelpie__json_object_end(&writer);
-    int64_t length = kelpie__json_finish(&writer);
-    KELPIE_ASSERT(length > 0);
-    capture_idle(capture);
-    if (capture->is_template) {
-        kelpie__template_sealed(&capture->monitor->template, NULL);
-    } else {
-        kelpie__reply_result(capture->monitor, &capture->reply, text);
-    }
-}
-
-static void capture_refuse(struct kelpie_capture *capture) {
-    struct kelpie_error why = capture->failure;
-    KELPIE_ASSERT(why.code < 0);
-    if (capture->is_template) {
-        capture_idle(capture);
-        kelpie__template_sealed(&capture->monitor->template, &why);
-        return;
-    }
-    kelpie__ignore(kelpie__fail_prefix(&why, "snapshot"));
-    kelpie__event_log_write(capture->monitor, "notice", "%s", why.message);
-    capture_idle(capture);
-    kelpie__reply_refuse(capture->monitor, &capture->reply, &why);
-}
-
-/* Here and now: for a directory of which nothing is written yet, and for a monitor that ends. */
-static void capture_remove_now(struct kelpie_capture *capture) {
-    kelpie__capture_close_files(capture);
-    if (capture->snapshot.store != NULL && !capture->is_removed) {
-        kelpie__snapshot_abandon(&capture->snapshot);
-        capture->snapshot = (struct kelpie_snapshot){0};
-    }
-    capture->is_removed = true;
-}
-
-static void capture_remove(struct kelpie_capture *capture) {
-    KELPIE_ASSERT(!capture->is_holding && capture->failure.code < 0);
-    kelpie__capture_close_files(capture);
-    if (!capture->is_removed) {
-        capture->phase = KELPIE_CAPTURE_REMOVING;
-        if (kelpie__capture_work(capture, KELPIE_WORKER_REMOVE, NULL) == 0) {
-            return;
-        }
-        capture_remove_now(capture);
-    }
-    capture_refuse(capture);
-}
-
 /* ---- the guest goes on ----------------------------------------------------------------------- */
-
-static void capture_work_failed(void *context) {
-    struct kelpie_capture *capture = context;
-    struct kelpie_error why = capture->failure;
-    kelpie__capture_worked(capture, &why, 0);
-}
-
-static void capture_seal(struct kelpie_capture *capture) {
-    struct kelpie_loop *loop = capture->monitor->loop;
-    struct kelpie_error error = {0};
-    kelpie__capture_close_files(capture);
-    capture->phase = KELPIE_CAPTURE_SEALING;
-    int status = kelpie__capture_check_devices(capture, &error);
-    if (status == 0) {
-        status = kelpie__capture_write_draft(capture, &error);
-    }
-    if (status == 0) {
-        const char *job = capture->is_template ? KELPIE_WORKER_TEMPLATE : KELPIE_WORKER_SEAL;
-        status = kelpie__capture_work(capture, job, &error);
-    }
-    if (status < 0) { /* as if the child had failed: from the loop */
-        capture->failure = error;
-        kelpie__timer_arm(loop, &capture->worker_timer, loop->now_ns, capture_work_failed, capture);
-    }
-}
 
 /* The guest is as it was found. */
 static void capture_let_go(struct kelpie_capture *capture) {
@@ -193,17 +81,9 @@ static void capture_wake(struct kelpie_capture *capture) {
     }
 }
 
-static void capture_go_on(struct kelpie_capture *capture) {
-    if (capture->failure.code < 0) {
-        capture_remove(capture);
-    } else {
-        capture_seal(capture);
-    }
-}
-
 static void capture_resumed(void *context, int status, const struct kelpie_error *error) {
     struct kelpie_capture *capture = context;
-    struct kelpie_lifecycle *lifecycle = capture_lifecycle(capture);
+    struct kelpie_lifecycle *lifecycle = kelpie__capture_lifecycle(capture);
     struct kelpie_error why = {0};
     KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_RESUMING);
     bool runs = lifecycle->vmm != NULL && lifecycle->vmm->state == KELPIE_VMM_RUNNING;
@@ -212,7 +92,7 @@ static void capture_resumed(void *context, int status, const struct kelpie_error
         why.code = why.code == KELPIE_E_CRASHED ? why.code : KELPIE_E_RESUME;
         kelpie__ignore(kelpie__fail_prefix(&why, "let the guest go on"));
         capture->is_vmm_doubtful = true;
-        capture_keep_failure(capture, &why);
+        kelpie__capture_keep_failure(capture, &why);
         /* That it stands now is what its user has to know first. */
         capture->failure.code = why.code;
     }
@@ -226,12 +106,11 @@ static void capture_resumed(void *context, int status, const struct kelpie_error
         capture_wake(capture);
     }
     capture_let_go(capture); /* one that still stands is shown as Paused */
-    capture_go_on(capture);
+    kelpie__capture_go_on(capture);
 }
 
-/* Gives the guest back, whatever came of the save. */
-static void capture_release(struct kelpie_capture *capture) {
-    struct kelpie_lifecycle *lifecycle = capture_lifecycle(capture);
+void kelpie__capture_release(struct kelpie_capture *capture) {
+    struct kelpie_lifecycle *lifecycle = kelpie__capture_lifecycle(capture);
     struct kelpie_error error = {0};
     KELPIE_ASSERT(capture->is_holding);
     if (capture_is_lost(capture)) {
@@ -250,19 +129,19 @@ static void capture_release(struct kelpie_capture *capture) {
         capture_wake(capture);
     }
     capture_let_go(capture);
-    capture_go_on(capture);
+    kelpie__capture_go_on(capture);
 }
 
 static void capture_fail(struct kelpie_capture *capture, const struct kelpie_error *why) {
     KELPIE_ASSERT(capture->is_holding);
-    capture_keep_failure(capture, why);
+    kelpie__capture_keep_failure(capture, why);
     kelpie__capture_take_back(capture);
-    capture_release(capture);
+    kelpie__capture_release(capture);
 }
 
 /* Whether it has to be given up between two steps; it then was. */
 static bool capture_gives_up(struct kelpie_capture *capture) {
-    const struct kelpie_lifecycle *lifecycle = capture_lifecycle(capture);
+    const struct kelpie_lifecycle *lifecycle = kelpie__capture_lifecycle(capture);
     struct kelpie_error error = {0};
     if (capture->is_cancelled) {
         kelpie__ignore(kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "it was cancelled"));
@@ -280,10 +159,10 @@ static bool capture_gives_up(struct kelpie_capture *capture) {
 
 static void capture_saved_all(struct kelpie_capture *capture) {
     if (!capture->is_last) {
-        capture_release(capture);
+        kelpie__capture_release(capture);
         return;
     }
-    capture_seal(capture);
+    kelpie__capture_seal(capture);
 }
 
 static void capture_switched(void *context, int status, const struct kelpie_error *error) {
@@ -317,7 +196,7 @@ static void capture_save_failed(struct kelpie_capture *capture, const struct kel
 
 static void capture_saved(void *context, int status, const struct kelpie_error *error) {
     struct kelpie_capture *capture = context;
-    struct kelpie_lifecycle *lifecycle = capture_lifecycle(capture);
+    struct kelpie_lifecycle *lifecycle = kelpie__capture_lifecycle(capture);
     struct kelpie_error why = {0};
     char path[KELPIE_PATH_BYTES_MAX];
     KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_SAVING);
@@ -353,7 +232,7 @@ static void capture_saved(void *context, int status, const struct kelpie_error *
 }
 
 static void capture_save(struct kelpie_capture *capture) {
-    struct kelpie_lifecycle *lifecycle = capture_lifecycle(capture);
+    struct kelpie_lifecycle *lifecycle = kelpie__capture_lifecycle(capture);
     struct kelpie_error error = {0};
     KELPIE_ASSERT(lifecycle->vmm->state == KELPIE_VMM_PAUSED);
     capture->phase = KELPIE_CAPTURE_SAVING;
@@ -378,7 +257,7 @@ static void capture_paused(void *context, int status, const struct kelpie_error 
 
 static void capture_quieted(void *context, const struct kelpie_error *error) {
     struct kelpie_capture *capture = context;
-    struct kelpie_lifecycle *lifecycle = capture_lifecycle(capture);
+    struct kelpie_lifecycle *lifecycle = kelpie__capture_lifecycle(capture);
     struct kelpie_error why = {0};
     KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_QUIETING);
     if (error != NULL) {
@@ -402,91 +281,6 @@ static void capture_quieted(void *context, const struct kelpie_error *error) {
         why.code = why.code == KELPIE_E_CRASHED ? why.code : KELPIE_E_SNAPSHOT;
         capture_fail(capture, &why);
     }
-}
-
-/* ---- the child ------------------------------------------------------------------------------- */
-
-/* A child that was killed may have come to its end all the same, or near it: what has its name and
- * cannot be kept goes here and now, for no other child may touch it. */
-static bool capture_is_published(struct kelpie_capture *capture) {
-    if (capture->snapshot.store == NULL || !capture->snapshot.is_temporary) {
-        return capture->snapshot.store != NULL;
-    }
-    int status = kelpie__snapshot_take_over(&capture->snapshot, capture->is_synced, NULL);
-    if (status < 0 && status != KELPIE_E_NOT_FOUND) {
-        capture_remove_now(capture);
-    }
-    return status == 0;
-}
-
-/* The VM's next snapshot comes after this one, unless the VM was started anew since. */
-static void capture_become_parent(struct kelpie_capture *capture) {
-    struct kelpie_lifecycle *lifecycle = capture_lifecycle(capture);
-    struct kelpie_error error = {0};
-    KELPIE_ASSERT(!capture->is_template);
-    if (lifecycle->vmm == NULL || lifecycle->vmm->pid != capture->vmm_pid) {
-        return;
-    }
-    kelpie__ignore(kelpie__text_copy(lifecycle->record.parent, sizeof(lifecycle->record.parent),
-                                     capture->snapshot.manifest.id));
-    if (kelpie__lifecycle_save(lifecycle, &error) < 0) {
-        kelpie__event_log_write(capture->monitor, "notice", "%s", error.message);
-    }
-}
-
-/* It is there. */
-static void capture_sealed(struct kelpie_capture *capture) {
-    struct kelpie_lifecycle *lifecycle = capture_lifecycle(capture);
-    const struct kelpie_manifest *manifest = &capture->snapshot.manifest;
-    if (!capture->is_template) {
-        kelpie__capture_take_merged(capture);
-        capture_become_parent(capture);
-    }
-    kelpie__event_log_write(
-        capture->monitor, "snapshot", "%s \"%s\" was taken (%s): %llu KiB, paused for %llu us",
-        capture->is_template ? "template" : "snapshot", manifest->name, manifest->id,
-        (unsigned long long)(manifest->stored_bytes / 1024), (unsigned long long)capture->pause_us);
-    if (!capture->is_holding) {
-        capture_succeed(capture);
-        return;
-    }
-    KELPIE_ASSERT(capture->is_last);
-    capture->phase = KELPIE_CAPTURE_STOPPING;
-    lifecycle->is_stopping = true; /* so that its end is Stopped */
-    kelpie__vmm_kill(lifecycle->vmm);
-}
-
-void kelpie__capture_worked(struct kelpie_capture *capture, const struct kelpie_error *error,
-                            uint64_t stored_bytes) {
-    KELPIE_ASSERT(!kelpie__child_is_running(&capture->child));
-    if (capture->phase == KELPIE_CAPTURE_REMOVING) {
-        if (error != NULL) { /* prune finds it */
-            kelpie__event_log_write(capture->monitor, "notice", "remove a snapshot: %s",
-                                    error->message);
-        }
-        capture_refuse(capture);
-        return;
-    }
-    KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_SEALING);
-    if (error == NULL) {
-        capture->snapshot.manifest.stored_bytes = stored_bytes;
-    }
-    if (error == NULL || capture_is_published(capture)) {
-        capture_sealed(capture);
-        return;
-    }
-    capture_keep_failure(capture, error);
-    if (capture->is_holding) {
-        capture_release(capture);
-    } else {
-        capture_remove(capture);
-    }
-}
-
-static void capture_end_work(struct kelpie_capture *capture, const struct kelpie_error *why) {
-    KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_SEALING);
-    kelpie__capture_work_cancel(capture);
-    kelpie__capture_worked(capture, why, 0);
 }
 
 /* ---- requests -------------------------------------------------------------------------------- */
@@ -518,7 +312,7 @@ static void capture_copy_ahead(struct kelpie_capture *capture) {
     struct kelpie_error error = {0};
     KELPIE_ASSERT(capture->is_holding && !capture->files.is_ahead);
     capture->phase = KELPIE_CAPTURE_AHEAD;
-    struct kelpie_lifecycle *lifecycle = capture_lifecycle(capture);
+    struct kelpie_lifecycle *lifecycle = kelpie__capture_lifecycle(capture);
     if (capture->is_template || lifecycle->vmm->state != KELPIE_VMM_RUNNING) {
         capture_quiet(capture);
         return;
@@ -566,10 +360,10 @@ void kelpie__capture_begin(struct kelpie_capture *capture) {
 
 void kelpie__capture_reject(struct kelpie_capture *capture, const struct kelpie_error *why) {
     KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_IDLE);
-    capture_keep_failure(capture, why);
+    kelpie__capture_keep_failure(capture, why);
     kelpie__capture_take_back(capture);
-    capture_remove_now(capture);
-    capture_refuse(capture);
+    kelpie__capture_remove_now(capture);
+    kelpie__capture_refuse(capture);
     kelpie__pause_give_back(&capture->monitor->pause);
     if (capture->is_template) {
         kelpie__template_saved(&capture->monitor->template);
@@ -587,7 +381,7 @@ void kelpie__capture_cancel(struct kelpie_monitor *monitor, uint64_t client, uin
     capture->is_cancelled = true; /* seen between two steps */
     if (capture->phase == KELPIE_CAPTURE_SEALING) {
         kelpie__ignore(kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "it was cancelled"));
-        capture_end_work(capture, &error);
+        kelpie__capture_end_work(capture, &error);
     }
 }
 
@@ -604,32 +398,10 @@ void kelpie__capture_vmm_gone(struct kelpie_capture *capture, const struct kelpi
     }
     capture->is_holding = false;
     if (capture->phase == KELPIE_CAPTURE_STOPPING) {
-        capture_succeed(capture);
+        kelpie__capture_succeed(capture);
     } else if (capture->phase != KELPIE_CAPTURE_SEALING) { /* what was saved is whole */
         capture->failure = *why; /* says more than what a step saw of it */
         kelpie__capture_take_back(capture);
-        capture_remove(capture);
+        kelpie__capture_remove(capture);
     }
-}
-
-void kelpie__capture_abort(struct kelpie_capture *capture, const struct kelpie_error *why) {
-    KELPIE_ASSERT(!capture->is_holding);
-    if (capture->phase == KELPIE_CAPTURE_IDLE) {
-        return;
-    }
-    kelpie__capture_work_cancel(capture);
-    if (capture_is_published(capture)) {
-        capture_succeed(capture); /* it outlives its VM */
-        return;
-    }
-    capture_remove_now(capture);
-    capture_keep_failure(capture, why);
-    capture_refuse(capture);
-}
-
-void kelpie__capture_deinit(struct kelpie_capture *capture) {
-    struct kelpie_error error = {0};
-    kelpie__ignore(kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "the VM's monitor ends"));
-    capture->is_holding = false; /* the VMM is being killed */
-    kelpie__capture_abort(capture, &error);
 }

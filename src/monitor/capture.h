@@ -3,8 +3,8 @@
  * Snapshots of the VM: vm.snapshot. The guest is made quiet, stands still while its devices and its
  * own pages are written and its disk gets a new layer, and goes on; what takes its time is done by
  * a child afterwards (worker.h). Whatever fails, the guest is as it was and nothing is left. One at
- * a time. capture.c has the sequence, capture_request.c its beginning, capture_files.c what is
- * written, capture_worker.c the child.
+ * a time. capture.c has the sequence, capture_request.c its beginning, capture_end.c what follows
+ * when the guest goes on, capture_files.c what is written, capture_worker.c the child.
  */
 #ifndef KELPIE_MONITOR_CAPTURE_H
 #define KELPIE_MONITOR_CAPTURE_H
@@ -98,6 +98,26 @@ void kelpie__capture_abort(struct kelpie_capture *capture, const struct kelpie_e
 void kelpie__capture_begin(struct kelpie_capture *capture);
 /* Refuses one that has not begun, and leaves nothing. */
 void kelpie__capture_reject(struct kelpie_capture *capture, const struct kelpie_error *why);
+/* Gives the guest back, whatever came of the save. */
+void kelpie__capture_release(struct kelpie_capture *capture);
+/* The VM's life, with a VMM while a step needs one. */
+struct kelpie_lifecycle *kelpie__capture_lifecycle(const struct kelpie_capture *capture);
+
+/* capture_end.c: the first cause counts. */
+void kelpie__capture_keep_failure(struct kelpie_capture *capture, const struct kelpie_error *why);
+/* Whoever waits is told, and nothing is under way any more. */
+void kelpie__capture_succeed(struct kelpie_capture *capture);
+void kelpie__capture_refuse(struct kelpie_capture *capture);
+/* Here and now: for a directory of which nothing is written yet, and for a monitor that ends. */
+void kelpie__capture_remove_now(struct kelpie_capture *capture);
+/* By a child; then it is refused. */
+void kelpie__capture_remove(struct kelpie_capture *capture);
+/* A child makes a snapshot of what was saved. */
+void kelpie__capture_seal(struct kelpie_capture *capture);
+/* The guest was given back: the one or the other. */
+void kelpie__capture_go_on(struct kelpie_capture *capture);
+/* The child is ended. */
+void kelpie__capture_end_work(struct kelpie_capture *capture, const struct kelpie_error *why);
 
 /* capture_files.c: makes the directory and the files that are written while the guest stands still,
  * and a new layer for its disk. What a failure leaves is kelpie__capture_take_back's. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * One command in the guest as the relay keeps it; shared by exec_relay.c (requests),
- * exec_stream.c (bytes), exec_backstop.c (timeouts) and exec_adopt.c (restored ones) only.
+ * One command in the guest as the relay keeps it; shared by exec_start.c (its beginning),
+ * exec_relay.c (requests and its end), exec_stream.c (bytes), exec_attach.c (clients that come and
+ * go), exec_backstop.c (timeouts) and exec_adopt.c (restored ones) only.
  *
  * Life: Starting (the guest was asked) -> Live (it has an id) -> Ended (the guest said how, or the
  * VM died) -> freed once a client has been told. Input streams go client -> ring -> guest, output
@@ -98,23 +99,38 @@ void kelpie__exec_check(const struct kelpie_relay_exec *exec);
  * gone. Frees the exec when there is nothing more to do for it; true then. */
 bool kelpie__relay_exec_pump(struct kelpie_relay_exec *exec);
 
-/* exec_stream.c: makes room for a client that is away, and stops waiting for one that was told to
+/* exec_attach.c: makes room for a client that is away, and stops waiting for one that was told to
  * be. */
 void kelpie__exec_let_go(struct kelpie_relay_exec *exec, bool is_kept);
 
-/* exec_stream.c: a client takes it over; `offsets` are stdout's and stderr's. Errors: MISUSE (one
+/* exec_attach.c: a client takes it over; `offsets` are stdout's and stderr's. Errors: MISUSE (one
  * was never written), MEMORY. */
 KELPIE_MUST_CHECK int kelpie__exec_take_over(struct kelpie_relay_exec *exec, uint64_t client,
                                              uint32_t channel, const uint64_t offsets[2],
                                              struct kelpie_error *error);
 
-/* exec_stream.c: its streams begin here, kept for a client to come. False: no memory. */
+/* exec_attach.c: its streams begin here, kept for a client to come. False: no memory. */
 KELPIE_MUST_CHECK bool kelpie__exec_place(struct kelpie_relay_exec *exec,
                                           const struct kelpie_exec_place *place);
 
-/* exec_stream.c: after the answer: the new client gets credit and what waits for it. It may free
+/* exec_attach.c: after the answer: the new client gets credit and what waits for it. It may free
  * the exec. */
 void kelpie__exec_taken_over(struct kelpie_relay_exec *exec);
+
+/* exec_stream.c: the ring's memory, at the first byte. False: there is none. */
+KELPIE_MUST_CHECK bool kelpie__exec_ensure_ring(struct kelpie_relay_exec *exec,
+                                                struct kelpie_exec_stream *stream);
+/* Gives the source of a stream the room that its sink has freed. What is thrown away needs none. */
+void kelpie__exec_grant(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind);
+/* A larger ring with the same content, and the source may fill it. Without memory the small one has
+ * to do. */
+void kelpie__exec_grow(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind);
+/* Throws away what a stream holds and what still comes. The source is told where it can do
+ * something about it. */
+void kelpie__exec_stop_stream(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind);
+/* No memory for bytes of this command: they are lost, which nobody may take for its own doing. It
+ * ends, alone, and its client is told why. */
+void kelpie__exec_starve(struct kelpie_relay_exec *exec);
 
 /* exec_backstop.c: it runs, and its timeout counts. */
 void kelpie__relay_exec_arm_backstop(struct kelpie_relay_exec *exec);

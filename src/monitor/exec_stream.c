@@ -31,8 +31,7 @@ static uint32_t exec_number(const struct kelpie_relay_exec *exec, enum kelpie_st
     return kelpie__stream_number(is_guest_side ? exec->guest_channel : exec->client_channel, kind);
 }
 
-/* The ring's memory, at the first byte. */
-static bool exec_ensure_ring(struct kelpie_relay_exec *exec, struct kelpie_exec_stream *stream) {
+bool kelpie__exec_ensure_ring(struct kelpie_relay_exec *exec, struct kelpie_exec_stream *stream) {
     if (stream->has_ring) {
         return true;
     }
@@ -49,8 +48,7 @@ static bool exec_ensure_ring(struct kelpie_relay_exec *exec, struct kelpie_exec_
     return true;
 }
 
-/* Gives the source of a stream the room that its sink has freed. What is thrown away needs none. */
-static void exec_grant(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
+void kelpie__exec_grant(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
     struct kelpie_exec_stream *stream = &exec->streams[kind];
     bool is_input = kelpie__exec_is_input(kind);
     struct kelpie_wire *source = is_input ? exec_client_wire(exec) : exec_guest_wire(exec);
@@ -76,13 +74,11 @@ static void exec_pump_empty(struct kelpie_exec_stream *stream, struct kelpie_wir
     }
 }
 
-/* A larger ring with the same content, and the source may fill it. Without memory the small one has
- * to do. */
-static void exec_grow(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
+void kelpie__exec_grow(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
     struct kelpie_exec_stream *stream = &exec->streams[kind];
     struct kelpie_ring *ring = &stream->sender.ring;
     struct kelpie_ring larger = {0};
-    if (stream->sender.is_stopped || !exec_ensure_ring(exec, stream) ||
+    if (stream->sender.is_stopped || !kelpie__exec_ensure_ring(exec, stream) ||
         ring->capacity >= KELPIE_EXEC_OUTPUT_BYTES ||
         kelpie__ring_init(&larger, exec->relay->monitor->os, KELPIE_EXEC_OUTPUT_BYTES, NULL) < 0) {
         return;
@@ -109,7 +105,7 @@ static void exec_grow(struct kelpie_relay_exec *exec, enum kelpie_stream_kind ki
     *ring = larger;
     kelpie__stream_sender_check(&stream->sender);
     stream->receiver.window_bytes = KELPIE_EXEC_OUTPUT_BYTES;
-    exec_grant(exec, kind);
+    kelpie__exec_grant(exec, kind);
 }
 
 /* A sink whose window is larger than the ring acknowledges too late to keep a small ring moving:
@@ -125,13 +121,13 @@ static void exec_make_room(struct kelpie_relay_exec *exec, enum kelpie_stream_ki
         return;
     }
     if (!kelpie__exec_is_input(kind) && ring->capacity < KELPIE_EXEC_OUTPUT_BYTES) {
-        exec_grow(exec, kind);
+        kelpie__exec_grow(exec, kind);
         return;
     }
     KELPIE_REACHED(exec->relay->monitor->os, "a buffer that may not grow forgot what was sent");
     bool is_known = kelpie__ring_acknowledge(ring, ring->sent);
     KELPIE_ASSERT(is_known);
-    exec_grant(exec, kind);
+    kelpie__exec_grant(exec, kind);
 }
 
 static void exec_pump_stream(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
@@ -243,16 +239,14 @@ static void exec_note_command(struct kelpie_relay_exec *exec, const char *bytes,
     KELPIE_ASSERT(exec->command[exec->command_length] == '\0');
 }
 
-/* Throws away what a stream holds and what still comes. The source is told where it can do
- * something about it. */
-static void exec_stop_stream(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
+void kelpie__exec_stop_stream(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
     struct kelpie_exec_stream *stream = &exec->streams[kind];
     if (stream->sender.is_stopped) {
         return;
     }
     if (stream->has_ring) {
         kelpie__stream_sender_stop(&stream->sender);
-        exec_grant(exec, kind);
+        kelpie__exec_grant(exec, kind);
     } else {
         stream->sender.is_stopped = true;
     }
@@ -273,9 +267,7 @@ static void exec_starve_start(struct kelpie_relay_exec *exec) {
     exec_pump_stream(exec, KELPIE_STREAM_ARGUMENTS);
 }
 
-/* No memory for bytes of this command: they are lost, which nobody may take for its own doing. It
- * ends, alone, and its client is told why. */
-static void exec_starve(struct kelpie_relay_exec *exec) {
+void kelpie__exec_starve(struct kelpie_relay_exec *exec) {
     kelpie__exec_check(exec);
     if (exec->phase == KELPIE_RELAY_ENDED || exec->end.lost_code < 0) {
         return;
@@ -283,7 +275,7 @@ static void exec_starve(struct kelpie_relay_exec *exec) {
     KELPIE_REACHED(exec->relay->monitor->os, "a stream found no memory");
     exec->end.lost_code = KELPIE_E_MEMORY;
     for (uint32_t kind = 0; kind < KELPIE_EXEC_STREAM_COUNT; kind += 1) {
-        exec_stop_stream(exec, (enum kelpie_stream_kind)kind);
+        kelpie__exec_stop_stream(exec, (enum kelpie_stream_kind)kind);
     }
     if (exec->phase == KELPIE_RELAY_STARTING) {
         exec_starve_start(exec);
@@ -306,12 +298,12 @@ static const char *exec_receive(struct kelpie_relay_exec *exec, enum kelpie_stre
         exec_note_command(exec, bytes, count);
     }
     if (count > 0 && !stream->sender.is_stopped) {
-        if (exec_ensure_ring(exec, stream)) {
+        if (kelpie__exec_ensure_ring(exec, stream)) {
             size_t taken = kelpie__stream_sender_write(&stream->sender, bytes, count);
             KELPIE_ASSERT(taken ==
                           count); /* the receiver's limit is never beyond the ring's room */
         } else {
-            exec_starve(exec);
+            kelpie__exec_starve(exec);
         }
     }
     KELPIE_SOMETIMES(exec->relay->monitor->os, "credit was zero at the end",
@@ -322,7 +314,7 @@ static const char *exec_receive(struct kelpie_relay_exec *exec, enum kelpie_stre
         stream->sender.is_end_written = true;
     }
     if (stream->sender.is_stopped) {
-        exec_grant(exec, kind); /* what is thrown away needs no room */
+        kelpie__exec_grant(exec, kind); /* what is thrown away needs no room */
     }
     return NULL;
 }
@@ -331,8 +323,8 @@ static const char *exec_receive(struct kelpie_relay_exec *exec, enum kelpie_stre
 static const char *exec_take_credit(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind,
                                     uint64_t acknowledged, uint64_t limit) {
     struct kelpie_exec_stream *stream = &exec->streams[kind];
-    if (!exec_ensure_ring(exec, stream)) {
-        exec_starve(exec);
+    if (!kelpie__exec_ensure_ring(exec, stream)) {
+        kelpie__exec_starve(exec);
         return NULL;
     }
     return kelpie__stream_sender_credit(&stream->sender, acknowledged, limit);
@@ -407,7 +399,7 @@ void kelpie__relay_client_credit(struct kelpie_relay *relay, uint64_t client, ui
         relay_break_client(exec, rule);
         return;
     }
-    exec_grant(exec, kind);
+    kelpie__exec_grant(exec, kind);
     kelpie__ignore(kelpie__relay_exec_pump(exec)); /* freed or not: this was the last use */
 }
 
@@ -422,7 +414,7 @@ void kelpie__relay_client_stop(struct kelpie_relay *relay, uint64_t client, uint
         return;
     }
     KELPIE_REACHED(relay->monitor->os, "a client stopped the output of a command");
-    exec_stop_stream(exec, kind);
+    kelpie__exec_stop_stream(exec, kind);
     struct kelpie_wire *guest = exec_guest_wire(exec);
     if (guest != NULL) {
         /* Without room the guest is not told, and its output is thrown away here. */
@@ -489,7 +481,7 @@ void kelpie__relay_guest_credit(struct kelpie_relay *relay, uint32_t stream, uin
         kelpie__guest_break(relay->guest, rule);
         return;
     }
-    exec_grant(exec, kind);
+    kelpie__exec_grant(exec, kind);
     exec_pump_stream(exec, kind);
 }
 
@@ -504,7 +496,7 @@ void kelpie__relay_guest_stop(struct kelpie_relay *relay, uint32_t stream) {
         return;
     }
     KELPIE_REACHED(relay->monitor->os, "a command stopped reading its input");
-    exec_stop_stream(exec, kind);
+    kelpie__exec_stop_stream(exec, kind);
     struct kelpie_wire *client = exec_client_wire(exec);
     if (client != NULL) {
         /* Without room the client is not told, and its input is thrown away here. */
@@ -520,114 +512,4 @@ void kelpie__relay_guest_drained(struct kelpie_relay *relay) {
             exec_pump_stream(relay->execs[i], KELPIE_STREAM_STDIN);
         }
     }
-}
-
-/* ---- clients come and go --------------------------------------------------------------------- */
-
-void kelpie__exec_let_go(struct kelpie_relay_exec *exec, bool is_kept) {
-    kelpie__exec_check(exec);
-    KELPIE_ASSERT(exec->client != 0);
-    exec->client = 0;
-    exec->client_channel = 0;
-    exec->start_reply.client = 0;
-    if (is_kept) {
-        exec->keeps_on_disconnect = true;
-        if (exec->phase != KELPIE_RELAY_ENDED) {
-            exec_grow(exec, KELPIE_STREAM_STDOUT);
-            exec_grow(exec, KELPIE_STREAM_STDERR);
-        }
-        return;
-    }
-    exec->is_abandoned = true;
-    exec_stop_stream(exec, KELPIE_STREAM_STDOUT);
-    exec_stop_stream(exec, KELPIE_STREAM_STDERR);
-}
-
-/* A stream that a client stopped stays so: its bytes were not kept, and only its end is told again.
- */
-static int exec_resume_output(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind,
-                              uint64_t offset, struct kelpie_error *error) {
-    struct kelpie_exec_stream *stream = &exec->streams[kind];
-    KELPIE_ASSERT(!kelpie__exec_is_input(kind));
-    if (stream->sender.is_stopped) {
-        stream->sender.is_end_sent = false;
-        return 0;
-    }
-    if (!exec_ensure_ring(exec, stream)) {
-        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for the output of command \"%s\"",
-                            exec->id);
-    }
-    if (!kelpie__stream_sender_resume(&stream->sender, offset)) {
-        KELPIE_REACHED(exec->relay->monitor->os, "an attach from an offset that is not kept");
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
-                            "command \"%s\" has not written so far as offset %llu", exec->id,
-                            (unsigned long long)offset);
-    }
-    return 0;
-}
-
-int kelpie__exec_take_over(struct kelpie_relay_exec *exec, uint64_t client, uint32_t channel,
-                           const uint64_t offsets[2], struct kelpie_error *error) {
-    kelpie__exec_check(exec);
-    KELPIE_ASSERT(exec->client == 0 && !exec->is_abandoned);
-    KELPIE_ASSERT(client != 0 && channel != 0);
-    int status = exec_resume_output(exec, KELPIE_STREAM_STDOUT, offsets[0], error);
-    if (status == 0) {
-        status = exec_resume_output(exec, KELPIE_STREAM_STDERR, offsets[1], error);
-    }
-    if (status < 0) {
-        return status;
-    }
-    exec->client = client;
-    exec->client_channel = channel;
-    /* What the client before left may fill stdin's ring: credit comes as the guest reads. */
-    kelpie__stream_receiver_resume(&exec->streams[KELPIE_STREAM_STDIN].receiver);
-    return 0;
-}
-
-void kelpie__exec_taken_over(struct kelpie_relay_exec *exec) {
-    kelpie__exec_check(exec);
-    KELPIE_ASSERT(exec->client != 0);
-    struct kelpie_exec_stream *input = &exec->streams[KELPIE_STREAM_STDIN];
-    if (exec->phase == KELPIE_RELAY_LIVE) {
-        if (exec_ensure_ring(exec, input)) {
-            exec_grant(exec, KELPIE_STREAM_STDIN);
-        } else {
-            exec_starve(exec);
-        }
-    }
-    kelpie__ignore(kelpie__relay_exec_pump(exec)); /* freed or not: this was the last use */
-}
-
-static bool exec_place_stream(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind,
-                              uint64_t offset) {
-    struct kelpie_exec_stream *stream = &exec->streams[kind];
-    KELPIE_ASSERT(!stream->has_ring);
-    if (!exec_ensure_ring(exec, stream)) {
-        return false;
-    }
-    kelpie__stream_receiver_init(&stream->receiver, offset, KELPIE_STREAM_CREDIT_INITIAL_BYTES);
-    kelpie__stream_sender_begin(&stream->sender, offset, 0);
-    return true;
-}
-
-bool kelpie__exec_place(struct kelpie_relay_exec *exec, const struct kelpie_exec_place *place) {
-    kelpie__exec_check(exec);
-    KELPIE_ASSERT(exec->client == 0 && exec->phase == KELPIE_RELAY_LIVE);
-    if (!exec_place_stream(exec, KELPIE_STREAM_STDIN, place->stdin_offset) ||
-        !exec_place_stream(exec, KELPIE_STREAM_STDOUT, place->stdout_offset) ||
-        !exec_place_stream(exec, KELPIE_STREAM_STDERR, place->stderr_offset)) {
-        return false;
-    }
-    struct kelpie_exec_stream *arguments = &exec->streams[KELPIE_STREAM_ARGUMENTS];
-    struct kelpie_exec_stream *input = &exec->streams[KELPIE_STREAM_STDIN];
-    arguments->receiver.is_ended = true;
-    arguments->sender.is_end_written = true;
-    arguments->sender.is_end_sent = true;
-    input->receiver.is_ended = place->is_stdin_ended;
-    input->sender.is_end_written = place->is_stdin_ended;
-    input->sender.is_end_sent = place->is_stdin_ended;
-    exec_grow(exec, KELPIE_STREAM_STDOUT);
-    exec_grow(exec, KELPIE_STREAM_STDERR);
-    return true;
 }
