@@ -60,20 +60,17 @@ enum kelpie_code {
     KELPIE_E_ALREADY_RUNNING = -8, /* start of a VM that runs */
     KELPIE_E_CRASHED = -9,         /* the VM died; the message says of what */
     KELPIE_E_EXEC = -10,           /* the command could not be run; see also the next two */
-    /* the command was killed at its timeout, which the message names */
-    KELPIE_E_EXEC_TIMEOUT = -11,
+    KELPIE_E_EXEC_TIMEOUT = -11,   /* it was killed at its timeout, which the message names */
     KELPIE_E_PAUSE = -12,
     KELPIE_E_RESUME = -13,
     KELPIE_E_SNAPSHOT = -14,
     KELPIE_E_SNAPSHOT_TOO_LARGE = -15,
     KELPIE_E_RESTORE = -16,
     KELPIE_E_SNAPSHOT_CORRUPTED = -17,
-    /* architecture, memory, CPUs, machine or format: which, and both values */
-    KELPIE_E_SNAPSHOT_INCOMPATIBLE = -18,
+    KELPIE_E_SNAPSHOT_INCOMPATIBLE = -18, /* memory, CPUs, format ..: which, and both values */
     KELPIE_E_SHARE = -19,
     KELPIE_E_TOO_MANY_SHARES = -20,
-    /* the backend or a helper is missing: says what and how to get it */
-    KELPIE_E_UNAVAILABLE = -21,
+    KELPIE_E_UNAVAILABLE = -21, /* backend or helper is missing: says what, how to get it */
     KELPIE_E_UNSUPPORTED = -22, /* this backend cannot do it */
     KELPIE_E_CANCELLED = -23,
     KELPIE_E_NOT_FOUND = -24, /* no such VM or exec */
@@ -87,8 +84,7 @@ enum kelpie_code {
     KELPIE_E_BUSY = -32,    /* the VM is being changed, or is about to crash; try again */
     KELPIE_E_TIMEOUT = -33, /* a deadline other than boot's and exec's passed */
     KELPIE_E_EXEC_NOT_FOUND = -34, /* there is no such command (a shell's 127) */
-    /* it cannot be executed, or its interpreter is missing (a shell's 126) */
-    KELPIE_E_EXEC_DENIED = -35,
+    KELPIE_E_EXEC_DENIED = -35,    /* it, or its interpreter, cannot be run (a shell's 126) */
     KELPIE_E_UNTRUSTED = -36, /* a snapshot that others made, and nobody said is to be trusted */
 };
 
@@ -130,26 +126,21 @@ typedef void (*kelpie_log_callback)(void *context, enum kelpie_log_level level,
 
 struct kelpie_open_options {
     size_t struct_size;
-    /* Where durable VMs live. NULL: $KELPIE_STATE_DIR, else /var/lib/kelpie (root),
-     * $XDG_STATE_HOME/kelpie or
-     * ~/.local/state/kelpie (others). When it is given here or by the environment, and the next two
-     * are not, these become its subdirectories "run" and "cache", so that one directory holds
-     * everything. */
+    /* Where durable VMs live. NULL: $KELPIE_STATE_DIR, else /var/lib/kelpie (root) or
+     * $XDG_STATE_HOME/kelpie, ~/.local/state/kelpie (others). When it is given, here or by the
+     * environment, and the next two are not, these are its subdirectories "run" and "cache". */
     const char *state_directory; /* borrows */
     /* borrows; NULL: /run/kelpie (root), $XDG_RUNTIME_DIR/kelpie, else state/run */
     const char *runtime_directory;
-    /* borrows; NULL: /var/cache/kelpie (root), $XDG_CACHE_HOME/kelpie or ~/.cache */
-    const char *cache_directory;
-    /* borrows; NULL: $KELPIE_LIBEXEC, beside the program, else the installed one */
-    const char *libexec_directory;
+    const char *cache_directory;      /* borrows; NULL: /var/cache/kelpie, $XDG_CACHE_HOME/kelpie */
+    const char *libexec_directory;    /* borrows; NULL: $KELPIE_LIBEXEC, beside the program, .. */
     kelpie_log_callback log_callback; /* keeps until kelpie_close; NULL: no log */
     void *log_context;
 };
 
 /* Opens the library: makes the directories that are missing (mode 0700), refuses those that other
  * users own or may write, and recovers VMs whose monitor died. `options` borrows, may be NULL.
- * Gives *out (kelpie_close). Errors: MISUSE, MEMORY, IO, UNSUPPORTED (directory of a newer format).
- */
+ * Gives *out (kelpie_close). Errors: MISUSE, MEMORY, IO, UNSUPPORTED (a newer directory). */
 KELPIE_MUST_CHECK int kelpie_open(const struct kelpie_open_options *options, struct kelpie **out,
                                   struct kelpie_error *error);
 
@@ -173,8 +164,7 @@ KELPIE_MUST_CHECK int kelpie_wait(struct kelpie *kelpie, uint64_t timeout_ms,
 /* For every timeout: 0 is the default of the call, this is no timeout at all. */
 #define KELPIE_TIMEOUT_NONE UINT64_MAX
 
-/* The end of an asynchronous operation: error is NULL for success, else borrowed during the call.
- */
+/* The end of an asynchronous operation: error is NULL for success, else borrowed for the call. */
 typedef void (*kelpie_done_callback)(void *context, const struct kelpie_error *error);
 
 /* Asks an asynchronous operation to end early; its callback still comes, with CANCELLED if it was
@@ -196,22 +186,19 @@ enum kelpie_backend {
 };
 
 enum kelpie_lifetime {
-    /* ends with the connection or the process that created it, whatever the reason */
-    KELPIE_LIFETIME_OWNED,
+    KELPIE_LIFETIME_OWNED,    /* ends with the connection or process that created it, in any case */
     KELPIE_LIFETIME_DETACHED, /* lives until it is stopped */
 };
 
-/* Gives *out (kelpie_config_destroy) with the defaults: 2 vCPUs, 512 MiB, the built-in root, owned.
- */
+/* Gives *out (kelpie_config_destroy) as by default: 2 vCPUs, 512 MiB, the built-in root, owned. */
 KELPIE_MUST_CHECK int kelpie_config_create(struct kelpie *kelpie, struct kelpie_config **out,
                                            struct kelpie_error *error);
 void kelpie_config_destroy(struct kelpie_config *config); /* takes NULL */
 
 /* Setters never fail: kelpie_config_check and kelpie_vm_create report all that is wrong. Texts are
  * copied. */
-void kelpie_config_set_cpus(struct kelpie_config *config, uint64_t cpus); /* 1 to 32 */
-/* 128 to 16,384 */
-void kelpie_config_set_memory_mib(struct kelpie_config *config, uint64_t memory_mib);
+void kelpie_config_set_cpus(struct kelpie_config *config, uint64_t cpus);      /* 1 to 32 */
+void kelpie_config_set_memory_mib(struct kelpie_config *config, uint64_t mib); /* 128 to 16,384 */
 /* Root file system: NULL, the built-in busybox base; a directory, packed once and never written to;
  * or a disk image (raw or qcow2 without a backing file, holding ext4 or EROFS). */
 void kelpie_config_set_root(struct kelpie_config *config, const char *path);
@@ -396,6 +383,20 @@ KELPIE_MUST_CHECK int kelpie_vm_inspect(struct kelpie_vm *vm, struct kelpie_vm_i
 KELPIE_MUST_CHECK int kelpie_list(struct kelpie *kelpie, struct kelpie_vm_info **out,
                                   size_t *out_count, struct kelpie_error *error);
 void kelpie_list_free(struct kelpie *kelpie, struct kelpie_vm_info *list, size_t count);
+
+/* When the last start of a VM reached its stages, in us after it was asked for; 0: not reached. A
+ * restore has no kernel, agent and ready. Nothing was measured for it: its monitor was awake at
+ * these moments anyway. Errors: STATE (it does not live), UNSUPPORTED (an old monitor), TIMEOUT. */
+struct kelpie_stages {
+    size_t struct_size;
+    uint64_t vmm_us, machine_us;  /* the VMM's process is started; it says that its guest runs */
+    uint64_t kernel_us, agent_us; /* the kernel keeps time; its first process runs .. */
+    uint64_t ready_us, hello_us;  /* .. and has opened its port; it has answered */
+    uint64_t running_us;
+    uint64_t exec_us, exec_started_us, exec_ended_us; /* of a first command */
+};
+KELPIE_MUST_CHECK int kelpie_vm_stages(struct kelpie_vm *vm, struct kelpie_stages *out,
+                                       struct kelpie_error *error);
 
 struct kelpie_stats {
     size_t struct_size;

@@ -27,6 +27,8 @@ static const struct kelpie_cli_verb verbs[] = {
      kelpie__cli_inspect},
     {"logs", KELPIE_CLI_LOGS, 1, 1, false, "[OPTIONS] NAME", "show a VM's console",
      kelpie__cli_logs},
+    {"boot-chart", KELPIE_CLI_BOOT_CHART, 1, 1, false, "[OPTIONS] NAME",
+     "show where the time of a VM's start went", kelpie__cli_boot_chart},
     {"pause", KELPIE_CLI_PAUSE, 1, WORDS_MANY, false, "NAME...",
      "stop the guests of VMs where they are", kelpie__cli_pause},
     {"resume", KELPIE_CLI_RESUME, 1, WORDS_MANY, false, "NAME...", "let paused VMs go on",

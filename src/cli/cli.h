@@ -54,6 +54,7 @@ enum kelpie_cli_verbs {
     KELPIE_CLI_FORK = 262144,
     KELPIE_CLI_POOL = 524288,
     KELPIE_CLI_PRUNE = 1048576,
+    KELPIE_CLI_BOOT_CHART = 2097152,
 };
 
 struct kelpie_cli_options {
@@ -310,6 +311,7 @@ int kelpie__cli_attach(struct kelpie_cli *cli);
 int kelpie__cli_ps(struct kelpie_cli *cli);
 int kelpie__cli_inspect(struct kelpie_cli *cli);
 int kelpie__cli_logs(struct kelpie_cli *cli);
+int kelpie__cli_boot_chart(struct kelpie_cli *cli);
 int kelpie__cli_stop(struct kelpie_cli *cli);
 int kelpie__cli_kill(struct kelpie_cli *cli);
 int kelpie__cli_pause(struct kelpie_cli *cli);

@@ -64,7 +64,7 @@ static const struct option table[] = {
      "pass standard input on"},
     {"json", 0, OPTION_FLAG,
      KELPIE_CLI_PS | KELPIE_CLI_INSPECT | KELPIE_CLI_DOCTOR | KELPIE_CLI_VERSION | KELPIE_CLI_RUN |
-         KELPIE_CLI_SNAPSHOT | KELPIE_CLI_POOL | KELPIE_CLI_PRUNE,
+         KELPIE_CLI_SNAPSHOT | KELPIE_CLI_POOL | KELPIE_CLI_PRUNE | KELPIE_CLI_BOOT_CHART,
      PLACE(is_json), NULL, "JSON"},
     {"kernel", 0, OPTION_TEXT, CONFIGURES, PLACE(kernel), "FILE", "a bzImage or vmlinux"},
     {"label", 0, OPTION_TEXT, KELPIE_CLI_SNAPSHOT, PLACE(label), "TEXT",
@@ -94,6 +94,8 @@ static const struct option table[] = {
      "create: end the VM once it is saved"},
     {"svg", 0, OPTION_TEXT, KELPIE_CLI_SNAPSHOT, PLACE(svg), "FILE",
      "tree: a picture instead of text; -: on standard output"},
+    {"svg", 0, OPTION_TEXT, KELPIE_CLI_BOOT_CHART, PLACE(svg), "FILE",
+     "a picture instead of text; -: on standard output"},
     {"timeout", 0, OPTION_DURATION, RUNS_COMMAND, PLACE(timeout_ms), "TIME",
      "kill the command and all it started after this time (none)"},
     {"timeout", 't', OPTION_DURATION, KELPIE_CLI_STOP, PLACE(timeout_ms), "TIME",

@@ -492,3 +492,50 @@ int kelpie_vm_stats_async(struct kelpie_vm *vm, struct kelpie_stats *out_stats,
     return status < 0 ? status
                       : kelpie__operation_start(vm, &call.request, callback, context, out, error);
 }
+
+/* ---- stages ---------------------------------------------------------------------------------- */
+
+static void stages_read(struct kelpie_operation *operation, const char *answer, size_t length) {
+    struct kelpie_stages stages = {.struct_size = sizeof(stages)};
+    const struct {
+        const char *key;
+        uint64_t *out;
+    } fields[] = {
+        {"vmm_us", &stages.vmm_us},
+        {"machine_us", &stages.machine_us},
+        {"kernel_us", &stages.kernel_us},
+        {"agent_us", &stages.agent_us},
+        {"ready_us", &stages.ready_us},
+        {"hello_us", &stages.hello_us},
+        {"running_us", &stages.running_us},
+        {"exec_us", &stages.exec_us},
+        {"exec_started_us", &stages.exec_started_us},
+        {"exec_ended_us", &stages.exec_ended_us},
+    };
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(fields); i += 1) {
+        kelpie__ignore(kelpie__json_find_u64(answer, length, fields[i].key, fields[i].out));
+    }
+    kelpie__struct_give(operation->result, &stages, sizeof(stages));
+}
+
+int kelpie_vm_stages(struct kelpie_vm *vm, struct kelpie_stages *out, struct kelpie_error *error) {
+    struct call call = {0};
+    struct kelpie_vm_record record = {0};
+    int status = check_blocking(vm, "kelpie_vm_stages", error);
+    if (status == 0 && !kelpie__struct_is_sized(out)) {
+        status = kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                              "kelpie_vm_stages: out is NULL, or struct_size is not set");
+    }
+    if (status == 0) {
+        call_set(&call, "vm.stages", KELPIE_CALL_TIMEOUT_MS);
+        call.request.read = stages_read;
+        call.request.result = out;
+        status = connect_or_record(vm, true, &record, error);
+    }
+    if (status == 1) {
+        return kelpie__fail(error, KELPIE_E_STATE, 0,
+                            "VM \"%s\" is %s: the stages of a start are known while it lives",
+                            vm->config->name, kelpie_vm_state_name(record.state));
+    }
+    return status < 0 ? status : kelpie__operation_run(vm, &call.request, error);
+}

@@ -207,6 +207,13 @@ static void client_stats(struct kelpie_client *client, struct kelpie_reply reply
     kelpie__inspect_stats(client->monitor, reply);
 }
 
+static void client_stages(struct kelpie_client *client, struct kelpie_reply reply,
+                          const char *params, size_t length) {
+    (void)params;
+    (void)length;
+    kelpie__stages_tell(client->monitor, reply);
+}
+
 static void client_health(struct kelpie_client *client, struct kelpie_reply reply,
                           const char *params, size_t length) {
     uint64_t timeout_ms = 0;
@@ -284,6 +291,7 @@ static const struct client_method client_methods[] = {
     {"vm.inspect", client_inspect},
     {"vm.stats", client_stats},
     {"vm.health", client_health},
+    {"vm.stages", client_stages},
     {"vm.subscribe", client_subscribe},
 };
 

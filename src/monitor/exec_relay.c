@@ -376,6 +376,7 @@ void kelpie__relay_guest_exit(struct kelpie_relay *relay, const char *params, si
     }
     end.lost_code = exec->end.lost_code;
     exec->end = end;
+    kelpie__stages_reach(relay->monitor, KELPIE_STAGE_EXEC_ENDED);
     char how[64];
     kelpie__text_format(how, sizeof(how), "%s %lld", end.has_code ? "code" : "signal",
                         (long long)(end.has_code ? end.code : end.signal));

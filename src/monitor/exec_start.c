@@ -34,6 +34,7 @@ static void exec_started(struct kelpie_relay_exec *exec, const char *result, siz
     }
     memcpy(exec->id, id, sizeof(id));
     exec->phase = KELPIE_RELAY_LIVE;
+    kelpie__stages_reach(monitor, KELPIE_STAGE_EXEC_STARTED);
     kelpie__reply_result(monitor, &exec->start_reply, result);
     kelpie__event_log_write(monitor, "exec_started", "%s %s", exec->id, exec->command);
     kelpie__relay_exec_arm_backstop(exec);
@@ -220,6 +221,7 @@ void kelpie__relay_start(struct kelpie_relay *relay, struct kelpie_reply reply, 
     char text[START_PARAMS_BYTES_MAX];
     struct kelpie_relay_exec *exec = NULL;
     struct kelpie_json_member members[START_MEMBER_COUNT];
+    kelpie__stages_reach(relay->monitor, KELPIE_STAGE_EXEC);
     relay_start_scan(params, length, members);
     int status = relay_start_read(members, &start, &error);
     if (status == 0) {

@@ -212,6 +212,7 @@ static void guest_greeted(void *context, const struct kelpie_error *error, const
         kelpie__guest_break(guest, KELPIE_GUEST_RULE_HELLO);
         return;
     }
+    kelpie__stages_reach(guest->monitor, KELPIE_STAGE_HELLO);
     kelpie__lifecycle_guest_greeted(guest->monitor);
     guest_send_setup(guest);
 }
@@ -276,6 +277,7 @@ static void guest_ready(struct kelpie_guest *guest, const char *params, size_t l
     guest->is_clock_doubtful =
         kelpie__vmm_check_clock(guest->monitor->lifecycle.vmm, found, NULL) < 0;
     KELPIE_SOMETIMES(guest->monitor->os, "a guest's clock was doubtful", guest->is_clock_doubtful);
+    kelpie__stages_ready(guest->monitor, found);
     guest_send_hello(guest);
 }
 

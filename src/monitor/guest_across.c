@@ -286,6 +286,7 @@ static void greet_answered(void *context, const struct kelpie_error *error, cons
         greet_failed(guest, &failure);
         return;
     }
+    kelpie__stages_reach(guest->monitor, KELPIE_STAGE_HELLO);
     guest->phase = KELPIE_GUEST_IDENTIFYING; /* setup was sent with hello */
 }
 

@@ -191,6 +191,7 @@ static void lifecycle_vmm_event(void *context, const struct kelpie_vmm_event *ev
     switch (event->type) {
     case KELPIE_VMM_EVENT_STARTED:
         lifecycle->is_vmm_up = true;
+        kelpie__stages_reach(lifecycle->monitor, KELPIE_STAGE_MACHINE);
         if (KELPIE_CANARY(lifecycle->monitor->os, 1)) {
             kelpie__lifecycle_guest_live(lifecycle->monitor);
         }
@@ -312,6 +313,7 @@ void kelpie__lifecycle_launch(struct kelpie_lifecycle *lifecycle,
                                              .context = lifecycle};
     KELPIE_ASSERT(lifecycle->vmm == NULL);
     lifecycle->is_vmm_up = false;
+    kelpie__stages_reach(monitor, KELPIE_STAGE_VMM);
     kelpie__prepare_spec(&monitor->prepare, &lifecycle->spec, lifecycle->disks);
     lifecycle->spec.accelerator = accelerator;
     kelpie__template_plan(&monitor->template, &lifecycle->spec);
@@ -394,6 +396,7 @@ static void lifecycle_begin(struct kelpie_monitor *monitor, struct kelpie_reply 
     lifecycle->record.previous = lifecycle->state;
     lifecycle->record.boot_us = 0;
     kelpie__template_reset(&monitor->template);
+    kelpie__stages_begin(monitor);
     lifecycle->start_reply = reply;
     lifecycle->start_ns = monitor->loop->now_ns;
     lifecycle->boot_deadline_ns = kelpie__loop_deadline(monitor->loop, chosen_ms);
@@ -450,6 +453,7 @@ void kelpie__lifecycle_arrived(struct kelpie_lifecycle *lifecycle, enum kelpie_v
     char reason[sizeof(lifecycle->record.reason)];
     memcpy(reason, lifecycle->record.reason, sizeof(reason));
     KELPIE_ASSERT(next == KELPIE_VM_RUNNING || next == KELPIE_VM_PAUSED);
+    kelpie__stages_reach(monitor, KELPIE_STAGE_RUNNING);
     if (lifecycle->state != next) {
         kelpie__lifecycle_change(lifecycle, next, reason);
     } else { /* the record says so already */
@@ -488,6 +492,7 @@ void kelpie__lifecycle_guest_live(struct kelpie_monitor *monitor) {
         return; /* its end is on the way */
     }
     kelpie__lifecycle_booted(lifecycle);
+    kelpie__stages_reach(monitor, KELPIE_STAGE_RUNNING);
     kelpie__lifecycle_change(lifecycle, KELPIE_VM_RUNNING, "the guest's agent answered");
     kelpie__reply_result(monitor, &lifecycle->start_reply, "{}");
     kelpie__pause_changed(&monitor->pause); /* the VMM may have stopped it meanwhile */

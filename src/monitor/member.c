@@ -205,9 +205,9 @@ void kelpie__member_offer(struct kelpie_monitor *monitor, struct kelpie_reply re
 
 bool kelpie__member_refuses(struct kelpie_monitor *monitor, struct kelpie_reply *reply,
                             const char *method) {
-    static const char *const allowed[] = {"hello",        "ping",      "cancel",   "vm.inspect",
-                                          "vm.stats",     "vm.health", "vm.claim", "vm.kill",
-                                          "vm.subscribe", "vm.delete", "exec.list"};
+    static const char *const allowed[] = {"hello",        "ping",      "cancel",    "vm.inspect",
+                                          "vm.stats",     "vm.health", "vm.claim",  "vm.kill",
+                                          "vm.subscribe", "vm.delete", "exec.list", "vm.stages"};
     if (monitor->member.phase != KELPIE_MEMBER_OFFERED) {
         return false;
     }

@@ -22,6 +22,7 @@
 #include "monitor/pause.h"
 #include "monitor/prepare.h"
 #include "monitor/restore.h"
+#include "monitor/stages.h"
 #include "monitor/template.h"
 #include "monitor/waiting.h"
 #include "store/vm_directory.h"
@@ -48,7 +49,8 @@ struct kelpie_monitor {
     struct kelpie_console_log console;
     struct kelpie_event_log events;
     struct kelpie_member member;
-    int owner; /* handle of a process, owned while is_owner_watched */
+    struct kelpie_stage_times stages; /* of the last start */
+    int owner;                        /* handle of a process, owned while is_owner_watched */
     uint32_t owner_watch;
     bool is_owner_watched;
     bool is_deleted; /* the VM's directory is gone, or is to go when the monitor ends */

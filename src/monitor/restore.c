@@ -215,6 +215,7 @@ static void restore_vmm_event(void *context, const struct kelpie_vmm_event *even
     KELPIE_ASSERT(restore->candidate != NULL);
     switch (event->type) {
     case KELPIE_VMM_EVENT_STARTED:
+        kelpie__stages_reach(restore->monitor, KELPIE_STAGE_MACHINE);
         restore_loaded(restore);
         break;
     case KELPIE_VMM_EVENT_WAITING:
@@ -250,6 +251,7 @@ static int restore_spawn(struct kelpie_restore *restore, struct kelpie_error *er
     struct kelpie_candidate *candidate = restore->candidate;
     struct kelpie_vmm_started started;
     int status = kelpie__source_prepare(candidate->source, &candidate->spec, error);
+    kelpie__stages_reach(monitor, KELPIE_STAGE_VMM);
     if (status == 0) {
         status = restore_start_vmm(restore, &started, error);
     }

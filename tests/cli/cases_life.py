@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+import xml.etree.ElementTree
 
 from support import Terminal, case, check, check_equal, interrupt, wait_for
 
@@ -102,6 +103,37 @@ def run_detached(kelpie):
     kelpie.refuse(["crashed"], "exec", "left", "true")
     kelpie.expect(0, "rm", "-f", "left")
     kelpie.wait_until_gone("left")
+
+
+def chart_of(kelpie, *options):
+    """Runs `true` in a new VM, and gives what is told of its start."""
+    kelpie.expect(0, "run", "-d", "--name", "chart", *options)
+    kelpie.expect(0, "exec", "chart", "true")
+    return json.loads(kelpie.expect(0, "boot-chart", "--json", "chart")[0])
+
+
+@case
+def boot_chart_of_a_boot_and_a_restore(kelpie):
+    kelpie.expect(0, "run", "true")  # leaves a template
+    chart = chart_of(kelpie, "--no-template")
+    booted = ["vmm_us", "machine_us", "kernel_us", "initramfs_us", "unpacked_us", "agent_us", "ready_us", "hello_us"]
+    later = ["running_us", "exec_us", "exec_started_us", "exec_ended_us"]
+    times = [chart[key] for key in booted + later]
+    check(times == sorted(times) and times[0] > 0 and chart["origin"] == "boot", "a boot's stages", chart)
+    text = kelpie.expect(0, "boot-chart", "chart")[0].decode()
+    check("chart: boot" in text and "  kernel  " in text and "first command: run" in text, "as text", text)
+    picture, _ = kelpie.expect(0, "boot-chart", "--svg", "-", "chart")
+    texts = [node.text for node in xml.etree.ElementTree.fromstring(picture).iter("{http://www.w3.org/2000/svg}text")]
+    check("kernel" in texts and " initramfs" in texts and "set-up" in texts, "as a picture", texts)
+    kelpie.refuse(["exclude"], "boot-chart", "--svg", "-", "--json", "chart")
+    kelpie.expect(0, "rm", "-f", "chart")
+    chart = chart_of(kelpie)
+    check(chart["origin"] == "template" and chart["kernel_us"] == 0 and chart["agent_us"] == 0, "a restore", chart)
+    times = [chart[key] for key in ("vmm_us", "machine_us", "running_us", "exec_us", "exec_ended_us")]
+    check(times == sorted(times) and times[0] > 0, "its stages", chart)
+    kelpie.expect(0, "stop", "chart")
+    kelpie.refuse(["while it lives"], "boot-chart", "chart")
+    kelpie.expect(0, "rm", "chart")
 
 
 @case
