@@ -277,5 +277,6 @@ int main(int argc, char **argv) {
             count += 1;
         }
     }
-    return harness_main(argc, argv, "conformance", tests, count);
+    const struct harness_suite suite = {.name = "conformance", .tests = tests, .test_count = count};
+    return harness_main(argc, argv, &suite);
 }

@@ -196,5 +196,7 @@ int main(int argc, char **argv) {
                                                 {"lives_b", lives_b, VMS_TIMEOUT_S},
                                                 {"lives_c", lives_c, VMS_TIMEOUT_S},
                                                 {"lives_d", lives_d, VMS_TIMEOUT_S}};
-    return harness_main(argc, argv, "conformance-vms", tests, KELPIE_ARRAY_COUNT(tests));
+    const struct harness_suite suite = {
+        .name = "conformance-vms", .tests = tests, .test_count = KELPIE_ARRAY_COUNT(tests)};
+    return harness_main(argc, argv, &suite);
 }

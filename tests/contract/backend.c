@@ -75,7 +75,7 @@ static void fake_remove(void) {
 }
 
 static struct kelpie_config *krun_config(struct contract *contract) {
-    struct kelpie_config *config = contract_config(contract);
+    struct kelpie_config *config = contract_boot_config(contract);
     kelpie_config_set_backend(config, KELPIE_BACKEND_KRUN);
     return config;
 }
@@ -363,14 +363,14 @@ static void test_backend_auto(const struct harness *harness) {
     setenv("KELPIE_QEMU", "/no/such/qemu", 1);
     struct contract contract = contract_open(harness);
     struct kelpie_error error = {0};
-    struct kelpie_config *config = contract_config(&contract);
+    struct kelpie_config *config = contract_boot_config(&contract);
     struct kelpie_vm *vm = contract_create(&contract, NULL, config);
     contract_fails(kelpie_vm_start(vm, 0, &error), &error, KELPIE_E_BOOT, "kelpie-krun");
     struct kelpie_vm_info info = contract_inspect(vm);
     HARNESS_CHECK(strcmp(info.backend_reason, "there is no QEMU, but KVM") == 0, "%s",
                   info.backend_reason);
     contract_end(vm);
-    config = contract_config(&contract); /* which libkrun cannot do */
+    config = contract_boot_config(&contract); /* which libkrun cannot do */
     kelpie_config_set_accelerator(config, KELPIE_ACCELERATOR_TCG);
     start_fails_with(&contract, config, KELPIE_E_UNAVAILABLE, "/no/such/qemu");
     contract_close(&contract);
@@ -391,5 +391,7 @@ int main(int argc, char **argv) {
         {"kvm_hangs", test_kvm_hangs, 120},
         {"backend_auto", test_backend_auto, 60},
     };
-    return harness_main(argc, argv, "backend", tests, sizeof(tests) / sizeof(tests[0]));
+    const struct harness_suite suite = {
+        .name = "backend", .tests = tests, .test_count = sizeof(tests) / sizeof(tests[0])};
+    return harness_main(argc, argv, &suite);
 }

@@ -12,6 +12,7 @@
 struct contract {
     const struct harness *harness;
     struct kelpie *kelpie;
+    bool is_faulty; /* contract_open_faulty */
 };
 
 struct contract_result {
@@ -26,17 +27,23 @@ struct contract contract_open(const struct harness *harness);
 struct contract contract_open_faulty(const struct harness *harness, const char *plan);
 void contract_close(struct contract *contract);
 
-/* A small VM (1 CPU, 256 MiB), owned and ephemeral unless changed. */
+/* A small VM (1 CPU, 256 MiB), owned and ephemeral unless changed. It starts from the run's own
+ * template (harness/prepared.h): such a row is not about a boot. What goes into a boot must not be
+ * changed then, or the VM would leave a template of its own. */
 struct kelpie_config *contract_config(struct contract *contract);
+/* The same, booted. */
+struct kelpie_config *contract_boot_config(struct contract *contract);
 /* Runs a command line of the test's own on this host; it has to succeed. */
 __attribute__((format(printf, 1, 2))) void contract_host(const char *format, ...);
 /* Takes the configuration. */
 struct kelpie_vm *contract_create(struct contract *contract, const char *name,
                                   struct kelpie_config *config);
 struct kelpie_vm *contract_start(struct contract *contract);
+struct kelpie_vm *contract_boot(struct contract *contract);
 /* The same, owned and durable. */
 struct kelpie_vm *contract_start_durable(struct contract *contract, const char *name);
-/* The same with a disk of 64 MiB over a root directory of a busybox, made once and in use until
+struct kelpie_vm *contract_boot_durable(struct contract *contract, const char *name);
+/* Booted, with a disk of 64 MiB over a root directory of a busybox, made once and in use until
  * removed: what it writes outlives boots. */
 struct kelpie_vm *contract_start_with_disk(struct contract *contract, const char *name);
 void contract_remove_root(const struct contract *contract);

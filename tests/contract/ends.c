@@ -86,7 +86,7 @@ static void owner_dies(const struct harness *harness, uint64_t delay_us) {
     HARNESS_CHECK(child >= 0, "fork");
     if (child == 0) {
         struct contract contract = contract_open(harness);
-        struct kelpie_vm *vm = contract_create(&contract, "owned", contract_config(&contract));
+        struct kelpie_vm *vm = contract_create(&contract, "owned", contract_boot_config(&contract));
         CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
         contract_sh_says(vm, "sleep 100", "");
         _exit(0);
@@ -148,7 +148,7 @@ static void test_guest_powers_off(const struct harness *harness) {
 
 static void test_boot_timeout(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_config *config = contract_config(&contract);
+    struct kelpie_config *config = contract_boot_config(&contract);
     kelpie_config_set_ephemeral(config, false);
     kelpie_config_set_boot_timeout_ms(config, 300);
     struct kelpie_vm *vm = contract_create(&contract, "slow", config);
@@ -203,7 +203,7 @@ static uint64_t exec_median_ms(struct kelpie_vm *vm) {
 /* A guest that prints without end fills no disk and slows no exec to more than twice. */
 static void test_console_flood(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_config *config = contract_config(&contract);
+    struct kelpie_config *config = contract_boot_config(&contract);
     kelpie_config_set_cpus(config, 2);
     kelpie_config_set_ephemeral(config, false);
     kelpie_config_set_lifetime(config, KELPIE_LIFETIME_DETACHED);
@@ -241,7 +241,7 @@ static void note_code(void *context, const struct kelpie_error *error) {
 static void test_kill_during_start(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct contract other = contract_open(harness);
-    struct kelpie_config *config = contract_config(&contract);
+    struct kelpie_config *config = contract_boot_config(&contract);
     kelpie_config_set_ephemeral(config, false);
     struct kelpie_vm *vm = contract_create(&contract, "early", config);
     struct kelpie_operation *operation = NULL;

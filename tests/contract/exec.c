@@ -133,7 +133,7 @@ static void test_exec_argument_limit(const struct harness *harness) {
 
 static void test_exec_environment(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_config *config = contract_config(&contract);
+    struct kelpie_config *config = contract_boot_config(&contract);
     kelpie_config_add_environment(config, "FROM_VM=vm");
     kelpie_config_add_environment(config, "BOTH=vm");
     kelpie_config_set_working_directory(config, "/tmp");

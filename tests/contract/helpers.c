@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "contract.h"
+#include "harness/prepared.h"
 
 void contract_host(const char *format, ...) {
     char command[4096];
@@ -49,6 +50,7 @@ struct contract contract_open_faulty(const struct harness *harness, const char *
     setenv("KELPIE_FAULT_SEED", seed, 1);
     struct contract contract = contract_open(&faulty);
     contract.harness = harness;
+    contract.is_faulty = true;
     return contract;
 }
 
@@ -57,14 +59,23 @@ void contract_close(struct contract *contract) {
 }
 
 struct kelpie_config *contract_config(struct contract *contract) {
+    bool has_template = strcmp(contract->harness->backend, "qemu") == 0 && !contract->is_faulty;
+    struct kelpie_config *config = contract_boot_config(contract);
+    if (has_template) {
+        harness_take_template(contract->harness);
+    }
+    kelpie_config_set_template(config, has_template);
+    return config;
+}
+
+struct kelpie_config *contract_boot_config(struct contract *contract) {
     struct kelpie_config *config = NULL;
     CONTRACT_OK(kelpie_config_create(contract->kelpie, &config, &broken));
-    kelpie_config_set_cpus(config, 1);
-    kelpie_config_set_memory_mib(config, 256);
+    kelpie_config_set_cpus(config, HARNESS_TEMPLATE_CPUS);
+    kelpie_config_set_memory_mib(config, HARNESS_TEMPLATE_MIB);
     kelpie_config_set_ephemeral(config, true);
     kelpie_config_set_boot_timeout_ms(config, 60000);
-    kelpie_config_set_template(config,
-                               false); /* the rows are about boots; templates.c has others */
+    kelpie_config_set_template(config, false);
     if (strcmp(contract->harness->backend, "krun") == 0) {
         kelpie_config_set_backend(config, KELPIE_BACKEND_KRUN);
     }
@@ -79,18 +90,31 @@ struct kelpie_vm *contract_create(struct contract *contract, const char *name,
     return vm;
 }
 
-struct kelpie_vm *contract_start(struct contract *contract) {
-    struct kelpie_vm *vm = contract_create(contract, NULL, contract_config(contract));
+static struct kelpie_vm *start(struct contract *contract, const char *name,
+                               struct kelpie_config *config) {
+    struct kelpie_vm *vm = contract_create(contract, name, config);
     CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     return vm;
+}
+
+struct kelpie_vm *contract_start(struct contract *contract) {
+    return start(contract, NULL, contract_config(contract));
+}
+
+struct kelpie_vm *contract_boot(struct contract *contract) {
+    return start(contract, NULL, contract_boot_config(contract));
 }
 
 struct kelpie_vm *contract_start_durable(struct contract *contract, const char *name) {
     struct kelpie_config *config = contract_config(contract);
     kelpie_config_set_ephemeral(config, false);
-    struct kelpie_vm *vm = contract_create(contract, name, config);
-    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
-    return vm;
+    return start(contract, name, config);
+}
+
+struct kelpie_vm *contract_boot_durable(struct contract *contract, const char *name) {
+    struct kelpie_config *config = contract_boot_config(contract);
+    kelpie_config_set_ephemeral(config, false);
+    return start(contract, name, config);
 }
 
 static void root_path(const struct contract *contract, char *out, size_t capacity) {
@@ -98,7 +122,7 @@ static void root_path(const struct contract *contract, char *out, size_t capacit
 }
 
 struct kelpie_vm *contract_start_with_disk(struct contract *contract, const char *name) {
-    struct kelpie_config *config = contract_config(contract);
+    struct kelpie_config *config = contract_boot_config(contract);
     char root[512];
     char command[4096];
     root_path(contract, root, sizeof(root));

@@ -163,7 +163,7 @@ static unsigned descriptors_of(int pid) {
  * anything of them; the harness looks for processes, sockets and files. */
 static void test_krun_again(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_config *config = contract_config(&contract);
+    struct kelpie_config *config = contract_boot_config(&contract);
     kelpie_config_set_ephemeral(config, false);
     struct kelpie_vm *vm = contract_create(&contract, "one", config);
     uint32_t count = harness_count(harness, 100);
@@ -199,5 +199,7 @@ int main(int argc, char **argv) {
         {"krun_long_path", test_krun_long_path, 60},
         {"krun_again", test_krun_again, 600},
     };
-    return harness_main(argc, argv, "krun", tests, sizeof(tests) / sizeof(tests[0]));
+    const struct harness_suite suite = {
+        .name = "krun", .tests = tests, .test_count = sizeof(tests) / sizeof(tests[0])};
+    return harness_main(argc, argv, &suite);
 }

@@ -11,7 +11,7 @@
 /* Nothing here is simulated: another kernel than the host's, and the agent is its first process. */
 static void test_guest_is_real(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = contract_start(&contract);
+    struct kelpie_vm *vm = contract_boot(&contract);
     char host_boot_id[64];
     contract_boot_id(host_boot_id);
     struct contract_result result = contract_sh(vm, "cat /proc/sys/kernel/random/boot_id", 0);
@@ -29,7 +29,7 @@ static void test_guest_is_real(const struct harness *harness) {
 
 static void test_lifecycle_basic(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_config *config = contract_config(&contract);
+    struct kelpie_config *config = contract_boot_config(&contract);
     kelpie_config_set_ephemeral(config, false);
     struct kelpie_vm *vm = contract_create(&contract, "basic", config);
     struct kelpie_stop_result stopped = {0};
@@ -110,7 +110,7 @@ static struct kelpie_stats stats_of(struct kelpie_vm *vm) {
 
 static void test_stats(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = contract_create(&contract, NULL, contract_config(&contract));
+    struct kelpie_vm *vm = contract_create(&contract, NULL, contract_boot_config(&contract));
     struct kelpie_stats idle = stats_of(vm);
     HARNESS_CHECK(!idle.has_guest && idle.host_memory_kib == 0, "nothing runs");
     CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
@@ -179,7 +179,7 @@ static void test_names(const struct harness *harness) {
         contract_fails(status, &error, KELPIE_E_CONFIG, bad[i].text);
         HARNESS_CHECK(strcmp(error.field, "name") == 0, "the field is named");
     }
-    vm = contract_create(&contract, "taken", contract_config(&contract));
+    vm = contract_create(&contract, "taken", contract_boot_config(&contract));
     struct kelpie_vm *second = NULL;
     contract_fails(kelpie_vm_create(contract.kelpie, "taken", NULL, &second, &error), &error,
                    KELPIE_E_EXISTS, "taken");
@@ -195,7 +195,7 @@ static void test_names(const struct harness *harness) {
 /* All problems at once, each with its field, its value and its limit. */
 static void test_configuration_problems(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_config *config = contract_config(&contract);
+    struct kelpie_config *config = contract_boot_config(&contract);
     struct kelpie_vm *vm = NULL;
     struct kelpie_error error = {0};
     kelpie_config_set_memory_mib(config, 64);

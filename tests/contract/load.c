@@ -43,7 +43,7 @@ static void test_boot_under_load(const struct harness *harness) {
     }
     uint32_t boots = harness->scale >= 4 ? 20 / 4 : 20;
     for (uint32_t i = 0; i < boots; i += 1) {
-        struct kelpie_vm *vm = contract_start(&contract);
+        struct kelpie_vm *vm = contract_boot(&contract);
         contract_sh_says(vm, "echo up", "up\n");
         contract_end(vm);
     }

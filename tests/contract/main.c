@@ -8,6 +8,12 @@
 
 #define TESTS_MAX 192
 
+/* They measure, or keep every core busy by themselves. */
+static const char *const alone[] = {
+    "boot_under_load",        "restore_under_load",    "console_flood",
+    "snapshot_others_served", "pause_stops_deadlines", NULL,
+};
+
 int main(int argc, char **argv) {
     static const struct harness_test *const files[] = {
         contract_tests_lifecycle,       contract_tests_exec,
@@ -30,5 +36,7 @@ int main(int argc, char **argv) {
             count += 1;
         }
     }
-    return harness_main(argc, argv, "contract", tests, count);
+    const struct harness_suite suite = {
+        .name = "contract", .tests = tests, .test_count = count, .alone = alone};
+    return harness_main(argc, argv, &suite);
 }

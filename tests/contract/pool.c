@@ -289,7 +289,7 @@ static void test_pool_create_refused(const struct harness *harness) {
     config = pool_config(&contract);
     kelpie_config_set_snapshot(config, "none-such");
     create_fails(&contract, "p", config, 1, KELPIE_E_NOT_FOUND, "none-such");
-    config = pool_config(&contract); /* only a member that is made can know it */
+    config = contract_boot_config(&contract); /* only a member that is made can know it */
     kelpie_config_set_boot_timeout_ms(config, 1);
     create_fails(&contract, "p", config, 1, KELPIE_E_BOOT_TIMEOUT, "1 ms");
     wait_empty(&contract);

@@ -53,7 +53,7 @@ static void ask(struct kelpie_vm *vm, const char *script, char *out, size_t capa
 
 static void test_restore_basic(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = contract_start_durable(&contract, "rewound");
+    struct kelpie_vm *vm = contract_boot_durable(&contract, "rewound");
     contract_sh_says(vm, "echo before >/tmp/before", "");
     contract_take(vm, "point");
     contract_sh_says(vm, "echo after >/tmp/after", "");
@@ -177,7 +177,7 @@ static void test_restore_memory_mismatch(const struct harness *harness) {
                    KELPIE_E_SNAPSHOT_INCOMPATIBLE, "cpus");
     kelpie_config_destroy(config);
     /* In place, into one that runs, which goes on, and into one that does not. */
-    config = contract_config(&contract);
+    config = contract_boot_config(&contract);
     kelpie_config_set_memory_mib(config, 192);
     kelpie_config_set_ephemeral(config, false);
     other = contract_create(&contract, "smaller", config);
@@ -352,7 +352,7 @@ static void test_restore_damaged(const struct harness *harness) {
     };
     struct contract contract = contract_open(harness);
     struct kelpie_error error = {0};
-    struct kelpie_vm *vm = contract_start_durable(&contract, "source");
+    struct kelpie_vm *vm = contract_boot_durable(&contract, "source");
     contract_sh_says(vm, "echo mine >/tmp/mine", "");
     contract_take(vm, "point");
     struct kelpie_vm *other = contract_create_from(&contract, "other", "point");
@@ -378,7 +378,7 @@ static void test_restore_damaged(const struct harness *harness) {
 
 static void test_restore_states(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = contract_start_durable(&contract, "source");
+    struct kelpie_vm *vm = contract_boot_durable(&contract, "source");
     contract_sh_says(vm, "echo mine >/tmp/mine", "");
     CONTRACT_OK(kelpie_vm_pause(vm, &broken));
     contract_take(vm, "paused");
@@ -717,7 +717,7 @@ static void test_fork_busy(const struct harness *harness) {
 static void test_restore_generations(const struct harness *harness) {
     enum { GENERATIONS = 10 };
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = contract_start_durable(&contract, "ancestor");
+    struct kelpie_vm *vm = contract_boot_durable(&contract, "ancestor");
     char name[32];
     char script[64];
     char expected[256] = "";

@@ -22,7 +22,7 @@ static void make_root(const struct harness *harness, char *out, size_t capacity)
 
 static struct kelpie_vm *start_root(struct contract *contract, const char *root, bool is_read_only,
                                     uint64_t disk_size_mib) {
-    struct kelpie_config *config = contract_config(contract);
+    struct kelpie_config *config = contract_boot_config(contract);
     kelpie_config_set_root(config, root);
     kelpie_config_set_read_only(config, is_read_only);
     kelpie_config_set_disk_size_mib(config, disk_size_mib);
@@ -72,8 +72,8 @@ static void has_its_id(struct kelpie_vm *vm) {
 static void test_machine_id(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     char root[512];
-    has_its_id(contract_start(&contract));
-    struct kelpie_config *config = contract_config(&contract);
+    has_its_id(contract_boot(&contract));
+    struct kelpie_config *config = contract_boot_config(&contract);
     kelpie_config_set_read_only(config, true);
     struct kelpie_vm *vm = contract_create(&contract, NULL, config);
     CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
@@ -91,7 +91,7 @@ static void test_disk_persists(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     char root[512];
     make_root(harness, root, sizeof(root));
-    struct kelpie_config *config = contract_config(&contract);
+    struct kelpie_config *config = contract_boot_config(&contract);
     kelpie_config_set_ephemeral(config, false);
     kelpie_config_set_root(config, root);
     kelpie_config_set_disk_size_mib(config, 32);
@@ -128,7 +128,7 @@ static void test_root_images(const struct harness *harness) {
 
 /* Fails at create or at start, with this code and text, and nothing is left. */
 static void refused(struct contract *contract, const char *root, int code, const char *text) {
-    struct kelpie_config *config = contract_config(contract);
+    struct kelpie_config *config = contract_boot_config(contract);
     struct kelpie_vm *vm = NULL;
     struct kelpie_error error = {0};
     kelpie_config_set_root(config, root);
@@ -169,7 +169,7 @@ static void test_bad_kernels(const struct harness *harness) {
     snprintf(path, sizeof(path), "%s/kernel", harness->root_directory);
     contract_host("echo no kernel >'%s'", path);
     for (unsigned i = 0; i < 2; i += 1) {
-        struct kelpie_config *config = contract_config(&contract);
+        struct kelpie_config *config = contract_boot_config(&contract);
         struct kelpie_vm *vm = NULL;
         struct kelpie_error error = {0};
         kelpie_config_set_kernel(config, path);

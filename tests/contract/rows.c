@@ -93,20 +93,14 @@ static bool is_about_boots(const struct sim_contract_row *row) {
     return strncmp(row->name, "lifecycle", strlen("lifecycle")) == 0;
 }
 
-/* The first row that boots leaves a template; it is lent from one row to the next. Between rows it
- * lies beside their folders, by the name of the process that runs them all. */
-static void lent_path(pid_t runner, char out[ROW_PATH_BYTES_MAX]) {
-    const char *base = getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp";
-    int length = snprintf(out, ROW_PATH_BYTES_MAX, "%s/kelpie-rows-templates.%d", base, runner);
-    HARNESS_CHECK(length > 0 && (size_t)length < ROW_PATH_BYTES_MAX);
-}
-
+/* The first row that boots leaves a template; it is lent from one row to the next. */
 static void borrow_templates(const struct harness *harness, bool gives_back) {
     char own[ROW_PATH_BYTES_MAX];
     char lent[ROW_PATH_BYTES_MAX];
     int length = snprintf(own, sizeof(own), "%s/templates", harness->state_directory);
     HARNESS_CHECK(length > 0 && (size_t)length < sizeof(own));
-    lent_path(getppid(), lent);
+    length = snprintf(lent, sizeof(lent), "%s/templates", harness->shared_directory);
+    HARNESS_CHECK(length > 0 && (size_t)length < sizeof(lent));
     if (gives_back) {
         leftovers_remove(lent); /* that of a row that failed */
     }
@@ -179,9 +173,7 @@ int main(int argc, char **argv) {
         tests[i] =
             (struct harness_test){kelpie__sim_contract_rows[i].name, run_named, ROW_TIMEOUT_S};
     }
-    int code = harness_main(argc, argv, "contract-rows", tests, SIM_CONTRACT_ROW_COUNT);
-    char lent[ROW_PATH_BYTES_MAX];
-    lent_path(getpid(), lent);
-    leftovers_remove(lent);
-    return code;
+    const struct harness_suite suite = {
+        .name = "contract-rows", .tests = tests, .test_count = SIM_CONTRACT_ROW_COUNT};
+    return harness_main(argc, argv, &suite);
 }

@@ -16,7 +16,7 @@
 
 static void test_snapshot_basic(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = contract_start_durable(&contract, "source");
+    struct kelpie_vm *vm = contract_boot_durable(&contract, "source");
     contract_sh_says(vm, "echo before >/tmp/file", "");
     const struct kelpie_snapshot_options options = {
         .struct_size = sizeof(options), .name = "first", .label = "a label: \"\xc3\xa4\""};
@@ -50,7 +50,7 @@ static void test_snapshot_basic(const struct harness *harness) {
 
 static void test_snapshot_paused(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = contract_start_durable(&contract, "source");
+    struct kelpie_vm *vm = contract_boot_durable(&contract, "source");
     CONTRACT_OK(kelpie_vm_pause(vm, &broken));
     struct kelpie_snapshot_result one = contract_take(vm, "one");
     struct kelpie_snapshot_result two = contract_take(vm, "two");
@@ -117,7 +117,7 @@ static void test_snapshot_states(const struct harness *harness) {
 static void test_snapshot_damaged(const struct harness *harness) {
     static const char *const files[] = {"device", "memory", "config.json", "manifest.json"};
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = contract_start_durable(&contract, "source");
+    struct kelpie_vm *vm = contract_boot_durable(&contract, "source");
     struct kelpie_snapshot_info *list = NULL;
     size_t count = 0;
     char path[4200];
@@ -173,7 +173,7 @@ static void finish(struct contract *contract, const int *code) {
 static void test_snapshot_others_served(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct contract other = contract_open(harness);
-    struct kelpie_vm *vm = contract_start_durable(&contract, "busy");
+    struct kelpie_vm *vm = contract_boot_durable(&contract, "busy");
     struct kelpie_vm *same = NULL;
     uint64_t worst_ms = 0;
     uint64_t asked = 0;
@@ -206,7 +206,7 @@ static void test_snapshot_others_served(const struct harness *harness) {
 /* One at a time; pause and resume have their turn; a second client sees the same. */
 static void test_snapshot_busy(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = contract_start_durable(&contract, "busy");
+    struct kelpie_vm *vm = contract_boot_durable(&contract, "busy");
     int codes[3] = {1, 1, 1};
     struct kelpie_operation *operation = NULL;
     take_async(vm, "one", &codes[0], NULL);
@@ -233,7 +233,7 @@ static void test_snapshot_busy(const struct harness *harness) {
 /* A stop and a kill in the middle: both work, and the snapshot is whole or not there. */
 static void test_snapshot_stop_and_kill(const struct harness *harness) {
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = contract_start_durable(&contract, "ending");
+    struct kelpie_vm *vm = contract_boot_durable(&contract, "ending");
     for (unsigned i = 0; i < 6; i += 1) {
         int codes[2] = {1, 1};
         take_async(vm, "maybe", &codes[0], NULL);

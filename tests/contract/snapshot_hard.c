@@ -282,7 +282,7 @@ static void test_restore_under_load(const struct harness *harness) {
     int cores = (int)sysconf(_SC_NPROCESSORS_ONLN);
     int count = cores * 2 < SPINNERS_MAX ? cores * 2 : SPINNERS_MAX;
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = contract_start_durable(&contract, "busy");
+    struct kelpie_vm *vm = contract_boot_durable(&contract, "busy");
     contract_sh_says(vm, "echo saved >/tmp/file", "");
     contract_take(vm, "point");
     for (int i = 0; i < count; i += 1) {

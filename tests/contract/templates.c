@@ -17,7 +17,7 @@
 #define PATH_BYTES 4400u
 
 static struct kelpie_config *template_config(struct contract *contract) {
-    struct kelpie_config *config = contract_config(contract);
+    struct kelpie_config *config = contract_boot_config(contract);
     kelpie_config_set_template(config, true);
     return config;
 }
@@ -182,7 +182,7 @@ static void test_template_choice(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     char directory[PATH_BYTES];
     char command[3 * PATH_BYTES];
-    start_and_end(&contract, contract_config(&contract), "boot");
+    start_and_end(&contract, contract_boot_config(&contract), "boot");
     HARNESS_CHECK(entries(&contract, "", NULL) == 0, "a boot that was asked for leaves none");
     pass(&contract, "boot");
     pass(&contract, "template");
@@ -193,7 +193,7 @@ static void test_template_choice(const struct harness *harness) {
     snprintf(command, sizeof(command), "test '%s'/used -nt '%s'/manifest.json", directory,
              directory);
     shell(command); /* its use is noted */
-    start_and_end(&contract, contract_config(&contract), "boot");
+    start_and_end(&contract, contract_boot_config(&contract), "boot");
     struct kelpie_config *config = template_config(&contract);
     kelpie_config_set_disk_size_mib(config, 64);
     char root[512];

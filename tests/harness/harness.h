@@ -4,7 +4,7 @@
  * time limit, with a state directory of its own. When it has ended, however it ended, the harness
  * proves that it left nothing: no process (the harness is the subreaper of everything a test
  * starts), no mount, no unix socket, no file. Prints one line a test: "ok NAME (N ms)", "not ok
- * NAME: why", "skip NAME: why"; scripts/check counts them.
+ * NAME: why", "skip NAME: why"; scripts/check counts them. With --jobs several run at once.
  */
 #ifndef KELPIE_TESTS_HARNESS_H
 #define KELPIE_TESTS_HARNESS_H
@@ -19,7 +19,8 @@ struct harness {
     const char *root_directory;  /* the test's own; everything below belongs to it */
     const char *state_directory; /* root_directory/state */
     const char *runtime_directory;
-    const char *cache_directory;   /* shared by all tests: packed kernels and images */
+    const char *shared_directory;  /* of all tests of this run, and removed with its end */
+    const char *cache_directory;   /* shared by all runs: packed kernels and images */
     const char *libexec_directory; /* NULL: found beside the program */
     uint64_t seed;
     uint32_t scale; /* counts of the contract are divided by it, never below 3 */
@@ -31,11 +32,19 @@ struct harness_test {
     uint32_t timeout_s;
 };
 
+struct harness_suite {
+    const char *name;
+    const struct harness_test *tests;
+    size_t test_count;
+    /* Names, then NULL: tests that measure, or take the whole machine. They run one by one, after
+     * all others. NULL: there are none. */
+    const char *const *alone;
+};
+
 /* Runs the tests named by the arguments, or all; returns the program's exit code. Options: --list,
- * --seed N (else DST_SEED, else drawn and printed), --scale N, --backend NAME, --keep (leave the
- * directory of a failed test). */
-int harness_main(int argc, char **argv, const char *suite, const struct harness_test *tests,
-                 size_t test_count);
+ * --seed N (else DST_SEED, else drawn and printed), --scale N, --backend NAME, --jobs N (so many
+ * tests at once, 1 by default), --keep (leave the directory of a failed test). */
+int harness_main(int argc, char **argv, const struct harness_suite *suite);
 
 /* A contract's count, divided by the run's scale, at least 3. */
 uint32_t harness_count(const struct harness *harness, uint32_t full_count);

@@ -135,13 +135,6 @@ static void files_find(const char *directory, unsigned depth, char *out, size_t 
     closedir(stream);
 }
 
-void leftovers_settle(const char *root, uint32_t settle_ms, char *out, size_t capacity) {
-    children_settle(settle_ms, out, capacity);
-    lines_find("/proc/self/mountinfo", "mount", root, out, capacity);
-    lines_find("/proc/net/unix", "socket", root, out, capacity);
-    files_find(root, 0, out, capacity);
-}
-
 static int remove_visit(const char *path, const struct stat *status, int kind, struct FTW *place) {
     (void)status;
     (void)kind;
@@ -151,4 +144,30 @@ static int remove_visit(const char *path, const struct stat *status, int kind, s
 
 void leftovers_remove(const char *root) {
     nftw(root, remove_visit, 32, FTW_DEPTH | FTW_PHYS);
+}
+
+/* What was lent to the test (prepared.h) is none of what it left. */
+static void lent_remove(const char *root, const char *shared) {
+    char path[4096];
+    snprintf(path, sizeof(path), "%s/state/templates", shared);
+    DIR *stream = opendir(path);
+    if (stream == NULL) {
+        return;
+    }
+    for (struct dirent *entry = readdir(stream); entry != NULL; entry = readdir(stream)) {
+        if (entry->d_name[0] != '.') {
+            snprintf(path, sizeof(path), "%s/state/templates/%s", root, entry->d_name);
+            leftovers_remove(path);
+        }
+    }
+    closedir(stream);
+}
+
+void leftovers_settle(const char *root, const char *shared, uint32_t settle_ms, char *out,
+                      size_t capacity) {
+    children_settle(settle_ms, out, capacity);
+    lent_remove(root, shared);
+    lines_find("/proc/self/mountinfo", "mount", root, out, capacity);
+    lines_find("/proc/net/unix", "socket", root, out, capacity);
+    files_find(root, 0, out, capacity);
 }

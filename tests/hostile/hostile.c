@@ -461,5 +461,7 @@ static const struct harness_test tests[] = {
 };
 
 int main(int argc, char **argv) {
-    return harness_main(argc, argv, "hostile", tests, sizeof(tests) / sizeof(tests[0]));
+    const struct harness_suite suite = {
+        .name = "hostile", .tests = tests, .test_count = sizeof(tests) / sizeof(tests[0])};
+    return harness_main(argc, argv, &suite);
 }

@@ -409,5 +409,7 @@ int main(int argc, char **argv) {
         {"what_does_not_fit_is_refused", test_what_does_not_fit_is_refused, 120},
         {"save_that_fails_leaves_the_guest_alone", test_save_that_fails_leaves_the_guest_alone, 60},
     };
-    return harness_main(argc, argv, "vmm", tests, sizeof(tests) / sizeof(tests[0]));
+    const struct harness_suite suite = {
+        .name = "vmm", .tests = tests, .test_count = sizeof(tests) / sizeof(tests[0])};
+    return harness_main(argc, argv, &suite);
 }
