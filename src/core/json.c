@@ -168,12 +168,10 @@ static void skip_plain(struct scanner *scanner) {
         kelpie__text_plain_length(scanner->text + scanner->at, scanner->length - scanner->at);
 }
 
-static bool skip_string(struct scanner *scanner) {
+/* From behind the opening quote. */
+static bool skip_rest_of_string(struct scanner *scanner) {
     char bytes[4];
     size_t count = 1;
-    if (!take(scanner, '"')) {
-        return false;
-    }
     while (count > 0) { /* bound: the text; every turn takes a byte */
         skip_plain(scanner);
         if (take(scanner, '"')) {
@@ -186,19 +184,47 @@ static bool skip_string(struct scanner *scanner) {
     return true;
 }
 
+/* Most strings are plain, and not the text's last bytes: words of them are looked at. *out_is_plain
+ * tells that there was no escape. */
+static inline bool skip_string(struct scanner *scanner, bool *out_is_plain) {
+    size_t at = scanner->at + 1;
+    *out_is_plain = false;
+    if (peek(scanner) != '"') {
+        return false;
+    }
+    while (scanner->length - at >= sizeof(uint64_t)) { /* bound: the text */
+        uint64_t word = 0;
+        memcpy(&word, scanner->text + at, sizeof(word));
+        uint64_t found = kelpie__text_not_plain(word);
+        if (found != 0) {
+            at += (size_t)__builtin_ctzll(found) / 8;
+            if (scanner->text[at] == '"') {
+                scanner->at = at + 1;
+                *out_is_plain = true;
+                return true;
+            }
+            break;
+        }
+        at += sizeof(word);
+    }
+    scanner->at = at;
+    return skip_rest_of_string(scanner);
+}
+
 static bool skip_key(struct scanner *scanner) {
+    bool is_plain = false;
     skip_space(scanner);
-    if (!skip_string(scanner)) {
+    if (!skip_string(scanner, &is_plain)) {
         return false;
     }
     skip_space(scanner);
     return take(scanner, ':');
 }
 
-static bool skip_scalar(struct scanner *scanner) {
+static bool skip_scalar(struct scanner *scanner, bool *out_is_plain) {
     switch (peek(scanner)) {
     case '"':
-        return skip_string(scanner);
+        return skip_string(scanner, out_is_plain);
     case 't':
         return take_word(scanner, "true");
     case 'f':
@@ -215,6 +241,7 @@ static bool skip_scalar(struct scanner *scanner) {
 static bool value_skip(struct scanner *scanner, uint32_t depth_max) {
     uint32_t kinds = 0;
     uint32_t depth = 0;
+    bool is_plain = false;
     static_assert(KELPIE_JSON_DEPTH_MAX <= 31, "a bit a level");
     do { /* bound: the text; every turn takes a byte */
         skip_space(scanner);
@@ -234,7 +261,7 @@ static bool value_skip(struct scanner *scanner, uint32_t depth_max) {
                 }
                 continue;
             }
-        } else if (!skip_scalar(scanner)) {
+        } else if (!skip_scalar(scanner, &is_plain)) {
             return false;
         }
         bool is_closing = true;
@@ -272,11 +299,16 @@ static enum kelpie_json_kind kind_of(char first) {
 static bool value_take(struct scanner *scanner, uint32_t depth_max, struct kelpie_json_value *out) {
     skip_space(scanner);
     size_t start = scanner->at;
-    if (start == scanner->length || !value_skip(scanner, depth_max)) {
+    if (start == scanner->length) {
         return false;
     }
-    *out = (struct kelpie_json_value){scanner->text + start, scanner->at - start,
-                                      kind_of(scanner->text[start])};
+    bool is_plain = false;
+    enum kelpie_json_kind kind = kind_of(scanner->text[start]);
+    bool is_nest = kind == KELPIE_JSON_OBJECT || kind == KELPIE_JSON_ARRAY;
+    if (!(is_nest ? value_skip(scanner, depth_max) : skip_scalar(scanner, &is_plain))) {
+        return false;
+    }
+    *out = (struct kelpie_json_value){scanner->text + start, scanner->at - start, kind, is_plain};
     return true;
 }
 
@@ -325,11 +357,12 @@ static int iterator_next(struct kelpie_json_iterator *iterator, uint32_t depth_m
     if (iterator->is_object) {
         skip_space(&scanner);
         size_t start = scanner.at;
-        if (!skip_string(&scanner)) {
+        bool is_plain = false;
+        if (!skip_string(&scanner, &is_plain)) {
             return -1;
         }
         key = (struct kelpie_json_value){scanner.text + start, scanner.at - start,
-                                         KELPIE_JSON_STRING};
+                                         KELPIE_JSON_STRING, is_plain};
         skip_space(&scanner);
         if (!take(&scanner, ':')) {
             return -1;
@@ -357,7 +390,7 @@ static bool string_is_plain(const struct kelpie_json_value *value, const char **
     KELPIE_ASSERT(value->text[value->length - 1] == '"');
     *out_inner = value->text + 1;
     *out_count = value->length - 2;
-    return memchr(*out_inner, '\\', *out_count) == NULL;
+    return value->is_plain || memchr(*out_inner, '\\', *out_count) == NULL;
 }
 
 /* Whether a string value is this text, escapes and all. */

@@ -24,6 +24,7 @@ struct kelpie_json_value {
     const char *text;
     size_t length;
     enum kelpie_json_kind kind;
+    bool is_plain; /* a string that has no escapes; false: it may have some */
 };
 
 /* Results of all readers: 0, or -1 when the text is not valid, the key is not there, or the value

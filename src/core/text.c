@@ -43,24 +43,12 @@ bool kelpie__text_join(char *out, size_t capacity, const char *directory, const 
     return true;
 }
 
-/* The high bit of each byte that is not plain. Without that bit a byte is less than 0x80, and a sum
- * of two of them does not reach the next byte: it has the bit when x + 0x7f shows that x is not 0,
- * or x + 0x60 that it is 0x20 at least. */
-static uint64_t not_plain_bytes(uint64_t word) {
-    const uint64_t each = UINT64_C(0x0101010101010101);
-    const uint64_t low = each * 0x7f;
-    uint64_t seven = word & low;
-    uint64_t is_plain = (seven + each * 0x60) & ((seven ^ each * '"') + low) &
-                        ((seven ^ each * '\\') + low) & ((seven ^ low) + low) & ~word;
-    return ~is_plain & each * 0x80;
-}
-
 size_t kelpie__text_plain_length(const char *bytes, size_t count) {
     size_t at = 0;
     uint64_t word = 0;
     for (; count - at >= sizeof(word); at += sizeof(word)) {
         memcpy(&word, bytes + at, sizeof(word));
-        uint64_t found = not_plain_bytes(word);
+        uint64_t found = kelpie__text_not_plain(word);
         if (found != 0) {
             return at + (size_t)__builtin_ctzll(found) / 8;
         }
@@ -71,7 +59,7 @@ size_t kelpie__text_plain_length(const char *bytes, size_t count) {
     }
     /* Behind the last byte follow plain ones. */
     word = kelpie__text_word(bytes + at, left) | UINT64_C(0x2020202020202020) << (8 * left);
-    uint64_t found = not_plain_bytes(word);
+    uint64_t found = kelpie__text_not_plain(word);
     at = found == 0 ? count : at + (size_t)__builtin_ctzll(found) / 8;
     KELPIE_ASSERT(at <= count);
     return at;

@@ -39,6 +39,19 @@ static inline uint64_t kelpie__text_word(const char *bytes, size_t count) {
     return word;
 }
 
+/* The high bit of each byte of the word that is not plain: printable ASCII, and neither a quote nor
+ * a backslash. Without that bit a byte is less than 0x80, and a sum of two of them does not reach
+ * the next byte: it has the bit when x + 0x7f shows that x is not 0, or x + 0x60 that it is 0x20 at
+ * least. */
+static inline uint64_t kelpie__text_not_plain(uint64_t word) {
+    const uint64_t each = UINT64_C(0x0101010101010101);
+    const uint64_t low = each * 0x7f;
+    uint64_t seven = word & low;
+    uint64_t is_plain = (seven + each * 0x60) & ((seven ^ each * '"') + low) &
+                        ((seven ^ each * '\\') + low) & ((seven ^ low) + low) & ~word;
+    return ~is_plain & each * 0x80;
+}
+
 /* How many bytes at the start are printable ASCII and stand for themselves in a JSON string:
  * neither a quote nor a backslash. */
 size_t kelpie__text_plain_length(const char *bytes, size_t count);

@@ -393,7 +393,7 @@ static bool rot_bit(struct sim_disk *disk, struct sim_pages *pages, uint64_t bit
     uint64_t byte = bit / 8;
     uint32_t within = (uint32_t)(byte % SIM_PAGE_BYTES);
     struct sim_buffer *buffer =
-        kelpie__sim_pages_own(disk->heap, pages, byte / SIM_PAGE_BYTES, within + 1);
+        kelpie__sim_pages_own(disk->heap, pages, byte / SIM_PAGE_BYTES, within + 1, within + 1);
     if (buffer == NULL) {
         return false;
     }

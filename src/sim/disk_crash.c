@@ -339,8 +339,9 @@ static void crash_garbage(struct crash *crash, const uint64_t *sizes, uint64_t s
         if (from >= end) {
             continue;
         }
-        struct sim_buffer *buffer = kelpie__sim_pages_own(crash->disk->heap, &inode->durable_pages,
-                                                          pending->page, (uint32_t)(end - start));
+        struct sim_buffer *buffer =
+            kelpie__sim_pages_own(crash->disk->heap, &inode->durable_pages, pending->page,
+                                  (uint32_t)(from - start), (uint32_t)(end - start));
         KELPIE_ASSERT(buffer != NULL); /* the host's heap is made for it */
         for (uint64_t at = from; at < end; at += 1) {
             buffer->bytes[at - start] = (uint8_t)crash_hash(seed, at);

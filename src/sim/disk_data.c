@@ -32,7 +32,8 @@ static int data_write_page(struct sim_inode *inode, const void *bytes, uint32_t 
     if (!data_has_room(inode, page)) {
         return -ENOSPC;
     }
-    struct sim_buffer *buffer = kelpie__sim_pages_own(heap, &inode->pages, page, within + count);
+    struct sim_buffer *buffer =
+        kelpie__sim_pages_own(heap, &inode->pages, page, within, within + count);
     if (buffer == NULL) {
         return -ENOSPC;
     }

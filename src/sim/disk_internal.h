@@ -50,10 +50,10 @@ struct sim_buffer *kelpie__sim_pages_get(const struct sim_pages *pages, uint64_t
 /* Takes a reference to `buffer` (NULL: the page becomes a hole). False: no memory. */
 bool kelpie__sim_pages_set(struct sim_heap *heap, struct sim_pages *pages, uint64_t index,
                            struct sim_buffer *buffer);
-/* The page, made or copied if need be, with room for bytes up to `end`, for its only owner. NULL:
- * no memory. */
+/* The page, made or copied if need be, with room for bytes up to `end`, for its only owner, who is
+ * about to write all from `from` to there. NULL: no memory. */
 struct sim_buffer *kelpie__sim_pages_own(struct sim_heap *heap, struct sim_pages *pages,
-                                         uint64_t index, uint32_t end);
+                                         uint64_t index, uint32_t from, uint32_t end);
 /* Drops the pages from `index` on. */
 void kelpie__sim_pages_cut(struct sim_heap *heap, struct sim_pages *pages, uint64_t index);
 /* The first page at or after `index` that is there; UINT64_MAX: none. */

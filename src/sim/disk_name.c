@@ -275,7 +275,7 @@ int kelpie__sim_disk_mkdir(struct sim_process *process, int directory, const cha
 /* ext4 keeps a short target in the inode: it comes with the name. */
 static bool link_set_target(struct sim_inode *inode, const char *target, size_t length) {
     struct sim_heap *heap = inode->mount->disk->heap;
-    struct sim_buffer *buffer = kelpie__sim_pages_own(heap, &inode->pages, 0, (uint32_t)length);
+    struct sim_buffer *buffer = kelpie__sim_pages_own(heap, &inode->pages, 0, 0, (uint32_t)length);
     KELPIE_ASSERT(inode->kind == KELPIE_OS_KIND_LINK);
     if (buffer == NULL) {
         return false;

@@ -21,11 +21,11 @@ static uint32_t buffer_capacity(uint32_t end) {
     return capacity;
 }
 
+/* Its bytes are whatever they were. */
 static struct sim_buffer *buffer_create(struct sim_heap *heap, uint32_t capacity) {
-    struct sim_buffer *buffer = kelpie__sim_heap_alloc(heap, sizeof(*buffer) + capacity);
+    struct sim_buffer *buffer = kelpie__sim_heap_alloc_raw(heap, sizeof(*buffer) + capacity);
     if (buffer != NULL) {
-        buffer->references = 1;
-        buffer->capacity = capacity;
+        *buffer = (struct sim_buffer){.references = 1, .capacity = capacity};
     }
     return buffer;
 }
@@ -142,7 +142,7 @@ bool kelpie__sim_pages_set(struct sim_heap *heap, struct sim_pages *pages, uint6
 }
 
 struct sim_buffer *kelpie__sim_pages_own(struct sim_heap *heap, struct sim_pages *pages,
-                                         uint64_t index, uint32_t end) {
+                                         uint64_t index, uint32_t from, uint32_t end) {
     struct sim_buffer **place = page_place(heap, pages, index);
     if (place == NULL) {
         return NULL;
@@ -157,12 +157,19 @@ struct sim_buffer *kelpie__sim_pages_own(struct sim_heap *heap, struct sim_pages
     if (made == NULL) {
         return NULL;
     }
-    if (old != NULL) {
-        memcpy(made->bytes, old->bytes, old->capacity);
-        kelpie__sim_buffer_unref(heap, old);
-    } else {
-        pages->count += 1;
+    KELPIE_ASSERT(from <= end && end <= capacity);
+    bool is_overwritten = from == 0 && end >= old_capacity;
+    uint32_t copied = is_overwritten ? 0 : old_capacity;
+    if (copied > 0) {
+        memcpy(made->bytes, old->bytes, copied);
     }
+    if (copied < from) {
+        memset(made->bytes + copied, 0, from - copied);
+    }
+    uint32_t filled = end > copied ? end : copied;
+    memset(made->bytes + filled, 0, capacity - filled);
+    pages->count += old == NULL ? 1 : 0;
+    kelpie__sim_buffer_unref(heap, old);
     *place = made;
     KELPIE_ASSERT(made->references == 1 && made->capacity >= end);
     return made;
@@ -241,7 +248,7 @@ bool kelpie__sim_pages_trim(struct sim_heap *heap, struct sim_pages *pages, uint
     if (buffer == NULL || buffer->capacity <= tail) {
         return true;
     }
-    buffer = kelpie__sim_pages_own(heap, pages, last, tail);
+    buffer = kelpie__sim_pages_own(heap, pages, last, tail, tail);
     if (buffer == NULL) {
         return false;
     }

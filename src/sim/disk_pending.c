@@ -91,8 +91,8 @@ static void apply_data(struct sim_disk *disk, const struct sim_pending *pending)
     if (pending->buffer != NULL) {
         is_done = kelpie__sim_pages_set(disk->heap, pages, pending->page, pending->buffer);
     } else {
-        struct sim_buffer *buffer = kelpie__sim_pages_own(disk->heap, pages, pending->page,
-                                                          pending->offset + pending->count);
+        struct sim_buffer *buffer = kelpie__sim_pages_own(
+            disk->heap, pages, pending->page, pending->offset, pending->offset + pending->count);
         is_done = buffer != NULL;
         if (is_done) {
             memcpy(buffer->bytes + pending->offset, pending->bytes, pending->count);

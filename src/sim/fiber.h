@@ -11,6 +11,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#define SIM_FIBER_RED_ZONE_BYTES 128u /* below the saved pointer: what a leaf function may use */
+
 /* Plain data: may be copied and brought back with its stack at the same address (a guest is saved
  * so). */
 struct sim_fiber {

@@ -2,7 +2,8 @@
  *
  * Copies of guests' memory without what is zero in it, which is most: for guests that share a slot,
  * and for images. A copy is one block: its pages, each with a bit for each line of 64 bytes that is
- * not zeros, then these lines.
+ * not zeros, then these lines. Pages that nobody reads before they are written (below a stack's
+ * pointer, within a free block) are dead: they are listed without a line, and not looked at.
  */
 #include <string.h>
 
@@ -12,24 +13,40 @@
 #define COPY_LINE_BYTES 64u
 #define COPY_LINES_PER_PAGE (COPY_PAGE_BYTES / COPY_LINE_BYTES)
 
-struct sim_guest_page {
-    uint64_t lines; /* bits */
-    uint64_t number;
-};
-
 static_assert(COPY_LINES_PER_PAGE == 64, "a bit for each line");
-static_assert(SIM_GUEST_SLOT_BYTES / COPY_PAGE_BYTES * sizeof(struct sim_guest_page) ==
-                  SIM_GUEST_COPY_SCRATCH_BYTES,
+static_assert(SIM_GUEST_SLOT_BYTES / COPY_PAGE_BYTES == SIM_GUEST_COPY_PAGES,
               "whatever a slot holds can be listed");
+
+/* What a register holds, on every machine that we run on. */
+typedef uint64_t copy_words __attribute__((vector_size(16)));
+
+#define COPY_WORDS_PER_LINE (COPY_LINE_BYTES / sizeof(copy_words))
+
+static inline copy_words copy_line(const uint8_t *line) {
+    copy_words words[COPY_WORDS_PER_LINE];
+    memcpy(words, line, sizeof(words));
+    return (words[0] | words[1]) | (words[2] | words[3]);
+}
+
+static bool copy_is_zero(const uint8_t *page) {
+    copy_words even = {0, 0};
+    copy_words odd = {0, 0};
+    for (unsigned i = 0; i < COPY_LINES_PER_PAGE; i += 2) {
+        even |= copy_line(page + (size_t)i * COPY_LINE_BYTES);
+        odd |= copy_line(page + (size_t)(i + 1) * COPY_LINE_BYTES);
+    }
+    even |= odd;
+    return (even[0] | even[1]) == 0;
+}
 
 static uint64_t copy_lines(const uint8_t *page) {
     uint64_t lines = 0;
+    if (copy_is_zero(page)) {
+        return 0;
+    }
     for (unsigned i = 0; i < COPY_LINES_PER_PAGE; i += 1) {
-        uint64_t words[COPY_LINE_BYTES / sizeof(uint64_t)];
-        memcpy(words, page + i * COPY_LINE_BYTES, sizeof(words));
-        uint64_t all =
-            words[0] | words[1] | words[2] | words[3] | words[4] | words[5] | words[6] | words[7];
-        lines |= (uint64_t)(all != 0) << i;
+        copy_words all = copy_line(page + (size_t)i * COPY_LINE_BYTES);
+        lines |= (uint64_t)((all[0] | all[1]) != 0) << i;
     }
     return lines;
 }
@@ -56,18 +73,59 @@ static void copy_pack(struct sim_guest_copy *copy, const uint8_t *bytes) {
     KELPIE_ASSERT(out == (uint8_t *)copy->pages + copy_block_bytes(copy));
 }
 
+/* ---- what nobody reads ----------------------------------------------------------------------- */
+
+/* The whole pages of [from, to), in bytes from the slot's base. */
+static void dead_mark(uint64_t *dead, size_t from, size_t to) {
+    size_t end = to / COPY_PAGE_BYTES;
+    KELPIE_ASSERT(from <= to && end <= SIM_GUEST_COPY_PAGES);
+    for (size_t page = (from + COPY_PAGE_BYTES - 1) / COPY_PAGE_BYTES; page < end; page += 1) {
+        dead[page / 64] |= UINT64_C(1) << page % 64;
+    }
+}
+
+static void dead_find(const struct sim_machine *machine, const uint8_t *bytes, uint64_t *dead) {
+    const struct sim_process *process = machine->processes;
+    for (; process != NULL; process = process->next) { /* bound: the list */
+        const uint8_t *stack = process->fiber.stack;
+        const uint8_t *pointer = process->fiber.pointer; /* NULL: it runs */
+        if (stack != NULL && pointer != NULL) {
+            KELPIE_ASSERT(pointer > stack && pointer - stack < (int64_t)SIM_GUEST_SLOT_BYTES);
+            size_t from = (size_t)(stack - bytes);
+            size_t used = (size_t)(pointer - bytes) - SIM_FIBER_RED_ZONE_BYTES;
+            dead_mark(dead, from, used < from ? from : used);
+        }
+    }
+    for (size_t class = 0; class < SIM_HEAP_CLASS_COUNT; class += 1) {
+        const void *block = NULL;
+        size_t count = 0;
+        /* bound: the class's list */
+        while ((block = kelpie__sim_heap_free_next(machine->heap, class, block, &count)) != NULL) {
+            size_t from = (size_t)((const uint8_t *)block - bytes);
+            dead_mark(dead, from + sizeof(void *), from + count); /* behind its link */
+        }
+    }
+}
+
+/* ---- copies ---------------------------------------------------------------------------------- */
+
 /* Slots begin at a page and are made of whole ones. */
-bool kelpie__sim_guest_copy_fill(struct sim_guest_copy *copy, struct sim_heap *heap, void *scratch,
-                                 void *base, size_t extent) {
-    struct sim_guest_page *found = scratch;
-    const uint8_t *bytes = base;
+bool kelpie__sim_guest_copy_fill(struct sim_guest_copy *copy, struct sim_heap *heap,
+                                 struct sim_guest_copy_scratch *scratch,
+                                 const struct sim_machine *machine) {
+    uint8_t *bytes = (uint8_t *)machine->heap; /* at the base of its slot */
+    size_t extent = kelpie__sim_heap_extent(machine->heap);
     KELPIE_ASSERT(copy->pages == NULL && extent <= SIM_GUEST_SLOT_BYTES);
-    kelpie__sim_fiber_forget(base, extent); /* stacks in the middle of calls: all of it is read */
+    kelpie__sim_fiber_forget(bytes, extent); /* stacks in the middle of calls: all of it is read */
     *copy = (struct sim_guest_copy){.heap = heap, .extent = extent};
+    memset(scratch->dead, 0, (extent / COPY_PAGE_BYTES / 64 + 1) * sizeof(scratch->dead[0]));
+    dead_find(machine, bytes, scratch->dead);
     for (size_t at = 0; at < extent; at += COPY_PAGE_BYTES) {
-        uint64_t lines = copy_lines(bytes + at);
-        if (lines != 0) {
-            found[copy->page_count] = (struct sim_guest_page){lines, at / COPY_PAGE_BYTES};
+        size_t page = at / COPY_PAGE_BYTES;
+        bool is_dead = (scratch->dead[page / 64] >> page % 64 & 1) != 0;
+        uint64_t lines = is_dead ? 0 : copy_lines(bytes + at);
+        if (is_dead || lines != 0) {
+            scratch->pages[copy->page_count] = (struct sim_guest_page){lines, page};
             copy->page_count += 1;
             copy->line_count += (uint32_t)__builtin_popcountll(lines);
         }
@@ -76,7 +134,7 @@ bool kelpie__sim_guest_copy_fill(struct sim_guest_copy *copy, struct sim_heap *h
     if (copy->pages == NULL) {
         return false;
     }
-    memcpy(copy->pages, found, copy->page_count * sizeof(*found));
+    memcpy(copy->pages, scratch->pages, copy->page_count * sizeof(scratch->pages[0]));
     copy_pack(copy, bytes);
     return true;
 }
@@ -102,8 +160,8 @@ static bool copy_has(const struct sim_guest_copy *copy, uint64_t number, uint32_
     return *inout_next < copy->page_count && copy->pages[*inout_next].number == number;
 }
 
-/* What is zero in the copy, and may not be in the range. What is zero there is not written to: a
- * page that nobody has touched takes no memory. */
+/* What is zero in the copy, and may not be in the range: what `before` lists, dead pages too. What
+ * is zero there is not written to: a page that nobody has touched takes no memory. */
 static void copy_clear(const struct sim_guest_copy *copy, const struct sim_guest_copy *before,
                        uint8_t *bytes, size_t used) {
     size_t end = used < copy->extent ? used : copy->extent;
@@ -129,7 +187,9 @@ void kelpie__sim_guest_copy_restore(const struct sim_guest_copy *copy, void *bas
     copy_clear(copy, before, bytes, used);
     for (uint32_t i = 0; i < copy->page_count; i += 1) {
         const struct sim_guest_page *page = &copy->pages[i];
-        line = copy_unpack(page, line, bytes + page->number * COPY_PAGE_BYTES);
+        if (page->lines != 0) {
+            line = copy_unpack(page, line, bytes + page->number * COPY_PAGE_BYTES);
+        }
     }
     KELPIE_ASSERT(line == (const uint8_t *)copy->pages + copy_block_bytes(copy));
     kelpie__sim_heap_copied(base, used);

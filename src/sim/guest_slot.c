@@ -36,7 +36,7 @@ struct guest_slots {
     struct slot_copy *copies;
     uint64_t copy_count;
     uint64_t copy_capacity;
-    uint8_t scratch[SIM_GUEST_COPY_SCRATCH_BYTES]; /* while a copy is made */
+    struct sim_guest_copy_scratch scratch;
 };
 
 /* NULL: no memory. */
@@ -46,12 +46,6 @@ static struct guest_slots *slots_of(struct sim_world *world) {
         *place = calloc(1, sizeof(struct guest_slots));
     }
     return *place;
-}
-
-static size_t slot_extent(const struct sim_guest_slot *slot) {
-    size_t extent = kelpie__sim_heap_extent(slot->base);
-    KELPIE_ASSERT(extent <= SIM_GUEST_SLOT_BYTES);
-    return extent;
 }
 
 /* The empty one, a new one, or that with the fewest guests. */
@@ -77,8 +71,8 @@ static bool slot_copy(struct sim_guest *guest, struct sim_guest_copy *out) {
     struct guest_slots *slots = slots_of(guest->world);
     struct sim_heap *heap = kelpie__sim_world_host(guest->world)->heap;
     KELPIE_ASSERT(guest->slot->resident == guest && slots != NULL);
-    return kelpie__sim_guest_copy_fill(out, heap, slots->scratch, guest->slot->base,
-                                       slot_extent(guest->slot));
+    KELPIE_ASSERT(guest->machine->heap == guest->slot->base);
+    return kelpie__sim_guest_copy_fill(out, heap, &slots->scratch, guest->machine);
 }
 
 static bool slot_swap_out(struct sim_guest *guest) {

@@ -96,7 +96,18 @@ struct sim_guest_copy {
     size_t extent;
 };
 
-#define SIM_GUEST_COPY_SCRATCH_BYTES (256u * 1024u)
+#define SIM_GUEST_COPY_PAGES 16384u /* what a slot can hold */
+
+struct sim_guest_page {
+    uint64_t lines; /* bits; 0: it is dead */
+    uint64_t number;
+};
+
+/* What is needed while a copy is made. */
+struct sim_guest_copy_scratch {
+    uint64_t dead[SIM_GUEST_COPY_PAGES / 64 + 1]; /* bits */
+    struct sim_guest_page pages[SIM_GUEST_COPY_PAGES];
+};
 
 struct sim_guest_slot {
     void *base;
@@ -145,11 +156,12 @@ struct sim_guest {
 
 /* ---- guest_copy.c ---------------------------------------------------------------------------- */
 
-/* An empty one, with memory of `heap`. False: there is none. `scratch` borrows
- * SIM_GUEST_COPY_SCRATCH_BYTES. */
+/* An empty one of all that the machine's heap holds, with memory of `heap`. False: there is none.
+ */
 KELPIE_MUST_CHECK bool kelpie__sim_guest_copy_fill(struct sim_guest_copy *copy,
-                                                   struct sim_heap *heap, void *scratch, void *base,
-                                                   size_t extent);
+                                                   struct sim_heap *heap,
+                                                   struct sim_guest_copy_scratch *scratch,
+                                                   const struct sim_machine *machine);
 /* `before`: a copy of what is in the range now; NULL: nobody knows what that is. */
 void kelpie__sim_guest_copy_restore(const struct sim_guest_copy *copy, void *base,
                                     const struct sim_guest_copy *before);

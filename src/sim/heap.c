@@ -20,7 +20,6 @@
 #define HEAP_SMALL_CLASSES (HEAP_SMALL_BYTES_MAX / HEAP_STEP_BYTES)
 #define HEAP_SMALL_BITS 9u /* 512 = 2^9 */
 #define HEAP_LARGE_BITS_MAX 40u
-#define HEAP_CLASS_COUNT (HEAP_SMALL_CLASSES + 4u * (HEAP_LARGE_BITS_MAX - HEAP_SMALL_BITS))
 
 struct heap_free {
     struct heap_free *next;
@@ -32,9 +31,12 @@ struct sim_heap {
     size_t extent; /* bytes from the base that were handed out once */
     size_t dirty;  /* up to here they may hold what an earlier heap has left; beyond, zeros */
     size_t live_bytes;
-    struct heap_free *free[HEAP_CLASS_COUNT];
+    struct heap_free *free[SIM_HEAP_CLASS_COUNT];
 };
 
+static_assert(SIM_HEAP_CLASS_COUNT ==
+                  HEAP_SMALL_CLASSES + 4u * (HEAP_LARGE_BITS_MAX - HEAP_SMALL_BITS),
+              "each size has a class");
 static_assert(HEAP_SMALL_BYTES_MAX == 1u << HEAP_SMALL_BITS, "the classes meet");
 static_assert(sizeof(struct sim_heap) % HEAP_STEP_BYTES == 0, "the first block is aligned");
 
@@ -109,7 +111,7 @@ struct sim_heap *kelpie__sim_heap_init(void *base, size_t capacity) {
 size_t kelpie__sim_heap_block_bytes(size_t bytes) {
     size_t block_bytes = 0;
     KELPIE_ASSERT(bytes > 0);
-    kelpie__ignore(heap_class(bytes, &block_bytes) >= HEAP_CLASS_COUNT);
+    kelpie__ignore(heap_class(bytes, &block_bytes) >= SIM_HEAP_CLASS_COUNT);
     KELPIE_ASSERT(block_bytes >= bytes);
     return block_bytes;
 }
@@ -122,7 +124,7 @@ static void *heap_take(struct sim_heap *heap, size_t bytes, size_t *out_stale) {
         return NULL;
     }
     size_t class = heap_class(bytes, &block_bytes);
-    KELPIE_ASSERT(class < HEAP_CLASS_COUNT);
+    KELPIE_ASSERT(class < SIM_HEAP_CLASS_COUNT);
     struct heap_free *block = heap->free[class];
     if (block != NULL) {
         heap->free[class] = block->next;
@@ -168,6 +170,24 @@ void kelpie__sim_heap_free(struct sim_heap *heap, void *block, size_t bytes) {
     heap->live_bytes -= block_bytes;
     entry->next = heap->free[class];
     heap->free[class] = entry;
+}
+
+static size_t heap_class_bytes(size_t class) {
+    if (class < HEAP_SMALL_CLASSES) {
+        return (class + 1) * HEAP_STEP_BYTES;
+    }
+    size_t large = class - HEAP_SMALL_CLASSES;
+    return (large % 4 + 5) << (large / 4 + HEAP_SMALL_BITS - 2);
+}
+
+const void *kelpie__sim_heap_free_next(const struct sim_heap *heap, size_t class, const void *block,
+                                       size_t *out_bytes) {
+    const struct heap_free *entry = block;
+    KELPIE_ASSERT(class < SIM_HEAP_CLASS_COUNT);
+    entry = entry == NULL ? heap->free[class] : entry->next;
+    *out_bytes = heap_class_bytes(class);
+    KELPIE_ASSERT(heap_class(*out_bytes, out_bytes) == class);
+    return entry;
 }
 
 size_t kelpie__sim_heap_extent(const struct sim_heap *heap) {

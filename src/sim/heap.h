@@ -13,6 +13,8 @@
 
 struct sim_heap;
 
+#define SIM_HEAP_CLASS_COUNT 156u /* of sizes */
+
 /* Reserves address space; NULL when the system refuses. Fixed addresses are not promised. */
 void *kelpie__sim_heap_reserve(size_t capacity);
 void kelpie__sim_heap_unreserve(void *base, size_t capacity);
@@ -37,6 +39,10 @@ size_t kelpie__sim_heap_used(const struct sim_heap *heap);
 void kelpie__sim_heap_trim(struct sim_heap *heap, size_t kept);
 /* A heap's bytes were copied to its range, in which `used` bytes were used before. */
 void kelpie__sim_heap_copied(struct sim_heap *heap, size_t used);
+/* The free block of this class behind that one, NULL: the first; NULL: none. But for a pointer at
+ * its beginning, nobody will ever read what is in it. */
+const void *kelpie__sim_heap_free_next(const struct sim_heap *heap, size_t class, const void *block,
+                                       size_t *out_bytes);
 /* Bytes that are handed out now. */
 size_t kelpie__sim_heap_live_bytes(const struct sim_heap *heap);
 

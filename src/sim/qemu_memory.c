@@ -221,7 +221,7 @@ bool kelpie__sim_qemu_memory_open(struct sim_qemu *qemu) {
     memory->bytes = qemu->options.memory_mib << 20;
     memory->is_restored = qemu->options.is_incoming;
     if (qemu->options.is_incoming) {
-        memory->written = kelpie__alloc(qemu->os, sizeof(*memory->written));
+        memory->written = kelpie__alloc_raw(qemu->os, sizeof(*memory->written));
         if (memory->written == NULL) {
             return false;
         }

@@ -35,10 +35,11 @@ static void saved_page(struct saved *saved, uint32_t part) {
     uint8_t *out = saved->image + (size_t)part * SIM_QEMU_PAGE_BYTES;
     int64_t got = saved_peek(saved, KELPIE_SNAPSHOT_MAP_FILE, page / 8, &byte, 1);
     bool is_own = got < 0 || (byte >> page % 8 & 1) != 0;
-    memset(out, 0, SIM_QEMU_PAGE_BYTES);
-    kelpie__ignore(saved_peek(saved,
-                              is_own ? KELPIE_SNAPSHOT_MEMORY_FILE : KELPIE_SNAPSHOT_BASE_FILE,
-                              (uint64_t)page * SIM_QEMU_PAGE_BYTES, out, SIM_QEMU_PAGE_BYTES));
+    int64_t there =
+        saved_peek(saved, is_own ? KELPIE_SNAPSHOT_MEMORY_FILE : KELPIE_SNAPSHOT_BASE_FILE,
+                   (uint64_t)page * SIM_QEMU_PAGE_BYTES, out, SIM_QEMU_PAGE_BYTES);
+    size_t count = there > 0 ? (size_t)there : 0;
+    memset(out + count, 0, SIM_QEMU_PAGE_BYTES - count);
 }
 
 static uint64_t saved_memory_mib(const struct saved *saved) {
@@ -69,7 +70,7 @@ static bool saved_has_state(struct saved *saved) {
 
 bool kelpie__sim_qemu_saved(struct sim_disk *disk, const char *directory,
                             struct sim_guest_truth *out) {
-    struct saved *saved = calloc(1, sizeof(*saved)); /* the stack may be a small one */
+    struct saved *saved = malloc(sizeof(*saved)); /* the stack may be a small one */
     KELPIE_ASSERT(directory[0] == '/');
     if (saved == NULL) {
         return false;

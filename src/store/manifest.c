@@ -127,30 +127,31 @@ int kelpie__manifest_write(struct kelpie_os *os, int directory,
 /* ---- reading --------------------------------------------------------------------------------- */
 
 static bool read_disk(const struct kelpie_json_value *value, struct kelpie_manifest_disk *out) {
-    const char *text = value->text;
-    size_t length = value->length;
-    return kelpie__json_find_string(text, length, "serial", out->serial, sizeof(out->serial)) ==
+    struct kelpie_json_member members[] = {
+        {.key = "serial"}, {.key = "format"}, {.key = "file"}, {.key = "is_read_only"}};
+    return kelpie__json_members(value->text, value->length, members, KELPIE_ARRAY_COUNT(members)) ==
                0 &&
-           kelpie__json_find_string(text, length, "format", out->format, sizeof(out->format)) ==
-               0 &&
-           kelpie__json_find_string(text, length, "file", out->file, sizeof(out->file)) == 0 &&
-           kelpie__json_find_bool(text, length, "is_read_only", &out->is_read_only) == 0 &&
+           kelpie__json_member_string(&members[0], out->serial, sizeof(out->serial)) &&
+           kelpie__json_member_string(&members[1], out->format, sizeof(out->format)) &&
+           kelpie__json_member_string(&members[2], out->file, sizeof(out->file)) &&
+           kelpie__json_bool(&members[3].value, &out->is_read_only) == 0 &&
            kelpie__manifest_is_file_name(out->file);
 }
 
 static bool read_file(const struct kelpie_json_value *value, struct kelpie_manifest_file *out) {
-    return kelpie__json_find_string(value->text, value->length, "name", out->name,
-                                    sizeof(out->name)) == 0 &&
-           kelpie__json_find_u64(value->text, value->length, "size_bytes", &out->size_bytes) == 0 &&
+    struct kelpie_json_member members[] = {{.key = "name"}, {.key = "size_bytes"}};
+    return kelpie__json_members(value->text, value->length, members, KELPIE_ARRAY_COUNT(members)) ==
+               0 &&
+           kelpie__json_member_string(&members[0], out->name, sizeof(out->name)) &&
+           kelpie__json_u64(&members[1].value, &out->size_bytes) == 0 &&
            kelpie__manifest_is_file_name(out->name);
 }
 
-static bool read_lists(const char *text, size_t length, struct kelpie_manifest *out) {
-    struct kelpie_json_value list;
+static bool read_lists(const struct kelpie_json_value *disks, const struct kelpie_json_value *files,
+                       struct kelpie_manifest *out) {
     struct kelpie_json_value item;
     struct kelpie_json_iterator iterator;
-    if (kelpie__json_find(text, length, "disks", &list) < 0 ||
-        kelpie__json_iterate(&list, &iterator) < 0 || iterator.is_object) {
+    if (kelpie__json_iterate(disks, &iterator) < 0 || iterator.is_object) {
         return false;
     }
     int found = kelpie__json_next(&iterator, NULL, &item);
@@ -161,8 +162,7 @@ static bool read_lists(const char *text, size_t length, struct kelpie_manifest *
         out->disk_count += 1;
         found = kelpie__json_next(&iterator, NULL, &item);
     }
-    if (found != 0 || kelpie__json_find(text, length, "files", &list) < 0 ||
-        kelpie__json_iterate(&list, &iterator) < 0 || iterator.is_object) {
+    if (found != 0 || kelpie__json_iterate(files, &iterator) < 0 || iterator.is_object) {
         return false;
     }
     found = kelpie__json_next(&iterator, NULL, &item);
@@ -176,9 +176,9 @@ static bool read_lists(const char *text, size_t length, struct kelpie_manifest *
     return found == 0;
 }
 
-static bool read_u32(const char *text, size_t length, const char *key, uint32_t *out) {
+static bool read_u32(const struct kelpie_json_value *number, uint32_t *out) {
     uint64_t value = 0;
-    if (kelpie__json_find_u64(text, length, key, &value) < 0 || value > UINT32_MAX) {
+    if (kelpie__json_u64(number, &value) < 0 || value > UINT32_MAX) {
         return false;
     }
     *out = (uint32_t)value;
@@ -195,23 +195,56 @@ static bool manifest_is_whole(const char *text, size_t length) {
     return memcmp(text + MANIFEST_SELF_BYTES, sum, MANIFEST_SUM_DIGITS) == 0;
 }
 
+/* What is no text, in the order in which it is written. */
+enum manifest_member {
+    MEMBER_CREATED_MS,
+    MEMBER_TSC_KHZ,
+    MEMBER_CPU_COUNT,
+    MEMBER_MEMORY_MIB,
+    MEMBER_IS_PAUSED,
+    MEMBER_HAS_BASE,
+    MEMBER_PAGE_COUNT,
+    MEMBER_STORED_BYTES,
+    MEMBER_DISKS,
+    MEMBER_FILES,
+};
+
+/* In one pass: there are many members, and a manifest is read often. */
 static bool manifest_read(const char *text, size_t length, struct kelpie_manifest *out) {
-    bool is_good = manifest_is_whole(text, length) && kelpie__json_validate(text, length) == 0;
+#define MEMBER_TEXT(field) {.key = #field},
+    struct kelpie_json_member members[] = {
+        MANIFEST_TEXTS(MEMBER_TEXT){.key = "created_ms"},
+        {.key = "tsc_khz"},
+        {.key = "cpu_count"},
+        {.key = "memory_mib"},
+        {.key = "is_paused"},
+        {.key = "has_base"},
+        {.key = "page_count"},
+        {.key = "stored_bytes"},
+        {.key = "disks"},
+        {.key = "files"},
+    };
+#undef MEMBER_TEXT
+    const struct kelpie_json_member *member = members;
+    bool is_good = manifest_is_whole(text, length) &&
+                   kelpie__json_members(text, length, members, KELPIE_ARRAY_COUNT(members)) == 0;
     *out = (struct kelpie_manifest){0};
 #define READ_TEXT(field)                                                                           \
-    is_good = is_good &&                                                                           \
-              kelpie__json_find_string(text, length, #field, out->field, sizeof(out->field)) == 0;
+    is_good = is_good && kelpie__json_member_string(member, out->field, sizeof(out->field));       \
+    member += 1;
     MANIFEST_TEXTS(READ_TEXT)
 #undef READ_TEXT
-    return is_good && kelpie__json_find_i64(text, length, "created_ms", &out->created_ms) == 0 &&
-           kelpie__json_find_u64(text, length, "tsc_khz", &out->tsc_khz) == 0 &&
-           read_u32(text, length, "cpu_count", &out->cpu_count) &&
-           read_u32(text, length, "memory_mib", &out->memory_mib) &&
-           kelpie__json_find_bool(text, length, "is_paused", &out->is_paused) == 0 &&
-           kelpie__json_find_bool(text, length, "has_base", &out->has_base) == 0 &&
-           kelpie__json_find_u64(text, length, "page_count", &out->page_count) == 0 &&
-           kelpie__json_find_u64(text, length, "stored_bytes", &out->stored_bytes) == 0 &&
-           read_lists(text, length, out) && kelpie__config_check_name(out->name, NULL) == 0;
+    KELPIE_ASSERT(member + MEMBER_FILES + 1 == members + KELPIE_ARRAY_COUNT(members));
+    return is_good && kelpie__json_member_i64(&member[MEMBER_CREATED_MS], &out->created_ms) &&
+           kelpie__json_u64(&member[MEMBER_TSC_KHZ].value, &out->tsc_khz) == 0 &&
+           read_u32(&member[MEMBER_CPU_COUNT].value, &out->cpu_count) &&
+           read_u32(&member[MEMBER_MEMORY_MIB].value, &out->memory_mib) &&
+           kelpie__json_bool(&member[MEMBER_IS_PAUSED].value, &out->is_paused) == 0 &&
+           kelpie__json_bool(&member[MEMBER_HAS_BASE].value, &out->has_base) == 0 &&
+           kelpie__json_u64(&member[MEMBER_PAGE_COUNT].value, &out->page_count) == 0 &&
+           kelpie__json_u64(&member[MEMBER_STORED_BYTES].value, &out->stored_bytes) == 0 &&
+           read_lists(&member[MEMBER_DISKS].value, &member[MEMBER_FILES].value, out) &&
+           kelpie__config_check_name(out->name, NULL) == 0;
 }
 
 int kelpie__manifest_parse(const char *text, size_t length, struct kelpie_manifest *out,

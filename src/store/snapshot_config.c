@@ -10,7 +10,7 @@ int kelpie__snapshot_config(const struct kelpie_snapshot *snapshot,
                             struct kelpie_config_values *out, struct kelpie_error *error) {
     struct kelpie_os *os = snapshot->store->os;
     kelpie__snapshot_check(snapshot);
-    char *text = kelpie__alloc(os, KELPIE_CONFIG_JSON_BYTES_MAX);
+    char *text = kelpie__alloc_raw(os, KELPIE_CONFIG_JSON_BYTES_MAX);
     if (text == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a configuration");
     }

@@ -28,11 +28,11 @@
 #define COPY_WRITES_MAX 16u
 
 struct kelpie_qemu_copy_buffers {
-    uint8_t bits[COPY_UNIT_PAGES / 8];
+    _Alignas(uint64_t) uint8_t bits[COPY_UNIT_PAGES / 8];
     uint8_t data[COPY_RUN_PAGES * KELPIE_QEMU_PAGE_BYTES];
 };
 
-static_assert(COPY_UNIT_PAGES % 8 == 0, "a unit is whole bytes of the map");
+static_assert(COPY_UNIT_PAGES % 64 == 0, "a unit is whole words of the map");
 
 /* ---- where it is ----------------------------------------------------------------------------- */
 
@@ -152,6 +152,21 @@ static void copy_check(const struct kelpie_qemu_copy *copy) {
 static bool copy_bit(const struct kelpie_qemu_copy *copy, uint64_t index) {
     KELPIE_ASSERT(index < COPY_UNIT_PAGES);
     return (copy->buffers->bits[index / 8] >> (index % 8) & 1) != 0;
+}
+
+/* The first page from that one on whose bit is set, or the unit's end: most of a unit has none, and
+ * is passed by words. */
+static uint64_t copy_next(const struct kelpie_qemu_copy *copy, uint64_t from) {
+    uint64_t next = from;
+    while (next < copy->unit_count && !copy_bit(copy, next)) {
+        uint64_t word = 1;
+        if (next % 64 == 0) {
+            memcpy(&word, &copy->buffers->bits[next / 8], sizeof(word));
+        }
+        next += word == 0 ? 64 : 1;
+    }
+    KELPIE_ASSERT(next >= from);
+    return kelpie__min_u64(next, copy->unit_count);
 }
 
 static bool bytes_are_zero(const uint8_t *bytes, size_t count) {
@@ -348,11 +363,7 @@ static int copy_step(struct kelpie_qemu_copy *copy, struct kelpie_error *error) 
     if (copy->unit_count == 0) {
         return copy_unit_begin(copy, error);
     }
-    uint64_t next = copy->unit_next;
-    while (next < copy->unit_count && !copy_bit(copy, next)) {
-        next += next % 8 == 0 && copy->buffers->bits[next / 8] == 0 ? 8 : 1;
-    }
-    next = kelpie__min_u64(next, copy->unit_count);
+    uint64_t next = copy_next(copy, copy->unit_next);
     uint64_t end = next;
     while (end < copy->unit_count && end - next < COPY_RUN_PAGES && copy_bit(copy, end)) {
         end += 1;
