@@ -227,12 +227,26 @@ static int copy_take_back(struct kelpie_qemu_copy *copy, uint64_t page,
                : copy_fail(copy, written, "take back a part", offset, error);
 }
 
+/* The same for a word of the unit's bits, from this byte of them on. */
+static uint64_t copy_gone(const struct kelpie_qemu_copy *copy, const uint8_t *ahead, size_t at) {
+    uint64_t was = 0;
+    uint64_t is = 0;
+    KELPIE_ASSERT(at + sizeof(is) <= sizeof(copy->buffers->bits));
+    memcpy(&was, ahead, sizeof(was));
+    memcpy(&is, &copy->buffers->bits[at], sizeof(is));
+    return was & ~is;
+}
+
 /* Those of the unit that were written in advance, and are not private any more. */
 static int copy_take_back_unit(struct kelpie_qemu_copy *copy, struct kelpie_error *error) {
     const uint8_t *ahead = &copy->order.ahead.bits[copy->unit_page / 8];
+    size_t bytes = (size_t)(copy->unit_count + 7) / 8;
     int status = 0;
     KELPIE_ASSERT(copy->unit_page % 8 == 0);
-    for (size_t i = 0; i < (copy->unit_count + 7) / 8 && status == 0; i += 1) {
+    for (size_t i = 0; i < bytes && status == 0; i += 1) {
+        while (bytes - i > sizeof(uint64_t) && copy_gone(copy, &ahead[i], i) == 0) {
+            i += sizeof(uint64_t); /* bound: the unit; of most words none is gone */
+        }
         unsigned gone = ahead[i] & ~(unsigned)copy->buffers->bits[i];
         for (unsigned bit = 0; bit < 8 && gone >> bit != 0 && status == 0; bit += 1) {
             if ((gone >> bit & 1) != 0) {
