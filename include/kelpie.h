@@ -2,12 +2,11 @@
  *
  * libkelpie: microVMs for programs. Start one, run commands in it, throw it away.
  *
- * A first program (examples/first.c): kelpie_open, kelpie_config_create, kelpie_vm_create,
- * kelpie_vm_start, kelpie_vm_exec, kelpie_close.
+ * A first program is examples/first.c.
  *
  * Words. `borrows`: used during the call only. `keeps`: used until the named event. `takes`: the
- * library's when the call succeeds, still the caller's when it fails. `gives`: the caller releases
- * it with the named function.
+ * library's when the call succeeds, else still the caller's. `gives`: the caller releases it with
+ * the named function.
  *
  * Results. Every function that can fail returns 0 or a negative KELPIE_E_* and takes, as its last
  * argument, a `struct kelpie_error *` of the caller's that may be NULL. On failure every out_
@@ -16,17 +15,14 @@
  *
  * Threads. A `struct kelpie` and all that came from it belong to one thread at a time. Two threads
  * open two, and both may attach to the same VM. The library makes no threads, installs no signal
- * handlers, lets no SIGCHLD of its own be seen, never prints and never exits. It does not survive
- * fork(2): open anew in the child.
+ * handlers, lets no SIGCHLD of its own be seen, never prints or exits. After fork(2), open anew.
  *
  * Blocking and asynchronous. A blocking call drives the event loop until its operation has ended;
  * inside a callback it is refused with KELPIE_E_MISUSE. Its twin ends in _async: a start that fails
  * never calls back, one that succeeds calls back exactly once and never before it has returned.
- * Between, the program calls kelpie_dispatch whenever kelpie_fd is readable or kelpie_timeout_ms
- * has passed.
+ * Between, call kelpie_dispatch whenever kelpie_fd is readable or kelpie_timeout_ms has passed.
  *
- * Options structures begin with `struct_size`: set it to sizeof. Zero in any other member means the
- * default.
+ * Options structures begin with `struct_size`: set it to sizeof. Zero elsewhere means the default.
  */
 #ifndef KELPIE_H
 #define KELPIE_H
@@ -185,6 +181,10 @@ enum kelpie_backend {
     KELPIE_BACKEND_KRUN, /* libkrun 1.17.0 or newer, on KVM; no snapshots (docs/backends.md) */
 };
 
+/* To the agent, of QEMU: a virtio-serial port, or the kernel's vsock (vhost), which needs KVM and
+ * /dev/vhost-vsock and cannot be saved: no snapshots, forks and templates. */
+enum kelpie_channel { KELPIE_CHANNEL_SERIAL, KELPIE_CHANNEL_VSOCK };
+
 enum kelpie_lifetime {
     KELPIE_LIFETIME_OWNED,    /* ends with the connection or process that created it, in any case */
     KELPIE_LIFETIME_DETACHED, /* lives until it is stopped */
@@ -213,6 +213,7 @@ void kelpie_config_set_kernel(struct kelpie_config *config, const char *path);
 void kelpie_config_set_accelerator(struct kelpie_config *config,
                                    enum kelpie_accelerator accelerator);
 void kelpie_config_set_backend(struct kelpie_config *config, enum kelpie_backend backend);
+void kelpie_config_set_channel(struct kelpie_config *config, enum kelpie_channel channel);
 /* 30,000 */
 void kelpie_config_set_boot_timeout_ms(struct kelpie_config *config, uint64_t boot_timeout_ms);
 void kelpie_config_set_lifetime(struct kelpie_config *config, enum kelpie_lifetime lifetime);

@@ -208,6 +208,9 @@ static void agent_boot(struct kelpie_agent *agent) {
     }
     uint32_t host_port = kelpie__agent_dial_port(agent->os);
     if (host_port != 0) {
+        if (kelpie__agent_load_modules(agent->os, "vsock", &agent->boot_error) < 0) {
+            kelpie__agent_log(agent->os, "%s", agent->boot_error.message);
+        }
         kelpie__agent_dial(agent, host_port);
     } else {
         agent_search_callback(agent);

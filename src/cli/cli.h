@@ -73,6 +73,7 @@ struct kelpie_cli_options {
     const char *kernel;
     const char *accelerator;
     const char *backend;
+    const char *channel;
     const char *snapshot;
     const char *name;
     const char *user;

@@ -60,11 +60,23 @@ static bool set_backend(struct kelpie_cli *cli, struct kelpie_config *config) {
     return name == NULL;
 }
 
+static bool set_channel(struct kelpie_cli *cli, struct kelpie_config *config) {
+    const char *name = cli->options.channel;
+    bool is_vsock = name != NULL && kelpie__text_equal(name, "vsock");
+    if (name != NULL && !is_vsock && !kelpie__text_equal(name, "serial")) {
+        kelpie__ignore(kelpie__cli_fail(cli, "--channel: \"%s\" is not serial or vsock", name));
+        return false;
+    }
+    kelpie_config_set_channel(config, is_vsock ? KELPIE_CHANNEL_VSOCK : KELPIE_CHANNEL_SERIAL);
+    return true;
+}
+
 /* False: one of them is not good, which was reported. */
 static bool set_texts(struct kelpie_cli *cli, struct kelpie_config *config) {
     const struct kelpie_cli_options *options = &cli->options;
     bool is_good = set_accelerator(cli, config);
     is_good = set_backend(cli, config) && is_good;
+    is_good = set_channel(cli, config) && is_good;
     if (options->root != NULL) {
         if (set_path(cli, "root", options->root, cli->root_path)) {
             kelpie_config_set_root(config, cli->root_path);

@@ -11,6 +11,7 @@
 
 static const char *const accelerator_names[] = {"auto", "kvm", "tcg"};
 static const char *const backend_names[] = {"auto", "qemu", "krun"};
+static const char *const channel_names[] = {"serial", "vsock"};
 static const char *const lifetime_names[] = {"owned", "detached"};
 
 void kelpie__config_defaults(struct kelpie_config_values *values) {
@@ -167,6 +168,8 @@ uint32_t kelpie__config_problems(const struct kelpie_config_values *values,
                  (int)values->accelerator);
     check_choice(&list, "backend", backend_names, KELPIE_ARRAY_COUNT(backend_names),
                  (int)values->backend);
+    check_choice(&list, "channel", channel_names, KELPIE_ARRAY_COUNT(channel_names),
+                 (int)values->channel);
     check_choice(&list, "lifetime", lifetime_names, KELPIE_ARRAY_COUNT(lifetime_names),
                  (int)values->lifetime);
     check_disk(&list, values);
@@ -177,6 +180,11 @@ uint32_t kelpie__config_problems(const struct kelpie_config_values *values,
         if (kelpie__config_check_name(values->snapshot, &name) < 0) {
             kelpie__ignore(kelpie__fail_field(problem_add(&list), KELPIE_E_CONFIG, "snapshot",
                                               "snapshot: %s", name.message));
+        }
+        if (values->channel == KELPIE_CHANNEL_VSOCK) {
+            kelpie__ignore(kelpie__fail_field(
+                problem_add(&list), KELPIE_E_UNSUPPORTED, "channel",
+                "channel: what is made from a snapshot has the channel serial, not vsock"));
         }
     }
     if (values->too_long_field != NULL) {
@@ -249,6 +257,7 @@ int64_t kelpie__config_write(const struct kelpie_config_values *values, char *ou
     kelpie__json_write_bool(&writer, "template", values->uses_template);
     kelpie__json_write_string(&writer, "accel", accelerator_names[values->accelerator]);
     kelpie__json_write_string(&writer, "backend", backend_names[values->backend]);
+    kelpie__json_write_string(&writer, "channel", channel_names[values->channel]);
     kelpie__json_write_string(&writer, "lifetime", lifetime_names[values->lifetime]);
     kelpie__json_write_string(&writer, "root", values->root);
     kelpie__json_write_string(&writer, "kernel", values->kernel);
@@ -291,6 +300,7 @@ static int name_find(const char *text, const char *const *names, size_t count) {
     M(template)                                                                                    \
     M(accel)                                                                                       \
     M(backend)                                                                                     \
+    M(channel)                                                                                     \
     M(lifetime)                                                                                    \
     M(root)                                                                                        \
     M(kernel)                                                                                      \
@@ -307,6 +317,19 @@ enum config_member {
         CONFIG_MEMBER_COUNT,
 };
 
+/* Of a member that older files do not have: the first name is what they mean. -1: unknown. */
+static int read_later_enum(const struct kelpie_json_member *member, const char *const *names,
+                           size_t count) {
+    char word[16];
+    KELPIE_ASSERT(count > 0);
+    if (member->value.text == NULL) {
+        return 0;
+    }
+    return kelpie__json_string(&member->value, word, sizeof(word), NULL) == 0
+               ? name_find(word, names, count)
+               : -1;
+}
+
 static bool read_enums(const struct kelpie_json_member *members,
                        struct kelpie_config_values *values) {
     char word[16];
@@ -321,16 +344,15 @@ static bool read_enums(const struct kelpie_json_member *members,
     if (accelerator < 0 || lifetime < 0) {
         return false;
     }
-    if (members[CONFIG_backend].value.text != NULL) { /* not in files of before 0.3 */
-        int backend = -1;
-        if (kelpie__json_string(&members[CONFIG_backend].value, word, sizeof(word), NULL) == 0) {
-            backend = name_find(word, backend_names, KELPIE_ARRAY_COUNT(backend_names));
-        }
-        if (backend < 0) {
-            return false;
-        }
-        values->backend = (enum kelpie_backend)backend;
+    int backend =
+        read_later_enum(&members[CONFIG_backend], backend_names, KELPIE_ARRAY_COUNT(backend_names));
+    int channel =
+        read_later_enum(&members[CONFIG_channel], channel_names, KELPIE_ARRAY_COUNT(channel_names));
+    if (backend < 0 || channel < 0) {
+        return false;
     }
+    values->backend = (enum kelpie_backend)backend;
+    values->channel = (enum kelpie_channel)channel;
     values->accelerator = (enum kelpie_accelerator)accelerator;
     values->lifetime = (enum kelpie_lifetime)lifetime;
     return true;

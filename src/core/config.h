@@ -45,6 +45,7 @@ struct kelpie_config_values {
     bool uses_template; /* a start that would boot may come from a template instead */
     enum kelpie_accelerator accelerator;
     enum kelpie_backend backend;
+    enum kelpie_channel channel;
     enum kelpie_lifetime lifetime;
     char snapshot[KELPIE_NAME_BYTES_MAX + 1]; /* that its first start is made from; "": it boots */
     uint32_t environment_count;

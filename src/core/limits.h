@@ -41,6 +41,7 @@
 #define KELPIE_RESUME_TIMEOUT_MS 5000u     /* of a guest that runs again, to prove that it lives */
 #define KELPIE_QUIESCE_TIMEOUT_MS 1000u    /* design.md, "Across time" */
 #define KELPIE_GUEST_SYNC_TIMEOUT_MS 1000u /* before a snapshot, which is taken all the same */
+#define KELPIE_KVM_OPEN_MS 1000u           /* an open of /dev/kvm; then it counts as hanging */
 #define KELPIE_KVM_TRIAL_MS 4500u          /* a first boot on an unproved KVM; TCG within 5 s */
 
 /* ---- snapshots ------------------------------------------------------------------------------- */

@@ -96,6 +96,10 @@ void kelpie_config_set_backend(struct kelpie_config *config, enum kelpie_backend
     config->values.backend = backend;
 }
 
+void kelpie_config_set_channel(struct kelpie_config *config, enum kelpie_channel channel) {
+    config->values.channel = channel;
+}
+
 void kelpie_config_set_accelerator(struct kelpie_config *config,
                                    enum kelpie_accelerator accelerator) {
     config->values.accelerator = accelerator;

@@ -4,6 +4,7 @@
  * it. Nothing is changed but the cache; KVM is tried by booting a guest, since some hosts have a
  * /dev/kvm on which no Linux gets anywhere.
  */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -242,6 +243,27 @@ static int try_kvm(struct kelpie *kelpie, enum kelpie_backend backend, struct ke
     return status;
 }
 
+/* False: it does not, which was told. */
+static bool kvm_opens(const struct doctor *doctor) {
+    struct kelpie_os *os = doctor->kelpie->os;
+    if (kelpie__os_device_answers(os, DOCTOR_KVM_DEVICE, KELPIE_KVM_OPEN_MS) == -ETIMEDOUT) {
+        tell(doctor, "kvm", KELPIE_CHECK_WARNING, "",
+             "%s hangs: it did not open within %u ms; VMs run under TCG", DOCTOR_KVM_DEVICE,
+             KELPIE_KVM_OPEN_MS);
+        return false;
+    }
+    int device = kelpie__os_open(os, KELPIE_OS_CWD, DOCTOR_KVM_DEVICE,
+                                 KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE, 0);
+    if (device < 0) {
+        tell(doctor, "kvm", KELPIE_CHECK_WARNING, "usermod -aG kvm \"$USER\", then log in again",
+             "%s cannot be opened: %s; VMs run under TCG", DOCTOR_KVM_DEVICE,
+             kelpie__errno_text(-device) != NULL ? kelpie__errno_text(-device) : "unknown error");
+        return false;
+    }
+    kelpie__ignore(kelpie__os_close(os, device)); /* nothing was done with it */
+    return true;
+}
+
 static void check_kvm(const struct doctor *doctor, bool tries_kvm, bool can_boot) {
     struct kelpie *kelpie = doctor->kelpie;
     struct kelpie_error error = {0};
@@ -252,15 +274,9 @@ static void check_kvm(const struct doctor *doctor, bool tries_kvm, bool can_boot
              DOCTOR_KVM_DEVICE);
         return;
     }
-    int device = kelpie__os_open(kelpie->os, KELPIE_OS_CWD, DOCTOR_KVM_DEVICE,
-                                 KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE, 0);
-    if (device < 0) {
-        tell(doctor, "kvm", KELPIE_CHECK_WARNING, "usermod -aG kvm \"$USER\", then log in again",
-             "%s cannot be opened: %s; VMs run under TCG", DOCTOR_KVM_DEVICE,
-             kelpie__errno_text(-device) != NULL ? kelpie__errno_text(-device) : "unknown error");
+    if (!kvm_opens(doctor)) {
         return;
     }
-    kelpie__ignore(kelpie__os_close(kelpie->os, device)); /* nothing was done with it */
     if (!tries_kvm || !can_boot) {
         tell_remembered(doctor);
         return;

@@ -49,6 +49,20 @@ static enum kelpie_vmm_backend backend_pick(struct kelpie_monitor *monitor, bool
                           : backend_auto(monitor);
 }
 
+int kelpie__backend_check_channel(const struct kelpie_monitor *monitor, const char *operation,
+                                  struct kelpie_error *error) {
+    KELPIE_ASSERT(operation[0] != '\0');
+    if (monitor->backend != KELPIE_VMM_BACKEND_QEMU ||
+        monitor->config.channel != KELPIE_CHANNEL_VSOCK) {
+        return 0;
+    }
+    return kelpie__fail(
+        error, KELPIE_E_UNSUPPORTED, 0,
+        "%s: the channel of VM \"%s\" is vsock, whose state is in the host's kernel "
+        "and cannot be saved; make the VM with the channel serial",
+        operation, monitor->config.name);
+}
+
 int kelpie__backend_can_restore(struct kelpie_monitor *monitor, struct kelpie_error *error) {
     if (monitor->lifecycle.vmm == NULL) {
         monitor->backend = backend_pick(monitor, true);
@@ -59,7 +73,7 @@ int kelpie__backend_can_restore(struct kelpie_monitor *monitor, struct kelpie_er
         return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
                             "the backend \"%s\" cannot restore a VM; use qemu", driver->name);
     }
-    return 0;
+    return kelpie__backend_check_channel(monitor, "restore", error);
 }
 
 int kelpie__backend_choose(struct kelpie_monitor *monitor, bool needs_snapshot,
@@ -73,6 +87,9 @@ int kelpie__backend_choose(struct kelpie_monitor *monitor, bool needs_snapshot,
                             "start: the backend \"%s\" cannot start a VM from a snapshot; use "
                             "qemu",
                             driver->name);
+    }
+    if (needs_snapshot && kelpie__backend_check_channel(monitor, "start", error) < 0) {
+        return KELPIE_E_UNSUPPORTED;
     }
     if (monitor->backend == KELPIE_VMM_BACKEND_KRUN && monitor->config.kernel[0] != '\0') {
         return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,

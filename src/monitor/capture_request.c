@@ -6,6 +6,7 @@
 #include "core/config.h"
 #include "core/json.h"
 #include "core/state.h"
+#include "monitor/backend.h"
 #include "monitor/capture.h"
 #include "monitor/monitor.h"
 #include "os/os_call.h"
@@ -26,6 +27,10 @@ static int capture_check(struct kelpie_capture *capture, struct kelpie_error *er
         return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
                             "snapshot: the backend \"%s\" cannot save a VM",
                             lifecycle->vmm->operations->name);
+    }
+    status = kelpie__backend_check_channel(monitor, "snapshot", error);
+    if (status < 0) {
+        return status;
     }
     if (monitor->pause.phase != KELPIE_PAUSE_IDLE) {
         return kelpie__fail(error, KELPIE_E_BUSY, 0,

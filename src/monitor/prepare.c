@@ -443,6 +443,8 @@ void kelpie__prepare_spec(const struct kelpie_prepare *prepare, struct kelpie_vm
         .disk_count = count,
         .cpu_count = (uint32_t)monitor->config.cpus,
         .memory_mib = (uint32_t)monitor->config.memory_mib,
+        .channel = monitor->config.channel == KELPIE_CHANNEL_VSOCK ? KELPIE_VMM_CHANNEL_VSOCK
+                                                                   : KELPIE_VMM_CHANNEL_SERIAL,
     };
 }
 

@@ -45,6 +45,7 @@ void kelpie__template_reset(struct kelpie_template *template) {
 static bool template_is_possible(const struct kelpie_template *template) {
     const struct kelpie_monitor *monitor = template->monitor;
     return monitor->config.uses_template && !template->is_forsaken &&
+           monitor->config.channel == KELPIE_CHANNEL_SERIAL &&
            (kelpie__vmm_driver(monitor->backend)->capabilities & KELPIE_VMM_CAN_SNAPSHOT) != 0 &&
            !monitor->prepare.has_upper;
 }

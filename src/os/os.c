@@ -486,3 +486,26 @@ int kelpie__os_dial_host(struct kelpie_os *os, uint32_t port) {
     KELPIE_ASSERT(port > 0);
     return answer(guest(os)->dial_host(os, port));
 }
+
+/* ---- a real host's devices ------------------------------------------------------------------- */
+
+int kelpie__os_claim_guest(struct kelpie_os *os, uint32_t cid) {
+    KELPIE_ASSERT(cid > 2); /* vsock(7): the host's own are below */
+    return os->host == NULL ? -ENODEV : answer(os->host->claim_guest(os, cid));
+}
+
+int kelpie__os_listen_guests(struct kelpie_os *os, uint32_t *out_port) {
+    int listener = os->host == NULL ? -ENODEV : answer(os->host->listen_guests(os, out_port));
+    KELPIE_ASSERT(listener < 0 || *out_port > 0);
+    return listener;
+}
+
+int kelpie__os_guest_of(struct kelpie_os *os, int stream, uint32_t *out_cid) {
+    KELPIE_ASSERT(stream >= 0);
+    return os->host == NULL ? -ENODEV : answer(os->host->guest_of(os, stream, out_cid));
+}
+
+int kelpie__os_device_answers(struct kelpie_os *os, const char *path, uint32_t timeout_ms) {
+    KELPIE_ASSERT(path[0] == '/' && timeout_ms > 0);
+    return os->host == NULL ? 0 : answer(os->host->device_answers(os, path, timeout_ms));
+}

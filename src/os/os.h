@@ -166,9 +166,23 @@ struct kelpie_os_guest {
     int (*dial_host)(struct kelpie_os *, uint32_t port);
 };
 
+/* What only the devices of a real host do. NULL in a simulated one, whose devices all answer. */
+struct kelpie_os_host {
+    /* A vhost-vsock device, for a VMM, that holds this CID until it is closed: -EADDRINUSE when
+     * another guest has it. */
+    int (*claim_guest)(struct kelpie_os *, uint32_t cid);
+    /* listens on a vsock port of the system's choice */
+    int (*listen_guests)(struct kelpie_os *, uint32_t *out_port);
+    /* the CID that a stream which was accepted there comes from */
+    int (*guest_of)(struct kelpie_os *, int stream, uint32_t *out_cid);
+    /* waits until an open of it was answered, whatever the answer: 0, or -ETIMEDOUT */
+    int (*device_answers)(struct kelpie_os *, const char *path, uint32_t timeout_ms);
+};
+
 struct kelpie_os {
     void *context;
     const struct kelpie_os_guest *guest;
+    const struct kelpie_os_host *host;
 
     int64_t (*now)(struct kelpie_os *, enum kelpie_os_clock); /* ns */
     uint64_t (*cycles)(struct kelpie_os *);                   /* the TSC; 0 where there is none */

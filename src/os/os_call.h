@@ -142,4 +142,12 @@ KELPIE_MUST_CHECK int kelpie__os_halt(struct kelpie_os *os, bool is_power_off);
 KELPIE_MUST_CHECK int kelpie__os_link_up(struct kelpie_os *os, const char *interface);
 KELPIE_MUST_CHECK int kelpie__os_dial_host(struct kelpie_os *os, uint32_t port);
 
+/* What only a real host's devices do. Where there are none (os->host): -ENODEV; and every device
+ * answers. */
+KELPIE_MUST_CHECK int kelpie__os_claim_guest(struct kelpie_os *os, uint32_t cid);
+KELPIE_MUST_CHECK int kelpie__os_listen_guests(struct kelpie_os *os, uint32_t *out_port);
+KELPIE_MUST_CHECK int kelpie__os_guest_of(struct kelpie_os *os, int stream, uint32_t *out_cid);
+KELPIE_MUST_CHECK int kelpie__os_device_answers(struct kelpie_os *os, const char *path,
+                                                uint32_t timeout_ms);
+
 #endif

@@ -580,6 +580,7 @@ struct kelpie_os *kelpie__os_fault_wrap(struct kelpie_os *inner, const char *rol
     fault->os = fault_table;
     fault->os.context = fault;
     fault->os.guest = inner->guest;
+    fault->os.host = inner->host;
     fault->inner = inner;
     fault->role = role;
     fault->seed = seed == NULL ? fault->plan.header.seed : strtoull(seed, NULL, 0);

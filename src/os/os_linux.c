@@ -192,6 +192,7 @@ struct kelpie_os *kelpie__os_linux_create(void) {
     kelpie__os_linux_fill_stream(os);
     kelpie__os_linux_fill_file(os);
     kelpie__os_linux_fill_terminal(os);
+    kelpie__os_linux_fill_host(os);
     return os;
 }
 

@@ -29,6 +29,7 @@ void kelpie__os_linux_fill_process(struct kelpie_os *os);
 void kelpie__os_linux_fill_stream(struct kelpie_os *os);
 void kelpie__os_linux_fill_file(struct kelpie_os *os);
 void kelpie__os_linux_fill_terminal(struct kelpie_os *os);
+void kelpie__os_linux_fill_host(struct kelpie_os *os);
 
 /* 0 or more, or -errno. */
 int kelpie__os_linux_result(long result);

@@ -29,11 +29,12 @@ struct modules_wanted {
     bool is_required;
 };
 
-/* The agent loads "early" always, "disk" for a root on a disk, then the group of its file system,
- * and "overlay" when there is a writable layer. */
+/* The agent loads "early" always, "vsock" when it has to dial, "disk" for a root on a disk, then
+ * the group of its file system, and "overlay" when there is a writable layer. */
 static const struct modules_wanted modules_wanted[] = {
     {"virtio_mmio", "early", true},
     {"virtio_console", "early", true},
+    {"vmw_vsock_virtio_transport", "vsock", false},
     {"virtio_blk", "disk", true},
     /* Nothing depends on it by symbols: file systems ask for a checksum by name. */
     {"crc32c_intel", "disk", false},

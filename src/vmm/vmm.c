@@ -81,6 +81,7 @@ int kelpie__vmm_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
         KELPIE_ASSERT(restore->base >= 0 && restore->description != NULL);
         KELPIE_ASSERT((restore->memory < 0) == (restore->map < 0));
         KELPIE_ASSERT(restore->device >= 0 || restore->memory < 0);
+        KELPIE_ASSERT(spec->channel == KELPIE_VMM_CHANNEL_SERIAL);
     }
     vmm->is_restored = restore != NULL;
     vmm->is_waiting = restore != NULL && restore->device < 0;

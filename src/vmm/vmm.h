@@ -42,6 +42,11 @@ enum kelpie_vmm_accelerator {
     KELPIE_VMM_ACCELERATOR_TCG,
 };
 
+enum kelpie_vmm_channel { /* of the agent, on a VMM that has both */
+                          KELPIE_VMM_CHANNEL_SERIAL,
+                          KELPIE_VMM_CHANNEL_VSOCK, /* of the host's kernel; cannot be saved */
+};
+
 enum kelpie_vmm_disk_format {
     KELPIE_VMM_DISK_RAW,
     KELPIE_VMM_DISK_QCOW2,
@@ -100,6 +105,7 @@ struct kelpie_vmm_spec {
     uint32_t cpu_count;
     uint32_t memory_mib;
     enum kelpie_vmm_accelerator accelerator;
+    enum kelpie_vmm_channel channel;
     /* NULL: boot. Else kernel, initramfs, kernel_kind and accelerator are not used: the first two
      * are in the guest's memory, the others in the description. */
     const struct kelpie_vmm_restore *restore;

@@ -10,9 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "contract.h"
+#include "hanging.h"
 
 static const char *const calls_old[] = {
     "krun_init_log",
@@ -271,13 +273,14 @@ static void test_krun_confined(const struct harness *harness) {
 }
 
 struct told {
+    const char *name; /* NULL: "libkrun" */
     enum kelpie_check_status status;
     char detail[1024];
 };
 
 static void on_check(void *context, const struct kelpie_check *check) {
     struct told *told = context;
-    if (strcmp(check->name, "libkrun") == 0) {
+    if (strcmp(check->name, told->name != NULL ? told->name : "libkrun") == 0) {
         told->status = check->status;
         snprintf(told->detail, sizeof(told->detail), "%s", check->detail);
     }
@@ -324,15 +327,18 @@ static void hanging_qemu_make(const char *path, const char *log) {
     HARNESS_CHECK(fclose(file) == 0 && chmod(path, 0755) == 0, "%s", path);
 }
 
-static void hanging_qemu_check(const char *log) {
-    unsigned long long kvm_ms = 0;
-    unsigned long long tcg_ms = 0;
+/* When it was started so, in milliseconds of the wall clock. */
+static uint64_t hanging_qemu_time(const char *log, const char *how) {
+    char word[8] = "";
+    unsigned long long time_ms = 0;
     FILE *file = fopen(log, "re");
     HARNESS_CHECK(file != NULL, "%s", log);
-    int count = fscanf(file, "kvm %llu tcg %llu", &kvm_ms, &tcg_ms);
-    HARNESS_CHECK(count == 2, "KVM first, then TCG");
+    while (strcmp(word, how) != 0) {
+        int count = fscanf(file, "%7s %llu", word, &time_ms);
+        HARNESS_CHECK(count == 2, "no start with %s", how);
+    }
     fclose(file);
-    HARNESS_CHECK(tcg_ms - kvm_ms <= 5000, "TCG was taken after %llu ms", tcg_ms - kvm_ms);
+    return time_ms;
 }
 
 /* A KVM on which nothing ever moves: within five seconds there is TCG, and the VM runs. */
@@ -350,10 +356,59 @@ static void test_kvm_hangs(const struct harness *harness) {
     HARNESS_CHECK(strcmp(info.accelerator, "tcg") == 0, "%s", info.accelerator);
     HARNESS_CHECK(strstr(info.accelerator_reason, "no hello") != NULL, "%s",
                   info.accelerator_reason);
-    hanging_qemu_check(log);
+    uint64_t took_ms = hanging_qemu_time(log, "tcg") - hanging_qemu_time(log, "kvm");
+    HARNESS_CHECK(took_ms <= 5000, "TCG was taken after %llu ms", (unsigned long long)took_ms);
     contract_end(vm);
     contract_close(&contract);
     HARNESS_CHECK(unlink(program) == 0 && unlink(log) == 0, "what the test made");
+}
+
+/* A /dev/kvm that never answers an open: told apart within a second, and the VM runs on TCG. */
+static void test_kvm_open_hangs(const struct harness *harness) {
+    char program[512];
+    char log[512];
+    backend_needs_kvm();
+    backend_path(harness, "qemu-hangs", program, sizeof(program));
+    backend_path(harness, "qemu-log", log, sizeof(log));
+    hanging_qemu_make(program, log);
+    setenv("KELPIE_QEMU", program, 1); /* of which nothing is known yet */
+    hanging_device_begin("/dev/kvm");
+    struct contract contract = contract_open(harness);
+    struct told told = {.status = KELPIE_CHECK_FAILED};
+    struct kelpie_vm *vm = contract_create(&contract, NULL, contract_config(&contract));
+    uint64_t begun_ms = (uint64_t)time(NULL) * 1000;
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    struct kelpie_vm_info info = contract_inspect(vm);
+    HARNESS_CHECK(strcmp(info.accelerator, "tcg") == 0, "%s", info.accelerator);
+    HARNESS_CHECK(strstr(info.accelerator_reason, "/dev/kvm hangs") != NULL, "%s",
+                  info.accelerator_reason);
+    uint64_t tcg_ms = hanging_qemu_time(log, "tcg");
+    HARNESS_CHECK(tcg_ms - begun_ms <= 5000, "TCG was taken after %llu ms",
+                  (unsigned long long)(tcg_ms - begun_ms));
+    contract_end(vm);
+    told.name = "kvm";
+    CONTRACT_OK(kelpie_doctor(contract.kelpie, false, on_check, &told, &broken));
+    HARNESS_CHECK(strstr(told.detail, "/dev/kvm hangs") != NULL, "%s", told.detail);
+    contract_close(&contract);
+    hanging_device_end();
+    HARNESS_CHECK(unlink(program) == 0 && unlink(log) == 0, "what the test made");
+}
+
+/* The kernel's vsock where there is none, and where QEMU cannot use it. */
+static void test_vsock_unavailable(const struct harness *harness) {
+    backend_needs_kvm();
+    struct contract contract = contract_open(harness);
+    struct kelpie_config *config = contract_config(&contract);
+    kelpie_config_set_channel(config, KELPIE_CHANNEL_VSOCK);
+    kelpie_config_set_accelerator(config, KELPIE_ACCELERATOR_TCG);
+    start_fails_with(&contract, config, KELPIE_E_UNAVAILABLE, "the channel vsock needs KVM");
+    if (access("/dev/vhost-vsock", F_OK) != 0) {
+        config = contract_config(&contract);
+        kelpie_config_set_channel(config, KELPIE_CHANNEL_VSOCK);
+        kelpie_config_set_accelerator(config, KELPIE_ACCELERATOR_KVM);
+        start_fails_with(&contract, config, KELPIE_E_UNAVAILABLE, "open /dev/vhost-vsock");
+    }
+    contract_close(&contract);
 }
 
 /* Without QEMU there is libkrun, and inspect says why; with it, the one that can do all. */
@@ -389,6 +444,8 @@ int main(int argc, char **argv) {
         {"krun_confined", test_krun_confined, 60},
         {"doctor_libkrun", test_doctor_libkrun, 60},
         {"kvm_hangs", test_kvm_hangs, 120},
+        {"kvm_open_hangs", test_kvm_open_hangs, 60},
+        {"vsock_unavailable", test_vsock_unavailable, 60},
         {"backend_auto", test_backend_auto, 60},
     };
     const struct harness_suite suite = {

@@ -32,7 +32,8 @@ struct contract contract_open(const struct harness *harness) {
         .libexec_directory = harness->libexec_directory,
     };
     struct contract contract = {.harness = harness};
-    bool is_known = strcmp(harness->backend, "qemu") == 0 || strcmp(harness->backend, "krun") == 0;
+    bool is_known = strcmp(harness->backend, "qemu") == 0 ||
+                    strcmp(harness->backend, "vsock") == 0 || strcmp(harness->backend, "krun") == 0;
     HARNESS_CHECK(is_known, "unknown backend %s", harness->backend);
     CONTRACT_OK(kelpie_open(&options, &contract.kelpie, &broken));
     return contract;
@@ -78,6 +79,10 @@ struct kelpie_config *contract_boot_config(struct contract *contract) {
     kelpie_config_set_template(config, false);
     if (strcmp(contract->harness->backend, "krun") == 0) {
         kelpie_config_set_backend(config, KELPIE_BACKEND_KRUN);
+    } else if (strcmp(contract->harness->backend, "vsock") == 0) { /* QEMU's other channel */
+        kelpie_config_set_backend(config, KELPIE_BACKEND_QEMU);
+        kelpie_config_set_channel(config, KELPIE_CHANNEL_VSOCK);
+        kelpie_config_set_accelerator(config, KELPIE_ACCELERATOR_KVM);
     }
     return config;
 }

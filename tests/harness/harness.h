@@ -15,7 +15,7 @@
 
 struct harness {
     const char *test;            /* its name */
-    const char *backend;         /* "qemu" */
+    const char *backend;         /* "qemu", "vsock" (QEMU, with that channel) or "krun" */
     const char *root_directory;  /* the test's own; everything below belongs to it */
     const char *state_directory; /* root_directory/state */
     const char *runtime_directory;

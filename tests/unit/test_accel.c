@@ -136,6 +136,32 @@ static void test_auto_without_kvm_is_tcg_at_once(void **state) {
     assert_non_null(strstr(accel.reason, "/dev/kvm"));
 }
 
+static int world_device_answers(struct kelpie_os *os, const char *path, uint32_t timeout_ms) {
+    (void)os;
+    assert_string_equal(path, "/dev/kvm");
+    assert_int_equal(timeout_ms, KELPIE_KVM_OPEN_MS);
+    the_world->answer_count += 1;
+    return -ETIMEDOUT;
+}
+
+/* Nobody of ours opens it then. What an earlier start found out is believed without asking. */
+static void test_auto_with_a_kvm_that_hangs_is_tcg(void **state) {
+    struct world *world = *state;
+    struct kelpie_os_host host = *world->real->host;
+    struct kelpie_accel accel = choose(world);
+    host.device_answers = world_device_answers;
+    world->os.host = &host;
+    world->kvm_error = EDOM; /* which nobody is to see */
+    struct kelpie_accel hanging = choose(world);
+    assert_int_equal(hanging.accelerator, KELPIE_VMM_ACCELERATOR_TCG);
+    assert_int_equal(hanging.trial_ns, 0);
+    assert_non_null(strstr(hanging.reason, "/dev/kvm hangs"));
+    assert_int_equal(world->answer_count, 1);
+    kelpie__accel_remember(&world->os, world->directory, &accel, false, "no hello");
+    assert_non_null(strstr(choose(world).reason, "no hello"));
+    assert_int_equal(world->answer_count, 1);
+}
+
 static void test_auto_tries_kvm_once_and_remembers_success(void **state) {
     struct world *world = *state;
     struct kelpie_accel accel = choose(world);
@@ -285,6 +311,7 @@ static void test_guest_clock_within_1000_ppm_is_good(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         ROW(test_auto_without_kvm_is_tcg_at_once),
+        ROW(test_auto_with_a_kvm_that_hangs_is_tcg),
         ROW(test_auto_tries_kvm_once_and_remembers_success),
         ROW(test_auto_remembers_failure_with_its_reason),
         ROW(test_verdict_is_void_for_another_kernel_or_qemu),

@@ -101,6 +101,29 @@ static void test_tcg_is_told_the_frequency_and_kvm_is_not(void **state) {
     free(arguments);
 }
 
+/* The guest has the one or the other, and the agent is told which port to dial. */
+static void test_vsock_takes_the_place_of_the_serial_port(void **state) {
+    (void)state;
+    struct kelpie_vmm_spec spec = spec_plain();
+    struct kelpie_qemu_arguments_input input = input_plain(&spec);
+    struct kelpie_qemu_arguments *arguments = build(&input);
+    assert_string_equal(value_of(arguments, "-device", 0), "virtio-serial-device,max_ports=2");
+    assert_string_equal(value_of(arguments, "-device", 1),
+                        "virtserialport,chardev=agent,name=org.kelpie.agent");
+    assert_null(strstr(value_of(arguments, "-append", 0), "KELPIE_PORT"));
+    free(arguments);
+    input.accelerator = KELPIE_VMM_ACCELERATOR_KVM;
+    input.guest_cid = 4000000000u;
+    input.agent_port = 1265352638u;
+    arguments = build(&input);
+    assert_string_equal(value_of(arguments, "-device", 0),
+                        "vhost-vsock-device,guest-cid=4000000000,vhostfd=4");
+    assert_null(value_of(arguments, "-device", 1));
+    assert_null(value_of(arguments, "-chardev", 2)); /* QMP and console */
+    assert_non_null(strstr(value_of(arguments, "-append", 0), " KELPIE_PORT=1265352638"));
+    free(arguments);
+}
+
 static void test_own_kernel_has_no_acpi(void **state) {
     (void)state;
     struct kelpie_vmm_spec spec = spec_plain();
@@ -169,6 +192,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plain_vm_is_confined_and_has_no_defaults),
         cmocka_unit_test(test_tcg_is_told_the_frequency_and_kvm_is_not),
+        cmocka_unit_test(test_vsock_takes_the_place_of_the_serial_port),
         cmocka_unit_test(test_own_kernel_has_no_acpi),
         cmocka_unit_test(test_commas_in_paths_are_doubled),
         cmocka_unit_test(test_qcow2_is_opened_as_what_it_is),

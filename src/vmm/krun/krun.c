@@ -12,6 +12,7 @@
 #include "core/text.h"
 #include "os/os_call.h"
 #include "vmm/krun/instance.h"
+#include "vmm/kvm.h"
 
 #define KRUN_ARGUMENT_BYTES (KELPIE_PATH_BYTES_MAX + 32u)
 #define KRUN_ARGUMENT_COUNT_MAX (16u + 2u * KELPIE_VMM_DISK_COUNT_MAX)
@@ -277,16 +278,13 @@ static int krun_launch(struct kelpie_krun *krun, const struct kelpie_vmm_spec *s
 }
 
 static int krun_check_kvm(struct kelpie_os *os, struct kelpie_error *error) {
-    int device = kelpie__os_open(os, KELPIE_OS_CWD, "/dev/kvm",
-                                 KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE, 0);
-    if (device < 0) {
-        return kelpie__fail(error, KELPIE_E_UNAVAILABLE, -device,
-                            "libkrun needs KVM: open /dev/kvm; load kvm_amd or kvm_intel, add the "
-                            "user to the group kvm, or use the backend qemu");
-    }
-    kelpie__ignore(kelpie__os_close(os, device)); /* nothing was done with it */
-    KELPIE_ASSERT(device != KELPIE_OS_NO_HANDLE);
-    return 0;
+    int status = kelpie__vmm_kvm_probe(os);
+    KELPIE_ASSERT(status <= 0);
+    return status == 0
+               ? 0
+               : kelpie__fail(error, KELPIE_E_UNAVAILABLE, -status,
+                              "libkrun needs KVM: open /dev/kvm; load kvm_amd or kvm_intel, add "
+                              "the user to the group kvm, or use the backend qemu");
 }
 
 /* Where the dynamic linker looks on most systems. It may know more places: a start that asks for

@@ -14,6 +14,7 @@
 #include "core/small_file.h"
 #include "core/text.h"
 #include "os/os_call.h"
+#include "vmm/kvm.h"
 
 #define ACCEL_FILE "accel.json"
 #define ACCEL_FILE_BYTES_MAX 1024u
@@ -113,23 +114,12 @@ static enum accel_verdict accel_recall(struct kelpie_os *os, const char *cache_d
     return is_usable ? ACCEL_USABLE : ACCEL_UNUSABLE;
 }
 
-/* 0, or a negative errno value. */
-static int accel_open_kvm(struct kelpie_os *os) {
-    int device = kelpie__os_open(os, KELPIE_OS_CWD, "/dev/kvm",
-                                 KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE, 0);
-    if (device < 0) {
-        return device;
-    }
-    kelpie__ignore(kelpie__os_close(os, device)); /* nothing was done with it */
-    return 0;
-}
-
 /* Whatever an earlier trial found, which a busy host may have lost: a guest that boots now is what
  * counts from then on. */
 static int accel_choose_kvm(struct kelpie_os *os, const char *cache_directory,
                             struct kelpie_accel *out, struct kelpie_error *error) {
     char told[KELPIE_ACCEL_REASON_BYTES_MAX] = "";
-    int status = accel_open_kvm(os);
+    int status = kelpie__vmm_kvm_probe(os);
     if (status < 0) {
         const char *way_out = status == -EACCES || status == -EPERM
                                   ? "add the user to the group kvm"
@@ -145,31 +135,32 @@ static int accel_choose_kvm(struct kelpie_os *os, const char *cache_directory,
     return 0;
 }
 
+/* What an earlier trial found is asked first: a device that goes nowhere is left alone. */
 static void accel_choose_auto(struct kelpie_os *os, const char *cache_directory,
                               struct kelpie_accel *out) {
     char told[KELPIE_ACCEL_REASON_BYTES_MAX] = "";
-    int status = accel_open_kvm(os);
+    enum accel_verdict verdict = accel_recall(os, cache_directory, out->key, told, sizeof(told));
     out->accelerator = KELPIE_VMM_ACCELERATOR_TCG;
-    if (status < 0) {
-        kelpie__text_format(out->reason, sizeof(out->reason), "/dev/kvm cannot be opened: %s",
-                            kelpie__errno_text(-status));
-        return;
-    }
-    switch (accel_recall(os, cache_directory, out->key, told, sizeof(told))) {
-    case ACCEL_UNUSABLE:
+    if (verdict == ACCEL_UNUSABLE) {
         kelpie__text_format(out->reason, sizeof(out->reason), "KVM was tried on this host: %s",
                             told);
-        break;
-    case ACCEL_USABLE:
+        return;
+    }
+    int status = kelpie__vmm_kvm_probe(os);
+    if (status == -ETIMEDOUT) {
+        kelpie__text_format(out->reason, sizeof(out->reason),
+                            "/dev/kvm hangs: it did not open within %u ms", KELPIE_KVM_OPEN_MS);
+    } else if (status < 0) {
+        kelpie__text_format(out->reason, sizeof(out->reason), "/dev/kvm cannot be opened: %s",
+                            kelpie__errno_text(-status));
+    } else if (verdict == ACCEL_USABLE) {
         out->accelerator = KELPIE_VMM_ACCELERATOR_KVM;
         kelpie__text_format(out->reason, sizeof(out->reason), "KVM booted a guest on this host");
-        break;
-    case ACCEL_UNKNOWN:
+    } else {
         out->accelerator = KELPIE_VMM_ACCELERATOR_KVM;
         out->is_unproved = true;
         out->trial_ns = (int64_t)KELPIE_KVM_TRIAL_MS * KELPIE_NS_PER_MS;
         kelpie__text_format(out->reason, sizeof(out->reason), "KVM is tried for the first time");
-        break;
     }
     KELPIE_ASSERT(out->reason[0] != '\0');
 }

@@ -169,6 +169,10 @@ static void arguments_add_kernel(struct kelpie_qemu_arguments *arguments,
     arguments_add_word(arguments, "-append");
     const char *common = "console=ttyS0 quiet panic=-1 reboot=t no_timer_check random.trust_cpu=on "
                          "noreplace-smp cryptomgr.notests pci=off";
+    if (input->guest_cid != 0) { /* process 1 finds it in its environment */
+        arguments_add(arguments, "%s KELPIE_PORT=%u", common, input->agent_port);
+        return;
+    }
     if (input->accelerator == KELPIE_VMM_ACCELERATOR_KVM) {
         arguments_add(arguments, "%s", common);
         return;
@@ -183,6 +187,23 @@ static void arguments_add_kernel(struct kelpie_qemu_arguments *arguments,
                   (unsigned long long)input->tsc_khz, (unsigned long long)loops_per_jiffy);
 }
 
+static void arguments_add_agent(struct kelpie_qemu_arguments *arguments,
+                                const struct kelpie_qemu_arguments_input *input) {
+    if (input->guest_cid != 0) { /* of KVM alone: QEMU's transport gives a vhost no doorbell else */
+        KELPIE_ASSERT(input->accelerator == KELPIE_VMM_ACCELERATOR_KVM);
+        arguments_add_word(arguments, "-device");
+        arguments_add(arguments, "vhost-vsock-device,guest-cid=%u,vhostfd=%d", input->guest_cid,
+                      input->agent);
+        return;
+    }
+    arguments_add_word(arguments, "-chardev");
+    arguments_add(arguments, "socket,id=agent,fd=%d", input->agent);
+    arguments_add_word(arguments, "-device");
+    arguments_add_word(arguments, "virtio-serial-device,max_ports=2");
+    arguments_add_word(arguments, "-device");
+    arguments_add_word(arguments, "virtserialport,chardev=agent,name=org.kelpie.agent");
+}
+
 static void arguments_add_channels(struct kelpie_qemu_arguments *arguments,
                                    const struct kelpie_qemu_arguments_input *input) {
     KELPIE_ASSERT(input->qmp > 2 && input->agent > 2 && input->console > 2);
@@ -195,12 +216,7 @@ static void arguments_add_channels(struct kelpie_qemu_arguments *arguments,
     arguments_add(arguments, "socket,id=console,fd=%d", input->console);
     arguments_add_word(arguments, "-serial");
     arguments_add_word(arguments, "chardev:console");
-    arguments_add_word(arguments, "-chardev");
-    arguments_add(arguments, "socket,id=agent,fd=%d", input->agent);
-    arguments_add_word(arguments, "-device");
-    arguments_add_word(arguments, "virtio-serial-device,max_ports=2");
-    arguments_add_word(arguments, "-device");
-    arguments_add_word(arguments, "virtserialport,chardev=agent,name=org.kelpie.agent");
+    arguments_add_agent(arguments, input);
 }
 
 static void arguments_add_disk(struct kelpie_qemu_arguments *arguments,

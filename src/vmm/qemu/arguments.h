@@ -17,9 +17,11 @@ struct kelpie_qemu_arguments_input {
     enum kelpie_vmm_accelerator accelerator; /* KVM or TCG */
     enum kelpie_vmm_kernel kernel_kind;
     int base; /* the child's descriptor of a restore's memory base; KELPIE_OS_NO_HANDLE: a boot */
-    uint64_t tsc_khz; /* of the host; 0: not known. TCG only */
-    int qmp;          /* the child's descriptors */
-    int agent;
+    uint64_t tsc_khz;    /* of the host; 0: not known. TCG only */
+    uint32_t guest_cid;  /* of the agent's vsock; 0: its channel is a port */
+    uint32_t agent_port; /* which the agent dials */
+    int qmp;             /* the child's descriptors */
+    int agent;           /* the port's stream, or the vsock's device */
     int console;
 };
 

@@ -67,6 +67,15 @@ struct kelpie_qemu_disks {
     uint32_t index;                                 /* of the disk that is being switched */
 };
 
+/* The agent's vsock; `cid` 0: its channel is a port of QEMU's. */
+struct kelpie_qemu_channel {
+    int listener; /* owned; KELPIE_OS_NO_HANDLE once the agent has dialled */
+    uint32_t watch;
+    bool is_watched;
+    uint32_t cid;  /* of the guest */
+    uint32_t port; /* of ours, which the guest dials */
+};
+
 struct kelpie_qemu {
     struct kelpie_vmm vmm; /* first: see vmm.h */
     struct kelpie_os *os;
@@ -78,6 +87,7 @@ struct kelpie_qemu {
     struct kelpie_tsc tsc;
     uint64_t tsc_khz;       /* the host's; 0: not known, or KVM */
     uint64_t guest_tsc_khz; /* what the guest was told, when it booted */
+    struct kelpie_qemu_channel channel;
     struct kelpie_qmp *qmp;
     struct kelpie_vmm_process process;
     struct kelpie_timer end_timer;             /* of one that was never spawned */
@@ -112,6 +122,14 @@ KELPIE_MUST_CHECK int kelpie__qemu_execute(struct kelpie_qemu *qemu, const char 
                                            const char *arguments,
                                            kelpie_qmp_answer_callback callback,
                                            struct kelpie_error *error);
+
+/* channel.c: before QEMU is started (errors: UNAVAILABLE; what was made is closed by destroy), and
+ * once the guest may dial. */
+KELPIE_MUST_CHECK int kelpie__qemu_channel_make(struct kelpie_qemu *qemu,
+                                                struct kelpie_error *error);
+void kelpie__qemu_channel_open(struct kelpie_qemu *qemu);
+void kelpie__qemu_channel_close(struct kelpie_qemu *qemu);
+bool kelpie__qemu_channel_is_vsock(const struct kelpie_qemu *qemu);
 
 /* pause.c; BUSY: what was asked before is not answered yet */
 KELPIE_MUST_CHECK int kelpie__qemu_check_settled(const struct kelpie_qemu *qemu,

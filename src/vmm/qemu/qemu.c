@@ -79,6 +79,7 @@ static void qemu_end(struct kelpie_qemu *qemu, const struct kelpie_os_exit *proc
     kelpie__timer_disarm(qemu->loop, &qemu->change_timer);
     kelpie__tsc_cancel(&qemu->tsc);
     kelpie__qemu_restore_cancel(qemu);
+    kelpie__qemu_channel_close(qemu);
     if (process_exit != NULL) {
         end.has_exit = true;
         end.exit = *process_exit;
@@ -156,6 +157,7 @@ static void qemu_qmp_ready(void *context) {
         return;
     }
     kelpie__vmm_emit(&qemu->vmm, &(struct kelpie_vmm_event){.type = KELPIE_VMM_EVENT_STARTED});
+    kelpie__qemu_channel_open(qemu);
 }
 
 static void qemu_qmp_event(void *context, const struct kelpie_qmp_event *event) {
@@ -256,6 +258,8 @@ static int qemu_spawn(struct kelpie_qemu *qemu, struct kelpie_error *error) {
         .kernel_kind = qemu->kernel_kind,
         .tsc_khz = qemu->tsc_khz,
         .base = qemu->vmm.is_restored ? KELPIE_QEMU_BASE : KELPIE_OS_NO_HANDLE,
+        .guest_cid = qemu->channel.cid,
+        .agent_port = qemu->channel.port,
         .qmp = KELPIE_QEMU_QMP,
         .agent = KELPIE_QEMU_AGENT,
         .console = KELPIE_QEMU_CONSOLE,
@@ -296,20 +300,24 @@ static void qemu_tsc_known(void *context, int status, uint64_t khz,
     }
 }
 
-/* Makes the three streams. On failure what was made is closed by destroy. */
+/* Makes the streams: QMP, console, and the agent's, unless the guest dials. On failure what was
+ * made is closed by destroy. */
 static int qemu_make_streams(struct kelpie_qemu *qemu, struct kelpie_vmm_started *out,
                              struct kelpie_error *error) {
     static const struct kelpie_qmp_callbacks callbacks = {
         .ready = qemu_qmp_ready, .event = qemu_qmp_event, .closed = qemu_qmp_closed};
     int streams[3][2]; /* QMP, agent, console */
+    bool is_vsock = kelpie__qemu_channel_is_vsock(qemu);
     uint32_t made = 0;
     int status = 0;
     while (made < 3 && status >= 0) {
-        status = kelpie__os_pair(qemu->os, streams[made]);
-        if (status >= 0) {
+        bool is_dialled = is_vsock && KELPIE_QEMU_QMP + made == KELPIE_QEMU_AGENT;
+        streams[made][0] = KELPIE_OS_NO_HANDLE;
+        status = is_dialled ? 0 : kelpie__os_pair(qemu->os, streams[made]);
+        if (status >= 0 && !is_dialled) {
             qemu->pending[KELPIE_QEMU_QMP + made] = streams[made][1];
-            made += 1;
         }
+        made += status >= 0 ? 1 : 0;
     }
     if (status < 0) {
         status = kelpie__fail(error, KELPIE_E_BOOT, -status, "make QEMU's streams");
@@ -321,7 +329,9 @@ static int qemu_make_streams(struct kelpie_qemu *qemu, struct kelpie_vmm_started
         goto fail_streams;
     }
     kelpie__os_label(qemu->os, streams[0][0], "qmp");
-    kelpie__os_label(qemu->os, streams[1][0], "agent");
+    if (!is_vsock) {
+        kelpie__os_label(qemu->os, streams[1][0], "agent");
+    }
     kelpie__os_label(qemu->os, streams[2][0], "console");
     out->agent = streams[1][0];
     out->console = streams[2][0];
@@ -329,7 +339,7 @@ static int qemu_make_streams(struct kelpie_qemu *qemu, struct kelpie_vmm_started
 
 fail_streams:
     for (uint32_t i = 0; i < made; i += 1) {
-        kelpie__ignore(kelpie__os_close(qemu->os, streams[i][0])); /* never used */
+        qemu_close(qemu, &streams[i][0]); /* never used */
     }
     return status;
 }
@@ -374,7 +384,12 @@ static int qemu_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
         .trial_ns = qemu->accel.trial_ns,
         .pause_kind = "vmm",
     };
-    status = qemu_make_streams(qemu, &started, error);
+    if (spec->channel == KELPIE_VMM_CHANNEL_VSOCK) {
+        status = kelpie__qemu_channel_make(qemu, error);
+    }
+    if (status == 0) {
+        status = qemu_make_streams(qemu, &started, error);
+    }
     if (status < 0) {
         return status;
     }
@@ -386,8 +401,8 @@ static int qemu_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
     } else {
         status = qemu_clock_known(qemu, error);
         if (status < 0) {
-            kelpie__ignore(kelpie__os_close(qemu->os, started.agent));   /* never used */
-            kelpie__ignore(kelpie__os_close(qemu->os, started.console)); /* never used */
+            qemu_close(qemu, &started.agent);
+            qemu_close(qemu, &started.console);
             return status;
         }
     }
@@ -449,6 +464,7 @@ static void qemu_destroy(struct kelpie_vmm *vmm) {
     kelpie__qemu_save_cancel(qemu);
     kelpie__vmm_process_deinit(&qemu->process);
     kelpie__qmp_destroy(qemu->qmp);
+    kelpie__qemu_channel_close(qemu);
     qemu_close_pending(qemu);
     KELPIE_ASSERT(!qemu_is_spawned(qemu));
     kelpie__free(qemu->os, qemu, sizeof(*qemu));
@@ -472,6 +488,7 @@ static int qemu_create(const struct kelpie_vmm_create *create, struct kelpie_vmm
     qemu->loop = create->loop;
     kelpie__vmm_process_init(&qemu->process, create->os, create->loop, qemu_ended, qemu);
     qemu->kernel_kind = KELPIE_VMM_KERNEL_GENERIC;
+    qemu->channel.listener = KELPIE_OS_NO_HANDLE;
     for (uint32_t i = 0; i < KELPIE_QEMU_DESCRIPTOR_COUNT; i += 1) {
         qemu->pending[i] = KELPIE_OS_NO_HANDLE;
     }

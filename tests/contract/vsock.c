@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Goal: what QEMU does in its own way where the agent's channel is the kernel's vsock, and what it
+ * cannot do then, which is refused by name. Method: a real /dev/vhost-vsock and a KVM that works:
+ * tests/nested.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "contract.h"
+
+/* The CID that a VM's QEMU was started with. */
+static unsigned long long guest_cid(struct kelpie_vm *vm) {
+    struct kelpie_vm_info info = contract_inspect(vm);
+    char command[128];
+    unsigned long long cid = 0;
+    snprintf(command, sizeof(command),
+             "tr '\\0' '\\n' </proc/%d/cmdline | sed -n 's/.*guest-cid=\\([0-9]*\\).*/\\1/p'",
+             info.vmm_pid);
+    FILE *stream = popen(command, "re");
+    HARNESS_CHECK(stream != NULL, "%s", command);
+    int found = fscanf(stream, "%llu", &cid);
+    pclose(stream);
+    HARNESS_CHECK(found == 1 && cid > 2, "%s", command);
+    return cid;
+}
+
+/* The guest's state is in the host's kernel, too: said by name, and the VM goes on. */
+static void test_vsock_unsupported(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_error error = {0};
+    const char *const names[] = {"child", NULL};
+    struct kelpie_vm *vm = contract_start_durable(&contract, "one");
+    struct kelpie_snapshot_options options = {.struct_size = sizeof(options), .name = "s"};
+    contract_fails(kelpie_vm_snapshot(vm, &options, NULL, &error), &error, KELPIE_E_UNSUPPORTED,
+                   "channel");
+    struct kelpie_vm *child = NULL;
+    contract_fails(kelpie_vm_fork(vm, NULL, names, 1, &child, &error), &error, KELPIE_E_UNSUPPORTED,
+                   "channel");
+    contract_sh_says(vm, "echo goes on", "goes on\n");
+    contract_store_is_empty(&contract);
+    contract_end(vm);
+    contract_close(&contract);
+}
+
+/* Each guest has an address of its own, and there is no port of QEMU's besides. */
+static void test_vsock_two(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_vm *one = contract_start_durable(&contract, "one");
+    struct kelpie_vm *two = contract_start_durable(&contract, "two");
+    HARNESS_CHECK(guest_cid(one) != guest_cid(two), "both have %llu", guest_cid(one));
+    contract_sh_says(one, "echo 1 >/tmp/me; cat /tmp/me; ls /dev/vport* 2>/dev/null; true", "1\n");
+    contract_sh_says(two, "test ! -e /tmp/me && echo 2 >/tmp/me; cat /tmp/me", "2\n");
+    CONTRACT_OK(kelpie_vm_kill(two, &broken));
+    contract_sh_says(one, "cat /tmp/me", "1\n");
+    contract_end(two);
+    contract_end(one);
+    contract_close(&contract);
+}
+
+int main(int argc, char **argv) {
+    static const struct harness_test tests[] = {
+        {"vsock_unsupported", test_vsock_unsupported, 60},
+        {"vsock_two", test_vsock_two, 60},
+    };
+    return harness_main(argc, argv, "vsock", tests, sizeof(tests) / sizeof(tests[0]));
+}
