@@ -21,6 +21,7 @@
 #define AGENT_RETRY_SHORT_COUNT 64 /* looks for the port after 2 ms each; then after 32 */
 #define AGENT_RETRY_COUNT_MAX 1024 /* half a minute */
 #define AGENT_STOP_KILL_MS 2000    /* what is left to processes after SIGKILL */
+#define AGENT_STOP_HEARD_MS 1000   /* what is left to the host to have read the last word */
 #define AGENT_STOP_SIGNAL_MS 5000  /* for "poweroff" typed in the guest */
 #define AGENT_SIGNAL_COUNT_MAX 64  /* taken in one go */
 #define AGENT_FLUSH_STEP_MAX 64
@@ -82,8 +83,26 @@ static void agent_signal_all(struct kelpie_agent *agent, int signal) {
     }
 }
 
+/* A vsock loses what the host's kernel has not taken when the machine is reset: the host answers
+ * that it has read the last word. One that does not is not waited for. */
+static bool agent_is_heard_first(struct kelpie_agent *agent) {
+    KELPIE_ASSERT(agent->phase == KELPIE_AGENT_STOPPING);
+    if (agent->is_leaving || !agent->is_dialled || !kelpie__agent_may_send(agent) ||
+        kelpie__wire_notify(agent->wire, "goodbye", "{\"reason\":\"end\",\"answer\":true}") < 0) {
+        return false;
+    }
+    agent->is_leaving = true;
+    kelpie__timer_arm(agent->loop, &agent->stop_timer,
+                      kelpie__loop_deadline(agent->loop, AGENT_STOP_HEARD_MS),
+                      agent_stop_timer_callback, agent);
+    return true;
+}
+
 static void agent_finish_stop(struct kelpie_agent *agent) {
     KELPIE_ASSERT(agent->phase == KELPIE_AGENT_STOPPING);
+    if (agent_is_heard_first(agent)) {
+        return;
+    }
     kelpie__timer_disarm(agent->loop, &agent->stop_timer);
     /* The last words of commands are still on their way; a peer that does not read them is not
      * waited for. */
@@ -99,7 +118,7 @@ static void agent_finish_stop(struct kelpie_agent *agent) {
 static void agent_stop_timer_callback(void *context) {
     struct kelpie_agent *agent = context;
     KELPIE_ASSERT(agent->phase == KELPIE_AGENT_STOPPING);
-    if (agent->was_kill_sent) {
+    if (agent->was_kill_sent || agent->is_leaving) {
         agent_finish_stop(agent);
         return;
     }
@@ -115,7 +134,13 @@ static void agent_stop_timer_callback(void *context) {
 static void agent_reap(struct kelpie_agent *agent) {
     kelpie__agent_check(agent);
     bool is_somebody_left = kelpie__agent_exec_reap(agent);
-    if (!is_somebody_left && agent->phase == KELPIE_AGENT_STOPPING) {
+    if (!is_somebody_left && agent->phase == KELPIE_AGENT_STOPPING && !agent->is_leaving) {
+        agent_finish_stop(agent);
+    }
+}
+
+void kelpie__agent_heard(struct kelpie_agent *agent) {
+    if (agent->phase == KELPIE_AGENT_STOPPING && agent->is_leaving) {
         agent_finish_stop(agent);
     }
 }

@@ -53,6 +53,7 @@ struct kelpie_agent {
     bool is_guest;    /* false: a test on a host, without mounts and power */
     bool is_set_up;
     bool was_kill_sent; /* of the shutdown */
+    bool is_leaving;    /* likewise: nobody is left, and the peer is to say that it knows */
     enum kelpie_agent_phase phase;
     struct kelpie_agent_clock_sample start;
     struct kelpie_error boot_error; /* code 0: none; the peer is told */
@@ -79,6 +80,8 @@ struct kelpie_agent_clock_sample kelpie__agent_sample_clock(struct kelpie_agent 
 /* Begins the end of the guest: terminate, wait until `timeout_ms` are over, kill, sync, power off.
  */
 void kelpie__agent_stop(struct kelpie_agent *agent, uint64_t timeout_ms);
+/* The peer has read our last word, or has gone. */
+void kelpie__agent_heard(struct kelpie_agent *agent);
 
 /* --- dial.c --- */
 

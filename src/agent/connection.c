@@ -84,6 +84,10 @@ static void connection_notification_callback(void *context, const char *method, 
     struct kelpie_agent *agent = context;
     uint64_t request_id = 0;
     kelpie__agent_check(agent);
+    if (strcmp(method, "goodbye") == 0) {
+        kelpie__agent_heard(agent);
+        return;
+    }
     if (strcmp(method, "cancel") != 0 ||
         kelpie__json_find_u64(params, length, "request", &request_id) < 0) {
         return; /* what is not known is ignored */
@@ -233,6 +237,7 @@ static void connection_closed_callback(void *context, const struct kelpie_error 
         kelpie__agent_log(agent->os, "connection: %s", error->message);
     }
     kelpie__agent_disconnect(agent);
+    kelpie__agent_heard(agent);
     bool comes_back = agent->is_guest && !agent->is_dialled;
     if (!comes_back && is_peer_gone) { /* a socket does not: a test's, or the monitor's */
         kelpie__agent_stop(agent, 0);

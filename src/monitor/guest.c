@@ -298,14 +298,24 @@ static bool guest_has_commands(const struct kelpie_guest *guest) {
     return guest->phase != KELPIE_GUEST_RESTORED && guest->phase != KELPIE_GUEST_REGREETING;
 }
 
+/* One that is about to reset its machine may want to know that this was read. */
+static void guest_said_goodbye(struct kelpie_guest *guest, const char *params, size_t length) {
+    bool wants_answer = false;
+    KELPIE_REACHED(guest->monitor->os, "a guest said goodbye");
+    KELPIE_ASSERT(guest->wire != NULL);
+    guest->has_said_goodbye = true;
+    if (kelpie__json_find_bool(params, length, "answer", &wants_answer) == 0 && wants_answer) {
+        kelpie__ignore(kelpie__wire_notify(guest->wire, "goodbye", "{\"reason\":\"heard\"}"));
+    }
+}
+
 static void guest_on_notification(void *context, const char *method, const char *params,
                                   size_t length) {
     struct kelpie_guest *guest = guest_of(context);
     if (strcmp(method, "ready") == 0) {
         guest_ready(guest, params, length);
     } else if (strcmp(method, "goodbye") == 0) {
-        KELPIE_REACHED(guest->monitor->os, "a guest said goodbye");
-        guest->has_said_goodbye = true;
+        guest_said_goodbye(guest, params, length);
     } else if ((guest->phase == KELPIE_GUEST_LIVE || guest->phase == KELPIE_GUEST_ADOPTING) &&
                strcmp(method, "exec.exit") == 0) {
         kelpie__relay_guest_exit(guest->relay, params, length);

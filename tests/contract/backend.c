@@ -375,7 +375,7 @@ static void test_kvm_open_hangs(const struct harness *harness) {
     hanging_device_begin("/dev/kvm");
     struct contract contract = contract_open(harness);
     struct told told = {.status = KELPIE_CHECK_FAILED};
-    struct kelpie_vm *vm = contract_create(&contract, NULL, contract_config(&contract));
+    struct kelpie_vm *vm = contract_create(&contract, NULL, contract_boot_config(&contract));
     uint64_t begun_ms = (uint64_t)time(NULL) * 1000;
     CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     struct kelpie_vm_info info = contract_inspect(vm);
@@ -398,12 +398,12 @@ static void test_kvm_open_hangs(const struct harness *harness) {
 static void test_vsock_unavailable(const struct harness *harness) {
     backend_needs_kvm();
     struct contract contract = contract_open(harness);
-    struct kelpie_config *config = contract_config(&contract);
+    struct kelpie_config *config = contract_boot_config(&contract);
     kelpie_config_set_channel(config, KELPIE_CHANNEL_VSOCK);
     kelpie_config_set_accelerator(config, KELPIE_ACCELERATOR_TCG);
     start_fails_with(&contract, config, KELPIE_E_UNAVAILABLE, "the channel vsock needs KVM");
     if (access("/dev/vhost-vsock", F_OK) != 0) {
-        config = contract_config(&contract);
+        config = contract_boot_config(&contract);
         kelpie_config_set_channel(config, KELPIE_CHANNEL_VSOCK);
         kelpie_config_set_accelerator(config, KELPIE_ACCELERATOR_KVM);
         start_fails_with(&contract, config, KELPIE_E_UNAVAILABLE, "open /dev/vhost-vsock");
