@@ -64,5 +64,7 @@ int main(int argc, char **argv) {
         {"vsock_unsupported", test_vsock_unsupported, 60},
         {"vsock_two", test_vsock_two, 60},
     };
-    return harness_main(argc, argv, "vsock", tests, sizeof(tests) / sizeof(tests[0]));
+    const struct harness_suite suite = {
+        .name = "vsock", .tests = tests, .test_count = sizeof(tests) / sizeof(tests[0])};
+    return harness_main(argc, argv, &suite);
 }
