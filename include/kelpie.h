@@ -181,8 +181,7 @@ enum kelpie_backend {
     KELPIE_BACKEND_KRUN, /* libkrun 1.17.0 or newer, on KVM; no snapshots (docs/backends.md) */
 };
 
-/* To the agent, of QEMU: a virtio-serial port, or the kernel's vsock (vhost), which needs KVM and
- * /dev/vhost-vsock and cannot be saved: no snapshots, forks and templates. */
+/* QEMU's, to the agent. VSOCK: the kernel's, with KVM and /dev/vhost-vsock; cannot be saved. */
 enum kelpie_channel { KELPIE_CHANNEL_SERIAL, KELPIE_CHANNEL_VSOCK };
 
 enum kelpie_lifetime {
