@@ -56,6 +56,7 @@ static void set_path(struct kelpie_config *config, char *field, const char *fiel
     struct kelpie_os *os = config->kelpie->os;
     bool is_relative = path != NULL && path[0] != '\0' && path[0] != '/';
     bool is_found = is_relative && kelpie__os_real_path(os, path, absolute, sizeof(absolute)) == 0;
+    KELPIE_ASSERT(field == config->values.root || field == config->values.kernel);
     kelpie__config_set_text(&config->values, field, KELPIE_PATH_BYTES_MAX + 1, field_name,
                             is_found ? absolute : path);
 }
@@ -139,6 +140,7 @@ static struct kelpie_error *problem_add(struct kelpie_config *config) {
     struct kelpie_error *problem = &config->problems[config->problem_count];
     *problem = (struct kelpie_error){0};
     config->problem_count += 1;
+    KELPIE_ASSERT(config->problem_count <= KELPIE_CONFIG_PROBLEM_MAX);
     return problem;
 }
 
@@ -156,6 +158,8 @@ static void check_path(struct kelpie_config *config, const char *field, const ch
     struct kelpie_os_stat status;
     int result = kelpie__os_stat(os, KELPIE_OS_CWD, path, true, &status);
     bool is_directory = result == 0 && status.kind == KELPIE_OS_KIND_DIRECTORY;
+    KELPIE_ASSERT(path[0] != '\0');
+    KELPIE_ASSERT(not_found_code < 0 && access_code < 0);
     if (result == -ENOENT || result == -ENOTDIR) {
         kelpie__ignore(kelpie__fail_field(problem_add(config), not_found_code, field,
                                           "%s: \"%s\" does not exist", field, path));
@@ -199,6 +203,7 @@ int kelpie_config_check(struct kelpie_config *config, struct kelpie_error *error
     if (config->problem_count == 0) {
         return 0;
     }
+    KELPIE_ASSERT(config->problems[0].code < 0);
     if (error != NULL) {
         *error = config->problems[0];
     }

@@ -29,6 +29,8 @@
 static void connection_request(void *context, uint64_t id, const char *method, const char *params,
                                size_t length) {
     struct kelpie_vm *vm = context;
+    KELPIE_ASSERT(vm->wire != NULL);
+    KELPIE_ASSERT(id > 0);
     kelpie__ignore(params != NULL && length > 0); /* whatever it asks */
     kelpie__wire_refuse_text(vm->wire, id, KELPIE_E_UNSUPPORTED, "a client has no method \"%s\"",
                              method);
@@ -40,6 +42,7 @@ static void connection_event(struct kelpie_vm *vm, const char *params, size_t le
     char detail[512] = "";
     struct kelpie_event event = {.type = type, .detail = detail};
     struct kelpie *kelpie = vm->kelpie; /* the callback may close the VM */
+    KELPIE_ASSERT(length > 0);
     if (vm->event_callback == NULL) {
         return;
     }
@@ -57,6 +60,7 @@ static void connection_event(struct kelpie_vm *vm, const char *params, size_t le
 static void connection_notification(void *context, const char *method, const char *params,
                                     size_t length) {
     struct kelpie_vm *vm = context;
+    KELPIE_ASSERT(vm->wire != NULL);
     if (kelpie__text_equal(method, "exec.exit")) {
         kelpie__execs_exit(vm, params, length);
     } else if (kelpie__text_equal(method, "event")) {
@@ -92,6 +96,7 @@ static void append_last_words(struct kelpie_vm *vm, struct kelpie_error *out) {
     char bytes[KELPIE_TAIL_BYTES];
     char text[CONNECT_LAST_WORDS_BYTES];
     int log = kelpie__os_open(os, vm->directory.vm, CONNECT_LOG_FILE, KELPIE_OS_OPEN_READ, 0);
+    KELPIE_ASSERT(out->code < 0);
     if (log < 0) {
         return;
     }
@@ -103,6 +108,7 @@ static void append_last_words(struct kelpie_vm *vm, struct kelpie_error *out) {
     }
     kelpie__ignore(kelpie__os_close(os, log)); /* it was only read */
     if (count > 0) {
+        KELPIE_ASSERT((uint64_t)count <= sizeof(bytes));
         kelpie__tail_append(&tail, bytes, (size_t)count);
         kelpie__tail_text(&tail, text, sizeof(text));
         kelpie__fail_append(out, "; its last words: %s", text);
@@ -113,6 +119,7 @@ void kelpie__vm_explain_loss(struct kelpie_vm *vm, struct kelpie_error *out) {
     struct kelpie_vm_record record = {0};
     const char *name = vm->directory.name;
     int status = kelpie__vm_record(vm, &record, NULL);
+    kelpie__vm_check(vm);
     if (!vm->is_greeted) { /* it was ending when we came, and has done nothing that was asked */
         KELPIE_REACHED(vm->kelpie->os, "a monitor ended before it answered hello");
         kelpie__ignore(kelpie__fail(out, KELPIE_E_BUSY, 0,
@@ -158,10 +165,13 @@ void kelpie__vm_explain_loss(struct kelpie_vm *vm, struct kelpie_error *out) {
 static void connection_closed(void *context, const struct kelpie_error *error) {
     struct kelpie_vm *vm = context;
     struct kelpie_error why = *error;
-    KELPIE_ASSERT(vm->wire != NULL && kelpie__wire_is_closed(vm->wire));
+    KELPIE_ASSERT(vm->wire != NULL);
+    KELPIE_ASSERT(kelpie__wire_is_closed(vm->wire));
+    KELPIE_ASSERT(error->code < 0);
     if (error->code == KELPIE_E_IO) {
         kelpie__vm_explain_loss(vm, &why);
     }
+    KELPIE_ASSERT(why.code < 0);
     vm->loss = why;
     kelpie__wire_destroy(vm->wire);
     vm->wire = NULL;
@@ -185,6 +195,7 @@ static void hello_answer(void *context, const struct kelpie_error *error, const 
     struct kelpie_vm *vm = context;
     uint64_t version = 0;
     KELPIE_ASSERT(!vm->is_greeted);
+    KELPIE_ASSERT(vm->wire != NULL);
     if (error != NULL && error->code == KELPIE_E_TIMEOUT) { /* it has no time, and breaks no rule */
         struct kelpie_error late;
         kelpie__ignore(kelpie__fail(&late, KELPIE_E_TIMEOUT, 0,
@@ -220,6 +231,11 @@ static int connection_open(struct kelpie_vm *vm, int stream, struct kelpie_error
         .context = vm,
     };
     KELPIE_ASSERT(vm->wire == NULL);
+    KELPIE_ASSERT(stream >= 0);
+    KELPIE_ASSERT(vm->operations == NULL || vm->operations->request == 0);
+    for (const struct kelpie_exec *exec = vm->execs; exec != NULL; exec = exec->next) {
+        KELPIE_ASSERT(exec->channel == 0); /* none of theirs is a channel of this one */
+    }
     int status = kelpie__wire_create(&create, &vm->wire, error);
     if (status < 0) {
         kelpie__ignore(kelpie__os_close(vm->kelpie->os, stream));
@@ -228,10 +244,11 @@ static int connection_open(struct kelpie_vm *vm, int stream, struct kelpie_error
     vm->channel_last = 0;
     vm->is_greeted = false;
     vm->has_goodbye = false;
-    kelpie__ignore(kelpie__text_format(
+    bool fits = kelpie__text_format(
         params, sizeof(params),
         "{\"version\":%u,\"version_min\":%u,\"features\":[],\"role\":\"%s\"}",
-        KELPIE_PROTOCOL_VERSION, KELPIE_PROTOCOL_VERSION_MIN, vm->is_creator ? "owner" : "client"));
+        KELPIE_PROTOCOL_VERSION, KELPIE_PROTOCOL_VERSION_MIN, vm->is_creator ? "owner" : "client");
+    KELPIE_ASSERT(fits);
     status = kelpie__wire_call(vm->wire, "hello", params, KELPIE_HELLO_TIMEOUT_MS, hello_answer, vm,
                                NULL, error);
     if (status == 0 && vm->event_callback != NULL) {
@@ -258,6 +275,8 @@ static int spawn_process(struct kelpie_vm *vm, int listener, int stream, int own
     char program[KELPIE_PATH_BYTES_MAX];
     struct kelpie_os *os = vm->kelpie->os;
     int status = kelpie__places_program(places, "kelpie-monitor", program, sizeof(program), error);
+    KELPIE_ASSERT(listener >= 0 && stream >= 0);
+    KELPIE_ASSERT(owner >= KELPIE_OS_NO_HANDLE);
     if (status < 0) {
         return status;
     }
@@ -287,6 +306,7 @@ static int spawn_process(struct kelpie_vm *vm, int listener, int stream, int own
  * connection does not. */
 static int owner_handle(struct kelpie_vm *vm, struct kelpie_error *error) {
     struct kelpie_os_identity identity;
+    KELPIE_ASSERT(vm->directory.lock >= 0);
     if (vm->config->lifetime != KELPIE_LIFETIME_OWNED) {
         return KELPIE_OS_NO_HANDLE;
     }
@@ -300,6 +320,7 @@ int kelpie__vm_spawn_monitor(struct kelpie_vm *vm, struct kelpie_error *error) {
     struct kelpie_os *os = vm->kelpie->os;
     int pair[2];
     KELPIE_ASSERT(vm->directory.lock >= 0);
+    kelpie__vm_check(vm);
     KELPIE_ASSERT(vm->wire == NULL);
     int owner = owner_handle(vm, error);
     if (owner < KELPIE_OS_NO_HANDLE) {
@@ -336,6 +357,7 @@ int kelpie__vm_spawn_monitor(struct kelpie_vm *vm, struct kelpie_error *error) {
     if (status == 0) {
         kelpie__ignore(KELPIE_CANARY(os, 13) ? kelpie__os_lock(os, vm->directory.lock) : 0);
         kelpie__vm_directory_unlock(&vm->directory); /* the monitor holds its own copy */
+        KELPIE_ASSERT(vm->wire != NULL);
     }
 fail_sockets:
     if (listener >= 0) {
@@ -389,6 +411,8 @@ int kelpie__vm_connect(struct kelpie_vm *vm, bool may_start, struct kelpie_vm_re
         }
     }
     kelpie__vm_directory_unlock(&vm->directory);
+    KELPIE_ASSERT(status < 0 || vm->wire != NULL);
+    KELPIE_ASSERT(vm->directory.lock == KELPIE_OS_NO_HANDLE);
     return status;
 }
 
@@ -396,6 +420,7 @@ int kelpie__vm_connect(struct kelpie_vm *vm, bool may_start, struct kelpie_vm_re
  * stopped. */
 static int wait_greeted(struct kelpie_vm *vm, struct kelpie_error *error) {
     int status = 0;
+    KELPIE_ASSERT(vm->kelpie->callback_depth == 0);
     while (status == 0 && vm->wire != NULL && !vm->is_greeted) { /* bound: hello's deadline */
         status = kelpie__turn(vm->kelpie, -1, error);
     }
@@ -410,6 +435,7 @@ static int wait_greeted(struct kelpie_vm *vm, struct kelpie_error *error) {
         status = kelpie__fail(error, KELPIE_E_BUSY, 0, "the monitor of VM \"%s\" is ending",
                               vm->directory.name);
     }
+    KELPIE_ASSERT(status != 0 || vm->is_greeted);
     return status;
 }
 
@@ -420,6 +446,7 @@ int kelpie__vm_connect_wait(struct kelpie_vm *vm, bool may_start,
     unsigned loss_count = 0;
     int64_t deadline_ns = kelpie__loop_deadline(kelpie->loop, KELPIE_CALL_TIMEOUT_MS);
     int status = KELPIE_E_BUSY;
+    KELPIE_ASSERT(kelpie->callback_depth == 0);
     while (status == KELPIE_E_BUSY && loss_count < CONNECT_LOSSES_MAX) { /* and the deadline */
         status = kelpie__vm_connect(vm, may_start, out_record, &kept);
         if (status == 0) {
@@ -439,6 +466,8 @@ int kelpie__vm_connect_wait(struct kelpie_vm *vm, bool may_start,
         status = KELPIE_E_CRASHED;
         kept.code = status;
     }
+    KELPIE_ASSERT(loss_count <= CONNECT_LOSSES_MAX);
+    KELPIE_ASSERT(status == 0 || kept.code == status);
     if (status < 0 && error != NULL) {
         *error = kept;
     }

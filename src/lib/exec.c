@@ -15,6 +15,29 @@
 
 /* ---- making one ------------------------------------------------------------------------------ */
 
+void kelpie__exec_handle_check(const struct kelpie_exec *exec) {
+    KELPIE_ASSERT(!exec->is_destroyed);
+    KELPIE_ASSERT(exec->vm->kelpie == exec->kelpie);
+    KELPIE_ASSERT(exec->channel <= exec->vm->channel_last);
+    if (exec->channel != 0) {
+        KELPIE_ASSERT(exec->vm->wire != NULL);
+    } else {
+        KELPIE_ASSERT(exec->phase == KELPIE_EXEC_HAS_ENDED);
+    }
+    if (exec->start_request != 0) {
+        KELPIE_ASSERT(exec->phase == KELPIE_EXEC_IS_STARTING);
+    }
+    if (exec->is_ended_told || exec->error.code != 0) {
+        KELPIE_ASSERT(exec->phase == KELPIE_EXEC_HAS_ENDED);
+    }
+    if (kelpie__timer_is_armed(&exec->backstop_timer)) {
+        KELPIE_ASSERT(exec->phase == KELPIE_EXEC_IS_RUNNING);
+    }
+    for (unsigned i = 0; i < 2; i += 1) {
+        KELPIE_ASSERT(exec->outputs[i].has_ring == (exec->outputs[i].ring.bytes != NULL));
+    }
+}
+
 static void exec_unlink(struct kelpie_exec *exec) {
     struct kelpie_exec **place = &exec->vm->execs;
     while (*place != exec) { /* bound: the list has it */
@@ -26,7 +49,8 @@ static void exec_unlink(struct kelpie_exec *exec) {
 
 static void exec_free(struct kelpie_exec *exec) {
     struct kelpie *kelpie = exec->kelpie; /* the VM's handle may be gone */
-    KELPIE_ASSERT(exec->is_destroyed && !exec->is_delivering);
+    KELPIE_ASSERT(exec->is_destroyed);
+    KELPIE_ASSERT(!exec->is_delivering);
     kelpie__timer_disarm(kelpie->loop, &exec->deliver_timer);
     kelpie__timer_disarm(kelpie->loop, &exec->backstop_timer);
     kelpie__stream_sender_deinit(&exec->arguments);
@@ -38,7 +62,7 @@ static void exec_free(struct kelpie_exec *exec) {
 }
 
 void kelpie__exec_destroy(struct kelpie_exec *exec) {
-    KELPIE_ASSERT(!exec->is_destroyed);
+    kelpie__exec_handle_check(exec);
     exec_unlink(exec);
     exec->is_destroyed = true;
     kelpie__timer_disarm(exec->kelpie->loop, &exec->deliver_timer);
@@ -48,6 +72,7 @@ void kelpie__exec_destroy(struct kelpie_exec *exec) {
 }
 
 void kelpie__exec_leave(struct kelpie_exec *exec) {
+    KELPIE_ASSERT(exec->is_delivering);
     exec->is_delivering = false;
     if (exec->is_destroyed) {
         exec_free(exec);
@@ -57,6 +82,8 @@ void kelpie__exec_leave(struct kelpie_exec *exec) {
 int kelpie__exec_create(struct kelpie_vm *vm, const struct kelpie_exec_callbacks *callbacks,
                         void *context, uint64_t stdout_offset, uint64_t stderr_offset,
                         struct kelpie_exec **out, struct kelpie_error *error) {
+    KELPIE_ASSERT(vm->wire != NULL);
+    KELPIE_ASSERT(vm->channel_last <= KELPIE_CHANNEL_MAX);
     if (vm->channel_last == KELPIE_CHANNEL_MAX) {
         return kelpie__fail(error, KELPIE_E_LIMIT, 0,
                             "this connection has run %u commands; open anew", KELPIE_CHANNEL_MAX);
@@ -87,6 +114,8 @@ int kelpie__exec_create(struct kelpie_vm *vm, const struct kelpie_exec_callbacks
     exec->channel = vm->channel_last;
     exec->next = vm->execs;
     vm->execs = exec;
+    KELPIE_ASSERT(exec->phase == KELPIE_EXEC_IS_STARTING);
+    kelpie__exec_handle_check(exec);
     *out = exec;
     return 0;
 }
@@ -94,6 +123,7 @@ int kelpie__exec_create(struct kelpie_vm *vm, const struct kelpie_exec_callbacks
 /* ---- the end --------------------------------------------------------------------------------- */
 
 void kelpie__exec_end(struct kelpie_exec *exec, const struct kelpie_error *why) {
+    KELPIE_ASSERT(exec->error.code == 0 || exec->phase == KELPIE_EXEC_HAS_ENDED);
     if (exec->phase == KELPIE_EXEC_HAS_ENDED) {
         return;
     }
@@ -126,7 +156,9 @@ static bool exec_was_frozen(struct kelpie_exec *exec) {
 static void exec_backstop(void *context) {
     struct kelpie_exec *exec = context;
     struct kelpie_error error;
-    KELPIE_ASSERT(exec->phase == KELPIE_EXEC_IS_RUNNING && exec->timeout_ms > 0);
+    kelpie__exec_handle_check(exec);
+    KELPIE_ASSERT(exec->phase == KELPIE_EXEC_IS_RUNNING);
+    KELPIE_ASSERT(exec->timeout_ms > 0);
     if (exec->is_paused || exec_was_frozen(exec)) {
         KELPIE_REACHED(exec->kelpie->os, "a timeout waited for a VM that was paused");
         kelpie__exec_arm_backstop(exec);
@@ -142,6 +174,8 @@ static void exec_backstop(void *context) {
 
 void kelpie__exec_arm_backstop(struct kelpie_exec *exec) {
     struct kelpie_loop *loop = exec->kelpie->loop;
+    KELPIE_ASSERT(exec->phase == KELPIE_EXEC_IS_RUNNING);
+    KELPIE_ASSERT(exec->timeout_ms <= KELPIE_EXEC_TIMEOUT_MS_MAX);
     if (exec->timeout_ms > 0) {
         uint64_t patience_ms = exec->timeout_ms + KELPIE_EXEC_BACKSTOP_MS + KELPIE_CALL_TIMEOUT_MS;
         exec->backstop_armed_ms =
@@ -182,6 +216,7 @@ static void exec_read_error(const struct kelpie_json_value *value, struct kelpie
                                  sizeof(out->message)) < 0) {
         kelpie__ignore(kelpie__text_copy(out->message, sizeof(out->message), "the VM died"));
     }
+    KELPIE_ASSERT(out->code < 0 && out->code >= KELPIE_CODE_LAST);
 }
 
 void kelpie__execs_exit(struct kelpie_vm *vm, const char *params, size_t length) {
@@ -197,6 +232,7 @@ void kelpie__execs_exit(struct kelpie_vm *vm, const char *params, size_t length)
         [ERROR] = {.key = "error"},
     };
     struct kelpie_error error;
+    KELPIE_ASSERT(vm->wire != NULL);
     kelpie__ignore(kelpie__json_members(params, length, members, COUNT)); /* none: no channel */
     uint64_t channel = kelpie__json_member_u64(&members[CHANNEL], 0);
     struct kelpie_exec *exec = kelpie__exec_find(vm, channel);
@@ -204,6 +240,11 @@ void kelpie__execs_exit(struct kelpie_vm *vm, const char *params, size_t length)
         KELPIE_REACHED(vm->kelpie->os, "the end of a command that was closed");
         return; /* closed here before its end was known */
     }
+    if (exec->phase == KELPIE_EXEC_IS_STARTING) {
+        kelpie__wire_break(vm->wire, "R22", "exec.exit before the answer to the command's start");
+        return;
+    }
+    kelpie__exec_handle_check(exec);
     if (members[ERROR].is_there) {
         KELPIE_REACHED(vm->kelpie->os, "a command ended with an error");
         exec_read_error(&members[ERROR].value, &error);
@@ -237,14 +278,17 @@ static int exec_ask(struct kelpie_exec *exec, const char *method, const char *mo
                     struct kelpie_error *error) {
     char params[256];
     struct kelpie_vm *vm = exec->vm;
+    kelpie__exec_handle_check(exec);
+    KELPIE_ASSERT(more[0] == '\0' || more[0] == ',');
     if (exec->phase == KELPIE_EXEC_HAS_ENDED) {
         return 0;
     }
     if (exec->id[0] == '\0' || vm->wire == NULL) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "%s: the command does not run yet", method);
     }
-    kelpie__ignore(
-        kelpie__text_format(params, sizeof(params), "{\"id\":\"%s\"%s}", exec->id, more));
+    KELPIE_ASSERT(exec->channel != 0);
+    bool fits = kelpie__text_format(params, sizeof(params), "{\"id\":\"%s\"%s}", exec->id, more);
+    KELPIE_ASSERT(fits);
     int status = kelpie__wire_call(vm->wire, method, params, KELPIE_CALL_TIMEOUT_MS, ignore_answer,
                                    vm, NULL, error);
     if (status == 0) {
@@ -260,7 +304,8 @@ int kelpie_exec_signal(struct kelpie_exec *exec, int signal, struct kelpie_error
                             "kelpie_exec_signal: signal %d is not in 1 to 64, or exec is NULL",
                             signal);
     }
-    kelpie__ignore(kelpie__text_format(more, sizeof(more), ",\"signal\":%d", signal));
+    bool fits = kelpie__text_format(more, sizeof(more), ",\"signal\":%d", signal);
+    KELPIE_ASSERT(fits);
     return exec_ask(exec, "exec.signal", more, error);
 }
 
@@ -271,8 +316,8 @@ int kelpie_exec_resize(struct kelpie_exec *exec, uint16_t rows, uint16_t columns
         return kelpie__fail(error, KELPIE_E_MISUSE, 0,
                             "kelpie_exec_resize: the command has no terminal, or a size is 0");
     }
-    kelpie__ignore(
-        kelpie__text_format(more, sizeof(more), ",\"rows\":%u,\"cols\":%u", rows, columns));
+    bool fits = kelpie__text_format(more, sizeof(more), ",\"rows\":%u,\"cols\":%u", rows, columns);
+    KELPIE_ASSERT(fits);
     return exec_ask(exec, "exec.resize", more, error);
 }
 
@@ -308,6 +353,7 @@ int kelpie_exec_wait(struct kelpie_exec *exec, uint64_t timeout_ms, struct kelpi
         status = kelpie__turn(kelpie, deadline_ns, error);
     }
     if (status == 0 && exec->error.code < 0) {
+        KELPIE_ASSERT(exec->is_ended_told);
         status = exec->error.code;
         if (error != NULL) {
             *error = exec->error;
@@ -322,6 +368,8 @@ int kelpie_exec_wait(struct kelpie_exec *exec, uint64_t timeout_ms, struct kelpi
 /* Nobody reads it any more: the monitor drops what is left of its output. */
 static void exec_stop_streams(struct kelpie_exec *exec) {
     struct kelpie_wire *wire = exec->vm->wire;
+    KELPIE_ASSERT(exec->channel != 0);
+    KELPIE_ASSERT(wire != NULL);
     for (unsigned i = 0; i < 2; i += 1) {
         if (!exec->outputs[i].receiver.is_ended) {
             kelpie__ignore(kelpie__wire_stop(
@@ -335,6 +383,7 @@ void kelpie_exec_close(struct kelpie_exec *exec) {
     if (exec == NULL) {
         return;
     }
+    kelpie__exec_handle_check(exec);
     struct kelpie_wire *wire = exec->vm->wire;
     bool is_alive = exec->phase != KELPIE_EXEC_HAS_ENDED && wire != NULL;
     if (is_alive && exec->start_request != 0) {
@@ -354,6 +403,9 @@ void kelpie_exec_close(struct kelpie_exec *exec) {
 int kelpie_exec_detach(struct kelpie_exec *exec, struct kelpie_error *error) {
     if (exec == NULL) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_exec_detach: exec is NULL");
+    }
+    if (exec->start_request != 0) { /* its answer will ask for the handle */
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "exec.detach: the command does not run yet");
     }
     int status = exec_ask(exec, "exec.detach", "", error);
     if (status == 0) {

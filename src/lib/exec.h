@@ -10,6 +10,12 @@
 /* credit of a stream, and the most that waits for its reader */
 #define KELPIE_LIB_OUTPUT_BYTES (256u * 1024u)
 
+static_assert(KELPIE_LIB_OUTPUT_BYTES >= KELPIE_STREAM_CREDIT_INITIAL_BYTES,
+              "what a monitor may send before it is given credit has room");
+static_assert(KELPIE_STREAM_STDOUT + 1 == KELPIE_STREAM_STDERR, "outputs are numbered in turn");
+
+/* What holds of a command's handle until it is destroyed. */
+void kelpie__exec_handle_check(const struct kelpie_exec *exec);
 /* Makes one on the next channel, held, in Starting. */
 KELPIE_MUST_CHECK int kelpie__exec_create(struct kelpie_vm *vm,
                                           const struct kelpie_exec_callbacks *callbacks,

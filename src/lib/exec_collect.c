@@ -39,6 +39,15 @@ struct collect {
 
 /* ---- the buffers ----------------------------------------------------------------------------- */
 
+static void buffer_check(const struct collect_buffer *buffer) {
+    if (buffer->memory == NULL) {
+        KELPIE_ASSERT(buffer->count == 0);
+    } else { /* with the zero behind them */
+        KELPIE_ASSERT(buffer->memory->capacity > sizeof(struct collect_header));
+        KELPIE_ASSERT(buffer->count < buffer->memory->capacity - sizeof(struct collect_header));
+    }
+}
+
 static char *buffer_bytes(const struct collect_buffer *buffer) {
     return buffer->memory == NULL ? NULL : (char *)(buffer->memory + 1);
 }
@@ -48,6 +57,7 @@ static bool buffer_reserve(struct collect *collect, struct collect_buffer *buffe
     struct kelpie_os *os = collect->vm->kelpie->os;
     size_t old = buffer->memory == NULL ? 0 : buffer->memory->capacity;
     size_t needed = sizeof(struct collect_header) + buffer->count + count + 1;
+    buffer_check(buffer);
     if (needed <= old) {
         return true;
     }
@@ -59,6 +69,7 @@ static bool buffer_reserve(struct collect *collect, struct collect_buffer *buffe
     }
     *memory = (struct collect_header){os, capacity};
     buffer->memory = memory;
+    KELPIE_ASSERT(memory->capacity >= needed);
     return true;
 }
 
@@ -84,11 +95,24 @@ void kelpie_exec_result_release(struct kelpie_exec_result *result) {
 
 /* ---- the command ----------------------------------------------------------------------------- */
 
+static void collect_check(const struct collect *collect) {
+    KELPIE_ASSERT(collect->result != NULL && collect->callback != NULL);
+    KELPIE_ASSERT(collect->output_bytes_max > 0);
+    KELPIE_ASSERT(collect->input_count == 0 || collect->input != NULL);
+    KELPIE_ASSERT(collect->exec == NULL || collect->exec->context == collect);
+    for (unsigned i = 0; i < 2; i += 1) {
+        buffer_check(&collect->buffers[i]);
+        KELPIE_ASSERT(collect->buffers[i].count <= collect->output_bytes_max);
+    }
+}
+
 static void collect_output(void *context, struct kelpie_exec *exec, enum kelpie_stream stream,
                            const void *bytes, size_t count) {
     struct collect *collect = context;
     struct collect_buffer *buffer = &collect->buffers[stream == KELPIE_STDOUT ? 0 : 1];
-    kelpie__ignore(exec != NULL);
+    KELPIE_ASSERT(collect->exec == exec);
+    KELPIE_ASSERT((bytes == NULL) == (count == 0));
+    collect_check(collect);
     size_t room = collect->output_bytes_max - buffer->count;
     size_t kept = (size_t)kelpie__min_u64(count, room);
     if (!buffer_reserve(collect, buffer, kept)) {
@@ -111,6 +135,7 @@ static void collect_feed(struct collect *collect) {
         return; /* it has ended without reading all of it */
     }
     collect->input += written;
+    KELPIE_ASSERT(written <= collect->input_count);
     collect->input_count -= written;
     if (collect->input_count == 0) {
         kelpie__ignore(kelpie_exec_close_stdin(collect->exec, NULL));
@@ -142,9 +167,10 @@ static void collect_give(struct collect *collect, const struct kelpie_exec_statu
         .stderr_count = collect->buffers[1].count,
         .is_stderr_truncated = collect->buffers[1].is_truncated,
     };
+    collect_check(collect);
     kelpie__struct_give(collect->result, &result, sizeof(result));
-    collect->buffers[0].memory = NULL;
-    collect->buffers[1].memory = NULL;
+    collect->buffers[0] = (struct collect_buffer){0};
+    collect->buffers[1] = (struct collect_buffer){0};
 }
 
 /* The end, whichever: the exec goes, then the callback comes. */
@@ -152,6 +178,8 @@ static void collect_end(struct collect *collect, const struct kelpie_error *erro
     struct kelpie_error kept = error == NULL ? (struct kelpie_error){0} : *error;
     kelpie_done_callback callback = collect->callback;
     void *context = collect->context;
+    collect_check(collect);
+    KELPIE_ASSERT(error == NULL || error->code < 0);
     if (collect->exec != NULL) {
         kelpie_exec_close(collect->exec);
     }
@@ -165,6 +193,7 @@ static void collect_ended(void *context, struct kelpie_exec *exec,
     struct collect *collect = context;
     struct kelpie_error timeout;
     KELPIE_ASSERT(collect->exec == exec);
+    KELPIE_ASSERT((status == NULL) == (error != NULL));
     if (status == NULL) {
         collect_end(collect, error);
         return;
@@ -190,12 +219,15 @@ static void collect_ended(void *context, struct kelpie_exec *exec,
 static void collect_drop(void *context) {
     struct collect *collect = context;
     KELPIE_ASSERT(collect->exec != NULL);
+    KELPIE_ASSERT(collect->exec->drop == collect_drop);
     kelpie_exec_close(collect->exec);
     collect_free(collect);
 }
 
 static void collect_started(void *context, const struct kelpie_error *error) {
     struct collect *collect = context;
+    collect_check(collect);
+    KELPIE_ASSERT(collect->exec != NULL);
     if (error != NULL) {
         collect_end(collect, error);
         return;
@@ -223,6 +255,11 @@ static int collect_start(struct kelpie_vm *vm, const struct kelpie_exec_options 
     }
     memcpy(&chosen, options, (size_t)kelpie__min_u64(options->struct_size, sizeof(chosen)));
     chosen.struct_size = sizeof(chosen);
+    if (chosen.stdin_count > 0 && chosen.stdin_bytes == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "kelpie_vm_exec: stdin_bytes is NULL, stdin_count %zu",
+                            chosen.stdin_count);
+    }
     /* An empty input needs no stream, nor an end; but a terminal's reader waits for one. */
     chosen.has_stdin = chosen.stdin_count > 0 || chosen.has_terminal;
     struct collect *collect = kelpie__alloc(vm->kelpie->os, sizeof(*collect));
@@ -247,6 +284,7 @@ static int collect_start(struct kelpie_vm *vm, const struct kelpie_exec_options 
         return status;
     }
     collect->exec->drop = collect_drop;
+    collect_check(collect);
     *out = collect;
     return 0;
 }
@@ -283,6 +321,7 @@ int kelpie_vm_exec(struct kelpie_vm *vm, const struct kelpie_exec_options *optio
     }
     status = kelpie__waiter_wait(vm->kelpie, &waiter, error);
     if (!waiter.is_done) { /* the loop itself failed */
+        KELPIE_ASSERT(status < 0 && collect != NULL);
         collect_drop(collect);
     }
     return status;

@@ -30,6 +30,8 @@ static void list_read(struct kelpie_operation *operation, const char *answer, si
     struct kelpie_json_iterator iterator;
     bool is_list = kelpie__json_find(answer, length, "execs", &execs) == 0 &&
                    kelpie__json_iterate(&execs, &iterator) == 0;
+    KELPIE_ASSERT(operation->read == list_read);
+    KELPIE_ASSERT(operation->result_count != NULL);
     while (is_list && kelpie__json_next(&iterator, NULL, &item) == 1) { /* bound: the answer */
         size_t old_bytes = count * sizeof(*list);
         struct kelpie_exec_info *larger =
@@ -60,11 +62,13 @@ static int list_begin(struct kelpie_vm *vm, struct kelpie_exec_info **out, size_
     int status = may_wait ? kelpie__vm_connect_wait(vm, false, &record, &kept)
                           : kelpie__vm_connect(vm, false, &record, &kept);
     if (status == KELPIE_E_STATE) {
+        KELPIE_ASSERT(record.state != KELPIE_VM_RUNNING);
         return kelpie__state_allow(record.state, KELPIE_VERB_EXEC, vm->directory.name, error);
     }
     if (status < 0 && error != NULL) {
         *error = kept;
     }
+    kelpie__request_check(request);
     return status;
 }
 
@@ -104,6 +108,7 @@ int kelpie_vm_exec_list_async(struct kelpie_vm *vm, struct kelpie_exec_info **ou
 }
 
 void kelpie_exec_list_free(struct kelpie *kelpie, struct kelpie_exec_info *list, size_t count) {
-    KELPIE_ASSERT((list == NULL) == (count == 0));
-    kelpie__free(kelpie->os, list, count * sizeof(*list));
+    if (count > 0) { /* another count than the list's is the embedder's mistake */
+        kelpie__free(kelpie->os, list, count * sizeof(*list));
+    }
 }

@@ -16,6 +16,8 @@
 #define EXEC_PARAMS_BYTES (8u * 1024u + 2u * KELPIE_PATH_BYTES_MAX)
 #define EXEC_ROWS_DEFAULT 24u
 #define EXEC_COLUMNS_DEFAULT 80u
+/* no stream comes so far, and what is added to an offset does not wrap round */
+#define EXEC_OFFSET_MAX ((uint64_t)INT64_MAX)
 
 /* What goes over the arguments stream: argv, then the environment, each text with its zero. */
 struct exec_arguments {
@@ -28,6 +30,7 @@ struct exec_arguments {
 
 static size_t name_length(const char *assignment) {
     const char *equals = strchr(assignment, '=');
+    KELPIE_ASSERT(equals == NULL || equals >= assignment);
     return equals == NULL ? strlen(assignment) : (size_t)(equals - assignment);
 }
 
@@ -45,6 +48,7 @@ static bool is_overridden(const struct kelpie_exec_options *options, const char 
 
 static void arguments_put_text(struct kelpie_stream_sender *sender, const char *text,
                                size_t count) {
+    KELPIE_ASSERT(text[count - 1] == '\0');
     KELPIE_ASSERT(count > 0);
     if (sender != NULL) {
         size_t written = kelpie__stream_sender_write(sender, text, count);
@@ -55,6 +59,7 @@ static void arguments_put_text(struct kelpie_stream_sender *sender, const char *
 /* Visits every text; writes it when there is a sender. */
 static void arguments_visit(const struct kelpie_vm *vm, const struct kelpie_exec_options *options,
                             struct kelpie_stream_sender *sender, struct exec_arguments *out) {
+    KELPIE_ASSERT(vm->config->environment_bytes <= sizeof(vm->config->environment));
     *out = (struct exec_arguments){0};
     for (size_t i = 0; options->argv[i] != NULL; i += 1) {
         size_t count = strlen(options->argv[i]) + 1;
@@ -71,6 +76,7 @@ static void arguments_visit(const struct kelpie_vm *vm, const struct kelpie_exec
             arguments_put_text(sender, next, count);
         }
         next += count;
+        KELPIE_ASSERT(next <= vm->config->environment + sizeof(vm->config->environment));
     }
     for (size_t i = 0; options->environment != NULL && options->environment[i] != NULL; i += 1) {
         size_t count = strlen(options->environment[i]) + 1;
@@ -80,10 +86,18 @@ static void arguments_visit(const struct kelpie_vm *vm, const struct kelpie_exec
     }
 }
 
+static void arguments_check(const struct exec_arguments *arguments) {
+    uint64_t text_count = arguments->argument_count + arguments->environment_count;
+    KELPIE_ASSERT(arguments->argument_count > 0);
+    KELPIE_ASSERT(arguments->bytes >= text_count); /* each has its zero */
+}
+
 static int arguments_put(struct kelpie_exec *exec, const struct kelpie_exec_options *options,
                          struct exec_arguments *out, struct kelpie_error *error) {
     struct kelpie_vm *vm = exec->vm;
+    KELPIE_ASSERT(exec->arguments.ring.bytes == NULL);
     arguments_visit(vm, options, NULL, out);
+    KELPIE_ASSERT(out->argument_count > 0);
     if (out->bytes > KELPIE_EXEC_ARGUMENT_BYTES_MAX ||
         out->argument_count + out->environment_count > KELPIE_EXEC_ARGUMENT_COUNT_MAX) {
         return kelpie__fail(
@@ -99,6 +113,7 @@ static int arguments_put(struct kelpie_exec *exec, const struct kelpie_exec_opti
     if (status == 0) {
         arguments_visit(vm, options, &exec->arguments, out);
         kelpie__stream_sender_end(&exec->arguments);
+        KELPIE_ASSERT(exec->arguments.ring.written == out->bytes);
     }
     return status;
 }
@@ -107,6 +122,8 @@ static int arguments_put(struct kelpie_exec *exec, const struct kelpie_exec_opti
 
 static void write_limits(struct kelpie_json_writer *writer,
                          const struct kelpie_exec_options *options) {
+    KELPIE_ASSERT(options->limits != NULL);
+    KELPIE_ASSERT(options->limit_count <= KELPIE_EXEC_LIMIT_COUNT_MAX);
     kelpie__json_array_begin(writer, "limits");
     for (size_t i = 0; i < options->limit_count; i += 1) {
         kelpie__json_object_begin(writer, NULL);
@@ -123,6 +140,8 @@ static int64_t write_params(const struct kelpie_exec *exec,
                             const struct exec_arguments *arguments, char *out, size_t capacity) {
     struct kelpie_json_writer writer;
     const char *directory = options->working_directory;
+    arguments_check(arguments);
+    KELPIE_ASSERT(exec->channel != 0);
     if (directory == NULL && exec->vm->config->working_directory[0] != '\0') {
         directory = exec->vm->config->working_directory;
     }
@@ -161,10 +180,12 @@ static int64_t write_params(const struct kelpie_exec *exec,
 static void start_end(struct kelpie_exec *exec, const struct kelpie_error *error) {
     struct kelpie *kelpie = exec->kelpie;
     struct kelpie_error lost;
+    kelpie__exec_handle_check(exec);
     KELPIE_ASSERT(exec->phase == KELPIE_EXEC_IS_STARTING);
     exec->start_request = 0;
     if (error == NULL) {
         exec->phase = KELPIE_EXEC_IS_RUNNING;
+        KELPIE_ASSERT(exec->channel != 0);
         kelpie__exec_arm_backstop(exec);
     } else {
         if (error->code == KELPIE_E_IO && kelpie__wire_is_closed(exec->vm->wire)) {
@@ -174,6 +195,7 @@ static void start_end(struct kelpie_exec *exec, const struct kelpie_error *error
         }
         exec->phase = KELPIE_EXEC_HAS_ENDED;
         exec->error = *error;
+        KELPIE_ASSERT(exec->error.code < 0);
         exec->id[0] = '\0';
         exec->is_ended_told = true; /* the start's own callback tells it */
     }
@@ -186,15 +208,23 @@ static void start_end(struct kelpie_exec *exec, const struct kelpie_error *error
     }
 }
 
+/* An answer that breaks a rule: the connection ends, so that nothing more comes of the command. */
+static const struct kelpie_error *start_unreadable(struct kelpie_exec *exec, const char *what,
+                                                   struct kelpie_error *out) {
+    KELPIE_ASSERT(exec->channel != 0);
+    kelpie__wire_break(exec->vm->wire, "R22", "the monitor %s", what);
+    kelpie__ignore(kelpie__fail(out, KELPIE_E_PROTOCOL, 0, "the monitor %s", what));
+    return out;
+}
+
 static void start_answer(void *context, const struct kelpie_error *error, const char *result,
                          size_t length) {
     struct kelpie_exec *exec = context;
     struct kelpie_error unreadable;
+    KELPIE_ASSERT(exec->start_request != 0);
     if (error == NULL &&
         kelpie__json_find_string(result, length, "id", exec->id, sizeof(exec->id)) < 0) {
-        kelpie__ignore(kelpie__fail(&unreadable, KELPIE_E_PROTOCOL, 0,
-                                    "the monitor started a command without an id"));
-        error = &unreadable;
+        error = start_unreadable(exec, "started a command without an id", &unreadable);
     }
     start_end(exec, error);
 }
@@ -217,6 +247,10 @@ static int check_options(struct kelpie_vm *vm, const struct kelpie_exec_options 
         return kelpie__fail(error, KELPIE_E_LIMIT, 0, "exec: %zu resource limits, the limit is %u",
                             out->limit_count, KELPIE_EXEC_LIMIT_COUNT_MAX);
     }
+    if (out->limit_count > 0 && out->limits == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "exec: limits is NULL, limit_count %zu",
+                            out->limit_count);
+    }
     bool has_timeout = out->timeout_ms != KELPIE_TIMEOUT_NONE;
     if (has_timeout && out->timeout_ms > KELPIE_EXEC_TIMEOUT_MS_MAX) {
         return kelpie__fail(
@@ -232,6 +266,7 @@ static int connect_running(struct kelpie_vm *vm, bool may_wait, struct kelpie_er
     struct kelpie_vm_record record = {0};
     int status = may_wait ? kelpie__vm_connect_wait(vm, false, &record, error)
                           : kelpie__vm_connect(vm, false, &record, error);
+    KELPIE_ASSERT(!may_wait || vm->kelpie->callback_depth == 0);
     return status == KELPIE_E_STATE
                ? kelpie__state_allow(record.state, KELPIE_VERB_EXEC, vm->directory.name, error)
                : status;
@@ -243,6 +278,8 @@ static int start_send(struct kelpie_exec *exec, const struct kelpie_exec_options
     struct exec_arguments arguments;
     struct kelpie_vm *vm = exec->vm;
     int status = arguments_put(exec, options, &arguments, error);
+    KELPIE_ASSERT(exec->start_request == 0);
+    KELPIE_ASSERT(exec->phase == KELPIE_EXEC_IS_STARTING);
     if (status < 0) {
         return status;
     }
@@ -254,6 +291,7 @@ static int start_send(struct kelpie_exec *exec, const struct kelpie_exec_options
     status = kelpie__wire_call(vm->wire, "exec.start", params, KELPIE_CALL_TIMEOUT_MS, start_answer,
                                exec, &exec->start_request, error);
     if (status == 0) {
+        KELPIE_ASSERT(exec->start_request != 0);
         kelpie__exec_pump(exec);
         kelpie__wire_flush(vm->wire);
     }
@@ -267,6 +305,7 @@ static int exec_start(struct kelpie_vm *vm, const struct kelpie_exec_options *op
     struct kelpie_exec_options chosen;
     struct kelpie_exec *exec = NULL;
     int status = check_options(vm, options, &chosen, error);
+    KELPIE_ASSERT((done == NULL) == may_wait);
     if (status == 0) {
         status = connect_running(vm, may_wait, error);
     }
@@ -276,6 +315,7 @@ static int exec_start(struct kelpie_vm *vm, const struct kelpie_exec_options *op
     if (status < 0) {
         return status;
     }
+    KELPIE_ASSERT(exec->is_held);
     exec->start_callback = done;
     exec->keeps_on_disconnect = chosen.keep_on_disconnect;
     exec->has_terminal = chosen.has_terminal;
@@ -312,8 +352,10 @@ static int wait_started(struct kelpie_exec *exec, struct kelpie_error *error) {
     while (status == 0 && exec->start_request != 0) { /* bound: the request's deadline */
         status = kelpie__turn(exec->kelpie, -1, error);
     }
+    kelpie__exec_handle_check(exec);
     KELPIE_ASSERT(status < 0 || exec->phase != KELPIE_EXEC_IS_STARTING);
     if (status == 0 && exec->phase == KELPIE_EXEC_HAS_ENDED && exec->id[0] == '\0') {
+        KELPIE_ASSERT(exec->error.code < 0);
         status = exec->error.code;
         if (error != NULL) {
             *error = exec->error;
@@ -323,6 +365,8 @@ static int wait_started(struct kelpie_exec *exec, struct kelpie_error *error) {
 }
 
 static int release_held(struct kelpie_exec *exec, int status, struct kelpie_exec **out) {
+    KELPIE_ASSERT(exec->is_held);
+    KELPIE_ASSERT(status < 0 || exec->id[0] != '\0');
     if (status < 0) {
         kelpie_exec_close(exec);
         return status;
@@ -355,24 +399,40 @@ struct attach_target {
     uint64_t stderr_offset;
 };
 
+/* Where the streams go on; false: at offsets that no stream has. Bytes that are gone for good are
+ * passed over. */
+static bool attach_read(struct kelpie_exec *exec, const char *result, size_t length) {
+    uint64_t asked[2] = {exec->outputs[0].receiver.received, exec->outputs[1].receiver.received};
+    uint64_t offsets[2] = {asked[0], asked[1]};
+    uint64_t input = 0;
+    kelpie__ignore(kelpie__json_find_u64(result, length, "stdout_offset", &offsets[0]));
+    kelpie__ignore(kelpie__json_find_u64(result, length, "stderr_offset", &offsets[1]));
+    kelpie__ignore(kelpie__json_find_u64(result, length, "stdin_offset", &input));
+    KELPIE_SOMETIMES(exec->kelpie->os, "an attach found bytes gone for good",
+                     offsets[0] > asked[0]);
+    bool is_valid = input <= EXEC_OFFSET_MAX;
+    for (unsigned i = 0; i < 2; i += 1) {
+        is_valid = is_valid && offsets[i] >= asked[i] && offsets[i] <= EXEC_OFFSET_MAX;
+    }
+    for (unsigned i = 0; i < 2 && is_valid; i += 1) {
+        KELPIE_ASSERT(!exec->outputs[i].has_ring);
+        kelpie__stream_receiver_init(&exec->outputs[i].receiver, offsets[i],
+                                     KELPIE_LIB_OUTPUT_BYTES);
+    }
+    if (is_valid) { /* what the client before left may fill the monitor's buffer: credit comes */
+        kelpie__stream_sender_begin(&exec->input, input, 0);
+    }
+    return is_valid;
+}
+
 static void attach_answer(void *context, const struct kelpie_error *error, const char *result,
                           size_t length) {
     struct kelpie_exec *exec = context;
-    if (error == NULL) {
-        uint64_t offsets[2] = {exec->outputs[0].receiver.received,
-                               exec->outputs[1].receiver.received};
-        uint64_t input = 0;
-        kelpie__ignore(kelpie__json_find_u64(result, length, "stdout_offset", &offsets[0]));
-        kelpie__ignore(kelpie__json_find_u64(result, length, "stderr_offset", &offsets[1]));
-        kelpie__ignore(kelpie__json_find_u64(result, length, "stdin_offset", &input));
-        KELPIE_SOMETIMES(exec->kelpie->os, "an attach found bytes gone for good",
-                         offsets[0] > exec->outputs[0].receiver.received);
-        for (unsigned i = 0; i < 2; i += 1) { /* bytes that are gone for good are passed over */
-            kelpie__stream_receiver_init(&exec->outputs[i].receiver, offsets[i],
-                                         KELPIE_LIB_OUTPUT_BYTES);
-        }
-        /* What the client before left may fill the monitor's buffer: credit comes by itself. */
-        kelpie__stream_sender_begin(&exec->input, input, 0);
+    struct kelpie_error unreadable;
+    KELPIE_ASSERT(exec->start_request != 0);
+    if (error == NULL && !attach_read(exec, result, length)) {
+        error =
+            start_unreadable(exec, "attached to a command at offsets it never had", &unreadable);
     }
     start_end(exec, error);
 }
@@ -385,9 +445,10 @@ static int attach_send(struct kelpie_exec *exec, const char *exec_id, struct kel
         exec->channel, (unsigned long long)exec->outputs[0].receiver.received,
         (unsigned long long)exec->outputs[1].receiver.received);
     KELPIE_ASSERT(fits);
+    KELPIE_ASSERT(exec->start_request == 0);
     KELPIE_ASSERT(exec->phase == KELPIE_EXEC_IS_STARTING);
-    kelpie__ignore(
-        kelpie__text_copy(exec->id, sizeof(exec->id), exec_id)); /* its length is right */
+    fits = kelpie__text_copy(exec->id, sizeof(exec->id), exec_id);
+    KELPIE_ASSERT(fits); /* it was looked at */
     int status = kelpie__wire_call(exec->vm->wire, "exec.attach", params, KELPIE_CALL_TIMEOUT_MS,
                                    attach_answer, exec, &exec->start_request, error);
     if (status == 0) {
@@ -403,6 +464,9 @@ static int attach_begin(struct kelpie_vm *vm, const struct attach_target *target
                         struct kelpie_error *error) {
     uint8_t id[KELPIE_EXEC_ID_CHARACTERS / 2];
     struct kelpie_exec *exec = NULL;
+    if (target->stdout_offset > EXEC_OFFSET_MAX || target->stderr_offset > EXEC_OFFSET_MAX) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "exec: an offset that was never written");
+    }
     if (!kelpie__text_unhex(target->id, id, sizeof(id))) {
         return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0,
                             "\"%.40s\" is no exec id: those have 32 hexadecimal digits",
@@ -416,6 +480,7 @@ static int attach_begin(struct kelpie_vm *vm, const struct attach_target *target
     if (status < 0) {
         return status;
     }
+    KELPIE_ASSERT(exec->is_held);
     exec->start_callback = done;
     exec->keeps_on_disconnect = true;
     exec->has_terminal = true; /* not known: a resize is refused by the guest when there is none */

@@ -18,10 +18,11 @@ static enum kelpie_stream_kind output_kind(unsigned index) {
 }
 
 struct kelpie_exec *kelpie__exec_find(struct kelpie_vm *vm, uint64_t channel) {
-    struct kelpie_exec *exec = vm->execs;
-    while (exec != NULL && exec->channel != channel) { /* bound: the list */
+    struct kelpie_exec *exec = channel == 0 ? NULL : vm->execs; /* 0: of a former connection */
+    while (exec != NULL && exec->channel != channel) {          /* bound: the list */
         exec = exec->next;
     }
+    KELPIE_ASSERT(exec == NULL || exec->vm == vm);
     return exec;
 }
 
@@ -30,6 +31,7 @@ struct kelpie_exec *kelpie__exec_find(struct kelpie_vm *vm, uint64_t channel) {
 static struct kelpie_exec *find_stream(struct kelpie_vm *vm, uint32_t stream,
                                        enum kelpie_stream_kind *out_kind) {
     uint32_t channel = stream >> KELPIE_STREAM_KIND_BITS;
+    KELPIE_ASSERT(vm->wire != NULL);
     if (channel == 0 || channel > vm->channel_last) {
         kelpie__wire_break(vm->wire, "R19", "a stream of channel %u, which was never opened",
                            channel);
@@ -47,7 +49,10 @@ static bool can_deliver(const struct kelpie_exec *exec) {
 
 static void tell_output(struct kelpie_exec *exec, unsigned index, const void *bytes, size_t count) {
     struct kelpie *kelpie = exec->kelpie;
-    KELPIE_ASSERT(exec->is_delivering && !exec->is_destroyed);
+    KELPIE_ASSERT(exec->is_delivering);
+    KELPIE_ASSERT(can_deliver(exec));
+    KELPIE_ASSERT(count > 0 || exec->outputs[index].is_end_told);
+    KELPIE_ASSERT((bytes == NULL) == (count == 0));
     if (exec->callbacks.output != NULL) {
         kelpie__callback_enter(kelpie);
         exec->callbacks.output(exec->context, exec, index == 0 ? KELPIE_STDOUT : KELPIE_STDERR,
@@ -58,10 +63,11 @@ static void tell_output(struct kelpie_exec *exec, unsigned index, const void *by
 
 static void give_credit(struct kelpie_exec *exec, unsigned index) {
     struct kelpie_exec_output *output = &exec->outputs[index];
-    if (exec->is_destroyed || exec->vm->wire == NULL) {
+    if (exec->is_destroyed || exec->channel == 0) {
         return;
     }
     uint64_t waiting = output->has_ring ? kelpie__ring_unsent(&output->ring) : 0;
+    KELPIE_ASSERT(waiting <= KELPIE_LIB_OUTPUT_BYTES && waiting <= output->receiver.received);
     kelpie__stream_receiver_consumed(&output->receiver, exec->vm->wire,
                                      kelpie__stream_number(exec->channel, output_kind(index)),
                                      output->receiver.received - waiting);
@@ -69,6 +75,7 @@ static void give_credit(struct kelpie_exec *exec, unsigned index) {
 
 static void deliver_waiting(struct kelpie_exec *exec, unsigned index) {
     struct kelpie_exec_output *output = &exec->outputs[index];
+    KELPIE_ASSERT(exec->is_delivering);
     while (output->has_ring && can_deliver(exec)) { /* bound: the ring */
         const void *bytes = NULL;
         size_t count = kelpie__ring_send_view(&output->ring, &bytes);
@@ -89,6 +96,7 @@ static void deliver_waiting(struct kelpie_exec *exec, unsigned index) {
 static void deliver_end(struct kelpie_exec *exec, unsigned index) {
     struct kelpie_exec_output *output = &exec->outputs[index];
     bool is_empty = !output->has_ring || kelpie__ring_unsent(&output->ring) == 0;
+    KELPIE_ASSERT(exec->is_delivering);
     if (can_deliver(exec) && output->receiver.is_ended && is_empty && !output->is_end_told) {
         output->is_end_told = true;
         tell_output(exec, index, NULL, 0);
@@ -98,10 +106,13 @@ static void deliver_end(struct kelpie_exec *exec, unsigned index) {
 static void deliver_exit(struct kelpie_exec *exec) {
     struct kelpie *kelpie = exec->kelpie;
     bool is_read = exec->outputs[0].is_end_told && exec->outputs[1].is_end_told;
+    KELPIE_ASSERT(exec->is_delivering);
     if (!can_deliver(exec) || exec->phase != KELPIE_EXEC_HAS_ENDED || !is_read ||
         exec->is_ended_told) {
         return;
     }
+    KELPIE_ASSERT(exec->outputs[0].receiver.is_ended);
+    KELPIE_ASSERT(exec->outputs[1].receiver.is_ended);
     exec->is_ended_told = true;
     if (exec->callbacks.ended != NULL) {
         bool has_failed = exec->error.code < 0;
@@ -114,7 +125,8 @@ static void deliver_exit(struct kelpie_exec *exec) {
 
 static void deliver(void *context) {
     struct kelpie_exec *exec = context;
-    KELPIE_ASSERT(!exec->is_delivering && !exec->is_destroyed);
+    kelpie__exec_handle_check(exec);
+    KELPIE_ASSERT(!exec->is_delivering);
     exec->is_delivering = true;
     for (unsigned i = 0; i < 2 && !exec->is_destroyed; i += 1) {
         deliver_waiting(exec, i);
@@ -135,6 +147,8 @@ void kelpie__exec_plan_delivery(struct kelpie_exec *exec) {
 static void output_keep(struct kelpie_exec *exec, unsigned index, const void *bytes, size_t count) {
     struct kelpie_exec_output *output = &exec->outputs[index];
     struct kelpie_error error;
+    KELPIE_ASSERT(count > 0);
+    KELPIE_ASSERT(exec->phase != KELPIE_EXEC_IS_STARTING);
     if (!output->has_ring) {
         int status =
             kelpie__ring_init(&output->ring, exec->kelpie->os, KELPIE_LIB_OUTPUT_BYTES, &error);
@@ -159,6 +173,11 @@ void kelpie__execs_data(struct kelpie_vm *vm, uint32_t stream, uint64_t offset, 
         kelpie__wire_break(vm->wire, "R20", "data of stream %u comes the wrong way", stream);
         return;
     }
+    if (exec->phase == KELPIE_EXEC_IS_STARTING) {
+        kelpie__wire_break(vm->wire, "R19", "output before the answer to the command's start");
+        return;
+    }
+    kelpie__exec_handle_check(exec);
     unsigned index = kind == KELPIE_STREAM_STDOUT ? 0 : 1;
     struct kelpie_exec_output *output = &exec->outputs[index];
     const char *rule = kelpie__stream_receiver_data(&output->receiver, offset, count, is_end);
@@ -197,7 +216,8 @@ void kelpie_exec_resume_output(struct kelpie_exec *exec) {
 
 static void tell_writable(struct kelpie_exec *exec) {
     struct kelpie *kelpie = exec->kelpie;
-    KELPIE_ASSERT(!exec->is_destroyed && !exec->is_delivering);
+    kelpie__exec_handle_check(exec);
+    KELPIE_ASSERT(!exec->is_delivering);
     if (!exec->is_stdin_short || kelpie__stream_sender_space(&exec->input) == 0 || exec->is_held) {
         return;
     }
@@ -214,13 +234,15 @@ static void tell_writable(struct kelpie_exec *exec) {
 
 void kelpie__exec_pump(struct kelpie_exec *exec) {
     struct kelpie_wire *wire = exec->vm->wire;
-    if (wire == NULL) {
-        return;
+    kelpie__exec_handle_check(exec);
+    if (exec->channel == 0) {
+        return; /* its connection is gone, and the channel may be another's by now */
     }
     uint32_t arguments = kelpie__stream_number(exec->channel, KELPIE_STREAM_ARGUMENTS);
     bool has_arguments = exec->arguments.ring.bytes != NULL;
     if (has_arguments && kelpie__stream_sender_pump(&exec->arguments, wire, arguments) &&
         exec->arguments.ring.acknowledged == exec->arguments.ring.written) {
+        KELPIE_ASSERT(exec->arguments.is_end_sent || exec->arguments.is_stopped);
         kelpie__stream_sender_deinit(&exec->arguments);
     }
     kelpie__ignore(kelpie__stream_sender_pump(
@@ -231,6 +253,7 @@ void kelpie__execs_credit(struct kelpie_vm *vm, uint32_t stream, uint64_t acknow
                           uint64_t limit) {
     enum kelpie_stream_kind kind = KELPIE_STREAM_ARGUMENTS;
     struct kelpie_exec *exec = find_stream(vm, stream, &kind);
+    KELPIE_ASSERT(vm->wire != NULL);
     if (exec == NULL) {
         return;
     }
@@ -268,6 +291,7 @@ void kelpie__execs_stop(struct kelpie_vm *vm, uint32_t stream) {
 
 void kelpie__execs_drained(struct kelpie_vm *vm) {
     struct kelpie_exec *exec = vm->execs;
+    KELPIE_ASSERT(vm->wire != NULL);
     while (exec != NULL) { /* bound: the list; a callback may close its own exec only */
         struct kelpie_exec *next = exec->next;
         kelpie__exec_pump(exec);
@@ -281,6 +305,7 @@ void kelpie__execs_drained(struct kelpie_vm *vm) {
 void kelpie__execs_fail(struct kelpie_vm *vm, const struct kelpie_error *why) {
     KELPIE_ASSERT(vm->wire == NULL);
     for (struct kelpie_exec *exec = vm->execs; exec != NULL; exec = exec->next) {
+        exec->channel = 0; /* a new connection numbers anew */
         kelpie__exec_end(exec, why);
     }
 }
@@ -290,16 +315,18 @@ int kelpie_exec_write(struct kelpie_exec *exec, const void *bytes, size_t count,
     if (exec == NULL || out_written == NULL || (bytes == NULL && count > 0)) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_exec_write: an argument is NULL");
     }
-    if (exec->phase == KELPIE_EXEC_HAS_ENDED || exec->vm->wire == NULL) {
+    if (exec->phase == KELPIE_EXEC_HAS_ENDED || exec->channel == 0) {
         return kelpie__fail(error, KELPIE_E_EXEC, 0, "the command has ended");
     }
     if (!exec->is_stdin_open || exec->input.is_end_written) {
         return kelpie__fail(error, KELPIE_E_EXEC, 0,
                             "stdin is closed; set has_stdin to write to a command");
     }
+    kelpie__exec_handle_check(exec);
     size_t written = kelpie__stream_sender_write(&exec->input, bytes, count);
     KELPIE_ASSERT(written <= count);
     exec->is_stdin_short = written < count;
+    KELPIE_ASSERT(!exec->is_stdin_short || kelpie__stream_sender_space(&exec->input) == 0);
     kelpie__exec_pump(exec);
     if (!exec->kelpie->loop->is_dispatching) {
         kelpie__wire_flush(exec->vm->wire);
@@ -316,8 +343,9 @@ int kelpie_exec_close_stdin(struct kelpie_exec *exec, struct kelpie_error *error
         return 0;
     }
     kelpie__stream_sender_end(&exec->input);
+    KELPIE_ASSERT(exec->input.is_end_written);
     kelpie__exec_pump(exec);
-    if (exec->vm->wire != NULL && !exec->kelpie->loop->is_dispatching) {
+    if (exec->channel != 0 && !exec->kelpie->loop->is_dispatching) {
         kelpie__wire_flush(exec->vm->wire);
     }
     return 0;

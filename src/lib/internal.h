@@ -14,6 +14,11 @@
 #include "store/vm_directory.h"
 #include "wire/stream.h"
 
+#define KELPIE_LIB_HANDLE_MAX 1024u /* connections of one struct kelpie */
+
+static_assert(KELPIE_FORK_COUNT_MAX + KELPIE_POOL_WAITER_COUNT_MAX < KELPIE_LIB_HANDLE_MAX,
+              "forks and claims that wait do not use up a handle's connections");
+
 struct kelpie {
     struct kelpie_os *os;     /* owned */
     struct kelpie_loop *loop; /* owned */
@@ -89,7 +94,7 @@ struct kelpie_exec {
     struct kelpie *kelpie; /* borrowed: until kelpie_close */
     struct kelpie_vm *vm;  /* borrowed: until it is destroyed */
     struct kelpie_exec *next;
-    uint32_t channel;
+    uint32_t channel; /* of the VM's connection; 0: that one is gone */
     enum kelpie_exec_phase phase;
     char id[KELPIE_EXEC_ID_CHARACTERS + 1];
     uint64_t start_request; /* 0: answered */
@@ -119,6 +124,9 @@ struct kelpie_exec {
 };
 
 /* ---- kelpie.c -------------------------------------------------------------------------------- */
+
+/* What holds of a handle whenever the embedder may call. */
+void kelpie__handle_check(const struct kelpie *kelpie);
 
 /* A copy of the caller's options, whatever their size; NULL: the defaults. */
 KELPIE_MUST_CHECK int kelpie__open_read_options(const struct kelpie_open_options *given,
@@ -185,6 +193,7 @@ struct kelpie_request {
     bool is_answered; /* there was nobody to ask, and the result is there: nothing is sent */
 };
 
+void kelpie__request_check(const struct kelpie_request *request);
 /* Sends a request over the open connection. out may be NULL. */
 KELPIE_MUST_CHECK int kelpie__operation_start(struct kelpie_vm *vm,
                                               const struct kelpie_request *request,
@@ -220,6 +229,8 @@ void kelpie__vm_release_waiting(struct kelpie_vm *source);
 
 /* ---- vm.c ------------------------------------------------------------------------------------ */
 
+/* What holds of a VM's handle from its opening to its closing. */
+void kelpie__vm_check(const struct kelpie_vm *vm);
 /* As kelpie_vm_create, for a call that may not block: BUSY, where that waits. */
 KELPIE_MUST_CHECK int kelpie__vm_create_now(struct kelpie *kelpie, const char *name,
                                             struct kelpie_config *config, struct kelpie_vm **out,

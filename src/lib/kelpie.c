@@ -9,11 +9,23 @@
 #include "lib/pool.h"
 #include "os/os_call.h"
 
-#define LIB_HANDLE_MAX 1024u        /* connections of one struct kelpie */
 #define LIB_STRUCT_BYTES_MAX 65536u /* a larger struct_size was never set */
 
 const char *kelpie_version(void) {
     return KELPIE_VERSION;
+}
+
+static_assert(offsetof(struct kelpie_open_options, struct_size) == 0, "the size comes first");
+static_assert(offsetof(struct kelpie_vm_info, struct_size) == 0, "the size comes first");
+static_assert(offsetof(struct kelpie_health, struct_size) == 0, "the size comes first");
+static_assert(offsetof(struct kelpie_stats, struct_size) == 0, "the size comes first");
+static_assert(sizeof(struct kelpie_vm_info) <= LIB_STRUCT_BYTES_MAX, "ours is no mistake");
+
+void kelpie__handle_check(const struct kelpie *kelpie) {
+    KELPIE_ASSERT(kelpie->loop->os == kelpie->os);
+    KELPIE_ASSERT(kelpie->places.os == kelpie->os);
+    KELPIE_ASSERT(kelpie->places.state_vms >= 0);
+    KELPIE_ASSERT(kelpie->places.runtime_vms >= 0);
 }
 
 bool kelpie__struct_is_sized(const void *out) {
@@ -50,6 +62,7 @@ int kelpie__open_read_options(const struct kelpie_open_options *given,
     }
     memcpy(out, given, (size_t)kelpie__min_u64(given->struct_size, sizeof(*out)));
     out->struct_size = sizeof(*out);
+    KELPIE_ASSERT(out->struct_size == sizeof(*out));
     return 0;
 }
 
@@ -67,7 +80,7 @@ int kelpie__open_with_os(struct kelpie_os *os, const struct kelpie_open_options 
     kelpie->os = os;
     kelpie->log_callback = chosen.log_callback;
     kelpie->log_context = chosen.log_context;
-    status = kelpie__loop_create(os, LIB_HANDLE_MAX, &kelpie->loop, error);
+    status = kelpie__loop_create(os, KELPIE_LIB_HANDLE_MAX, &kelpie->loop, error);
     if (status < 0) {
         goto fail_loop;
     }
@@ -78,6 +91,8 @@ int kelpie__open_with_os(struct kelpie_os *os, const struct kelpie_open_options 
     kelpie__vm_directory_recover_all(&kelpie->places, &kelpie->leftovers);
     kelpie__snapshots_prune(kelpie);
     kelpie__pools_prune(kelpie);
+    KELPIE_ASSERT(kelpie->vms == NULL && kelpie->callback_depth == 0);
+    kelpie__handle_check(kelpie);
     *out = kelpie;
     return 0;
 fail_places:
@@ -89,6 +104,7 @@ fail_loop:
 
 struct kelpie_os *kelpie__close_keeping_os(struct kelpie *kelpie) {
     struct kelpie_os *os = kelpie->os;
+    kelpie__handle_check(kelpie);
     KELPIE_ASSERT(kelpie->callback_depth == 0);
     while (kelpie->pools != NULL) { /* bound: the open handles; owned ones are removed */
         kelpie_pool_close(kelpie->pools);
@@ -100,6 +116,7 @@ struct kelpie_os *kelpie__close_keeping_os(struct kelpie *kelpie) {
     while (kelpie->configs != NULL) { /* bound: the list */
         kelpie_config_destroy(kelpie->configs);
     }
+    KELPIE_ASSERT(kelpie->forks == NULL);
     kelpie__places_close(&kelpie->places);
     kelpie__loop_destroy(kelpie->loop);
     kelpie__free(os, kelpie, sizeof(*kelpie));
@@ -116,7 +133,7 @@ void kelpie__log(struct kelpie *kelpie, enum kelpie_log_level level, const char 
 
 void kelpie__callback_enter(struct kelpie *kelpie) {
     kelpie->callback_depth += 1;
-    KELPIE_ASSERT(kelpie->callback_depth < 16);
+    KELPIE_ASSERT(kelpie->callback_depth > 0); /* how deep is the embedder's affair */
 }
 
 void kelpie__callback_leave(struct kelpie *kelpie) {
@@ -126,6 +143,7 @@ void kelpie__callback_leave(struct kelpie *kelpie) {
 
 int kelpie__check_may_block(const struct kelpie *kelpie, const char *what,
                             struct kelpie_error *error) {
+    kelpie__handle_check(kelpie);
     if (kelpie->callback_depth > 0 || kelpie->loop->is_dispatching) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0,
                             "%s: a blocking call inside a callback; use its _async form", what);
@@ -134,6 +152,7 @@ int kelpie__check_may_block(const struct kelpie *kelpie, const char *what,
 }
 
 int kelpie__turn(struct kelpie *kelpie, int64_t deadline_ns, struct kelpie_error *error) {
+    KELPIE_ASSERT(!kelpie->loop->is_dispatching);
     return kelpie__loop_step(kelpie->loop, deadline_ns, error);
 }
 
@@ -151,6 +170,7 @@ int kelpie_timeout_ms(const struct kelpie *kelpie) {
         return 0;
     }
     int64_t left_ms = (left_ns + KELPIE_NS_PER_MS - 1) / KELPIE_NS_PER_MS;
+    KELPIE_ASSERT(left_ms > 0);
     return left_ms > INT32_MAX ? INT32_MAX : (int)left_ms;
 }
 
@@ -186,6 +206,7 @@ int kelpie__waiter_wait(struct kelpie *kelpie, struct kelpie_waiter *waiter,
             return status;
         }
     }
+    KELPIE_ASSERT(waiter->status == waiter->error.code);
     if (waiter->status < 0 && error != NULL) {
         *error = waiter->error;
     }

@@ -8,6 +8,25 @@
 #include "os/os_mark.h"
 #include "wire/wire.h"
 
+/* It waits for an answer, for the loop's next step, or for a function of its own. */
+static void operation_check(const struct kelpie_operation *operation) {
+    KELPIE_ASSERT(operation->callback != NULL);
+    KELPIE_ASSERT(operation->vm->kelpie != NULL);
+    if (operation->request != 0) {
+        KELPIE_ASSERT(!kelpie__timer_is_armed(&operation->timer));
+        KELPIE_ASSERT(operation->cancel == NULL);
+    }
+}
+
+void kelpie__request_check(const struct kelpie_request *request) {
+    KELPIE_ASSERT(request->method != NULL && request->method[0] != '\0');
+    KELPIE_ASSERT(request->timeout_ms > 0);
+    KELPIE_ASSERT(request->params != NULL && request->params[0] == '{');
+    if (request->result_count != NULL) {
+        KELPIE_ASSERT(request->result != NULL);
+    }
+}
+
 static void operation_unlink(struct kelpie_operation *operation) {
     struct kelpie_operation **place = &operation->vm->operations;
     while (*place != operation) { /* bound: the list has it */
@@ -22,7 +41,7 @@ static void operation_end(struct kelpie_operation *operation, const struct kelpi
     struct kelpie *kelpie = operation->vm->kelpie;
     kelpie_done_callback callback = operation->callback;
     void *context = operation->context;
-    KELPIE_ASSERT(callback != NULL);
+    operation_check(operation);
     KELPIE_ASSERT(!kelpie__timer_is_armed(&operation->timer));
     operation_unlink(operation);
     kelpie__free(kelpie->os, operation, sizeof(*operation));
@@ -36,13 +55,16 @@ static void operation_answer(void *context, const struct kelpie_error *error, co
     struct kelpie_operation *operation = context;
     struct kelpie_vm *vm = operation->vm;
     struct kelpie_error lost;
-    KELPIE_ASSERT(vm->wire != NULL && operation->request != 0);
+    operation_check(operation);
+    KELPIE_ASSERT(vm->wire != NULL);
+    KELPIE_ASSERT(operation->request != 0);
     if (error == NULL && operation->read != NULL && operation->result != NULL) {
         operation->read(operation, result, length);
     }
     if (error != NULL && error->code == KELPIE_E_IO && kelpie__wire_is_closed(vm->wire)) {
         KELPIE_REACHED(vm->kelpie->os, "a monitor died over a request");
         kelpie__vm_explain_loss(vm, &lost);
+        KELPIE_ASSERT(lost.code < 0);
         error = &lost;
     }
     operation_end(operation, error);
@@ -56,7 +78,8 @@ int kelpie__operation_start(struct kelpie_vm *vm, const struct kelpie_request *r
                             kelpie_done_callback callback, void *context,
                             struct kelpie_operation **out, struct kelpie_error *error) {
     KELPIE_ASSERT(vm->wire != NULL || request->is_answered);
-    KELPIE_ASSERT(request->method != NULL);
+    kelpie__vm_check(vm);
+    kelpie__request_check(request);
     if (callback == NULL) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "%s: callback is NULL", request->method);
     }
@@ -84,7 +107,9 @@ int kelpie__operation_start(struct kelpie_vm *vm, const struct kelpie_request *r
             return status;
         }
         kelpie__wire_flush(vm->wire);
+        KELPIE_ASSERT(operation->request != 0);
     }
+    KELPIE_ASSERT(operation->next == vm->operations);
     vm->operations = operation;
     if (out != NULL) {
         *out = operation;
@@ -105,6 +130,7 @@ void kelpie_operation_cancel(struct kelpie_operation *operation) {
 }
 
 static void operation_drop(struct kelpie_operation *operation) {
+    operation_check(operation);
     kelpie__timer_disarm(operation->vm->kelpie->loop, &operation->timer);
     if (operation->vm->wire != NULL && operation->request != 0) {
         kelpie__wire_forget(operation->vm->wire, operation->request);
@@ -124,6 +150,7 @@ int kelpie__operation_run(struct kelpie_vm *vm, const struct kelpie_request *req
     struct kelpie_waiter waiter = {0};
     struct kelpie_operation *operation = NULL;
     KELPIE_ASSERT(vm->kelpie->callback_depth == 0);
+    kelpie__request_check(request);
     if (request->is_answered) {
         return 0;
     }

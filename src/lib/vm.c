@@ -37,13 +37,30 @@ static struct kelpie_vm *vm_allocate(struct kelpie *kelpie, struct kelpie_error 
 
 static void vm_free(struct kelpie_vm *vm) {
     struct kelpie_os *os = vm->kelpie->os;
-    KELPIE_ASSERT(vm->wire == NULL && vm->execs == NULL && vm->operations == NULL);
+    KELPIE_ASSERT(vm->wire == NULL);
+    KELPIE_ASSERT(vm->execs == NULL);
+    KELPIE_ASSERT(vm->operations == NULL);
+    KELPIE_ASSERT(vm->waiting == NULL && vm->waits_for == NULL);
     kelpie__free(os, vm->config, sizeof(*vm->config));
     kelpie__free(os, vm, sizeof(*vm));
 }
 
+void kelpie__vm_check(const struct kelpie_vm *vm) {
+    kelpie__vm_directory_check(&vm->directory);
+    KELPIE_ASSERT(vm->directory.places == &vm->kelpie->places);
+    KELPIE_ASSERT(vm->directory.vm >= 0 && vm->directory.run >= 0);
+    KELPIE_ASSERT(vm->config != NULL);
+    KELPIE_ASSERT(vm->channel_last <= KELPIE_CHANNEL_MAX);
+    KELPIE_ASSERT((vm->waiting == NULL) == (vm->waiting_count == 0));
+    KELPIE_ASSERT(vm->waits_for != vm);
+    KELPIE_ASSERT(vm->damage.code <= 0 && vm->loss.code <= 0);
+    if (vm->damage.code < 0) { /* it is deleted, or left alone */
+        KELPIE_ASSERT(vm->wire == NULL);
+    }
+}
+
 int kelpie__vm_check_damage(const struct kelpie_vm *vm, struct kelpie_error *error) {
-    KELPIE_ASSERT(vm->damage.code <= 0);
+    kelpie__vm_check(vm);
     if (vm->damage.code < 0 && error != NULL) {
         *error = vm->damage;
     }
@@ -51,6 +68,8 @@ int kelpie__vm_check_damage(const struct kelpie_vm *vm, struct kelpie_error *err
 }
 
 static void vm_link(struct kelpie_vm *vm) {
+    kelpie__vm_check(vm);
+    KELPIE_ASSERT(vm->directory.lock == KELPIE_OS_NO_HANDLE);
     vm->next = vm->kelpie->vms;
     vm->kelpie->vms = vm;
 }
@@ -75,6 +94,7 @@ static int draw_id(struct kelpie *kelpie, struct kelpie_config_values *values,
     }
     kelpie__text_hex(values->id, sizeof(values->id), bytes, sizeof(bytes));
     values->created_ms = kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
+    KELPIE_ASSERT(values->id[sizeof(values->id) - 2] != '\0');
     return 0;
 }
 
@@ -84,6 +104,8 @@ static int make_directory(struct kelpie_vm *vm, bool may_wait, struct kelpie_err
     struct kelpie_error kept = {0};
     int64_t deadline_ns = kelpie__loop_deadline(kelpie->loop, KELPIE_CALL_TIMEOUT_MS);
     int status = kelpie__vm_directory_create(&vm->directory, &kelpie->places, vm->config, &kept);
+    KELPIE_ASSERT(vm->config->name[0] != '\0');
+    KELPIE_ASSERT(!may_wait || kelpie->callback_depth == 0);
     while (may_wait && status == KELPIE_E_BUSY &&
            kelpie->loop->now_ns < deadline_ns) { /* bound: in its head */
         int turned = kelpie__turn(kelpie, kelpie->loop->now_ns + VM_BUSY_TURN_NS, &kept);
@@ -94,6 +116,7 @@ static int make_directory(struct kelpie_vm *vm, bool may_wait, struct kelpie_err
     if (status < 0 && error != NULL) {
         *error = kept;
     }
+    KELPIE_ASSERT(status != 0 || vm->directory.lock >= 0);
     return status;
 }
 
@@ -176,6 +199,7 @@ static int create(struct kelpie *kelpie, const char *name, struct kelpie_config 
         }
     }
     kelpie__vm_directory_unlock(&vm->directory);
+    KELPIE_ASSERT(vm->is_creator == (vm->config->lifetime == KELPIE_LIFETIME_OWNED));
     vm_link(vm);
     *out = vm;
     return 0;
@@ -220,11 +244,13 @@ bool kelpie__vm_monitor_is_dying(const struct kelpie_vm *vm, int32_t monitor_pid
     if (next == NULL) {
         return false;
     }
+    KELPIE_ASSERT(*next == ' ');
     next[1 + strspn(next + 1, "0123456789")] = '\0';
     return kelpie__text_u64(next + 1, &flags) && (flags & VM_PF_EXITING) != 0;
 }
 
 static int fail_deleted(const struct kelpie_vm *vm, struct kelpie_error *error) {
+    kelpie__vm_directory_check(&vm->directory);
     KELPIE_ASSERT(vm->directory.name[0] != '\0');
     return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0,
                         "there is no VM \"%s\"; it was deleted meanwhile", vm->directory.name);
@@ -251,6 +277,7 @@ static int vm_tell_recovered(struct kelpie_vm *vm, struct kelpie_vm_record *reco
     if (kelpie__state_is_live(record->state)) {
         kelpie__vm_record_bury(os, record);
     }
+    KELPIE_ASSERT(!kelpie__state_is_live(record->state));
     return 0;
 }
 
@@ -259,6 +286,8 @@ static int vm_recover_if_free(struct kelpie_vm *vm, struct kelpie_vm_record *rec
                               struct kelpie_error *error) {
     struct kelpie *kelpie = vm->kelpie;
     int status = kelpie__vm_directory_lock(&vm->directory, NULL);
+    KELPIE_ASSERT(kelpie__state_is_live(record->state) || vm->directory.is_ephemeral);
+    KELPIE_ASSERT(vm->directory.lock == KELPIE_OS_NO_HANDLE);
     for (unsigned i = 0; status == KELPIE_E_BUSY && i < VM_DYING_TURNS; i += 1) {
         if (!is_for_recovery(vm, record)) {
             return 0;
@@ -277,6 +306,7 @@ static int vm_recover_if_free(struct kelpie_vm *vm, struct kelpie_vm_record *rec
     if (status == 0) {
         status = kelpie__vm_directory_recover(&vm->directory, record, error);
         kelpie__vm_directory_unlock(&vm->directory);
+        KELPIE_ASSERT(vm->directory.lock == KELPIE_OS_NO_HANDLE);
         return status;
     }
     return status == KELPIE_E_NOT_FOUND
@@ -288,6 +318,7 @@ int kelpie__vm_record(struct kelpie_vm *vm, struct kelpie_vm_record *out,
                       struct kelpie_error *error) {
     struct kelpie_error kept = {0};
     int status = kelpie__record_read_remains(vm->kelpie->os, vm->directory.vm, out, &kept);
+    KELPIE_ASSERT(vm->directory.vm >= 0);
     if (!kelpie__vm_directory_is_current(&vm->directory)) { /* its files may be going, too */
         KELPIE_REACHED(vm->kelpie->os, "a VM was deleted by another");
         return fail_deleted(vm, error);
@@ -299,6 +330,7 @@ int kelpie__vm_record(struct kelpie_vm *vm, struct kelpie_vm_record *out,
         return status;
     }
     bool may_be_stale = kelpie__state_is_live(out->state) || vm->directory.is_ephemeral;
+    KELPIE_ASSERT(!out->is_lost || kelpie__state_is_live(out->state));
     return may_be_stale ? vm_recover_if_free(vm, out, error) : 0;
 }
 
@@ -308,6 +340,8 @@ static int open_read(struct kelpie_vm *vm, struct kelpie_error *error) {
     struct kelpie_vm_record record;
     struct kelpie_error kept = {0};
     int status = kelpie__vm_directory_config(&vm->directory, vm->config, &kept);
+    KELPIE_ASSERT(vm->damage.code == 0);
+    KELPIE_ASSERT(vm->wire == NULL);
     if (status == 0) {
         status = kelpie__vm_record(vm, &record, &kept);
     }
@@ -482,6 +516,7 @@ static void list_insert(struct kelpie_vm_info *list, size_t count,
         place -= 1;
     }
     list[place] = *info;
+    KELPIE_ASSERT(place <= count);
 }
 
 static int list_add(struct kelpie *kelpie, const char *name, struct kelpie_vm_info **inout_list,
@@ -490,6 +525,7 @@ static int list_add(struct kelpie *kelpie, const char *name, struct kelpie_vm_in
     struct kelpie_vm_info info = {.struct_size = sizeof(info)};
     struct kelpie_error why = {0};
     int status = kelpie_vm_open(kelpie, name, &vm, &why);
+    KELPIE_ASSERT((*inout_list == NULL) == (*inout_count == 0));
     if (status == 0) {
         status = kelpie_vm_inspect(vm, &info, &why);
         kelpie_vm_close(vm);
@@ -536,11 +572,14 @@ int kelpie_list(struct kelpie *kelpie, struct kelpie_vm_info **out, size_t *out_
         kelpie_list_free(kelpie, list, count);
         return status;
     }
+    KELPIE_ASSERT((list == NULL) == (count == 0));
     *out = list;
     *out_count = count;
     return 0;
 }
 
 void kelpie_list_free(struct kelpie *kelpie, struct kelpie_vm_info *list, size_t count) {
-    kelpie__free(kelpie->os, list, count * sizeof(*list));
+    if (count > 0) { /* another count than the list's is the embedder's mistake */
+        kelpie__free(kelpie->os, list, count * sizeof(*list));
+    }
 }

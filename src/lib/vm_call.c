@@ -28,6 +28,8 @@ static uint64_t timeout_or(uint64_t timeout_ms, uint64_t fallback_ms) {
 
 static uint64_t with_margin(uint64_t timeout_ms, uint64_t margin_ms) {
     uint64_t sum = 0;
+    KELPIE_ASSERT(timeout_ms > 0);
+    KELPIE_ASSERT(margin_ms > 0);
     return kelpie__add_u64(timeout_ms, margin_ms, &sum) ? sum : KELPIE_TIMEOUT_NONE;
 }
 
@@ -37,27 +39,40 @@ struct call {
     char params[64];
 };
 
+static void call_check(const struct call *call) {
+    kelpie__request_check(&call->request);
+    KELPIE_ASSERT(call->request.params == call->params);
+    if (call->request.result != NULL) {
+        KELPIE_ASSERT(call->request.read != NULL);
+    }
+}
+
 static void call_params_timeout(struct call *call, uint64_t timeout_ms) {
     bool fits = kelpie__text_format(call->params, sizeof(call->params), "{\"timeout_ms\":%llu}",
                                     (unsigned long long)timeout_ms);
+    KELPIE_ASSERT(call->request.method == NULL);
+    KELPIE_ASSERT(timeout_ms > 0);
     KELPIE_ASSERT(fits);
 }
 
 static void call_set(struct call *call, const char *method, uint64_t timeout_ms) {
     KELPIE_ASSERT(call->request.method == NULL);
     KELPIE_ASSERT(timeout_ms > 0);
+    KELPIE_ASSERT(call->params[0] == '\0' || call->params[0] == '{');
     if (call->params[0] == '\0') {
         kelpie__ignore(kelpie__text_copy(call->params, sizeof(call->params), "{}"));
     }
     call->request.method = method;
     call->request.params = call->params;
     call->request.timeout_ms = timeout_ms;
+    KELPIE_ASSERT(call->request.read == NULL);
 }
 
 static int check_vm(const struct kelpie_vm *vm, const char *what, struct kelpie_error *error) {
     if (vm == NULL) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "%s: vm is NULL", what);
     }
+    kelpie__vm_check(vm);
     return 0;
 }
 
@@ -70,6 +85,7 @@ static int check_blocking(const struct kelpie_vm *vm, const char *what,
 /* Connects; only a blocking call may wait for somebody who holds the lock for a moment. */
 static int connect(struct kelpie_vm *vm, bool may_wait, bool may_start,
                    struct kelpie_vm_record *out_record, struct kelpie_error *error) {
+    KELPIE_ASSERT(!may_wait || vm->kelpie->callback_depth == 0);
     return may_wait ? kelpie__vm_connect_wait(vm, may_start, out_record, error)
                     : kelpie__vm_connect(vm, may_start, out_record, error);
 }
@@ -81,6 +97,8 @@ static int connect_or_record(struct kelpie_vm *vm, bool may_wait, struct kelpie_
     struct kelpie_error kept = {0};
     int status = connect(vm, may_wait, false, out, &kept);
     if (status == KELPIE_E_STATE) {
+        KELPIE_ASSERT(!kelpie__state_is_live(out->state));
+        KELPIE_ASSERT(vm->wire == NULL);
         return 1;
     }
     if (status < 0 && error != NULL) {
@@ -95,8 +113,10 @@ static int start_begin(struct kelpie_vm *vm, uint64_t timeout_ms, bool may_wait,
                        struct kelpie_error *error) {
     uint64_t chosen = timeout_or(timeout_ms, vm->config->boot_timeout_ms);
     chosen = kelpie__min_u64(chosen, KELPIE_BOOT_TIMEOUT_MS_MAX);
+    KELPIE_ASSERT(chosen > 0);
     call_params_timeout(call, chosen);
     call_set(call, "vm.start", with_margin(chosen, CALL_PREPARE_MS));
+    call_check(call);
     return connect(vm, may_wait, true, NULL, error);
 }
 
@@ -128,6 +148,7 @@ static void stop_read(struct kelpie_operation *operation, const char *answer, si
     KELPIE_ASSERT(result != NULL);
     result->was_graceful = false;
     kelpie__ignore(kelpie__json_find_bool(answer, length, "graceful", &result->was_graceful));
+    KELPIE_ASSERT(operation->read == stop_read);
 }
 
 static int stop_begin(struct kelpie_vm *vm, uint64_t timeout_ms, struct kelpie_stop_result *out,
@@ -139,11 +160,13 @@ static int stop_begin(struct kelpie_vm *vm, uint64_t timeout_ms, struct kelpie_s
     call_set(call, "vm.stop", with_margin(chosen, CALL_MARGIN_MS));
     call->request.read = stop_read;
     call->request.result = out;
+    KELPIE_ASSERT(call->request.timeout_ms > chosen);
     int status = connect_or_record(vm, may_wait, &record, error);
     if (status == 1) { /* nothing runs: the answer is the state table's */
         status = kelpie__state_allow(record.state, KELPIE_VERB_STOP, vm->directory.name, error);
         KELPIE_ASSERT(status < 0);
     }
+    call_check(call);
     return status;
 }
 
@@ -181,6 +204,7 @@ static int pause_begin(struct kelpie_vm *vm, enum kelpie_vm_verb verb, bool may_
         status = kelpie__state_allow(record.state, verb, vm->directory.name, error);
         KELPIE_ASSERT(status < 0);
     }
+    call_check(call);
     return status;
 }
 
@@ -243,6 +267,7 @@ static int kill_begin(struct kelpie_vm *vm, bool may_wait, struct call *call,
                       struct kelpie_error *error) {
     struct kelpie_vm_record record;
     struct kelpie_error kept = {0};
+    KELPIE_ASSERT(call->request.result == NULL);
     call_set(call, "vm.kill", KELPIE_CALL_TIMEOUT_MS);
     int status = connect_or_record(vm, may_wait, &record, &kept);
     if (status == 1 || status == KELPIE_E_NOT_FOUND) {
@@ -286,6 +311,7 @@ static int delete_without_monitor(struct kelpie_vm *vm, struct kelpie_error *err
     struct kelpie_vm_record record;
     struct kelpie_error kept = {0};
     int status = kelpie__vm_directory_lock(&vm->directory, &kept);
+    KELPIE_ASSERT(vm->wire == NULL);
     if (status == KELPIE_E_NOT_FOUND) {
         return 0; /* somebody else was quicker */
     }
@@ -303,6 +329,7 @@ static int delete_without_monitor(struct kelpie_vm *vm, struct kelpie_error *err
         status = kelpie__vm_directory_delete(&vm->directory, error);
     }
     kelpie__vm_directory_unlock(&vm->directory);
+    KELPIE_ASSERT(vm->directory.lock == KELPIE_OS_NO_HANDLE);
     return status;
 }
 
@@ -310,11 +337,13 @@ static int delete_begin(struct kelpie_vm *vm, bool is_forced, bool may_wait, str
                         struct kelpie_error *error) {
     struct kelpie_vm_record record;
     struct kelpie_error kept = {0};
-    kelpie__ignore(kelpie__text_format(call->params, sizeof(call->params), "{\"force\":%s}",
-                                       is_forced ? "true" : "false"));
+    bool fits = kelpie__text_format(call->params, sizeof(call->params), "{\"force\":%s}",
+                                    is_forced ? "true" : "false");
+    KELPIE_ASSERT(fits);
     call_set(call, "vm.delete", KELPIE_CALL_TIMEOUT_MS);
     int status = connect_or_record(vm, may_wait, &record, &kept);
     if (status == 0) {
+        KELPIE_ASSERT(vm->wire != NULL);
         return 0;
     }
     bool is_damaged = status == KELPIE_E_IO && vm->wire == NULL;
@@ -367,6 +396,7 @@ int kelpie_vm_delete_async(struct kelpie_vm *vm, bool is_forced, kelpie_done_cal
 static void health_read(struct kelpie_operation *operation, const char *answer, size_t length) {
     struct kelpie_health health = {.struct_size = sizeof(health)};
     char state[16] = "";
+    KELPIE_ASSERT(operation->read == health_read);
     kelpie__ignore(kelpie__json_find_bool(answer, length, "is_healthy", &health.is_healthy));
     kelpie__ignore(kelpie__json_find_u64(answer, length, "answer_us", &health.answer_us));
     kelpie__ignore(
@@ -389,8 +419,10 @@ static int health_begin(struct kelpie_vm *vm, uint64_t timeout_ms, struct kelpie
     call_set(call, "vm.health", with_margin(chosen, CALL_HEALTH_MARGIN_MS));
     call->request.read = health_read;
     call->request.result = out;
+    KELPIE_ASSERT(call->request.timeout_ms > chosen);
     int status = connect_or_record(vm, may_wait, &record, error);
     if (status == 1) {
+        KELPIE_ASSERT(!kelpie__state_is_live(record.state));
         struct kelpie_health health = {.struct_size = sizeof(health), .state = record.state};
         kelpie__ignore(kelpie__text_format(health.detail, sizeof(health.detail), "the VM is %s",
                                            kelpie_vm_state_name(record.state)));
@@ -398,6 +430,7 @@ static int health_begin(struct kelpie_vm *vm, uint64_t timeout_ms, struct kelpie
         call->request.is_answered = true;
         status = 0;
     }
+    call_check(call);
     return status;
 }
 
@@ -428,6 +461,7 @@ int kelpie_vm_health_async(struct kelpie_vm *vm, uint64_t timeout_ms,
 
 static void stats_read(struct kelpie_operation *operation, const char *answer, size_t length) {
     struct kelpie_stats stats = {.struct_size = sizeof(stats)};
+    KELPIE_ASSERT(operation->read == stats_read);
     kelpie__ignore(kelpie__json_find_bool(answer, length, "has_guest", &stats.has_guest));
     const struct {
         const char *key;
@@ -464,11 +498,13 @@ static int stats_begin(struct kelpie_vm *vm, struct kelpie_stats *out, bool may_
     call->request.result = out;
     int status = connect_or_record(vm, may_wait, &record, error);
     if (status == 1) { /* nothing runs: all figures are 0 */
+        KELPIE_ASSERT(!kelpie__state_is_live(record.state));
         const struct kelpie_stats stats = {.struct_size = sizeof(stats)};
         kelpie__struct_give(out, &stats, sizeof(stats));
         call->request.is_answered = true;
         status = 0;
     }
+    call_check(call);
     return status;
 }
 

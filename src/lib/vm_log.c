@@ -14,6 +14,7 @@
 static void subscribe_answer(void *context, const struct kelpie_error *error, const char *result,
                              size_t length) {
     struct kelpie_vm *vm = context;
+    kelpie__vm_check(vm);
     kelpie__ignore(result != NULL && length > 0); /* it says nothing */
     if (error != NULL && vm->wire != NULL && !kelpie__wire_is_closed(vm->wire)) {
         kelpie__log(vm->kelpie, KELPIE_LOG_WARNING, error->message);
@@ -22,6 +23,7 @@ static void subscribe_answer(void *context, const struct kelpie_error *error, co
 
 int kelpie__vm_ask_events(struct kelpie_vm *vm, struct kelpie_error *error) {
     KELPIE_ASSERT(vm->wire != NULL);
+    KELPIE_ASSERT(vm->damage.code == 0);
     KELPIE_ASSERT(vm->event_callback != NULL);
     int status = kelpie__wire_call(vm->wire, "vm.subscribe", "{}", KELPIE_CALL_TIMEOUT_MS,
                                    subscribe_answer, vm, NULL, error);
@@ -37,6 +39,7 @@ int kelpie_vm_subscribe(struct kelpie_vm *vm, kelpie_event_callback callback, vo
     if (vm == NULL) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_subscribe: vm is NULL");
     }
+    kelpie__vm_check(vm);
     kelpie_event_callback old_callback = vm->event_callback;
     void *old_context = vm->event_context;
     vm->event_callback = callback;
@@ -68,6 +71,7 @@ static int read_log_file(struct kelpie_vm *vm, const char *name, uint8_t *buffer
                          struct kelpie_error *error) {
     struct kelpie_os *os = vm->kelpie->os;
     int file = kelpie__os_open(os, vm->directory.vm, name, KELPIE_OS_OPEN_READ, 0);
+    KELPIE_ASSERT(callback != NULL);
     if (file < 0) {
         return 0; /* not written yet */
     }

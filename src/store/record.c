@@ -145,6 +145,9 @@ static bool record_parse(const struct kelpie_json_member *members, struct kelpie
     }
     out->previous = KELPIE_VM_CREATED;
     kelpie__ignore(read_state(&members[RECORD_previous], &out->previous));
+    if (kelpie__state_is_live(out->previous)) { /* no start goes back to that: not of our making */
+        return false;
+    }
 #define READ_TEXT(field)                                                                           \
     kelpie__ignore(                                                                                \
         kelpie__json_string(&members[RECORD_##field].value, out->field, sizeof(out->field), NULL))

@@ -24,6 +24,7 @@
 
 #define FAKE_CONNECTION 5
 #define FAKE_EXEC_ID "0123456789abcdef0123456789abcdef"
+#define FAKE_FAR_OFFSETS "{\"stdout_offset\":18446744073709551000,\"stdin_offset\":0}"
 
 static struct {
     struct kelpie_wire *wire;
@@ -35,19 +36,23 @@ static bool is_named(const char *name) {
     return strcmp(fake.name, name) == 0;
 }
 
-static void fake_exec(const char *params, size_t length) {
+static void fake_exit(uint32_t channel) {
     char text[256];
+    snprintf(text, sizeof(text),
+             "{\"channel\":%u,\"id\":\"" FAKE_EXEC_ID "\",\"code\":3,\"reason\":\"exited\","
+             "\"wall_us\":7,\"cpu_us\":5,\"peak_memory_kib\":9}",
+             (unsigned)channel);
+    kelpie__ignore(kelpie__wire_notify(fake.wire, "exec.exit", text));
+}
+
+static void fake_exec(const char *params, size_t length) {
     uint64_t channel = 0;
     kelpie__ignore(kelpie__json_find_u64(params, length, "channel", &channel));
     uint32_t stdout_number = kelpie__stream_number((uint32_t)channel, KELPIE_STREAM_STDOUT);
     uint32_t stderr_number = kelpie__stream_number((uint32_t)channel, KELPIE_STREAM_STDERR);
     kelpie__ignore(kelpie__wire_data(fake.wire, stdout_number, 0, "hello\n", 6, true));
     kelpie__ignore(kelpie__wire_data(fake.wire, stderr_number, 0, "", 0, true));
-    snprintf(text, sizeof(text),
-             "{\"channel\":%u,\"id\":\"" FAKE_EXEC_ID "\",\"code\":3,\"reason\":\"exited\","
-             "\"wall_us\":7,\"cpu_us\":5,\"peak_memory_kib\":9}",
-             (unsigned)channel);
-    kelpie__ignore(kelpie__wire_notify(fake.wire, "exec.exit", text));
+    fake_exit((uint32_t)channel);
 }
 
 static void fake_hello(uint64_t id) {
@@ -73,9 +78,18 @@ static void fake_request(void *context, uint64_t id, const char *method, const c
     } else if (strcmp(method, "vm.health") == 0) {
         kelpie__wire_result(fake.wire, id,
                             "{\"is_healthy\":true,\"state\":\"running\",\"answer_us\":12}");
+    } else if (is_named("reborn") && strcmp(method, "vm.pause") == 0) {
+        _exit(1);
+    } else if (strcmp(method, "exec.attach") == 0) {
+        kelpie__wire_result(fake.wire, id, FAKE_FAR_OFFSETS);
     } else if (strcmp(method, "exec.start") == 0) {
+        if (is_named("hasty")) {
+            fake_exit(1);
+        }
         kelpie__wire_result(fake.wire, id, "{\"id\":\"" FAKE_EXEC_ID "\",\"pid\":1}");
-        fake_exec(params, length);
+        if (!is_named("reborn")) { /* there, a command ends with its input */
+            fake_exec(params, length);
+        }
     } else if (strcmp(method, "exec.list") == 0) {
         kelpie__wire_result(fake.wire, id,
                             "{\"execs\":[{\"id\":\"" FAKE_EXEC_ID "\",\"is_running\":true}]}");
@@ -91,7 +105,12 @@ static void fake_notification(void *context, const char *method, const char *par
 
 static void fake_data(void *context, uint32_t stream, uint64_t offset, const void *bytes,
                       size_t count, bool is_end) {
-    kelpie__ignore(context == NULL && stream + offset + count > 0 && bytes != NULL && is_end);
+    kelpie__ignore(context == NULL && offset + count > 0 && bytes != NULL);
+    uint32_t channel = stream >> KELPIE_STREAM_KIND_BITS;
+    bool is_input = stream == kelpie__stream_number(channel, KELPIE_STREAM_STDIN);
+    if (is_named("reborn") && is_input && is_end) {
+        fake_exit(channel);
+    }
 }
 
 static void fake_credit(void *context, uint32_t stream, uint64_t acknowledged, uint64_t limit) {
@@ -209,6 +228,56 @@ static void test_misuse_is_an_error(void **state) {
     const struct kelpie_exec_options options = {.struct_size = sizeof(options)};
     assert_int_equal(kelpie_vm_exec(vm, &options, &result, &error), KELPIE_E_MISUSE);
     assert_int_equal(kelpie_vm_start_async(vm, 0, NULL, NULL, NULL, &error), KELPIE_E_MISUSE);
+}
+
+static void test_counts_and_pointers_that_disagree_are_misuse(void **state) {
+    const char *const argv[] = {"true", NULL};
+    struct kelpie_vm_info *list = NULL;
+    struct kelpie_exec_result result = {.struct_size = sizeof(result)};
+    struct kelpie_error error = {0};
+    size_t count = 0;
+    assert_non_null(state);
+    struct kelpie_vm *vm = create("box", KELPIE_LIFETIME_DETACHED);
+    struct kelpie_exec_options options = {
+        .struct_size = sizeof(options), .argv = argv, .limit_count = 1};
+    assert_int_equal(kelpie_vm_exec(vm, &options, &result, &error), KELPIE_E_MISUSE);
+    assert_says(&error, "limits is NULL");
+    options.limit_count = 0;
+    options.stdin_count = 1;
+    assert_int_equal(kelpie_vm_exec(vm, &options, &result, &error), KELPIE_E_MISUSE);
+    assert_says(&error, "stdin_bytes is NULL");
+    assert_int_equal(kelpie_list(library, &list, &count, NULL), 0);
+    kelpie_list_free(library, list, 0); /* nothing of it is known */
+    kelpie_list_free(library, list, count);
+    kelpie_exec_list_free(library, NULL, 1);
+}
+
+#define LOG_DEPTH 40u
+
+struct log_reader {
+    struct kelpie_vm *vm;
+    unsigned depth;
+};
+
+static void on_log(void *context, const void *bytes, size_t count) {
+    struct log_reader *reader = context;
+    assert_memory_equal(bytes, "x", count);
+    reader->depth += 1;
+    if (reader->depth < LOG_DEPTH) {
+        assert_int_equal(kelpie_vm_read_log(reader->vm, KELPIE_LOG_CONSOLE, on_log, reader, NULL),
+                         0);
+    }
+}
+
+/* How deep callbacks are within each other is the embedder's affair. */
+static void test_a_log_is_read_within_the_callback_of_another(void **state) {
+    char command[160];
+    assert_non_null(state);
+    struct log_reader reader = {.vm = create("box", KELPIE_LIFETIME_DETACHED)};
+    snprintf(command, sizeof(command), "printf x > %s/vms/box/console.log", base);
+    assert_int_equal(system(command), 0);
+    assert_int_equal(kelpie_vm_read_log(reader.vm, KELPIE_LOG_CONSOLE, on_log, &reader, NULL), 0);
+    assert_int_equal(reader.depth, LOG_DEPTH);
 }
 
 static void test_configuration_tells_all_problems(void **state) {
@@ -402,6 +471,76 @@ static void test_monitors_that_fail_are_explained(void **state) {
     assert_int_equal(kelpie_vm_health(vm, 1, &health, &error), KELPIE_E_TIMEOUT);
 }
 
+/* A monitor that tells of a command before it has answered its start, or of offsets that cannot be,
+ * costs its own VM only. */
+static void test_monitors_that_break_the_order_are_left(void **state) {
+    struct kelpie_exec_result result = {.struct_size = sizeof(result)};
+    struct kelpie_exec *exec = NULL;
+    struct kelpie_error error = {0};
+    assert_non_null(state);
+    struct kelpie_vm *vm = create("hasty", KELPIE_LIFETIME_OWNED);
+    assert_int_equal(kelpie_vm_exec(vm, &command, &result, &error), KELPIE_E_PROTOCOL);
+    assert_says(&error, "before the answer");
+    vm = create("far", KELPIE_LIFETIME_OWNED);
+    assert_int_equal(
+        kelpie_vm_exec_attach(vm, FAKE_EXEC_ID, 0, UINT64_MAX, NULL, NULL, &exec, &error),
+        KELPIE_E_MISUSE);
+    assert_int_equal(kelpie_vm_exec_attach(vm, FAKE_EXEC_ID, 0, 0, NULL, NULL, &exec, &error),
+                     KELPIE_E_PROTOCOL);
+    assert_says(&error, "offsets it never had");
+    assert_null(exec);
+}
+
+static void test_a_handle_that_waits_for_its_answer_is_not_detached(void **state) {
+    struct kelpie_exec *exec = NULL;
+    assert_non_null(state);
+    struct kelpie_vm *vm = create("good", KELPIE_LIFETIME_OWNED);
+    struct seen seen = {.vm = vm};
+    assert_int_equal(
+        kelpie_vm_exec_attach_async(vm, FAKE_EXEC_ID, 0, 0, NULL, &seen, on_done, &exec, NULL), 0);
+    assert_int_equal(kelpie_exec_detach(exec, NULL), KELPIE_E_MISUSE);
+    wait_for(&seen, 1); /* the handle was still there for it */
+    assert_int_equal(seen.code, KELPIE_E_PROTOCOL);
+    kelpie_exec_close(exec);
+}
+
+static void on_ended(void *context, struct kelpie_exec *exec,
+                     const struct kelpie_exec_status *status, const struct kelpie_error *error) {
+    struct seen *seen = context;
+    assert_true(exec != NULL && (status == NULL) == (error != NULL));
+    seen->count += 1;
+    seen->code = error == NULL ? 0 : error->code;
+}
+
+/* The channels of a new connection have the numbers of the last one's. */
+static void test_a_command_of_a_lost_connection_touches_no_other(void **state) {
+    const char *const argv[] = {"cat", NULL};
+    const struct kelpie_exec_callbacks callbacks = {.struct_size = sizeof(callbacks),
+                                                    .ended = on_ended};
+    const struct kelpie_exec_options options = {
+        .struct_size = sizeof(options), .argv = argv, .has_stdin = true};
+    struct kelpie_health health = {.struct_size = sizeof(health)};
+    struct kelpie_exec *execs[2] = {NULL, NULL};
+    struct seen seen[2] = {{0}, {0}};
+    assert_non_null(state);
+    struct kelpie_vm *vm = create("reborn", KELPIE_LIFETIME_DETACHED);
+    for (unsigned i = 0; i < 2; i += 1) {
+        assert_int_equal(kelpie_vm_start(vm, 0, NULL), 0);
+        assert_int_equal(kelpie_vm_exec_start(vm, &options, &callbacks, &seen[i], &execs[i], NULL),
+                         0);
+        if (i == 0) {
+            assert_int_equal(kelpie_vm_pause(vm, NULL), KELPIE_E_CRASHED);
+            wait_for(&seen[0], 1);
+        }
+    }
+    assert_int_equal(kelpie_exec_close_stdin(execs[0], NULL), 0);
+    kelpie_exec_pause_output(execs[0]);
+    kelpie_exec_resume_output(execs[0]);
+    assert_int_equal(kelpie_vm_health(vm, 0, &health, NULL), 0);
+    assert_int_equal(kelpie_vm_health(vm, 0, &health, NULL), 0); /* what came before is here */
+    assert_int_equal(seen[1].count, 0);
+}
+
 static void test_a_missing_monitor_leaves_nothing(void **state) {
     char path[128];
     struct kelpie_vm *vm = NULL;
@@ -444,6 +583,8 @@ int main(int argc, char **argv) {
     }
     const struct CMUnitTest tests[] = {
         TEST(test_misuse_is_an_error),
+        TEST(test_counts_and_pointers_that_disagree_are_misuse),
+        TEST(test_a_log_is_read_within_the_callback_of_another),
         TEST(test_configuration_tells_all_problems),
         TEST(test_shorter_and_longer_structures_are_filled_as_far_as_known),
         TEST(test_a_vm_that_does_not_run_is_looked_at_without_a_monitor),
@@ -452,6 +593,9 @@ int main(int argc, char **argv) {
         TEST(test_callbacks_come_once_and_later),
         TEST(test_closing_ends_operations_without_a_callback),
         TEST(test_monitors_that_fail_are_explained),
+        TEST(test_monitors_that_break_the_order_are_left),
+        TEST(test_a_handle_that_waits_for_its_answer_is_not_detached),
+        TEST(test_a_command_of_a_lost_connection_touches_no_other),
         TEST(test_a_missing_monitor_leaves_nothing),
         TEST(test_a_missing_simulator_is_unavailable),
     };
