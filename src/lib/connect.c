@@ -95,8 +95,8 @@ static void append_last_words(struct kelpie_vm *vm, struct kelpie_error *out) {
     struct kelpie_tail tail = {0};
     char bytes[KELPIE_TAIL_BYTES];
     char text[CONNECT_LAST_WORDS_BYTES];
-    int log = kelpie__os_open(os, vm->directory.vm, CONNECT_LOG_FILE, KELPIE_OS_OPEN_READ, 0);
     KELPIE_ASSERT(out->code < 0);
+    int log = kelpie__os_open(os, vm->directory.vm, CONNECT_LOG_FILE, KELPIE_OS_OPEN_READ, 0);
     if (log < 0) {
         return;
     }
@@ -118,8 +118,8 @@ static void append_last_words(struct kelpie_vm *vm, struct kelpie_error *out) {
 void kelpie__vm_explain_loss(struct kelpie_vm *vm, struct kelpie_error *out) {
     struct kelpie_vm_record record = {0};
     const char *name = vm->directory.name;
-    int status = kelpie__vm_record(vm, &record, NULL);
     kelpie__vm_check(vm);
+    int status = kelpie__vm_record(vm, &record, NULL);
     if (!vm->is_greeted) { /* it was ending when we came, and has done nothing that was asked */
         KELPIE_REACHED(vm->kelpie->os, "a monitor ended before it answered hello");
         kelpie__ignore(kelpie__fail(out, KELPIE_E_BUSY, 0,

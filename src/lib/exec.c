@@ -185,9 +185,10 @@ void kelpie__exec_arm_backstop(struct kelpie_exec *exec) {
     }
 }
 
-static bool read_signed(const struct kelpie_json_member *member, int *out) {
+static bool read_within(const struct kelpie_json_member *member, int min, int max, int *out) {
     int64_t value = 0;
-    if (!kelpie__json_member_i64(member, &value) || value < 0 || value > 255) {
+    KELPIE_ASSERT(min >= 0 && min <= max);
+    if (!kelpie__json_member_i64(member, &value) || value < min || value > max) {
         return false;
     }
     *out = (int)value;
@@ -252,8 +253,8 @@ void kelpie__execs_exit(struct kelpie_vm *vm, const char *params, size_t length)
         return;
     }
     struct kelpie_exec_status *status = &exec->status;
-    bool has_code = read_signed(&members[CODE], &status->exit_code);
-    bool has_signal = read_signed(&members[SIGNAL], &status->signal);
+    bool has_code = read_within(&members[CODE], 0, 255, &status->exit_code);
+    bool has_signal = read_within(&members[SIGNAL], 1, 64, &status->signal);
     if (!has_code && !has_signal) {
         kelpie__wire_break(vm->wire, "R22", "exec.exit without a code or a signal");
         return;

@@ -264,9 +264,9 @@ static int check_options(struct kelpie_vm *vm, const struct kelpie_exec_options 
 
 static int connect_running(struct kelpie_vm *vm, bool may_wait, struct kelpie_error *error) {
     struct kelpie_vm_record record = {0};
+    KELPIE_ASSERT(!may_wait || vm->kelpie->callback_depth == 0);
     int status = may_wait ? kelpie__vm_connect_wait(vm, false, &record, error)
                           : kelpie__vm_connect(vm, false, &record, error);
-    KELPIE_ASSERT(!may_wait || vm->kelpie->callback_depth == 0);
     return status == KELPIE_E_STATE
                ? kelpie__state_allow(record.state, KELPIE_VERB_EXEC, vm->directory.name, error)
                : status;
@@ -277,9 +277,9 @@ static int start_send(struct kelpie_exec *exec, const struct kelpie_exec_options
     char params[EXEC_PARAMS_BYTES];
     struct exec_arguments arguments;
     struct kelpie_vm *vm = exec->vm;
-    int status = arguments_put(exec, options, &arguments, error);
     KELPIE_ASSERT(exec->start_request == 0);
     KELPIE_ASSERT(exec->phase == KELPIE_EXEC_IS_STARTING);
+    int status = arguments_put(exec, options, &arguments, error);
     if (status < 0) {
         return status;
     }
@@ -304,8 +304,8 @@ static int exec_start(struct kelpie_vm *vm, const struct kelpie_exec_options *op
                       struct kelpie_error *error) {
     struct kelpie_exec_options chosen;
     struct kelpie_exec *exec = NULL;
-    int status = check_options(vm, options, &chosen, error);
     KELPIE_ASSERT((done == NULL) == may_wait);
+    int status = check_options(vm, options, &chosen, error);
     if (status == 0) {
         status = connect_running(vm, may_wait, error);
     }

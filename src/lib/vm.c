@@ -103,9 +103,9 @@ static int make_directory(struct kelpie_vm *vm, bool may_wait, struct kelpie_err
     struct kelpie *kelpie = vm->kelpie;
     struct kelpie_error kept = {0};
     int64_t deadline_ns = kelpie__loop_deadline(kelpie->loop, KELPIE_CALL_TIMEOUT_MS);
-    int status = kelpie__vm_directory_create(&vm->directory, &kelpie->places, vm->config, &kept);
     KELPIE_ASSERT(vm->config->name[0] != '\0');
     KELPIE_ASSERT(!may_wait || kelpie->callback_depth == 0);
+    int status = kelpie__vm_directory_create(&vm->directory, &kelpie->places, vm->config, &kept);
     while (may_wait && status == KELPIE_E_BUSY &&
            kelpie->loop->now_ns < deadline_ns) { /* bound: in its head */
         int turned = kelpie__turn(kelpie, kelpie->loop->now_ns + VM_BUSY_TURN_NS, &kept);
@@ -285,9 +285,9 @@ static int vm_tell_recovered(struct kelpie_vm *vm, struct kelpie_vm_record *reco
 static int vm_recover_if_free(struct kelpie_vm *vm, struct kelpie_vm_record *record,
                               struct kelpie_error *error) {
     struct kelpie *kelpie = vm->kelpie;
-    int status = kelpie__vm_directory_lock(&vm->directory, NULL);
     KELPIE_ASSERT(kelpie__state_is_live(record->state) || vm->directory.is_ephemeral);
     KELPIE_ASSERT(vm->directory.lock == KELPIE_OS_NO_HANDLE);
+    int status = kelpie__vm_directory_lock(&vm->directory, NULL);
     for (unsigned i = 0; status == KELPIE_E_BUSY && i < VM_DYING_TURNS; i += 1) {
         if (!is_for_recovery(vm, record)) {
             return 0;
@@ -317,8 +317,8 @@ static int vm_recover_if_free(struct kelpie_vm *vm, struct kelpie_vm_record *rec
 int kelpie__vm_record(struct kelpie_vm *vm, struct kelpie_vm_record *out,
                       struct kelpie_error *error) {
     struct kelpie_error kept = {0};
-    int status = kelpie__record_read_remains(vm->kelpie->os, vm->directory.vm, out, &kept);
     KELPIE_ASSERT(vm->directory.vm >= 0);
+    int status = kelpie__record_read_remains(vm->kelpie->os, vm->directory.vm, out, &kept);
     if (!kelpie__vm_directory_is_current(&vm->directory)) { /* its files may be going, too */
         KELPIE_REACHED(vm->kelpie->os, "a VM was deleted by another");
         return fail_deleted(vm, error);
@@ -339,9 +339,9 @@ int kelpie__vm_record(struct kelpie_vm *vm, struct kelpie_vm_record *out,
 static int open_read(struct kelpie_vm *vm, struct kelpie_error *error) {
     struct kelpie_vm_record record;
     struct kelpie_error kept = {0};
-    int status = kelpie__vm_directory_config(&vm->directory, vm->config, &kept);
     KELPIE_ASSERT(vm->damage.code == 0);
     KELPIE_ASSERT(vm->wire == NULL);
+    int status = kelpie__vm_directory_config(&vm->directory, vm->config, &kept);
     if (status == 0) {
         status = kelpie__vm_record(vm, &record, &kept);
     }
@@ -524,8 +524,8 @@ static int list_add(struct kelpie *kelpie, const char *name, struct kelpie_vm_in
     struct kelpie_vm *vm = NULL;
     struct kelpie_vm_info info = {.struct_size = sizeof(info)};
     struct kelpie_error why = {0};
-    int status = kelpie_vm_open(kelpie, name, &vm, &why);
     KELPIE_ASSERT((*inout_list == NULL) == (*inout_count == 0));
+    int status = kelpie_vm_open(kelpie, name, &vm, &why);
     if (status == 0) {
         status = kelpie_vm_inspect(vm, &info, &why);
         kelpie_vm_close(vm);

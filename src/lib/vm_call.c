@@ -48,10 +48,10 @@ static void call_check(const struct call *call) {
 }
 
 static void call_params_timeout(struct call *call, uint64_t timeout_ms) {
-    bool fits = kelpie__text_format(call->params, sizeof(call->params), "{\"timeout_ms\":%llu}",
-                                    (unsigned long long)timeout_ms);
     KELPIE_ASSERT(call->request.method == NULL);
     KELPIE_ASSERT(timeout_ms > 0);
+    bool fits = kelpie__text_format(call->params, sizeof(call->params), "{\"timeout_ms\":%llu}",
+                                    (unsigned long long)timeout_ms);
     KELPIE_ASSERT(fits);
 }
 
@@ -310,8 +310,8 @@ int kelpie_vm_kill_async(struct kelpie_vm *vm, kelpie_done_callback callback, vo
 static int delete_without_monitor(struct kelpie_vm *vm, struct kelpie_error *error) {
     struct kelpie_vm_record record;
     struct kelpie_error kept = {0};
-    int status = kelpie__vm_directory_lock(&vm->directory, &kept);
     KELPIE_ASSERT(vm->wire == NULL);
+    int status = kelpie__vm_directory_lock(&vm->directory, &kept);
     if (status == KELPIE_E_NOT_FOUND) {
         return 0; /* somebody else was quicker */
     }

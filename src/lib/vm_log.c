@@ -70,8 +70,8 @@ static int read_log_file(struct kelpie_vm *vm, const char *name, uint8_t *buffer
                          kelpie_bytes_callback callback, void *context,
                          struct kelpie_error *error) {
     struct kelpie_os *os = vm->kelpie->os;
-    int file = kelpie__os_open(os, vm->directory.vm, name, KELPIE_OS_OPEN_READ, 0);
     KELPIE_ASSERT(callback != NULL);
+    int file = kelpie__os_open(os, vm->directory.vm, name, KELPIE_OS_OPEN_READ, 0);
     if (file < 0) {
         return 0; /* not written yet */
     }

@@ -361,7 +361,9 @@ void kelpie__relay_guest_exit(struct kelpie_relay *relay, const char *params, si
     };
     end.has_code = kelpie__json_member_i64(&members[CODE], &end.code);
     end.has_signal = kelpie__json_member_i64(&members[SIGNAL], &end.signal);
-    bool is_valid = exec != NULL && (end.has_code || end.has_signal) &&
+    bool has_end = end.has_code ? end.code >= 0 && end.code <= 255
+                                : end.has_signal && end.signal >= 1 && end.signal <= 64;
+    bool is_valid = exec != NULL && has_end &&
                     kelpie__json_member_string(&members[REASON], end.reason, sizeof(end.reason));
     if (!is_valid) {
         kelpie__guest_break(relay->guest,

@@ -24,6 +24,8 @@ struct builtin {
 };
 
 static int builtin_write_file(int directory, const struct kelpie_pack_entry *entry) {
+    KELPIE_ASSERT(directory >= 0);
+    KELPIE_ASSERT(entry->bytes != NULL || entry->count == 0);
     int file = openat(directory, entry->name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (file < 0) {
         return kelpie__pack_fail(errno, "make \"%s\"", entry->name);
@@ -40,15 +42,18 @@ static int builtin_write_file(int directory, const struct kelpie_pack_entry *ent
 static int builtin_add(void *context, const struct kelpie_pack_entry *entry) {
     const struct builtin *builtin = context;
     int status = 0;
+    KELPIE_ASSERT(entry->name[0] != '/');
     KELPIE_ASSERT(builtin->directory >= 0);
     switch (entry->mode & S_IFMT) {
     case S_IFDIR:
         status = mkdirat(builtin->directory, entry->name, 0700);
         if (status == 0) {
+            KELPIE_ASSERT(entry->count == 0);
             status = fchmodat(builtin->directory, entry->name, entry->mode & 07777, 0);
         }
         break;
     case S_IFLNK:
+        KELPIE_ASSERT(((const char *)entry->bytes)[entry->count] == '\0');
         status = symlinkat(entry->bytes, builtin->directory, entry->name);
         break;
     default:
@@ -61,6 +66,7 @@ static void builtin_remove(char *path) {
     char *paths[] = {path, NULL};
     FTS *walk = fts_open(paths, FTS_PHYSICAL | FTS_NOCHDIR, NULL);
     KELPIE_ASSERT(path[0] == '/');
+    KELPIE_ASSERT(strstr(path, "/" BUILTIN_PREFIX) != NULL); /* all below it goes */
     if (walk == NULL) {
         return; /* out of memory: the next one finds it */
     }
@@ -83,10 +89,12 @@ static bool builtin_is_left(const char *name) {
     }
     long pid = strtol(name + strlen(BUILTIN_PREFIX), &end, 10);
     KELPIE_ASSERT(end != NULL);
+    KELPIE_ASSERT(end >= name + strlen(BUILTIN_PREFIX));
     return pid > 0 && *end == '\0' && kill((pid_t)pid, 0) < 0 && errno == ESRCH;
 }
 
 static void builtin_remove_left(const char *directory) {
+    KELPIE_ASSERT(directory[0] == '/');
     DIR *listing = opendir(directory);
     if (listing == NULL) {
         return;
@@ -105,12 +113,16 @@ static void builtin_remove_left(const char *directory) {
 static int builtin_make_place(const char *image, char *out, size_t capacity) {
     struct kelpie_pack_output output;
     int status = kelpie__pack_output_open(&output, image); /* makes the directories above it */
+    KELPIE_ASSERT(image[0] == '/');
+    KELPIE_ASSERT(capacity > sizeof(BUILTIN_PREFIX));
     kelpie__pack_output_close(&output);
     if (status != KELPIE_PACK_OK) {
         return status;
     }
     size_t length = (size_t)(strrchr(image, '/') - image);
-    KELPIE_ASSERT(length > 0);
+    if (length == 0) { /* what is laid out beside it would lie in / */
+        return kelpie__pack_fail(0, "\"%s\" is in no directory of its own", image);
+    }
     int written = snprintf(out, capacity, "%.*s", (int)length, image);
     if (written > 0 && (size_t)written < capacity) {
         builtin_remove_left(out);
@@ -146,6 +158,7 @@ int kelpie__pack_builtin(int argc, char **argv) {
     if (status == KELPIE_PACK_OK) {
         status = kelpie__pack_root_make(path, argv[2]);
     }
+    KELPIE_ASSERT(path[0] == '/');
     builtin_remove(path);
     return status;
 }

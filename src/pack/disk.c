@@ -15,6 +15,9 @@
 #define DISK_OUTPUT_BYTES 4096u
 #define DISK_MIB (1024u * 1024u)
 
+static_assert((uint64_t)KELPIE_DISK_SIZE_MIB_MAX <= (uint64_t)INT64_MAX / DISK_MIB,
+              "the largest disk has a size that a file can have");
+
 static int disk_make(struct kelpie_pack_output *output, const char *path, uint64_t size_mib) {
     char text[DISK_OUTPUT_BYTES];
     const char *const argv[] = {"mke2fs",
@@ -35,6 +38,9 @@ static int disk_make(struct kelpie_pack_output *output, const char *path, uint64
                                         .passed_file = output->file,
                                         .output = text,
                                         .output_capacity = sizeof(text)};
+    KELPIE_ASSERT(output->file >= 0 && output->path[0] == '/');
+    KELPIE_ASSERT(size_mib >= KELPIE_DISK_SIZE_MIB_MIN);
+    KELPIE_ASSERT(size_mib <= KELPIE_DISK_SIZE_MIB_MAX);
     if (ftruncate(output->file, (off_t)(size_mib * DISK_MIB)) < 0) {
         return kelpie__pack_fail(errno, "make \"%s\" %llu MiB long", path,
                                  (unsigned long long)size_mib);
@@ -61,5 +67,6 @@ int kelpie__pack_disk(int argc, char **argv) {
         status = disk_make(&output, argv[2], size_mib);
     }
     kelpie__pack_output_close(&output);
+    KELPIE_ASSERT(output.file < 0);
     return status;
 }

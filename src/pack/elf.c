@@ -12,17 +12,22 @@
 #define ELF_NOTES_MAX 256u
 #define ELF_NOTE_PVH 18u /* XEN_ELFNOTE_PHYS32_ENTRY */
 
+static_assert(sizeof(Elf64_Nhdr) % 4 == 0, "what follows a note's header is aligned");
+static_assert(sizeof(Elf64_Phdr) * ELF_SEGMENTS_MAX <= UINT32_MAX, "a table's size is no overflow");
+
 static size_t elf_align(uint32_t count) {
     return ((size_t)count + 3) & ~(size_t)3;
 }
 
 static bool elf_has_pvh(const uint8_t *notes, size_t count) {
     size_t at = 0;
+    KELPIE_ASSERT(notes != NULL);
     for (uint32_t i = 0; i < ELF_NOTES_MAX && count - at >= sizeof(Elf64_Nhdr); i += 1) {
         Elf64_Nhdr note;
         memcpy(&note, notes + at, sizeof(note));
         size_t room = count - at - sizeof(note);
         size_t name_bytes = elf_align(note.n_namesz);
+        KELPIE_ASSERT(name_bytes >= note.n_namesz);
         if (name_bytes > room || elf_align(note.n_descsz) > room - name_bytes) {
             return false;
         }
@@ -39,6 +44,7 @@ static bool elf_has_pvh(const uint8_t *notes, size_t count) {
 static int elf_check_segments(const struct kelpie_pack_bytes *image, const Elf64_Ehdr *header,
                               const char *from) {
     bool has_pvh = false;
+    KELPIE_ASSERT(image->count >= sizeof(*header));
     if (header->e_phnum == 0 || header->e_phnum > ELF_SEGMENTS_MAX ||
         header->e_phentsize != sizeof(Elf64_Phdr) || header->e_phoff > image->count ||
         header->e_phnum * sizeof(Elf64_Phdr) > image->count - header->e_phoff) {
@@ -47,6 +53,7 @@ static int elf_check_segments(const struct kelpie_pack_bytes *image, const Elf64
     for (uint16_t i = 0; i < header->e_phnum; i += 1) {
         Elf64_Phdr segment;
         memcpy(&segment, image->bytes + header->e_phoff + i * sizeof(segment), sizeof(segment));
+        KELPIE_ASSERT(header->e_phoff + (i + 1u) * sizeof(segment) <= image->count);
         if (segment.p_offset > image->count || segment.p_filesz > image->count - segment.p_offset) {
             return kelpie__pack_fail(0, "kernel \"%s\" is cut off: it has %zu bytes", from,
                                      image->count);

@@ -40,8 +40,13 @@ static const struct identify_magic identify_magics[] = {
     {510, "\x55\xaa", 2, "a partition table or boot sector", false},
 };
 
+static_assert(IDENTIFY_HEAD_BYTES % 512u == 0, "whole sectors");
+static_assert((1u << IDENTIFY_CLUSTER_BITS_MIN) >= 512u, "a cluster has a sector at least");
+static_assert(IDENTIFY_QCOW2_HEADER_BYTES >= 80u, "it holds the features of version 3");
+
 static uint64_t load_be(const uint8_t *bytes, size_t count) {
     uint64_t value = 0;
+    KELPIE_ASSERT(count > 0 && count <= sizeof(value));
     for (size_t i = 0; i < count; i += 1) {
         value = value << 8 | bytes[i];
     }
@@ -52,11 +57,14 @@ static uint64_t load_be(const uint8_t *bytes, size_t count) {
 static bool identify_read(int file, uint64_t offset, uint8_t *out, size_t count) {
     size_t done = 0;
     ssize_t result = 1;
+    KELPIE_ASSERT(file >= 0);
+    KELPIE_ASSERT(count > 0);
     memset(out, 0, count);
     while (result > 0 && done < count) {
         result = pread(file, out + done, count - done, (off_t)(offset + done));
         done += result > 0 ? (size_t)result : 0;
     }
+    KELPIE_ASSERT(done <= count);
     return result >= 0;
 }
 
@@ -83,8 +91,10 @@ static int identify_read_qcow2(int file, const char *path, const uint8_t *header
     for (size_t at = 0; at < IDENTIFY_HEAD_BYTES; at += cluster) {
         uint8_t entry[8];
         size_t count = IDENTIFY_HEAD_BYTES - at < cluster ? IDENTIFY_HEAD_BYTES - at : cluster;
+        KELPIE_ASSERT(count > 0 && at + count <= IDENTIFY_HEAD_BYTES);
         uint64_t per_table = cluster / sizeof(entry);
         uint64_t index = at / cluster;
+        KELPIE_ASSERT(per_table > 0);
         uint64_t table_entry = load_be(header + 40, 8) + index / per_table * sizeof(entry);
         if (!identify_read(file, table_entry, entry, sizeof(entry))) {
             return kelpie__pack_fail(errno, "read \"%s\"", path);
@@ -116,6 +126,7 @@ static int identify_file_system(const char *path, const uint8_t *head, const cha
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(identify_magics); i += 1) {
         const struct identify_magic *magic = &identify_magics[i];
         KELPIE_ASSERT(magic->offset + magic->length <= IDENTIFY_HEAD_BYTES);
+        KELPIE_ASSERT(magic->length > 0);
         if (memcmp(head + magic->offset, magic->bytes, magic->length) != 0) {
             continue;
         }
@@ -158,6 +169,7 @@ static int identify_open_file(int file, const char *path) {
         status = identify_file_system(path, head, &file_system);
     }
     if (status == KELPIE_PACK_OK) {
+        KELPIE_ASSERT(file_system != NULL);
         printf("%s %s\n", is_qcow2 ? "qcow2" : "raw", file_system);
     }
     return status;

@@ -24,6 +24,7 @@ static const struct kelpie_pack_entry initramfs_entries[] = {
 };
 
 static int initramfs_add(void *context, const struct kelpie_pack_entry *entry) {
+    KELPIE_ASSERT(context != NULL);
     kelpie__pack_archive_add(context, entry); /* its errors are looked at once, at the end */
     return KELPIE_PACK_OK;
 }
@@ -31,6 +32,8 @@ static int initramfs_add(void *context, const struct kelpie_pack_entry *entry) {
 static int initramfs_fill(struct kelpie_pack_archive *archive,
                           const struct initramfs_options *options) {
     const struct kelpie_pack_sink sink = {.add = initramfs_add, .context = archive};
+    KELPIE_ASSERT(options->agent != NULL && options->busybox != NULL);
+    KELPIE_ASSERT(archive->entry_count == 0);
     int status = kelpie__pack_userland(&sink, options->busybox);
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(initramfs_entries); i += 1) {
         kelpie__pack_archive_add(archive, &initramfs_entries[i]);
@@ -42,6 +45,7 @@ static int initramfs_fill(struct kelpie_pack_archive *archive,
         status = kelpie__pack_modules(archive, options->modules);
     }
     kelpie__pack_archive_end(archive);
+    KELPIE_ASSERT(archive->entry_count > KELPIE_ARRAY_COUNT(initramfs_entries));
     if (status == KELPIE_PACK_OK && archive->error_number != 0) {
         status = kelpie__pack_fail(archive->error_number, "write \"%s\"", options->out);
     }
@@ -50,6 +54,7 @@ static int initramfs_fill(struct kelpie_pack_archive *archive,
 
 static bool initramfs_read_options(int argc, char **argv, struct initramfs_options *out) {
     int i = 1;
+    KELPIE_ASSERT(argc >= 1);
     for (; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--agent") == 0) {
             out->agent = argv[i + 1];
@@ -62,6 +67,7 @@ static bool initramfs_read_options(int argc, char **argv, struct initramfs_optio
         }
     }
     out->out = i < argc ? argv[i] : NULL;
+    KELPIE_ASSERT(i <= argc);
     return out->out != NULL && out->agent != NULL && out->busybox != NULL;
 }
 
@@ -82,11 +88,13 @@ int kelpie__pack_initramfs(int argc, char **argv) {
     status = kelpie__pack_output_open(&output, options.out);
     if (status == KELPIE_PACK_OK) {
         kelpie__pack_archive_begin(&archive, output.file);
+        KELPIE_ASSERT(output.file >= 0);
         status = initramfs_fill(&archive, &options);
     }
     if (status == KELPIE_PACK_OK) {
         status = kelpie__pack_output_commit(&output);
     }
     kelpie__pack_output_close(&output);
+    KELPIE_ASSERT(output.file < 0);
     return status;
 }

@@ -26,9 +26,20 @@ struct input_sink {
     uint64_t count_max;
 };
 
+static_assert(INPUT_EXPANSION_MAX >= KELPIE_PACK_PROGRAM_BYTES_MAX, "a program may be packed");
+
+static void input_sink_check(const struct input_sink *sink) {
+    KELPIE_ASSERT(sink->count <= sink->count_max);
+    KELPIE_ASSERT((sink->file < 0) == (sink->memory != NULL)); /* one or the other */
+    if (sink->memory != NULL) {
+        KELPIE_ASSERT(sink->memory->count == sink->count);
+    }
+}
+
 static int input_read_plain(const char *path, size_t bytes_max, struct kelpie_pack_bytes *out) {
     int file = open(path, O_RDONLY | O_CLOEXEC);
     struct stat stat;
+    KELPIE_ASSERT(bytes_max > 0 && bytes_max < SIZE_MAX);
     if (file < 0 || fstat(file, &stat) < 0) {
         int error_number = errno;
         if (file >= 0) {
@@ -56,11 +67,12 @@ static int input_read_plain(const char *path, size_t bytes_max, struct kelpie_pa
     }
     out->bytes = bytes;
     out->count = count;
+    KELPIE_ASSERT(count <= bytes_max);
     return KELPIE_PACK_OK;
 }
 
 static bool input_sink_take(struct input_sink *sink, const void *bytes, size_t count) {
-    KELPIE_ASSERT(sink->count <= sink->count_max);
+    input_sink_check(sink);
     if (count > sink->count_max - sink->count) {
         count = (size_t)(sink->count_max - sink->count);
     }
@@ -78,6 +90,7 @@ static bool input_sink_take(struct input_sink *sink, const void *bytes, size_t c
         sink->memory->count += count;
     }
     sink->count += count;
+    input_sink_check(sink);
     return true;
 }
 
@@ -104,6 +117,8 @@ static int input_pump(struct archive *archive, struct input_sink *sink, const ch
 
 static int input_decompress(const uint8_t *bytes, size_t count, struct input_sink *sink,
                             const char *what) {
+    input_sink_check(sink);
+    KELPIE_ASSERT(bytes != NULL && count > 0);
     struct archive *archive = archive_read_new();
     if (archive == NULL) {
         return kelpie__pack_fail(ENOMEM, "decompress \"%s\"", what);
@@ -130,6 +145,7 @@ int kelpie__pack_decompress(const uint8_t *bytes, size_t count, uint64_t bytes_e
     }
     struct input_sink sink = {.file = to, .count_max = bytes_expected};
     int status = input_decompress(bytes, count, &sink, what);
+    KELPIE_ASSERT(sink.count <= bytes_expected);
     if (status == KELPIE_PACK_OK && sink.count != bytes_expected) {
         return kelpie__pack_fail(0, "\"%s\" holds %llu bytes and not %llu: it is damaged", what,
                                  (unsigned long long)sink.count,
@@ -139,6 +155,7 @@ int kelpie__pack_decompress(const uint8_t *bytes, size_t count, uint64_t bytes_e
 }
 
 static bool input_is_compressed(const struct kelpie_pack_bytes *bytes) {
+    KELPIE_ASSERT(bytes->bytes != NULL);
     static const struct {
         const char *magic;
         size_t length;
@@ -155,6 +172,7 @@ static bool input_is_compressed(const struct kelpie_pack_bytes *bytes) {
 int kelpie__pack_read(const char *path, size_t bytes_max, struct kelpie_pack_bytes *out) {
     struct kelpie_pack_bytes plain = {0};
     int status = input_read_plain(path, bytes_max, &plain);
+    KELPIE_ASSERT((status == KELPIE_PACK_OK) == (plain.bytes != NULL));
     if (status != KELPIE_PACK_OK || !input_is_compressed(&plain)) {
         *out = plain;
         return status;
@@ -162,11 +180,15 @@ int kelpie__pack_read(const char *path, size_t bytes_max, struct kelpie_pack_byt
     struct kelpie_pack_bytes expanded = {0};
     struct input_sink sink = {.file = -1, .memory = &expanded, .count_max = bytes_max};
     status = input_decompress(plain.bytes, plain.count, &sink, path);
+    if (status == KELPIE_PACK_OK && !input_sink_take(&sink, "", 0)) { /* there may have been none */
+        status = kelpie__pack_fail(errno, "read \"%s\"", path);
+    }
     free(plain.bytes);
     if (status != KELPIE_PACK_OK) {
         free(expanded.bytes);
         return status;
     }
+    KELPIE_ASSERT(expanded.bytes != NULL && expanded.count <= bytes_max);
     *out = expanded;
     return KELPIE_PACK_OK;
 }

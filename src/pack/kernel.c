@@ -17,6 +17,9 @@
 #define KERNEL_SECTORS_DEFAULT 4u /* when the header says 0 */
 #define KERNEL_VERSION_WITH_PAYLOAD 0x208u
 
+static_assert(KERNEL_HEADER_BYTES >= 0x24c + 4, "it holds the payload's place and size");
+static_assert(KERNEL_HEADER_BYTES >= KERNEL_SECTOR_BYTES, "its end lies in the second sector");
+
 static uint32_t kernel_load_u32(const uint8_t *bytes) {
     return (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 |
            (uint32_t)bytes[3] << 24;
@@ -26,6 +29,7 @@ static uint32_t kernel_load_u32(const uint8_t *bytes) {
 static bool kernel_find_payload(const struct kelpie_pack_bytes *image, const uint8_t **out,
                                 size_t *out_count, uint64_t *out_expanded) {
     const uint8_t *bytes = image->bytes;
+    KELPIE_ASSERT(bytes != NULL || image->count == 0);
     if (image->count < KERNEL_HEADER_BYTES || memcmp(bytes + 0x202, "HdrS", 4) != 0 ||
         (kernel_load_u32(bytes + 0x206) & 0xffff) < KERNEL_VERSION_WITH_PAYLOAD) {
         return false;
@@ -37,16 +41,20 @@ static bool kernel_find_payload(const struct kelpie_pack_bytes *image, const uin
         return false;
     }
     const uint8_t *payload = bytes + begin;
+    KELPIE_ASSERT(begin >= 2u * KERNEL_SECTOR_BYTES);
     *out_expanded = kernel_load_u32(payload + count - 4);
     /* The last four bytes of gzip are its own; the build appends them to every other format. */
     bool is_gzip = payload[0] == 0x1f && payload[1] == 0x8b;
     *out_count = (size_t)count - (is_gzip ? 0 : 4);
     *out = payload;
+    KELPIE_ASSERT(*out_count > 0 && *out_count <= count);
     return *out_expanded > 0;
 }
 
 /* What was decompressed, as the file that it became. */
 static int kernel_check(const struct kelpie_pack_output *output, size_t count, const char *from) {
+    KELPIE_ASSERT(output->file >= 0);
+    KELPIE_ASSERT(count > 0);
     void *bytes = mmap(NULL, count, PROT_READ, MAP_PRIVATE, output->file, 0);
     if (bytes == MAP_FAILED) {
         return kelpie__pack_fail(errno, "read what \"%s\" holds", from);
@@ -59,6 +67,7 @@ static int kernel_check(const struct kelpie_pack_output *output, size_t count, c
 
 static int kernel_copy(const struct kelpie_pack_bytes *image, const char *from, const char *path) {
     struct kelpie_pack_output output;
+    KELPIE_ASSERT(image->bytes != NULL);
     int status = kelpie__pack_check_elf(image, from);
     if (status != KELPIE_PACK_OK) {
         return status;
@@ -71,6 +80,7 @@ static int kernel_copy(const struct kelpie_pack_bytes *image, const char *from, 
         status = kelpie__pack_output_commit(&output);
     }
     kelpie__pack_output_close(&output);
+    KELPIE_ASSERT(output.file < 0);
     return status;
 }
 
@@ -82,6 +92,8 @@ static int kernel_extract(const struct kelpie_pack_bytes *image, const char *fro
     if (!kernel_find_payload(image, &payload, &count, &expanded)) {
         return kelpie__pack_fail(0, "\"%s\" is no bzImage with a compressed kernel in it", from);
     }
+    KELPIE_ASSERT(payload >= image->bytes && count <= image->count);
+    KELPIE_ASSERT(expanded > 0);
     struct kelpie_pack_output output;
     int status = kelpie__pack_output_open(&output, path);
     if (status == KELPIE_PACK_OK) {

@@ -44,6 +44,11 @@ static const struct modules_wanted modules_wanted[] = {
     {"overlay", "overlay", true},
 };
 
+/* a group, its name, ".ko" and what stands between them */
+static_assert(MODULES_COUNT_MAX * (MODULES_NAME_BYTES + 16u) <= MODULES_ORDER_BYTES,
+              "the list has room for every module");
+static_assert(KELPIE_ARRAY_COUNT(modules_wanted) <= MODULES_COUNT_MAX, "those that are wanted fit");
+
 struct modules {
     struct kelpie_pack_archive *archive; /* borrowed */
     const char *directory;
@@ -58,6 +63,13 @@ struct modules {
     size_t order_length;
 };
 
+static void modules_check(const struct modules *modules) {
+    KELPIE_ASSERT(modules->dependencies != NULL && modules->built_in != NULL);
+    KELPIE_ASSERT(modules->added_count <= MODULES_COUNT_MAX);
+    KELPIE_ASSERT(modules->order_length < sizeof(modules->order));
+    KELPIE_ASSERT((modules->added_count == 0) == (modules->order_length == 0));
+}
+
 /* "kernel/fs/erofs/erofs.ko.xz" is "erofs"; a dash and an underscore are the same. */
 static void modules_name(const char *path, size_t length, char *out) {
     size_t begin = length;
@@ -71,6 +83,8 @@ static void modules_name(const char *path, size_t length, char *out) {
         count += 1;
     }
     out[count] = '\0';
+    KELPIE_ASSERT(begin + count <= length);
+    KELPIE_ASSERT(count < MODULES_NAME_BYTES);
 }
 
 /* The line of a list whose path has this name; NULL: there is none. */
@@ -92,6 +106,7 @@ static size_t modules_without_signature(const struct kelpie_pack_bytes *module) 
     const size_t magic = strlen(MODULES_SIGNATURE_MAGIC);
     const size_t tail = magic + MODULES_SIGNATURE_BYTES;
     size_t count = module->count;
+    KELPIE_ASSERT(module->bytes != NULL);
     if (count < tail ||
         memcmp(module->bytes + count - magic, MODULES_SIGNATURE_MAGIC, magic) != 0) {
         return count;
@@ -99,6 +114,7 @@ static size_t modules_without_signature(const struct kelpie_pack_bytes *module) 
     const uint8_t *length = module->bytes + count - magic - 4;
     size_t signature = (size_t)length[0] << 24 | (size_t)length[1] << 16 | (size_t)length[2] << 8 |
                        (size_t)length[3];
+    KELPIE_ASSERT(count >= tail);
     return signature <= count - tail ? count - tail - signature : count;
 }
 
@@ -108,6 +124,7 @@ static int modules_add_file(struct modules *modules, const char *path, size_t le
     char file[MODULES_PATH_BYTES];
     char entry_name[MODULES_NAME_BYTES + 32];
     struct kelpie_pack_bytes module = {0};
+    KELPIE_ASSERT(strlen(name) < MODULES_NAME_BYTES);
     int file_length =
         snprintf(file, sizeof(file), "%s/%.*s", modules->directory, (int)length, path);
     if (file_length < 0 || (size_t)file_length >= sizeof(file)) {
@@ -123,6 +140,7 @@ static int modules_add_file(struct modules *modules, const char *path, size_t le
                                             .mode = S_IFREG | 0600,
                                             .bytes = module.bytes,
                                             .count = modules_without_signature(&module)};
+    KELPIE_ASSERT(entry.count <= module.count);
     kelpie__pack_archive_add(modules->archive, &entry);
     free(module.bytes);
     return KELPIE_PACK_OK;
@@ -133,6 +151,7 @@ static int modules_add_file(struct modules *modules, const char *path, size_t le
 static bool modules_has(const struct modules *modules, const char *line, const char *group,
                         bool *out_is_loaded) {
     bool has_file = false;
+    KELPIE_ASSERT(group[0] != '\0');
     *out_is_loaded = false;
     for (uint32_t i = 0; i < modules->added_count; i += 1) {
         const struct modules_added *added = &modules->added[i];
@@ -143,6 +162,7 @@ static bool modules_has(const struct modules *modules, const char *line, const c
                              strcmp(added->group, "disk") == 0;
         }
     }
+    KELPIE_ASSERT(has_file || !*out_is_loaded);
     return has_file;
 }
 
@@ -151,6 +171,7 @@ static int modules_add_once(struct modules *modules, const char *path, size_t le
                             const char *group) {
     char name[MODULES_NAME_BYTES];
     bool is_loaded = false;
+    modules_check(modules);
     modules_name(path, length, name);
     const char *line = modules_find(modules->dependencies, name);
     bool has_file = line != NULL && modules_has(modules, line, group, &is_loaded);
@@ -166,6 +187,7 @@ static int modules_add_once(struct modules *modules, const char *path, size_t le
     int added = snprintf(modules->order + modules->order_length, room, "%s %s.ko\n", group, name);
     KELPIE_ASSERT(added > 0 && (size_t)added < room); /* 64 lines of less than 80 bytes */
     modules->order_length += (size_t)added;
+    KELPIE_ASSERT(modules->order_length < sizeof(modules->order));
     return has_file ? KELPIE_PACK_OK : modules_add_file(modules, path, length, name);
 }
 
@@ -175,6 +197,7 @@ static int modules_add_line(struct modules *modules, const char *line, const cha
     size_t end = strcspn(line, "\n");
     size_t colon = strcspn(line, ":\n");
     int status = KELPIE_PACK_OK;
+    KELPIE_ASSERT(colon <= end);
     while (end > colon + 1 && status == KELPIE_PACK_OK) { /* bound: the line */
         size_t begin = end;
         while (begin > colon + 1 && line[begin - 1] != ' ') {
@@ -189,6 +212,8 @@ static int modules_add_line(struct modules *modules, const char *line, const cha
 }
 
 static int modules_add_wanted(struct modules *modules, const struct modules_wanted *wanted) {
+    modules_check(modules);
+    KELPIE_ASSERT(strlen(wanted->name) < MODULES_NAME_BYTES);
     const char *line = modules_find(modules->dependencies, wanted->name);
     if (line != NULL) {
         return modules_add_line(modules, line, wanted->group);
@@ -207,6 +232,7 @@ static int modules_read_list(const char *directory, const char *name, bool is_re
     struct stat stat_result;
     struct kelpie_pack_bytes list = {0};
     int length = snprintf(path, sizeof(path), "%s/%s", directory, name);
+    KELPIE_ASSERT(name[0] != '/');
     if (length < 0 || (size_t)length >= sizeof(path)) {
         return kelpie__pack_fail(ENAMETOOLONG, "\"%s\"", directory);
     }
@@ -218,12 +244,14 @@ static int modules_read_list(const char *directory, const char *name, bool is_re
     if (status == KELPIE_PACK_OK) {
         list.bytes[list.count] = '\0'; /* read leaves room for it */
         *out = (char *)list.bytes;
+        KELPIE_ASSERT(strlen(*out) <= list.count);
     }
     return status;
 }
 
 int kelpie__pack_modules(struct kelpie_pack_archive *archive, const char *modules_directory) {
     struct modules modules = {.archive = archive, .directory = modules_directory};
+    KELPIE_ASSERT(archive->file >= 0);
     int status = modules_read_list(modules_directory, "modules.dep", true, &modules.dependencies);
     if (status == KELPIE_PACK_OK) {
         status = modules_read_list(modules_directory, "modules.builtin", false, &modules.built_in);
@@ -232,6 +260,7 @@ int kelpie__pack_modules(struct kelpie_pack_archive *archive, const char *module
         status = modules_add_wanted(&modules, &modules_wanted[i]);
     }
     if (status == KELPIE_PACK_OK) {
+        modules_check(&modules);
         const struct kelpie_pack_entry entry = {.name = ".kelpie/modules.list",
                                                 .mode = S_IFREG | 0600,
                                                 .bytes = modules.order,

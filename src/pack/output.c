@@ -18,7 +18,21 @@
 #define OUTPUT_PIECE_BYTES 4096u
 #define OUTPUT_LINK_TRIES 8
 
+static_assert(sizeof(((struct kelpie_pack_output *)0)->temporary) >=
+                  sizeof(((struct kelpie_pack_output *)0)->name) + 32u,
+              "a temporary name is the name with two numbers");
+
+/* Open, between kelpie__pack_output_open and close. */
+static void output_check(const struct kelpie_pack_output *output) {
+    KELPIE_ASSERT(output->file >= 0 && output->directory >= 0);
+    KELPIE_ASSERT(output->name[0] != '\0' && strchr(output->name, '/') == NULL);
+    if (output->is_named) {
+        KELPIE_ASSERT(output->temporary[0] == '.');
+    }
+}
+
 static bool output_make_directories(char *path) {
+    KELPIE_ASSERT(path[0] != '\0');
     for (char *at = path + 1; *at != '\0'; at += 1) {
         if (*at == '/') {
             *at = '\0';
@@ -38,6 +52,7 @@ static bool output_split(struct kelpie_pack_output *output, const char *path, ch
     const char *slash = strrchr(path, '/');
     const char *name = slash == NULL ? path : slash + 1;
     size_t length = slash == NULL ? 1 : (size_t)(slash - path);
+    KELPIE_ASSERT(capacity > 1);
     length = length == 0 ? 1 : length;
     if (name[0] == '\0' || strlen(name) >= sizeof(output->name) || length >= capacity) {
         return false;
@@ -45,10 +60,14 @@ static bool output_split(struct kelpie_pack_output *output, const char *path, ch
     memcpy(directory, slash == NULL ? "." : path, length);
     directory[length] = '\0';
     memcpy(output->name, name, strlen(name) + 1);
+    KELPIE_ASSERT(strchr(output->name, '/') == NULL);
+    KELPIE_ASSERT(length < capacity);
     return true;
 }
 
 static int output_create(struct kelpie_pack_output *output) {
+    KELPIE_ASSERT(output->directory >= 0);
+    KELPIE_ASSERT(!output->is_named);
     int file = openat(output->directory, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, OUTPUT_MODE);
     if (file >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT)) {
         return file;
@@ -85,11 +104,14 @@ int kelpie__pack_output_open(struct kelpie_pack_output *output, const char *path
     }
     int length = snprintf(output->path, sizeof(output->path), "/proc/self/fd/%d", output->file);
     KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(output->path));
+    output_check(output);
     return KELPIE_PACK_OK;
 }
 
 /* A file without a name gets a temporary one first: linkat does not replace. */
 static bool output_link(struct kelpie_pack_output *output) {
+    KELPIE_ASSERT(!output->is_named);
+    KELPIE_ASSERT(output->path[0] == '/');
     for (int i = 0; i < OUTPUT_LINK_TRIES; i += 1) {
         int length = snprintf(output->temporary, sizeof(output->temporary), ".%s.%ld.%d",
                               output->name, (long)getpid(), i);
@@ -107,6 +129,7 @@ static bool output_link(struct kelpie_pack_output *output) {
 }
 
 static int output_name(struct kelpie_pack_output *output) {
+    output_check(output);
     if (!output->is_named) {
         if (linkat(AT_FDCWD, output->path, output->directory, output->name, AT_SYMLINK_FOLLOW) ==
             0) {
@@ -119,18 +142,19 @@ static int output_name(struct kelpie_pack_output *output) {
     if (renameat(output->directory, output->temporary, output->directory, output->name) < 0) {
         return kelpie__pack_fail(errno, "name the file \"%s\"", output->name);
     }
+    KELPIE_ASSERT(output->temporary[0] != '\0');
     output->is_named = false;
     return KELPIE_PACK_OK;
 }
 
 int kelpie__pack_output_commit(struct kelpie_pack_output *output) {
-    KELPIE_ASSERT(output->file >= 0);
-    KELPIE_ASSERT(output->name[0] != '\0');
+    output_check(output);
     /* A machine that dies must not leave a kernel of zero bytes under a name that is trusted. */
     if (fsync(output->file) < 0) {
         return kelpie__pack_fail(errno, "write \"%s\"", output->name);
     }
     int status = output_name(output);
+    KELPIE_ASSERT(status != KELPIE_PACK_OK || !output->is_named);
     if (status == KELPIE_PACK_OK) {
         kelpie__pack_prune(output->directory, output->name);
     }
@@ -138,6 +162,7 @@ int kelpie__pack_output_commit(struct kelpie_pack_output *output) {
 }
 
 void kelpie__pack_output_close(struct kelpie_pack_output *output) {
+    KELPIE_ASSERT(output->file < 0 || output->directory >= 0);
     if (output->is_named && output->temporary[0] != '\0') {
         kelpie__ignore(unlinkat(output->directory, output->temporary, 0)); /* it may not be there */
     }
@@ -151,6 +176,7 @@ void kelpie__pack_output_close(struct kelpie_pack_output *output) {
 }
 
 static bool output_is_zero(const uint8_t *bytes, size_t count) {
+    KELPIE_ASSERT(count > 1);
     return bytes[0] == 0 && memcmp(bytes, bytes + 1, count - 1) == 0;
 }
 
@@ -170,8 +196,10 @@ bool kelpie__pack_write(int file, const void *bytes, size_t count) {
     const uint8_t *at = bytes;
     off_t begin = lseek(file, 0, SEEK_CUR);
     struct stat stat;
+    KELPIE_ASSERT(file >= 0);
     for (size_t done = 0; done < count;) { /* bound: each turn takes a piece */
         size_t piece = count - done < OUTPUT_PIECE_BYTES ? count - done : OUTPUT_PIECE_BYTES;
+        KELPIE_ASSERT(piece > 0);
         bool is_hole = piece == OUTPUT_PIECE_BYTES && output_is_zero(at + done, piece);
         if (is_hole ? lseek(file, (off_t)piece, SEEK_CUR) < 0
                     : !output_write_all(file, at + done, piece)) {
@@ -183,5 +211,6 @@ bool kelpie__pack_write(int file, const void *bytes, size_t count) {
         return false;
     }
     off_t end = begin + (off_t)count; /* a hole at the end counts, too */
+    KELPIE_ASSERT(end >= begin);
     return stat.st_size >= end || ftruncate(file, end) == 0;
 }

@@ -25,6 +25,9 @@ static const struct pack_verb pack_verbs[] = {
     {"disk", "SIZE_MIB OUT", kelpie__pack_disk},
 };
 
+static_assert(KELPIE_PACK_OK == 0, "what a program ends with when all is well");
+static_assert(KELPIE_PACK_SYSTEM < 126, "the codes beyond belong to those who start programs");
+
 static int pack_usage(FILE *stream) {
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(pack_verbs); i += 1) {
         fprintf(stream, "%s kelpie-pack %s %s\n", i == 0 ? "usage:" : "      ", pack_verbs[i].name,
@@ -46,6 +49,7 @@ int kelpie_pack_main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN); /* of a program that stops reading: an error, no death */
     for (size_t i = 0; argc > 1 && i < KELPIE_ARRAY_COUNT(pack_verbs); i += 1) {
         if (strcmp(argv[1], pack_verbs[i].name) == 0) {
+            KELPIE_ASSERT(pack_verbs[i].run != NULL);
             int status = pack_verbs[i].run(argc - 1, argv + 1);
             KELPIE_ASSERT(status >= KELPIE_PACK_OK && status <= KELPIE_PACK_SYSTEM);
             return status == KELPIE_PACK_USAGE ? pack_usage(stderr) : status;

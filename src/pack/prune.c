@@ -41,6 +41,8 @@ struct prune_file {
     uint64_t bytes;
 };
 
+static_assert(PRUNE_KEPT_S < PRUNE_UNUSED_S, "what is in use is not unused");
+
 static bool prune_is_key(const char *name) {
     return strspn(name, "0123456789abcdef") == KELPIE_HASH_CHARACTERS;
 }
@@ -49,6 +51,7 @@ static bool prune_is_key(const char *name) {
 static const struct prune_limit *prune_limit_of(const char *name) {
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(prune_limits) && prune_is_key(name); i += 1) {
         KELPIE_ASSERT(strlen(prune_limits[i].suffix) < PRUNE_SUFFIX_BYTES);
+        KELPIE_ASSERT(prune_limits[i].bytes_max > 0);
         if (strcmp(name + KELPIE_HASH_CHARACTERS, prune_limits[i].suffix) == 0) {
             return &prune_limits[i];
         }
@@ -61,6 +64,7 @@ static const struct prune_limit *prune_limit_of(const char *name) {
 static bool prune_maker_lives(const char *name) {
     const char *suffix = name + 1 + KELPIE_HASH_CHARACTERS;
     const char *digits = suffix[0] == '.' ? strchr(suffix + 1, '.') : NULL;
+    KELPIE_ASSERT(name[0] == '.');
     long pid = digits == NULL ? 0 : strtol(digits + 1, NULL, 10);
     KELPIE_ASSERT(prune_is_key(name + 1));
     return pid > 0 && pid <= INT32_MAX && (kill((pid_t)pid, 0) == 0 || errno == EPERM);
@@ -97,16 +101,19 @@ static size_t prune_list(DIR *folder, const struct prune_limit *limit, int64_t n
             kelpie__ignore(unlinkat(dirfd(folder), entry->d_name, 0)); /* another one was first */
         }
         if (prune_limit_of(entry->d_name) == limit) {
+            KELPIE_ASSERT(strlen(entry->d_name) < sizeof(out[count].name));
             memcpy(out[count].name, entry->d_name, strlen(entry->d_name) + 1);
             out[count].used_s = used_s;
             out[count].bytes = (uint64_t)stat.st_blocks * 512;
             count += 1;
         }
     }
+    KELPIE_ASSERT(count <= PRUNE_FILES_MAX);
     return count;
 }
 
 void kelpie__pack_prune(int directory, const char *made) {
+    KELPIE_ASSERT(directory >= 0);
     const struct prune_limit *limit = prune_limit_of(made);
     if (limit == NULL) {
         return;
@@ -118,6 +125,7 @@ void kelpie__pack_prune(int directory, const char *made) {
         int64_t now_s = time(NULL);
         uint64_t bytes = 0;
         size_t count = prune_list(folder, limit, now_s, files);
+        KELPIE_ASSERT(count <= PRUNE_FILES_MAX);
         qsort(files, count, sizeof(*files), prune_compare);
         for (size_t i = 0; i < count; i += 1) {
             int64_t age_s = now_s - files[i].used_s;

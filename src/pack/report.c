@@ -25,5 +25,6 @@ int kelpie__pack_fail(int error_number, const char *format, ...) {
     bool is_full = error_number == ENOSPC || error_number == EDQUOT || error_number == EFBIG;
     bool is_system = error_number == EIO || error_number == EROFS || error_number == ENOMEM ||
                      error_number == EMFILE || error_number == ENFILE || error_number == EAGAIN;
+    KELPIE_ASSERT(!(is_full && is_system));
     return is_full ? KELPIE_PACK_NO_SPACE : is_system ? KELPIE_PACK_SYSTEM : KELPIE_PACK_FAILED;
 }

@@ -23,6 +23,8 @@
 /* Kernels stamp files with the time of the last timer tick, at most 10 ms ago. */
 #define ROOT_TICK_NS 20000000
 
+static_assert(ROOT_TICK_NS >= 10000000, "the slowest kernels tick each 10 ms");
+
 static int root_compare(const FTSENT **a, const FTSENT **b) {
     return strcmp((*a)->fts_name, (*b)->fts_name);
 }
@@ -34,6 +36,7 @@ static void root_hash_time(struct kelpie_hash *hash, const struct timespec *time
 
 static void root_hash_entry(struct kelpie_hash *hash, const FTSENT *entry, size_t prefix) {
     const struct stat *stat = entry->fts_statp;
+    KELPIE_ASSERT(prefix <= strlen(entry->fts_path));
     kelpie__hash_text(hash, entry->fts_path + prefix);
     kelpie__hash_u64(hash, stat->st_mode);
     kelpie__hash_u64(hash, stat->st_uid);
@@ -64,6 +67,7 @@ static int root_hash(const char *directory, char out[KELPIE_HASH_CHARACTERS + 1]
     kelpie__hash_u64(&hash, ROOT_FORMAT);
     kelpie__hash_u64(&hash, geteuid() == 0 ? 1 : 0); /* who packs is the owner of everything */
     size_t prefix = strlen(directory);
+    KELPIE_ASSERT(prefix > 0);
     const FTSENT *entry = fts_read(walk);
     for (; entry != NULL && status == KELPIE_PACK_OK;
          entry = fts_read(walk)) { /* bound: the tree */
@@ -79,6 +83,7 @@ static int root_hash(const char *directory, char out[KELPIE_HASH_CHARACTERS + 1]
     }
     fts_close(walk);
     kelpie__hash_hex(&hash, out);
+    KELPIE_ASSERT(strlen(out) == KELPIE_HASH_CHARACTERS);
     *out_changed_ns = changed_ns;
     return status;
 }
@@ -106,6 +111,7 @@ static int root_hash_settled(const char *directory, char out[KELPIE_HASH_CHARACT
         is_settled =
             status != KELPIE_PACK_OK || !root_wait_for_tick(changed_ns, root_time_ns(&now));
     }
+    KELPIE_ASSERT(status != KELPIE_PACK_OK || strlen(out) == KELPIE_HASH_CHARACTERS);
     return status;
 }
 
@@ -145,6 +151,8 @@ int kelpie__pack_root_make(const char *directory, const char *path) {
     }
     argv[count] = output.path;
     argv[count + 1] = directory;
+    KELPIE_ASSERT(argv[count + 2] == NULL);
+    KELPIE_ASSERT(count + 2 < KELPIE_ARRAY_COUNT(argv));
     const struct kelpie_pack_run run = {.argv = argv,
                                         .package = "erofs-utils",
                                         .passed_file = output.file,
@@ -157,6 +165,7 @@ int kelpie__pack_root_make(const char *directory, const char *path) {
         status = kelpie__pack_output_commit(&output);
     }
     kelpie__pack_output_close(&output);
+    KELPIE_ASSERT(output.file < 0);
     return status;
 }
 
@@ -177,6 +186,7 @@ static int root_try(const char *directory, const char *cache, char *out_path, si
     char key[KELPIE_HASH_CHARACTERS + 1];
     char key_after[KELPIE_HASH_CHARACTERS + 1];
     int64_t changed_ns = 0;
+    KELPIE_ASSERT(capacity > KELPIE_HASH_CHARACTERS);
     int status = root_hash_settled(directory, key);
     if (status != KELPIE_PACK_OK) {
         return status;
@@ -186,6 +196,7 @@ static int root_try(const char *directory, const char *cache, char *out_path, si
         return kelpie__pack_fail(ENAMETOOLONG, "\"%s\"", cache);
     }
     *out_is_stable = true;
+    KELPIE_ASSERT(length > (int)KELPIE_HASH_CHARACTERS);
     /* Touched, so that pruning sees that it is used; a cache that is read-only is not pruned. */
     if (utimensat(AT_FDCWD, out_path, NULL, 0) == 0 || access(out_path, R_OK) == 0) {
         return KELPIE_PACK_OK;
@@ -218,6 +229,7 @@ int kelpie__pack_root(int argc, char **argv) {
         return kelpie__pack_fail(0, "root \"%s\" changes while it is packed; pack a copy of it",
                                  argv[1]);
     }
+    KELPIE_ASSERT(path[0] != '\0');
     printf("%s\n", path);
     return KELPIE_PACK_OK;
 }

@@ -16,6 +16,8 @@
 #define RUN_NOT_FOUND 127
 
 KELPIE_NORETURN static void run_child(const struct kelpie_pack_run *run, int output, pid_t parent) {
+    KELPIE_ASSERT(run->argv[0] != NULL);
+    KELPIE_ASSERT(output >= 0 && parent > 0);
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
     signal(SIGPIPE, SIG_DFL);
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent || null < 0 ||
@@ -36,6 +38,7 @@ static void run_read(int from, char *out, size_t capacity) {
     char dropped[4096];
     size_t count = 0;
     ssize_t result = 1;
+    KELPIE_ASSERT(from >= 0 && capacity > 0);
     while (result > 0 || (result < 0 && errno == EINTR)) {
         bool is_full = count + 1 >= capacity;
         result = is_full ? read(from, dropped, sizeof(dropped))
@@ -43,6 +46,7 @@ static void run_read(int from, char *out, size_t capacity) {
         count += result > 0 && !is_full ? (size_t)result : 0;
     }
     out[count] = '\0';
+    KELPIE_ASSERT(count < capacity);
 }
 
 static const char *run_last_line(char *text) {
@@ -52,11 +56,13 @@ static const char *run_last_line(char *text) {
         text[length] = '\0';
     }
     const char *newline = strrchr(text, '\n');
+    KELPIE_ASSERT(newline == NULL || newline[1] != '\0');
     return newline == NULL ? text : newline + 1;
 }
 
 static int run_report(const struct kelpie_pack_run *run, int status, char *output) {
     const char *program = run->argv[0];
+    KELPIE_ASSERT(!WIFEXITED(status) || WEXITSTATUS(status) != 0);
     const char *line = run_last_line(output);
     if (WIFEXITED(status) && WEXITSTATUS(status) == RUN_NOT_FOUND) {
         return kelpie__pack_fail(0, "%s is not installed; apt install %s", program, run->package);
@@ -72,6 +78,7 @@ static int run_report(const struct kelpie_pack_run *run, int status, char *outpu
 int kelpie__pack_run(const struct kelpie_pack_run *run) {
     int ends[2];
     pid_t parent = getpid();
+    KELPIE_ASSERT(run->package != NULL && run->output != NULL);
     KELPIE_ASSERT(run->argv[0] != NULL);
     KELPIE_ASSERT(run->output_capacity > 0);
     if (pipe2(ends, O_CLOEXEC) < 0) {

@@ -42,9 +42,12 @@ static const struct userland_text userland_texts[] = {
                   "::1 localhost\n"},
 };
 
+static_assert(KELPIE_PACK_PROGRAM_BYTES_MAX > USERLAND_APPLETS_BYTES_MAX, "busybox with its list");
+
 int kelpie__pack_add_program(const struct kelpie_pack_sink *sink, const char *name,
                              const char *path) {
     struct kelpie_pack_bytes file = {0};
+    KELPIE_ASSERT(name[0] != '/');
     int status = kelpie__pack_read(path, KELPIE_PACK_PROGRAM_BYTES_MAX, &file);
     if (status != KELPIE_PACK_OK) {
         return status;
@@ -67,6 +70,7 @@ int kelpie__pack_check_static(const char *path, const char *package) {
     bool is_elf = file.count > 64 && memcmp(file.bytes, "\177ELF\2\1", 6) == 0;
     bool has_interpreter = false;
     if (is_elf) {
+        KELPIE_ASSERT(file.count > 64);
         uint64_t offset = 0;
         uint16_t size = 0;
         uint16_t count = 0;
@@ -107,6 +111,7 @@ static int userland_add_applets(const struct kelpie_pack_sink *sink, const char 
     int status = kelpie__pack_run(&run);
     for (char *line = list; status == KELPIE_PACK_OK && *line != '\0';) { /* bound: the list */
         size_t length = strcspn(line, "\n");
+        KELPIE_ASSERT((size_t)(line - list) + length < USERLAND_APPLETS_BYTES_MAX);
         bool is_last = line[length] == '\0';
         line[length] = '\0';
         bool is_path = length > 0 && line[0] != '/' && strstr(line, "..") == NULL;
@@ -133,6 +138,7 @@ int kelpie__pack_userland(const struct kelpie_pack_sink *sink, const char *busyb
                                                 .mode = S_IFREG | 0644,
                                                 .bytes = userland_texts[i].text,
                                                 .count = strlen(userland_texts[i].text)};
+        KELPIE_ASSERT(entry.name[0] != '/' && entry.count > 0);
         status = sink->add(sink->context, &entry);
     }
     if (status == KELPIE_PACK_OK) {

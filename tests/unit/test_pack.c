@@ -338,6 +338,9 @@ static void test_initramfs_names_what_a_kernel_lacks(void **state) {
     assert_int_equal(unlink(in_test("modules/modules.dep")), 0);
     assert_int_equal(pack_initramfs(in_test("out/ird")), 1);
     assert_says("modules.dep");
+    shell("printf '' | gzip -n > %s", in_test("modules/modules.dep")); /* of no block at all */
+    assert_int_equal(pack_initramfs(in_test("out/ird")), 1);
+    assert_says("decompress");
     assert_nothing_made(in_test("out"));
 }
 
@@ -348,6 +351,9 @@ static void test_usage_and_version(void **state) {
     assert_int_equal(run_pack("--version", NULL), 0);
     assert_says("kelpie-pack ");
     assert_int_equal(run_pack("--help", NULL), 0);
+    make_static_program(in_test("agent"));
+    assert_int_equal(run_pack("builtin", in_test("agent"), "/kelpie-test-pack.erofs", NULL), 1);
+    assert_int_not_equal(access("/kelpie-test-pack.erofs", F_OK), 0);
 }
 
 int main(void) {
