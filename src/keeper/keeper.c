@@ -19,7 +19,9 @@
 
 static void keeper_check(const struct kelpie_keeper *keeper) {
     KELPIE_ASSERT(keeper->pool.lock == KELPIE_KEEPER_HANDLE_LOCK);
+    KELPIE_ASSERT(keeper->pool.values.size <= KELPIE_POOL_SIZE_MAX);
     KELPIE_ASSERT(keeper->waiter_count <= KELPIE_POOL_WAITER_COUNT_MAX);
+    KELPIE_ASSERT(keeper->owner >= KELPIE_OS_NO_HANDLE);
     KELPIE_ASSERT(keeper->kelpie != NULL && keeper->config != NULL);
 }
 
@@ -36,6 +38,7 @@ static void keeper_release_waiters(struct kelpie_keeper *keeper) {
 /* A connection says: look. Its end will say that something has changed. */
 static void keeper_poked(void *context, uint32_t bits) {
     struct kelpie_keeper *keeper = context;
+    keeper_check(keeper);
     KELPIE_ASSERT(bits != 0);
     int stream = kelpie__os_accept(keeper->os, keeper->listener);
     if (stream < 0) {
@@ -56,6 +59,7 @@ static uint32_t keeper_count(const struct kelpie_keeper *keeper, bool is_making)
         const struct kelpie_keeper_slot *slot = &keeper->slots[i];
         count += is_making ? kelpie__keeper_slot_is_making(slot) : slot->vm != NULL;
     }
+    KELPIE_ASSERT(count <= keeper->pool.values.size);
     return count;
 }
 
@@ -94,9 +98,11 @@ void kelpie__keeper_failed(struct kelpie_keeper *keeper, const struct kelpie_err
     kelpie__ignore(kelpie__text_copy(status->problem, sizeof(status->problem), why->message));
     kelpie__text_trim(status->problem);
     keeper->is_changed = true;
+    KELPIE_ASSERT(keeper->failures_in_a_row > 0);
 }
 
 static void keeper_tell(struct kelpie_keeper *keeper) {
+    keeper_check(keeper);
     uint32_t making_count = keeper_count(keeper, true);
     if (!keeper->is_changed && keeper->status.making_count == making_count) {
         return;
@@ -114,6 +120,7 @@ static void keeper_tell(struct kelpie_keeper *keeper) {
 
 /* The first empty slots, while fewer are made than may be at once. */
 static void keeper_refill(struct kelpie_keeper *keeper) {
+    keeper_check(keeper);
     uint32_t making_count = keeper_count(keeper, true);
     int64_t now_ns = kelpie__os_now(keeper->os, KELPIE_OS_CLOCK_MONOTONIC);
     for (uint32_t i = 0;
@@ -122,6 +129,7 @@ static void keeper_refill(struct kelpie_keeper *keeper) {
          i += 1) {
         struct kelpie_keeper_slot *slot = &keeper->slots[i];
         if (slot->phase == KELPIE_KEEPER_EMPTY) {
+            KELPIE_ASSERT(slot->vm == NULL);
             kelpie__keeper_slot_begin(slot);
             making_count += 1;
         }
@@ -149,6 +157,7 @@ static int keeper_run(struct kelpie_keeper *keeper, struct kelpie_error *error) 
     while (status == 0 && !keeper->is_owner_gone &&
            kelpie__pool_directory_is_current(&keeper->pool)) {
         keeper_look(keeper);
+        KELPIE_ASSERT(!keeper->is_changed);
         status = kelpie__turn(keeper->kelpie, keeper_deadline(keeper), error);
     }
     return status;
@@ -175,6 +184,7 @@ static void keeper_owner_ended(void *context, uint32_t bits) {
 /* Its pid may be another's by now; while its lock is held it is not. */
 static int keeper_watch_owner(struct kelpie_keeper *keeper, struct kelpie_error *error) {
     int32_t pid = keeper->pool.values.owner_pid;
+    KELPIE_ASSERT(keeper->owner == KELPIE_OS_NO_HANDLE);
     if (pid == 0) {
         return 0;
     }
@@ -190,6 +200,7 @@ static int keeper_watch_owner(struct kelpie_keeper *keeper, struct kelpie_error 
         kelpie__ignore(kelpie__os_close(keeper->os, owner));
         return kelpie__fail(error, status, 0, "watch the owner");
     }
+    KELPIE_ASSERT(!keeper->is_owner_gone);
     keeper->owner = owner;
     return 0;
 }
@@ -199,6 +210,7 @@ static int keeper_watch_owner(struct kelpie_keeper *keeper, struct kelpie_error 
 /* What argv says, as the library's options and the pool's name. */
 static int keeper_options(int argc, char **argv, struct kelpie_open_options *out, const char **name,
                           struct kelpie_error *error) {
+    KELPIE_ASSERT(out->struct_size == sizeof(*out));
     const struct {
         const char *option;
         const char **value;
@@ -229,6 +241,7 @@ static int keeper_options(int argc, char **argv, struct kelpie_open_options *out
 static int keeper_open_pool(struct kelpie_keeper *keeper, const char *name,
                             struct kelpie_error *error) {
     const char *state_path = keeper->kelpie->places.state_path;
+    KELPIE_ASSERT(keeper->config == NULL);
     int status = kelpie__pool_store_open(&keeper->store, keeper->os, state_path, error);
     if (status == 0) {
         status = kelpie__pool_directory_open(&keeper->pool, &keeper->store, name, error);
@@ -293,6 +306,7 @@ static int keeper_open(struct kelpie_keeper *keeper, int argc, char **argv,
 /* Members that are being made go with their handles. Those that wait are ended by whoever retired
  * the pool: that is this process when the owner is gone. */
 static void keeper_end(struct kelpie_keeper *keeper) {
+    keeper_check(keeper);
     for (uint32_t i = 0; i < keeper->pool.values.size; i += 1) {
         kelpie__keeper_slot_empty(&keeper->slots[i]);
     }
@@ -304,6 +318,7 @@ static void keeper_end(struct kelpie_keeper *keeper) {
     kelpie__loop_unwatch(keeper->kelpie->loop, keeper->listener_watch);
     kelpie__ignore(kelpie__os_close(keeper->os, keeper->listener));
     keeper_release_waiters(keeper);
+    KELPIE_ASSERT(keeper->owner == KELPIE_OS_NO_HANDLE && keeper->waiter_count == 0);
     kelpie_config_destroy(keeper->config);
     struct kelpie_os *os = kelpie__close_keeping_os(keeper->kelpie);
     KELPIE_ASSERT(os == keeper->os); /* main()'s */

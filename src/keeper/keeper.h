@@ -14,6 +14,10 @@
 
 #include "lib/pool.h"
 
+static_assert(KELPIE_POOL_CONCURRENCY_MAX <= KELPIE_POOL_SIZE_MAX, "each one made has a slot");
+static_assert(KELPIE_POOL_SIZE_MAX + KELPIE_POOL_WAITER_COUNT_MAX < KELPIE_LIB_HANDLE_MAX,
+              "members and those who wait for them fit a loop");
+
 enum kelpie_keeper_handle {
     KELPIE_KEEPER_HANDLE_LOCK = 3,
     KELPIE_KEEPER_HANDLE_LISTENER = 4,

@@ -31,6 +31,7 @@ void kelpie__keeper_slot_check(const struct kelpie_keeper_slot *slot) {
     KELPIE_ASSERT(!slot->is_done || kelpie__keeper_slot_is_making(slot));
     KELPIE_ASSERT(slot->round_count <= SLOT_ROUND_COUNT);
     KELPIE_ASSERT(slot->warm_count <= SLOT_COMMAND_COUNT);
+    KELPIE_ASSERT(slot->offer_count <= SLOT_OFFER_COUNT_MAX);
 }
 
 bool kelpie__keeper_slot_is_making(const struct kelpie_keeper_slot *slot) {
@@ -68,6 +69,7 @@ static void slot_done(void *context, const struct kelpie_error *error) {
 /* While none waits, somebody may be waiting for this one. */
 static int begin_starting(struct kelpie_keeper_slot *slot, struct kelpie_error *error) {
     char params[96];
+    KELPIE_ASSERT(slot->round_count == 0);
     bool is_background = kelpie__keeper_ready_count(slot->keeper) > 0;
     uint64_t boot_ms = slot->keeper->config->values.boot_timeout_ms;
     boot_ms = is_background ? boot_ms * SLOT_BACKGROUND_FACTOR : boot_ms;
@@ -111,6 +113,7 @@ static int begin_warming(struct kelpie_keeper_slot *slot, struct kelpie_error *e
 
 static int begin_pausing(struct kelpie_keeper_slot *slot, struct kelpie_error *error) {
     slot->round_count += 1;
+    KELPIE_ASSERT(slot->round_count <= SLOT_ROUND_COUNT);
     slot->warm_count = 0;
     return kelpie_vm_pause_async(slot->vm, slot_done, slot, NULL, error);
 }
@@ -150,6 +153,8 @@ static const struct slot_step slot_steps[KELPIE_KEEPER_PHASE_COUNT] = {
 
 static void slot_enter(struct kelpie_keeper_slot *slot, enum kelpie_keeper_phase phase) {
     struct kelpie_error error = {0};
+    KELPIE_ASSERT(phase < KELPIE_KEEPER_PHASE_COUNT && phase != KELPIE_KEEPER_EMPTY);
+    KELPIE_ASSERT(slot->vm != NULL);
     slot->phase = phase;
     slot->is_done = false;
     if (slot_steps[phase].begin != NULL && slot_steps[phase].begin(slot, &error) < 0) {
@@ -203,6 +208,7 @@ static void slot_offer_again(void *context) {
 static void slot_retry_offer(struct kelpie_keeper_slot *slot) {
     struct kelpie_loop *loop = slot->keeper->kelpie->loop;
     bool was_waiting = slot->error.message[0] == '\0';
+    KELPIE_ASSERT(slot->phase == KELPIE_KEEPER_OFFERING);
     slot->is_done = false;
     if (was_waiting) {
         slot_enter(slot, KELPIE_KEEPER_OFFERING);
@@ -217,6 +223,8 @@ static void slot_advance(struct kelpie_keeper_slot *slot) {
     int code = slot->error.code;
     bool is_warm = phase == KELPIE_KEEPER_WARMING &&
                    (code == KELPIE_E_EXEC_NOT_FOUND || code == KELPIE_E_EXEC_DENIED);
+    KELPIE_ASSERT(slot->is_done);
+    KELPIE_ASSERT(kelpie__keeper_slot_is_making(slot));
     if (phase == KELPIE_KEEPER_OFFERING && code == KELPIE_E_BUSY &&
         slot->offer_count < SLOT_OFFER_COUNT_MAX) {
         slot_retry_offer(slot);
@@ -257,6 +265,7 @@ static void slot_look_again(struct kelpie_keeper_slot *slot) {
 
 static void slot_look_ready(struct kelpie_keeper_slot *slot) {
     struct kelpie_keeper *keeper = slot->keeper;
+    KELPIE_ASSERT(slot->phase == KELPIE_KEEPER_READY);
     bool is_dead = slot->vm->wire == NULL || kelpie__wire_is_closed(slot->vm->wire);
     if (!is_dead && slot_has_note(slot)) {
         return;

@@ -49,6 +49,8 @@ static bool configure_result(const char *call, int32_t result) {
 static bool configure_machine(const struct configure *configure) {
     const struct kelpie_krun_options *options = configure->options;
     uint32_t most = CONFIGURE_CPU_COUNT_MAX;
+    KELPIE_ASSERT(options->cpu_count > 0);
+    KELPIE_ASSERT(options->memory_mib > 0);
     if (configure->library->get_max_vcpus != NULL) {
         kelpie__krun_tell_call("krun_get_max_vcpus");
         errno = 0;
@@ -109,6 +111,7 @@ static bool configure_root_overlay(const struct configure *configure) {
     size_t count = 0;
     const uint8_t *agent = configure_map_agent(configure->options->agent, &count);
     KELPIE_ASSERT(configure->library->fs_add_overlay_dir != NULL);
+    KELPIE_ASSERT(configure->library->add_virtiofs3 != NULL);
     bool is_good = agent != NULL && CONFIGURE_CALL(disable_implicit_init, configure->ctx) &&
                    CONFIGURE_CALL(add_virtiofs3, configure->ctx, CONFIGURE_ROOT_TAG, NULL, 0, true);
     for (size_t i = 0; is_good && i < KELPIE_ARRAY_COUNT(directories); i += 1) {
@@ -132,6 +135,7 @@ static bool configure_root_staging(const struct configure *configure) {
 /* "KELPIE_DISKS=base,upper": libkrun's own serial numbers tell the guest nothing. */
 static void configure_name_disks(const struct configure *configure, char *out, size_t capacity) {
     const struct kelpie_krun_options *options = configure->options;
+    KELPIE_ASSERT(options->disk_count <= KELPIE_KRUN_DISK_COUNT_MAX);
     int used = snprintf(out, capacity, "KELPIE_DISKS=");
     for (uint32_t i = 0; i < options->disk_count; i += 1) {
         KELPIE_ASSERT(used > 0 && (size_t)used < capacity);
@@ -179,6 +183,7 @@ static bool configure_disks(const struct configure *configure) {
             return false;
         }
         uint32_t format = disk->is_qcow2 ? CONFIGURE_DISK_QCOW2 : CONFIGURE_DISK_RAW;
+        KELPIE_ASSERT(configure->library->add_disk2 != NULL);
         if (!CONFIGURE_CALL(add_disk2, configure->ctx, id, disk->path, format,
                             disk->is_read_only)) {
             return false;
@@ -207,6 +212,7 @@ int64_t kelpie__krun_configure(const struct kelpie_krun_library *library,
                                const struct kelpie_krun_options *options) {
     struct configure made = {.library = library, .options = options};
     struct configure *configure = &made;
+    KELPIE_ASSERT(options->agent != NULL && options->staging != NULL);
     KELPIE_ASSERT(options->disk_count <= KELPIE_KRUN_DISK_COUNT_MAX);
     if (!CONFIGURE_CALL(init_log, STDERR_FILENO, CONFIGURE_LOG_WARNINGS, CONFIGURE_LOG_PLAIN,
                         CONFIGURE_LOG_NO_ENVIRONMENT)) {

@@ -22,6 +22,9 @@
 #define CONFINE_TRUNCATE (UINT64_C(1) << 14) /* LANDLOCK_ACCESS_FS_TRUNCATE, of Linux 6.2 */
 #define CONFINE_TRUNCATE_VERSION 3
 
+static_assert((CONFINE_WRITES & LANDLOCK_ACCESS_FS_READ_FILE) == 0, "reading stays allowed");
+static_assert((CONFINE_WRITES & CONFINE_TRUNCATE) == 0, "that right is asked for by version");
+
 /* glibc has no functions for these. 0: the kernel knows nothing of it. */
 static long confine_version(void) {
     long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
@@ -44,7 +47,8 @@ static int confine_create(long version) {
 /* A file that is not there needs no rule. */
 static bool confine_allow(int rules, long version, const char *path) {
     int file = open(path, O_PATH | O_CLOEXEC);
-    KELPIE_ASSERT(rules >= 0 && path[0] == '/');
+    KELPIE_ASSERT(rules >= 0);
+    KELPIE_ASSERT(path[0] == '/');
     if (file < 0) {
         return errno == ENOENT;
     }

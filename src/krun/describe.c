@@ -17,6 +17,7 @@
 
 static const char *describe_version(const struct kelpie_krun_library *library) {
     KELPIE_ASSERT(library->start_enter != NULL);
+    KELPIE_ASSERT(library->add_vsock != NULL);
     return library->fs_add_overlay_file != NULL ? "1.19.0 or newer"
            : library->add_virtiofs3 != NULL     ? "1.18"
            : library->has_feature != NULL       ? "1.17.3 or newer of 1.17"

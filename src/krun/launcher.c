@@ -16,7 +16,7 @@
 static void launcher_prepare(void) {
     struct rlimit files;
     const struct rlimit core = {0};
-    KELPIE_ASSERT(signal(SIGPIPE, SIG_IGN) != SIG_ERR);
+    kelpie__ignore(signal(SIGPIPE, SIG_IGN) == SIG_ERR); /* it fails for unknown numbers only */
     kelpie__ignore(setrlimit(RLIMIT_CORE, &core));
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
         files.rlim_cur = files.rlim_max;
@@ -41,11 +41,13 @@ int kelpie_krun_main(int argc, char **argv) {
     if (!kelpie__krun_library_load(&options, &library)) {
         return KELPIE_KRUN_FAILED;
     }
+    KELPIE_ASSERT(library.start_enter != NULL && options.agent != NULL);
     int64_t ctx = kelpie__krun_configure(&library, &options);
     if (ctx < 0 || !kelpie__krun_confine(&library, &options) || !kelpie__krun_forbid()) {
         return KELPIE_KRUN_FAILED;
     }
     kelpie__krun_tell("start");
+    KELPIE_ASSERT(ctx <= UINT32_MAX);
     int32_t result = library.start_enter((uint32_t)ctx);
     kelpie__krun_tell("returned %d", result < 0 ? -result : 0);
     return KELPIE_KRUN_RETURNED;

@@ -69,6 +69,7 @@ static const char *library_name(void *handle) {
 /* By the name that the dynamic linker searches, or by path. A path may lead to another major
  * version, with calls of the same names: it is told by what the library calls itself. */
 static void *library_open(const char *path, const char *wanted, const char *what) {
+    KELPIE_ASSERT(wanted[0] != '\0');
     KELPIE_ASSERT(path[0] != '\0');
     void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (handle == NULL) {

@@ -11,6 +11,8 @@
 
 #define OPTIONS_PORT 1024u
 
+static_assert(sizeof(((struct kelpie_krun_disk *)0)->name) == 16, "as the scan below has it");
+
 static bool options_number(const char *name, const char *text, uint32_t *out) {
     char *end = NULL;
     unsigned long value = strtoul(text, &end, 10);
@@ -47,6 +49,7 @@ static bool options_disk(const char *text, struct kelpie_krun_options *out) {
     disk->is_qcow2 = format[0] == 'q';
     disk->is_read_only = access[1] == 'o';
     out->disk_count += 1;
+    KELPIE_ASSERT(out->disk_count <= KELPIE_KRUN_DISK_COUNT_MAX);
     return true;
 }
 

@@ -10,6 +10,8 @@
 
 #include "krun/krun.h"
 
+static_assert(KELPIE_KRUN_LINE_BYTES_MAX >= 256, "an error has room beside its kind");
+
 KELPIE_PRINTF(2, 0)
 static void status_line(const char *kind, const char *format, va_list arguments) {
     char line[KELPIE_KRUN_LINE_BYTES_MAX];
@@ -23,6 +25,7 @@ static void status_line(const char *kind, const char *format, va_list arguments)
     for (char *at = line; at < line + used; at += 1) {
         *at = *at == '\n' ? ' ' : *at; /* one line, whatever a system's message holds */
     }
+    KELPIE_ASSERT(used < sizeof(line));
     line[used] = '\n';
     kelpie__ignore(write(KELPIE_KRUN_STATUS, line, used + 1));
 }
