@@ -295,6 +295,11 @@ static int waiting_start(struct kelpie_waiting *waiting, struct kelpie_error *er
     if (status == 0) {
         status = kelpie__vmm_start(waiting->vmm, &waiting->spec, &waiting->started, error);
     }
+    if (status == KELPIE_E_BOOT) { /* as the driver calls it: nothing is booted here */
+        KELPIE_ASSERT(error->code == status);
+        error->code = KELPIE_E_RESTORE;
+        status = error->code;
+    }
     return status;
 }
 

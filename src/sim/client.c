@@ -143,8 +143,10 @@ static int client_ask(struct client *client, const struct sim_operation *operati
     case SIM_MODEL_DELETE_FORCE:
         return kelpie_vm_delete(vm, true, error);
     case SIM_MODEL_CLONE:
-        return kelpie__sim_clone(client->clients->world, client->kelpie, vm, operation,
-                                 client->clients->swarm->is_calm, error);
+        return kelpie__sim_clone(client->clients, client->process, client->kelpie, vm, operation,
+                                 error);
+    case SIM_MODEL_PREPARE:
+        return kelpie_vm_prepare_forks(vm, 1 + operation->value % 2, error);
     case SIM_MODEL_CREATE:
     case SIM_MODEL_CREATE_FROM:
     case SIM_MODEL_FORK:
@@ -153,7 +155,7 @@ static int client_ask(struct client *client, const struct sim_operation *operati
     case SIM_MODEL_LISTED:
         break;
     }
-    return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0, "the workload has no such operation");
+    return kelpie__fail(error, KELPIE_E_MISUSE, 0, "the workload has no such operation");
 }
 
 /* What succeeds where the VM is gone is asked of one that is there by that name now: a kept handle
@@ -235,6 +237,8 @@ static uint64_t deadline_ms(const struct client *client, const struct sim_operat
         return is_calm ? CLIENT_CALL_MS
                        : KELPIE_RESTORE_CHECK_TIMEOUT_MS +
                              scaled_ms(client, KELPIE_BOOT_TIMEOUT_MS_DEFAULT) + 3 * CLIENT_CALL_MS;
+    case SIM_MODEL_PREPARE:
+        return is_calm ? 2 * CLIENT_CALL_MS : 6 * CLIENT_CALL_MS;
     case SIM_MODEL_CREATE:
     case SIM_MODEL_CREATE_FROM:
     case SIM_MODEL_KILL:

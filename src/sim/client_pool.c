@@ -193,13 +193,11 @@ static int pool_look(struct sim_pool_client *client, const struct sim_operation 
 
 /* ---- claiming -------------------------------------------------------------------------------- */
 
-/* Nobody has had it before. */
-static void note_taken(struct sim_pool_client *client, const char *id) {
-    struct sim_pools *pools = client->pools;
+void kelpie__sim_pool_note_taken(struct sim_pools *pools, struct sim_world *world, const char *id) {
     KELPIE_ASSERT(strlen(id) < sizeof(pools->taken[0]));
     for (uint32_t i = 0; i < pools->taken_count; i += 1) {
         if (strcmp(pools->taken[i], id) == 0) {
-            kelpie__sim_world_fail(world_of(client), "invariant 23: VM %s was claimed twice", id);
+            kelpie__sim_world_fail(world, "invariant 23: VM %s was given twice", id);
         }
     }
     if (pools->taken_count < SIM_POOL_TAKEN_MAX) {
@@ -302,7 +300,7 @@ static int pool_claim(struct sim_pool_client *client, const struct sim_operation
         }
         return status;
     }
-    note_taken(client, kelpie_vm_id(vm));
+    kelpie__sim_pool_note_taken(client->pools, world_of(client), kelpie_vm_id(vm));
     status = use_member(client, vm, operation, error);
     if (status == KELPIE_E_NOT_FOUND && client->swarm->is_calm) { /* not the pool's answer */
         kelpie__sim_world_fail(world_of(client), "invariant 23: a VM that was claimed is gone: %s",

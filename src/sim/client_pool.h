@@ -12,6 +12,7 @@
 struct kelpie;
 struct kelpie_pool;
 struct sim_process;
+struct sim_world;
 
 #define SIM_POOL_COUNT 2u /* "pool-0", ... */
 #define SIM_POOL_TAKEN_MAX 1024u
@@ -37,6 +38,8 @@ struct sim_pool_client {
     struct kelpie_pool *handles[SIM_POOL_COUNT];
 };
 
+/* A VM with this id was given to a client: no other may have been before (invariant 23). */
+void kelpie__sim_pool_note_taken(struct sim_pools *pools, struct sim_world *world, const char *id);
 bool kelpie__sim_pool_is_operation(const struct sim_operation *operation);
 /* What is wrong fails the world. */
 void kelpie__sim_pool_do(struct sim_pool_client *client, const struct sim_operation *operation);

@@ -118,7 +118,7 @@ static bool judge_has_fault(const struct sim_judge *judge, const char *class) {
 static bool changes_vm(const struct sim_operation *operation) {
     return !operation->is_look && operation->op != SIM_MODEL_EXEC &&
            operation->op != SIM_MODEL_PUT && operation->op != SIM_MODEL_GET &&
-           operation->op != SIM_MODEL_FORGET;
+           operation->op != SIM_MODEL_FORGET && operation->op != SIM_MODEL_PREPARE;
 }
 
 static void note_activity(struct sim_judge *judge, const struct sim_operation *operation) {

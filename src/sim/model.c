@@ -201,7 +201,7 @@ static bool ends_guest(enum sim_model_op op) {
 
 static bool changes(enum sim_model_op op) {
     return op != SIM_MODEL_EXEC && op != SIM_MODEL_GET && op != SIM_MODEL_OBSERVE &&
-           op != SIM_MODEL_LISTED;
+           op != SIM_MODEL_LISTED && op != SIM_MODEL_PREPARE;
 }
 
 static bool makes_vm(enum sim_model_op op) {

@@ -38,7 +38,8 @@ enum sim_model_op {
     SIM_MODEL_FORGET,      /* the snapshot is removed */
     SIM_MODEL_DELETE,
     SIM_MODEL_DELETE_FORCE,
-    SIM_MODEL_CLONE, /* VMs that the model does not know are forked from this one as it is now */
+    SIM_MODEL_CLONE,   /* VMs that the model does not know are forked from this one as it is now */
+    SIM_MODEL_PREPARE, /* such forks are begun: they wait */
     SIM_MODEL_OP_COUNT,
     SIM_MODEL_OBSERVE = SIM_MODEL_OP_COUNT, /* the result is the state, or NOT_FOUND */
     SIM_MODEL_LISTED,                       /* `snapshot`: the result is 1 or 0 */

@@ -57,6 +57,9 @@ static const struct {
                          WITH_GUEST,
                          {KELPIE_E_SNAPSHOT, KELPIE_E_SNAPSHOT_TOO_LARGE, KELPIE_E_CANCELLED,
                           KELPIE_E_RESTORE, KELPIE_E_SNAPSHOT_CORRUPTED, KELPIE_E_CREATE}},
+    [SIM_MODEL_PREPARE] = {"prepare-forks",
+                           WITH_GUEST,
+                           {KELPIE_E_RESTORE, KELPIE_E_CREATE, KELPIE_E_CANCELLED}},
     [SIM_MODEL_OBSERVE] = {"look", 0, {0}},
     [SIM_MODEL_LISTED] = {"list snapshots", 0, {0}},
 };
@@ -120,6 +123,7 @@ void kelpie__sim_model_end_guest(struct sim_model_state *state) {
     state->loose = 0;
     state->unsure = 0;
     state->source = 0;
+    state->flags = (uint8_t)(state->flags & ~(unsigned)SIM_MODEL_BASED);
 }
 
 void kelpie__sim_model_remove(struct sim_model_state *state) {
@@ -143,7 +147,8 @@ static void allow_state(struct step *step, enum kelpie_vm_state state, unsigned 
 /* What was saved runs again, or stands as it did. */
 static void bring_back(struct sim_model_state *state, const struct sim_model_guest *guest,
                        uint32_t source) {
-    state->flags = (uint8_t)((state->flags & ~(unsigned)SIM_MODEL_DIRTY) | SIM_MODEL_EXISTS);
+    state->flags =
+        (uint8_t)((state->flags & ~(unsigned)SIM_MODEL_DIRTY) | SIM_MODEL_EXISTS | SIM_MODEL_BASED);
     state->state = guest->is_paused != 0 ? KELPIE_VM_PAUSED : KELPIE_VM_RUNNING;
     state->content = guest->content;
     state->loose = guest->loose;
@@ -414,6 +419,11 @@ static void done(struct step *step) {
     case SIM_MODEL_CLONE: /* the source goes on */
         allow_same(step);
         break;
+    case SIM_MODEL_PREPARE:
+        if ((step->from->flags & (SIM_MODEL_BASED | SIM_MODEL_VAGUE)) != 0) {
+            allow_same(step);
+        }
+        break;
     case SIM_MODEL_OBSERVE:
     case SIM_MODEL_LISTED:
         break;
@@ -611,7 +621,7 @@ static void step_vm(struct step *step) {
         }
     } else if (entry->has_answer && entry->status == KELPIE_E_CRASHED) {
         step_crashed(step);
-        if (op == SIM_MODEL_CLONE && !step->model->is_calm) {
+        if ((op == SIM_MODEL_CLONE || op == SIM_MODEL_PREPARE) && !step->model->is_calm) {
             allow_same(step); /* one of the others has */
         }
     } else if (op == SIM_MODEL_STOP && entry->has_answer && entry->status == 0 &&
@@ -627,6 +637,10 @@ static void step_vm(struct step *step) {
         }
     } else if (!entry->has_answer || entry->status == 0) {
         done(step);
+    } else if (op == SIM_MODEL_PREPARE && entry->status == KELPIE_E_UNSUPPORTED) {
+        if ((step->from->flags & SIM_MODEL_BASED) == 0 || is_vague(step->from)) {
+            allow_same(step); /* it was booted */
+        }
     } else if (is_failure_of(op, entry->status)) {
         step_failed(step);
     }

@@ -249,6 +249,7 @@ static void draw_workload(struct sim_swarm *swarm) {
         swarm->weights[op] = is_off && !is_needed ? 0 : weight;
     }
     swarm->weights[SIM_MODEL_CLONE] = 0; /* has_clones */
+    swarm->weights[SIM_MODEL_PREPARE] = 0;
     swarm->pool_size = between(&random, 0, 5);
     bool is_damaged = is_one_in(&random, 3);
     uint32_t damage = between(&random, 1, SIM_SWARM_DAMAGE_COUNT - 1);

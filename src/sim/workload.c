@@ -14,8 +14,10 @@
     12u                       /* besides one in so many, or a group, something is done with a pool \
                                */
 #define WORKLOAD_CLONE_OF 16u /* likewise, a VM that lives is forked */
-#define WORKLOAD_HASTE_OF 4u  /* one in so many follows the one before at once */
-#define WORKLOAD_CLONE_MAX 3u /* VMs that are only made from snapshots */
+#define WORKLOAD_PREPARE_OF 6u /* in one group of operations in so many, its forks are prepared */
+#define WORKLOAD_PREPARE_GROUP 8u
+#define WORKLOAD_HASTE_OF 4u   /* one in so many follows the one before at once */
+#define WORKLOAD_CLONE_MAX 3u  /* VMs that are only made from snapshots */
 #define WORKLOAD_REST_BITS 11u /* the others: after 1 to 2,048 ms, short ones as often as long */
 
 static const char *const command_names[SIM_COMMAND_COUNT] = {
@@ -163,6 +165,34 @@ static uint32_t draw_besides(const struct sim_swarm *swarm, uint32_t index,
     return swarm->has_clones && draw(swarm, index, "is-clone", WORKLOAD_CLONE_OF) == 0 ? 1 : 0;
 }
 
+/* Forks that wait are of one handle: one client prepares them, and forks the same VM a little
+ * later, while others do with it what they like. Only who was not booted has any. Gives how many.
+ */
+static uint32_t draw_prepared(const struct sim_swarm *swarm, uint32_t index,
+                              struct sim_operation *out) {
+    uint32_t group = index / WORKLOAD_PREPARE_GROUP;
+    uint32_t place = index % WORKLOAD_PREPARE_GROUP;
+    bool is_prepare = place == 0 || (place == 4 && draw(swarm, group, "prepare-more", 2) == 0);
+    bool is_fork = place == 2 || place == 6;
+    bool may_be_based = draw(swarm, group, "prepare-based", 4) > 0;
+    uint32_t first = may_be_based ? swarm->vm_count : 0;
+    uint32_t count = kelpie__sim_workload_vm_count(swarm);
+    if (!swarm->has_clones || (!is_prepare && !is_fork) ||
+        draw(swarm, group, "prepares", WORKLOAD_PREPARE_OF) > 0) {
+        return 0;
+    }
+    first = first < count ? first : 0;
+    *out = (struct sim_operation){
+        .client = (uint8_t)draw(swarm, group, "client-prepares", swarm->client_count),
+        .vm = (uint8_t)(first + draw(swarm, group, "prepared", count - first)),
+        .op = is_prepare ? SIM_MODEL_PREPARE : SIM_MODEL_CLONE,
+        .rest_ms = draw_rest(swarm, index),
+        /* nobody else's, and a fork that gives no configuration (client_clone.c) */
+        .value = 16 * (2 * SIM_OPERATION_MAX + index) + draw(swarm, index, "prepare-value", 8),
+    };
+    return 1;
+}
+
 static struct sim_operation draw_operation(const struct sim_swarm *swarm, uint32_t index,
                                            struct album *album) {
     bool has_clones =
@@ -223,8 +253,9 @@ uint32_t kelpie__sim_workload_draw(const struct sim_swarm *swarm, struct sim_ope
             .value = SIM_OPERATION_MAX};
         count += 1;
     }
-    for (uint32_t i = 0; i < swarm->operation_count && count + 2 <= capacity; i += 1) {
+    for (uint32_t i = 0; i < swarm->operation_count && count + 3 <= capacity; i += 1) {
         count += draw_besides(swarm, first + i, &out[count]);
+        count += draw_prepared(swarm, first + i, &out[count]);
         out[count] = draw_operation(swarm, first + i, &album);
         count += 1;
     }

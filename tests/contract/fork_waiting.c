@@ -120,7 +120,8 @@ static void test_fork_waiting_basic(const struct harness *harness) {
     struct kelpie_vm *source = waiting_source(&contract);
     struct kelpie_vm *forks[3];
     struct kelpie_error error = {0};
-    CONTRACT_OK(kelpie_vm_prepare_forks(source, 2, &broken));
+    CONTRACT_OK(kelpie_vm_prepare_forks(source, 1, &broken));
+    CONTRACT_OK(kelpie_vm_prepare_forks(source, 1, &broken)); /* one more, beside the first */
     struct waiters waiters = waiters_of(&contract);
     HARNESS_CHECK(waiters.count == 2, "%zu wait", waiters.count);
     contract_fails(kelpie_vm_prepare_forks(source, 63, &error), &error, KELPIE_E_LIMIT, "2 wait");
