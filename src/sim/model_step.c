@@ -355,6 +355,21 @@ static void done_delete(struct step *step) {
     allow(step, &next);
 }
 
+/* One that a stop ends early, by a signal, has an end like any other. */
+static void done_exec(struct step *step) {
+    const struct sim_model_entry *entry = step->entry;
+    if (entry->has_answer && (entry->result == entry->call.value || entry->overlaps_end)) {
+        allow_same(step);
+    }
+}
+
+/* The source goes on; forks can wait only over what was saved. */
+static void done_prepare(struct step *step) {
+    if ((step->from->flags & SIM_MODEL_BASED) != 0 || is_vague(step->from)) {
+        allow_same(step);
+    }
+}
+
 static void done(struct step *step) {
     const struct sim_model_entry *entry = step->entry;
     switch (entry->call.op) {
@@ -382,10 +397,7 @@ static void done(struct step *step) {
         allow_state(step, KELPIE_VM_RUNNING, 0);
         break;
     case SIM_MODEL_EXEC:
-        /* one that a stop ends early, by a signal, has an end like any other */
-        if (entry->has_answer && (entry->result == entry->call.value || entry->overlaps_end)) {
-            allow_same(step);
-        }
+        done_exec(step);
         break;
     case SIM_MODEL_PUT:
         done_put(step);
@@ -420,9 +432,7 @@ static void done(struct step *step) {
         allow_same(step);
         break;
     case SIM_MODEL_PREPARE:
-        if ((step->from->flags & (SIM_MODEL_BASED | SIM_MODEL_VAGUE)) != 0) {
-            allow_same(step);
-        }
+        done_prepare(step);
         break;
     case SIM_MODEL_OBSERVE:
     case SIM_MODEL_LISTED:
