@@ -22,7 +22,7 @@
 #define LIVES_OF_CROWD 4u
 #define SWARM_SEEDS 40u /* of a round */
 #define MEMORY_RUNS_DEFAULT 10000u
-#define MEMORY_LOOKS 20u /* at what is resident, evenly over the runs */
+#define MEMORY_LOOKS 200u /* at what is resident, evenly over the runs */
 #define MEMORY_MIB_MAX 64
 #define FLOOR_LINES_MAX 64u
 #define STABLE_SPREAD 0.3      /* of the middle 80 % of rounds, in parts of the median */
@@ -43,7 +43,8 @@ struct bench {
 /* What a child process tells: it writes, we read when it is gone. */
 struct told {
     bool is_done;
-    uint32_t failed_runs; /* verdicts other than passed */
+    uint32_t failed_runs; /* verdicts other than passed, */
+    uint64_t failed_seed; /* and the last seed of them */
     double run_ms[SWARM_SEEDS * 4];
     uint32_t run_count;
     double virtual_ms; /* of all runs */
@@ -189,7 +190,10 @@ static void swarm_run(uint64_t seed, struct sim_nursery *nursery, struct told *t
         told->run_ms[told->run_count] = (double)(kelpie__bench_cpu_ns() - begun_ns) / 1e6;
         told->run_count += 1;
     }
-    told->failed_runs += result.verdict == KELPIE_SIM_PASS ? 0 : 1;
+    if (result.verdict != KELPIE_SIM_PASS) {
+        told->failed_runs += 1;
+        told->failed_seed = seed;
+    }
     told->virtual_ms += (double)result.virtual_ns / 1e6;
     kelpie__sim_run_release(&result);
 }
@@ -211,11 +215,36 @@ static void swarm_memory(struct told *told, uint32_t runs) {
         uint32_t looks = (uint32_t)((uint64_t)(i + 1) * MEMORY_LOOKS / runs);
         if (looks > (uint64_t)i * MEMORY_LOOKS / runs) {
             told->resident_kib[looks - 1] = resident_kib();
+            kelpie__ignore(getrusage(RUSAGE_SELF, &usage) == 0);
+            told->peak_kib = (double)usage.ru_maxrss;
+            /* a million runs take hours: what was seen so far is told, wherever they end */
+            fprintf(stderr, "%u runs: %.2f MiB, at the peak %.1f MiB; %u failed, last %llu\n",
+                    i + 1, told->resident_kib[looks - 1] / 1024, told->peak_kib / 1024,
+                    told->failed_runs, (unsigned long long)told->failed_seed);
         }
     }
-    kelpie__ignore(getrusage(RUSAGE_SELF, &usage));
-    told->peak_kib = (double)usage.ru_maxrss;
     kelpie__sim_nursery_destroy(nursery);
+}
+
+/* Of the line through all looks but the first tenth, by least squares: in KiB for 1,000 runs. What
+ * is resident goes up and down by a few MiB with what the last run was, so that two looks say
+ * little. */
+static double memory_slope(const double *resident_kib, uint32_t runs) {
+    const uint32_t first = MEMORY_LOOKS / 10;
+    const double count = MEMORY_LOOKS - first;
+    double mean_look = 0;
+    double mean_kib = 0;
+    double products = 0;
+    double squares = 0;
+    for (uint32_t i = first; i < MEMORY_LOOKS; i += 1) {
+        mean_look += i / count;
+        mean_kib += resident_kib[i] / count;
+    }
+    for (uint32_t i = first; i < MEMORY_LOOKS; i += 1) {
+        products += (i - mean_look) * (resident_kib[i] - mean_kib);
+        squares += (i - mean_look) * (i - mean_look);
+    }
+    return products / squares / ((double)runs / MEMORY_LOOKS) * 1000;
 }
 
 /* In a process of its own, whose memory is that of the runs alone. */
@@ -272,12 +301,15 @@ static void measure_memory(struct bench *bench) {
     kelpie__bench_add(series_of(bench, "memory_peak", "MiB", "of a process that runs swarm seeds"),
                       told.peak_kib / 1024);
     struct bench_series *resident =
-        series_of(bench, "memory", "MiB", "resident after each twentieth of the runs");
+        series_of(bench, "memory", "MiB", "resident after each 200th of the runs");
     for (uint32_t i = 0; i < MEMORY_LOOKS; i += 1) {
         kelpie__bench_add(resident, told.resident_kib[i] / 1024);
     }
     kelpie__bench_add(series_of(bench, "memory_growth", "MiB", "from the first look to the last"),
                       (told.resident_kib[MEMORY_LOOKS - 1] - told.resident_kib[0]) / 1024);
+    kelpie__bench_add(
+        series_of(bench, "memory_slope", "KiB", "by which the looks grow with 1,000 runs"),
+        memory_slope(told.resident_kib, bench->memory_runs));
     kelpie__bench_add(series_of(bench, "memory_failures", "runs", "that did not pass"),
                       told.failed_runs);
     if (told.peak_kib / 1024 > MEMORY_MIB_MAX || told.failed_runs > 0) {

@@ -46,6 +46,8 @@ struct sim_guest_entry {
 struct sim_stack_pool {
     void *free; /* each holds the next at its highest word */
     size_t stack_bytes;
+    uint32_t taken_count;
+    uint32_t taken_most;           /* of this world, at the same time */
     struct sim_stack_chunk *chunk; /* has some that were never used */
 };
 

@@ -84,7 +84,24 @@ static void dead_mark(uint64_t *dead, size_t from, size_t to) {
     }
 }
 
+/* What is not between its reader and its writer. */
+static void dead_find_queue(const struct sim_queue *queue, const uint8_t *bytes, uint64_t *dead) {
+    size_t base = (size_t)(queue->bytes - bytes);
+    size_t first = base + (size_t)(queue->taken & (queue->capacity - 1));
+    size_t end = base + (size_t)(queue->written & (queue->capacity - 1));
+    KELPIE_ASSERT(queue->written - queue->taken <= queue->capacity);
+    if (queue->written == queue->taken) {
+        dead_mark(dead, base, base + queue->capacity);
+    } else if (first < end) {
+        dead_mark(dead, base, first);
+        dead_mark(dead, end, base + queue->capacity);
+    } else {
+        dead_mark(dead, end, first);
+    }
+}
+
 static void dead_find(const struct sim_machine *machine, const uint8_t *bytes, uint64_t *dead) {
+    const struct sim_kernel *kernel = machine->guest->kernel;
     const struct sim_process *process = machine->processes;
     for (; process != NULL; process = process->next) { /* bound: the list */
         const uint8_t *stack = process->fiber.stack;
@@ -96,6 +113,9 @@ static void dead_find(const struct sim_machine *machine, const uint8_t *bytes, u
             dead_mark(dead, from, used < from ? from : used);
         }
     }
+    dead_find_queue(&kernel->to_guest, bytes, dead);
+    dead_find_queue(&kernel->to_host, bytes, dead);
+    dead_find_queue(&kernel->console, bytes, dead);
     for (size_t class = 0; class < SIM_HEAP_CLASS_COUNT; class += 1) {
         const void *block = NULL;
         size_t count = 0;

@@ -23,6 +23,9 @@
  * size to all that follow. */
 #define HEAP_KEPT_BYTES (8u << 20)
 #define RANGE_KEPT_BYTES (1u << 20)
+#define RANGES_KEPT 6u  /* of which as much is kept; of the others a page */
+#define STACKS_KEPT 24u /* of each pool, with what was touched of them */
+#define PAGE_BYTES 4096u
 #define STACK_HOST_BYTES (256u * 1024u) /* of addresses: only what is touched is there */
 
 struct sim_nursery {
@@ -90,6 +93,8 @@ void *kelpie__sim_stack_take(struct sim_nursery *nursery, size_t bytes, size_t *
     struct sim_stack_pool *pool = stack_pool(nursery, bytes * STACK_FACTOR);
     KELPIE_ASSERT(bytes * STACK_FACTOR <= pool->stack_bytes);
     *out_bytes = pool->stack_bytes;
+    pool->taken_count += 1;
+    pool->taken_most = pool->taken_count > pool->taken_most ? pool->taken_count : pool->taken_most;
     void *stack = pool->free;
     if (stack == NULL) {
         return stack_open(nursery, pool);
@@ -104,6 +109,23 @@ void kelpie__sim_stack_give(struct sim_nursery *nursery, void *stack, size_t byt
     kelpie__sim_fiber_forget(stack, bytes);
     *stack_link(stack, bytes) = pool->free;
     pool->free = stack;
+    pool->taken_count -= pool->taken_count > 0 ? 1 : 0;
+}
+
+/* All are free, in the order in which a world takes them: what it had at the same time were the
+ * first of them. Those that few worlds need give back their memory, but for the page of the link.
+ */
+static void stacks_trim(struct sim_stack_pool *pool) {
+    void *stack = pool->free;
+    for (uint32_t i = 0; i < pool->taken_most && stack != NULL; i += 1) {
+        if (i >= STACKS_KEPT) {
+            int status = madvise(stack, pool->stack_bytes - PAGE_BYTES, MADV_DONTNEED);
+            KELPIE_ASSERT(status == 0);
+        }
+        stack = *stack_link(stack, pool->stack_bytes);
+    }
+    pool->taken_count = 0;
+    pool->taken_most = 0;
 }
 
 /* ---- nurseries ------------------------------------------------------------------------------- */
@@ -181,9 +203,11 @@ void kelpie__sim_nursery_give(struct sim_nursery *nursery) {
             kelpie__sim_stack_give(nursery, stack_at(chunk, i - 1), chunk->pool->stack_bytes);
         }
     }
+    stacks_trim(&nursery->stacks[0]);
+    stacks_trim(&nursery->stacks[1]);
     kelpie__sim_heap_trim(nursery->heap_base, HEAP_KEPT_BYTES);
     for (uint32_t i = 0; i < nursery->range_count; i += 1) {
-        kelpie__sim_heap_trim(nursery->ranges[i], RANGE_KEPT_BYTES);
+        kelpie__sim_heap_trim(nursery->ranges[i], i < RANGES_KEPT ? RANGE_KEPT_BYTES : PAGE_BYTES);
     }
     nursery->is_taken = false;
 }
