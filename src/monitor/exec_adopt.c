@@ -14,6 +14,8 @@
 
 /* what stands for argv[0]: the guest does not know it any more */
 #define ADOPT_COMMAND "(restored)"
+/* Beyond this no stream has got: sums with a window stay far from the end of their type. */
+#define ADOPT_OFFSET_MAX (UINT64_C(1) << 62)
 
 static bool adopt_id_is_valid(const char *id) {
     return strlen(id) == KELPIE_EXEC_ID_CHARACTERS &&
@@ -72,6 +74,16 @@ static void adopt_one_less(struct kelpie_relay *relay, const struct kelpie_error
     }
 }
 
+/* The guest says where its streams go on, and is not believed. */
+static bool adopt_read_place(const char *result, size_t length, struct kelpie_exec_place *out) {
+    return kelpie__json_find_u64(result, length, "stdout_offset", &out->stdout_offset) == 0 &&
+           kelpie__json_find_u64(result, length, "stderr_offset", &out->stderr_offset) == 0 &&
+           kelpie__json_find_u64(result, length, "stdin_offset", &out->stdin_offset) == 0 &&
+           kelpie__json_find_bool(result, length, "stdin_ended", &out->is_stdin_ended) == 0 &&
+           out->stdout_offset <= ADOPT_OFFSET_MAX && out->stderr_offset <= ADOPT_OFFSET_MAX &&
+           out->stdin_offset <= ADOPT_OFFSET_MAX;
+}
+
 static void adopt_attached(void *context, const struct kelpie_error *error, const char *result,
                            size_t length) {
     struct kelpie_relay_exec *exec = context;
@@ -88,12 +100,7 @@ static void adopt_attached(void *context, const struct kelpie_error *error, cons
         adopt_one_less(relay, NULL);
         return;
     }
-    bool is_valid =
-        kelpie__json_find_u64(result, length, "stdout_offset", &place.stdout_offset) == 0 &&
-        kelpie__json_find_u64(result, length, "stderr_offset", &place.stderr_offset) == 0 &&
-        kelpie__json_find_u64(result, length, "stdin_offset", &place.stdin_offset) == 0 &&
-        kelpie__json_find_bool(result, length, "stdin_ended", &place.is_stdin_ended) == 0;
-    if (!is_valid) {
+    if (!adopt_read_place(result, length, &place)) {
         kelpie__guest_break(relay->guest, "R22: exec.attach was answered without offsets");
         return;
     }

@@ -453,6 +453,94 @@ static void test_greeting_of_a_fresh_or_hanging_guest_fails(void **state) {
     fixture_close(&fixture);
 }
 
+/* ---- a guest that lies ----------------------------------------------------------------------- */
+
+struct liar {
+    struct kelpie_wire *wire;
+    const char *token;
+    const char *offsets;
+};
+
+static void liar_request(void *context, uint64_t id, const char *method, const char *params,
+                         size_t length) {
+    struct liar *liar = context;
+    char epoch[2 * KELPIE_EPOCH_BYTES + 1] = "";
+    char text[512] = "{}";
+    kelpie__ignore(kelpie__json_find_string(params, length, "epoch", epoch, sizeof(epoch)));
+    if (strcmp(method, "hello") == 0) {
+        snprintf(text, sizeof(text),
+                 "{\"version\":1,\"epoch\":\"%s\",\"token\":\"%s\",\"is_set_up\":true,"
+                 "\"execs\":[{\"id\":\"" CLIENT_EPOCH "\"}]}",
+                 epoch, liar->token);
+    } else if (strcmp(method, "exec.attach") == 0) {
+        snprintf(text, sizeof(text), "{%s,\"stdin_ended\":false}", liar->offsets);
+    }
+    kelpie__wire_result(liar->wire, id, text);
+}
+
+static void liar_notification(void *context, const char *method, const char *params,
+                              size_t length) {
+    assert_true(context != NULL && method != NULL && params[length] == '\0');
+}
+
+static void liar_credit(void *context, uint32_t stream, uint64_t acknowledged, uint64_t limit) {
+    assert_true(context != NULL && stream != 0 && acknowledged <= limit);
+}
+
+static void liar_drained(void *context) {
+    assert_non_null(context);
+}
+
+static void liar_closed(void *context, const struct kelpie_error *error) {
+    assert_true(context != NULL && error->code < 0);
+}
+
+/* The monitor aborted at the first byte of a stream that went on at the end of the numbers. */
+static void test_offsets_that_no_stream_has_end_the_guest(void **state) {
+    static const struct kelpie_wire_callbacks callbacks = {.request = liar_request,
+                                                           .notification = liar_notification,
+                                                           .credit = liar_credit,
+                                                           .drained = liar_drained,
+                                                           .closed = liar_closed};
+    static const char *const lies[] = {
+        "\"stdout_offset\":18446744073709551615,\"stderr_offset\":0,\"stdin_offset\":0",
+        "\"stdout_offset\":0,\"stderr_offset\":18446744073709551615,\"stdin_offset\":0",
+        "\"stdout_offset\":0,\"stderr_offset\":0,\"stdin_offset\":18446744073709551615"};
+    (void)state;
+    for (size_t i = 0; i < sizeof(lies) / sizeof(lies[0]); i += 1) {
+        struct fixture fixture;
+        int sockets[2];
+        fixture_open(&fixture);
+        struct kelpie_monitor *monitor = fixture.monitor;
+        assert_int_equal(quiesce(&fixture), 0);
+        const struct kelpie_guest_continuity continuity = monitor->guest.continuity;
+        struct liar liar = {.token = continuity.token, .offsets = lies[i]};
+        assert_int_equal(
+            socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sockets), 0);
+        const struct kelpie_wire_create create = {.os = monitor->os,
+                                                  .loop = monitor->loop,
+                                                  .handle = sockets[1],
+                                                  .owns_handle = true,
+                                                  .callbacks = &callbacks,
+                                                  .context = &liar};
+        assert_int_equal(kelpie__wire_create(&create, &liar.wire, NULL), 0);
+        int kept = fixture.socket;
+        fixture.socket = sockets[0];
+        restore(&fixture, &continuity);
+        fixture.socket = kept;
+        close(sockets[0]); /* the monitor has a duplicate */
+        kelpie__guest_greet(&monitor->guest, note_done, &fixture);
+        while (monitor->guest.phase != KELPIE_GUEST_CLOSED && fixture.done_count == 1) {
+            step(&fixture);
+        }
+        assert_int_equal(monitor->guest.phase, KELPIE_GUEST_CLOSED);
+        assert_int_equal(vmm_kills, 1);
+        assert_non_null(strstr(monitor->lifecycle.failure.message, "R22"));
+        kelpie__wire_destroy(liar.wire);
+        fixture_close(&fixture);
+    }
+}
+
 /* ---- pause, and who else uses the VMM -------------------------------------------------------- */
 
 static void vmm_says(struct fixture *fixture, enum kelpie_vmm_event_type type) {
@@ -555,6 +643,7 @@ int main(void) {
         cmocka_unit_test(test_restored_guest_with_many_commands),
         cmocka_unit_test(test_another_guest_is_not_taken_for_the_saved_one),
         cmocka_unit_test(test_greeting_of_a_fresh_or_hanging_guest_fails),
+        cmocka_unit_test(test_offsets_that_no_stream_has_end_the_guest),
         cmocka_unit_test(test_pause_makes_the_guest_quiet_and_resume_proves_it),
         cmocka_unit_test(test_the_vmm_can_be_taken_for_another_operation),
     };
