@@ -49,6 +49,7 @@ static int worker_open(struct kelpie_os *os, int directory, const char *name,
 static void worker_count(struct worker *worker, const char *name, int source) {
     struct kelpie_os_stat mine;
     struct kelpie_os_stat theirs;
+    KELPIE_ASSERT(worker->snapshot->directory >= 0);
     if (kelpie__os_stat(worker->os, worker->snapshot->directory, name, false, &mine) < 0) {
         return;
     }
@@ -59,6 +60,7 @@ static void worker_count(struct worker *worker, const char *name, int source) {
 
 static int worker_link(struct worker *worker, int directory, const char *path, const char *name,
                        struct kelpie_error *error) {
+    KELPIE_ASSERT(kelpie__manifest_is_file_name(name));
     int file = worker_open(worker->os, directory, path, error);
     if (file < 0) {
         return file;
@@ -84,6 +86,8 @@ static bool worker_is_written(const char *name) {
 
 static int worker_copy_config(struct worker *worker, struct kelpie_error *error) {
     int copy = KELPIE_OS_NO_HANDLE;
+    KELPIE_ASSERT(worker->vm >= 0);
+    KELPIE_ASSERT(worker->snapshot->is_temporary);
     int file = worker_open(worker->os, worker->vm, KELPIE_VM_CONFIG_FILE, error);
     if (file < 0) {
         return file;
@@ -104,6 +108,7 @@ static int worker_copy_config(struct worker *worker, struct kelpie_error *error)
 
 static const struct kelpie_manifest_disk *worker_disk_of(const struct worker *worker,
                                                          const char *name) {
+    KELPIE_ASSERT(worker->draft.disk_count <= KELPIE_MANIFEST_DISK_COUNT_MAX);
     for (uint32_t i = 0; i < worker->draft.disk_count; i += 1) {
         if (strcmp(worker->draft.disks[i].file, name) == 0) {
             return &worker->draft.disks[i];
@@ -119,6 +124,8 @@ static bool worker_merges(const struct worker *worker) {
 /* One layer of the VM's disk, into the image that has those below it. */
 static int worker_merge_layer(struct worker *worker, const char *name, int image, bool is_lowest,
                               struct kelpie_error *error) {
+    KELPIE_ASSERT(worker_merges(worker));
+    KELPIE_ASSERT(image >= 0);
     int layer = worker_open(worker->os, worker->vm, name, error);
     if (layer < 0) {
         return layer;
@@ -141,6 +148,7 @@ static int worker_merge(struct worker *worker, struct kelpie_error *error) {
     const char *name = worker->options->merged;
     int image = KELPIE_OS_NO_HANDLE;
     bool is_lowest = true;
+    KELPIE_ASSERT(worker_merges(worker));
     int status = kelpie__snapshot_add_file(worker->snapshot, name, &image, error);
     if (status < 0) {
         return status;
@@ -169,6 +177,8 @@ static int worker_merge(struct worker *worker, struct kelpie_error *error) {
 static int worker_take_files(struct worker *worker, struct kelpie_error *error) {
     struct kelpie_manifest *manifest = &worker->snapshot->manifest;
     int status = 0;
+    KELPIE_ASSERT(worker->snapshot->is_temporary);
+    KELPIE_ASSERT(worker->draft.file_count == 0);
     status = kelpie__manifest_read(worker->os, worker->snapshot->directory, &worker->draft, error);
     if (status < 0) {
         return status;
@@ -193,6 +203,7 @@ static int worker_take_files(struct worker *worker, struct kelpie_error *error) 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
 static void worker_forget_file(struct kelpie_manifest *manifest, const char *name) {
+    KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
     for (uint32_t i = 0; i < manifest->file_count; i += 1) {
         if (strcmp(manifest->files[i].name, name) == 0) {
             memmove(&manifest->files[i], &manifest->files[i + 1],
@@ -207,6 +218,7 @@ static int flatten_files(struct worker *worker, int memory, int map, int flat,
                          struct kelpie_error *error) {
     struct kelpie_os *os = worker->os;
     int directory = worker->snapshot->directory;
+    KELPIE_ASSERT(worker->base >= 0);
     int status = kelpie__worker_flatten(os, worker->base, memory, map, flat, error);
     if (status < 0) {
         return status;
@@ -224,6 +236,8 @@ static int worker_make_flat(struct worker *worker, struct kelpie_error *error) {
     struct kelpie_os *os = worker->os;
     struct kelpie_manifest *manifest = &worker->snapshot->manifest;
     int directory = worker->snapshot->directory;
+    KELPIE_ASSERT(manifest->has_base);
+    KELPIE_ASSERT(worker->base >= 0);
     int memory = worker_open(os, directory, KELPIE_SNAPSHOT_MEMORY_FILE, error);
     int map = memory < 0 ? memory : worker_open(os, directory, KELPIE_SNAPSHOT_MAP_FILE, error);
     int flat = map;
@@ -282,6 +296,7 @@ static void worker_kernel(struct worker *worker) {
     struct kelpie_manifest *manifest = &worker->snapshot->manifest;
     struct kelpie_os *os = worker->os;
     struct kelpie_os_stat stat = {0};
+    static_assert(sizeof(manifest->kernel_digest) == KELPIE_CHECKSUM_TEXT_BYTES, "written whole");
     int file = manifest->kernel_digest[0] == '\0'
                    ? worker_open(os, KELPIE_OS_CWD, worker->options->kernel, NULL)
                    : KELPIE_OS_NO_HANDLE;
@@ -297,6 +312,7 @@ static void worker_kernel(struct worker *worker) {
         while (bytes != NULL && done < count && got > 0) { /* bound: every turn reads a byte */
             got = kelpie__os_pread(os, file, bytes + done, count - done, done);
             done += got > 0 ? (size_t)got : 0;
+            KELPIE_ASSERT(done <= count);
         }
         if (done == count) {
             kelpie__checksum_text(bytes, count, manifest->kernel_digest);
@@ -313,6 +329,7 @@ static int worker_sync_vm(struct worker *worker, struct kelpie_error *error) {
     char name[256];
     uint64_t cursor = 0;
     int status = 0;
+    KELPIE_ASSERT(worker->options->is_synced);
     /* bound: the directory */
     while (status == 0 &&
            kelpie__os_list(worker->os, worker->vm, &cursor, name, sizeof(name)) == 1) {
@@ -335,6 +352,7 @@ static int worker_sync_vm(struct worker *worker, struct kelpie_error *error) {
 static int worker_sum(struct worker *worker, struct kelpie_error *error) {
     struct kelpie_snapshot *snapshot = worker->snapshot;
     struct kelpie_sums known;
+    kelpie__snapshot_check(snapshot);
     kelpie__sums_load(&known, worker->os, worker->vm);
     const struct kelpie_seal_options options = {.is_synced = worker->options->is_synced,
                                                 .known = &known};
@@ -348,6 +366,7 @@ static int worker_sum(struct worker *worker, struct kelpie_error *error) {
  * it at once. */
 static void worker_remember(const struct worker *worker) {
     const struct kelpie_snapshot *snapshot = worker->snapshot;
+    KELPIE_ASSERT(snapshot->manifest.checksum[0] != '\0');
     kelpie__sums_keep(worker->os, worker->vm, snapshot->directory, &snapshot->manifest);
     if (worker->options->is_transient) {
         kelpie__seal_remember(worker->os, snapshot->directory, &snapshot->manifest, true);
@@ -357,6 +376,7 @@ static void worker_remember(const struct worker *worker) {
 static int worker_finish(struct worker *worker, struct kelpie_error *error) {
     struct kelpie_snapshot *snapshot = worker->snapshot;
     bool is_synced = worker->options->is_synced;
+    KELPIE_ASSERT(snapshot->is_temporary);
     int status = worker_sum(worker, error);
     for (uint32_t i = 0; i < snapshot->manifest.file_count; i += 1) {
         const char *name = snapshot->manifest.files[i].name;
@@ -380,6 +400,7 @@ static int worker_finish(struct worker *worker, struct kelpie_error *error) {
         worker_remember(worker);
         status = kelpie__snapshot_publish(snapshot, is_synced, error);
     }
+    KELPIE_ASSERT(status < 0 || !snapshot->is_temporary);
     return status;
 }
 
@@ -389,6 +410,7 @@ int kelpie__worker_seal(struct kelpie_snapshot *snapshot,
     struct worker worker = {
         .os = snapshot->store->os, .snapshot = snapshot, .options = options, .base = base};
     kelpie__snapshot_check(snapshot);
+    KELPIE_ASSERT(snapshot->is_temporary);
     worker.vm = kelpie__os_open(worker.os, KELPIE_OS_CWD, options->vm,
                                 KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
     if (worker.vm < 0) {
@@ -446,7 +468,14 @@ static int worker_options_read(struct kelpie_worker_options *options, int argc, 
                                 known[j].name);
         }
     }
-    return 0;
+    bool is_absolute = options->store[0] == '/' && options->vm[0] == '/';
+    bool is_name = options->merged[0] == '\0' || kelpie__manifest_is_file_name(options->merged);
+    return is_absolute && is_name
+               ? 0
+               : kelpie__fail(
+                     error, KELPIE_E_MISUSE, 0,
+                     "--store and --vm are absolute paths, --merged is the name of a file; "
+                     "workers are started by kelpie-monitor, not by hand");
 }
 
 static int worker_verify(struct kelpie_snapshot_store *store,
@@ -474,6 +503,8 @@ static int worker_run(struct kelpie_snapshot_store *store,
     struct kelpie_snapshot snapshot = {0};
     bool is_template = kelpie__text_equal(options->job, KELPIE_WORKER_TEMPLATE);
     bool is_seal = is_template || kelpie__text_equal(options->job, KELPIE_WORKER_SEAL);
+    KELPIE_ASSERT(store->directory >= 0);
+    KELPIE_ASSERT(!*out_is_removed);
     if (kelpie__text_equal(options->job, KELPIE_WORKER_VERIFY)) {
         return worker_verify(store, options, error);
     }
@@ -510,6 +541,9 @@ static void worker_answer(struct kelpie_os *os, int status, uint64_t bytes, bool
                           const struct kelpie_error *error) {
     struct kelpie_json_writer writer;
     char text[WORKER_TEXT_BYTES_MAX];
+    static_assert(sizeof(text) > 6 * sizeof(error->message), "every byte may be escaped");
+    KELPIE_ASSERT(status <= 0);
+    KELPIE_ASSERT(status == 0 || error->code == status);
     kelpie__json_begin(&writer, text, sizeof(text));
     kelpie__json_object_begin(&writer, NULL);
     if (status == 0) {

@@ -313,6 +313,29 @@ static void test_what_is_missing_is_named(void **state) {
     assert_int_equal(run("test -z \"$(ls -A snapshots)\""), 0);
 }
 
+/* Whoever starts one by hand is told, and not aborted. */
+static void test_worker_by_hand_is_refused(void **state) {
+    char program[] = "kelpie-monitor", job[] = "--worker", seal[] = "seal", store_key[] = "--store",
+         relative[] = "snapshots", entry_key[] = "--entry", entry[] = ".new-" ID, vm_key[] = "--vm",
+         vm[] = "/nonexistent", root_key[] = "--root", empty[] = "", kernel_key[] = "--kernel",
+         merged_key[] = "--merged", outside[] = "../disk", absolute[] = "/nonexistent";
+    char *by_path[] = {program, job, seal,     store_key, relative,   entry_key, entry,
+                       vm_key,  vm,  root_key, empty,     kernel_key, empty,     NULL};
+    char *by_name[] = {program, job,      seal,  store_key,  absolute, entry_key,  entry,   vm_key,
+                       vm,      root_key, empty, kernel_key, empty,    merged_key, outside, NULL};
+    (void)state;
+    int printed = dup(STDOUT_FILENO);
+    int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    assert_true(printed >= 0 && dup2(nowhere, STDOUT_FILENO) == STDOUT_FILENO);
+    int path_code = kelpie__worker_main(os, 13, by_path);
+    int name_code = kelpie__worker_main(os, 15, by_name);
+    assert_int_equal(dup2(printed, STDOUT_FILENO), STDOUT_FILENO);
+    close(printed);
+    close(nowhere);
+    assert_int_equal(path_code, 1);
+    assert_int_equal(name_code, 1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_flat_is_base_and_delta, set_up, tear_down),
@@ -322,6 +345,7 @@ int main(void) {
                                         tear_down),
         cmocka_unit_test_setup_teardown(test_disks_are_linked, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_is_missing_is_named, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_worker_by_hand_is_refused, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
