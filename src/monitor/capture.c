@@ -14,6 +14,67 @@
 #include "os/os_call.h"
 #include "wire/wire.h"
 
+/* From a row's phase to those after it. A step that fails, and the VMM's end, give the guest
+ * back. */
+#define BIT(phase) (1u << (KELPIE_CAPTURE_##phase))
+#define GIVEN_UP (BIT(RESUMING) | BIT(ENDING) | BIT(REMOVING) | BIT(IDLE))
+static const uint32_t capture_next[] = {
+    [KELPIE_CAPTURE_IDLE] = BIT(SYNCING) | BIT(AHEAD) | BIT(SAVING) | BIT(IDLE),
+    [KELPIE_CAPTURE_SYNCING] = BIT(AHEAD) | GIVEN_UP,
+    [KELPIE_CAPTURE_AHEAD] = BIT(QUIETING) | GIVEN_UP,
+    [KELPIE_CAPTURE_QUIETING] = BIT(PAUSING) | GIVEN_UP,
+    [KELPIE_CAPTURE_PAUSING] = BIT(SAVING) | GIVEN_UP,
+    [KELPIE_CAPTURE_SAVING] = BIT(SWITCHING) | BIT(SEALING) | GIVEN_UP,
+    [KELPIE_CAPTURE_SWITCHING] = BIT(SEALING) | GIVEN_UP,
+    [KELPIE_CAPTURE_RESUMING] = BIT(ENDING) | BIT(SEALING) | BIT(REMOVING) | BIT(IDLE),
+    [KELPIE_CAPTURE_ENDING] = BIT(REMOVING) | BIT(IDLE),
+    [KELPIE_CAPTURE_SEALING] = BIT(STOPPING) | GIVEN_UP,
+    [KELPIE_CAPTURE_REMOVING] = BIT(IDLE),
+    [KELPIE_CAPTURE_STOPPING] = BIT(IDLE),
+};
+static_assert(KELPIE_ARRAY_COUNT(capture_next) == KELPIE_CAPTURE_STOPPING + 1,
+              "the table has a row for every phase");
+#undef BIT
+#undef GIVEN_UP
+
+void kelpie__capture_check(const struct kelpie_capture *capture) {
+    const struct kelpie_vm_record *record = &capture->monitor->lifecycle.record;
+    bool needs_guest =
+        capture->phase >= KELPIE_CAPTURE_SYNCING && capture->phase <= KELPIE_CAPTURE_ENDING;
+    KELPIE_ASSERT(capture->phase <= KELPIE_CAPTURE_STOPPING);
+    KELPIE_ASSERT(capture->failure.code <= 0);
+    if (needs_guest) {
+        KELPIE_ASSERT(capture->is_holding);
+    }
+    if (capture->is_holding) {
+        KELPIE_ASSERT(capture->phase != KELPIE_CAPTURE_IDLE);
+        KELPIE_ASSERT(capture->phase != KELPIE_CAPTURE_REMOVING);
+        KELPIE_ASSERT(capture->monitor->pause.phase == KELPIE_PAUSE_TAKEN);
+    }
+    if (capture->phase == KELPIE_CAPTURE_STOPPING) {
+        KELPIE_ASSERT(capture->is_holding);
+        KELPIE_ASSERT(capture->is_last);
+    }
+    if (capture->has_layer) {
+        KELPIE_ASSERT(record->layer_count > 1);
+    }
+    if (capture->is_template) { /* it is nobody's, and its VM goes on */
+        KELPIE_ASSERT(capture->reply.client == 0);
+        KELPIE_ASSERT(!capture->is_last);
+    }
+    if (kelpie__child_is_running(&capture->child)) {
+        KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_SEALING ||
+                      capture->phase == KELPIE_CAPTURE_REMOVING);
+    }
+}
+
+void kelpie__capture_enter(struct kelpie_capture *capture, enum kelpie_capture_phase next) {
+    KELPIE_ASSERT(next <= KELPIE_CAPTURE_STOPPING);
+    KELPIE_ASSERT((capture_next[capture->phase] & (1u << next)) != 0);
+    capture->phase = next;
+    kelpie__capture_check(capture);
+}
+
 struct kelpie_lifecycle *kelpie__capture_lifecycle(const struct kelpie_capture *capture) {
     struct kelpie_lifecycle *lifecycle = kelpie__lifecycle_of(capture->monitor);
     bool needs_vmm = capture->phase >= KELPIE_CAPTURE_SYNCING &&
@@ -49,9 +110,11 @@ static bool capture_is_lost(const struct kelpie_capture *capture) {
 
 /* The guest is as it was found. */
 static void capture_let_go(struct kelpie_capture *capture) {
+    kelpie__capture_check(capture);
     KELPIE_ASSERT(capture->is_holding);
     KELPIE_ASSERT(capture->monitor->pause.phase == KELPIE_PAUSE_TAKEN);
     capture->is_holding = false;
+    KELPIE_ASSERT(capture->failure.code < 0 || !capture->is_last);
     kelpie__pause_give_back(&capture->monitor->pause);
     if (capture->is_template) {
         kelpie__template_saved(&capture->monitor->template);
@@ -86,6 +149,8 @@ static void capture_resumed(void *context, int status, const struct kelpie_error
     struct kelpie_lifecycle *lifecycle = kelpie__capture_lifecycle(capture);
     struct kelpie_error why = {0};
     KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_RESUMING);
+    KELPIE_ASSERT(capture->was_running);
+    KELPIE_ASSERT(status <= 0);
     bool runs = lifecycle->vmm != NULL && lifecycle->vmm->state == KELPIE_VMM_RUNNING;
     if (status < 0 && !runs) { /* one that runs without having said so goes on all the same */
         why = *error;
@@ -97,7 +162,7 @@ static void capture_resumed(void *context, int status, const struct kelpie_error
         capture->failure.code = why.code;
     }
     if (capture_is_lost(capture)) {
-        capture->phase = KELPIE_CAPTURE_ENDING;
+        kelpie__capture_enter(capture, KELPIE_CAPTURE_ENDING);
         return;
     }
     if (lifecycle->vmm->state == KELPIE_VMM_RUNNING) {
@@ -114,11 +179,11 @@ void kelpie__capture_release(struct kelpie_capture *capture) {
     struct kelpie_error error = {0};
     KELPIE_ASSERT(capture->is_holding);
     if (capture_is_lost(capture)) {
-        capture->phase = KELPIE_CAPTURE_ENDING; /* kelpie__capture_vmm_gone goes on */
-        return;
+        kelpie__capture_enter(capture, KELPIE_CAPTURE_ENDING);
+        return; /* kelpie__capture_vmm_gone goes on */
     }
     if (capture->was_running && lifecycle->vmm->state == KELPIE_VMM_PAUSED) {
-        capture->phase = KELPIE_CAPTURE_RESUMING;
+        kelpie__capture_enter(capture, KELPIE_CAPTURE_RESUMING);
         int status = kelpie__vmm_resume(lifecycle->vmm, capture_resumed, capture, &error);
         if (status < 0) {
             capture_resumed(capture, status, &error);
@@ -169,6 +234,7 @@ static void capture_switched(void *context, int status, const struct kelpie_erro
     struct kelpie_capture *capture = context;
     struct kelpie_error why = {0};
     KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_SWITCHING);
+    KELPIE_ASSERT(capture->has_layer);
     if (status < 0) {
         why = *error;
         kelpie__ignore(kelpie__fail_prefix(&why, "lay a new layer over the VM's disk"));
@@ -200,6 +266,7 @@ static void capture_saved(void *context, int status, const struct kelpie_error *
     struct kelpie_error why = {0};
     char path[KELPIE_PATH_BYTES_MAX];
     KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_SAVING);
+    KELPIE_ASSERT(capture->is_holding);
     if (status < 0) {
         capture_save_failed(capture, error);
         return;
@@ -220,7 +287,7 @@ static void capture_saved(void *context, int status, const struct kelpie_error *
     }
     const struct kelpie_vm_record *record = &lifecycle->record;
     KELPIE_ASSERT(record->layer_count > 1);
-    capture->phase = KELPIE_CAPTURE_SWITCHING;
+    kelpie__capture_enter(capture, KELPIE_CAPTURE_SWITCHING);
     status = kelpie__text_join(path, sizeof(path), capture->monitor->options.vm_directory,
                                record->layers[record->layer_count - 1])
                  ? kelpie__vmm_switch_disk(lifecycle->vmm, capture->disk_index, path,
@@ -232,10 +299,10 @@ static void capture_saved(void *context, int status, const struct kelpie_error *
 }
 
 static void capture_save(struct kelpie_capture *capture) {
-    struct kelpie_lifecycle *lifecycle = kelpie__capture_lifecycle(capture);
     struct kelpie_error error = {0};
+    kelpie__capture_enter(capture, KELPIE_CAPTURE_SAVING);
+    struct kelpie_lifecycle *lifecycle = kelpie__capture_lifecycle(capture);
     KELPIE_ASSERT(lifecycle->vmm->state == KELPIE_VMM_PAUSED);
-    capture->phase = KELPIE_CAPTURE_SAVING;
     if (kelpie__vmm_save(lifecycle->vmm, &capture->files, &capture->saved, capture_saved, capture,
                          &error) < 0) {
         capture_save_failed(capture, &error);
@@ -245,6 +312,7 @@ static void capture_save(struct kelpie_capture *capture) {
 static void capture_paused(void *context, int status, const struct kelpie_error *error) {
     struct kelpie_capture *capture = context;
     KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_PAUSING);
+    KELPIE_ASSERT(capture->was_running);
     if (status < 0) {
         struct kelpie_error why = *error;
         why.code = why.code == KELPIE_E_CRASHED ? why.code : KELPIE_E_SNAPSHOT;
@@ -272,7 +340,7 @@ static void capture_quieted(void *context, const struct kelpie_error *error) {
     if (capture_gives_up(capture)) {
         return;
     }
-    capture->phase = KELPIE_CAPTURE_PAUSING;
+    kelpie__capture_enter(capture, KELPIE_CAPTURE_PAUSING);
     capture->stopped_ns = kelpie__os_now(capture->monitor->os, KELPIE_OS_CLOCK_MONOTONIC);
     int status = lifecycle->vmm->state == KELPIE_VMM_RUNNING
                      ? kelpie__vmm_pause(lifecycle->vmm, capture_paused, capture, &why)
@@ -288,7 +356,7 @@ static void capture_quieted(void *context, const struct kelpie_error *error) {
 static void capture_quiet(struct kelpie_capture *capture) {
     struct kelpie_error error = {0};
     KELPIE_ASSERT(capture->was_running && capture->is_holding);
-    capture->phase = KELPIE_CAPTURE_QUIETING;
+    kelpie__capture_enter(capture, KELPIE_CAPTURE_QUIETING);
     if (kelpie__guest_quiesce(&capture->monitor->guest, capture_quieted, capture, &error) < 0) {
         error.code = error.code == KELPIE_E_LIMIT ? KELPIE_E_SNAPSHOT : error.code;
         capture_fail(capture, &error);
@@ -298,6 +366,7 @@ static void capture_quiet(struct kelpie_capture *capture) {
 static void capture_copied_ahead(void *context, int status, const struct kelpie_error *error) {
     struct kelpie_capture *capture = context;
     KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_AHEAD);
+    KELPIE_ASSERT(!capture->files.is_ahead);
     if (status < 0) {
         capture_save_failed(capture, error);
     } else if (!capture_gives_up(capture)) {
@@ -311,7 +380,7 @@ static void capture_copied_ahead(void *context, int status, const struct kelpie_
 static void capture_copy_ahead(struct kelpie_capture *capture) {
     struct kelpie_error error = {0};
     KELPIE_ASSERT(capture->is_holding && !capture->files.is_ahead);
-    capture->phase = KELPIE_CAPTURE_AHEAD;
+    kelpie__capture_enter(capture, KELPIE_CAPTURE_AHEAD);
     struct kelpie_lifecycle *lifecycle = kelpie__capture_lifecycle(capture);
     if (capture->is_template || lifecycle->vmm->state != KELPIE_VMM_RUNNING) {
         capture_quiet(capture);
@@ -343,22 +412,25 @@ static bool capture_needs_sync(const struct kelpie_capture *capture) {
 }
 
 void kelpie__capture_begin(struct kelpie_capture *capture) {
+    KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_IDLE);
+    KELPIE_ASSERT(capture->files.device >= 0);
+    KELPIE_ASSERT(capture->snapshot.is_temporary);
     capture->is_holding = true;
     capture->vmm_pid = capture->monitor->lifecycle.vmm->pid;
     if (!capture->was_running) {
-        capture->phase = KELPIE_CAPTURE_SAVING;
         capture_save(capture);
         return;
     }
     if (capture_needs_sync(capture) &&
         kelpie__guest_sync(&capture->monitor->guest, capture_synced, capture, NULL) == 0) {
-        capture->phase = KELPIE_CAPTURE_SYNCING;
+        kelpie__capture_enter(capture, KELPIE_CAPTURE_SYNCING);
         return;
     }
     capture_copy_ahead(capture);
 }
 
 void kelpie__capture_reject(struct kelpie_capture *capture, const struct kelpie_error *why) {
+    KELPIE_ASSERT(!capture->is_holding);
     KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_IDLE);
     kelpie__capture_keep_failure(capture, why);
     kelpie__capture_take_back(capture);

@@ -94,6 +94,10 @@ void kelpie__capture_abort(struct kelpie_capture *capture, const struct kelpie_e
 
 /* ---- for the files of the capture ------------------------------------------------------------ */
 
+void kelpie__capture_check(const struct kelpie_capture *capture);
+/* capture.c: changes the phase by its table. */
+void kelpie__capture_enter(struct kelpie_capture *capture, enum kelpie_capture_phase next);
+
 /* capture.c: with all that kelpie__capture_make makes: the guest's part. */
 void kelpie__capture_begin(struct kelpie_capture *capture);
 /* Refuses one that has not begun, and leaves nothing. */

@@ -35,13 +35,17 @@ static void capture_idle(struct kelpie_capture *capture) {
         kelpie__snapshot_store_close(&capture->store);
         capture->store = (struct kelpie_snapshot_store){0};
     }
-    capture->phase = KELPIE_CAPTURE_IDLE;
+    KELPIE_ASSERT(capture->files.device == KELPIE_OS_NO_HANDLE);
+    KELPIE_ASSERT(capture->files.memory == KELPIE_OS_NO_HANDLE);
+    kelpie__capture_enter(capture, KELPIE_CAPTURE_IDLE);
 }
 
 void kelpie__capture_succeed(struct kelpie_capture *capture) {
     struct kelpie_json_writer writer;
     char text[CAPTURE_ANSWER_BYTES];
     const struct kelpie_manifest *manifest = &capture->snapshot.manifest;
+    KELPIE_ASSERT(capture->failure.code == 0);
+    KELPIE_ASSERT(manifest->id[0] != '\0');
     kelpie__json_begin(&writer, text, sizeof(text));
     kelpie__json_object_begin(&writer, NULL);
     kelpie__json_write_string(&writer, "id", manifest->id);
@@ -74,19 +78,21 @@ void kelpie__capture_refuse(struct kelpie_capture *capture) {
 }
 
 void kelpie__capture_remove_now(struct kelpie_capture *capture) {
+    KELPIE_ASSERT(!kelpie__child_is_running(&capture->child));
     kelpie__capture_close_files(capture);
     if (capture->snapshot.store != NULL && !capture->is_removed) {
         kelpie__snapshot_abandon(&capture->snapshot);
         capture->snapshot = (struct kelpie_snapshot){0};
     }
     capture->is_removed = true;
+    KELPIE_ASSERT(capture->snapshot.store == NULL);
 }
 
 void kelpie__capture_remove(struct kelpie_capture *capture) {
     KELPIE_ASSERT(!capture->is_holding && capture->failure.code < 0);
     kelpie__capture_close_files(capture);
     if (!capture->is_removed) {
-        capture->phase = KELPIE_CAPTURE_REMOVING;
+        kelpie__capture_enter(capture, KELPIE_CAPTURE_REMOVING);
         if (kelpie__capture_work(capture, KELPIE_WORKER_REMOVE, NULL) == 0) {
             return;
         }
@@ -100,14 +106,20 @@ void kelpie__capture_remove(struct kelpie_capture *capture) {
 static void capture_work_failed(void *context) {
     struct kelpie_capture *capture = context;
     struct kelpie_error why = capture->failure;
+    KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_SEALING);
+    KELPIE_ASSERT(why.code < 0);
     kelpie__capture_worked(capture, &why, 0);
 }
 
 void kelpie__capture_seal(struct kelpie_capture *capture) {
     struct kelpie_loop *loop = capture->monitor->loop;
     struct kelpie_error error = {0};
+    KELPIE_ASSERT(capture->failure.code == 0);
+    KELPIE_ASSERT(capture->snapshot.is_temporary);
+    /* the guest of a last one is given back by its end */
+    KELPIE_ASSERT(capture->is_holding == capture->is_last);
     kelpie__capture_close_files(capture);
-    capture->phase = KELPIE_CAPTURE_SEALING;
+    kelpie__capture_enter(capture, KELPIE_CAPTURE_SEALING);
     int status = kelpie__capture_check_devices(capture, &error);
     if (status == 0) {
         status = kelpie__capture_write_draft(capture, &error);
@@ -123,6 +135,7 @@ void kelpie__capture_seal(struct kelpie_capture *capture) {
 }
 
 void kelpie__capture_go_on(struct kelpie_capture *capture) {
+    KELPIE_ASSERT(!capture->is_holding);
     if (capture->failure.code < 0) {
         kelpie__capture_remove(capture);
     } else {
@@ -162,6 +175,8 @@ static void capture_become_parent(struct kelpie_capture *capture) {
 static void capture_sealed(struct kelpie_capture *capture) {
     struct kelpie_lifecycle *lifecycle = kelpie__capture_lifecycle(capture);
     const struct kelpie_manifest *manifest = &capture->snapshot.manifest;
+    KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_SEALING);
+    KELPIE_ASSERT(capture->failure.code == 0);
     if (!capture->is_template) {
         kelpie__capture_take_merged(capture);
         capture_become_parent(capture);
@@ -175,7 +190,8 @@ static void capture_sealed(struct kelpie_capture *capture) {
         return;
     }
     KELPIE_ASSERT(capture->is_last);
-    capture->phase = KELPIE_CAPTURE_STOPPING;
+    KELPIE_ASSERT(lifecycle->vmm != NULL);
+    kelpie__capture_enter(capture, KELPIE_CAPTURE_STOPPING);
     lifecycle->is_stopping = true; /* so that its end is Stopped */
     kelpie__vmm_kill(lifecycle->vmm);
 }
@@ -235,4 +251,6 @@ void kelpie__capture_deinit(struct kelpie_capture *capture) {
     kelpie__ignore(kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "the VM's monitor ends"));
     capture->is_holding = false; /* the VMM is being killed */
     kelpie__capture_abort(capture, &error);
+    KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_IDLE);
+    KELPIE_ASSERT(capture->store.os == NULL);
 }

@@ -25,10 +25,17 @@
 static_assert(KELPIE_DISK_LAYER_COUNT_MAX + CAPTURE_OTHER_FILE_COUNT <=
                   KELPIE_MANIFEST_FILE_COUNT_MAX,
               "every layer has a place in the manifest");
+static_assert(KELPIE_RECORD_LAYER_BYTES_MAX <= KELPIE_MANIFEST_NAME_BYTES_MAX,
+              "a layer has one name in both");
+static_assert(KELPIE_VMM_DISK_COUNT_MAX <= KELPIE_MANIFEST_DISK_COUNT_MAX,
+              "every disk has a place in the manifest");
+static_assert(2 * CAPTURE_ID_BYTES + 1 == sizeof(((struct kelpie_manifest *)0)->id),
+              "an id is copied whole");
 
 static const struct kelpie_vmm_spec *capture_spec(const struct kelpie_capture *capture) {
     const struct kelpie_vmm_spec *spec = &capture->monitor->lifecycle.spec;
     KELPIE_ASSERT(spec->disk_count <= KELPIE_VMM_DISK_COUNT_MAX);
+    KELPIE_ASSERT(capture->monitor->lifecycle.vmm != NULL);
     return spec;
 }
 
@@ -59,6 +66,8 @@ static uint64_t capture_copied_bytes(const struct kelpie_capture *capture, int d
     struct kelpie_os *os = capture->monitor->os;
     struct kelpie_os_stat store;
     struct kelpie_os_stat file;
+    KELPIE_ASSERT(capture->store.directory >= 0);
+    KELPIE_ASSERT(path[0] != '\0');
     bool is_known = kelpie__os_stat(os, capture->store.directory, "", false, &store) == 0 &&
                     kelpie__os_stat(os, directory, path, false, &file) == 0;
     return is_known && store.device != file.device ? file.allocated_bytes : 0;
@@ -67,6 +76,7 @@ static uint64_t capture_copied_bytes(const struct kelpie_capture *capture, int d
 /* How many layers the snapshot's disk would have: all but the running VM's own, new one. */
 static uint32_t capture_layer_count(const struct kelpie_capture *capture) {
     const struct kelpie_vm_record *record = &capture->monitor->lifecycle.record;
+    KELPIE_ASSERT(record->layer_count <= KELPIE_DISK_LAYER_COUNT_MAX);
     bool has_own = capture->is_disk_clean && record->layer_count > 0;
     return record->layer_count - (has_own ? 1 : 0);
 }
@@ -86,6 +96,7 @@ static uint64_t capture_merged_bytes(const struct kelpie_capture *capture) {
     const struct kelpie_vm_record *record = &monitor->lifecycle.record;
     struct kelpie_os_stat file;
     uint64_t sum = 0;
+    KELPIE_ASSERT(record->layer_count > 1);
     for (uint32_t i = 0; i < record->layer_count; i += 1) {
         bool is_known = kelpie__os_stat(monitor->os, monitor->directory.vm, record->layers[i],
                                         false, &file) == 0;
@@ -99,6 +110,8 @@ static uint64_t capture_needed_bytes(const struct kelpie_capture *capture) {
     const struct kelpie_monitor *monitor = capture->monitor;
     const struct kelpie_vm_record *record = &monitor->lifecycle.record;
     const struct kelpie_vmm_disk *root = kelpie__capture_root(capture);
+    KELPIE_ASSERT(monitor->lifecycle.vmm != NULL);
+    KELPIE_ASSERT(monitor->config.memory_mib <= KELPIE_MEMORY_MIB_MAX);
     uint64_t memory_bytes = monitor->config.memory_mib << 20;
     uint64_t resident_bytes =
         kelpie__inspect_memory_kib(monitor->os, monitor->lifecycle.vmm->pid) * 1024;
@@ -124,6 +137,8 @@ static int layer_write(struct kelpie_capture *capture, const char *under, bool i
     struct kelpie_monitor *monitor = capture->monitor;
     struct kelpie_os *os = monitor->os;
     int directory = monitor->directory.vm;
+    KELPIE_ASSERT(capture->snapshot.is_temporary);
+    KELPIE_ASSERT(!kelpie__text_equal(under, over));
     int backing = kelpie__os_open(os, directory, under, KELPIE_OS_OPEN_READ, 0);
     if (backing < 0) {
         return kelpie__fail(error, KELPIE_E_IO, -backing, "open \"%s\" of the VM's disk", under);
@@ -168,6 +183,8 @@ void kelpie__capture_take_back(struct kelpie_capture *capture) {
     capture->has_layer = false;
     record->layer_count -= 1;
     memcpy(name, record->layers[record->layer_count], sizeof(name));
+    /* What goes is what this capture made, and nothing that the VM has written to. */
+    KELPIE_ASSERT(strstr(name, capture->snapshot.manifest.id) != NULL);
     /* A record that still names it needs it: an empty layer over what the VM writes to. */
     if (kelpie__lifecycle_save_layers(&monitor->lifecycle, record->layer_count, NULL) == 0) {
         kelpie__ignore(kelpie__os_unlink(monitor->os, monitor->directory.vm, name, false));
@@ -181,6 +198,9 @@ static int capture_make_layer(struct kelpie_capture *capture, struct kelpie_erro
     struct kelpie_vm_record *record = &lifecycle->record;
     const struct kelpie_vmm_spec *spec = capture_spec(capture);
     char name[KELPIE_RECORD_LAYER_BYTES_MAX];
+    KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_IDLE);
+    KELPIE_ASSERT(!capture->has_layer);
+    KELPIE_ASSERT(capture->merged[0] == '\0');
     capture->disk_index = capture_writable_disk(spec);
     if (capture->disk_index == spec->disk_count) {
         return 0;
@@ -213,6 +233,7 @@ static int capture_make_layer(struct kelpie_capture *capture, struct kelpie_erro
     }
     memcpy(record->layers[record->layer_count], name, sizeof(name));
     record->layer_count += 1;
+    KELPIE_ASSERT(record->layer_count <= KELPIE_DISK_LAYER_COUNT_MAX);
     capture->has_layer = true;
     return kelpie__lifecycle_save_layers(lifecycle, record->layer_count - 1, error);
 }
@@ -227,6 +248,7 @@ static bool capture_has_merged(const struct kelpie_capture *capture) {
     char own[KELPIE_RECORD_LAYER_BYTES_MAX];
     bool is_alive = vmm != NULL && vmm->pid == capture->vmm_pid && capture->merged[0] != '\0' &&
                     record->layer_count > 1;
+    KELPIE_ASSERT(!capture->is_template);
     if (!is_alive) {
         return false;
     }
@@ -244,6 +266,7 @@ void kelpie__capture_take_merged(struct kelpie_capture *capture) {
         return;
     }
     struct kelpie_vm_record before = *record;
+    KELPIE_ASSERT(!capture->has_layer);
     KELPIE_ASSERT(strlen(capture->merged) < sizeof(record->layers[0]));
     memcpy(record->layers[0], capture->merged, sizeof(record->layers[0]));
     memcpy(record->layers[1], before.layers[before.layer_count - 1], sizeof(record->layers[1]));
@@ -270,6 +293,8 @@ void kelpie__capture_close_files(struct kelpie_capture *capture) {
     close_file(capture, &capture->files.device);
     close_file(capture, &capture->files.memory);
     close_file(capture, &capture->files.map);
+    KELPIE_ASSERT(capture->files.device == KELPIE_OS_NO_HANDLE);
+    KELPIE_ASSERT(capture->files.memory == KELPIE_OS_NO_HANDLE);
     capture->files.is_ahead = false;
 }
 
@@ -277,6 +302,9 @@ static int capture_make_files(struct kelpie_capture *capture, struct kelpie_erro
     struct kelpie_os *os = capture->monitor->os;
     struct kelpie_snapshot *snapshot = &capture->snapshot;
     int device = KELPIE_OS_NO_HANDLE;
+    KELPIE_ASSERT(capture->files.device == KELPIE_OS_NO_HANDLE);
+    KELPIE_ASSERT(capture->files.memory == KELPIE_OS_NO_HANDLE);
+    KELPIE_ASSERT(!capture->files.is_ahead);
     int status = kelpie__snapshot_add_file(snapshot, KELPIE_SNAPSHOT_DEVICE_FILE, &device, error);
     if (status < 0) {
         return status;
@@ -306,6 +334,8 @@ static int capture_write_config(struct kelpie_capture *capture, struct kelpie_er
     struct kelpie_config_values *neutral = kelpie__alloc(os, sizeof(*neutral));
     char *text = kelpie__alloc(os, KELPIE_CONFIG_JSON_BYTES_MAX);
     int file = KELPIE_OS_NO_HANDLE;
+    KELPIE_ASSERT(capture->is_template);
+    KELPIE_ASSERT(capture->snapshot.is_temporary);
     int status = neutral == NULL || text == NULL
                      ? kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a configuration")
                      : kelpie__snapshot_add_file(&capture->snapshot, KELPIE_SNAPSHOT_CONFIG_FILE,
@@ -336,6 +366,8 @@ static int capture_begin_directory(struct kelpie_capture *capture, struct kelpie
     struct kelpie_monitor *monitor = capture->monitor;
     uint8_t bytes[CAPTURE_ID_BYTES];
     char id[2 * CAPTURE_ID_BYTES + 1];
+    KELPIE_ASSERT(capture->store.os == NULL);
+    KELPIE_ASSERT(capture->snapshot.store == NULL);
     int status = kelpie__os_random(monitor->os, bytes, sizeof(bytes));
     if (status < 0) {
         return kelpie__fail(error, KELPIE_E_IO, -status, "draw an id");
@@ -356,6 +388,8 @@ static int capture_begin_directory(struct kelpie_capture *capture, struct kelpie
 static void capture_set_name(struct kelpie_capture *capture, const char *name) {
     struct kelpie_manifest *manifest = &capture->snapshot.manifest;
     int cut = (int)(KELPIE_NAME_BYTES_MAX - 9);
+    static_assert(KELPIE_NAME_BYTES_MAX > 9, "a VM's name, a dash and eight digits");
+    KELPIE_ASSERT(manifest->id[0] != '\0');
     if (name[0] == '\0') {
         kelpie__ignore(kelpie__text_format(manifest->name, sizeof(manifest->name), "%.*s-%.8s", cut,
                                            capture->monitor->config.name, manifest->id));
@@ -368,6 +402,9 @@ int kelpie__capture_make(struct kelpie_capture *capture, const char *name, const
                          struct kelpie_error *error) {
     struct kelpie_os_stat stat;
     struct kelpie_manifest *manifest = &capture->snapshot.manifest;
+    KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_IDLE);
+    KELPIE_ASSERT(!capture->is_holding);
+    KELPIE_ASSERT(!capture->has_layer);
     capture->snapshot = (struct kelpie_snapshot){0};
     int status = capture_begin_directory(capture, error);
     if (status < 0) {
@@ -405,6 +442,7 @@ static int draft_add_file(struct kelpie_manifest *manifest, const char *name) {
 
 static void draft_set_disk(struct kelpie_manifest *manifest, const struct kelpie_vmm_disk *disk,
                            const char *format, const char *file) {
+    KELPIE_ASSERT(manifest->disk_count < KELPIE_MANIFEST_DISK_COUNT_MAX);
     struct kelpie_manifest_disk *out = &manifest->disks[manifest->disk_count];
     bool fits = kelpie__text_copy(out->serial, sizeof(out->serial), disk->serial) &&
                 kelpie__text_copy(out->file, sizeof(out->file), file);
@@ -419,6 +457,8 @@ static void draft_set_disk(struct kelpie_manifest *manifest, const struct kelpie
 static void draft_root_name(const struct kelpie_capture *capture,
                             const struct kelpie_vmm_disk *root, char *out, size_t capacity) {
     const struct kelpie_monitor *monitor = capture->monitor;
+    KELPIE_ASSERT(root->is_read_only);
+    KELPIE_ASSERT(capacity == KELPIE_MANIFEST_NAME_BYTES_MAX);
     bool is_own = kelpie__text_has_prefix(root->path, monitor->options.cache_directory) ||
                   kelpie__text_has_prefix(root->path, monitor->options.state_directory) ||
                   kelpie__text_has_prefix(root->path, monitor->options.vm_directory);
@@ -435,6 +475,7 @@ static int draft_disks(const struct kelpie_capture *capture, struct kelpie_manif
     const struct kelpie_vm_record *record = &capture->monitor->lifecycle.record;
     char name[KELPIE_MANIFEST_NAME_BYTES_MAX];
     int status = 0;
+    KELPIE_ASSERT(manifest->disk_count == 0);
     for (uint32_t i = 0; i < spec->disk_count && status == 0; i += 1) {
         const struct kelpie_vmm_disk *disk = &spec->disks[i];
         if (disk->is_read_only) {
@@ -451,6 +492,7 @@ static int draft_disks(const struct kelpie_capture *capture, struct kelpie_manif
             status = draft_add_file(manifest, record->layers[j]);
         }
     }
+    KELPIE_ASSERT(status < 0 || manifest->disk_count == spec->disk_count);
     return status;
 }
 
@@ -460,6 +502,8 @@ static int draft_disks(const struct kelpie_capture *capture, struct kelpie_manif
 static void draft_machine(const struct kelpie_capture *capture, struct kelpie_manifest *manifest) {
     const struct kelpie_monitor *monitor = capture->monitor;
     struct kelpie_vmm_description description = {0};
+    KELPIE_ASSERT(monitor->config.cpus <= KELPIE_CPUS_MAX);
+    KELPIE_ASSERT(monitor->config.memory_mib <= KELPIE_MEMORY_MIB_MAX);
     kelpie__vmm_describe(monitor->lifecycle.vmm, &description);
     DRAFT_COPY(architecture, "x86_64");
     DRAFT_COPY(backend, description.vmm);
@@ -475,6 +519,7 @@ static void draft_machine(const struct kelpie_capture *capture, struct kelpie_ma
 int kelpie__capture_check_devices(struct kelpie_capture *capture, struct kelpie_error *error) {
     struct kelpie_os *os = capture->monitor->os;
     KELPIE_ASSERT(capture->snapshot.is_temporary);
+    KELPIE_ASSERT(capture->files.device == KELPIE_OS_NO_HANDLE);
     int file = kelpie__os_open(os, capture->snapshot.directory, KELPIE_SNAPSHOT_DEVICE_FILE,
                                KELPIE_OS_OPEN_READ, 0);
     if (file < 0) {
@@ -489,6 +534,8 @@ int kelpie__capture_write_draft(struct kelpie_capture *capture, struct kelpie_er
     const struct kelpie_monitor *monitor = capture->monitor;
     struct kelpie_manifest *manifest = &capture->snapshot.manifest;
     KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_SEALING);
+    KELPIE_ASSERT(monitor->lifecycle.vmm->pid == capture->vmm_pid);
+    KELPIE_ASSERT(manifest->mark[0] != '\0');
     KELPIE_ASSERT(!capture->is_template || monitor->lifecycle.record.parent[0] == '\0');
     draft_machine(capture, manifest);
     DRAFT_COPY(vm_id, capture->is_template ? manifest->id : monitor->config.id);

@@ -3,6 +3,8 @@
  * The request vm.snapshot: see capture.h. What it asks for is read and checked before anything is
  * touched.
  */
+#include <string.h>
+
 #include "core/config.h"
 #include "core/json.h"
 #include "core/state.h"
@@ -57,6 +59,8 @@ struct capture_order {
 
 static int capture_text(const char *params, size_t length, const char *key, char *out,
                         size_t capacity, struct kelpie_error *error) {
+    KELPIE_ASSERT(out[0] == '\0');
+    KELPIE_ASSERT(capacity > 1);
     struct kelpie_json_value value;
     if (kelpie__json_find(params, length, key, &value) < 0) {
         return 0;
@@ -89,6 +93,8 @@ static int capture_read(const struct kelpie_capture *capture, const char *params
 static void capture_reset(struct kelpie_capture *capture) {
     KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_IDLE);
     KELPIE_ASSERT(!capture->is_holding);
+    KELPIE_ASSERT(capture->snapshot.store == NULL);
+    KELPIE_ASSERT(capture->files.device == KELPIE_OS_NO_HANDLE);
     capture->is_cancelled = false;
     capture->is_removed = false;
     capture->is_vmm_doubtful = false;
@@ -113,6 +119,7 @@ void kelpie__capture_template(struct kelpie_capture *capture, const char *key) {
     struct kelpie_error error = {0};
     KELPIE_ASSERT(capture->is_template && capture->reply.client == 0);
     KELPIE_ASSERT(capture->monitor->lifecycle.state == KELPIE_VM_STARTING);
+    KELPIE_ASSERT(strlen(key) <= KELPIE_NAME_BYTES_MAX);
     capture_reset(capture);
     capture->was_running = true;
     capture->is_last = false;
@@ -129,6 +136,8 @@ void kelpie__capture_request(struct kelpie_monitor *monitor, struct kelpie_reply
     struct kelpie_capture *capture = &monitor->capture;
     struct kelpie_error error = {0};
     struct capture_order order;
+    KELPIE_ASSERT(reply.client != 0);
+    KELPIE_ASSERT(!capture->is_template);
     int status = capture_check(capture, &error);
     if (status == 0) {
         status = capture_read(capture, params, length, &order, &error);
@@ -146,5 +155,6 @@ void kelpie__capture_request(struct kelpie_monitor *monitor, struct kelpie_reply
     capture->is_last = order.is_last;
     capture->is_synced = order.is_synced;
     capture->is_transient = order.is_transient;
+    kelpie__capture_check(capture);
     capture_make(capture, order.name, order.label);
 }

@@ -26,6 +26,8 @@ static void work_ended(void *context, enum kelpie_child_end end, int32_t value, 
     struct kelpie_error error = {0};
     uint64_t stored_bytes = 0;
     size_t length = strlen(text);
+    KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_SEALING ||
+                  capture->phase == KELPIE_CAPTURE_REMOVING);
     bool is_good = end == KELPIE_CHILD_EXITED && value == 0 &&
                    kelpie__json_find_u64(text, length, "bytes", &stored_bytes) == 0;
     if (is_good) {
@@ -86,6 +88,10 @@ int kelpie__capture_work(struct kelpie_capture *capture, const char *job,
         .timeout_ns = capture->is_template ? WORK_TEMPLATE_TIMEOUT_NS : WORK_TIMEOUT_NS,
         .keeps_environment = true};
     static_assert(KELPIE_ARRAY_COUNT(argv) <= KELPIE_CHILD_ARGUMENT_COUNT_MAX, "room for all");
+    KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_SEALING ||
+                  capture->phase == KELPIE_CAPTURE_REMOVING);
+    KELPIE_ASSERT(capture->snapshot.is_temporary);
+    KELPIE_ASSERT(capture->snapshot.directory >= 0);
     if (!kelpie__text_join(program, sizeof(program), monitor->options.libexec_directory,
                            "kelpie-monitor")) {
         return kelpie__fail(error, KELPIE_E_LIMIT, 0, "the path of kelpie-monitor is too long");

@@ -20,6 +20,28 @@
 #define LIFECYCLE_TRIAL_MORE_NS (4 * KELPIE_NS_PER_S)
 #define LIFECYCLE_SILENCE_NS (4 * KELPIE_NS_PER_S)
 
+void kelpie__lifecycle_check(const struct kelpie_lifecycle *lifecycle) {
+    const struct kelpie_vm_record *record = &lifecycle->record;
+    KELPIE_ASSERT(record->layer_count <= KELPIE_DISK_LAYER_COUNT_MAX);
+    KELPIE_ASSERT(lifecycle->spec.disk_count <= KELPIE_VMM_DISK_COUNT_MAX);
+    if (lifecycle->vmm != NULL) {
+        KELPIE_ASSERT(kelpie__state_is_live(lifecycle->state));
+    } else {
+        KELPIE_ASSERT(!lifecycle->is_trial);
+        KELPIE_ASSERT(!lifecycle->is_stopping);
+    }
+    if (lifecycle->state == KELPIE_VM_RUNNING || lifecycle->state == KELPIE_VM_PAUSED) {
+        KELPIE_ASSERT(lifecycle->vmm != NULL);
+    }
+    if (lifecycle->has_failure) {
+        KELPIE_ASSERT(lifecycle->failure.code < 0);
+    }
+    if (lifecycle->is_doubted) {
+        KELPIE_ASSERT(lifecycle->is_unsaved);
+        KELPIE_ASSERT(lifecycle->doubt >= 0);
+    }
+}
+
 struct kelpie_lifecycle *kelpie__lifecycle_of(struct kelpie_monitor *monitor) {
     struct kelpie_lifecycle *lifecycle = &monitor->lifecycle;
     KELPIE_ASSERT(lifecycle->monitor == monitor);
@@ -55,6 +77,7 @@ static void lifecycle_doubt(struct kelpie_lifecycle *lifecycle) {
 
 void kelpie__lifecycle_settle(struct kelpie_lifecycle *lifecycle) {
     if (lifecycle->is_doubted) {
+        KELPIE_ASSERT(lifecycle->is_unsaved);
         lifecycle_close_doubt(lifecycle);
         lifecycle_open_doubt(lifecycle);
     }
@@ -68,6 +91,7 @@ void kelpie__lifecycle_settle(struct kelpie_lifecycle *lifecycle) {
 int kelpie__lifecycle_save(struct kelpie_lifecycle *lifecycle, struct kelpie_error *error) {
     struct kelpie_monitor *monitor = lifecycle->monitor;
     struct kelpie_vm_record *record = &lifecycle->record;
+    kelpie__lifecycle_check(lifecycle);
     record->state = lifecycle->state;
     record->changed_ms = kelpie__os_now(monitor->os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
     record->monitor_pid = kelpie__state_is_live(lifecycle->state) ? monitor->identity.pid : 0;
@@ -78,6 +102,7 @@ int kelpie__lifecycle_save(struct kelpie_lifecycle *lifecycle, struct kelpie_err
     if (status == 0) {
         kelpie__lifecycle_settle(lifecycle);
     }
+    KELPIE_ASSERT(status < 0 || !lifecycle->is_unsaved);
     return status;
 }
 
@@ -101,6 +126,7 @@ int kelpie__lifecycle_save_layers(struct kelpie_lifecycle *lifecycle, uint32_t k
                                   struct kelpie_error *error) {
     struct kelpie_monitor *monitor = lifecycle->monitor;
     KELPIE_ASSERT(known_count <= lifecycle->record.layer_count);
+    KELPIE_ASSERT(lifecycle->record.layer_count <= KELPIE_DISK_LAYER_COUNT_MAX);
     return monitor->config.is_ephemeral
                ? kelpie__lifecycle_save(lifecycle, error)
                : kelpie__lasting_write(monitor->os, monitor->directory.vm, &lifecycle->record,
@@ -131,11 +157,13 @@ void kelpie__lifecycle_change(struct kelpie_lifecycle *lifecycle, enum kelpie_vm
         kelpie__event_log_write(lifecycle->monitor, "notice", "%s", error.message);
     }
     kelpie__event_log_write(lifecycle->monitor, "state", "%s", reason);
+    KELPIE_ASSERT(lifecycle->record.state == next);
 }
 
 int kelpie__lifecycle_init(struct kelpie_lifecycle *lifecycle, struct kelpie_monitor *monitor,
                            struct kelpie_error *error) {
     lifecycle->monitor = monitor;
+    KELPIE_ASSERT(lifecycle->vmm == NULL);
     int status = kelpie__record_read(monitor->os, monitor->directory.vm, &lifecycle->record, error);
     if (status < 0) {
         return status;
@@ -154,6 +182,7 @@ int kelpie__lifecycle_init(struct kelpie_lifecycle *lifecycle, struct kelpie_mon
         return kelpie__fail(error, KELPIE_E_INTERNAL, 0, "the VM is %s without a monitor",
                             kelpie_vm_state_name(lifecycle->state));
     }
+    kelpie__lifecycle_check(lifecycle);
     return 0;
 }
 
@@ -179,6 +208,7 @@ static void lifecycle_guest_dialled(struct kelpie_lifecycle *lifecycle, int stre
     struct kelpie_monitor *monitor = lifecycle->monitor;
     struct kelpie_error error = {0};
     KELPIE_ASSERT(stream >= 0);
+    KELPIE_ASSERT(monitor->guest.phase == KELPIE_GUEST_NONE);
     if (kelpie__guest_attach(&monitor->guest, stream, &error) < 0) {
         kelpie__ignore(kelpie__os_close(monitor->os, stream));
         kelpie__lifecycle_fail(monitor, &error);
@@ -188,6 +218,7 @@ static void lifecycle_guest_dialled(struct kelpie_lifecycle *lifecycle, int stre
 static void lifecycle_vmm_event(void *context, const struct kelpie_vmm_event *event) {
     struct kelpie_lifecycle *lifecycle = context;
     KELPIE_ASSERT(lifecycle->vmm != NULL);
+    KELPIE_ASSERT((event->type == KELPIE_VMM_EVENT_ENDED) == (event->end != NULL));
     switch (event->type) {
     case KELPIE_VMM_EVENT_STARTED:
         lifecycle->is_vmm_up = true;
@@ -220,6 +251,7 @@ static void lifecycle_boot_timed_out(void *context) {
     struct kelpie_lifecycle *lifecycle = context;
     struct kelpie_error error = {0};
     KELPIE_ASSERT(lifecycle->state == KELPIE_VM_STARTING);
+    KELPIE_ASSERT(lifecycle->boot_deadline_ns > lifecycle->start_ns);
     kelpie__ignore(kelpie__fail(
         &error, KELPIE_E_BOOT_TIMEOUT, 0,
         "the guest did not say hello within its boot timeout of %lld ms; give a longer one",
@@ -237,7 +269,9 @@ static void lifecycle_boot_timed_out(void *context) {
  * slow, as KVM within a VM is, and goes on as long as it has more to say. */
 static void lifecycle_trial_timed_out(void *context) {
     struct kelpie_lifecycle *lifecycle = context;
-    KELPIE_ASSERT(lifecycle->is_trial && lifecycle->vmm != NULL);
+    KELPIE_ASSERT(lifecycle->is_trial);
+    KELPIE_ASSERT(!lifecycle->is_trial_lost);
+    KELPIE_ASSERT(lifecycle->vmm != NULL);
     uint64_t said_bytes = lifecycle->monitor->console.tail.total_bytes;
     if (said_bytes > lifecycle->trial_said_bytes) {
         KELPIE_REACHED(lifecycle->monitor->os, "a trial of KVM goes on, for the guest speaks");
@@ -256,6 +290,8 @@ static void lifecycle_trial_timed_out(void *context) {
 static int lifecycle_attach(struct kelpie_lifecycle *lifecycle,
                             const struct kelpie_vmm_started *started, struct kelpie_error *error) {
     struct kelpie_monitor *monitor = lifecycle->monitor;
+    KELPIE_ASSERT(lifecycle->vmm != NULL);
+    KELPIE_ASSERT(started->console >= 0);
     int status = kelpie__console_log_attach(&monitor->console, started->console, error);
     if (status < 0) {
         KELPIE_REACHED(monitor->os, "the console of a new VMM could not be attached");
@@ -281,6 +317,8 @@ static void lifecycle_launched(struct kelpie_lifecycle *lifecycle,
                                const struct kelpie_vmm_started *started) {
     struct kelpie_monitor *monitor = lifecycle->monitor;
     struct kelpie_vm_record *record = &lifecycle->record;
+    KELPIE_ASSERT(started->accelerator != KELPIE_VMM_ACCELERATOR_AUTO);
+    KELPIE_ASSERT(lifecycle->vmm->state != KELPIE_VMM_NEW);
     kelpie__ignore(kelpie__text_copy(record->accelerator, sizeof(record->accelerator),
                                      kelpie__vmm_accelerator_name(started->accelerator)));
     kelpie__ignore(kelpie__text_copy(record->accelerator_reason, sizeof(record->accelerator_reason),
@@ -312,9 +350,12 @@ void kelpie__lifecycle_launch(struct kelpie_lifecycle *lifecycle,
                                              .callback = lifecycle_vmm_event,
                                              .context = lifecycle};
     KELPIE_ASSERT(lifecycle->vmm == NULL);
+    KELPIE_ASSERT(lifecycle->state == KELPIE_VM_STARTING);
+    KELPIE_ASSERT(monitor->guest.phase == KELPIE_GUEST_NONE);
     lifecycle->is_vmm_up = false;
     kelpie__stages_reach(monitor, KELPIE_STAGE_VMM);
     kelpie__prepare_spec(&monitor->prepare, &lifecycle->spec, lifecycle->disks);
+    KELPIE_ASSERT(lifecycle->spec.disk_count <= KELPIE_VMM_DISK_COUNT_MAX);
     lifecycle->spec.accelerator = accelerator;
     kelpie__template_plan(&monitor->template, &lifecycle->spec);
     int status =
@@ -342,9 +383,11 @@ enum kelpie_vmm_accelerator kelpie__lifecycle_accelerator(const struct kelpie_mo
 
 void kelpie__lifecycle_boot(struct kelpie_lifecycle *lifecycle) {
     struct kelpie_monitor *monitor = lifecycle->monitor;
-    KELPIE_ASSERT(lifecycle->state == KELPIE_VM_STARTING && lifecycle->vmm == NULL);
+    KELPIE_ASSERT(lifecycle->state == KELPIE_VM_STARTING);
+    KELPIE_ASSERT(lifecycle->vmm == NULL);
     /* The boot's time begins here: what was packed once, or tried before, is not part of it. */
     int64_t boot_ns = lifecycle->boot_deadline_ns - lifecycle->start_ns;
+    KELPIE_ASSERT(boot_ns > 0);
     lifecycle->start_ns = monitor->loop->now_ns;
     lifecycle->boot_deadline_ns = lifecycle->start_ns + boot_ns;
     kelpie__timer_arm(monitor->loop, &lifecycle->boot_timer, lifecycle->boot_deadline_ns,
@@ -355,6 +398,8 @@ void kelpie__lifecycle_boot(struct kelpie_lifecycle *lifecycle) {
 void kelpie__lifecycle_prepared(struct kelpie_monitor *monitor, const struct kelpie_error *error) {
     struct kelpie_lifecycle *lifecycle = kelpie__lifecycle_of(monitor);
     KELPIE_ASSERT(lifecycle->state == KELPIE_VM_STARTING);
+    KELPIE_ASSERT(lifecycle->vmm == NULL);
+    KELPIE_ASSERT(!monitor->prepare.is_running);
     if (error != NULL) {
         kelpie__lifecycle_start_failed(lifecycle, error);
         return;
@@ -381,6 +426,7 @@ static void lifecycle_begin(struct kelpie_monitor *monitor, struct kelpie_reply 
     struct kelpie_lifecycle *lifecycle = kelpie__lifecycle_of(monitor);
     struct kelpie_error error = {0};
     uint64_t chosen_ms = timeout_ms != 0 ? timeout_ms : monitor->config.boot_timeout_ms;
+    KELPIE_ASSERT(reply.client != 0);
     int status = lifecycle_check_start(monitor, &error);
     if (status == 0) {
         status = kelpie__backend_choose(monitor, snapshot != NULL, &error);
@@ -396,6 +442,9 @@ static void lifecycle_begin(struct kelpie_monitor *monitor, struct kelpie_reply 
     lifecycle->record.previous = lifecycle->state;
     lifecycle->record.boot_us = 0;
     kelpie__template_reset(&monitor->template);
+    KELPIE_ASSERT(lifecycle->vmm == NULL);
+    KELPIE_ASSERT(lifecycle->start_reply.client == 0);
+    KELPIE_ASSERT(kelpie__restore_is_idle(&monitor->restore));
     kelpie__stages_begin(monitor);
     lifecycle->start_reply = reply;
     lifecycle->start_ns = monitor->loop->now_ns;
@@ -438,6 +487,8 @@ void kelpie__lifecycle_take_machine(struct kelpie_lifecycle *lifecycle, struct k
                                     const struct kelpie_vmm_spec *spec) {
     KELPIE_ASSERT(lifecycle->vmm == NULL);
     KELPIE_ASSERT(spec->disk_count <= KELPIE_VMM_DISK_COUNT_MAX);
+    KELPIE_ASSERT(kelpie__state_is_live(lifecycle->state));
+    KELPIE_ASSERT(vmm->state == KELPIE_VMM_RUNNING || vmm->state == KELPIE_VMM_PAUSED);
     lifecycle->vmm = vmm;
     lifecycle->spec = *spec;
     lifecycle->spec.restore = NULL; /* it was read */
@@ -453,6 +504,8 @@ void kelpie__lifecycle_arrived(struct kelpie_lifecycle *lifecycle, enum kelpie_v
     char reason[sizeof(lifecycle->record.reason)];
     memcpy(reason, lifecycle->record.reason, sizeof(reason));
     KELPIE_ASSERT(next == KELPIE_VM_RUNNING || next == KELPIE_VM_PAUSED);
+    KELPIE_ASSERT(lifecycle->record.state == next);
+    KELPIE_ASSERT(lifecycle->vmm != NULL);
     kelpie__stages_reach(monitor, KELPIE_STAGE_RUNNING);
     if (lifecycle->state != next) {
         kelpie__lifecycle_change(lifecycle, next, reason);
@@ -477,6 +530,7 @@ void kelpie__lifecycle_guest_greeted(struct kelpie_monitor *monitor) {
 void kelpie__lifecycle_booted(struct kelpie_lifecycle *lifecycle) {
     struct kelpie_monitor *monitor = lifecycle->monitor;
     KELPIE_ASSERT(lifecycle->state == KELPIE_VM_STARTING);
+    KELPIE_ASSERT(lifecycle->vmm != NULL);
     kelpie__timer_disarm(monitor->loop, &lifecycle->boot_timer);
     if (lifecycle->record.boot_us == 0) { /* a template may have been made since */
         lifecycle->record.boot_us =
@@ -487,6 +541,7 @@ void kelpie__lifecycle_booted(struct kelpie_lifecycle *lifecycle) {
 void kelpie__lifecycle_guest_live(struct kelpie_monitor *monitor) {
     struct kelpie_lifecycle *lifecycle = kelpie__lifecycle_of(monitor);
     KELPIE_ASSERT(lifecycle->state == KELPIE_VM_STARTING);
+    KELPIE_ASSERT(lifecycle->vmm != NULL);
     if (lifecycle->has_failure || lifecycle->is_kill_wanted) {
         KELPIE_REACHED(monitor->os, "a guest came up in a VM that was ending");
         return; /* its end is on the way */

@@ -17,6 +17,7 @@
 
 static void waiters_result(struct kelpie_monitor *monitor, struct kelpie_reply *waiters,
                            const char *result) {
+    KELPIE_ASSERT(result[0] == '{');
     for (uint32_t i = 0; i < KELPIE_LIFECYCLE_WAITER_COUNT; i += 1) {
         if (waiters[i].client != 0) {
             kelpie__reply_result(monitor, &waiters[i], result);
@@ -30,6 +31,7 @@ void kelpie__lifecycle_end_machine(struct kelpie_lifecycle *lifecycle,
                                    const struct kelpie_error *why) {
     struct kelpie_monitor *monitor = lifecycle->monitor;
     KELPIE_ASSERT(why->code < 0);
+    kelpie__lifecycle_check(lifecycle);
     kelpie__lifecycle_disarm(lifecycle);
     kelpie__capture_vmm_gone(&monitor->capture, why);
     kelpie__capture_vmm_gone(&monitor->template.capture, why);
@@ -42,6 +44,7 @@ void kelpie__lifecycle_end_machine(struct kelpie_lifecycle *lifecycle,
 
 static void lifecycle_end_vmm(struct kelpie_lifecycle *lifecycle, const struct kelpie_error *why) {
     struct kelpie_monitor *monitor = lifecycle->monitor;
+    KELPIE_ASSERT(why->code < 0);
     kelpie__pause_end(&monitor->pause, why);
     kelpie__restore_vmm_gone(&monitor->restore, why);
     kelpie__member_vmm_gone(&monitor->member, why);
@@ -50,6 +53,9 @@ static void lifecycle_end_vmm(struct kelpie_lifecycle *lifecycle, const struct k
     lifecycle->is_trial = false;
     lifecycle->is_trial_lost = false;
     lifecycle->has_failure = false;
+    KELPIE_ASSERT(lifecycle->vmm == NULL);
+    KELPIE_ASSERT(monitor->pause.phase == KELPIE_PAUSE_IDLE);
+    KELPIE_ASSERT(monitor->restore.source == NULL);
 }
 
 /* What ends a VM's run when nothing else is known: the VMM's cause and the console's last lines. */
@@ -57,6 +63,8 @@ static void lifecycle_describe(struct kelpie_lifecycle *lifecycle, const struct 
                                struct kelpie_error *error) {
     const struct kelpie_console_log *console = &lifecycle->monitor->console;
     char tail[700];
+    KELPIE_ASSERT(error->code < 0);
+    KELPIE_ASSERT(console->panic_length <= sizeof(console->panic));
     if (console->is_panic) {
         kelpie__fail_append(error, ": the guest's kernel panicked: %.*s",
                             (int)console->panic_length, console->panic);
@@ -71,6 +79,8 @@ static void lifecycle_describe(struct kelpie_lifecycle *lifecycle, const struct 
 
 static void lifecycle_after_end(struct kelpie_lifecycle *lifecycle, bool was_graceful) {
     struct kelpie_monitor *monitor = lifecycle->monitor;
+    KELPIE_ASSERT(!kelpie__state_is_live(lifecycle->state));
+    KELPIE_ASSERT(lifecycle->vmm == NULL);
     lifecycle->is_kill_wanted = false;
     waiters_result(monitor, lifecycle->stop_replies,
                    was_graceful ? "{\"graceful\":true}" : "{\"graceful\":false}");
@@ -87,8 +97,10 @@ void kelpie__lifecycle_start_failed(struct kelpie_lifecycle *lifecycle,
     struct kelpie_error error = *given;
     KELPIE_ASSERT(lifecycle->state == KELPIE_VM_STARTING);
     KELPIE_ASSERT(error.code < 0);
+    kelpie__lifecycle_check(lifecycle);
     kelpie__prepare_cancel(&lifecycle->monitor->prepare);
     kelpie__restore_drop(&lifecycle->monitor->restore);
+    KELPIE_ASSERT(kelpie__restore_is_idle(&lifecycle->monitor->restore));
     lifecycle_end_vmm(lifecycle, &error);
     kelpie__lifecycle_change(lifecycle, lifecycle->record.previous, error.message);
     kelpie__reply_refuse(lifecycle->monitor, &lifecycle->start_reply, &error);
@@ -97,6 +109,8 @@ void kelpie__lifecycle_start_failed(struct kelpie_lifecycle *lifecycle,
 
 static void lifecycle_ended_starting(struct kelpie_lifecycle *lifecycle,
                                      const struct kelpie_vmm_end *end) {
+    KELPIE_ASSERT(lifecycle->state == KELPIE_VM_STARTING);
+    KELPIE_ASSERT(lifecycle->vmm->state == KELPIE_VMM_ENDED);
     struct kelpie_error error = {0};
     if (lifecycle->is_kill_wanted) {
         KELPIE_REACHED(lifecycle->monitor->os, "a start was ended by a kill");
@@ -120,6 +134,7 @@ static void lifecycle_ended_starting(struct kelpie_lifecycle *lifecycle,
 static enum kelpie_vm_state lifecycle_judge(struct kelpie_lifecycle *lifecycle,
                                             const struct kelpie_vmm_end *end,
                                             struct kelpie_error *out) {
+    KELPIE_ASSERT(lifecycle->state == KELPIE_VM_RUNNING || lifecycle->state == KELPIE_VM_PAUSED);
     bool said_goodbye = lifecycle->monitor->guest.has_said_goodbye;
     /* Whatever happens to a VM that is being stopped: stop always ends with Stopped. */
     if (lifecycle->is_kill_wanted || lifecycle->is_stopping) {
@@ -164,6 +179,8 @@ static void lifecycle_ended_running(struct kelpie_lifecycle *lifecycle,
     bool was_graceful = lifecycle->is_stopping && !lifecycle->is_kill_wanted && has_gone &&
                         !lifecycle->has_failure && lifecycle->monitor->guest.has_said_goodbye;
     enum kelpie_vm_state next = lifecycle_judge(lifecycle, end, &why);
+    KELPIE_ASSERT(next == KELPIE_VM_STOPPED || next == KELPIE_VM_CRASHED);
+    KELPIE_ASSERT(why.code < 0);
     KELPIE_SOMETIMES(lifecycle->monitor->os, "a stop was graceful", was_graceful);
     lifecycle_end_vmm(lifecycle, &why);
     kelpie__lifecycle_change(lifecycle, next, why.message);
@@ -183,6 +200,8 @@ static void lifecycle_note_reason(struct kelpie_lifecycle *lifecycle, const char
  */
 static void lifecycle_lost_trial(struct kelpie_lifecycle *lifecycle, const char *cause) {
     struct kelpie_error why = {0};
+    KELPIE_ASSERT(lifecycle->state == KELPIE_VM_STARTING);
+    KELPIE_ASSERT(lifecycle->is_trial);
     kelpie__ignore(kelpie__fail(&why, KELPIE_E_BOOT, 0, "KVM did not boot a guest on this host"));
     kelpie__event_log_write(lifecycle->monitor, "notice",
                             "KVM did not boot a guest on this host, TCG takes over from now on "
@@ -199,6 +218,7 @@ static void lifecycle_lost_trial(struct kelpie_lifecycle *lifecycle, const char 
     lifecycle->is_trial = false;
     lifecycle->is_trial_lost = false;
     lifecycle->has_failure = false;
+    KELPIE_ASSERT(lifecycle->vmm == NULL);
     kelpie__lifecycle_launch(lifecycle, KELPIE_VMM_ACCELERATOR_TCG);
     if (lifecycle->vmm != NULL) { /* the driver only knows that it was asked for TCG */
         lifecycle_note_reason(lifecycle, "KVM was tried on this host just now: ", cause);
@@ -210,6 +230,8 @@ static void lifecycle_boot_again(struct kelpie_lifecycle *lifecycle,
                                  const struct kelpie_vmm_end *end) {
     struct kelpie_error why = {0};
     const char *cause = lifecycle->has_failure ? lifecycle->failure.message : end->text;
+    KELPIE_ASSERT(lifecycle->state == KELPIE_VM_STARTING);
+    KELPIE_ASSERT(!lifecycle->is_kill_wanted);
     kelpie__ignore(kelpie__fail(&why, KELPIE_E_SNAPSHOT, 0, "the VM ended: %s", cause));
     kelpie__event_log_write(lifecycle->monitor, "notice",
                             "booting again, for the VM ended while a template was made of it: %s",
@@ -222,6 +244,8 @@ static void lifecycle_boot_again(struct kelpie_lifecycle *lifecycle,
 void kelpie__lifecycle_ended(struct kelpie_lifecycle *lifecycle, const struct kelpie_vmm_end *end) {
     bool has_lost_trial =
         lifecycle->is_trial && lifecycle->state == KELPIE_VM_STARTING && !lifecycle->is_kill_wanted;
+    kelpie__lifecycle_check(lifecycle);
+    KELPIE_ASSERT(lifecycle->vmm->state == KELPIE_VMM_ENDED);
     /* What the guest said last is still in the stream, and may be the cause. */
     kelpie__console_log_detach(&lifecycle->monitor->console);
     if (has_lost_trial) {
@@ -260,6 +284,7 @@ void kelpie__lifecycle_fail(struct kelpie_monitor *monitor, const struct kelpie_
 static void lifecycle_closed_timed_out(void *context) {
     struct kelpie_lifecycle *lifecycle = context;
     struct kelpie_error error = {0};
+    KELPIE_ASSERT(lifecycle->vmm != NULL);
     KELPIE_REACHED(lifecycle->monitor->os, "an agent's connection ended and its VM ran on");
     kelpie__ignore(kelpie__fail(&error, KELPIE_E_CRASHED, 0,
                                 "the agent's connection ended and the VM ran on without it"));
@@ -269,6 +294,7 @@ static void lifecycle_closed_timed_out(void *context) {
 void kelpie__lifecycle_guest_closed(struct kelpie_monitor *monitor,
                                     const struct kelpie_error *error) {
     struct kelpie_lifecycle *lifecycle = kelpie__lifecycle_of(monitor);
+    KELPIE_ASSERT(error->code < 0);
     if (lifecycle->vmm == NULL) {
         return;
     }

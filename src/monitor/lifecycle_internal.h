@@ -10,6 +10,8 @@
 
 struct kelpie_lifecycle *kelpie__lifecycle_of(struct kelpie_monitor *monitor);
 
+void kelpie__lifecycle_check(const struct kelpie_lifecycle *lifecycle);
+
 /* Changes the state by the table, writes the record, then tells everybody. While the record cannot
  * be written, it is tried again, and nobody is told anything for some seconds: who reads the file
  * must not see an older state than who was answered. A disk that stays broken is not fatal: the

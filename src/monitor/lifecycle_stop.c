@@ -12,6 +12,7 @@
 #define LIFECYCLE_STOP_MARGIN_PART 4u /* of the stop's timeout, for sync and power-off */
 
 static bool waiter_add(struct kelpie_reply *waiters, struct kelpie_reply reply) {
+    KELPIE_ASSERT(reply.client != 0);
     for (uint32_t i = 0; i < KELPIE_LIFECYCLE_WAITER_COUNT; i += 1) {
         if (waiters[i].client == 0) {
             waiters[i] = reply;
@@ -25,11 +26,13 @@ static bool waiter_add(struct kelpie_reply *waiters, struct kelpie_reply reply) 
 
 void kelpie__lifecycle_kill_now(struct kelpie_lifecycle *lifecycle) {
     KELPIE_ASSERT(kelpie__state_is_live(lifecycle->state));
+    kelpie__lifecycle_check(lifecycle);
     lifecycle->is_kill_wanted = true;
     if (lifecycle->vmm != NULL) {
         kelpie__vmm_kill(lifecycle->vmm);
         return;
     }
+    KELPIE_ASSERT(lifecycle->state == KELPIE_VM_STARTING);
     struct kelpie_error error = {0};
     kelpie__ignore(kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "the start was ended by a kill"));
     KELPIE_REACHED(lifecycle->monitor->os, "a start was killed before there was a VMM");
@@ -39,6 +42,7 @@ void kelpie__lifecycle_kill_now(struct kelpie_lifecycle *lifecycle) {
 static void lifecycle_stop_timed_out(void *context) {
     struct kelpie_lifecycle *lifecycle = context;
     KELPIE_ASSERT(lifecycle->is_stopping);
+    KELPIE_ASSERT(lifecycle->vmm != NULL);
     KELPIE_REACHED(lifecycle->monitor->os, "a guest did not stop in time");
     kelpie__event_log_write(lifecycle->monitor, "notice",
                             "the guest did not stop in time and is killed");
@@ -65,6 +69,7 @@ void kelpie__lifecycle_ask_to_go(struct kelpie_lifecycle *lifecycle) {
                       KELPIE_NS_PER_MS;
     uint64_t timeout_ms = left_ms > 0 ? (uint64_t)left_ms : 0;
     uint64_t guest_ms = timeout_ms - timeout_ms / LIFECYCLE_STOP_MARGIN_PART;
+    KELPIE_ASSERT(timeout_ms <= KELPIE_STOP_TIMEOUT_MS_MAX);
     kelpie__ignore(kelpie__text_format(params, sizeof(params), "{\"timeout_ms\":%llu}",
                                        (unsigned long long)guest_ms));
     if (wire == NULL || kelpie__wire_call(wire, "guest.shutdown", params, KELPIE_TIMEOUT_NONE,
@@ -77,6 +82,9 @@ void kelpie__lifecycle_ask_to_go(struct kelpie_lifecycle *lifecycle) {
 static void lifecycle_ask_to_stop(struct kelpie_lifecycle *lifecycle, uint64_t timeout_ms) {
     struct kelpie_monitor *monitor = lifecycle->monitor;
     KELPIE_ASSERT(!lifecycle->is_stopping);
+    KELPIE_ASSERT(lifecycle->vmm != NULL);
+    KELPIE_ASSERT(timeout_ms > 0);
+    KELPIE_ASSERT(timeout_ms <= KELPIE_STOP_TIMEOUT_MS_MAX);
     lifecycle->is_stopping = true;
     lifecycle->stop_deadline_ns = kelpie__loop_deadline(monitor->loop, timeout_ms);
     kelpie__timer_arm(monitor->loop, &lifecycle->stop_timer, lifecycle->stop_deadline_ns,
@@ -93,6 +101,7 @@ void kelpie__lifecycle_stop(struct kelpie_monitor *monitor, struct kelpie_reply 
         kelpie__reply_refuse(monitor, &reply, &error);
         return;
     }
+    KELPIE_ASSERT(lifecycle->vmm != NULL);
     if (!waiter_add(lifecycle->stop_replies, reply)) {
         kelpie__reply_refuse_text(monitor, &reply, KELPIE_E_BUSY,
                                   "stop: %u clients wait for this VM to stop already",
@@ -102,7 +111,7 @@ void kelpie__lifecycle_stop(struct kelpie_monitor *monitor, struct kelpie_reply 
     KELPIE_SOMETIMES(monitor->os, "a second client waits for a stop", lifecycle->is_stopping);
     KELPIE_SOMETIMES(monitor->os, "a stop met a kill", lifecycle->is_kill_wanted);
     if (!lifecycle->is_stopping && !lifecycle->is_kill_wanted) {
-        lifecycle_ask_to_stop(lifecycle, kelpie__min_u64(chosen_ms, KELPIE_BOOT_TIMEOUT_MS_MAX));
+        lifecycle_ask_to_stop(lifecycle, kelpie__min_u64(chosen_ms, KELPIE_STOP_TIMEOUT_MS_MAX));
     }
 }
 
@@ -135,6 +144,7 @@ void kelpie__lifecycle_delete(struct kelpie_monitor *monitor, struct kelpie_repl
                          lifecycle->state == KELPIE_VM_STARTING);
         KELPIE_SOMETIMES(monitor->os, "a VM was deleted by force while it was paused",
                          lifecycle->state == KELPIE_VM_PAUSED);
+        KELPIE_ASSERT(kelpie__state_is_live(lifecycle->state));
         lifecycle->is_deleting = true;
         lifecycle->delete_reply = reply;
         kelpie__lifecycle_kill_now(lifecycle);
@@ -144,6 +154,8 @@ void kelpie__lifecycle_delete(struct kelpie_monitor *monitor, struct kelpie_repl
         kelpie__reply_refuse(monitor, &reply, &error);
         return;
     }
+    KELPIE_ASSERT(!kelpie__state_is_live(lifecycle->state));
+    KELPIE_ASSERT(lifecycle->vmm == NULL);
     lifecycle->is_deleting = true;
     kelpie__monitor_delete(monitor, &reply);
 }
@@ -164,6 +176,7 @@ void kelpie__lifecycle_owner_gone(struct kelpie_monitor *monitor, const char *wh
         return;
     }
     lifecycle->is_ending = true;
+    KELPIE_ASSERT(why[0] != '\0');
     kelpie__event_log_write(monitor, "notice", "the VM ends: %s", why);
     kelpie__template_hurry(&monitor->template);
     if (kelpie__state_is_live(lifecycle->state)) {
@@ -181,6 +194,7 @@ int kelpie__lifecycle_check_ending(const struct kelpie_monitor *monitor, const c
                                    struct kelpie_error *error) {
     const struct kelpie_lifecycle *lifecycle = &monitor->lifecycle;
     KELPIE_ASSERT(lifecycle->vmm != NULL);
+    KELPIE_ASSERT(operation[0] != '\0');
     if (lifecycle->is_stopping || lifecycle->is_kill_wanted) {
         KELPIE_REACHED(monitor->os, "something was asked of a VM that was ending");
         return kelpie__fail(error, KELPIE_E_STATE, 0, "%s: VM \"%s\" is ending", operation,

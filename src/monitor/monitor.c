@@ -18,9 +18,13 @@
 
 /* ---- deletion -------------------------------------------------------------------------------- */
 
+static_assert(KELPIE_MONITOR_HANDLE_LOCK == MONITOR_STDERR + 1, "as kelpie__os_spawn passes them");
+
 void kelpie__monitor_delete(struct kelpie_monitor *monitor, struct kelpie_reply *reply) {
     struct kelpie_error error = {0};
     KELPIE_ASSERT(!kelpie__state_is_live(monitor->lifecycle.state));
+    KELPIE_ASSERT(!monitor->is_deleted);
+    KELPIE_ASSERT(monitor->lifecycle.vmm == NULL);
     if (kelpie__template_holds_delete(&monitor->template, reply)) {
         return;
     }
@@ -37,6 +41,7 @@ void kelpie__monitor_delete(struct kelpie_monitor *monitor, struct kelpie_reply 
     }
     monitor->is_deleted = true;
     kelpie__lifecycle_settle(&monitor->lifecycle);
+    KELPIE_ASSERT(!monitor->lifecycle.is_unsaved);
     kelpie__reply_result(monitor, reply, "{}");
 }
 
@@ -44,6 +49,7 @@ void kelpie__monitor_delete(struct kelpie_monitor *monitor, struct kelpie_reply 
 
 void kelpie__monitor_drop_owner(struct kelpie_monitor *monitor) {
     if (monitor->is_owner_watched) {
+        KELPIE_ASSERT(monitor->owner >= 0);
         kelpie__loop_unwatch(monitor->loop, monitor->owner_watch);
         kelpie__ignore(kelpie__os_close(monitor->os, monitor->owner));
         monitor->is_owner_watched = false;
@@ -53,6 +59,7 @@ void kelpie__monitor_drop_owner(struct kelpie_monitor *monitor) {
 static void monitor_owner_ended(void *context, uint32_t bits) {
     struct kelpie_monitor *monitor = context;
     KELPIE_ASSERT(bits != 0);
+    KELPIE_ASSERT(monitor->is_owner_watched);
     kelpie__monitor_drop_owner(monitor);
     KELPIE_REACHED(monitor->os, "the process of an owner ended");
     kelpie__lifecycle_owner_gone(monitor, "the process of its owner ended");
@@ -83,6 +90,7 @@ static int monitor_watch_owner(struct kelpie_monitor *monitor, struct kelpie_err
 static int monitor_open(struct kelpie_monitor *monitor, int argc, char **argv,
                         struct kelpie_error *error) {
     struct kelpie_os *os = monitor->os;
+    KELPIE_ASSERT(monitor->loop == NULL);
     int status = kelpie__monitor_options_read(&monitor->options, argc, argv, error);
     if (status == 0) {
         status = kelpie__vm_directory_adopt(&monitor->directory, &monitor->places, os,
@@ -106,6 +114,8 @@ static int monitor_open(struct kelpie_monitor *monitor, int argc, char **argv,
 static int monitor_init(struct kelpie_monitor *monitor, struct kelpie_error *error) {
     struct kelpie_os *os = monitor->os;
     int directory = monitor->directory.vm;
+    KELPIE_ASSERT(directory >= 0);
+    KELPIE_ASSERT(monitor->loop != NULL);
     kelpie__guest_init(&monitor->guest, monitor, &monitor->relay);
     kelpie__relay_init(&monitor->relay, monitor, &monitor->guest);
     kelpie__pause_init(&monitor->pause, monitor);
@@ -146,6 +156,8 @@ static bool monitor_may_end(struct kelpie_monitor *monitor) {
             return false;
         }
     }
+    KELPIE_ASSERT(!kelpie__state_is_live(monitor->lifecycle.state));
+    KELPIE_ASSERT(is_wanted_gone || monitor->clients.count == 0);
     if (!monitor->is_deleted) {
         /* Whoever finds it without a monitor behind removes it too. */
         kelpie__ignore(
@@ -170,6 +182,7 @@ static void monitor_leave_guest(struct kelpie_monitor *monitor) {
         kelpie__ignore(kelpie__fail(&why, KELPIE_E_CRASHED, 0, "the monitor ends"));
         monitor->guest.done = NULL; /* nothing is to go on from here */
         kelpie__guest_detach(&monitor->guest, &why);
+        KELPIE_ASSERT(monitor->guest.phase == KELPIE_GUEST_NONE);
     }
 }
 
@@ -191,6 +204,8 @@ static void monitor_end(struct kelpie_monitor *monitor) {
         KELPIE_REACHED(monitor->os, "an ephemeral VM went with its monitor");
         kelpie__ignore(kelpie__vm_directory_delete(&monitor->directory, NULL));
     }
+    KELPIE_ASSERT(monitor->clients.count == 0);
+    KELPIE_ASSERT(monitor->lifecycle.vmm == NULL);
     kelpie__monitor_drop_owner(monitor);
     kelpie__loop_destroy(monitor->loop);
     /* The lock goes last: whoever takes it finds all done. */

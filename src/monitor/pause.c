@@ -18,12 +18,66 @@
 /* what clients wrote to a guest that stood still may fill its connection for a moment */
 #define PAUSE_RETRY_NS (10 * KELPIE_NS_PER_MS)
 
+/* From a row's phase to those after it; all of them end in Idle, whoever ends them. */
+#define BIT(phase) (1u << (KELPIE_PAUSE_##phase))
+static const uint32_t pause_next[] = {
+    [KELPIE_PAUSE_IDLE] = BIT(QUIETING) | BIT(PAUSING) | BIT(RESUMING) | BIT(UNDOING) |
+                          BIT(RELEASING) | BIT(TAKEN) | BIT(IDLE),
+    [KELPIE_PAUSE_QUIETING] = BIT(PAUSING) | BIT(IDLE),
+    [KELPIE_PAUSE_PAUSING] = BIT(IDLE),
+    [KELPIE_PAUSE_RESUMING] = BIT(PROVING) | BIT(IDLE),
+    [KELPIE_PAUSE_PROVING] = BIT(SETTING) | BIT(IDLE),
+    [KELPIE_PAUSE_SETTING] = BIT(IDLE),
+    [KELPIE_PAUSE_UNDOING] = BIT(IDLE),
+    [KELPIE_PAUSE_RELEASING] = BIT(IDLE),
+    [KELPIE_PAUSE_TAKEN] = BIT(IDLE),
+};
+static_assert(KELPIE_ARRAY_COUNT(pause_next) == KELPIE_PAUSE_TAKEN + 1,
+              "the table has a row for every phase");
+#undef BIT
+
+static void pause_check(const struct kelpie_pause *pause) {
+    const struct kelpie_lifecycle *lifecycle = &pause->monitor->lifecycle;
+    KELPIE_ASSERT(pause->failure.code <= 0);
+    if (pause->call != 0) {
+        KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_PROVING || pause->phase == KELPIE_PAUSE_SETTING);
+    }
+    switch (pause->phase) {
+    case KELPIE_PAUSE_IDLE:
+        return;
+    case KELPIE_PAUSE_QUIETING:
+    case KELPIE_PAUSE_PAUSING:
+        KELPIE_ASSERT(lifecycle->state == KELPIE_VM_RUNNING);
+        break;
+    case KELPIE_PAUSE_UNDOING:
+        KELPIE_ASSERT(pause->failure.code < 0);
+        KELPIE_ASSERT(lifecycle->state == KELPIE_VM_PAUSED);
+        break;
+    case KELPIE_PAUSE_RESUMING:
+    case KELPIE_PAUSE_PROVING:
+    case KELPIE_PAUSE_SETTING:
+        KELPIE_ASSERT(lifecycle->state == KELPIE_VM_PAUSED);
+        break;
+    case KELPIE_PAUSE_RELEASING:
+        KELPIE_ASSERT(lifecycle->is_stopping);
+        break;
+    case KELPIE_PAUSE_TAKEN:
+        KELPIE_ASSERT(pause->reply.client == 0);
+        break;
+    }
+    KELPIE_ASSERT(lifecycle->vmm != NULL);
+}
+
+static void pause_enter(struct kelpie_pause *pause, enum kelpie_pause_phase next) {
+    KELPIE_ASSERT(next <= KELPIE_PAUSE_TAKEN);
+    KELPIE_ASSERT((pause_next[pause->phase] & (1u << next)) != 0);
+    pause->phase = next;
+    pause_check(pause);
+}
+
 static struct kelpie_lifecycle *pause_lifecycle(const struct kelpie_pause *pause) {
-    struct kelpie_lifecycle *lifecycle = kelpie__lifecycle_of(pause->monitor);
-    KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_IDLE || lifecycle->vmm != NULL);
-    KELPIE_ASSERT(pause->call == 0 || pause->phase == KELPIE_PAUSE_PROVING ||
-                  pause->phase == KELPIE_PAUSE_SETTING);
-    return lifecycle;
+    pause_check(pause);
+    return kelpie__lifecycle_of(pause->monitor);
 }
 
 /* The guest runs: what waited for it goes. A restored one is greeted instead. */
@@ -42,6 +96,7 @@ void kelpie__pause_init(struct kelpie_pause *pause, struct kelpie_monitor *monit
 /* Nothing is awaited any more. */
 static void pause_idle(struct kelpie_pause *pause) {
     struct kelpie_guest *guest = &pause->monitor->guest;
+    pause_check(pause);
     if (pause->call != 0 && guest->wire != NULL) {
         kelpie__wire_forget(guest->wire, pause->call);
     }
@@ -51,7 +106,7 @@ static void pause_idle(struct kelpie_pause *pause) {
         kelpie__guest_stop_greeting(guest);
     }
     pause->call = 0;
-    pause->phase = KELPIE_PAUSE_IDLE;
+    pause_enter(pause, KELPIE_PAUSE_IDLE);
     kelpie__timer_disarm(pause->monitor->loop, &pause->retry_timer);
 }
 
@@ -59,6 +114,7 @@ static void pause_idle(struct kelpie_pause *pause) {
 static void pause_refuse(struct kelpie_pause *pause, int code, const struct kelpie_error *why) {
     struct kelpie_error error = *why;
     KELPIE_ASSERT(code == KELPIE_E_PAUSE || code == KELPIE_E_RESUME);
+    KELPIE_ASSERT(why->code < 0);
     error.code = why->code == KELPIE_E_CRASHED || why->code == KELPIE_E_STATE ? why->code : code;
     kelpie__fail_prefix(&error, code == KELPIE_E_PAUSE ? "pause" : "resume");
     kelpie__reply_refuse(pause->monitor, &pause->reply, &error);
@@ -80,6 +136,7 @@ static void pause_abandon(struct kelpie_pause *pause) {
     struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
     struct kelpie_error error = {0};
     KELPIE_ASSERT(pause_is_ending(lifecycle));
+    KELPIE_ASSERT(pause->phase != KELPIE_PAUSE_IDLE);
     bool is_pause = pause->phase == KELPIE_PAUSE_QUIETING || pause->phase == KELPIE_PAUSE_PAUSING;
     int code = is_pause ? KELPIE_E_PAUSE : KELPIE_E_RESUME;
     KELPIE_SOMETIMES(pause->monitor->os, "a pause met the end of its VM", is_pause);
@@ -178,7 +235,7 @@ void kelpie__pause_release(struct kelpie_pause *pause) {
         kelpie__guest_unquiesce(&pause->monitor->guest);
         kelpie__lifecycle_ask_to_go(lifecycle);
     } else if (kelpie__vmm_resume(lifecycle->vmm, pause_released, pause, &error) == 0) {
-        pause->phase = KELPIE_PAUSE_RELEASING;
+        pause_enter(pause, KELPIE_PAUSE_RELEASING);
     } else {
         kelpie__lifecycle_kill_now(lifecycle);
     }
@@ -243,7 +300,7 @@ static int pause_check_free(struct kelpie_pause *pause, const char *operation,
 }
 
 /* 0 when this may begin now. */
-static int pause_check(struct kelpie_pause *pause, enum kelpie_vm_verb verb,
+static int pause_allow(struct kelpie_pause *pause, enum kelpie_vm_verb verb,
                        struct kelpie_error *error) {
     int status = kelpie__state_allow(pause_lifecycle(pause)->state, verb,
                                      pause->monitor->config.name, error);
@@ -264,7 +321,8 @@ int kelpie__pause_take(struct kelpie_monitor *monitor, const char *operation,
     }
     int status = pause_check_free(pause, operation, error);
     if (status == 0) {
-        pause->phase = KELPIE_PAUSE_TAKEN;
+        KELPIE_ASSERT(pause->reply.client == 0);
+        pause_enter(pause, KELPIE_PAUSE_TAKEN);
     }
     return status;
 }
@@ -274,7 +332,8 @@ void kelpie__pause_give_back(struct kelpie_pause *pause) {
     if (pause->phase != KELPIE_PAUSE_TAKEN) {
         return; /* the VM has ended */
     }
-    KELPIE_ASSERT(lifecycle->vmm != NULL && pause->reply.client == 0);
+    KELPIE_ASSERT(lifecycle->vmm != NULL);
+    KELPIE_ASSERT(pause->reply.client == 0);
     pause_idle(pause);
     if (!pause_is_ending(lifecycle)) {
         kelpie__pause_changed(pause);
@@ -284,9 +343,10 @@ void kelpie__pause_give_back(struct kelpie_pause *pause) {
 }
 
 static void pause_stop(struct kelpie_pause *pause) {
+    KELPIE_ASSERT(pause->reply.client != 0);
     struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
     struct kelpie_error error = {0};
-    pause->phase = KELPIE_PAUSE_PAUSING;
+    pause_enter(pause, KELPIE_PAUSE_PAUSING);
     int status = 0;
     if (lifecycle->vmm->state != KELPIE_VMM_RUNNING) { /* it has paused by itself, or hangs */
         KELPIE_REACHED(pause->monitor->os, "a pause came to a VMM that was not running");
@@ -322,16 +382,18 @@ static void pause_quieted(void *context, const struct kelpie_error *error) {
 void kelpie__pause_pause(struct kelpie_monitor *monitor, struct kelpie_reply reply) {
     struct kelpie_pause *pause = &monitor->pause;
     struct kelpie_error error = {0};
-    if (pause_check(pause, KELPIE_VERB_PAUSE, &error) < 0) {
+    if (pause_allow(pause, KELPIE_VERB_PAUSE, &error) < 0) {
         kelpie__reply_refuse(monitor, &reply, &error);
         return;
     }
+    KELPIE_ASSERT(reply.client != 0);
+    KELPIE_ASSERT(pause->reply.client == 0);
     pause->reply = reply;
     if (kelpie__guest_quiesce(&monitor->guest, pause_quieted, pause, &error) < 0) {
         pause_stop(pause);
         return;
     }
-    pause->phase = KELPIE_PAUSE_QUIETING;
+    pause_enter(pause, KELPIE_PAUSE_QUIETING);
 }
 
 /* ---- resume ---------------------------------------------------------------------------------- */
@@ -367,6 +429,7 @@ static void pause_undo(struct kelpie_pause *pause, const struct kelpie_error *wh
     struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
     struct kelpie_error error = {0};
     KELPIE_ASSERT(why->code < 0);
+    KELPIE_ASSERT(lifecycle->state == KELPIE_VM_PAUSED);
     if (pause_is_ending(lifecycle)) {
         pause_give_way(pause);
         return;
@@ -375,7 +438,7 @@ static void pause_undo(struct kelpie_pause *pause, const struct kelpie_error *wh
     pause->failure = *why;
     pause_idle(pause);
     bool runs = lifecycle->vmm->state == KELPIE_VMM_RUNNING;
-    pause->phase = KELPIE_PAUSE_UNDOING;
+    pause_enter(pause, KELPIE_PAUSE_UNDOING);
     if (!runs || kelpie__vmm_pause(lifecycle->vmm, pause_undone, pause, &error) < 0) {
         pause_undone(pause, runs ? error.code : 0, runs ? &error : NULL);
     }
@@ -390,6 +453,7 @@ static uint64_t pause_left_ms(const struct kelpie_pause *pause) {
 static void pause_resumed(struct kelpie_pause *pause) {
     struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
     KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_SETTING);
+    KELPIE_ASSERT(pause->call == 0);
     pause_idle(pause);
     kelpie__lifecycle_change(lifecycle, KELPIE_VM_RUNNING, "resumed on request");
     kelpie__reply_result(pause->monitor, &pause->reply, "{}");
@@ -467,7 +531,7 @@ static void pause_proved(void *context, const struct kelpie_error *error, const 
         kelpie__guest_break(&pause->monitor->guest, "R22: ping was answered with another nonce");
         return; /* the VM's end refuses the request */
     }
-    pause->phase = KELPIE_PAUSE_SETTING;
+    pause_enter(pause, KELPIE_PAUSE_SETTING);
     pause_ask(pause);
 }
 
@@ -478,7 +542,7 @@ static void pause_greeted(void *context, const struct kelpie_error *error) {
         pause_undo(pause, error);
         return;
     }
-    pause->phase = KELPIE_PAUSE_SETTING; /* its clock was set with its identity */
+    pause_enter(pause, KELPIE_PAUSE_SETTING); /* its clock was set with its identity */
     pause_resumed(pause);
 }
 
@@ -486,8 +550,10 @@ static void pause_prove(struct kelpie_pause *pause) {
     struct kelpie_guest *guest = &pause->monitor->guest;
     struct kelpie_error error = {0};
     uint8_t nonce[KELPIE_PAUSE_NONCE_BYTES];
+    KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_RESUMING);
+    KELPIE_ASSERT(pause->call == 0);
     if (guest->phase == KELPIE_GUEST_RESTORED) { /* its answer to hello proves more */
-        pause->phase = KELPIE_PAUSE_PROVING;
+        pause_enter(pause, KELPIE_PAUSE_PROVING);
         kelpie__guest_greet(guest, pause_greeted, pause);
         return;
     }
@@ -499,7 +565,7 @@ static void pause_prove(struct kelpie_pause *pause) {
         return;
     }
     kelpie__text_hex(pause->nonce, sizeof(pause->nonce), nonce, sizeof(nonce));
-    pause->phase = KELPIE_PAUSE_PROVING;
+    pause_enter(pause, KELPIE_PAUSE_PROVING);
     pause->deadline_ns = kelpie__loop_deadline(pause->monitor->loop, KELPIE_RESUME_TIMEOUT_MS);
     pause_ask(pause);
 }
@@ -508,6 +574,7 @@ static void pause_runs(void *context, int status, const struct kelpie_error *err
     struct kelpie_pause *pause = context;
     struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
     KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_RESUMING);
+    KELPIE_ASSERT(status <= 0);
     KELPIE_ASSERT(lifecycle->state == KELPIE_VM_PAUSED);
     if (pause_is_ending(lifecycle)) {
         pause_give_way(pause);
@@ -530,12 +597,14 @@ void kelpie__pause_resume(struct kelpie_monitor *monitor, struct kelpie_reply re
     struct kelpie_pause *pause = &monitor->pause;
     struct kelpie_lifecycle *lifecycle = pause_lifecycle(pause);
     struct kelpie_error error = {0};
-    if (pause_check(pause, KELPIE_VERB_RESUME, &error) < 0) {
+    if (pause_allow(pause, KELPIE_VERB_RESUME, &error) < 0) {
         kelpie__reply_refuse(monitor, &reply, &error);
         return;
     }
+    KELPIE_ASSERT(reply.client != 0);
+    KELPIE_ASSERT(pause->reply.client == 0);
     pause->reply = reply;
-    pause->phase = KELPIE_PAUSE_RESUMING;
+    pause_enter(pause, KELPIE_PAUSE_RESUMING);
     if (kelpie__vmm_resume(lifecycle->vmm, pause_runs, pause, &error) < 0) {
         pause_idle(pause);
         pause_refuse(pause, KELPIE_E_RESUME, &error);
@@ -550,5 +619,6 @@ void kelpie__pause_end(struct kelpie_pause *pause, const struct kelpie_error *wh
     KELPIE_SOMETIMES(pause->monitor->os, "a VM ended with a pause or resume under way",
                      pause->reply.client != 0);
     kelpie__reply_refuse(pause->monitor, &pause->reply, why);
+    KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_IDLE);
     KELPIE_ASSERT(pause->reply.client == 0);
 }

@@ -22,7 +22,20 @@
 #define PREPARE_EXIT_SYSTEM 4
 #define PREPARE_HANDLE_COUNT 3u
 
+static_assert(KELPIE_VMM_DISK_COUNT_MAX >= 2, "a root and what lies over it");
+
 static void prepare_next(struct kelpie_prepare *prepare);
+
+static void prepare_check(const struct kelpie_prepare *prepare) {
+    KELPIE_ASSERT(prepare->step <= KELPIE_PREPARE_DONE);
+    KELPIE_ASSERT(prepare->text_length < sizeof(prepare->text));
+    /* a child and what it says come and go together */
+    KELPIE_ASSERT((prepare->process >= 0) == (prepare->output >= 0));
+    if (prepare->process >= 0) {
+        KELPIE_ASSERT(prepare->is_running);
+        KELPIE_ASSERT(prepare->step != KELPIE_PREPARE_DONE);
+    }
+}
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
@@ -44,6 +57,7 @@ static void prepare_close(struct kelpie_prepare *prepare) {
 static void prepare_report(struct kelpie_prepare *prepare, const struct kelpie_error *error) {
     KELPIE_ASSERT(prepare->is_running);
     KELPIE_ASSERT(error != NULL || prepare->step == KELPIE_PREPARE_DONE);
+    prepare_check(prepare);
     prepare_close(prepare);
     prepare->is_running = false;
     kelpie__lifecycle_prepared(prepare->monitor, error);
@@ -81,6 +95,7 @@ static char *prepare_line(struct kelpie_prepare *prepare) {
 
 /* "FORMAT FILESYSTEM" of identify. */
 static bool prepare_read_image(struct kelpie_prepare *prepare, const char *line) {
+    KELPIE_ASSERT(prepare->root_kind == KELPIE_PREPARE_ROOT_IMAGE);
     prepare->is_qcow2 = kelpie__text_has_prefix(line, "qcow2 ");
     const char *space = strchr(line, ' ');
     return (prepare->is_qcow2 || kelpie__text_has_prefix(line, "raw ")) && space != NULL &&
@@ -89,6 +104,8 @@ static bool prepare_read_image(struct kelpie_prepare *prepare, const char *line)
 
 static bool prepare_take(struct kelpie_prepare *prepare) {
     const char *line = prepare_line(prepare);
+    KELPIE_ASSERT(prepare->is_running);
+    KELPIE_ASSERT(prepare->process == KELPIE_OS_NO_HANDLE);
     switch (prepare->step) {
     case KELPIE_PREPARE_KERNEL:
         return kelpie__text_copy(prepare->kernel, sizeof(prepare->kernel), prepare->item.path);
@@ -119,6 +136,8 @@ static void prepare_read(struct kelpie_prepare *prepare) {
     size_t room = sizeof(prepare->text) - 1 - prepare->text_length;
     char scrap[512];
     int64_t count = 1;
+    KELPIE_ASSERT(prepare->output >= 0);
+    KELPIE_ASSERT(prepare->text_length < sizeof(prepare->text));
     for (unsigned budget = 64; count > 0 && budget > 0; budget -= 1) {
         bool is_full = room == 0;
         count = kelpie__os_read(prepare->monitor->os, prepare->output,
@@ -151,6 +170,8 @@ static void prepare_ended(void *context, uint32_t bits) {
     struct kelpie_os_exit exit = {0};
     struct kelpie_error error = {0};
     KELPIE_ASSERT(bits != 0);
+    prepare_check(prepare);
+    KELPIE_ASSERT(prepare->process >= 0);
     int status = kelpie__os_reap(prepare->monitor->os, prepare->process, &exit);
     if (status == -EAGAIN) {
         return;
@@ -180,6 +201,8 @@ static void prepare_ended(void *context, uint32_t bits) {
 static void prepare_timed_out(void *context) {
     struct kelpie_prepare *prepare = context;
     struct kelpie_error error = {0};
+    prepare_check(prepare);
+    KELPIE_ASSERT(prepare->process >= 0);
     KELPIE_REACHED(prepare->monitor->os, "kelpie-pack did not end in time");
     kelpie__ignore(
         kelpie__fail(&error, KELPIE_E_BOOT, 0,
@@ -191,6 +214,8 @@ static void prepare_timed_out(void *context) {
 }
 
 static int prepare_watch(struct kelpie_prepare *prepare, struct kelpie_error *error) {
+    KELPIE_ASSERT(prepare->process >= 0);
+    KELPIE_ASSERT(prepare->output >= 0);
     struct kelpie_loop *loop = prepare->monitor->loop;
     int status = kelpie__loop_watch(loop, prepare->process, KELPIE_OS_READABLE, prepare_ended,
                                     prepare, &prepare->process_watch);
@@ -210,6 +235,9 @@ static int prepare_spawn(struct kelpie_prepare *prepare, struct kelpie_error *er
     struct kelpie_os *os = prepare->monitor->os;
     const char *step = "";
     int pipe[2];
+    KELPIE_ASSERT(prepare->process == KELPIE_OS_NO_HANDLE);
+    KELPIE_ASSERT(prepare->output == KELPIE_OS_NO_HANDLE);
+    KELPIE_ASSERT(!prepare->item.is_ready);
     int status = kelpie__os_pipe(os, pipe);
     if (status < 0) {
         return kelpie__fail(error, KELPIE_E_IO, -status, "make a pipe");
@@ -261,12 +289,14 @@ static int plan_kernel(struct kelpie_prepare *prepare, struct kelpie_error *erro
     prepare->is_own_kernel = prepare->found.is_own;
     kelpie__ignore(kelpie__text_copy(prepare->kernel_found, sizeof(prepare->kernel_found),
                                      prepare->found.path));
+    KELPIE_ASSERT(prepare->step == KELPIE_PREPARE_KERNEL);
     return kelpie__cache_plan_kernel(&prepare->cache, &prepare->found, &prepare->item, error);
 }
 
 static int plan_root(struct kelpie_prepare *prepare, struct kelpie_error *error) {
     struct kelpie_os_stat status;
     const char *root = prepare->monitor->config.root;
+    KELPIE_ASSERT(prepare->step == KELPIE_PREPARE_ROOT);
     if (root[0] == '\0') { /* the built-in one, for a VMM that takes no initramfs */
         prepare->root_kind = KELPIE_PREPARE_ROOT_PACKED;
         return kelpie__cache_plan_builtin(&prepare->cache, &prepare->item, error);
@@ -289,6 +319,7 @@ static int plan_below(const struct kelpie_prepare *prepare, struct kelpie_error 
     const struct kelpie_monitor *monitor = prepare->monitor;
     const struct kelpie_vm_record *record = &monitor->lifecycle.record;
     KELPIE_ASSERT(record->layer_count > 1);
+    KELPIE_ASSERT(monitor->lifecycle.vmm == NULL);
     const char *top = record->layers[record->layer_count - 1];
     int file = kelpie__os_open(monitor->os, monitor->directory.vm, top,
                                KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE, 0);
@@ -312,6 +343,8 @@ static int plan_disk(struct kelpie_prepare *prepare, struct kelpie_error *error)
     char name[KELPIE_RECORD_LAYER_BYTES_MAX];
     char path[KELPIE_PATH_BYTES_MAX];
     bool has_layers = record->layer_count > 0;
+    KELPIE_ASSERT(prepare->step == KELPIE_PREPARE_DISK);
+    KELPIE_ASSERT(record->layer_count <= KELPIE_DISK_LAYER_COUNT_MAX);
     kelpie__ignore(kelpie__text_format(name, sizeof(name), "disk-%s.raw", monitor->config.id));
     const char *top = has_layers ? record->layers[record->layer_count - 1] : name;
     prepare->has_upper = true;
@@ -333,6 +366,7 @@ static int plan_disk(struct kelpie_prepare *prepare, struct kelpie_error *error)
 
 /* Whether this VM has the step at all. */
 static bool step_is_needed(const struct kelpie_prepare *prepare) {
+    KELPIE_ASSERT(prepare->is_running);
     const struct kelpie_config_values *config = &prepare->monitor->config;
     bool is_krun = prepare->monitor->backend == KELPIE_VMM_BACKEND_KRUN;
     switch (prepare->step) {
@@ -374,6 +408,7 @@ static void prepare_next(struct kelpie_prepare *prepare) {
         if (!step_is_needed(prepare)) {
             continue;
         }
+        KELPIE_ASSERT(prepare->process == KELPIE_OS_NO_HANDLE);
         prepare->text_length = 0;
         int status = step_plan(prepare, &error);
         if (status == 0 && !prepare->item.is_ready) {
@@ -395,6 +430,7 @@ static void prepare_next(struct kelpie_prepare *prepare) {
 
 void kelpie__prepare_start(struct kelpie_prepare *prepare, struct kelpie_monitor *monitor) {
     KELPIE_ASSERT(!prepare->is_running);
+    KELPIE_ASSERT(monitor->lifecycle.state == KELPIE_VM_STARTING);
     prepare->monitor = monitor;
     prepare->step = KELPIE_PREPARE_KERNEL;
     prepare->is_running = true;
@@ -417,6 +453,9 @@ void kelpie__prepare_spec(const struct kelpie_prepare *prepare, struct kelpie_vm
     const struct kelpie_monitor *monitor = prepare->monitor;
     uint32_t count = 0;
     KELPIE_ASSERT(prepare->step == KELPIE_PREPARE_DONE);
+    KELPIE_ASSERT(!prepare->is_running);
+    KELPIE_ASSERT(monitor->config.cpus <= KELPIE_CPUS_MAX);
+    KELPIE_ASSERT(monitor->config.memory_mib <= KELPIE_MEMORY_MIB_MAX);
     if (prepare->root_kind != KELPIE_PREPARE_ROOT_BUILTIN) {
         disks[count] = (struct kelpie_vmm_disk){.path = prepare->root,
                                                 .serial = KELPIE_PREPARE_ROOT_SERIAL,
@@ -432,6 +471,7 @@ void kelpie__prepare_spec(const struct kelpie_prepare *prepare, struct kelpie_vm
             .format = prepare->is_upper_qcow2 ? KELPIE_VMM_DISK_QCOW2 : KELPIE_VMM_DISK_RAW};
         count += 1;
     }
+    KELPIE_ASSERT(count <= KELPIE_VMM_DISK_COUNT_MAX);
     *out = (struct kelpie_vmm_spec){
         .vm_directory = monitor->options.vm_directory,
         .cache_directory = monitor->options.cache_directory,

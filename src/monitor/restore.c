@@ -56,6 +56,9 @@ static void restore_arrived(struct kelpie_restore *restore) {
     struct kelpie_lifecycle *lifecycle = &monitor->lifecycle;
     enum kelpie_vm_state next = lifecycle->record.state;
     bool is_in_place = restore->is_in_place;
+    KELPIE_ASSERT(restore->phase == KELPIE_RESTORE_ARRIVING);
+    KELPIE_ASSERT(restore->candidate == NULL);
+    KELPIE_ASSERT(kelpie__state_is_live(next));
     kelpie__restore_disarm(restore);
     kelpie__restore_idle(restore);
     bool is_fork = restore->source != NULL && kelpie__source_is_transient(restore->source);
@@ -82,6 +85,7 @@ static void restore_switch(void *context) {
     struct kelpie_restore *restore = context;
     struct kelpie_error error = {0};
     KELPIE_ASSERT(restore->phase == KELPIE_RESTORE_ARRIVING);
+    kelpie__restore_check(restore);
     if (kelpie__restore_gives_way(restore)) {
         return;
     }
@@ -96,7 +100,7 @@ static void restore_switch(void *context) {
 
 static void restore_arrive(struct kelpie_restore *restore) {
     struct kelpie_loop *loop = restore->monitor->loop;
-    restore->phase = KELPIE_RESTORE_ARRIVING;
+    kelpie__restore_enter(restore, KELPIE_RESTORE_ARRIVING);
     kelpie__timer_arm(loop, &restore->step_timer, loop->now_ns, restore_switch, restore);
 }
 
@@ -122,7 +126,8 @@ static void restore_quieted(void *context, const struct kelpie_error *error) {
         kelpie__restore_fail_as(restore, error, "pause the restored VM as it was saved");
         return;
     }
-    restore->phase = KELPIE_RESTORE_PAUSING;
+    kelpie__restore_enter(restore, KELPIE_RESTORE_PAUSING);
+    KELPIE_ASSERT(restore->candidate->source->snapshot.manifest.is_paused);
     struct kelpie_vmm *vmm = restore->candidate->vmm;
     int status = vmm->state == KELPIE_VMM_RUNNING
                      ? kelpie__vmm_pause(vmm, restore_paused, restore, &why)
@@ -142,11 +147,12 @@ static void restore_greeted(void *context, const struct kelpie_error *error) {
         kelpie__restore_fail_as(restore, error, NULL);
         return;
     }
+    KELPIE_ASSERT(restore->candidate->guest.phase == KELPIE_GUEST_LIVE);
     if (!restore->candidate->source->snapshot.manifest.is_paused) {
         restore_arrive(restore);
         return;
     }
-    restore->phase = KELPIE_RESTORE_QUIETING;
+    kelpie__restore_enter(restore, KELPIE_RESTORE_QUIETING);
     if (kelpie__guest_quiesce(&restore->candidate->guest, restore_quieted, restore, &why) < 0) {
         kelpie__restore_fail_as(restore, &why, "pause the restored VM as it was saved");
     }
@@ -161,19 +167,22 @@ static void restore_awake(void *context, int status, const struct kelpie_error *
         kelpie__restore_fail_as(restore, error, "let the restored VM run");
         return;
     }
-    restore->phase = KELPIE_RESTORE_GREETING;
+    kelpie__restore_enter(restore, KELPIE_RESTORE_GREETING);
     kelpie__guest_greet(&restore->candidate->guest, restore_greeted, restore);
 }
 
 static void restore_wake(struct kelpie_restore *restore) {
+    KELPIE_ASSERT(restore->candidate->vmm != NULL);
+    KELPIE_ASSERT(restore->candidate->vmm->is_restored);
     struct kelpie_error error = {0};
-    restore->phase = KELPIE_RESTORE_WAKING;
+    kelpie__restore_enter(restore, KELPIE_RESTORE_WAKING);
     if (kelpie__vmm_resume(restore->candidate->vmm, restore_awake, restore, &error) < 0) {
         kelpie__restore_fail_as(restore, &error, "let the restored VM run");
     }
 }
 
 static void restore_stilled(void *context, int status, const struct kelpie_error *error) {
+    kelpie__restore_check(context);
     struct kelpie_restore *restore = context;
     restore->is_old_stilled = restore->is_in_place && status == 0;
     restore->is_stilling = false;
@@ -184,6 +193,7 @@ static void restore_stilled(void *context, int status, const struct kelpie_error
     if (restore->phase != KELPIE_RESTORE_STILLING) {
         return;
     }
+    KELPIE_ASSERT(restore->is_in_place);
     if (status < 0) {
         kelpie__restore_fail_as(restore, error, "let the VM stand still meanwhile");
     } else if (!kelpie__restore_gives_way(restore)) {
@@ -202,7 +212,9 @@ static void restore_loaded(struct kelpie_restore *restore) {
         restore_wake(restore);
         return;
     }
-    restore->phase = KELPIE_RESTORE_STILLING;
+    KELPIE_ASSERT(!restore->is_stilling);
+    KELPIE_ASSERT(!restore->is_old_stilled);
+    kelpie__restore_enter(restore, KELPIE_RESTORE_STILLING);
     restore->is_stilling = true;
     if (kelpie__vmm_pause(lifecycle->vmm, restore_stilled, restore, &error) < 0) {
         restore->is_stilling = false;
@@ -238,6 +250,8 @@ static int restore_start_vmm(struct kelpie_restore *restore, struct kelpie_vmm_s
                                              .loop = monitor->loop,
                                              .callback = restore_vmm_event,
                                              .context = restore};
+    KELPIE_ASSERT(candidate->vmm == NULL);
+    KELPIE_ASSERT(candidate->spec.restore != NULL);
     if (kelpie__waiting_take(&monitor->waiting, candidate, restore_vmm_event, restore, out)) {
         return 0;
     }
@@ -250,6 +264,8 @@ static int restore_spawn(struct kelpie_restore *restore, struct kelpie_error *er
     struct kelpie_monitor *monitor = restore->monitor;
     struct kelpie_candidate *candidate = restore->candidate;
     struct kelpie_vmm_started started;
+    KELPIE_ASSERT(restore->phase == KELPIE_RESTORE_LOADING);
+    KELPIE_ASSERT(candidate->console == KELPIE_OS_NO_HANDLE);
     int status = kelpie__source_prepare(candidate->source, &candidate->spec, error);
     kelpie__stages_reach(monitor, KELPIE_STAGE_VMM);
     if (status == 0) {
@@ -258,6 +274,8 @@ static int restore_spawn(struct kelpie_restore *restore, struct kelpie_error *er
     if (status < 0) {
         return status;
     }
+    KELPIE_ASSERT(candidate->vmm != NULL);
+    KELPIE_ASSERT(started.agent >= 0);
     candidate->console = started.console;
     kelpie__ignore(kelpie__text_copy(candidate->accelerator_reason,
                                      sizeof(candidate->accelerator_reason),
@@ -288,7 +306,8 @@ static void restore_load(struct kelpie_restore *restore) {
     if (kelpie__restore_gives_way(restore)) {
         return;
     }
-    restore->phase = KELPIE_RESTORE_LOADING;
+    kelpie__restore_enter(restore, KELPIE_RESTORE_LOADING);
+    KELPIE_ASSERT(restore->timeout_ms > 0);
     restore->begun_ns = loop->now_ns;
     kelpie__timer_arm(loop, &restore->timer, kelpie__loop_deadline(loop, restore->timeout_ms),
                       restore_timed_out, restore);
@@ -304,6 +323,8 @@ static void restore_checked(void *context, enum kelpie_child_end end, int32_t va
     struct kelpie_restore *restore = context;
     struct kelpie_error error = {0};
     KELPIE_ASSERT(restore->phase == KELPIE_RESTORE_CHECKING);
+    KELPIE_ASSERT(restore->candidate != NULL);
+    KELPIE_ASSERT(!kelpie__child_is_running(&restore->child));
     if (end == KELPIE_CHILD_EXITED && value == 0) {
         restore_load(restore);
         return;
@@ -324,6 +345,8 @@ static int restore_check_files(struct kelpie_restore *restore, struct kelpie_err
     struct kelpie_monitor *monitor = restore->monitor;
     const struct kelpie_source *source = restore->candidate->source;
     char program[KELPIE_PATH_BYTES_MAX];
+    KELPIE_ASSERT(restore->phase == KELPIE_RESTORE_CHECKING);
+    KELPIE_ASSERT(source->snapshot.directory >= 0);
     if (!kelpie__text_join(program, sizeof(program), monitor->options.libexec_directory,
                            "kelpie-monitor")) {
         return kelpie__fail(error, KELPIE_E_LIMIT, 0, "the path of kelpie-monitor is too long");
@@ -353,6 +376,7 @@ static int restore_check_files(struct kelpie_restore *restore, struct kelpie_err
 static int restore_open(struct kelpie_restore *restore, const char *name,
                         struct kelpie_error *error) {
     KELPIE_ASSERT(restore->candidate == NULL);
+    KELPIE_ASSERT(restore->phase == KELPIE_RESTORE_CHECKING);
     kelpie__source_sweep(restore->monitor, &restore->monitor->lifecycle.record);
     restore->candidate = kelpie__candidate_create(restore->monitor);
     if (restore->candidate == NULL) {
@@ -364,8 +388,9 @@ static int restore_open(struct kelpie_restore *restore, const char *name,
 
 static void restore_begin(struct kelpie_restore *restore, const char *name) {
     struct kelpie_error error = {0};
-    restore->phase = KELPIE_RESTORE_CHECKING;
+    kelpie__restore_enter(restore, KELPIE_RESTORE_CHECKING);
     restore->failure = (struct kelpie_error){0};
+    kelpie__restore_check(restore);
     int status = restore_open(restore, name, &error);
     if (status < 0 && restore->candidate == NULL) {
         restore->failure = error;
@@ -418,6 +443,7 @@ static int restore_check_request(struct kelpie_restore *restore, struct kelpie_e
         return kelpie__fail(error, KELPIE_E_BUSY, 0, "restore: VM \"%s\" is being %s", name,
                             restore->phase != KELPIE_RESTORE_IDLE ? "restored" : "saved");
     }
+    KELPIE_ASSERT(!restore->is_in_place);
     return kelpie__backend_can_restore(monitor, error);
 }
 
@@ -426,6 +452,7 @@ static void restore_adopt_transient(struct kelpie_restore *restore, const char *
                                     size_t length, const char *name) {
     struct kelpie_config_values *config = &restore->monitor->config;
     bool is_transient = false;
+    KELPIE_ASSERT(restore->phase == KELPIE_RESTORE_IDLE);
     kelpie__ignore(kelpie__json_find_bool(params, length, "transient", &is_transient));
     if (is_transient) {
         kelpie__ignore(kelpie__text_copy(config->snapshot, sizeof(config->snapshot), name));
@@ -435,6 +462,7 @@ static void restore_adopt_transient(struct kelpie_restore *restore, const char *
 
 void kelpie__restore_request(struct kelpie_monitor *monitor, struct kelpie_reply reply,
                              const char *params, size_t length) {
+    KELPIE_ASSERT(reply.client != 0);
     struct kelpie_restore *restore = &monitor->restore;
     struct kelpie_error error = {0};
     char name[KELPIE_NAME_BYTES_MAX + 1] = "";
@@ -456,6 +484,8 @@ void kelpie__restore_request(struct kelpie_monitor *monitor, struct kelpie_reply
         return;
     }
     restore->reply = reply;
+    KELPIE_ASSERT(monitor->lifecycle.vmm != NULL);
+    KELPIE_ASSERT(monitor->pause.phase == KELPIE_PAUSE_TAKEN);
     restore->is_in_place = true;
     restore->timeout_ms = kelpie__min_u64(timeout_ms, KELPIE_BOOT_TIMEOUT_MS_MAX);
     if (KELPIE_CANARY(monitor->os, 12)) {

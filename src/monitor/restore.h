@@ -87,6 +87,8 @@ void kelpie__restore_guest_closed(struct kelpie_monitor *monitor, const struct k
 /* ---- restore_end.c: for restore.c ------------------------------------------------------------ */
 
 void kelpie__restore_check(const struct kelpie_restore *restore);
+/* Changes the phase by its table. */
+void kelpie__restore_enter(struct kelpie_restore *restore, enum kelpie_restore_phase next);
 /* Nothing of it fires any more. */
 void kelpie__restore_disarm(struct kelpie_restore *restore);
 /* It is over, however it ended. */

@@ -12,11 +12,65 @@
 #include "os/os_call.h"
 #include "wire/wire.h"
 
+/* From a row's phase to those after it. A start that ends leaves from anywhere, and so does a VM
+ * whose VMM has ended. */
+#define BIT(phase) (1u << (KELPIE_RESTORE_##phase))
+#define GIVEN_UP (BIT(ENDING) | BIT(IDLE))
+static const uint32_t restore_next[] = {
+    [KELPIE_RESTORE_IDLE] = BIT(CHECKING),
+    [KELPIE_RESTORE_CHECKING] = BIT(LOADING) | GIVEN_UP,
+    [KELPIE_RESTORE_LOADING] = BIT(STILLING) | BIT(WAKING) | GIVEN_UP,
+    [KELPIE_RESTORE_STILLING] = BIT(WAKING) | GIVEN_UP,
+    [KELPIE_RESTORE_WAKING] = BIT(GREETING) | GIVEN_UP,
+    [KELPIE_RESTORE_GREETING] = BIT(QUIETING) | BIT(ARRIVING) | GIVEN_UP,
+    [KELPIE_RESTORE_QUIETING] = BIT(PAUSING) | GIVEN_UP,
+    [KELPIE_RESTORE_PAUSING] = BIT(ARRIVING) | GIVEN_UP,
+    [KELPIE_RESTORE_ARRIVING] = GIVEN_UP,
+    [KELPIE_RESTORE_ENDING] = BIT(RETURNING) | BIT(IDLE),
+    /* the old VMM, which was told to stand still, has to answer that first */
+    [KELPIE_RESTORE_RETURNING] = BIT(RETURNING) | BIT(IDLE),
+};
+static_assert(KELPIE_ARRAY_COUNT(restore_next) == KELPIE_RESTORE_RETURNING + 1,
+              "the table has a row for every phase");
+#undef BIT
+#undef GIVEN_UP
+
 void kelpie__restore_check(const struct kelpie_restore *restore) {
+    bool needs_candidate =
+        restore->phase >= KELPIE_RESTORE_LOADING && restore->phase <= KELPIE_RESTORE_ENDING;
     KELPIE_ASSERT(restore->monitor != NULL);
-    KELPIE_ASSERT(restore->phase != KELPIE_RESTORE_IDLE || restore->candidate == NULL);
-    KELPIE_ASSERT(restore->phase != KELPIE_RESTORE_IDLE || restore->reply.client == 0);
-    KELPIE_ASSERT(!restore->is_old_stilled || restore->is_in_place);
+    KELPIE_ASSERT(restore->phase <= KELPIE_RESTORE_RETURNING);
+    KELPIE_ASSERT(restore->failure.code <= 0);
+    if (restore->phase == KELPIE_RESTORE_IDLE) {
+        KELPIE_ASSERT(restore->candidate == NULL);
+        KELPIE_ASSERT(restore->reply.client == 0);
+        KELPIE_ASSERT(restore->failure.code == 0);
+        KELPIE_ASSERT(!restore->is_in_place);
+    }
+    if (needs_candidate) {
+        KELPIE_ASSERT(restore->candidate != NULL);
+    }
+    if (restore->is_in_place) { /* what takes the place of a machine is no first start */
+        KELPIE_ASSERT(!restore->is_template);
+    } else {
+        KELPIE_ASSERT(!restore->is_old_stilled);
+        KELPIE_ASSERT(!restore->is_stilling);
+    }
+    if (kelpie__child_is_running(&restore->child)) {
+        KELPIE_ASSERT(restore->phase == KELPIE_RESTORE_CHECKING);
+    }
+}
+
+void kelpie__restore_enter(struct kelpie_restore *restore, enum kelpie_restore_phase next) {
+    KELPIE_ASSERT(next <= KELPIE_RESTORE_RETURNING);
+    KELPIE_ASSERT((restore_next[restore->phase] & (1u << next)) != 0);
+    if (next >= KELPIE_RESTORE_LOADING && next <= KELPIE_RESTORE_ARRIVING) {
+        KELPIE_ASSERT(restore->failure.code == 0);
+        KELPIE_ASSERT(restore->candidate->source != NULL);
+    } else if (next != KELPIE_RESTORE_CHECKING && next != KELPIE_RESTORE_IDLE) {
+        KELPIE_ASSERT(restore->failure.code < 0);
+    }
+    restore->phase = next;
 }
 
 void kelpie__restore_disarm(struct kelpie_restore *restore) {
@@ -26,7 +80,7 @@ void kelpie__restore_disarm(struct kelpie_restore *restore) {
 }
 
 void kelpie__restore_idle(struct kelpie_restore *restore) {
-    restore->phase = KELPIE_RESTORE_IDLE;
+    kelpie__restore_enter(restore, KELPIE_RESTORE_IDLE);
     restore->is_in_place = false;
     restore->is_template = false;
     restore->is_old_stilled = false;
@@ -98,7 +152,7 @@ void kelpie__restore_return(struct kelpie_restore *restore) {
     struct kelpie_error error = {0};
     KELPIE_ASSERT(restore->candidate == NULL);
     if (restore->is_stilling && lifecycle->vmm != NULL) { /* it will be told to go on */
-        restore->phase = KELPIE_RESTORE_RETURNING;
+        kelpie__restore_enter(restore, KELPIE_RESTORE_RETURNING);
         return;
     }
     bool is_alive = restore->is_old_stilled && lifecycle->vmm != NULL &&
@@ -108,7 +162,8 @@ void kelpie__restore_return(struct kelpie_restore *restore) {
         kelpie__restore_refuse(restore);
         return;
     }
-    restore->phase = KELPIE_RESTORE_RETURNING;
+    kelpie__restore_enter(restore, KELPIE_RESTORE_RETURNING);
+    KELPIE_ASSERT(restore->is_in_place);
     int status = kelpie__vmm_resume(lifecycle->vmm, restore_returned, restore, &error);
     if (status < 0) {
         restore_returned(restore, status, &error);
@@ -119,6 +174,7 @@ static void restore_undo(void *context) {
     struct kelpie_restore *restore = context;
     struct kelpie_candidate *candidate = restore->candidate;
     KELPIE_ASSERT(restore->failure.code < 0);
+    KELPIE_ASSERT(restore->phase == KELPIE_RESTORE_ENDING);
     restore->candidate = NULL;
     kelpie__candidate_destroy(restore->monitor, candidate, &restore->failure);
     kelpie__restore_return(restore);
@@ -132,8 +188,10 @@ void kelpie__restore_fail(struct kelpie_restore *restore, const struct kelpie_er
     if (restore->phase == KELPIE_RESTORE_ENDING || restore->phase == KELPIE_RESTORE_IDLE) {
         return; /* the first cause counts */
     }
+    KELPIE_ASSERT(restore->phase < KELPIE_RESTORE_ENDING);
+    KELPIE_ASSERT(restore->candidate != NULL);
     restore->failure = *why;
-    restore->phase = KELPIE_RESTORE_ENDING;
+    kelpie__restore_enter(restore, KELPIE_RESTORE_ENDING);
     kelpie__restore_disarm(restore);
     struct kelpie_vmm *vmm = restore->candidate->vmm;
     if (vmm != NULL && vmm->state != KELPIE_VMM_NEW && vmm->state != KELPIE_VMM_ENDED) {
@@ -177,6 +235,7 @@ bool kelpie__restore_gives_way(struct kelpie_restore *restore) {
 
 void kelpie__restore_vmm_ended(struct kelpie_restore *restore, const struct kelpie_vmm_end *end) {
     struct kelpie_error error = {0};
+    KELPIE_ASSERT(restore->candidate->vmm->state == KELPIE_VMM_ENDED);
     kelpie__ignore(kelpie__fail(&error, restore_code(end->code), 0,
                                 "the VMM ended before the saved VM was back: %s", end->text));
     if (restore->phase == KELPIE_RESTORE_ENDING) {
@@ -185,7 +244,7 @@ void kelpie__restore_vmm_ended(struct kelpie_restore *restore, const struct kelp
     }
     kelpie__restore_disarm(restore);
     restore->failure = error;
-    restore->phase = KELPIE_RESTORE_ENDING;
+    kelpie__restore_enter(restore, KELPIE_RESTORE_ENDING);
     restore_undo(restore);
 }
 

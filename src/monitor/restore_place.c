@@ -34,17 +34,21 @@ struct kelpie_candidate *kelpie__candidate_create(struct kelpie_monitor *monitor
     candidate->source = source;
     kelpie__guest_init(&candidate->guest, monitor, &candidate->relay);
     kelpie__relay_init(&candidate->relay, monitor, &candidate->guest);
+    KELPIE_ASSERT(candidate->guest.relay == &candidate->relay);
+    KELPIE_ASSERT(candidate->relay.guest == &candidate->guest);
     return candidate;
 }
 
 void kelpie__restore_set_source(struct kelpie_restore *restore, struct kelpie_source *source) {
     struct kelpie_capture *capture = &restore->monitor->capture;
+    KELPIE_ASSERT(source == NULL || source != restore->source);
     source_destroy(restore->monitor->os, restore->source);
     restore->source = source;
     capture->base = source != NULL ? source->base : KELPIE_OS_NO_HANDLE;
     kelpie__ignore(
         kelpie__text_copy(capture->kernel_digest, sizeof(capture->kernel_digest),
                           source != NULL ? source->snapshot.manifest.kernel_digest : ""));
+    KELPIE_ASSERT(source == NULL || capture->base >= 0);
 }
 
 void kelpie__candidate_destroy(struct kelpie_monitor *monitor, struct kelpie_candidate *candidate,
@@ -74,6 +78,7 @@ static void restore_fill_record(const struct kelpie_restore *restore,
     const struct kelpie_candidate *candidate = restore->candidate;
     const struct kelpie_source *source = candidate->source;
     const struct kelpie_monitor *monitor = restore->monitor;
+    KELPIE_ASSERT(source->layer_count <= KELPIE_DISK_LAYER_COUNT_MAX);
 #define COPY(field, text)                                                                          \
     kelpie__ignore(kelpie__text_copy(record->field, sizeof(record->field), text))
     COPY(backend, candidate->vmm->operations->name);
@@ -109,18 +114,24 @@ static void restore_fill_record(const struct kelpie_restore *restore,
 static void restore_end_old(struct kelpie_restore *restore, const char *name) {
     struct kelpie_monitor *monitor = restore->monitor;
     struct kelpie_error why = {0};
+    KELPIE_ASSERT(restore->is_in_place);
+    KELPIE_ASSERT(monitor->lifecycle.vmm != NULL);
     kelpie__ignore(kelpie__fail(&why, KELPIE_E_CANCELLED, 0,
                                 "the VM was restored from snapshot \"%s\", and nothing of what it "
                                 "did since goes on",
                                 name));
     kelpie__lifecycle_end_machine(&monitor->lifecycle, &why);
     kelpie__restore_set_source(restore, NULL);
+    KELPIE_ASSERT(monitor->lifecycle.vmm == NULL);
 }
 
 static void restore_move_in(struct kelpie_restore *restore) {
     struct kelpie_monitor *monitor = restore->monitor;
     struct kelpie_candidate *candidate = restore->candidate;
     struct kelpie_error error = {0};
+    KELPIE_ASSERT(monitor->lifecycle.vmm == NULL);
+    KELPIE_ASSERT(candidate->vmm != NULL);
+    KELPIE_ASSERT(restore->source == NULL);
     kelpie__lifecycle_take_machine(&monitor->lifecycle, candidate->vmm, &candidate->spec);
     candidate->vmm = NULL;
     kelpie__guest_take(&monitor->guest, &candidate->guest);
@@ -135,6 +146,7 @@ static void restore_move_in(struct kelpie_restore *restore) {
     candidate->source = NULL;
     restore->candidate = NULL;
     kelpie__ignore(kelpie__fail(&error, KELPIE_E_CANCELLED, 0, "it took its place"));
+    KELPIE_ASSERT(monitor->guest.phase == KELPIE_GUEST_LIVE);
     kelpie__candidate_destroy(monitor, candidate, &error);
 }
 
@@ -146,6 +158,8 @@ static int restore_decide(struct kelpie_restore *restore, const struct kelpie_vm
     struct kelpie_lifecycle *lifecycle = &monitor->lifecycle;
     struct kelpie_os *os = monitor->os;
     int directory = monitor->directory.vm;
+    KELPIE_ASSERT(kelpie__state_is_live(record->state));
+    KELPIE_ASSERT(record->vmm_pid == restore->candidate->vmm->pid);
     bool is_lasting =
         !monitor->config.is_ephemeral && kelpie__lasting_differs(record, &lifecycle->record);
     if (is_lasting) {
@@ -169,6 +183,8 @@ int kelpie__restore_take_place(struct kelpie_restore *restore, struct kelpie_err
     struct kelpie_monitor *monitor = restore->monitor;
     struct kelpie_lifecycle *lifecycle = &monitor->lifecycle;
     KELPIE_ASSERT(restore->candidate->guest.phase == KELPIE_GUEST_LIVE);
+    KELPIE_ASSERT(restore->phase == KELPIE_RESTORE_ARRIVING);
+    KELPIE_ASSERT(restore->failure.code == 0);
     struct kelpie_vm_record *record = kelpie__alloc(monitor->os, sizeof(*record));
     if (record == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for the VM's record");
@@ -187,5 +203,7 @@ int kelpie__restore_take_place(struct kelpie_restore *restore, struct kelpie_err
         restore_end_old(restore, restore->candidate->source->snapshot.manifest.name);
     }
     restore_move_in(restore);
+    KELPIE_ASSERT(restore->candidate == NULL);
+    KELPIE_ASSERT(restore->source != NULL);
     return 0;
 }

@@ -15,6 +15,22 @@
 #define SOURCE_KIND "full"
 #define SOURCE_ARCHITECTURE "x86_64"
 
+void kelpie__source_check(const struct kelpie_source *source) {
+    KELPIE_ASSERT(source->monitor != NULL);
+    KELPIE_ASSERT(source->layer_count <= KELPIE_DISK_LAYER_COUNT_MAX);
+    if (source->snapshot.directory >= 0) {
+        KELPIE_ASSERT(source->snapshot.store == &source->store);
+        KELPIE_ASSERT(!source->snapshot.is_temporary);
+    }
+    if (source->map >= 0) {
+        KELPIE_ASSERT(source->memory >= 0);
+    }
+    if (source->memory >= 0) { /* it lies over a base, else it is one */
+        KELPIE_ASSERT(source->base >= 0);
+        KELPIE_ASSERT(source->device >= 0);
+    }
+}
+
 /* ---- whether it fits ------------------------------------------------------------------------- */
 
 static int source_differs(struct kelpie_error *error, const char *what, const char *saved,
@@ -77,6 +93,7 @@ static int source_check_config(const struct kelpie_source *source, struct kelpie
     if (saved == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a configuration");
     }
+    KELPIE_ASSERT(source->snapshot.directory >= 0);
     int status = kelpie__snapshot_config(&source->snapshot, saved, error);
     if (status == 0) {
         status = source_check_text(error, "root", saved->root, here->root);
@@ -111,6 +128,9 @@ static int source_describe(struct kelpie_source *source, struct kelpie_error *er
     const struct kelpie_manifest *manifest = &source->snapshot.manifest;
     struct kelpie_vmm_description *description = &source->description;
     struct kelpie_guest_continuity *continuity = &source->continuity;
+    static_assert(sizeof(description->version) == sizeof(manifest->vmm_version), "copied whole");
+    static_assert(sizeof(description->machine) == sizeof(manifest->machine), "copied whole");
+    static_assert(sizeof(description->cpu) == sizeof(manifest->cpu), "copied whole");
 #define COPY(to, from) kelpie__text_copy(to, sizeof(to), from)
     bool is_good =
         COPY(description->vmm, manifest->backend) &&
@@ -159,6 +179,7 @@ int kelpie__source_open(struct kelpie_source *source, struct kelpie_monitor *mon
     if (status == 0 && is_template) {
         kelpie__template_touch(&source->snapshot);
     }
+    kelpie__source_check(source);
     return status;
 }
 
@@ -170,6 +191,7 @@ static void source_close_handle(struct kelpie_source *source, int *handle) {
 }
 
 void kelpie__source_release(struct kelpie_source *source) {
+    kelpie__source_check(source);
     source_close_handle(source, &source->device);
     source_close_handle(source, &source->memory);
     source_close_handle(source, &source->map);
@@ -183,6 +205,7 @@ void kelpie__source_let_go(struct kelpie_source *source) {
         return;
     }
     kelpie__ignore(kelpie__text_copy(name, sizeof(name), source->snapshot.manifest.name));
+    KELPIE_ASSERT(source->snapshot.store == &source->store);
     kelpie__snapshot_close(&source->snapshot);
     source->snapshot.directory = KELPIE_OS_NO_HANDLE;
     if (!source->is_template && config->is_snapshot_transient &&
@@ -197,6 +220,7 @@ void kelpie__source_close(struct kelpie_source *source) {
         return;
     }
     kelpie__source_release(source);
+    KELPIE_ASSERT(source->device == KELPIE_OS_NO_HANDLE);
     source_close_handle(source, &source->base);
     kelpie__source_let_go(source);
     if (source->store.os != NULL) {

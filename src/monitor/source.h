@@ -38,6 +38,7 @@ struct kelpie_source {
 KELPIE_MUST_CHECK int kelpie__source_open(struct kelpie_source *source,
                                           struct kelpie_monitor *monitor, const char *name,
                                           bool is_template, struct kelpie_error *error);
+void kelpie__source_check(const struct kelpie_source *source);
 /* Links the layers of its disk into the VM's directory. True: they are there, and the files were
  * compared since the host's boot. False: kelpie__source_work has to do it, in a worker. */
 KELPIE_MUST_CHECK bool kelpie__source_is_ready(struct kelpie_source *source);

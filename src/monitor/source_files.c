@@ -24,10 +24,18 @@
 /* in the VM's directory: what a snapshot of it needs besides its own */
 #define SOURCE_KEPT_DIRECTORY "kept"
 
+static_assert(KELPIE_MANIFEST_DISK_COUNT_MAX <= KELPIE_VMM_DISK_COUNT_MAX,
+              "every disk of a snapshot has a place in the VM");
+
 /* ---- layers ---------------------------------------------------------------------------------- */
+
+static_assert(sizeof(SOURCE_LAYER_PREFIX) - 1 + 2 * SOURCE_ID_BYTES + sizeof(".qcow2") <=
+                  KELPIE_RECORD_LAYER_BYTES_MAX,
+              "the name of a layer fits");
 
 /* A file of the snapshot that belongs to its writable disk. */
 static bool layer_is_one(const struct kelpie_manifest *manifest, const char *name) {
+    KELPIE_ASSERT(manifest->disk_count <= KELPIE_MANIFEST_DISK_COUNT_MAX);
     if (!kelpie__text_has_prefix(name, SOURCE_LAYER_PREFIX)) {
         return false;
     }
@@ -49,6 +57,7 @@ static int layer_copy(struct kelpie_os *os, int file, int directory, const char 
     char part[KELPIE_MANIFEST_NAME_BYTES_MAX + sizeof(SOURCE_COPY_SUFFIX)];
     bool fits = kelpie__text_format(part, sizeof(part), "%s" SOURCE_COPY_SUFFIX, name);
     KELPIE_ASSERT(fits);
+    KELPIE_ASSERT(file >= 0);
     int copy = kelpie__os_open(os, directory, part,
                                KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE |
                                    KELPIE_OS_OPEN_TRUNCATE,
@@ -70,6 +79,8 @@ static int layer_copy(struct kelpie_os *os, int file, int directory, const char 
 /* 0, or a negative errno value: -EXDEV when only a copy would do and none is wanted. */
 static int layer_lay(struct kelpie_os *os, const struct kelpie_snapshot *snapshot, const char *name,
                      int directory, bool may_copy) {
+    KELPIE_ASSERT(snapshot->directory >= 0);
+    KELPIE_ASSERT(kelpie__manifest_is_file_name(name));
     if (layer_is_there(os, directory, name)) {
         return 0; /* the VM's own, or one that it had before: a name has one content */
     }
@@ -106,6 +117,8 @@ void kelpie__source_lay(const struct kelpie_snapshot *snapshot, const char *name
 static int layers_lay(struct kelpie_os *os, const struct kelpie_snapshot *snapshot, int directory,
                       bool may_copy, struct kelpie_error *error) {
     const struct kelpie_manifest *manifest = &snapshot->manifest;
+    KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
+    KELPIE_ASSERT(directory >= 0);
     for (uint32_t i = 0; i < manifest->file_count; i += 1) {
         const char *name = manifest->files[i].name;
         int status =
@@ -120,6 +133,7 @@ static int layers_lay(struct kelpie_os *os, const struct kelpie_snapshot *snapsh
 
 bool kelpie__source_is_ready(struct kelpie_source *source) {
     struct kelpie_monitor *monitor = source->monitor;
+    kelpie__source_check(source);
     return kelpie__seal_is_known(monitor->os, source->snapshot.directory,
                                  &source->snapshot.manifest) &&
            layers_lay(monitor->os, &source->snapshot, monitor->directory.vm, false, NULL) == 0;
@@ -127,8 +141,8 @@ bool kelpie__source_is_ready(struct kelpie_source *source) {
 
 int kelpie__source_work(struct kelpie_snapshot *snapshot, int vm_directory,
                         struct kelpie_error *error) {
-    int status = kelpie__snapshot_verify(snapshot, false, error);
     KELPIE_ASSERT(vm_directory >= 0);
+    int status = kelpie__snapshot_verify(snapshot, false, error);
     return status < 0 ? status
                       : layers_lay(snapshot->store->os, snapshot, vm_directory, true, error);
 }
@@ -137,6 +151,7 @@ int kelpie__source_work(struct kelpie_snapshot *snapshot, int vm_directory,
 
 static int source_list_layers(struct kelpie_source *source, struct kelpie_error *error) {
     const struct kelpie_manifest *manifest = &source->snapshot.manifest;
+    KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
     source->layer_count = 0;
     for (uint32_t i = 0; i < manifest->file_count; i += 1) {
         const char *name = manifest->files[i].name;
@@ -155,10 +170,13 @@ static int source_list_layers(struct kelpie_source *source, struct kelpie_error 
         }
         source->layer_count += 1;
     }
+    /* one place is left for the VM's own */
+    KELPIE_ASSERT(source->layer_count < KELPIE_DISK_LAYER_COUNT_MAX);
     return 0;
 }
 
 static int source_name_layer(struct kelpie_source *source, struct kelpie_error *error) {
+    KELPIE_ASSERT(source->layer_count < KELPIE_DISK_LAYER_COUNT_MAX);
     uint8_t bytes[SOURCE_ID_BYTES];
     char id[2 * SOURCE_ID_BYTES + 1];
     char *name = source->layers[source->layer_count];
@@ -178,6 +196,7 @@ static int source_make_layer(struct kelpie_source *source, const struct kelpie_m
                              struct kelpie_error *error) {
     struct kelpie_os *os = source->monitor->os;
     int directory = source->monitor->directory.vm;
+    KELPIE_ASSERT(!disk->is_read_only);
     int status = source_list_layers(source, error);
     if (status == 0) {
         status = source_name_layer(source, error);
@@ -186,6 +205,7 @@ static int source_make_layer(struct kelpie_source *source, const struct kelpie_m
         return status;
     }
     const char *name = source->layers[source->layer_count - 1];
+    KELPIE_ASSERT(!kelpie__text_equal(name, disk->file));
     int backing = kelpie__os_open(os, directory, disk->file, KELPIE_OS_OPEN_READ, 0);
     if (backing < 0) {
         return kelpie__fail(error, KELPIE_E_IO, -backing, "open the disk layer \"%s\"", disk->file);
@@ -214,6 +234,8 @@ static int source_make_layer(struct kelpie_source *source, const struct kelpie_m
 /* A read-only disk is used where it lies: the snapshot is there while the VM lives. */
 static int source_add_disk(struct kelpie_source *source, uint32_t index,
                            struct kelpie_error *error) {
+    KELPIE_ASSERT(index < source->snapshot.manifest.disk_count);
+    KELPIE_ASSERT(source->disks[index].path == NULL);
     const struct kelpie_manifest_disk *disk = &source->snapshot.manifest.disks[index];
     char *path = source->paths[index];
     bool fits = false;
@@ -246,6 +268,7 @@ static int source_add_disk(struct kelpie_source *source, uint32_t index,
 
 static int source_open_file(struct kelpie_source *source, const char *name, uint32_t flags,
                             int *out, struct kelpie_error *error) {
+    KELPIE_ASSERT(*out == KELPIE_OS_NO_HANDLE);
     int file = kelpie__os_open(source->monitor->os, source->snapshot.directory, name, flags, 0);
     if (file < 0) {
         return kelpie__fail(error, KELPIE_E_SNAPSHOT_CORRUPTED, -file,
@@ -258,6 +281,7 @@ static int source_open_file(struct kelpie_source *source, const char *name, uint
 static int source_open_memory(struct kelpie_source *source, struct kelpie_error *error) {
     bool has_base = source->snapshot.manifest.has_base;
     const uint32_t flags = KELPIE_OS_OPEN_READ;
+    KELPIE_ASSERT(source->snapshot.directory >= 0);
     int status =
         source_open_file(source, KELPIE_SNAPSHOT_DEVICE_FILE, flags, &source->device, error);
     if (status == 0) {
@@ -272,6 +296,9 @@ static int source_open_memory(struct kelpie_source *source, struct kelpie_error 
     if (status == 0 && has_base) {
         status = source_open_file(source, KELPIE_SNAPSHOT_MAP_FILE, flags, &source->map, error);
     }
+    /* a map stands beside the memory that it is of, and over a base */
+    KELPIE_ASSERT(status < 0 || (source->memory >= 0) == has_base);
+    KELPIE_ASSERT(status < 0 || (source->map >= 0) == has_base);
     return status;
 }
 
@@ -279,6 +306,7 @@ int kelpie__source_prepare(struct kelpie_source *source, struct kelpie_vmm_spec 
                            struct kelpie_error *error) {
     const struct kelpie_monitor *monitor = source->monitor;
     const struct kelpie_manifest *manifest = &source->snapshot.manifest;
+    kelpie__source_check(source);
     int status = source_open_memory(source, error);
     for (uint32_t i = 0; i < manifest->disk_count && status == 0; i += 1) {
         status = source_add_disk(source, i, error);
@@ -298,6 +326,7 @@ int kelpie__source_prepare(struct kelpie_source *source, struct kelpie_vmm_spec 
                                      .cpu_count = manifest->cpu_count,
                                      .memory_mib = manifest->memory_mib,
                                      .restore = &source->restore};
+    KELPIE_ASSERT(source->layer_count <= KELPIE_DISK_LAYER_COUNT_MAX);
     return 0;
 }
 
@@ -306,6 +335,7 @@ int kelpie__source_prepare(struct kelpie_source *source, struct kelpie_vmm_spec 
 static int settle_open(struct kelpie_source *source) {
     struct kelpie_os *os = source->monitor->os;
     int parent = source->monitor->directory.vm;
+    KELPIE_ASSERT(source->base >= 0);
     /* What an earlier one left is of no use any more. */
     kelpie__ignore(kelpie__remove_directory(os, parent, SOURCE_KEPT_DIRECTORY));
     int status = kelpie__os_mkdir(os, parent, SOURCE_KEPT_DIRECTORY, SOURCE_DIRECTORY_MODE);
@@ -320,6 +350,8 @@ static bool settle_disk(struct kelpie_source *source, uint32_t index, int kept) 
     const struct kelpie_manifest_disk *disk = &source->snapshot.manifest.disks[index];
     char directory[KELPIE_PATH_BYTES_MAX];
     char path[KELPIE_PATH_BYTES_MAX];
+    KELPIE_ASSERT(disk->is_read_only);
+    KELPIE_ASSERT(kept >= 0);
     bool is_good = kelpie__text_join(directory, sizeof(directory), monitor->options.vm_directory,
                                      SOURCE_KEPT_DIRECTORY) &&
                    kelpie__text_join(path, sizeof(path), directory, disk->file);
@@ -346,6 +378,8 @@ void kelpie__source_settle(struct kelpie_source *source) {
     const struct kelpie_monitor *monitor = source->monitor;
     const struct kelpie_manifest *manifest = &source->snapshot.manifest;
     bool is_transient = kelpie__source_is_transient(source);
+    kelpie__source_check(source);
+    KELPIE_ASSERT(!source->is_template);
     int kept = settle_open(source);
     bool is_settled = kept >= 0 && kelpie__os_link(monitor->os, source->base, kept,
                                                    KELPIE_SNAPSHOT_BASE_FILE) == 0;
@@ -365,6 +399,7 @@ void kelpie__source_settle(struct kelpie_source *source) {
 static bool record_names(const struct kelpie_monitor *monitor,
                          const struct kelpie_vm_record *record, const char *name) {
     char first[KELPIE_RECORD_LAYER_BYTES_MAX];
+    KELPIE_ASSERT(record->layer_count <= KELPIE_DISK_LAYER_COUNT_MAX);
     for (uint32_t i = 0; i < record->layer_count; i += 1) {
         if (strcmp(record->layers[i], name) == 0) {
             return true;

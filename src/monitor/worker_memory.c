@@ -23,6 +23,8 @@ struct flatten {
 
 static int flatten_read(struct kelpie_os *os, int file, uint8_t *out, size_t count,
                         uint64_t offset) {
+    KELPIE_ASSERT(file >= 0);
+    KELPIE_ASSERT(count > 0);
     size_t done = 0;
     for (uint32_t i = 0; i < FLATTEN_TRIES && done < count; i += 1) {
         int64_t got = kelpie__os_pread(os, file, out + done, count - done, offset + done);
@@ -36,6 +38,8 @@ static int flatten_read(struct kelpie_os *os, int file, uint8_t *out, size_t cou
 
 static int flatten_write(const struct flatten *flatten, size_t count, uint64_t offset) {
     size_t done = 0;
+    KELPIE_ASSERT(count <= (size_t)FLATTEN_RUN_PAGES * FLATTEN_PAGE_BYTES);
+    KELPIE_ASSERT(offset % FLATTEN_PAGE_BYTES == 0);
     for (uint32_t i = 0; i < FLATTEN_TRIES && done < count; i += 1) {
         int64_t put = kelpie__os_pwrite(flatten->os, flatten->flat, flatten->buffer + done,
                                         count - done, offset + done);
@@ -62,6 +66,8 @@ static int flatten_part(const struct flatten *flatten, const uint8_t *map, size_
     uint32_t run = 0;
     int status = 0;
     uint64_t bits = (uint64_t)map_bytes * 8;
+    KELPIE_ASSERT(map_bytes <= FLATTEN_MAP_BYTES);
+    KELPIE_ASSERT(page_first % 8 == 0);
     for (uint64_t i = 0; i <= bits && status == 0; i += 1) {
         bool is_set = i < bits && (map[i / 8] >> (i % 8) & 1) != 0;
         if (run > 0 && (!is_set || run == FLATTEN_RUN_PAGES)) {
@@ -69,15 +75,19 @@ static int flatten_part(const struct flatten *flatten, const uint8_t *map, size_
             run = 0;
         }
         run += is_set ? 1 : 0;
+        KELPIE_ASSERT(run <= FLATTEN_RUN_PAGES);
     }
+    KELPIE_ASSERT(status < 0 || run == 0);
     return status;
 }
 
 static int flatten_all(const struct flatten *flatten, int map, uint64_t map_bytes) {
     uint8_t part[FLATTEN_MAP_BYTES];
     int status = 0;
+    KELPIE_ASSERT(flatten->buffer != NULL);
     for (uint64_t at = 0; at < map_bytes && status == 0; at += sizeof(part)) {
         size_t count = (size_t)kelpie__min_u64(map_bytes - at, sizeof(part));
+        KELPIE_ASSERT(count > 0);
         status = flatten_read(flatten->os, map, part, count, at);
         if (status == 0) {
             status = flatten_part(flatten, part, count, at * 8);
@@ -90,6 +100,8 @@ int kelpie__worker_flatten(struct kelpie_os *os, int base, int memory, int map, 
                            struct kelpie_error *error) {
     struct flatten flatten = {.os = os, .memory = memory, .flat = flat};
     struct kelpie_os_stat sizes[3];
+    KELPIE_ASSERT(flat != base);
+    KELPIE_ASSERT(flat != memory);
     int status = kelpie__os_stat(os, base, "", false, &sizes[0]);
     if (status == 0) {
         status = kelpie__os_stat(os, memory, "", false, &sizes[1]);
