@@ -303,13 +303,23 @@ static void test_snapshot_worker_killed(const struct harness *harness) {
 }
 
 static const char *const death_points[] = {
+    /* Starting, running, and this; the first, for a start after a crash writes it more often. */
+    "rename role=monitor path=state.json* nth=3",
     "mkdir role=monitor path=.new-* nth=1",
     "truncate role=monitor nth=1",
-    "pwrite role=monitor nth=9",
+    "pwrite role=monitor nth=30", /* of memory */
     "rename role=monitor path=manifest.json* nth=1",
     "rename role=monitor path=lasting.json* nth=1",
-    "rename role=monitor path=state.json* nth=3", /* starting, running, and this */
 };
+
+/* Crashed, and started over what is on its disk. */
+static struct kelpie_vm *start_again(struct contract *contract) {
+    struct kelpie_vm *vm = NULL;
+    CONTRACT_OK(kelpie_vm_open(contract->kelpie, "killed", &vm, &broken));
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    contract_sh_says(vm, "cat /root/file; rm /root/file; sync", "kept\n");
+    return vm;
+}
 
 /* The monitor dies at several places of a snapshot: the VM has crashed, nothing is listed, and
  * whoever opens the library next removes what is left. */
@@ -317,8 +327,10 @@ static void test_snapshot_monitor_killed(const struct harness *harness) {
     for (size_t i = 0; i < sizeof(death_points) / sizeof(death_points[0]); i += 1) {
         char plan[128];
         snprintf(plan, sizeof(plan), "%s => kill", death_points[i]);
+        printf("# %s\n", plan);
         struct contract contract = contract_open_faulty(harness, plan);
-        struct kelpie_vm *vm = contract_start_with_disk(&contract, "killed");
+        struct kelpie_vm *vm =
+            i == 0 ? contract_start_with_disk(&contract, "killed") : start_again(&contract);
         contract_sh_says(vm, "echo kept >/root/file; sync", "");
         refused(vm, "never", KELPIE_E_CRASHED, "monitor");
         contract_wait_state(vm, KELPIE_VM_CRASHED);
@@ -326,21 +338,18 @@ static void test_snapshot_monitor_killed(const struct harness *harness) {
         setenv("KELPIE_FAULT_PLAN", "wait role=none nth=1 => EIO", 1);
         contract = contract_open(harness);
         size_t count = contract_listed(&contract);
-        bool is_last = i + 1 == sizeof(death_points) / sizeof(death_points[0]);
-        HARNESS_CHECK(count == 0 || is_last, "only one that was whole may be listed");
+        HARNESS_CHECK(count == 0 || i == 0, "only one that was whole may be listed");
         if (count == 1) {
             CONTRACT_OK(kelpie_snapshot_verify(contract.kelpie, "never", &broken));
             contract_remove_snapshot(&contract, "never");
         }
         contract_store_is_empty(&contract);
-        CONTRACT_OK(kelpie_vm_open(contract.kelpie, "killed", &vm, &broken));
-        CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
-        contract_sh_says(vm, "cat /root/file", "kept\n");
-        contract_end(vm);
         contract_close(&contract);
     }
-    const struct contract last = {.harness = harness};
-    contract_remove_root(&last);
+    struct contract contract = contract_open(harness);
+    contract_end(start_again(&contract));
+    contract_remove_root(&contract);
+    contract_close(&contract);
 }
 
 /* The same with QEMU. */
