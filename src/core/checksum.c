@@ -8,15 +8,20 @@
 #include <xxhash.h>
 
 #include "core/base.h"
+#include "core/checksum_wide.h"
 #include "core/text.h"
 
+#define CHECKSUM_WIDE_BYTES_MIN 1024u /* below it there is nothing to win */
+
 uint64_t kelpie__checksum_u64(const void *bytes, size_t count) {
-    KELPIE_ASSERT(bytes != NULL);
-    return XXH3_64bits(bytes, count);
+    return kelpie__checksum_seeded(bytes, count, 0); /* as XXH3 has it */
 }
 
 uint64_t kelpie__checksum_seeded(const void *bytes, size_t count, uint64_t seed) {
     KELPIE_ASSERT(bytes != NULL);
+    if (count >= CHECKSUM_WIDE_BYTES_MIN && kelpie__checksum_has_wide()) {
+        return kelpie__checksum_wide(bytes, count, seed);
+    }
     return XXH3_64bits_withSeed(bytes, count, seed);
 }
 
