@@ -111,7 +111,7 @@ static void owner_dies(const struct harness *harness, uint64_t delay_us) {
 static void test_owner_killed(const struct harness *harness) {
     const uint32_t rounds = harness_count(harness, 100);
     for (uint32_t i = 0; i < rounds; i += 1) {
-        owner_dies(harness, harness_random(harness, "owner", i) % 3000000);
+        owner_dies(harness, harness_random(harness, "owner", i) % 2500000);
     }
 }
 
@@ -210,7 +210,7 @@ static void test_console_flood(const struct harness *harness) {
     struct kelpie_vm *vm = contract_create(&contract, "flood", config);
     CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
     uint64_t quiet_ms = exec_median_ms(vm);
-    uint64_t bytes = harness->scale > 1 ? 500000 : 6000000;
+    uint64_t bytes = harness->scale > 1 ? 150000 : 6000000;
     char script[200];
     snprintf(script, sizeof(script), "yes 'a line for the console' | head -c %llu >/dev/console",
              (unsigned long long)bytes);
