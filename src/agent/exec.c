@@ -339,6 +339,9 @@ void kelpie__agent_exec_advance(struct kelpie_agent_exec *exec) {
         exec->order = exec->agent->execs.order_counter;
         exec->state = KELPIE_AGENT_EXEC_FINISHED;
     }
+    if (exec->state == KELPIE_AGENT_EXEC_FINISHED) {
+        kelpie__agent_exec_streams_shrink(exec);
+    }
     bool is_due = exec->state == KELPIE_AGENT_EXEC_FINISHED && is_delivered && exec->channel != 0;
     if (is_due && !exec->is_exit_sent && kelpie__agent_may_send(exec->agent)) {
         exec_send_exit(exec);

@@ -178,6 +178,11 @@ void kelpie__agent_exec_answer(struct kelpie_agent_exec *exec);
 
 KELPIE_MUST_CHECK int kelpie__agent_exec_streams_init(struct kelpie_agent_exec *exec,
                                                       struct kelpie_error *error);
+/* Memory for a command whose options are known: input has none unless it is wanted. */
+KELPIE_MUST_CHECK int kelpie__agent_exec_streams_renew(struct kelpie_agent_exec *exec,
+                                                       struct kelpie_error *error);
+/* It has ended, and is remembered: what it holds is all that it needs memory for. */
+void kelpie__agent_exec_streams_shrink(struct kelpie_agent_exec *exec);
 void kelpie__agent_exec_streams_deinit(struct kelpie_agent_exec *exec);
 /* Closes everything and forgets all bytes: the slot is free. */
 void kelpie__agent_exec_streams_reset(struct kelpie_agent_exec *exec);

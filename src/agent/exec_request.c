@@ -195,6 +195,9 @@ void kelpie__agent_request_exec_start(struct kelpie_agent *agent, uint64_t id,
     if (status == 0) {
         status = start_read_options(params, exec, &error);
     }
+    if (status == 0) {
+        status = kelpie__agent_exec_streams_renew(exec, &error);
+    }
     if (status < 0) {
         if (exec != NULL) {
             kelpie__agent_exec_release(exec);

@@ -335,7 +335,8 @@ int kelpie__agent_exec_streams_init(struct kelpie_agent_exec *exec, struct kelpi
     struct kelpie_os *os = exec->agent->os;
     exec->input.exec = exec;
     exec->input.handle = KELPIE_OS_NO_HANDLE;
-    int status = kelpie__ring_init(&exec->input.ring, os, STREAM_INPUT_BYTES, error);
+    int status = 0;
+    kelpie__ring_init_empty(&exec->input.ring, os);
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(exec->outputs); i += 1) {
         struct kelpie_agent_output *output = &exec->outputs[i];
         output->exec = exec;
@@ -351,6 +352,30 @@ int kelpie__agent_exec_streams_init(struct kelpie_agent_exec *exec, struct kelpi
     }
     kelpie__agent_exec_streams_reset(exec);
     return 0;
+}
+
+int kelpie__agent_exec_streams_renew(struct kelpie_agent_exec *exec, struct kelpie_error *error) {
+    KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_RECEIVING);
+    int status = 0;
+    if (exec->options.has_input) {
+        status = kelpie__ring_renew(&exec->input.ring, STREAM_INPUT_BYTES, error);
+    }
+    for (size_t i = 0; status == 0 && i < KELPIE_ARRAY_COUNT(exec->outputs); i += 1) {
+        status = kelpie__ring_renew(&exec->outputs[i].sender.ring, STREAM_OUTPUT_BYTES, error);
+    }
+    return status;
+}
+
+void kelpie__agent_exec_streams_shrink(struct kelpie_agent_exec *exec) {
+    const struct kelpie_agent_input *input = &exec->input;
+    KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_FINISHED);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(exec->outputs); i += 1) {
+        KELPIE_ASSERT(exec->outputs[i].handle < 0);
+        kelpie__ring_shrink(&exec->outputs[i].sender.ring);
+    }
+    if (input->is_stopped || input->receiver.is_ended) { /* else bytes may still come */
+        kelpie__ring_shrink(&exec->input.ring);
+    }
 }
 
 void kelpie__agent_exec_streams_deinit(struct kelpie_agent_exec *exec) {

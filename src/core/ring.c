@@ -10,8 +10,8 @@
 #include "os/os_call.h"
 
 void kelpie__ring_check(const struct kelpie_ring *ring) {
-    KELPIE_ASSERT(ring->bytes != NULL && ring->capacity > 0);
-    KELPIE_ASSERT(ring->start < ring->capacity);
+    KELPIE_ASSERT((ring->bytes != NULL) == (ring->capacity > 0));
+    KELPIE_ASSERT(ring->start < ring->capacity || ring->start == 0);
     KELPIE_ASSERT(ring->acknowledged <= ring->sent);
     KELPIE_ASSERT(ring->sent <= ring->written);
     KELPIE_ASSERT(ring->written - ring->acknowledged <= ring->capacity);
@@ -30,12 +30,21 @@ int kelpie__ring_init(struct kelpie_ring *ring, struct kelpie_os *os, size_t cap
     return 0;
 }
 
-void kelpie__ring_deinit(struct kelpie_ring *ring) {
+static void ring_free(struct kelpie_ring *ring) {
     if (ring->bytes != NULL) {
         kelpie__ring_check(ring);
         kelpie__free(ring->os, ring->bytes, ring->capacity);
     }
+}
+
+void kelpie__ring_deinit(struct kelpie_ring *ring) {
+    ring_free(ring);
     *ring = (struct kelpie_ring){0};
+}
+
+void kelpie__ring_init_empty(struct kelpie_ring *ring, struct kelpie_os *os) {
+    *ring = (struct kelpie_ring){.os = os};
+    kelpie__ring_check(ring);
 }
 
 void kelpie__ring_begin(struct kelpie_ring *ring, uint64_t offset) {
@@ -47,12 +56,49 @@ void kelpie__ring_begin(struct kelpie_ring *ring, uint64_t offset) {
     kelpie__ring_check(ring);
 }
 
-void kelpie__ring_reset(struct kelpie_ring *ring) {
-    kelpie__ring_begin(ring, 0);
-}
-
 static size_t ring_used(const struct kelpie_ring *ring) {
     return (size_t)(ring->written - ring->acknowledged);
+}
+
+void kelpie__ring_shrink(struct kelpie_ring *ring) {
+    size_t used = ring_used(ring);
+    size_t first = (size_t)kelpie__min_u64(used, ring->capacity - ring->start);
+    kelpie__ring_check(ring);
+    if (used == ring->capacity) {
+        return;
+    }
+    uint8_t *bytes = used == 0 ? NULL : kelpie__alloc_raw(ring->os, used);
+    if (used > 0 && bytes == NULL) {
+        return;
+    }
+    if (used > 0) {
+        memcpy(bytes, ring->bytes + ring->start, first);
+        memcpy(bytes + first, ring->bytes, used - first);
+    }
+    ring_free(ring);
+    ring->bytes = bytes;
+    ring->capacity = used;
+    ring->start = 0;
+    kelpie__ring_check(ring);
+}
+
+int kelpie__ring_renew(struct kelpie_ring *ring, size_t capacity, struct kelpie_error *error) {
+    KELPIE_ASSERT(ring_used(ring) == 0);
+    if (ring->capacity == capacity) {
+        return 0;
+    }
+    struct kelpie_ring made;
+    int status = kelpie__ring_init(&made, ring->os, capacity, error);
+    if (status == 0) {
+        kelpie__ring_begin(&made, ring->written);
+        ring_free(ring);
+        *ring = made;
+    }
+    return status;
+}
+
+void kelpie__ring_reset(struct kelpie_ring *ring) {
+    kelpie__ring_begin(ring, 0);
 }
 
 static size_t ring_index(const struct kelpie_ring *ring, uint64_t offset) {
@@ -73,6 +119,10 @@ size_t kelpie__ring_unsent(const struct kelpie_ring *ring) {
 
 size_t kelpie__ring_write_view(struct kelpie_ring *ring, void **out) {
     size_t space = kelpie__ring_space(ring);
+    if (ring->capacity == 0) {
+        *out = NULL;
+        return 0;
+    }
     if (space == ring->capacity) {
         ring->start = 0;
     }
@@ -94,6 +144,9 @@ size_t kelpie__ring_write(struct kelpie_ring *ring, const void *bytes, size_t co
          piece += 1) { /* before and after the end of the buffer */
         void *room = NULL;
         size_t length = (size_t)kelpie__min_u64(kelpie__ring_write_view(ring, &room), count - done);
+        if (length == 0) {
+            break;
+        }
         memcpy(room, from + done, length);
         kelpie__ring_commit(ring, length);
         done += length;
@@ -104,6 +157,10 @@ size_t kelpie__ring_write(struct kelpie_ring *ring, const void *bytes, size_t co
 
 size_t kelpie__ring_send_view(const struct kelpie_ring *ring, const void **out) {
     size_t unsent = kelpie__ring_unsent(ring);
+    if (ring->capacity == 0) {
+        *out = NULL;
+        return 0;
+    }
     size_t index = ring_index(ring, ring->sent);
     *out = ring->bytes + index;
     return (size_t)kelpie__min_u64(unsent, ring->capacity - index);

@@ -2,7 +2,8 @@
  *
  * A byte ring with absolute offsets, for one stream: bytes are written at its end, sent, and
  * dropped when the peer has acknowledged them. What was sent and not acknowledged can be sent again
- * (a new connection). acknowledged <= sent <= written <= acknowledged + capacity, always.
+ * (a new connection). acknowledged <= sent <= written <= acknowledged + capacity, always. One that
+ * nothing will be written into can be shrunk to what it holds.
  */
 #ifndef KELPIE_CORE_RING_H
 #define KELPIE_CORE_RING_H
@@ -14,7 +15,7 @@ struct kelpie_os;
 
 struct kelpie_ring {
     struct kelpie_os *os; /* borrowed: until deinit */
-    uint8_t *bytes;       /* owned */
+    uint8_t *bytes;       /* owned; NULL: it has no room */
     size_t capacity;
     size_t start;          /* index of the byte at offset `acknowledged` */
     uint64_t acknowledged; /* absolute offsets */
@@ -25,7 +26,15 @@ struct kelpie_ring {
 KELPIE_MUST_CHECK int kelpie__ring_init(struct kelpie_ring *ring, struct kelpie_os *os,
                                         size_t capacity, struct kelpie_error *error);
 void kelpie__ring_deinit(struct kelpie_ring *ring); /* also of a zeroed one */
-void kelpie__ring_reset(struct kelpie_ring *ring);  /* all offsets 0 again; memory is kept */
+/* One without room, whose memory comes with kelpie__ring_renew. */
+void kelpie__ring_init_empty(struct kelpie_ring *ring, struct kelpie_os *os);
+/* Nothing more will be written: it keeps no more memory than what it holds needs, or stays as it is
+ * when there is none for a smaller one. */
+void kelpie__ring_shrink(struct kelpie_ring *ring);
+/* An empty one that was shrunk has this capacity again; one that has it stays as it is. */
+KELPIE_MUST_CHECK int kelpie__ring_renew(struct kelpie_ring *ring, size_t capacity,
+                                         struct kelpie_error *error);
+void kelpie__ring_reset(struct kelpie_ring *ring); /* all offsets 0 again; memory is kept */
 void kelpie__ring_begin(struct kelpie_ring *ring, uint64_t offset); /* empty, at this offset */
 void kelpie__ring_check(const struct kelpie_ring *ring);
 

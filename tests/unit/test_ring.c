@@ -119,6 +119,66 @@ static void test_cut_drop_and_begin(void **unused) {
     fake_destroy(fake);
 }
 
+/* What was written and where it stands are the same; it takes nothing more, until it is renewed. */
+static void test_shrunk_ring_holds_what_it_held(void **unused) {
+    (void)unused;
+    struct fake_os *fake = fake_create(0);
+    uint8_t bytes[CAPACITY];
+    for (size_t held = 0; held <= CAPACITY; held += 1) {
+        struct kelpie_ring ring;
+        uint64_t state = held + 1;
+        assert_int_equal(kelpie__ring_init(&ring, &fake->os, CAPACITY, NULL), 0);
+        kelpie__ring_begin(&ring, 40);
+        for (int i = 0; i < 20; i += 1) { /* somewhere in the middle, around its end at times */
+            write_some(&ring, &state);
+            kelpie__ring_mark_sent(&ring, kelpie__ring_unsent(&ring));
+            assert_true(kelpie__ring_acknowledge(&ring, ring.sent));
+        }
+        for (size_t i = 0; i < held; i += 1) {
+            bytes[i] = byte_at(ring.written + i);
+        }
+        assert_int_equal(kelpie__ring_write(&ring, bytes, held), held);
+        uint64_t written = ring.written;
+        kelpie__ring_shrink(&ring);
+        assert_int_equal(ring.capacity, held);
+        assert_int_equal(kelpie__ring_space(&ring), 0);
+        assert_int_equal(kelpie__ring_write(&ring, bytes, 1), 0);
+        assert_true(ring.written == written && kelpie__ring_unsent(&ring) == held);
+        for (size_t i = 0; i < 3 * CAPACITY; i += 1) {
+            check_unsent(&ring, &state);
+        }
+        kelpie__ring_mark_sent(&ring, kelpie__ring_unsent(&ring));
+        assert_true(kelpie__ring_acknowledge(&ring, written - held / 2));
+        kelpie__ring_shrink(&ring);
+        assert_int_equal(ring.capacity, held / 2);
+        assert_true(kelpie__ring_acknowledge(&ring, written));
+        assert_int_equal(kelpie__ring_renew(&ring, CAPACITY, NULL), 0);
+        assert_true(ring.written == written);
+        assert_int_equal(kelpie__ring_space(&ring), CAPACITY);
+        kelpie__ring_deinit(&ring);
+    }
+    fake_destroy(fake);
+}
+
+static void test_shrinking_without_memory_changes_nothing(void **unused) {
+    (void)unused;
+    struct fake_os *fake = fake_create(0);
+    struct kelpie_ring ring;
+    assert_int_equal(kelpie__ring_init(&ring, &fake->os, CAPACITY, NULL), 0);
+    assert_int_equal(kelpie__ring_write(&ring, "abc", 3), 3);
+    fake->failing_allocation = fake->allocation_count + 1;
+    kelpie__ring_shrink(&ring);
+    assert_int_equal(ring.capacity, CAPACITY);
+    assert_int_equal(kelpie__ring_unsent(&ring), 3);
+    kelpie__ring_deinit(&ring);
+    kelpie__ring_init_empty(&ring, &fake->os);
+    fake->failing_allocation = fake->allocation_count + 1;
+    assert_int_equal(kelpie__ring_renew(&ring, CAPACITY, NULL), KELPIE_E_MEMORY);
+    assert_int_equal(kelpie__ring_space(&ring), 0);
+    kelpie__ring_deinit(&ring);
+    fake_destroy(fake);
+}
+
 static void test_init_without_memory_is_an_error(void **unused) {
     (void)unused;
     struct fake_os *fake = fake_create(0);
@@ -135,6 +195,8 @@ int main(void) {
         cmocka_unit_test(test_random_operations_keep_every_byte),
         cmocka_unit_test(test_false_offsets_change_nothing),
         cmocka_unit_test(test_cut_drop_and_begin),
+        cmocka_unit_test(test_shrunk_ring_holds_what_it_held),
+        cmocka_unit_test(test_shrinking_without_memory_changes_nothing),
         cmocka_unit_test(test_init_without_memory_is_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
