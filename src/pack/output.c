@@ -17,6 +17,7 @@
 #define OUTPUT_MODE 0600
 #define OUTPUT_PIECE_BYTES 4096u
 #define OUTPUT_LINK_TRIES 8
+#define OUTPUT_COMPARE_BYTES 65536
 
 static_assert(sizeof(((struct kelpie_pack_output *)0)->temporary) >=
                   sizeof(((struct kelpie_pack_output *)0)->name) + 32u,
@@ -128,14 +129,64 @@ static bool output_link(struct kelpie_pack_output *output) {
     return false;
 }
 
+/* Whether `other` has the same bytes. */
+static bool output_equals(const struct kelpie_pack_output *output, int other) {
+    uint8_t ours[OUTPUT_COMPARE_BYTES];
+    uint8_t theirs[OUTPUT_COMPARE_BYTES];
+    struct stat mine;
+    struct stat found;
+    KELPIE_ASSERT(other >= 0 && other != output->file);
+    if (fstat(output->file, &mine) < 0 || fstat(other, &found) < 0 ||
+        mine.st_size != found.st_size) {
+        return false;
+    }
+    for (off_t at = 0; at < mine.st_size;) { /* bound: each turn has read something */
+        ssize_t count = pread(output->file, ours, sizeof(ours), at);
+        if (count <= 0 || pread(other, theirs, (size_t)count, at) != count ||
+            memcmp(ours, theirs, (size_t)count) != 0) {
+            return false;
+        }
+        at += count;
+    }
+    return true;
+}
+
+/* Somebody was quicker, and it is the same: his stays, for others know it by its inode (a
+ * template's key has that). */
+static bool output_is_there(const struct kelpie_pack_output *output) {
+    int other = openat(output->directory, output->name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    bool is_same = other >= 0 && output_equals(output, other);
+    KELPIE_ASSERT(other < 0 || output->file >= 0);
+    if (other >= 0) {
+        close(other);
+    }
+    return is_same;
+}
+
+/* The temporary name, if it has one. */
+static void output_forget(struct kelpie_pack_output *output) {
+    if (output->is_named && output->temporary[0] != '\0') {
+        kelpie__ignore(unlinkat(output->directory, output->temporary, 0)); /* it may not be there */
+    }
+    output->is_named = false;
+}
+
 static int output_name(struct kelpie_pack_output *output) {
     output_check(output);
+    if (output_is_there(output)) {
+        output_forget(output);
+        return KELPIE_PACK_OK;
+    }
     if (!output->is_named) {
         if (linkat(AT_FDCWD, output->path, output->directory, output->name, AT_SYMLINK_FOLLOW) ==
             0) {
             return KELPIE_PACK_OK;
         }
-        if (errno != EEXIST || !output_link(output)) {
+        bool is_named_now = errno == EEXIST;
+        if (is_named_now && output_is_there(output)) {
+            return KELPIE_PACK_OK;
+        }
+        if (!is_named_now || !output_link(output)) {
             return kelpie__pack_fail(errno, "name the file \"%s\"", output->name);
         }
     }
@@ -163,9 +214,7 @@ int kelpie__pack_output_commit(struct kelpie_pack_output *output) {
 
 void kelpie__pack_output_close(struct kelpie_pack_output *output) {
     KELPIE_ASSERT(output->file < 0 || output->directory >= 0);
-    if (output->is_named && output->temporary[0] != '\0') {
-        kelpie__ignore(unlinkat(output->directory, output->temporary, 0)); /* it may not be there */
-    }
+    output_forget(output);
     if (output->file >= 0) {
         close(output->file);
     }

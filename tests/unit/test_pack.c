@@ -180,6 +180,13 @@ static void test_output_replaces_files_and_nothing_else(void **state) {
     write_file(in_test("old"), "old", 3);
     assert_int_equal(run_pack("kernel", in_test("bzImage"), in_test("old"), NULL), 0);
     shell("cmp -s %s %s", in_test("vmlinux"), in_test("old"));
+    /* What is the same already stays: others know it by its inode. */
+    struct stat before;
+    struct stat after;
+    assert_int_equal(stat(in_test("old"), &before), 0);
+    assert_int_equal(run_pack("kernel", in_test("bzImage"), in_test("old"), NULL), 0);
+    assert_int_equal(stat(in_test("old"), &after), 0);
+    assert_true(before.st_ino == after.st_ino);
     assert_int_equal(mkdir(in_test("folder"), 0700), 0);
     assert_int_equal(run_pack("kernel", in_test("bzImage"), in_test("folder"), NULL), 1);
     assert_says("is not a file");
