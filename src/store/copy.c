@@ -12,6 +12,8 @@
 
 static int copy_piece(struct kelpie_os *os, int from, int to, uint64_t offset, uint8_t *buffer,
                       size_t count) {
+    KELPIE_ASSERT(count > 0);
+    KELPIE_ASSERT(count <= COPY_BUFFER_BYTES);
     int64_t got = kelpie__os_pread(os, from, buffer, count, offset);
     int64_t done = 0;
     while (got > 0 && done < got) { /* bound: every turn writes a byte at least */
@@ -50,6 +52,9 @@ int kelpie__copy_file(struct kelpie_os *os, int from, int to) {
     uint64_t offset = 0;
     uint64_t start = 0;
     uint64_t end = 0;
+    KELPIE_ASSERT(from >= 0);
+    KELPIE_ASSERT(to >= 0);
+    KELPIE_ASSERT(from != to);
     int status = kelpie__os_stat(os, from, "", false, &stat);
     if (status == 0) {
         status = kelpie__os_truncate(os, to, stat.size_bytes);
@@ -64,7 +69,11 @@ int kelpie__copy_file(struct kelpie_os *os, int from, int to) {
             status = found;
             break;
         }
-        KELPIE_ASSERT(start >= offset && end > start);
+        if (start >= stat.size_bytes) {
+            break; /* it has grown meanwhile: what was there is copied */
+        }
+        KELPIE_ASSERT(start >= offset);
+        KELPIE_ASSERT(start < end);
         end = kelpie__min_u64(end, stat.size_bytes);
         status = copy_range(os, from, to, start, end, buffer);
         offset = end;

@@ -43,7 +43,6 @@ void kelpie__template_key_add_file(struct kelpie_os *os, struct kelpie_hash *has
     kelpie__hash_text(hash, path);
     kelpie__hash_u64(hash, is_there ? 1 : 0);
     if (is_there) {
-        KELPIE_ASSERT(stat.inode != 0);
         kelpie__hash_u64(hash, stat.device);
         kelpie__hash_u64(hash, stat.inode);
         kelpie__hash_u64(hash, stat.size_bytes);
@@ -55,11 +54,11 @@ void kelpie__template_key_add_file(struct kelpie_os *os, struct kelpie_hash *has
 
 /* When it was used last, or made. */
 static int64_t template_used_ns(struct kelpie_os *os, int directory) {
+    KELPIE_ASSERT(directory >= 0);
     struct kelpie_os_stat stat = {0};
     if (kelpie__os_stat(os, directory, TEMPLATE_USED_FILE, false, &stat) < 0) {
         kelpie__ignore(kelpie__os_stat(os, directory, KELPIE_MANIFEST_FILE, false, &stat));
     }
-    KELPIE_ASSERT(directory >= 0);
     return stat.modified_ns; /* 0: it has no manifest, and goes first */
 }
 
@@ -99,10 +98,13 @@ static void list_insert(struct template_list *list, const struct template_entry 
     }
     list->entries[place] = *entry;
     list->count += 1;
+    KELPIE_ASSERT(place < list->count);
     list->bytes += entry->bytes;
 }
 
 static void list_read(struct template_list *list, const struct kelpie_snapshot_store *store) {
+    KELPIE_ASSERT(list->count == 0);
+    KELPIE_ASSERT(store->directory >= 0);
     struct kelpie_os *os = store->os;
     struct template_entry entry;
     uint64_t cursor = 0;
@@ -127,6 +129,7 @@ static void list_prune(const struct template_list *list, const struct kelpie_sna
     int64_t now_ns = kelpie__os_now(store->os, KELPIE_OS_CLOCK_WALL);
     uint32_t count = list->count;
     uint64_t bytes = list->bytes;
+    KELPIE_ASSERT(count <= TEMPLATE_LIST_MAX);
     for (uint32_t i = 0; i < list->count; i += 1) {
         const struct template_entry *entry = &list->entries[i];
         int64_t age_ms = (now_ns - entry->used_ns) / KELPIE_NS_PER_MS;

@@ -21,6 +21,7 @@
 #include "store/copy.h"
 #include "store/seal.h"
 #include "store/snapshot.h"
+#include "store/template.h"
 
 #define MEMORY_BYTES (5u * 1024u * 1024u + 4096u)
 #define ID_A "0123456789abcdef0123456789abcdef"
@@ -349,6 +350,55 @@ static void test_copies_keep_their_holes(void **state) {
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
+/* What the system said of a file when it was a moment older, or of one on a strange file system. */
+static int grown_next_data(struct kelpie_os *given, int file, uint64_t offset, uint64_t *out_start,
+                           uint64_t *out_end) {
+    assert_true(given == os && file >= 0 && offset < 8192);
+    *out_start = 8192;
+    *out_end = 12288;
+    return 1;
+}
+
+static int (*real_stat)(struct kelpie_os *, int, const char *, bool, struct kelpie_os_stat *);
+
+static int stat_without_inode(struct kelpie_os *given, int directory, const char *path, bool follow,
+                              struct kelpie_os_stat *out) {
+    int status = real_stat(given, directory, path, follow, out);
+    out->inode = 0;
+    return status;
+}
+
+static void test_a_file_that_grows_is_copied_as_it_was(void **state) {
+    int (*next_data)(struct kelpie_os *, int, uint64_t, uint64_t *, uint64_t *) = os->next_data;
+    struct kelpie_os_stat stat;
+    const uint32_t flags = KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE;
+    assert_non_null(state);
+    int from = kelpie__os_open(os, store.directory, "from", flags, 0600);
+    int to = kelpie__os_open(os, store.directory, "to", flags, 0600);
+    assert_true(from >= 0 && to >= 0);
+    assert_int_equal(kelpie__os_truncate(os, from, 8192), 0);
+    os->next_data = grown_next_data;
+    assert_int_equal(kelpie__copy_file(os, from, to), 0);
+    os->next_data = next_data;
+    assert_int_equal(kelpie__os_stat(os, to, "", false, &stat), 0);
+    assert_int_equal(stat.size_bytes, 8192);
+    kelpie__ignore(kelpie__os_close(os, from));
+    kelpie__ignore(kelpie__os_close(os, to));
+}
+
+static void test_a_file_without_a_number_has_a_key(void **state) {
+    struct kelpie_hash hash;
+    struct kelpie_template_key key;
+    assert_non_null(state);
+    real_stat = os->stat;
+    os->stat = stat_without_inode;
+    kelpie__template_key_begin(&hash);
+    kelpie__template_key_add_file(os, &hash, base, false);
+    os->stat = real_stat;
+    kelpie__hash_hex(&hash, key.text);
+    assert_int_equal(strlen(key.text), KELPIE_HASH_CHARACTERS);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(test_made_sealed_published_and_read_back),
@@ -362,6 +412,8 @@ int main(void) {
         TEST(test_what_was_verified_is_remembered_until_it_changes),
         TEST(test_a_newer_format_is_named),
         TEST(test_copies_keep_their_holes),
+        TEST(test_a_file_that_grows_is_copied_as_it_was),
+        TEST(test_a_file_without_a_number_has_a_key),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
