@@ -18,9 +18,13 @@
 
 /* ---- items ----------------------------------------------------------------------------------- */
 
+static_assert(sizeof("initramfs/.cpio") + KELPIE_HASH_CHARACTERS <= 64u, "the longest name fits");
+
 /* Appends a text to the item's storage and, as one more argument, to its vector. NULL when it does
  * not fit. */
 static const char *item_add(struct kelpie_cache_item *item, const char *text) {
+    KELPIE_ASSERT(item->storage_used <= sizeof(item->storage));
+    KELPIE_ASSERT(item->arguments[KELPIE_CACHE_ARGUMENT_MAX - 1] == NULL);
     size_t length = strlen(text) + 1;
     uint32_t count = 0;
     while (item->arguments[count] != NULL) { /* bound: the vector, whose last one is NULL */
@@ -51,6 +55,7 @@ static int cache_stat(const struct kelpie_cache *cache, const char *path,
 /* One of our programs, which must be there. */
 static int cache_program(const struct kelpie_cache *cache, const char *name, char *out,
                          struct kelpie_error *error) {
+    KELPIE_ASSERT(name[0] != '\0');
     struct kelpie_os_stat stat;
     if (!kelpie__text_join(out, KELPIE_PATH_BYTES_MAX, cache->libexec_path, name)) {
         return item_fail_long(error);
@@ -78,12 +83,16 @@ static int item_begin(const struct kelpie_cache *cache, struct kelpie_cache_item
     if (item_add(item, program) == NULL || item_add(item, verb) == NULL) {
         return item_fail_long(error);
     }
+    KELPIE_ASSERT(item->arguments[0] != NULL);
+    KELPIE_ASSERT(item->arguments[2] == NULL);
+    KELPIE_ASSERT(!item->is_ready);
     return 0;
 }
 
 /* What tells one state of a file from another. A file that is missing has an identity, too. */
 static void key_add_file(const struct kelpie_cache *cache, struct kelpie_hash *hash,
                          const char *path) {
+    KELPIE_ASSERT(path[0] != '\0');
     struct kelpie_os_stat stat = {0};
     int status = cache_stat(cache, path, &stat);
     kelpie__hash_text(hash, path);
@@ -101,6 +110,7 @@ static void key_begin(const struct kelpie_cache *cache, struct kelpie_hash *hash
                       const struct kelpie_cache_kernel *kernel,
                       const struct kelpie_cache_item *item) {
     KELPIE_ASSERT(item->arguments[0] != NULL);
+    KELPIE_ASSERT(kernel->path[0] != '\0');
     kelpie__hash_init(hash);
     kelpie__hash_u64(hash, CACHE_FORMAT);
     key_add_file(cache, hash, item->arguments[0]);
@@ -114,8 +124,10 @@ static int item_place(const struct kelpie_cache *cache, struct kelpie_cache_item
     char key[KELPIE_HASH_CHARACTERS + 1];
     char name[64];
     struct kelpie_os_stat stat;
+    KELPIE_ASSERT(item->path[0] == '\0');
     kelpie__hash_hex(hash, key);
     size_t stem = strcspn(format, "*");
+    KELPIE_ASSERT(format[stem] == '*');
     bool is_whole = kelpie__text_format(name, sizeof(name), "%.*s%s%s", (int)stem, format, key,
                                         format + stem + 1);
     KELPIE_ASSERT(is_whole);
@@ -141,6 +153,7 @@ int kelpie__cache_plan_kernel(const struct kelpie_cache *cache,
                    ? 0
                    : item_fail_long(error);
     }
+    KELPIE_ASSERT(!out->is_ready);
     key_begin(cache, &hash, kernel, out);
     status = item_place(cache, out, &hash, "kernels/*.vmlinux", error);
     if (status == 0 && (item_add(out, kernel->path) == NULL || item_add(out, out->path) == NULL)) {
@@ -170,6 +183,7 @@ static int initramfs_find_busybox(const struct kelpie_cache *cache, const char *
 static int initramfs_find_modules(const struct kelpie_cache *cache,
                                   const struct kelpie_cache_kernel *kernel, char *out,
                                   size_t capacity, struct kelpie_error *error) {
+    KELPIE_ASSERT(capacity > 0);
     static const char *const places[] = {"/lib/modules/%s", "/usr/lib/modules/%s"};
     struct kelpie_os_stat stat;
     out[0] = '\0';
@@ -201,6 +215,7 @@ int kelpie__cache_plan_initramfs(const struct kelpie_cache *cache,
     char modules_list[KELPIE_PATH_BYTES_MAX];
     const char *busybox = NULL;
     struct kelpie_hash hash;
+    KELPIE_ASSERT(kernel->path[0] != '\0');
     int status = item_begin(cache, out, "initramfs", error);
     if (status == 0) {
         status = cache_program(cache, "kelpie-agent", agent, error);
@@ -235,6 +250,7 @@ int kelpie__cache_plan_initramfs(const struct kelpie_cache *cache,
     if (status == 0 && item_add(out, out->path) == NULL) {
         status = item_fail_long(error);
     }
+    KELPIE_ASSERT(status < 0 || out->path[0] != '\0');
     return status;
 }
 
@@ -257,6 +273,7 @@ int kelpie__cache_plan_builtin(const struct kelpie_cache *cache, struct kelpie_c
     if (status == 0 && (item_add(out, busybox) == NULL || item_add(out, out->path) == NULL)) {
         status = item_fail_long(error);
     }
+    KELPIE_ASSERT(status < 0 || out->path[0] != '\0');
     return status;
 }
 
@@ -274,6 +291,8 @@ int kelpie__cache_plan_root(const struct kelpie_cache *cache, const char *direct
         item_add(out, directory) == NULL || item_add(out, roots) == NULL) {
         return item_fail_long(error);
     }
+    KELPIE_ASSERT(!out->is_ready);
+    KELPIE_ASSERT(out->path[0] == '\0');
     return 0;
 }
 
@@ -287,6 +306,7 @@ int kelpie__cache_plan_identify(const struct kelpie_cache *cache, const char *im
     if (!kelpie__text_copy(out->path, sizeof(out->path), image) || item_add(out, image) == NULL) {
         return item_fail_long(error);
     }
+    KELPIE_ASSERT(!out->is_ready);
     return 0;
 }
 
@@ -294,7 +314,8 @@ int kelpie__cache_plan_disk(const struct kelpie_cache *cache, uint64_t size_mib,
                             struct kelpie_cache_item *out, struct kelpie_error *error) {
     char number[CACHE_NUMBER_DIGITS];
     struct kelpie_os_stat stat;
-    KELPIE_ASSERT(size_mib >= KELPIE_DISK_SIZE_MIB_MIN && size_mib <= KELPIE_DISK_SIZE_MIB_MAX);
+    KELPIE_ASSERT(size_mib >= KELPIE_DISK_SIZE_MIB_MIN);
+    KELPIE_ASSERT(size_mib <= KELPIE_DISK_SIZE_MIB_MAX);
     KELPIE_ASSERT(path[0] != '\0');
     int status = item_begin(cache, out, "disk", error);
     if (status < 0) {

@@ -54,6 +54,9 @@ static int kernel_fail_open(struct kelpie_error *error, const char *path, int st
 /* "6.1.0-56-cloud-amd64 (debian-kernel@...) #1 SMP ...": its first word. */
 static void kernel_read_release(struct kelpie_os *os, int file, const uint8_t *head,
                                 struct kelpie_cache_kernel *out) {
+    static_assert(sizeof(out->release) >= CACHE_RELEASE_HEAD_BYTES, "what was read fits");
+    static_assert(BZIMAGE_LOADFLAGS_OFFSET + 2 <= CACHE_HEAD_BYTES,
+                  "the head has all that is looked at");
     uint64_t offset = load_u16(head + BZIMAGE_RELEASE_OFFSET);
     char text[CACHE_RELEASE_HEAD_BYTES] = "";
     if (offset == 0 || kelpie__os_pread(os, file, text, sizeof(text) - 1, offset + 0x200) <= 0) {
@@ -102,6 +105,7 @@ static uint64_t load_u64(const uint8_t *bytes) {
 static bool kernel_is_whole(const uint8_t *head, uint64_t size_bytes) {
     uint64_t at = load_u64(head + ELF_SEGMENTS_OFFSET);
     uint32_t count = load_u16(head + ELF_SEGMENT_COUNT_OFFSET);
+    static_assert(ELF_SEGMENT_COUNT_OFFSET + 2 <= CACHE_HEAD_BYTES, "the head has the count");
     bool is_whole = true;
     for (uint32_t i = 0; i < count && at <= CACHE_HEAD_BYTES - ELF_SEGMENT_BYTES; i += 1) {
         uint64_t end = 0;
@@ -120,6 +124,7 @@ static int kernel_find_mark(struct kelpie_os *os, int file, uint64_t size_bytes,
     uint64_t end = size_bytes < CACHE_KERNEL_BYTES_MAX ? size_bytes : CACHE_KERNEL_BYTES_MAX;
     uint8_t piece[0x2000];
     KELPIE_ASSERT(mark_bytes < sizeof(piece));
+    KELPIE_ASSERT(file >= 0);
     *out = false;
     for (uint64_t at = 0; at + mark_bytes <= end && !*out;) { /* bound: the file */
         int64_t count = kelpie__os_pread(os, file, piece, sizeof(piece), at);
@@ -135,6 +140,7 @@ static int kernel_find_mark(struct kelpie_os *os, int file, uint64_t size_bytes,
 static int kernel_read_elf(struct kelpie_os *os, int file, const uint8_t *head, uint64_t size_bytes,
                            struct kelpie_cache_kernel *inout, struct kelpie_error *error) {
     KELPIE_ASSERT(inout->is_elf);
+    KELPIE_ASSERT(inout->path[0] != '\0');
     if (load_u16(head + ELF_MACHINE_OFFSET) != ELF_MACHINE_X86_64) {
         return kernel_fail_machine(error, inout->path, load_u16(head + ELF_MACHINE_OFFSET));
     }
@@ -154,6 +160,7 @@ static int kernel_read_elf(struct kelpie_os *os, int file, const uint8_t *head, 
 static int kernel_read_bzimage(struct kelpie_os *os, int file, const uint8_t *head,
                                struct kelpie_cache_kernel *inout, struct kelpie_error *error) {
     KELPIE_ASSERT(!inout->is_elf);
+    KELPIE_ASSERT(inout->release[0] == '\0');
     if (memcmp(head + BZIMAGE_MAGIC_OFFSET, "HdrS", 4) != 0) {
         if (memcmp(head + 56, "ARM\x64", 4) == 0) {
             return kernel_fail_machine(error, inout->path, ELF_MACHINE_AARCH64);
@@ -172,6 +179,8 @@ static int kernel_read_bzimage(struct kelpie_os *os, int file, const uint8_t *he
 
 static int kernel_read_head(struct kelpie_os *os, int file, uint64_t size_bytes,
                             struct kelpie_cache_kernel *inout, struct kelpie_error *error) {
+    KELPIE_ASSERT(file >= 0);
+    KELPIE_ASSERT(!inout->is_elf);
     uint8_t head[CACHE_HEAD_BYTES];
     int64_t count = kelpie__os_pread(os, file, head, sizeof(head), 0);
     if (count < 0) {
@@ -187,6 +196,7 @@ static int kernel_read_head(struct kelpie_os *os, int file, uint64_t size_bytes,
 
 static int kernel_open(const struct kelpie_cache *cache, struct kelpie_cache_kernel *inout,
                        struct kelpie_error *error) {
+    KELPIE_ASSERT(inout->path[0] != '\0');
     struct kelpie_os_stat stat;
     int status = kelpie__os_stat(cache->os, KELPIE_OS_CWD, inout->path, true, &stat);
     if (status < 0) {
@@ -241,6 +251,7 @@ static bool kernel_find_distribution(const struct kelpie_cache *cache,
                                      struct kelpie_cache_kernel *out) {
     char best[256] = "";
     bool is_best_cloud = false;
+    KELPIE_ASSERT(!out->is_own);
     int directory = kelpie__os_open(cache->os, KELPIE_OS_CWD, CACHE_BOOT_DIRECTORY,
                                     KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
     if (directory < 0) {

@@ -22,9 +22,10 @@ static const char *export_name(const struct export *export) {
 
 static int export_piece(struct export *export, int file, uint64_t offset, size_t count,
                         struct kelpie_error *error) {
+    KELPIE_ASSERT(export->writer != NULL);
+    KELPIE_ASSERT(count <= KELPIE_PARCEL_PAYLOAD_BYTES_MAX);
     int64_t got =
         kelpie__os_pread(export->os, file, kelpie__parcel_room(export->writer), count, offset);
-    KELPIE_ASSERT(count <= KELPIE_PARCEL_PAYLOAD_BYTES_MAX);
     if (got != (int64_t)count) {
         return kelpie__fail(error, KELPIE_E_IO, got < 0 ? (int)-got : EIO,
                             "read \"%s\" of the snapshot", export_name(export));
@@ -52,6 +53,7 @@ static int export_file(struct export *export, struct kelpie_error *error) {
     uint64_t end = 0;
     int status = 0;
     int found = 1;
+    KELPIE_ASSERT(export->index < snapshot->manifest.file_count);
     int file = kelpie__os_open(export->os, snapshot->directory, export_name(export),
                                KELPIE_OS_OPEN_READ, 0);
     if (file < 0) {
@@ -74,6 +76,7 @@ static int export_file(struct export *export, struct kelpie_error *error) {
 static int export_files(struct export *export, struct kelpie_error *error) {
     int status = 0;
     export->data_bytes = 0;
+    KELPIE_ASSERT(export->snapshot->manifest.file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
     for (uint32_t i = 0; i < export->snapshot->manifest.file_count && status == 0; i += 1) {
         export->index = i;
         status = export_file(export, error);
@@ -98,6 +101,8 @@ int kelpie__snapshot_export(struct kelpie_snapshot *snapshot, const struct kelpi
                             const struct kelpie_parcel_output *output, struct kelpie_error *error) {
     struct kelpie_parcel_writer writer;
     struct export export = {.os = snapshot->store->os, .snapshot = snapshot};
+    kelpie__snapshot_check(snapshot);
+    KELPIE_ASSERT(!snapshot->is_temporary);
     int status = kelpie__snapshot_verify(snapshot, false, error);
     if (status == 0) {
         status = export_files(&export, error); /* counted: the importer asks for space first */
@@ -111,6 +116,7 @@ int kelpie__snapshot_export(struct kelpie_snapshot *snapshot, const struct kelpi
         return status;
     }
     export.writer = &writer;
+    KELPIE_ASSERT(writer.record_count == 0);
     status = export_manifest(&export, error);
     if (status == 0) {
         status = export_files(&export, error);
@@ -122,6 +128,7 @@ int kelpie__snapshot_export(struct kelpie_snapshot *snapshot, const struct kelpi
     if (status == 0) {
         status = kelpie__parcel_put_end(&writer, error);
     }
+    KELPIE_ASSERT(status < 0 || export.data_bytes == writer.data_bytes);
     kelpie__parcel_abandon(&writer);
     return status;
 }

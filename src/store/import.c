@@ -42,6 +42,7 @@ static int import_close_file(struct import *import, struct kelpie_error *error) 
     }
     import->file = KELPIE_OS_NO_HANDLE;
     int status = kelpie__os_close(import->os, file);
+    KELPIE_ASSERT(import->file == KELPIE_OS_NO_HANDLE);
     return status < 0 ? kelpie__fail(error, KELPIE_E_IO, -status, "write a file of the snapshot")
                       : 0;
 }
@@ -64,6 +65,7 @@ static int import_make_files(struct import *import, uint32_t count, struct kelpi
             status = kelpie__fail(error, KELPIE_E_IO, -sized, "give \"%s\" its size", next->name);
         }
     }
+    KELPIE_ASSERT(snapshot->manifest.file_count <= import->manifest->file_count);
     return status;
 }
 
@@ -73,6 +75,8 @@ static int import_write(struct import *import, const struct kelpie_parcel_data *
     int64_t put = 0;
     KELPIE_ASSERT(import->file >= 0);
     KELPIE_ASSERT(import->snapshot->manifest.file_count == data->file + 1);
+    KELPIE_ASSERT(data->count > 0);
+    KELPIE_ASSERT(data->offset + data->count <= import->manifest->files[data->file].size_bytes);
     for (uint32_t i = 0; i < IMPORT_WRITES_MAX && done < data->count; i += 1) {
         put = kelpie__os_pwrite(import->os, import->file, data->bytes + done, data->count - done,
                                 data->offset + done);
@@ -89,6 +93,8 @@ static int import_write(struct import *import, const struct kelpie_parcel_data *
 
 static int import_files(struct import *import, struct kelpie_error *error) {
     struct kelpie_parcel_data data = {0};
+    KELPIE_ASSERT(import->file == KELPIE_OS_NO_HANDLE);
+    KELPIE_ASSERT(import->snapshot->manifest.file_count == 0);
     int found = kelpie__parcel_read(import->reader, &data, error);
     while (found == 1) { /* bound: the bytes that the parcel announced */
         int status = import_make_files(import, data.file + 1, error);
@@ -110,6 +116,7 @@ static int import_files(struct import *import, struct kelpie_error *error) {
 
 /* Its new name, and what it takes here, where it shares nothing yet. */
 static void import_describe(struct import *import, const char *name) {
+    KELPIE_ASSERT(kelpie__config_check_name(name, NULL) == 0);
     struct kelpie_manifest *manifest = &import->snapshot->manifest;
     *manifest = *import->manifest;
     manifest->stored_bytes = import->reader->data_bytes;
@@ -120,6 +127,8 @@ static int import_finish(struct import *import, const char *name, bool is_synced
                          struct kelpie_error *error) {
     struct kelpie_snapshot *snapshot = import->snapshot;
     KELPIE_ASSERT(import->reader->has_ended);
+    KELPIE_ASSERT(import->file == KELPIE_OS_NO_HANDLE);
+    KELPIE_ASSERT(snapshot->is_temporary);
     KELPIE_ASSERT(snapshot->manifest.file_count == import->manifest->file_count);
     import_describe(import, name);
     int status = kelpie__import_check_files(snapshot, error);
@@ -144,6 +153,8 @@ static int import_begin(struct kelpie_snapshot *snapshot, const struct kelpie_sn
     uint8_t bytes[IMPORT_ID_BYTES];
     char id[2 * IMPORT_ID_BYTES + 1];
     uint64_t needed_bytes = 0;
+    KELPIE_ASSERT(reader->record_count == 1);
+    KELPIE_ASSERT(!reader->has_ended);
     int status = kelpie__os_random(store->os, bytes, sizeof(bytes));
     if (status < 0) {
         return kelpie__fail(error, KELPIE_E_IO, -status, "draw an id");
@@ -158,6 +169,7 @@ static int import_begin(struct kelpie_snapshot *snapshot, const struct kelpie_sn
 /* Before anything is written; that nobody takes the name meanwhile is seen in the end. */
 static int import_check_name(const struct kelpie_snapshot_store *store, const char *name,
                              struct kelpie_error *error) {
+    KELPIE_ASSERT(store->directory >= 0);
     struct kelpie_os_stat stat;
     int status = kelpie__config_check_name(name, error);
     if (status < 0) {
@@ -181,6 +193,7 @@ static int import_from(struct kelpie_snapshot *out, const struct kelpie_snapshot
                             .manifest = &reader->manifest,
                             .file = KELPIE_OS_NO_HANDLE};
     int status = 0;
+    KELPIE_ASSERT(reader->buffer != NULL);
     if (!reader->is_own && !options->is_trusted) {
         status = fail_foreign(reader, error);
     }
@@ -221,6 +234,8 @@ int kelpie__snapshot_import(struct kelpie_snapshot *out, const struct kelpie_sna
     status = import_from(&made, store, &reader, options, error);
     kelpie__parcel_close(&reader);
     if (status == 0) {
+        kelpie__snapshot_check(&made);
+        KELPIE_ASSERT(!made.is_temporary);
         *out = made;
     }
     return status;

@@ -36,6 +36,7 @@ static bool is_digits(const char *text, size_t count) {
 }
 
 static int check_texts(const struct kelpie_manifest *manifest, struct kelpie_error *error) {
+    KELPIE_ASSERT(manifest->name[0] != '\0');
     const char *const texts[] = {
         manifest->label,       manifest->vm_name,     manifest->kind, manifest->architecture,
         manifest->backend,     manifest->machine,     manifest->cpu,  manifest->kernel_digest,
@@ -69,6 +70,7 @@ static uint32_t find_file(const struct kelpie_manifest *manifest, const char *na
 }
 
 static bool is_read_only_disk(const struct kelpie_manifest *manifest, const char *name) {
+    KELPIE_ASSERT(manifest->disk_count <= KELPIE_MANIFEST_DISK_COUNT_MAX);
     bool is_one = false;
     for (uint32_t i = 0; i < manifest->disk_count; i += 1) {
         const struct kelpie_manifest_disk *disk = &manifest->disks[i];
@@ -86,6 +88,7 @@ static int check_size(const struct kelpie_manifest *manifest, const char *name, 
                       bool is_needed, struct kelpie_error *error) {
     uint32_t place = find_file(manifest, name);
     bool is_there = place < manifest->file_count;
+    KELPIE_ASSERT(place <= manifest->file_count);
     if (is_there != is_needed || (is_there && manifest->files[place].size_bytes != size_bytes)) {
         return fail_manifest(error, "lacks, has too much, or has at a wrong size the file", name);
     }
@@ -98,6 +101,7 @@ static int check_fixed_files(const struct kelpie_manifest *manifest, struct kelp
                                          KELPIE_DEVICE_STATE_BYTES_MAX};
     uint64_t memory_bytes = (uint64_t)manifest->memory_mib << 20;
     KELPIE_ASSERT(memory_bytes > 0); /* its bounds were looked at */
+    static_assert(KELPIE_ARRAY_COUNT(fixed) == KELPIE_ARRAY_COUNT(bytes_max), "one for each");
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(fixed); i += 1) {
         uint32_t place = find_file(manifest, fixed[i]);
         if (place == manifest->file_count || manifest->files[place].size_bytes == 0 ||
@@ -119,6 +123,7 @@ static int check_fixed_files(const struct kelpie_manifest *manifest, struct kelp
 }
 
 static bool is_known_file(const struct kelpie_manifest *manifest, const char *name) {
+    KELPIE_ASSERT(name[0] != '\0');
     static const char *const fixed[] = {KELPIE_SNAPSHOT_CONFIG_FILE, KELPIE_SNAPSHOT_DEVICE_FILE,
                                         KELPIE_SNAPSHOT_MEMORY_FILE, KELPIE_SNAPSHOT_BASE_FILE,
                                         KELPIE_SNAPSHOT_MAP_FILE};
@@ -131,6 +136,7 @@ static bool is_known_file(const struct kelpie_manifest *manifest, const char *na
 
 /* Each once, each with a use, all together not too large. */
 static int check_list(const struct kelpie_manifest *manifest, struct kelpie_error *error) {
+    KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
     uint64_t extents = 0;
     for (uint32_t i = 0; i < manifest->file_count; i += 1) {
         const struct kelpie_manifest_file *file = &manifest->files[i];
@@ -156,6 +162,7 @@ static int check_layers(const struct kelpie_manifest *manifest,
                         const struct kelpie_manifest_disk *disk, struct kelpie_error *error) {
     uint32_t count = 0;
     const char *last = "";
+    KELPIE_ASSERT(disk == NULL || !disk->is_read_only);
     for (uint32_t i = 0; i < manifest->file_count; i += 1) {
         const char *name = manifest->files[i].name;
         size_t length = strlen(name);
@@ -200,6 +207,7 @@ static int check_disks(const struct kelpie_manifest *manifest, struct kelpie_err
 int kelpie__import_check_manifest(const struct kelpie_manifest *manifest,
                                   struct kelpie_error *error) {
     KELPIE_ASSERT(kelpie__config_check_name(manifest->name, NULL) == 0);
+    KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
     if (manifest->memory_mib < KELPIE_MEMORY_MIB_MIN ||
         manifest->memory_mib > KELPIE_MEMORY_MIB_MAX || manifest->cpu_count < KELPIE_CPUS_MIN ||
         manifest->cpu_count > KELPIE_CPUS_MAX) {
@@ -237,6 +245,7 @@ static int check_images(const struct kelpie_snapshot *snapshot, struct kelpie_er
     const struct kelpie_manifest *manifest = &snapshot->manifest;
     const char *below = "";
     KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
+    kelpie__snapshot_check(snapshot);
     int status = 0;
     for (uint32_t i = 0; i < manifest->file_count && status == 0; i += 1) {
         const char *name = manifest->files[i].name;
@@ -261,6 +270,7 @@ int kelpie__import_check_files(const struct kelpie_snapshot *snapshot, struct ke
     struct kelpie_os *os = snapshot->store->os;
     const struct kelpie_manifest *manifest = &snapshot->manifest;
     KELPIE_ASSERT(snapshot->is_temporary);
+    kelpie__snapshot_check(snapshot);
     struct kelpie_config_values *values = kelpie__alloc(os, sizeof(*values));
     if (values == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a configuration");

@@ -30,6 +30,7 @@ static uint64_t rotate(uint64_t word, uint32_t bits) {
 }
 
 static void sip_rounds(uint64_t lanes[4], uint32_t count) {
+    KELPIE_ASSERT(count == SIP_ROUNDS || count == SIP_LAST_ROUNDS);
     for (uint32_t i = 0; i < count; i += 1) {
         lanes[0] += lanes[1];
         lanes[1] = rotate(lanes[1], 13) ^ lanes[0];
@@ -52,6 +53,7 @@ static void sip_word(uint64_t lanes[4], uint64_t word) {
 
 void kelpie__keyed_hash_init(struct kelpie_keyed_hash *hash,
                              const struct kelpie_keyed_hash_key *key) {
+    static_assert(sizeof(key->bytes) == 2 * SIP_WORD_BYTES, "a key of 128 bits");
     uint64_t low = load_word(key->bytes);
     uint64_t high = load_word(key->bytes + SIP_WORD_BYTES);
     *hash = (struct kelpie_keyed_hash){.lanes = {
@@ -65,6 +67,7 @@ void kelpie__keyed_hash_init(struct kelpie_keyed_hash *hash,
 void kelpie__keyed_hash_add(struct kelpie_keyed_hash *hash, const void *bytes, size_t count) {
     const uint8_t *next = bytes;
     size_t have = hash->count % SIP_WORD_BYTES;
+    KELPIE_ASSERT(have < sizeof(hash->rest));
     hash->count += count;
     if (have > 0) {
         size_t part = (size_t)kelpie__min_u64(SIP_WORD_BYTES - have, count);
@@ -89,6 +92,8 @@ void kelpie__keyed_hash_finish(struct kelpie_keyed_hash *hash,
                                uint8_t out[KELPIE_KEYED_HASH_BYTES]) {
     uint64_t *lanes = hash->lanes;
     size_t have = hash->count % SIP_WORD_BYTES;
+    static_assert(KELPIE_KEYED_HASH_BYTES == 2 * SIP_WORD_BYTES, "a hash of 128 bits");
+    KELPIE_ASSERT(have < sizeof(hash->rest));
     memset(hash->rest + have, 0, SIP_WORD_BYTES - have);
     sip_word(lanes, load_word(hash->rest) | hash->count << 56);
     lanes[2] ^= 0xee;

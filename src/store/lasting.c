@@ -19,6 +19,7 @@ static_assert(KELPIE_DISK_LAYER_COUNT_MAX * (KELPIE_RECORD_LAYER_BYTES_MAX + 4) 
               "names of layers have no byte that is escaped");
 
 bool kelpie__lasting_differs(const struct kelpie_vm_record *a, const struct kelpie_vm_record *b) {
+    KELPIE_ASSERT(a->layer_count <= KELPIE_DISK_LAYER_COUNT_MAX);
     bool differs = a->layer_count != b->layer_count || a->is_snapshot_used != b->is_snapshot_used;
     for (uint32_t i = 0; i < a->layer_count && !differs; i += 1) {
         differs = strcmp(a->layers[i], b->layers[i]) != 0;
@@ -29,6 +30,7 @@ bool kelpie__lasting_differs(const struct kelpie_vm_record *a, const struct kelp
 /* ---- writing --------------------------------------------------------------------------------- */
 
 static int64_t lasting_format(const struct kelpie_vm_record *record, char *out, size_t capacity) {
+    KELPIE_ASSERT(record->layer_count <= KELPIE_DISK_LAYER_COUNT_MAX);
     struct kelpie_json_writer writer;
     kelpie__json_begin(&writer, out, capacity);
     kelpie__json_object_begin(&writer, NULL);
@@ -46,6 +48,7 @@ static int64_t lasting_format(const struct kelpie_vm_record *record, char *out, 
 /* Whoever made it did not: only what is to last needs that. */
 static int sync_layer(struct kelpie_os *os, int directory, const char *name,
                       struct kelpie_error *error) {
+    KELPIE_ASSERT(name[0] != '\0');
     int file = kelpie__os_open(os, directory, name, KELPIE_OS_OPEN_READ, 0);
     int status = file < 0 ? file : kelpie__os_sync(os, file);
     if (file >= 0) {
@@ -63,6 +66,7 @@ int kelpie__lasting_write(struct kelpie_os *os, int directory,
     int status = 0;
     KELPIE_ASSERT(record->layer_count <= KELPIE_DISK_LAYER_COUNT_MAX);
     KELPIE_ASSERT(known_count <= record->layer_count);
+    KELPIE_ASSERT(directory >= 0);
     for (uint32_t i = known_count; i < record->layer_count && status == 0; i += 1) {
         status = sync_layer(os, directory, record->layers[i], error);
     }
@@ -85,6 +89,7 @@ int kelpie__lasting_write(struct kelpie_os *os, int directory,
 /* False: it is damaged. */
 static bool lasting_parse(const char *text, int64_t length, uint64_t *out_format,
                           struct kelpie_vm_record *out) {
+    KELPIE_ASSERT(length >= 0);
     struct kelpie_json_member members[] = {
         {.key = "format"}, {.key = "is_snapshot_used"}, {.key = "layers"}};
     if (kelpie__json_members(text, (size_t)length, members, KELPIE_ARRAY_COUNT(members)) < 0 ||
@@ -132,6 +137,8 @@ int kelpie__lasting_read(struct kelpie_os *os, int directory, struct kelpie_vm_r
                                                 "newer Kelpie",
                             (unsigned long long)format, LASTING_FORMAT);
     }
+    KELPIE_ASSERT(read.layer_count <= KELPIE_DISK_LAYER_COUNT_MAX);
+    KELPIE_ASSERT(read.state == inout->state);
     *inout = read;
     return 0;
 }

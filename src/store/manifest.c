@@ -22,6 +22,10 @@
 #define MANIFEST_NO_SUM "00000000000000000000000000000000"
 
 /* The texts, by name: one list for writing and reading. */
+
+static_assert(sizeof(MANIFEST_NO_SUM) - 1 == MANIFEST_SUM_DIGITS, "the place of the sum");
+static_assert(sizeof(((struct kelpie_manifest *)0)->checksum) == KELPIE_CHECKSUM_TEXT_BYTES,
+              "a checksum is copied whole");
 #define MANIFEST_TEXTS(X)                                                                          \
     X(id)                                                                                          \
     X(name)                                                                                        \
@@ -53,6 +57,7 @@ bool kelpie__manifest_is_file_name(const char *name) {
 /* ---- writing --------------------------------------------------------------------------------- */
 
 static void write_disks(struct kelpie_json_writer *writer, const struct kelpie_manifest *manifest) {
+    KELPIE_ASSERT(manifest->disk_count <= KELPIE_MANIFEST_DISK_COUNT_MAX);
     kelpie__json_array_begin(writer, "disks");
     for (uint32_t i = 0; i < manifest->disk_count; i += 1) {
         const struct kelpie_manifest_disk *disk = &manifest->disks[i];
@@ -107,6 +112,7 @@ static int64_t manifest_format(const struct kelpie_manifest *manifest, char *out
         kelpie__checksum_text(out + begin, (size_t)length - begin, sum);
         memcpy(out + MANIFEST_SELF_BYTES, sum, MANIFEST_SUM_DIGITS);
     }
+    KELPIE_ASSERT(length < (int64_t)capacity);
     return length;
 }
 
@@ -114,6 +120,7 @@ int kelpie__manifest_write(struct kelpie_os *os, int directory,
                            const struct kelpie_manifest *manifest, bool is_synced,
                            struct kelpie_error *error) {
     char text[KELPIE_MANIFEST_BYTES_MAX];
+    KELPIE_ASSERT(directory >= 0);
     KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
     KELPIE_ASSERT(manifest->disk_count <= KELPIE_MANIFEST_DISK_COUNT_MAX);
     int64_t length = manifest_format(manifest, text, sizeof(text));
@@ -149,6 +156,8 @@ static bool read_file(const struct kelpie_json_value *value, struct kelpie_manif
 
 static bool read_lists(const struct kelpie_json_value *disks, const struct kelpie_json_value *files,
                        struct kelpie_manifest *out) {
+    KELPIE_ASSERT(out->disk_count == 0);
+    KELPIE_ASSERT(out->file_count == 0);
     struct kelpie_json_value item;
     struct kelpie_json_iterator iterator;
     if (kelpie__json_iterate(disks, &iterator) < 0 || iterator.is_object) {
@@ -173,6 +182,8 @@ static bool read_lists(const struct kelpie_json_value *disks, const struct kelpi
         out->file_count += 1;
         found = kelpie__json_next(&iterator, NULL, &item);
     }
+    KELPIE_ASSERT(out->disk_count <= KELPIE_MANIFEST_DISK_COUNT_MAX);
+    KELPIE_ASSERT(out->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
     return found == 0;
 }
 

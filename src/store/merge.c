@@ -60,6 +60,8 @@ static int merge_fail(const struct merge *merge, int status, const char *what,
 /* What is behind the end of a file is zeros: QEMU leaves a last cluster short. */
 static int merge_read(const struct merge *merge, int file, uint8_t *out, size_t count,
                       uint64_t offset) {
+    KELPIE_ASSERT(file >= 0);
+    KELPIE_ASSERT(count > 0);
     size_t done = 0;
     int64_t got = 1;
     for (uint32_t i = 0; i < MERGE_TRIES && done < count && got != 0; i += 1) {
@@ -78,6 +80,8 @@ static int merge_read(const struct merge *merge, int file, uint8_t *out, size_t 
 
 static int merge_write(const struct merge *merge, size_t count, uint64_t offset) {
     size_t done = 0;
+    KELPIE_ASSERT(count <= merge->cluster_bytes);
+    KELPIE_ASSERT(offset + count <= merge->disk_bytes);
     for (uint32_t i = 0; i < MERGE_TRIES && done < count; i += 1) {
         int64_t put = kelpie__os_pwrite(merge->os, merge->to, merge->data + done, count - done,
                                         offset + done);
@@ -119,6 +123,8 @@ static int merge_read_header(struct merge *merge, struct kelpie_error *error) {
     if (merge_load(head + 36, 4) < merge->first_count || merge->first_table > INT64_MAX / 2) {
         return merge_refuse(merge, "has a table that is too short", error);
     }
+    KELPIE_ASSERT(merge->cluster_bytes >= 1u << MERGE_CLUSTER_BITS_MIN);
+    KELPIE_ASSERT(merge->cluster_bytes <= 1u << MERGE_CLUSTER_BITS_MAX);
     return 0;
 }
 
@@ -130,6 +136,8 @@ static bool merge_is_zero(const uint8_t *bytes, size_t count) {
 /* One cluster. Zeros over zeros are left out, so that holes stay. */
 static int merge_cluster(const struct merge *merge, uint64_t entry, uint64_t offset,
                          struct kelpie_error *error) {
+    KELPIE_ASSERT(offset < merge->disk_bytes);
+    KELPIE_ASSERT(offset % merge->cluster_bytes == 0);
     size_t count = (size_t)kelpie__min_u64(merge->cluster_bytes, merge->disk_bytes - offset);
     uint64_t place = entry & MERGE_OFFSET_MASK;
     int status = 0;
@@ -159,6 +167,7 @@ static int merge_cluster(const struct merge *merge, uint64_t entry, uint64_t off
 static int merge_part(const struct merge *merge, uint64_t index, struct kelpie_error *error) {
     uint8_t entry[MERGE_ENTRY_BYTES];
     uint32_t count = merge->cluster_bytes / MERGE_ENTRY_BYTES;
+    KELPIE_ASSERT(index < merge->first_count);
     int status = merge_read(merge, merge->layer, entry, sizeof(entry),
                             merge->first_table + index * MERGE_ENTRY_BYTES);
     uint64_t table = merge_load(entry, sizeof(entry)) & MERGE_OFFSET_MASK;
@@ -185,7 +194,9 @@ static int merge_part(const struct merge *merge, uint64_t index, struct kelpie_e
 int kelpie__merge_layer(struct kelpie_os *os, int layer, const char *name, int to,
                         struct kelpie_error *error) {
     struct merge merge = {.os = os, .layer = layer, .to = to, .name = name};
-    KELPIE_ASSERT(layer >= 0 && to >= 0);
+    KELPIE_ASSERT(layer >= 0);
+    KELPIE_ASSERT(to >= 0);
+    KELPIE_ASSERT(layer != to);
     int status = merge_read_header(&merge, error);
     if (status < 0) {
         return status;

@@ -23,6 +23,7 @@ static int origin_load(struct kelpie_origin *out, struct kelpie_os *os, const ch
     struct kelpie_keyed_hash hash;
     int64_t length =
         kelpie__small_file_read_in(os, state_path, KELPIE_ORIGIN_FILE, text, sizeof(text));
+    static_assert(sizeof(out->key.bytes) * 2 == ORIGIN_DIGITS, "the file has the key");
     if (length == -ENOENT) {
         return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0,
                             "there is no \"%s/" KELPIE_ORIGIN_FILE "\"", state_path);
@@ -42,6 +43,7 @@ static int origin_load(struct kelpie_origin *out, struct kelpie_os *os, const ch
 
 /* Of several that make one at a time, the first counts for all. */
 static int origin_put(struct kelpie_os *os, int directory, const char *name, const char *text) {
+    KELPIE_ASSERT(kelpie__text_has_prefix(name, ORIGIN_MADE_PREFIX));
     int file = kelpie__os_open(
         os, directory, name,
         KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE | KELPIE_OS_OPEN_EXCLUSIVE, 0600);
@@ -66,6 +68,7 @@ static int origin_put(struct kelpie_os *os, int directory, const char *name, con
 }
 
 static int origin_make(struct kelpie_os *os, const char *state_path, struct kelpie_error *error) {
+    KELPIE_ASSERT(state_path[0] == '/');
     uint8_t bytes[2 * KELPIE_KEYED_HASH_BYTES]; /* the key, and a name for the file */
     char digits[2 * ORIGIN_DIGITS + 1];
     char name[sizeof(ORIGIN_MADE_PREFIX) + ORIGIN_DIGITS];
@@ -105,6 +108,7 @@ int kelpie__origin_read(struct kelpie_origin *out, struct kelpie_os *os, const c
         status = origin_load(&origin, os, state_path, &first);
     }
     if (status == 0) {
+        KELPIE_ASSERT(first.code == 0 || first.code == KELPIE_E_NOT_FOUND);
         *out = origin;
     } else if (error != NULL) {
         *error = first;

@@ -65,6 +65,8 @@ static int fail_damaged(const struct kelpie_parcel_reader *reader, const char *w
 
 static int parcel_take(struct kelpie_parcel_reader *reader, uint8_t *out, size_t count,
                        struct kelpie_error *error) {
+    KELPIE_ASSERT(reader->buffer != NULL);
+    KELPIE_ASSERT(count > 0);
     size_t done = 0;
     for (uint32_t i = 0; i < PARCEL_READS_MAX && done < count; i += 1) {
         int64_t got = reader->input.read(reader->input.context, out + done, count - done);
@@ -84,6 +86,7 @@ static int parcel_take(struct kelpie_parcel_reader *reader, uint8_t *out, size_t
 }
 
 static int parcel_read_head(struct kelpie_parcel_reader *reader, struct kelpie_error *error) {
+    KELPIE_ASSERT(reader->record_count == 0);
     uint8_t head[KELPIE_PARCEL_HEAD_BYTES];
     static const uint8_t zeros[HEAD_CHECK - HEAD_ZEROS] = {0};
     int status = parcel_take(reader, head, sizeof(head), error);
@@ -119,6 +122,7 @@ static int parcel_read_head(struct kelpie_parcel_reader *reader, struct kelpie_e
 static int parcel_read_record(struct kelpie_parcel_reader *reader, enum parcel_kind *out_kind,
                               size_t *out_count, struct kelpie_error *error) {
     uint8_t *record = reader->buffer;
+    KELPIE_ASSERT(!reader->has_ended);
     int status = parcel_take(reader, record, KELPIE_PARCEL_RECORD_BYTES, error);
     if (status < 0) {
         return status;
@@ -153,6 +157,7 @@ static int parcel_read_record(struct kelpie_parcel_reader *reader, enum parcel_k
 }
 
 static int parcel_read_manifest(struct kelpie_parcel_reader *reader, struct kelpie_error *error) {
+    KELPIE_ASSERT(reader->record_count == 0);
     enum parcel_kind kind = PARCEL_END;
     size_t count = 0;
     int status = parcel_read_record(reader, &kind, &count, error);
@@ -203,6 +208,7 @@ static int parcel_read_end(struct kelpie_parcel_reader *reader, size_t count,
     const uint8_t *payload = reader->buffer + KELPIE_PARCEL_RECORD_BYTES;
     uint8_t hash[KELPIE_KEYED_HASH_BYTES];
     KELPIE_ASSERT(!reader->has_ended);
+    KELPIE_ASSERT(reader->data_bytes <= reader->data_bytes_max);
     if (count != KELPIE_PARCEL_END_BYTES ||
         get_number(payload + END_RECORDS, 8) != reader->record_count ||
         get_number(payload + END_DATA_BYTES, 8) != reader->data_bytes) {
@@ -279,6 +285,8 @@ int kelpie__parcel_begin(struct kelpie_parcel_writer *writer, struct kelpie_os *
                          const struct kelpie_origin *origin,
                          const struct kelpie_parcel_output *output, uint64_t data_bytes_max,
                          struct kelpie_error *error) {
+    static_assert(sizeof(origin->name) == HEAD_DATA_BYTES - HEAD_ORIGIN,
+                  "the name fills its place");
     uint8_t head[KELPIE_PARCEL_HEAD_BYTES] = {0};
     *writer = (struct kelpie_parcel_writer){.os = os, .output = *output};
     writer->buffer =
@@ -314,7 +322,9 @@ uint8_t *kelpie__parcel_room(struct kelpie_parcel_writer *writer) {
 static int parcel_put(struct kelpie_parcel_writer *writer, enum parcel_kind kind, uint32_t file,
                       uint64_t offset, size_t count, struct kelpie_error *error) {
     uint8_t *record = writer->buffer;
-    KELPIE_ASSERT(count > 0 && count <= KELPIE_PARCEL_PAYLOAD_BYTES_MAX);
+    KELPIE_ASSERT(count > 0);
+    KELPIE_ASSERT(count <= KELPIE_PARCEL_PAYLOAD_BYTES_MAX);
+    KELPIE_ASSERT(kind != PARCEL_END || count == KELPIE_PARCEL_END_BYTES);
     put_number(record + RECORD_KIND, (uint64_t)kind, 4);
     put_number(record + RECORD_FILE, file, 4);
     put_number(record + RECORD_OFFSET, offset, 8);

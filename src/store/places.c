@@ -21,6 +21,7 @@ static const char *first_text(const char *a, const char *b) {
 
 static int path_set(char *out, const char *field, const char *base, const char *tail,
                     struct kelpie_error *error) {
+    KELPIE_ASSERT(field[0] != '\0');
     if (!kelpie__text_format(out, KELPIE_PATH_BYTES_MAX, "%s%s", base, tail)) {
         return kelpie__fail_field(error, KELPIE_E_CONFIG, field,
                                   "%s: the path has more than the limit of %u bytes", field,
@@ -32,6 +33,7 @@ static int path_set(char *out, const char *field, const char *base, const char *
 /* A base directory of the user's, from its variable or below the home directory. */
 static int user_path(struct kelpie_os *os, char *out, const char *field, const char *variable,
                      const char *below_home, struct kelpie_error *error) {
+    KELPIE_ASSERT(below_home[0] == '/');
     const char *base = kelpie__os_environment(os, variable);
     if (base != NULL && base[0] == '/') {
         return path_set(out, field, base, "/kelpie", error);
@@ -47,6 +49,7 @@ static int user_path(struct kelpie_os *os, char *out, const char *field, const c
 
 static int choose_state(struct kelpie_places *places, const char *given, bool is_root,
                         struct kelpie_error *error) {
+    KELPIE_ASSERT(given == NULL || given[0] != '\0');
     if (given != NULL) {
         return path_set(places->state_path, "state_directory", given, "", error);
     }
@@ -61,6 +64,8 @@ static int choose_runtime(struct kelpie_places *places, const char *given, bool 
                           bool is_root, struct kelpie_error *error) {
     const char *field = "runtime_directory";
     const char *variable = kelpie__os_environment(places->os, "XDG_RUNTIME_DIR");
+    KELPIE_ASSERT(places->state_path[0] != '\0');
+    KELPIE_ASSERT(given == NULL || given[0] != '\0');
     if (given != NULL) {
         return path_set(places->runtime_path, field, given, "", error);
     }
@@ -74,6 +79,7 @@ static int choose_runtime(struct kelpie_places *places, const char *given, bool 
 static int choose_cache(struct kelpie_places *places, const char *given, bool is_moved,
                         bool is_root, struct kelpie_error *error) {
     const char *field = "cache_directory";
+    KELPIE_ASSERT(places->state_path[0] != '\0');
     if (given != NULL) {
         return path_set(places->cache_path, field, given, "", error);
     }
@@ -109,6 +115,7 @@ static int choose_libexec(struct kelpie_places *places, const char *given,
             return path_set(places->libexec_path, "libexec_directory", program, "", error);
         }
     }
+    KELPIE_ASSERT(KELPIE_LIBEXEC_DIR[0] == '/');
     return path_set(places->libexec_path, "libexec_directory", KELPIE_LIBEXEC_DIR, "", error);
 }
 
@@ -125,6 +132,7 @@ static int choose(struct kelpie_places *places, const struct kelpie_open_options
         status = choose_cache(places, first_text(options->cache_directory, NULL), state != NULL,
                               is_root, error);
     }
+    KELPIE_ASSERT(status < 0 || places->cache_path[0] != '\0');
     return status < 0 ? status : choose_libexec(places, options->libexec_directory, error);
 }
 
@@ -139,6 +147,7 @@ static int fail_place(struct kelpie_error *error, int status, const char *what, 
 /* The name of a directory that was just made survives the machine's death: everything that is
  * synced below it depends on that. */
 static int sync_parent(struct kelpie_os *os, const char *path) {
+    KELPIE_ASSERT(path[0] != '\0');
     char parent[KELPIE_PATH_BYTES_MAX];
     bool fits = kelpie__text_copy(parent, sizeof(parent), path);
     char *slash = fits ? strrchr(parent, '/') : NULL;
@@ -170,7 +179,8 @@ static int make_path(struct kelpie_os *os, const char *path, enum places_names n
                      struct kelpie_error *error) {
     char part[KELPIE_PATH_BYTES_MAX];
     size_t length = strlen(path);
-    KELPIE_ASSERT(length > 0 && length < sizeof(part));
+    KELPIE_ASSERT(length > 0);
+    KELPIE_ASSERT(length < sizeof(part));
     for (size_t at = 1; at <= length; at += 1) {
         if (path[at] != '/' && path[at] != '\0') {
             continue;
@@ -197,6 +207,7 @@ static int make_path(struct kelpie_os *os, const char *path, enum places_names n
 /* Opens a directory of ours and refuses it when another user owns it or may write to it. */
 static int open_own(struct kelpie_os *os, const char *path, uint32_t uid, enum places_names names,
                     int *out, struct kelpie_error *error) {
+    KELPIE_ASSERT(*out == KELPIE_OS_NO_HANDLE);
     struct kelpie_os_stat status;
     int result = make_path(os, path, names, error);
     if (result < 0) {
@@ -227,6 +238,7 @@ static int open_own(struct kelpie_os *os, const char *path, uint32_t uid, enum p
         kelpie__ignore(kelpie__os_close(os, directory));
         return result;
     }
+    KELPIE_ASSERT(directory >= 0);
     *out = directory;
     return 0;
 }
@@ -235,6 +247,8 @@ static int open_own(struct kelpie_os *os, const char *path, uint32_t uid, enum p
  * half-written file. */
 static int write_format(struct kelpie_os *os, int directory, const char *path,
                         struct kelpie_error *error) {
+    KELPIE_ASSERT(directory >= 0);
+    KELPIE_ASSERT(path[0] == '/');
     struct kelpie_os_identity identity = {0};
     char name[32];
     char text[32];
@@ -261,6 +275,8 @@ static int write_format(struct kelpie_os *os, int directory, const char *path,
 /* STATE/format holds the version of everything below. */
 static int check_format(struct kelpie_os *os, int directory, const char *path,
                         struct kelpie_error *error) {
+    KELPIE_ASSERT(directory >= 0);
+    KELPIE_ASSERT(path[0] == '/');
     char text[32];
     uint64_t format = 0;
     int64_t length = kelpie__small_file_read_in(os, path, "format", text, sizeof(text));
@@ -309,6 +325,7 @@ static int open_vms(struct kelpie_os *os, char base[KELPIE_PATH_BYTES_MAX], uint
     struct kelpie_os_stat stat;
     int directory = KELPIE_OS_NO_HANDLE;
     enum places_names names = PLACES_NAMES_LOOSE;
+    KELPIE_ASSERT(base[0] != '\0');
     if (has_format) {
         bool is_settled = kelpie__text_join(path, sizeof(path), base, "format") &&
                           kelpie__os_stat(os, KELPIE_OS_CWD, path, true, &stat) == 0;
@@ -334,8 +351,18 @@ static int open_vms(struct kelpie_os *os, char base[KELPIE_PATH_BYTES_MAX], uint
     if (status < 0 && vms >= 0) {
         kelpie__ignore(kelpie__os_close(os, vms));
     }
+    KELPIE_ASSERT(status < 0 || base[0] == '/');
+    KELPIE_ASSERT(status < 0 || vms >= 0);
     *out = status < 0 ? *out : vms;
     return status;
+}
+
+static void places_check(const struct kelpie_places *places) {
+    KELPIE_ASSERT(places->state_vms >= 0);
+    KELPIE_ASSERT(places->runtime_vms >= 0);
+    KELPIE_ASSERT(places->state_path[0] == '/');
+    KELPIE_ASSERT(places->runtime_path[0] == '/');
+    KELPIE_ASSERT(places->cache_path[0] == '/');
 }
 
 int kelpie__places_open(struct kelpie_places *places, struct kelpie_os *os,
@@ -368,7 +395,7 @@ int kelpie__places_open(struct kelpie_places *places, struct kelpie_os *os,
     if (status < 0) {
         goto fail_cache;
     }
-    KELPIE_ASSERT(places->state_vms >= 0 && places->runtime_vms >= 0);
+    places_check(places);
     return 0;
 fail_cache:
     kelpie__ignore(kelpie__os_close(os, places->runtime_vms));
@@ -387,6 +414,8 @@ void kelpie__places_close(struct kelpie_places *places) {
 
 int kelpie__places_program(const struct kelpie_places *places, const char *name, char *out,
                            size_t capacity, struct kelpie_error *error) {
+    KELPIE_ASSERT(name[0] != '\0');
+    KELPIE_ASSERT(capacity == KELPIE_PATH_BYTES_MAX);
     struct kelpie_os_stat status;
     if (!kelpie__text_join(out, capacity, places->libexec_path, name) ||
         kelpie__os_stat(places->os, KELPIE_OS_CWD, out, true, &status) < 0) {

@@ -87,6 +87,7 @@ void kelpie__pool_store_close(struct kelpie_pool_store *store) {
 int kelpie__pool_store_list(const struct kelpie_pool_store *store, uint64_t *cursor,
                             bool wants_leftovers, char out_entry[KELPIE_NAME_BYTES_MAX + 8],
                             struct kelpie_error *error) {
+    KELPIE_ASSERT(store->directory >= 0);
     char name[256];
     int found = kelpie__os_list(store->os, store->directory, cursor, name, sizeof(name));
     while (found == 1) { /* bound: the directory */
@@ -104,6 +105,7 @@ int kelpie__pool_store_list(const struct kelpie_pool_store *store, uint64_t *cur
 
 /* The entry of this name is the directory that we have opened. */
 static bool is_current(const struct kelpie_pool_store *store, const char *entry, int directory) {
+    KELPIE_ASSERT(directory >= 0);
     struct kelpie_os_stat mine;
     struct kelpie_os_stat current;
     return kelpie__os_stat(store->os, directory, "", false, &mine) == 0 &&
@@ -209,6 +211,8 @@ static int make_entries(struct kelpie_pool_directory *pool, int *out_owner) {
 
 /* The temporary directory, with its lock held, which tells prune that its maker lives. */
 static int make_temporary(struct kelpie_pool_directory *pool) {
+    KELPIE_ASSERT(pool->directory == KELPIE_OS_NO_HANDLE);
+    KELPIE_ASSERT(kelpie__text_has_prefix(pool->entry, POOL_MADE_PREFIX));
     struct kelpie_os *os = pool->store->os;
     int parent = pool->store->directory;
     int status = kelpie__os_mkdir(os, parent, pool->entry, POOL_DIRECTORY_MODE);
@@ -265,6 +269,9 @@ int kelpie__pool_directory_create(struct kelpie_pool_directory *pool,
                                   struct kelpie_error *error) {
     int owner = KELPIE_OS_NO_HANDLE;
     KELPIE_ASSERT(strlen(values->id) == POOL_ID_CHARACTERS);
+    KELPIE_ASSERT(values->size >= 1);
+    KELPIE_ASSERT(values->size <= KELPIE_POOL_SIZE_MAX);
+    KELPIE_ASSERT(*out_owner == KELPIE_OS_NO_HANDLE);
     struct kelpie_pool_directory made = {.store = store,
                                          .directory = KELPIE_OS_NO_HANDLE,
                                          .ready = KELPIE_OS_NO_HANDLE,
@@ -282,6 +289,7 @@ int kelpie__pool_directory_create(struct kelpie_pool_directory *pool,
     }
     kelpie__pool_directory_check(&made);
     *pool = made;
+    KELPIE_ASSERT((owner >= 0) == (values->owner_pid != 0));
     *out_owner = owner;
     return 0;
 }
@@ -318,6 +326,7 @@ int kelpie__pool_directory_open(struct kelpie_pool_directory *pool,
         return status;
     }
     kelpie__pool_directory_check(&opened);
+    KELPIE_ASSERT(opened.lock == KELPIE_OS_NO_HANDLE);
     *pool = opened;
     return 0;
 }

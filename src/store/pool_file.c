@@ -22,6 +22,9 @@
 
 static int write_values(struct kelpie_os *os, int directory,
                         const struct kelpie_pool_values *values, struct kelpie_error *error) {
+    KELPIE_ASSERT(values->size <= KELPIE_POOL_SIZE_MAX);
+    KELPIE_ASSERT(values->concurrency <= KELPIE_POOL_CONCURRENCY_MAX);
+    KELPIE_ASSERT(values->owner_pid >= 0);
     char text[POOL_JSON_BYTES];
     struct kelpie_json_writer writer;
     kelpie__json_begin(&writer, text, sizeof(text));
@@ -42,6 +45,7 @@ static int write_values(struct kelpie_os *os, int directory,
 int kelpie__pool_file_write(struct kelpie_os *os, int directory,
                             const struct kelpie_pool_values *values,
                             const struct kelpie_config_values *config, struct kelpie_error *error) {
+    KELPIE_ASSERT(directory >= 0);
     int status = write_values(os, directory, values, error);
     if (status < 0) {
         return status;
@@ -101,6 +105,7 @@ int kelpie__pool_file_read(struct kelpie_os *os, int directory, struct kelpie_po
     values.size = (uint32_t)size;
     values.concurrency = (uint32_t)concurrency;
     values.owner_pid = (int32_t)owner_pid;
+    KELPIE_ASSERT(strlen(values.id) == 2 * sizeof(id));
     *out = values;
     return 0;
 }
@@ -129,6 +134,9 @@ int kelpie__pool_directory_write_status(const struct kelpie_pool_directory *pool
     char text[POOL_STATUS_BYTES];
     struct kelpie_json_writer writer;
     kelpie__pool_directory_check(pool);
+    static_assert(6 * sizeof(status->problem) + 256u <= POOL_STATUS_BYTES, "every status fits");
+    KELPIE_ASSERT(status->making_count <= KELPIE_POOL_SIZE_MAX);
+    KELPIE_ASSERT(status->problem_code <= 0);
     kelpie__json_begin(&writer, text, sizeof(text));
     kelpie__json_object_begin(&writer, NULL);
     kelpie__json_write_i64(&writer, "keeper_pid", status->keeper_pid);
@@ -146,6 +154,7 @@ int kelpie__pool_directory_write_status(const struct kelpie_pool_directory *pool
 
 void kelpie__pool_directory_read_status(const struct kelpie_pool_directory *pool,
                                         struct kelpie_pool_status *out) {
+    kelpie__pool_directory_check(pool);
     char text[POOL_STATUS_BYTES];
     int64_t pid = 0;
     int64_t code = 0;

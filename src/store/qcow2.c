@@ -28,6 +28,9 @@
 #define QCOW2_EXTENSION_NAMES 0x6803f857u
 
 static uint64_t load(const uint8_t *bytes, size_t count) {
+    static_assert(QCOW2_HEADER_2_BYTES < QCOW2_HEADER_3_BYTES, "the second is an extension");
+    static_assert(QCOW2_HEADER_3_BYTES + QCOW2_NAME_BYTES_MAX < QCOW2_HEAD_BYTES,
+                  "a header and the longest name are in what is read");
     uint64_t value = 0;
     for (size_t i = 0; i < count; i += 1) {
         value = value << 8 | bytes[i];
@@ -85,6 +88,8 @@ static int check_extensions(const uint8_t *head, size_t count, const char *name,
     uint64_t at = version == 3 ? load(head + 100, 4) : QCOW2_HEADER_2_BYTES;
     bool has_format = false;
     bool has_ended = false;
+    KELPIE_ASSERT(version == 2 || version == 3);
+    KELPIE_ASSERT(count <= QCOW2_HEAD_BYTES);
     if (version == 3 && at < QCOW2_HEADER_3_BYTES) {
         return fail_image(error, name, "has a header that is too short");
     }
@@ -118,6 +123,7 @@ int kelpie__qcow2_check(struct kelpie_os *os, int file, const char *name, const 
                         const char *backing_format, struct kelpie_error *error) {
     uint8_t head[QCOW2_HEAD_BYTES] = {0};
     KELPIE_ASSERT((backing_name[0] == '\0') == (backing_format[0] == '\0'));
+    KELPIE_ASSERT(file >= 0);
     int64_t got = kelpie__os_pread(os, file, head, sizeof(head), 0);
     if (got < 0) {
         return kelpie__fail(error, KELPIE_E_IO, (int)-got, "read the disk image \"%s\"", name);
@@ -142,6 +148,7 @@ static void store(uint8_t *bytes, size_t count, uint64_t value) {
 
 /* The place of the extension that names the format, of `*out_bytes` with its padding; 0: none. */
 static uint64_t find_format(const uint8_t *head, uint64_t *out_bytes) {
+    KELPIE_ASSERT(load(head + 4, 4) == 3);
     uint64_t at = load(head + 100, 4);
     for (uint32_t i = 0; i < QCOW2_EXTENSION_COUNT_MAX && at + 8 <= QCOW2_HEAD_BYTES; i += 1) {
         uint64_t kind = load(head + at, 4);
@@ -165,6 +172,7 @@ static bool change_backing(uint8_t *head, const char *backing_name, const char *
     size_t name_bytes = strlen(backing_name);
     size_t length = strlen(backing_format);
     uint64_t format = find_format(head, &format_bytes);
+    KELPIE_ASSERT(format == 0 || format + 8 + format_bytes <= QCOW2_HEAD_BYTES);
     if (format == 0 || length > format_bytes || place < format + 8 + format_bytes ||
         place > QCOW2_HEAD_BYTES - QCOW2_NAME_BYTES_MAX || name_bytes > QCOW2_NAME_BYTES_MAX) {
         return false;
@@ -180,7 +188,8 @@ static bool change_backing(uint8_t *head, const char *backing_name, const char *
 int kelpie__qcow2_rebase(struct kelpie_os *os, int file, const char *name, const char *backing_name,
                          const char *backing_format, struct kelpie_error *error) {
     uint8_t head[QCOW2_HEAD_BYTES] = {0};
-    KELPIE_ASSERT(backing_name[0] != '\0' && backing_format[0] != '\0');
+    KELPIE_ASSERT(backing_name[0] != '\0');
+    KELPIE_ASSERT(backing_format[0] != '\0');
     if (kelpie__qcow2_check(os, file, name, backing_name, backing_format, NULL) == 0) {
         return 0;
     }

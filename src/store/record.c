@@ -16,6 +16,15 @@
 #include "store/manifest.h"
 
 static int64_t record_format(const struct kelpie_vm_record *record, char *out, size_t capacity) {
+    /* Texts that come from outside may be escaped to six bytes each. */
+    static_assert(6 * (sizeof(((struct kelpie_vm_record *)0)->kernel) +
+                       sizeof(((struct kelpie_vm_record *)0)->reason) +
+                       sizeof(((struct kelpie_vm_record *)0)->accelerator_reason) +
+                       sizeof(((struct kelpie_vm_record *)0)->backend_reason)) +
+                          KELPIE_DISK_LAYER_COUNT_MAX * (KELPIE_RECORD_LAYER_BYTES_MAX + 4u) +
+                          1024u <=
+                      KELPIE_RECORD_JSON_BYTES_MAX,
+                  "every record can be written");
     struct kelpie_json_writer writer;
     kelpie__json_begin(&writer, out, capacity);
     kelpie__json_object_begin(&writer, NULL);
@@ -52,6 +61,9 @@ static int64_t record_format(const struct kelpie_vm_record *record, char *out, s
 
 int kelpie__record_write(struct kelpie_os *os, int directory, const struct kelpie_vm_record *record,
                          bool is_synced, struct kelpie_error *error) {
+    KELPIE_ASSERT(directory >= 0);
+    KELPIE_ASSERT(record->monitor_pid >= 0);
+    KELPIE_ASSERT(record->vmm_pid >= 0);
     char text[KELPIE_RECORD_JSON_BYTES_MAX];
     int64_t length = record_format(record, text, sizeof(text));
     KELPIE_ASSERT(length > 0); /* every field is bounded far below the buffer */
@@ -133,6 +145,7 @@ bool kelpie__record_read_layers(const struct kelpie_json_member *member,
         out->layer_count += 1;
         found = kelpie__json_next(&iterator, NULL, &item);
     }
+    KELPIE_ASSERT(out->layer_count <= KELPIE_DISK_LAYER_COUNT_MAX);
     return found == 0;
 }
 
@@ -171,6 +184,8 @@ static bool record_parse(const struct kelpie_json_member *members, struct kelpie
     kelpie__ignore(kelpie__json_u64(&members[RECORD_boot_us].value, &out->boot_us));
     read_pid(&members[RECORD_monitor_pid], &out->monitor_pid);
     read_pid(&members[RECORD_vmm_pid], &out->vmm_pid);
+    KELPIE_ASSERT(!kelpie__state_is_live(out->previous));
+    KELPIE_ASSERT(out->layer_count <= KELPIE_DISK_LAYER_COUNT_MAX);
     return true;
 }
 
@@ -178,6 +193,7 @@ enum record_outcome { RECORD_WHOLE, RECORD_TORN, RECORD_ABSENT, RECORD_UNREADABL
 
 static enum record_outcome record_load(struct kelpie_os *os, int directory,
                                        struct kelpie_vm_record *out, struct kelpie_error *error) {
+    KELPIE_ASSERT(directory >= 0);
     char text[KELPIE_RECORD_JSON_BYTES_MAX];
     uint64_t format = 0;
     int64_t length =
@@ -226,6 +242,7 @@ int kelpie__record_read_remains(struct kelpie_os *os, int directory, struct kelp
                                 struct kelpie_error *error) {
     struct kelpie_error why = {0};
     enum record_outcome outcome = record_load(os, directory, out, &why);
+    KELPIE_ASSERT(outcome == RECORD_WHOLE || why.code < 0);
     if (outcome == RECORD_UNREADABLE) {
         if (error != NULL) {
             *error = why;
@@ -237,6 +254,7 @@ int kelpie__record_read_remains(struct kelpie_os *os, int directory, struct kelp
         *out = (struct kelpie_vm_record){
             .state = KELPIE_VM_RUNNING, .previous = KELPIE_VM_CREATED, .is_lost = true};
     }
+    KELPIE_ASSERT(!out->is_lost || kelpie__state_is_live(out->state));
     return 0;
 }
 

@@ -52,6 +52,7 @@ void kelpie__vm_record_bury(struct kelpie_os *os, struct kelpie_vm_record *recor
     record->monitor_pid = 0;
     record->vmm_pid = 0;
     record->is_lost = false;
+    KELPIE_ASSERT(!kelpie__state_is_live(record->state));
     kelpie__ignore(kelpie__text_copy(record->reason, sizeof(record->reason), reason));
 }
 
@@ -59,6 +60,7 @@ void kelpie__vm_record_bury(struct kelpie_os *os, struct kelpie_vm_record *recor
  * be written is left out. */
 static void recover_log(struct kelpie_os *os, int directory,
                         const struct kelpie_vm_record *record) {
+    KELPIE_ASSERT(directory >= 0);
     char line[RECOVER_LINE_BYTES];
     struct kelpie_json_writer writer;
     struct kelpie_os_stat stat;
@@ -88,6 +90,7 @@ int kelpie__vm_directory_recover(struct kelpie_vm_directory *directory,
     struct kelpie_os *os = directory->places->os;
     struct kelpie_vm_record record;
     KELPIE_ASSERT(directory->lock >= 0);
+    kelpie__vm_directory_check(directory);
     /* Not there in most cases. */
     kelpie__ignore(kelpie__os_unlink(os, directory->run, KELPIE_VM_SOCKET_FILE, false));
     if (directory->is_ephemeral) { /* its monitor deletes it: without one it is a leftover */
@@ -107,6 +110,7 @@ int kelpie__vm_directory_recover(struct kelpie_vm_directory *directory,
         }
     }
     if (status == 0) {
+        KELPIE_ASSERT(!kelpie__state_is_live(record.state));
         *out = record;
     }
     return status;
@@ -120,6 +124,8 @@ int kelpie__vm_directory_recover(struct kelpie_vm_directory *directory,
  * waited for the lock of what somebody else removed. */
 static bool take_abandoned(struct kelpie_os *os, int base, const char *name, const char *file,
                            int *out_lock) {
+    KELPIE_ASSERT(name[0] != '\0');
+    KELPIE_ASSERT(*out_lock == KELPIE_OS_NO_HANDLE);
     char path[256 + 8];
     bool is_file = file[0] != '\0';
     int directory = kelpie__vm_directory_open_handle(os, base, name);
@@ -140,6 +146,7 @@ static bool take_abandoned(struct kelpie_os *os, int base, const char *name, con
     }
     kelpie__ignore(kelpie__text_format(path, sizeof(path), is_file ? "%s/%s" : "%s%s", name, file));
     if (kelpie__os_lock(os, lock) == 0 && kelpie__vm_directory_is_named(os, base, path, lock)) {
+        KELPIE_ASSERT(lock >= 0);
         *out_lock = lock;
         return true;
     }
@@ -180,6 +187,7 @@ static bool is_leftover(const struct kelpie_places *places, bool is_runtime, con
 
 static void leftover_remove(struct kelpie_os *os, int base, const char *name,
                             struct kelpie_leftovers *inout) {
+    KELPIE_ASSERT(base >= 0);
     char deleted[KELPIE_VM_TEMPORARY_BYTES_MAX];
     if (kelpie__text_has_prefix(name, KELPIE_VM_DELETED_PREFIX)) {
         kelpie__remove_leftover(os, base, name, inout);
@@ -193,6 +201,8 @@ static void leftover_remove(struct kelpie_os *os, int base, const char *name,
 
 void kelpie__vm_directory_prune(const struct kelpie_places *places,
                                 struct kelpie_leftovers *inout) {
+    KELPIE_ASSERT(places->state_vms >= 0);
+    KELPIE_ASSERT(places->runtime_vms >= 0);
     char name[256];
     for (unsigned place = 0; place < 2; place += 1) {
         bool is_runtime = place == 1;
@@ -230,6 +240,7 @@ int kelpie__vm_directory_list(const struct kelpie_places *places,
                               char out_name[KELPIE_NAME_BYTES_MAX + 1],
                               struct kelpie_error *error) {
     char name[256];
+    KELPIE_ASSERT(places->state_vms >= 0);
     for (unsigned place = 0; place < 2; place += 1) {
         int base = cursor->is_in_runtime ? places->runtime_vms : places->state_vms;
         int found = kelpie__os_list(places->os, base, &cursor->position, name, sizeof(name));
@@ -279,6 +290,7 @@ static void recover_one(const struct kelpie_places *places, const char *name,
             inout->bytes += bytes;
         }
     }
+    KELPIE_ASSERT(directory.vm >= 0);
     kelpie__vm_directory_close(&directory);
 }
 

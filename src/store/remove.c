@@ -5,6 +5,7 @@
 #include "store/remove.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "os/os_call.h"
 
@@ -22,6 +23,7 @@ static int remove_first(struct kelpie_os *os, int directory, char name[REMOVE_NA
 }
 
 static int remove_files(struct kelpie_os *os, int directory) {
+    KELPIE_ASSERT(directory >= 0);
     char name[REMOVE_NAME_BYTES];
     int found = remove_first(os, directory, name);
     for (uint32_t budget = REMOVE_ENTRIES_MAX; found == 1 && budget > 0; budget -= 1) {
@@ -39,6 +41,7 @@ static int remove_files(struct kelpie_os *os, int directory) {
 }
 
 static int remove_subdirectory(struct kelpie_os *os, int parent, const char *name) {
+    KELPIE_ASSERT(name[0] != '\0');
     int directory = remove_open(os, parent, name);
     if (directory < 0) {
         return directory;
@@ -49,6 +52,7 @@ static int remove_subdirectory(struct kelpie_os *os, int parent, const char *nam
 }
 
 static int remove_entries(struct kelpie_os *os, int directory) {
+    KELPIE_ASSERT(directory >= 0);
     char name[REMOVE_NAME_BYTES];
     int found = remove_first(os, directory, name);
     for (uint32_t budget = REMOVE_ENTRIES_MAX; found == 1 && budget > 0; budget -= 1) {
@@ -66,6 +70,8 @@ static int remove_entries(struct kelpie_os *os, int directory) {
 }
 
 int kelpie__remove_directory(struct kelpie_os *os, int parent, const char *name) {
+    KELPIE_ASSERT(name[0] != '\0');
+    KELPIE_ASSERT(strchr(name, '/') == NULL);
     int directory = remove_open(os, parent, name);
     if (directory < 0) {
         return directory == -ENOENT ? 0 : directory;
@@ -97,6 +103,7 @@ uint64_t kelpie__directory_bytes(struct kelpie_os *os, int directory) {
 
 void kelpie__remove_leftover(struct kelpie_os *os, int parent, const char *name,
                              struct kelpie_leftovers *inout) {
+    KELPIE_ASSERT(name[0] == '.');
     uint64_t bytes = 0;
     int directory = inout != NULL ? remove_open(os, parent, name) : KELPIE_OS_NO_HANDLE;
     if (directory >= 0) {

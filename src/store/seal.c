@@ -34,6 +34,10 @@ struct seal_block {
 };
 
 static_assert(sizeof(struct seal_block) == 2 * sizeof(uint64_t), "summed without gaps");
+static_assert(KELPIE_SEAL_EXTENT_BYTES % SEAL_BLOCK_BYTES == 0, "an extent is whole blocks");
+static_assert(SEAL_FORMAT_WHOLE < KELPIE_MANIFEST_FORMAT, "what is made now sums blocks");
+static_assert((uint64_t)KELPIE_SEAL_EXTENT_COUNT_MAX * sizeof(uint64_t) <= UINT32_MAX,
+              "a table of all extents has a size that fits");
 
 struct seal {
     struct kelpie_os *os;
@@ -64,6 +68,8 @@ static int seal_init(struct seal *seal, struct kelpie_os *os, int directory,
     seal->os = os;
     seal->directory = directory;
     seal->format = manifest->format;
+    KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
+    KELPIE_ASSERT(directory >= 0);
     for (uint32_t i = 0; i < manifest->file_count; i += 1) {
         extents += kelpie__seal_extents(manifest->files[i].size_bytes);
         if (extents > KELPIE_SEAL_EXTENT_COUNT_MAX) {
@@ -81,10 +87,13 @@ static int seal_init(struct seal *seal, struct kelpie_os *os, int directory,
         seal_deinit(seal);
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for the checksums");
     }
+    KELPIE_ASSERT(seal->count == 0);
     return 0;
 }
 
 static int read_piece(struct seal *seal, int file, uint8_t *out, size_t count, uint64_t offset) {
+    KELPIE_ASSERT(count <= KELPIE_SEAL_EXTENT_BYTES);
+    KELPIE_ASSERT(out >= seal->buffer);
     size_t done = 0;
     for (uint32_t i = 0; i < SEAL_READS_MAX && done < count; i += 1) {
         int64_t got = kelpie__os_pread(seal->os, file, out + done, count - done, offset + done);
@@ -115,6 +124,7 @@ static int find_data(struct seal *seal, int file, uint64_t offset, struct data *
     if (found == 0) {
         *inout = (struct data){.begin = UINT64_MAX, .end = UINT64_MAX};
     }
+    KELPIE_ASSERT(found < 0 || inout->end > offset);
     return found < 0 ? found : 0;
 }
 
@@ -125,10 +135,12 @@ static bool block_is_zero(const uint8_t *bytes, size_t count) {
 
 /* Of a part of the extent in the buffer, from a block's beginning on. */
 static void sum_blocks(struct seal *seal, size_t from, size_t to) {
-    KELPIE_ASSERT(from % SEAL_BLOCK_BYTES == 0 && to <= KELPIE_SEAL_EXTENT_BYTES);
+    KELPIE_ASSERT(from % SEAL_BLOCK_BYTES == 0);
+    KELPIE_ASSERT(to <= KELPIE_SEAL_EXTENT_BYTES);
     for (size_t at = from; at < to; at += SEAL_BLOCK_BYTES) {
         size_t count = to - at < SEAL_BLOCK_BYTES ? to - at : SEAL_BLOCK_BYTES;
         if (!block_is_zero(seal->buffer + at, count)) {
+            KELPIE_ASSERT(seal->block_count < SEAL_BLOCKS_MAX);
             seal->blocks[seal->block_count] = (struct seal_block){
                 at / SEAL_BLOCK_BYTES, kelpie__checksum_u64(seal->buffer + at, count)};
             seal->block_count += 1;
@@ -141,6 +153,8 @@ static void sum_blocks(struct seal *seal, size_t from, size_t to) {
 static int sum_pieces(struct seal *seal, int file, uint64_t offset, size_t count,
                       struct data *inout) {
     uint64_t end = offset + count;
+    KELPIE_ASSERT(offset % KELPIE_SEAL_EXTENT_BYTES == 0);
+    KELPIE_ASSERT(count <= KELPIE_SEAL_EXTENT_BYTES);
     uint64_t at = offset;
     int status = find_data(seal, file, at, inout);
     while (status == 0 && at < end && inout->begin < end) { /* bound: a block each turn */
@@ -165,7 +179,9 @@ static int sum_extent(struct seal *seal, int file, uint64_t offset, size_t count
                       struct data *inout) {
     int status = 0;
     uint64_t sum = 0;
-    KELPIE_ASSERT(seal->count < seal->capacity && count <= KELPIE_SEAL_EXTENT_BYTES);
+    KELPIE_ASSERT(seal->count < seal->capacity);
+    KELPIE_ASSERT(count > 0);
+    KELPIE_ASSERT(count <= KELPIE_SEAL_EXTENT_BYTES);
     if (seal->format == SEAL_FORMAT_WHOLE) {
         status = read_piece(seal, file, seal->buffer, count, offset);
         sum = kelpie__checksum_u64(seal->buffer, count);
@@ -198,6 +214,7 @@ static bool sum_known(struct seal *seal, const struct kelpie_os_stat *stat) {
 
 static int sum_file(struct seal *seal, const struct kelpie_manifest_file *entry,
                     struct kelpie_error *error) {
+    KELPIE_ASSERT(seal->count <= seal->capacity);
     struct kelpie_os_stat stat;
     int file = kelpie__os_open(seal->os, seal->directory, entry->name, KELPIE_OS_OPEN_READ, 0);
     if (file < 0) {
@@ -236,6 +253,7 @@ static int sum_file(struct seal *seal, const struct kelpie_manifest_file *entry,
 
 static int take_sizes(struct kelpie_os *os, int directory, struct kelpie_manifest *manifest,
                       struct kelpie_error *error) {
+    KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
     for (uint32_t i = 0; i < manifest->file_count; i += 1) {
         struct kelpie_os_stat stat;
         struct kelpie_manifest_file *file = &manifest->files[i];
@@ -253,6 +271,7 @@ static int write_table(struct seal *seal, bool is_synced, struct kelpie_error *e
     size_t count = (size_t)seal->count * sizeof(*seal->table);
     const uint8_t *bytes = (const uint8_t *)seal->table;
     size_t done = 0;
+    KELPIE_ASSERT(seal->count == seal->capacity);
     int file = kelpie__os_open(
         seal->os, seal->directory, KELPIE_SEAL_FILE,
         KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE | KELPIE_OS_OPEN_TRUNCATE, SEAL_FILE_MODE);
@@ -283,6 +302,7 @@ int kelpie__seal(struct kelpie_os *os, int directory, struct kelpie_manifest *ma
                  const struct kelpie_seal_options *options, struct kelpie_error *error) {
     struct seal seal;
     KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
+    KELPIE_ASSERT(directory >= 0);
     manifest->format = manifest->format == 0 ? KELPIE_MANIFEST_FORMAT : manifest->format;
     int status = take_sizes(os, directory, manifest, error);
     if (status == 0) {
@@ -302,6 +322,7 @@ int kelpie__seal(struct kelpie_os *os, int directory, struct kelpie_manifest *ma
     if (status == 0) {
         const void *bytes = seal.table != NULL ? (const void *)seal.table : "";
         kelpie__checksum_text(bytes, (size_t)seal.count * sizeof(*seal.table), manifest->checksum);
+        KELPIE_ASSERT(strlen(manifest->checksum) == KELPIE_CHECKSUM_TEXT_BYTES - 1);
     }
     seal_deinit(&seal);
     return status;
@@ -317,6 +338,8 @@ static int read_table(struct seal *seal, const struct kelpie_manifest *manifest,
     char sum[KELPIE_CHECKSUM_TEXT_BYTES];
     size_t done = 0;
     int64_t got = 0;
+    KELPIE_ASSERT(seal->count == 0);
+    KELPIE_ASSERT(seal->capacity == 0 || out != NULL);
     int file = kelpie__os_open(seal->os, seal->directory, KELPIE_SEAL_FILE, KELPIE_OS_OPEN_READ, 0);
     if (file < 0) {
         return kelpie__fail(error, KELPIE_E_SNAPSHOT_CORRUPTED, -file,
@@ -342,10 +365,12 @@ static int read_table(struct seal *seal, const struct kelpie_manifest *manifest,
 static int compare_file(struct seal *seal, const struct kelpie_manifest_file *file,
                         const uint64_t *table, struct kelpie_error *error) {
     uint32_t first = seal->count;
+    KELPIE_ASSERT(first <= seal->capacity);
     int status = sum_file(seal, file, error);
     if (status < 0) {
         return status;
     }
+    KELPIE_ASSERT(seal->count <= seal->capacity);
     for (uint32_t i = first; i < seal->count; i += 1) {
         if (seal->table[i] != table[i]) {
             return kelpie__fail(error, KELPIE_E_SNAPSHOT_CORRUPTED, 0,
@@ -360,6 +385,7 @@ static int compare_file(struct seal *seal, const struct kelpie_manifest_file *fi
 int kelpie__seal_verify(struct kelpie_os *os, int directory, const struct kelpie_manifest *manifest,
                         struct kelpie_error *error) {
     struct seal seal;
+    KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
     int status = seal_init(&seal, os, directory, manifest, error);
     if (status < 0) {
         return status;
@@ -384,6 +410,7 @@ int kelpie__seal_verify(struct kelpie_os *os, int directory, const struct kelpie
 
 static bool describe_file(struct kelpie_os *os, int directory, const char *name,
                           struct kelpie_json_writer *writer, int64_t *inout_newest_ns) {
+    KELPIE_ASSERT(name[0] != '\0');
     struct kelpie_os_stat stat;
     if (kelpie__os_stat(os, directory, name, false, &stat) < 0) {
         return false;
@@ -405,6 +432,8 @@ static bool describe_files(struct kelpie_os *os, int directory,
                            int64_t *out_newest_ns) {
     char boot_id[64];
     struct kelpie_json_writer writer;
+    KELPIE_ASSERT(directory >= 0);
+    KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
     bool is_good = kelpie__small_file_read(os, SEAL_BOOT_ID, boot_id, sizeof(boot_id)) > 0;
     kelpie__json_begin(&writer, out, capacity);
     kelpie__json_array_begin(&writer, NULL);
@@ -434,6 +463,7 @@ void kelpie__seal_remember(struct kelpie_os *os, int directory,
                            const struct kelpie_manifest *manifest, bool is_transient) {
     char now[KELPIE_MANIFEST_BYTES_MAX];
     int64_t newest_ns = 0;
+    KELPIE_ASSERT(manifest->checksum[0] != '\0');
     if (describe_files(os, directory, manifest, now, sizeof(now), &newest_ns) &&
         (is_transient || kelpie__os_now(os, KELPIE_OS_CLOCK_WALL) - newest_ns > SEAL_SETTLED_NS)) {
         kelpie__ignore(kelpie__small_file_replace(os, directory, SEAL_KNOWN_FILE, now, strlen(now),

@@ -62,6 +62,7 @@ int kelpie__snapshot_store_open(struct kelpie_snapshot_store *store, struct kelp
     }
     store->os = os;
     store->directory = directory;
+    KELPIE_ASSERT(store->directory >= 0);
     return 0;
 }
 
@@ -73,6 +74,7 @@ void kelpie__snapshot_store_close(struct kelpie_snapshot_store *store) {
 
 static int check_space(const struct kelpie_snapshot_store *store, uint64_t needed_bytes,
                        struct kelpie_error *error) {
+    KELPIE_ASSERT(store->directory >= 0);
     struct kelpie_os_space space;
     int status = kelpie__os_space(store->os, store->directory, &space);
     if (status < 0) {
@@ -97,6 +99,7 @@ static int fail_not_found(struct kelpie_error *error, const char *name) {
 /* The entry of this name is still the directory that we have opened: 1, 0 or -errno. */
 static int look_if_current(const struct kelpie_snapshot_store *store, const char *entry,
                            int directory) {
+    KELPIE_ASSERT(directory >= 0);
     struct kelpie_os_stat mine;
     struct kelpie_os_stat current;
     int status = kelpie__os_stat(store->os, directory, "", false, &mine);
@@ -337,6 +340,7 @@ static int take(const struct kelpie_snapshot_store *store, const char *entry, bo
         return found == 0 ? fail_not_found(error, entry) : fail_io(error, found, "look for", entry);
     }
     if (status == 0) {
+        KELPIE_ASSERT(directory >= 0);
         *out = directory;
         return 0;
     }
@@ -411,6 +415,7 @@ int kelpie__snapshot_remove(const struct kelpie_snapshot_store *store, const cha
     if (status < 0) {
         return status;
     }
+    KELPIE_ASSERT(directory >= 0);
     bool fits = kelpie__text_format(gone, sizeof(gone), SNAPSHOT_REMOVED_PREFIX "%s", name);
     KELPIE_ASSERT(fits);
     /* One of that name that was half removed before. */

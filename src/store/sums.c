@@ -29,6 +29,8 @@ static uint64_t sums_digest(const uint64_t *words, size_t word_count) {
 }
 
 static int sums_read(struct kelpie_os *os, int file, void *out, size_t count) {
+    KELPIE_ASSERT(file >= 0);
+    KELPIE_ASSERT(count > 0);
     size_t done = 0;
     for (uint32_t i = 0; i < SUMS_READS_MAX && done < count; i += 1) {
         int64_t got = kelpie__os_pread(os, file, (uint8_t *)out + done, count - done, done);
@@ -45,6 +47,7 @@ static uint64_t *sums_read_file(struct kelpie_os *os, int directory, const char 
                                 size_t *out_count) {
     struct kelpie_os_stat stat = {0};
     uint64_t *words = NULL;
+    KELPIE_ASSERT(directory >= 0);
     int file = kelpie__os_open(os, directory, name, KELPIE_OS_OPEN_READ, 0);
     if (file < 0) {
         return NULL;
@@ -78,6 +81,7 @@ void kelpie__sums_load(struct kelpie_sums *sums, struct kelpie_os *os, int vm_di
 }
 
 void kelpie__sums_unload(struct kelpie_sums *sums) {
+    KELPIE_ASSERT((sums->words == NULL) == (sums->word_count == 0));
     kelpie__free(sums->os, sums->words, sums->word_count * sizeof(*sums->words));
     sums->words = NULL;
     sums->word_count = 0;
@@ -88,6 +92,8 @@ const uint64_t *kelpie__sums_find(const struct kelpie_sums *sums, const struct k
     const uint64_t wanted[SUMS_ENTRY_WORDS] = {stat->device, stat->inode, stat->size_bytes,
                                                (uint64_t)stat->modified_ns, count};
     size_t at = SUMS_HEAD_WORDS;
+    KELPIE_ASSERT(sums->word_count <= SUMS_WORDS_MAX);
+    KELPIE_ASSERT(count <= KELPIE_SEAL_EXTENT_COUNT_MAX);
     while (at + SUMS_ENTRY_WORDS <= sums->word_count) { /* bound: every turn goes on */
         const uint64_t *entry = &sums->words[at];
         uint64_t entry_count = entry[SUMS_ENTRY_WORDS - 1];
@@ -117,6 +123,7 @@ static size_t sums_collect(struct kelpie_os *os, int directory,
                            size_t table_count, uint64_t *out) {
     size_t next = 0;
     size_t at = SUMS_HEAD_WORDS;
+    KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
     for (uint32_t i = 0; i < manifest->file_count; i += 1) {
         const struct kelpie_manifest_file *file = &manifest->files[i];
         uint64_t count = kelpie__seal_extents(file->size_bytes);
@@ -132,6 +139,7 @@ static size_t sums_collect(struct kelpie_os *os, int directory,
             memcpy(&out[at + SUMS_ENTRY_WORDS], &table[next], (size_t)count * sizeof(*table));
             at += SUMS_ENTRY_WORDS + (size_t)count;
         }
+        KELPIE_ASSERT(next + (size_t)count <= table_count);
         next += (size_t)count;
     }
     return at;
@@ -141,6 +149,9 @@ void kelpie__sums_keep(struct kelpie_os *os, int vm_directory, int snapshot_dire
                        const struct kelpie_manifest *manifest) {
     char digest[KELPIE_CHECKSUM_TEXT_BYTES];
     size_t table_count = 0;
+    KELPIE_ASSERT(vm_directory >= 0);
+    KELPIE_ASSERT(snapshot_directory >= 0);
+    KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
     uint64_t *table = sums_read_file(os, snapshot_directory, KELPIE_SEAL_FILE, &table_count);
     if (table == NULL) {
         return;

@@ -74,6 +74,9 @@ static int set_paths(struct kelpie_vm_directory *directory, struct kelpie_error 
                                        base, directory->name);
     bool fits_run = kelpie__text_format(directory->run_path, sizeof(directory->run_path),
                                         "%s/vms/%s", places->runtime_path, directory->name);
+    if (fits_vm && fits_run) {
+        kelpie__vm_directory_check(directory);
+    }
     return fits_vm && fits_run
                ? 0
                : kelpie__fail(error, KELPIE_E_LIMIT, 0,
@@ -86,6 +89,7 @@ void kelpie__vm_directory_check(const struct kelpie_vm_directory *directory) {
     KELPIE_ASSERT(directory->places != NULL);
     KELPIE_ASSERT(directory->name[0] != '\0');
     KELPIE_ASSERT(directory->lock == KELPIE_OS_NO_HANDLE || directory->lock >= 0);
+    KELPIE_ASSERT(directory->vm == KELPIE_OS_NO_HANDLE || directory->vm >= 0);
     if (directory->is_ephemeral) {
         KELPIE_ASSERT(kelpie__text_equal(directory->vm_path, directory->run_path));
     }
@@ -149,6 +153,7 @@ bool kelpie__vm_directory_is_named(struct kelpie_os *os, int directory, const ch
 /* One try. 1: somebody removed the run directory, or replaced the file, between opening and
  * locking. */
 static int lock_try(struct kelpie_vm_directory *directory) {
+    KELPIE_ASSERT(directory->lock == KELPIE_OS_NO_HANDLE);
     struct kelpie_os *os = directory->places->os;
     struct kelpie_os_stat mine;
     struct kelpie_os_stat current;
@@ -180,6 +185,7 @@ static int lock_try(struct kelpie_vm_directory *directory) {
         kelpie__ignore(kelpie__os_close(os, lock));
         return 1;
     }
+    KELPIE_ASSERT(directory->run >= 0);
     directory->lock = lock;
     return 0;
 }
@@ -212,6 +218,7 @@ static int lock_take(struct kelpie_vm_directory *directory) {
 
 static int fail_lock(const struct kelpie_vm_directory *directory, int status,
                      struct kelpie_error *error) {
+    KELPIE_ASSERT(status < 0);
     KELPIE_SOMETIMES(directory->places->os, "a lock was taken by another", status == -EAGAIN);
     return status == -EAGAIN
                ? kelpie__fail(error, KELPIE_E_BUSY, 0,
@@ -223,6 +230,7 @@ static int fail_lock(const struct kelpie_vm_directory *directory, int status,
  * look after the lock is what counts (a VM whose lock is held is not deleted by others), the one
  * before it makes no run directory for a VM that is gone. */
 int kelpie__vm_directory_lock(struct kelpie_vm_directory *directory, struct kelpie_error *error) {
+    KELPIE_ASSERT(directory->vm >= 0);
     bool is_there = kelpie__vm_directory_is_current(directory);
     int status = is_there ? lock_take(directory) : -ENOENT;
     is_there = is_there && kelpie__vm_directory_is_current(directory);
@@ -242,6 +250,7 @@ int kelpie__vm_directory_lock(struct kelpie_vm_directory *directory, struct kelp
 
 static int write_files(struct kelpie_os *os, int made, const struct kelpie_config_values *values,
                        struct kelpie_error *error) {
+    KELPIE_ASSERT(made >= 0);
     struct kelpie_vm_record record = {.state = KELPIE_VM_CREATED,
                                       .previous = KELPIE_VM_CREATED,
                                       .changed_ms = values->created_ms};
@@ -269,6 +278,9 @@ static int write_files(struct kelpie_os *os, int made, const struct kelpie_confi
 /* Fills the temporary directory `made` and gives it its name. */
 static int publish(struct kelpie_vm_directory *directory, int made, const char *temporary,
                    const struct kelpie_config_values *values, struct kelpie_error *error) {
+    KELPIE_ASSERT(made >= 0);
+    KELPIE_ASSERT(directory->lock >= 0);
+    KELPIE_ASSERT(kelpie__text_has_prefix(temporary, KELPIE_VM_MADE_PREFIX));
     struct kelpie_os *os = directory->places->os;
     int base = kelpie__vm_directory_base(directory->places, directory->is_ephemeral);
     int status = write_files(os, made, values, error);
@@ -290,6 +302,7 @@ static int publish(struct kelpie_vm_directory *directory, int made, const char *
 
 static int check_is_free(const struct kelpie_vm_directory *directory, struct kelpie_error *error) {
     const struct kelpie_places *places = directory->places;
+    KELPIE_ASSERT(kelpie__config_check_name(directory->name, NULL) == 0);
     int found = kelpie__vm_directory_look(places->os, places->state_vms, directory->name);
     if (found == 0) {
         found = kelpie__vm_directory_look(places->os, places->runtime_vms, directory->name);
@@ -307,6 +320,8 @@ static int check_is_free(const struct kelpie_vm_directory *directory, struct kel
 /* An ephemeral VM's lock is made in the temporary directory, so that it is held before the VM can
  * be seen. */
 static int lock_made(struct kelpie_vm_directory *directory, int made) {
+    KELPIE_ASSERT(directory->is_ephemeral);
+    KELPIE_ASSERT(directory->lock == KELPIE_OS_NO_HANDLE);
     struct kelpie_os *os = directory->places->os;
     int lock = kelpie__os_open(os, made, KELPIE_VM_LOCK_FILE,
                                KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE,
@@ -321,6 +336,7 @@ static int lock_made(struct kelpie_vm_directory *directory, int made) {
 /* Makes the temporary directory and locks it, which tells prune that its maker lives. 1: prune was
  * quicker than the lock. */
 static int make_temporary(struct kelpie_vm_directory *directory, const char *temporary) {
+    KELPIE_ASSERT(directory->vm == KELPIE_OS_NO_HANDLE);
     struct kelpie_os *os = directory->places->os;
     int base = kelpie__vm_directory_base(directory->places, directory->is_ephemeral);
     int status = kelpie__os_mkdir(os, base, temporary, VM_DIRECTORY_MODE);
@@ -400,13 +416,16 @@ int kelpie__vm_directory_create(struct kelpie_vm_directory *directory,
         kelpie__vm_directory_prune(places, NULL); /* the run directory that was made for the lock */
         return status;
     }
-    KELPIE_ASSERT(directory->lock >= 0 && directory->run >= 0);
+    kelpie__vm_directory_check(directory);
+    KELPIE_ASSERT(directory->lock >= 0);
+    KELPIE_ASSERT(directory->run >= 0);
     return 0;
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
 static int vm_open(struct kelpie_vm_directory *directory, bool is_ephemeral) {
+    KELPIE_ASSERT(directory->vm == KELPIE_OS_NO_HANDLE);
     struct kelpie_os *os = directory->places->os;
     int vm = kelpie__vm_directory_open_handle(
         os, kelpie__vm_directory_base(directory->places, is_ephemeral), directory->name);
@@ -425,6 +444,7 @@ static int vm_open(struct kelpie_vm_directory *directory, bool is_ephemeral) {
 
 /* One try. 1: somebody deleted it, or tidied its run directory away, while it was being opened. */
 static int open_try(struct kelpie_vm_directory *directory) {
+    KELPIE_ASSERT(directory->lock == KELPIE_OS_NO_HANDLE);
     int status = vm_open(directory, false);
     if (status == -ENOENT) {
         status = vm_open(directory, true);
@@ -467,11 +487,13 @@ int kelpie__vm_directory_open(struct kelpie_vm_directory *directory,
     if (status < 0) {
         kelpie__vm_directory_close(directory);
     }
+    KELPIE_ASSERT(status < 0 || directory->lock == KELPIE_OS_NO_HANDLE);
     return status;
 }
 
 /* Opens the directory that holds `path`. */
 static int open_parent(struct kelpie_os *os, const char *path, struct kelpie_error *error) {
+    KELPIE_ASSERT(path[0] != '\0');
     char parent[KELPIE_PATH_BYTES_MAX];
     bool fits = kelpie__text_copy(parent, sizeof(parent), path);
     char *slash = strrchr(parent, '/');
@@ -502,11 +524,13 @@ int kelpie__vm_directory_adopt(struct kelpie_vm_directory *directory, struct kel
         int status = directory->vm < 0 ? directory->vm : directory->run;
         return fail_io(error, status, "open the directory", name);
     }
+    kelpie__vm_directory_check(directory);
     return 0;
 }
 
 int kelpie__vm_directory_config(const struct kelpie_vm_directory *directory,
                                 struct kelpie_config_values *out, struct kelpie_error *error) {
+    KELPIE_ASSERT(directory->vm >= 0);
     struct kelpie_os *os = directory->places->os;
     char *text = kelpie__alloc_raw(os, KELPIE_CONFIG_JSON_BYTES_MAX);
     if (text == NULL) {
@@ -529,7 +553,8 @@ int kelpie__vm_directory_open_doubt(const struct kelpie_vm_directory *directory)
 }
 
 int kelpie__vm_directory_doubt(const struct kelpie_vm_directory *directory, int handle) {
-    KELPIE_ASSERT(directory->lock >= 0 && handle >= 0);
+    KELPIE_ASSERT(directory->lock >= 0);
+    KELPIE_ASSERT(handle >= 0);
     return kelpie__os_lock(directory->places->os, handle);
 }
 
@@ -565,6 +590,7 @@ int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory, struct ke
     const struct kelpie_places *places = directory->places;
     char deleted[KELPIE_VM_TEMPORARY_BYTES_MAX];
     KELPIE_ASSERT(directory->lock >= 0);
+    kelpie__vm_directory_check(directory);
     int base = kelpie__vm_directory_base(places, directory->is_ephemeral);
     int status = kelpie__vm_directory_name_deleted(places->os, deleted);
     if (status == 0) {
