@@ -85,6 +85,7 @@ static const char *const operations[] = {
     "dial_host",
 };
 
+#define ACTIONS_KRUN "fail hang die"
 #define ACTIONS_QMP "fail hang late drop die swap"
 #define ACTIONS_STATE ACTIONS_QMP " short huge corrupt"
 
@@ -129,6 +130,17 @@ static const struct {
     {"guest.exec", "fail hang panic reset deaf"},
     {"agent.frame", "mutate drop duplicate torn late flood"},
     {"pack.run", "fail hang die late"},
+    {"krun.init_log", ACTIONS_KRUN},
+    {"krun.create_ctx", ACTIONS_KRUN},
+    {"krun.set_vm_config", ACTIONS_KRUN},
+    {"krun.set_root", ACTIONS_KRUN},
+    {"krun.set_exec", ACTIONS_KRUN},
+    {"krun.add_disk2", ACTIONS_KRUN},
+    {"krun.disable_implicit_vsock", ACTIONS_KRUN},
+    {"krun.add_vsock", ACTIONS_KRUN},
+    {"krun.add_vsock_port2", ACTIONS_KRUN},
+    {"krun.set_console_output", ACTIONS_KRUN},
+    {"krun.start_enter", ACTIONS_KRUN},
     /* the world's */
     {"disk", "power-loss full read-only rot"},
     {"clock", "jump"},

@@ -243,9 +243,12 @@ static bool read_option(const struct case_reader *reader, const char *word, size
         out->canary = (uint32_t)number;
         return is_number || problem(reader, reader->text, "expected options=canary=NUMBER");
     }
-    out->is_plain = length == strlen("plain") && strncmp(word, "plain", length) == 0;
-    return out->is_plain ||
-           problem(reader, reader->text, "expected options of faults=, canary= and plain");
+    bool is_plain = length == strlen("plain") && strncmp(word, "plain", length) == 0;
+    bool is_krun = length == strlen("krun") && strncmp(word, "krun", length) == 0;
+    out->is_plain = out->is_plain || is_plain;
+    out->is_krun = out->is_krun || is_krun;
+    return is_plain || is_krun ||
+           problem(reader, reader->text, "expected options of faults=, canary=, plain and krun");
 }
 
 static bool read_header(const struct case_reader *reader, struct sim_case *out) {
@@ -322,7 +325,7 @@ static void write_header(const struct sim_case *written, sim_trace_write out, vo
     if (written->canary > 0) {
         line_add(&line, ",canary=%u", written->canary);
     }
-    line_add(&line, "%s\n", written->is_plain ? ",plain" : "");
+    line_add(&line, "%s%s\n", written->is_plain ? ",plain" : "", written->is_krun ? ",krun" : "");
     out(context, line.text, line.length);
 }
 
@@ -376,6 +379,7 @@ void kelpie__sim_case_options(const struct sim_case *run, struct sim_run_options
                                     .plan = has_rules ? run->plan : NULL,
                                     .is_swarm = run->faults == SIM_RUN_FAULTS_SWARM,
                                     .is_plain = run->is_plain,
+                                    .is_krun = run->is_krun,
                                     .operations = run->operations,
                                     .operation_count = run->operation_count,
                                     .canary = run->canary};

@@ -19,6 +19,7 @@ struct sim_case {
     uint64_t seed;
     enum sim_run_faults faults; /* SWARM: the rules below, in a run drawn as the swarm draws it */
     bool is_plain;
+    bool is_krun;
     uint32_t canary;
     char *plan; /* owned: rules, comments, a header that counts for nothing; "": none */
     struct sim_operation *operations; /* owned; NULL: those that the seed draws */

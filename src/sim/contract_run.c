@@ -145,7 +145,7 @@ static void contract_execute(struct contract_run *run, struct sim_contract_resul
     }
 }
 
-void kelpie__sim_contract_run(const struct sim_contract_row *row, uint64_t seed,
+void kelpie__sim_contract_run(const struct sim_contract_row *row, uint64_t seed, bool is_krun,
                               struct sim_nursery *nursery, struct sim_contract_result *out) {
     /* What is drawn: order, time, cuts of streams. What goes wrong is the row's. */
     const struct sim_options options = {.seed = seed,
@@ -153,6 +153,7 @@ void kelpie__sim_contract_run(const struct sim_contract_row *row, uint64_t seed,
                                         .cost_factor = 1,
                                         .preempt_billionth = 20000000,
                                         .partial_billionth = 50000000,
+                                        .is_krun = is_krun,
                                         .nursery = nursery};
     char problem[256] = "";
     struct contract_run *run = calloc(1, sizeof(*run));
@@ -171,6 +172,7 @@ void kelpie__sim_contract_run(const struct sim_contract_row *row, uint64_t seed,
                                           .random = contract_random,
                                           .damage = contract_damage,
                                           .relabel = contract_relabel,
+                                          .lacks_snapshots = is_krun,
                                           .context = run};
     if (run->world == NULL) {
         conclude(out, KELPIE_SIM_CRASHED, problem);

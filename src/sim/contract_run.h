@@ -17,9 +17,10 @@ struct sim_contract_result {
     int16_t outcomes[SIM_CONTRACT_OUTCOME_MAX];
 };
 
-/* The row must not be pending. `nursery` (world.h) may be NULL. With a schedule and timings drawn
- * from the seed; afterwards everything has to come to rest. Never fails but by its verdict. */
-void kelpie__sim_contract_run(const struct sim_contract_row *row, uint64_t seed,
+/* The row must not be pending. On libkrun, or on QEMU. `nursery` (world.h) may be NULL. With a
+ * schedule and timings drawn from the seed; afterwards everything has to come to rest. Never fails
+ * but by its verdict. */
+void kelpie__sim_contract_run(const struct sim_contract_row *row, uint64_t seed, bool is_krun,
                               struct sim_nursery *nursery, struct sim_contract_result *out);
 
 #endif

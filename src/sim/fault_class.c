@@ -108,11 +108,9 @@ enum sim_fault_class kelpie__sim_fault_class_of_point(const struct kelpie_fault_
     static const struct {
         const char *prefix;
         enum sim_fault_class class;
-    } prefixes[] = {{"qemu.", SIM_FAULT_QEMU},
-                    {"qmp.", SIM_FAULT_QMP},
-                    {"guest.", SIM_FAULT_GUEST},
-                    {"agent.", SIM_FAULT_AGENT},
-                    {"pack.", SIM_FAULT_PACK}};
+    } prefixes[] = {{"qemu.", SIM_FAULT_QEMU},   {"qmp.", SIM_FAULT_QMP},
+                    {"guest.", SIM_FAULT_GUEST}, {"agent.", SIM_FAULT_AGENT},
+                    {"pack.", SIM_FAULT_PACK},   {"krun.", SIM_FAULT_QEMU}};
     if (rule->action != KELPIE_FAULT_NAMED && rule->action != KELPIE_FAULT_SHORT &&
         rule->action != KELPIE_FAULT_MUTATE && rule->action != KELPIE_FAULT_DROP) {
         return kelpie__sim_fault_class_of_call(rule, SIM_OP_sync);

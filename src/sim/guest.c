@@ -79,7 +79,8 @@ struct sim_object *kelpie__sim_guest_events(struct sim_guest *guest) {
 void kelpie__sim_guest_look(struct sim_guest *guest) {
     const struct sim_kernel *kernel = guest->kernel;
     KELPIE_ASSERT(guest->slot->resident == guest);
-    guest->has_output = kelpie__sim_queue_count(&kernel->to_host) > 0 ||
+    guest->has_output = kernel->vsock == SIM_VSOCK_DIALLING ||
+                        kelpie__sim_queue_count(&kernel->to_host) > 0 ||
                         kelpie__sim_queue_count(&kernel->console) > 0;
     guest->has_room = kelpie__sim_queue_room(&kernel->to_guest) > 0 || kernel->is_deaf;
 }
@@ -115,11 +116,34 @@ int64_t kelpie__sim_guest_deadline(const struct sim_guest *guest) {
     return guest_may_run(guest) ? guest->deadline_ns : -1;
 }
 
+#define GUEST_WORDS_MAX 8u
+
+/* The kernel gives to process 1 what it does not know of its command line: our own words. `text` is
+ * a copy of that line, and is cut up. */
+static void guest_environment(char *text, const char *out[GUEST_WORDS_MAX]) {
+    uint32_t count = 2;
+    out[0] = "HOME=/";
+    out[1] = "TERM=linux";
+    for (char *word = strstr(text, "KELPIE_"); word != NULL && count < GUEST_WORDS_MAX - 1;) {
+        size_t length = strcspn(word, " ");
+        char *next = word[length] == '\0' ? NULL : word + length + 1;
+        word[length] = '\0';
+        out[count] = word;
+        count += 1;
+        word = next == NULL ? NULL : strstr(next, "KELPIE_");
+    }
+    KELPIE_ASSERT(count < GUEST_WORDS_MAX);
+    out[count] = NULL;
+}
+
 /* The first process, /init, as the kernel starts it. */
 static void guest_start_init(struct sim_guest *guest) {
     static const char *const argv[] = {"/init", NULL};
-    static const char *const environment[] = {"HOME=/", "TERM=linux", NULL};
+    const char *environment[GUEST_WORDS_MAX];
+    char words[sizeof(guest->kernel->command_line)];
     struct sim_kernel *kernel = guest->kernel;
+    memcpy(words, kernel->command_line, sizeof(words));
+    guest_environment(words, environment);
     KELPIE_ASSERT(!kernel->is_booted);
     kernel->is_booted = true;
     kernel->port_named_ns = kelpie__sim_guest_now(guest) +
@@ -228,8 +252,11 @@ void kelpie__sim_guest_halt(struct sim_guest *guest) {
     kelpie__sim_guest_update(guest);
 }
 
+/* libkrun's guest is paused by stopping its process: there it stands still by our will. */
 bool kelpie__sim_guest_is_running(const struct sim_guest *guest) {
-    return guest->is_running;
+    bool is_frozen = guest->owner->is_stopped && strcmp(guest->owner->role, "krun") == 0;
+    KELPIE_ASSERT(guest->owner->role[0] != '\0');
+    return guest->is_running && !is_frozen;
 }
 
 enum sim_guest_end kelpie__sim_guest_end(const struct sim_guest *guest) {
@@ -311,6 +338,7 @@ static bool guest_make_kernel(struct sim_guest *guest, const struct sim_guest_co
     kernel->memory_mib = config->memory_mib;
     kernel->cpu_count = config->cpu_count;
     kernel->has_init = config->has_init;
+    kernel->vsock = config->has_vsock ? SIM_VSOCK_IDLE : SIM_VSOCK_NONE;
     kernel->disk_count = config->disks == NULL ? 0 : config->disk_count;
     kernel->boot_ns = kelpie__sim_about(guest->world, SIM_STREAM_GUEST, GUEST_BOOT_NS);
     guest_copy_text(kernel->port_name, sizeof(kernel->port_name), config->port_name);

@@ -37,7 +37,8 @@ struct sim_guest_config {
     const struct sim_guest_disk *disks; /* borrowed during create */
     uint32_t disk_count;
     uint64_t tsc_khz;
-    bool has_init; /* false: the initramfs holds no agent; the kernel panics */
+    bool has_init;  /* false: the initramfs holds no agent; the kernel panics */
+    bool has_vsock; /* which the agent dials, in the place of a port that it opens */
 };
 
 enum sim_guest_end {
@@ -65,6 +66,9 @@ struct sim_object *kelpie__sim_guest_events(struct sim_guest *guest);
 size_t kelpie__sim_guest_port_put(struct sim_guest *guest, const void *bytes, size_t count);
 size_t kelpie__sim_guest_port_take(struct sim_guest *guest, void *out, size_t capacity);
 size_t kelpie__sim_guest_console_take(struct sim_guest *guest, void *out, size_t capacity);
+/* The same bytes go through a vsock, once the guest has dialled and its owner has answered. */
+bool kelpie__sim_guest_vsock_is_dialling(struct sim_guest *guest);
+void kelpie__sim_guest_vsock_answer(struct sim_guest *guest, bool is_connected);
 /* Bytes go to a guest that does not listen yet, and come out when it does (virtio-serial's queue):
  * so do those that were in the queues when it was saved. */
 

@@ -89,7 +89,7 @@ static int mount_any(struct kelpie_os *os, const char *source, const char *targe
     if (status < 0) {
         return status;
     }
-    if ((flags & MS_MOVE) != 0) {
+    if ((flags & (MS_MOVE | MS_PRIVATE)) != 0) {
         return 0;
     }
     if ((flags & MS_REMOUNT) != 0) {
@@ -364,14 +364,20 @@ static int guest_link_up(struct kelpie_os *os, const char *interface) {
     return guest_leave(&call, strcmp(interface, "lo") == 0 ? 0 : -ENODEV);
 }
 
-/* A simulated QEMU gives its guests no vsock device. */
+/* A simulated QEMU gives its guests no vsock device; libkrun does. */
 static int guest_dial_host(struct kelpie_os *os, uint32_t port) {
     struct sim_call call;
+    struct sim_object *object = NULL;
     KELPIE_ASSERT(port > 0);
     if (!guest_enter(&call, os, SIM_OP_dial_host, KELPIE_OS_NO_HANDLE, NULL)) {
         return guest_leave(&call, -call.fault_errno);
     }
-    return guest_leave(&call, -ENODEV);
+    int status = kelpie__sim_vsock_dial(guest_machine(os), &object);
+    if (status == 0) {
+        status = kelpie__sim_handle_install(call.process, object);
+        kelpie__sim_object_unref(object);
+    }
+    return guest_leave(&call, status);
 }
 
 static const struct kelpie_os_guest guest_operations = {

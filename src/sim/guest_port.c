@@ -119,6 +119,9 @@ static uint32_t port_ready(struct sim_object *object) {
     const struct sim_kernel *kernel = object->machine->guest->kernel;
     uint32_t bits = 0;
     KELPIE_ASSERT(kernel->port == object);
+    if (kernel->vsock == SIM_VSOCK_DIALLING || kernel->vsock == SIM_VSOCK_REFUSED) {
+        return kernel->vsock == SIM_VSOCK_REFUSED ? KELPIE_OS_HANGUP : 0;
+    }
     bits |= kelpie__sim_queue_count(&kernel->to_guest) > 0 ? (uint32_t)KELPIE_OS_READABLE : 0;
     bits |= kelpie__sim_queue_room(&kernel->to_host) > 0 ? (uint32_t)KELPIE_OS_WRITABLE : 0;
     return bits;
@@ -181,7 +184,9 @@ static int64_t port_write(struct sim_process *process, struct sim_object *object
 static void port_close(struct sim_object *object) {
     struct sim_machine *machine = object->machine;
     KELPIE_ASSERT(machine->guest->kernel->port == object);
-    machine->guest->kernel->port = NULL;
+    struct sim_kernel *kernel = machine->guest->kernel;
+    kernel->port = NULL;
+    kernel->vsock = kernel->vsock == SIM_VSOCK_NONE ? SIM_VSOCK_NONE : SIM_VSOCK_IDLE;
     kelpie__sim_heap_free(machine->heap, object, sizeof(*object));
 }
 
@@ -208,6 +213,38 @@ int kelpie__sim_port_open(struct sim_machine *machine, struct sim_process *opene
     kernel->port = object;
     *out = object;
     return 0;
+}
+
+int kelpie__sim_vsock_dial(struct sim_machine *machine, struct sim_object **out) {
+    struct sim_kernel *kernel = machine->guest->kernel;
+    if (kernel->vsock == SIM_VSOCK_NONE || kernel->port != NULL) {
+        return kernel->port != NULL ? -EADDRNOTAVAIL : -ENODEV; /* the host takes one at a time */
+    }
+    struct sim_object *object = kelpie__sim_heap_alloc(machine->heap, sizeof(*object));
+    if (object == NULL) {
+        return -ENOMEM;
+    }
+    kelpie__sim_object_init(object, machine, &port_operations);
+    kernel->port = object;
+    kernel->vsock = SIM_VSOCK_DIALLING;
+    kelpie__sim_guest_tell(machine->guest);
+    *out = object;
+    return 0;
+}
+
+bool kelpie__sim_guest_vsock_is_dialling(struct sim_guest *guest) {
+    kelpie__sim_guest_enter(guest);
+    KELPIE_ASSERT(guest->kernel != NULL);
+    return guest->end == SIM_GUEST_LIVES && guest->kernel->vsock == SIM_VSOCK_DIALLING;
+}
+
+void kelpie__sim_guest_vsock_answer(struct sim_guest *guest, bool is_connected) {
+    kelpie__sim_guest_enter(guest);
+    KELPIE_ASSERT(guest->kernel->vsock == SIM_VSOCK_DIALLING && guest->kernel->port != NULL);
+    guest->kernel->vsock = is_connected ? SIM_VSOCK_CONNECTED : SIM_VSOCK_REFUSED;
+    kelpie__sim_object_changed(guest->kernel->port);
+    kelpie__sim_guest_look(guest);
+    kelpie__sim_guest_update(guest);
 }
 
 /* ---- the console ----------------------------------------------------------------------------- */

@@ -53,6 +53,14 @@ struct sim_kernel_disk {
     bool is_read_only;
 };
 
+enum sim_vsock {
+    SIM_VSOCK_NONE, /* there is none */
+    SIM_VSOCK_IDLE,
+    SIM_VSOCK_DIALLING,
+    SIM_VSOCK_CONNECTED,
+    SIM_VSOCK_REFUSED,
+};
+
 struct sim_kernel {
     struct sim_queue to_guest;
     struct sim_queue to_host;
@@ -78,6 +86,7 @@ struct sim_kernel {
     struct sim_kernel_disk disks[SIM_KERNEL_DISK_MAX];
     char port_name[64];
     char command_line[1024];
+    enum sim_vsock vsock;
     bool has_init;
     bool is_booted; /* process 1 was started */
     bool is_hung;
@@ -199,6 +208,8 @@ size_t kelpie__sim_queue_take(struct sim_queue *queue, void *out, size_t capacit
 /* The device files of port and console. */
 int kelpie__sim_port_open(struct sim_machine *machine, struct sim_process *opener, const char *path,
                           struct sim_object **out);
+/* 0 or -errno: a handle's object that is writable when the owner has answered. */
+int kelpie__sim_vsock_dial(struct sim_machine *machine, struct sim_object **out);
 int kelpie__sim_console_open(struct sim_machine *machine, struct sim_process *opener,
                              const char *path, struct sim_object **out);
 /* What the kernel prints; lost when nobody drains the console. */

@@ -39,8 +39,12 @@ static const struct install_program install_programs[] = {
     {SIM_LIBEXEC_DIRECTORY "/kelpie-pack", "pack", kelpie__sim_pack_main,
      INSTALL_STACK_BYTES_SMALL},
     {"/usr/bin/kelpie", "cli", kelpie_cli_main, INSTALL_STACK_BYTES},
-    {"/usr/bin/qemu-system-x86_64", "qemu", kelpie__sim_qemu_main, INSTALL_STACK_BYTES_SMALL},
 };
+
+static const struct install_program install_qemu = {
+    "/usr/bin/qemu-system-x86_64", "qemu", kelpie__sim_qemu_main, INSTALL_STACK_BYTES_SMALL};
+static const struct install_program install_krun = {
+    SIM_LIBEXEC_DIRECTORY "/kelpie-krun", "krun", kelpie__sim_krun_main, INSTALL_STACK_BYTES_SMALL};
 
 /* Looked at, never run. */
 static const char *const install_others[] = {
@@ -140,11 +144,19 @@ static int install_files(struct sim_world *world, struct sim_disk *disk) {
         status = kelpie__sim_disk_put_directory(disk, install_directories[i].path,
                                                 install_directories[i].mode);
     }
-    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(install_programs) && status == 0; i += 1) {
-        const struct install_program *program = &install_programs[i];
+    bool is_krun = kelpie__sim_world_options(world)->is_krun;
+    for (size_t i = 0; i <= KELPIE_ARRAY_COUNT(install_programs) && status == 0; i += 1) {
+        const struct install_program *program = i < KELPIE_ARRAY_COUNT(install_programs)
+                                                    ? &install_programs[i]
+                                                : is_krun ? &install_krun
+                                                          : &install_qemu;
         status = kelpie__sim_disk_put(disk, program->path, 0755, elf, sizeof(elf));
         kelpie__sim_program_add(world, false, program->path, program->role, program->main,
                                 program->stack_bytes);
+    }
+    if (status == 0 && is_krun) {
+        status = kelpie__sim_disk_put(disk, "/usr/lib/x86_64-linux-gnu/libkrun.so.1", 0644, elf,
+                                      sizeof(elf));
     }
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(install_others) && status == 0; i += 1) {
         status = kelpie__sim_disk_put(disk, install_others[i], 0755, elf, sizeof(elf));
@@ -179,7 +191,8 @@ static int install_devices(struct sim_world *world, struct sim_disk *disk) {
         status = kelpie__sim_disk_put_device(disk, "/dev/null", install_open_null);
     }
     /* What answers there is QEMU's matter: the product opens it and closes it. */
-    if (status == 0 && kelpie__sim_world_options(world)->has_kvm) {
+    const struct sim_options *options = kelpie__sim_world_options(world);
+    if (status == 0 && (options->has_kvm || options->is_krun)) {
         status = kelpie__sim_disk_put_device(disk, "/dev/kvm", install_open_null);
     }
     return status;
@@ -193,7 +206,7 @@ int kelpie__sim_install(struct sim_world *world) {
         status = install_devices(world, disk);
     }
     if (status == 0) {
-        status = kelpie__sim_install_proc(disk);
+        status = kelpie__sim_install_proc(disk, kelpie__sim_world_options(world)->is_krun);
     }
     if (status == 0) {
         status = kelpie__sim_install_guest_programs(world);

@@ -16,8 +16,9 @@
 
 /* Registers the programs and lays out the files. 0 or -errno. */
 int kelpie__sim_install(struct sim_world *world);
-/* qemu.c, pack.c: programs of the host. */
+/* qemu.c, krun.c, pack.c: programs of the host. */
 int kelpie__sim_qemu_main(struct kelpie_os *os, int argc, char **argv);
+int kelpie__sim_krun_main(struct kelpie_os *os, int argc, char **argv);
 int kelpie__sim_pack_main(struct kelpie_os *os, int argc, char **argv);
 /* guest.c's part: the agent, as the guest's /init. */
 int kelpie__sim_install_guest_programs(struct sim_world *world);

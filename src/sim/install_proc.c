@@ -83,7 +83,8 @@ static int64_t proc_statm(struct sim_machine *machine, struct sim_process *reade
         return -ENOENT;
     }
     unsigned long long pages = (unsigned long long)(process->memory_bytes / PROC_PAGE_BYTES + 1);
-    pages += strcmp(process->role, "qemu") == 0 ? PROC_QEMU_PAGES : 0;
+    bool is_vmm = strcmp(process->role, "qemu") == 0 || strcmp(process->role, "krun") == 0;
+    pages += is_vmm ? PROC_QEMU_PAGES : 0;
     bool is_whole =
         kelpie__text_format(out, capacity, "%llu %llu 0 1 0 %llu 0\n", pages * 2, pages, pages);
     return is_whole ? (int64_t)strlen(out) : -EIO;
@@ -149,7 +150,7 @@ static int64_t proc_text(struct sim_machine *machine, struct sim_process *reader
     return -ENOENT;
 }
 
-int kelpie__sim_install_proc(struct sim_disk *disk) {
+int kelpie__sim_install_proc(struct sim_disk *disk, bool has_threads) {
     static const struct {
         const char *pattern;
         sim_synthetic content;
@@ -167,6 +168,9 @@ int kelpie__sim_install_proc(struct sim_disk *disk) {
     int status = 0;
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(files) && status == 0; i += 1) {
         status = kelpie__sim_disk_put_synthetic(disk, files[i].pattern, files[i].content);
+    }
+    if (status == 0 && has_threads) { /* of each process there is one, whatever its name */
+        status = kelpie__sim_disk_put_synthetic(disk, "/proc/*/task/1/stat", proc_stat);
     }
     KELPIE_ASSERT(status <= 0);
     return status;

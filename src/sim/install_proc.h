@@ -9,7 +9,7 @@
 
 #define SIM_KERNEL_RELEASE "6.1.0-56-cloud-amd64"
 
-/* 0 or -errno. */
-int kelpie__sim_install_proc(struct sim_disk *disk);
+/* 0 or -errno. has_threads: what /proc tells of each process's, too. */
+int kelpie__sim_install_proc(struct sim_disk *disk, bool has_threads);
 
 #endif

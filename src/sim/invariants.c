@@ -241,8 +241,8 @@ static void note_vmm_ended(struct sim_invariants *invariants, const struct sim_p
     }
 }
 
-static bool is_qemu(const struct sim_process *process) {
-    return strcmp(process->role, "qemu") == 0;
+static bool is_vmm(const struct sim_process *process) {
+    return strcmp(process->role, "qemu") == 0 || strcmp(process->role, "krun") == 0;
 }
 
 /* ---- 10: a command starts once --------------------------------------------------------------- */
@@ -341,7 +341,7 @@ static void check_orphans(struct sim_invariants *invariants) {
     struct sim_machine *host = kelpie__sim_world_host(invariants->world);
     for (const struct sim_process *process = host->processes; process != NULL;
          process = process->next) { /* bound: the list */
-        if (process->parent == NULL && is_qemu(process) && kelpie__sim_truth_is_alive(process)) {
+        if (process->parent == NULL && is_vmm(process) && kelpie__sim_truth_is_alive(process)) {
             kelpie__sim_world_fail(invariants->world,
                                    "invariant 4: QEMU (pid %d) lives, its monitor is dead",
                                    process->pid);
@@ -471,7 +471,7 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
         break;
     case SIM_EVENT_PROCESS_ENDED:
         kelpie__sim_belongings_at_end(world, event->process);
-        if (is_qemu(event->process)) {
+        if (is_vmm(event->process)) {
             note_vmm_ended(invariants, event->process);
         }
         tell_judge(invariants, event->process);

@@ -352,10 +352,32 @@ struct pack_verb {
     int (*run)(struct kelpie_os *os, int argc, char **argv);
 };
 
+/* The built-in root as an image. Each guest has its programs anyway. */
+static int pack_builtin(struct kelpie_os *os, int argc, char **argv) {
+    static const char text[] = SIM_PACK_ROOT_MAGIC "d 755 0 /etc\n";
+    uint8_t *program = NULL;
+    size_t count = 0;
+    bool has_interpreter = true;
+    if (argc != 3) {
+        return SIM_PACK_USAGE;
+    }
+    int status = kelpie__sim_pack_read(os, argv[1], &program, &count);
+    if (status != SIM_PACK_OK) {
+        return status;
+    }
+    bool is_good = pack_is_elf(program, count, &has_interpreter) && !has_interpreter;
+    kelpie__free(os, program, count + 1);
+    return is_good
+               ? pack_put(os, argv[2], (const uint8_t *)text, sizeof(text) - 1)
+               : kelpie__sim_pack_fail(
+                     os, 0, "\"%s\" is not statically linked; apt install busybox-static", argv[1]);
+}
+
 static const struct pack_verb pack_verbs[] = {
     {"kernel", "BZIMAGE OUT", 500 * KELPIE_NS_PER_MS, pack_kernel},
     {"initramfs", "--agent FILE --busybox FILE [--modules-dir DIRECTORY] OUT",
      60 * KELPIE_NS_PER_MS, pack_initramfs},
+    {"builtin", "BUSYBOX OUT", 60 * KELPIE_NS_PER_MS, pack_builtin},
     {"root", "DIRECTORY CACHE_DIRECTORY", 40 * KELPIE_NS_PER_MS, kelpie__sim_pack_root},
     {"identify", "IMAGE", 2 * KELPIE_NS_PER_MS, pack_identify},
     {"disk", "SIZE_MIB OUT", 15 * KELPIE_NS_PER_MS, pack_disk},

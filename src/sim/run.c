@@ -41,8 +41,28 @@ static void make_plain(struct sim_options *options) {
     options->partial_billionth = 0;
 }
 
+/* What needs snapshots is left out; and a VMM that is hung would be continued by a resume. */
+static void put_on_krun(struct sim_swarm *swarm) {
+    static const enum sim_model_op unsupported[] = {
+        SIM_MODEL_SNAPSHOT,    SIM_MODEL_RESTORE, SIM_MODEL_FORK,
+        SIM_MODEL_CREATE_FROM, SIM_MODEL_FORGET,  SIM_MODEL_CLONE,
+    };
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(unsupported); i += 1) {
+        swarm->weights[unsupported[i]] = 0;
+    }
+    swarm->options.is_krun = true;
+    swarm->has_clones = false;
+    swarm->pool_size = 0;
+    if (swarm->damage == SIM_SWARM_DAMAGE_VMM) {
+        swarm->damage = SIM_SWARM_DAMAGE_NONE;
+    }
+}
+
 void kelpie__sim_run_swarm(const struct sim_run_options *options, struct sim_swarm *out) {
     kelpie__sim_swarm_draw(options->seed, out);
+    if (options->is_krun) {
+        put_on_krun(out);
+    }
     KELPIE_ASSERT(!options->is_swarm || options->faults == SIM_RUN_FAULTS_PLAN);
     if (options->is_plain || options->faults == SIM_RUN_FAULTS_NONE) {
         make_plain(&out->options);

@@ -27,6 +27,7 @@ struct sim_run_options {
     enum sim_run_faults faults;
     const char *plan; /* borrowed; of FAULTS_PLAN */
     bool is_swarm;    /* of FAULTS_PLAN: calm and damaged as the swarm is; else it is neither */
+    bool is_krun;     /* libkrun is what the host has, and no QEMU: no snapshots */
     bool is_plain;    /* first come, first served; no preemption, no partial reads and writes */
     struct sim_trace *trace; /* borrowed; may be NULL */
     /* Instead of those that the seed draws; borrowed. NULL: none. */

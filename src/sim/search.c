@@ -99,7 +99,7 @@ bool kelpie__sim_search_is_mutating(enum sim_op op) {
 
 /* Inhabitants of the simulated host can die and stop; their calls failing would be our own bug. */
 static bool is_inhabitant(const char *role) {
-    return strcmp(role, "qemu") == 0 || strcmp(role, "pack") == 0;
+    return strcmp(role, "qemu") == 0 || strcmp(role, "krun") == 0 || strcmp(role, "pack") == 0;
 }
 
 static bool is_product(const char *role) {

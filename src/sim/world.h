@@ -73,7 +73,7 @@ struct sim_options {
     struct sim_trace *trace;     /* borrowed for the world's life; NULL: none */
     struct sim_nursery *nursery; /* borrowed for the world's life; NULL: memory of its own */
     bool has_kvm;
-    bool has_krun;
+    bool is_krun;    /* libkrun is installed, and KVM works; QEMU is not there */
     uint32_t canary; /* os_mark.h; 0: none. Of no effect but in a build with -Dsimulation=true */
 };
 

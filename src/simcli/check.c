@@ -88,6 +88,8 @@ static void become_other(const struct simcli *simcli, uint64_t seed, bool has_lo
                                numbers[1],
                                "--faults",
                                faults_word(simcli),
+                               "--backend",
+                               kelpie__simcli_is_krun(simcli, seed) ? "krun" : "qemu",
                                has_log ? "--log" : NULL,
                                "full",
                                NULL};

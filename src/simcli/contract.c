@@ -14,9 +14,10 @@
 /* The contract's own seeds; they run first when no seeds were asked for. */
 static const uint64_t contract_seeds[] = {42, 123, 456, 789, 1000};
 
-static void run_row(const struct sim_contract_row *row, uint64_t seed, struct sim_nursery *nursery,
+static void run_row(const struct simcli *simcli, const struct sim_contract_row *row, uint64_t seed,
                     struct sim_contract_result *result) {
-    kelpie__sim_contract_run(row, seed, nursery, result);
+    bool is_krun = kelpie__simcli_is_krun(simcli, seed);
+    kelpie__sim_contract_run(row, seed, is_krun, simcli->nursery, result);
     if (row->number != 10 || result->verdict != KELPIE_SIM_PASS) {
         return;
     }
@@ -25,7 +26,7 @@ static void run_row(const struct sim_contract_row *row, uint64_t seed, struct si
         result->verdict = KELPIE_SIM_CRASHED;
         return;
     }
-    kelpie__sim_contract_run(row, seed, NULL, again); /* other memory, too */
+    kelpie__sim_contract_run(row, seed, is_krun, NULL, again); /* other memory, too */
     bool is_same = again->hash == result->hash && again->outcome_count == result->outcome_count &&
                    memcmp(again->outcomes, result->outcomes,
                           result->outcome_count * sizeof(result->outcomes[0])) == 0;
@@ -50,7 +51,7 @@ static uint64_t seed_at(const struct simcli *simcli, uint64_t index, bool is_def
 
 /* Prints the row's line; gives its verdict. */
 static int contract_row(const struct simcli *simcli, const struct sim_contract_row *row,
-                        struct sim_nursery *nursery, struct sim_contract_result *result) {
+                        struct sim_contract_result *result) {
     bool is_default = !simcli->has_seeds;
     uint64_t count = is_default ? KELPIE_ARRAY_COUNT(contract_seeds) : simcli->seed_count;
     if (row->seeds_max > 0 && count > row->seeds_max && simcli->word == NULL) {
@@ -59,7 +60,7 @@ static int contract_row(const struct simcli *simcli, const struct sim_contract_r
     uint64_t hash = 0;
     for (uint64_t i = 0; i < count; i += 1) {
         uint64_t seed = seed_at(simcli, i, is_default);
-        run_row(row, seed, nursery, result);
+        run_row(simcli, row, seed, result);
         if (result->verdict != KELPIE_SIM_PASS) {
             printf("not ok %s: seed %llu: %s\n", row->name, (unsigned long long)seed,
                    result->reason);
@@ -82,10 +83,7 @@ int kelpie__simcli_contract(struct simcli *simcli) {
     uint32_t failed = 0;
     uint32_t pending = 0;
     struct sim_contract_result *result = malloc(sizeof(*result));
-    struct sim_nursery *nursery = kelpie__sim_nursery_create();
-    if (result == NULL || nursery == NULL) {
-        kelpie__sim_nursery_destroy(nursery);
-        free(result);
+    if (result == NULL) {
         return KELPIE_SIM_CRASHED;
     }
     printf("# seeds %s%llu\n", simcli->has_seeds ? "from " : "42 123 456 789 ",
@@ -101,12 +99,11 @@ int kelpie__simcli_contract(struct simcli *simcli) {
             pending += 1;
             continue;
         }
-        int code = contract_row(simcli, row, nursery, result);
+        int code = contract_row(simcli, row, result);
         passed += code == 0;
         failed += code != 0;
         worst = code != 0 ? code : worst;
     }
-    kelpie__sim_nursery_destroy(nursery);
     free(result);
     if (simcli->is_all) {
         failed += pending;

@@ -94,6 +94,9 @@ static void tell_command(const struct simcli *simcli, uint64_t seed) {
     KELPIE_ASSERT((size_t)simcli->faults < KELPIE_ARRAY_COUNT(faults));
     fprintf(stderr, "kelpie-sim run --seed %llu%s", (unsigned long long)seed,
             faults[simcli->faults]);
+    if (kelpie__simcli_is_krun(simcli, seed)) {
+        fprintf(stderr, " --backend krun");
+    }
     if (simcli->canary > 0) {
         fprintf(stderr, " --canary %u", simcli->canary);
     }
@@ -130,7 +133,10 @@ bool kelpie__simcli_report_case(struct simcli *simcli, struct sim_case *failing,
 void kelpie__simcli_report(struct simcli *simcli, uint64_t seed,
                            const struct sim_run_result *result) {
     struct sim_run_options options;
-    struct sim_case failing = {.seed = seed, .faults = simcli->faults, .canary = simcli->canary};
+    struct sim_case failing = {.seed = seed,
+                               .faults = simcli->faults,
+                               .is_krun = kelpie__simcli_is_krun(simcli, seed),
+                               .canary = simcli->canary};
     fprintf(stderr, "seed %llu: %s (verdict %d)\n", (unsigned long long)seed, result->reason,
             (int)result->verdict);
     if (simcli->goes_on) {

@@ -58,6 +58,7 @@ static void print_help(FILE *out) {
           "  --jobs J          so many processes; default 1\n"
           "  --trace FILE      of the last run, for ui.perfetto.dev\n"
           "  --svg FILE        of the last run, a picture for every browser\n"
+          "  --backend NAME    qemu (default), krun, or mix: one seed in four on krun\n"
           "  --canary N        with this planted bug (only in a build with -Dsimulation=true)\n"
           "  --log short|full  of the last run every event, a line each; full: and every call\n"
           "  --at PLAN         sweep SCENARIO: only the run with these faults, and its story\n"
@@ -114,6 +115,19 @@ static bool parse_faults(struct simcli *simcli, const char *text) {
     return true;
 }
 
+static bool parse_backend(struct simcli *simcli, const char *text) {
+    static const char *const names[] = {[SIMCLI_BACKEND_QEMU] = "qemu",
+                                        [SIMCLI_BACKEND_KRUN] = "krun",
+                                        [SIMCLI_BACKEND_MIX] = "mix"};
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(names); i += 1) {
+        if (strcmp(names[i], text) == 0) {
+            simcli->backend = (enum simcli_backend)i;
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Before any run: what is wrong with a plan is wrong with all of them. */
 static bool check_plan(const struct simcli *simcli) {
     struct kelpie_fault_reader reader;
@@ -158,6 +172,9 @@ static const char *parse_value(struct simcli *simcli, const char *name, const ch
     if (strcmp(name, "--jobs") == 0) {
         return parse_u32(value, SIMCLI_JOBS_MAX, &simcli->jobs) && simcli->jobs > 0 ? NULL
                                                                                     : "1 to 64";
+    }
+    if (strcmp(name, "--backend") == 0) {
+        return parse_backend(simcli, value) ? NULL : "qemu, krun or mix";
     }
     if (strcmp(name, "--canary") == 0) {
         return parse_u32(value, UINT32_MAX, &simcli->canary) ? NULL : "a canary's number";
@@ -267,12 +284,18 @@ int kelpie_simcli_main(struct kelpie_os *os, int argc, char **argv) {
 
 /* ---- shared ---------------------------------------------------------------------------------- */
 
+bool kelpie__simcli_is_krun(const struct simcli *simcli, uint64_t seed) {
+    return simcli->backend == SIMCLI_BACKEND_KRUN ||
+           (simcli->backend == SIMCLI_BACKEND_MIX && seed % 4 == 3);
+}
+
 void kelpie__simcli_run_options(const struct simcli *simcli, uint64_t seed,
                                 struct sim_run_options *out) {
     *out = (struct sim_run_options){.seed = seed,
                                     .faults = simcli->faults,
                                     .plan = simcli->plan,
                                     .canary = simcli->canary,
+                                    .is_krun = kelpie__simcli_is_krun(simcli, seed),
                                     .nursery = simcli->nursery};
 }
 

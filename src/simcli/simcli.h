@@ -19,6 +19,12 @@ enum simcli_log {
     SIMCLI_LOG_FULL,  /* and every call */
 };
 
+enum simcli_backend {
+    SIMCLI_BACKEND_QEMU,
+    SIMCLI_BACKEND_KRUN,
+    SIMCLI_BACKEND_MIX, /* one seed in four on libkrun */
+};
+
 struct simcli {
     struct kelpie_os *os; /* the real system: clocks, files; borrowed */
     uint64_t seed_first;
@@ -28,6 +34,7 @@ struct simcli {
     const char *plan; /* owned by main.c: a file's text */
     const char *plan_path;
     uint32_t canary;
+    enum simcli_backend backend;
     struct sim_nursery *nursery; /* owned: memory for all runs, one after the other */
     uint32_t jobs;
     bool has_seeds; /* asked for, not the default */
@@ -56,6 +63,8 @@ extern const struct simcli_verb kelpie__simcli_verbs[];
 /* Options of a run of this seed as the command line says. */
 void kelpie__simcli_run_options(const struct simcli *simcli, uint64_t seed,
                                 struct sim_run_options *out);
+/* Whether this seed runs on libkrun, by --backend. */
+bool kelpie__simcli_is_krun(const struct simcli *simcli, uint64_t seed);
 /* report.c: tells about a run that did not pass: reason, story, plan, trace, picture, and the line
  * that replays it. Shrinks it first. */
 void kelpie__simcli_report(struct simcli *simcli, uint64_t seed,

@@ -48,6 +48,7 @@ extern const struct conform_script conform_scripts_signal[];
 extern const struct conform_script conform_scripts_wait[];
 extern const struct conform_script conform_scripts_terminal[];
 extern const struct conform_script conform_scripts_qemu[];
+extern const struct conform_script conform_scripts_krun[];
 extern const struct conform_script conform_scripts_random[];
 extern const struct conform_script conform_scripts_random_process[];
 

@@ -29,11 +29,11 @@
 #define SIM_TIMEOUT_NS (INT64_C(1000000000) * 3600)
 
 static const struct conform_script *const conform_files[] = {
-    conform_scripts_file,   conform_scripts_name,           conform_scripts_lock,
-    conform_scripts_stream, conform_scripts_listener,       conform_scripts_handle,
-    conform_scripts_pipe,   conform_scripts_process,        conform_scripts_signal,
-    conform_scripts_wait,   conform_scripts_terminal,       conform_scripts_qemu,
-    conform_scripts_random, conform_scripts_random_process,
+    conform_scripts_file,   conform_scripts_name,     conform_scripts_lock,
+    conform_scripts_stream, conform_scripts_listener, conform_scripts_handle,
+    conform_scripts_pipe,   conform_scripts_process,  conform_scripts_signal,
+    conform_scripts_wait,   conform_scripts_terminal, conform_scripts_qemu,
+    conform_scripts_krun,   conform_scripts_random,   conform_scripts_random_process,
 };
 
 static const struct conform_script *script_find(const char *name) {
@@ -232,6 +232,7 @@ static void compare(const struct conform_script *script, const struct harness *h
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(worlds); i += 1) {
         struct sim_options options = worlds[i];
         options.seed = seed;
+        options.is_krun = strncmp(script->name, "krun_", strlen("krun_")) == 0;
         run_simulated(script, options, simulated);
         show("simulated", simulated->text);
         unsigned differences = print_differences(real->text, simulated->text);
