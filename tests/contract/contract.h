@@ -103,5 +103,6 @@ extern const struct harness_test contract_tests_pool[];
 extern const struct harness_test contract_tests_fork_waiting[];
 extern const struct harness_test contract_tests_faults[];
 extern const struct harness_test contract_tests_templates[];
+extern const struct harness_test contract_tests_costs[];
 
 #endif

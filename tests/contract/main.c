@@ -23,6 +23,7 @@ int main(int argc, char **argv) {
         contract_tests_snapshot_faults, contract_tests_snapshot_hard,
         contract_tests_restore_ends,    contract_tests_pool,
         contract_tests_templates,       contract_tests_fork_waiting,
+        contract_tests_costs,
     };
     struct harness_test tests[TESTS_MAX];
     size_t count = 0;

@@ -200,7 +200,7 @@ static void test_snapshot_no_space_monitor(const struct harness *harness) {
                  "open role=monitor path=memory nth=1 => ENOSPC; "
                  "open role=monitor path=disk-*.qcow2 nth=1 => ENOSPC; "
                  "pwrite role=monitor nth=20 => ENOSPC; "
-                 "pwrite role=monitor nth=40 => ENOSPC; "
+                 "pwrite role=monitor nth=24 => ENOSPC; "
                  "truncate role=monitor nth=1 => ENOSPC; truncate role=monitor nth=3 => ENOSPC; "
                  "rename role=monitor path=manifest.json* nth=1 => ENOSPC");
     struct kelpie_vm *vm = contract_start_with_disk(&contract, "full");

@@ -270,6 +270,20 @@ static void test_template_key(const struct harness *harness) {
     finish(&contract);
 }
 
+/* Boots of another kernel, then goes on with the one of before. */
+static void boots_with_kernel(struct contract *contract, const char *path) {
+    char before[PATH_BYTES] = "";
+    const char *chosen = getenv("KELPIE_KERNEL"); /* scripts/campaign kernel */
+    snprintf(before, sizeof(before), "%s", chosen != NULL ? chosen : "");
+    setenv("KELPIE_KERNEL", path, 1);
+    boots_once(contract, template_config, "kernel");
+    if (before[0] != '\0') {
+        setenv("KELPIE_KERNEL", before, 1);
+    } else {
+        unsetenv("KELPIE_KERNEL");
+    }
+}
+
 /* What is installed: kernel, QEMU, and what the initramfs is made of. With a cache of its own: what
  * is known of accelerators is of one kernel and one QEMU, and rows beside this one want theirs. */
 static void test_template_key_programs(const struct harness *harness) {
@@ -292,9 +306,7 @@ static void test_template_key_programs(const struct harness *harness) {
     boots_once(&contract, template_config, "QEMU");
     unsetenv("KELPIE_QEMU");
     snprintf(path, sizeof(path), "%s/programs/kernel", harness->root_directory);
-    setenv("KELPIE_KERNEL", path, 1);
-    boots_once(&contract, template_config, "kernel");
-    unsetenv("KELPIE_KERNEL");
+    boots_with_kernel(&contract, path);
     contract_close(&contract);
     struct harness other = own;
     const char *libexec =

@@ -131,6 +131,11 @@ static void test_own_kernel_has_no_acpi(void **state) {
     input.kernel_kind = KELPIE_VMM_KERNEL_OWN;
     struct kelpie_qemu_arguments *arguments = build(&input);
     assert_non_null(strstr(value_of(arguments, "-M", 0), "acpi=off"));
+    assert_non_null(strstr(value_of(arguments, "-append", 0), " lapic_timer_hz=1000000000"));
+    free(arguments);
+    input.kernel_kind = KELPIE_VMM_KERNEL_GENERIC;
+    arguments = build(&input);
+    assert_null(strstr(value_of(arguments, "-append", 0), "lapic_timer_hz"));
     free(arguments);
 }
 

@@ -174,23 +174,27 @@ static bool bytes_are_zero(const uint8_t *bytes, size_t count) {
     return bytes[0] == 0 && memcmp(bytes, bytes + 1, count - 1) == 0;
 }
 
-static int copy_code(const struct kelpie_qemu_copy *copy) {
-    return copy->order.kind == KELPIE_QEMU_COPY_LOAD ? KELPIE_E_RESTORE : KELPIE_E_SNAPSHOT;
+static int copy_code(const struct kelpie_qemu_copy *copy, int os_error) {
+    if (copy->order.kind == KELPIE_QEMU_COPY_LOAD) {
+        return KELPIE_E_RESTORE;
+    }
+    return os_error == ESRCH ? KELPIE_E_CRASHED : KELPIE_E_SNAPSHOT; /* QEMU has just died */
 }
 
 static int copy_fail(const struct kelpie_qemu_copy *copy, int64_t status, const char *what,
                      uint64_t offset, struct kelpie_error *error) {
     int os_error = status < 0 ? (int)-status : EIO; /* a part of what was asked for */
-    kelpie__ignore(kelpie__fail(
-        error, copy_code(copy), os_error, "%s of the guest's memory, at %llu of %llu bytes", what,
-        (unsigned long long)offset, (unsigned long long)copy->order.memory_bytes));
+    kelpie__ignore(kelpie__fail(error, copy_code(copy, os_error), os_error,
+                                "%s of the guest's memory, at %llu of %llu bytes", what,
+                                (unsigned long long)offset,
+                                (unsigned long long)copy->order.memory_bytes));
     if (os_error == EPERM || os_error == EACCES) {
         kelpie__fail_append(error, "; QEMU's memory is closed to us: look at "
                                    "kernel.yama.ptrace_scope, 1 at most");
     } else if (os_error == ENOSPC || os_error == EDQUOT) {
         kelpie__fail_append(error, "; make room, or delete snapshots");
     }
-    return copy_code(copy);
+    return copy_code(copy, os_error);
 }
 
 /* A file system may write a part, and only then say that it is full. */
