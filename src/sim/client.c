@@ -19,6 +19,7 @@
 #include "sim/fault.h"
 #include "sim/install.h"
 #include "sim/machine.h"
+#include "sim/truth.h"
 
 #define CLIENT_MEMORY_MIB 128u
 #define CLIENT_CALL_MS 20000u /* a call without a deadline of its own */
@@ -315,6 +316,29 @@ static void on_event(void *context, const struct kelpie_event *event) {
     events->last = hash;
 }
 
+/* In the units that the header says: no guest has more memory than it was given, is older than the
+ * world, or has worked for longer than all its processors could have. */
+static void client_check_stats(struct client *client, const struct kelpie_stats *stats) {
+    struct sim_world *world = client->clients->world;
+    uint64_t now_ms = (uint64_t)(kelpie__sim_now(world) / KELPIE_NS_PER_MS);
+    uint64_t memory_kib = CLIENT_MEMORY_MIB * 1024u;
+    bool is_memory = stats->guest_memory_total_kib > memory_kib / 2 &&
+                     stats->guest_memory_total_kib <= memory_kib &&
+                     stats->guest_memory_available_kib <= stats->guest_memory_total_kib;
+    bool is_time =
+        stats->guest_uptime_ms <= now_ms && stats->guest_cpu_ms <= stats->guest_uptime_ms;
+    if (stats->has_guest && (!is_memory || !is_time) && !kelpie__sim_truth_has_lied(world)) {
+        kelpie__sim_world_fail(world,
+                               "contract: after %llu ms a guest of %u MiB has %llu KiB, %llu "
+                               "available, is up for %llu ms and has worked for %llu ms",
+                               (unsigned long long)now_ms, CLIENT_MEMORY_MIB,
+                               (unsigned long long)stats->guest_memory_total_kib,
+                               (unsigned long long)stats->guest_memory_available_kib,
+                               (unsigned long long)stats->guest_uptime_ms,
+                               (unsigned long long)stats->guest_cpu_ms);
+    }
+}
+
 /* All looks but inspect. Their answers are looked at by invariants, and may be any error: nothing
  * is changed by them. */
 static void client_look(struct client *client, const struct sim_operation *operation) {
@@ -326,7 +350,9 @@ static void client_look(struct client *client, const struct sim_operation *opera
     case SIM_LOOK_INSPECT:
         break;
     case SIM_LOOK_STATS:
-        kelpie__ignore(has_vm ? kelpie_vm_stats(client->vms[vm], &stats, NULL) : 0);
+        if (has_vm && kelpie_vm_stats(client->vms[vm], &stats, NULL) == 0) {
+            client_check_stats(client, &stats);
+        }
         break;
     case SIM_LOOK_HEALTH:
         kelpie__ignore(has_vm ? kelpie_vm_health(client->vms[vm], 0, &health, NULL) : 0);

@@ -331,6 +331,28 @@ struct sim_process *kelpie__sim_process_adopt(struct sim_world *world, const cha
 
 /* ---- what a process has ---------------------------------------------------------------------- */
 
+/* Invariant 25: what a process of the product may hold at a time. Runs of the swarm need half of
+ * it: a monitor for rings of 1 MiB, an agent for the 64 ends of commands that nobody has asked for.
+ */
+static void memory_note_peak(struct sim_process *process) {
+    static const struct {
+        const char *role;
+        uint64_t bytes_max;
+    } bounds[] = {{"monitor", 10u << 20}, {"agent", 8u << 20}, {"keeper", 6u << 20}};
+    if (process->memory_bytes <= process->memory_bytes_peak) {
+        return;
+    }
+    process->memory_bytes_peak = process->memory_bytes;
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(bounds); i += 1) {
+        if (process->memory_bytes > bounds[i].bytes_max &&
+            strcmp(process->role, bounds[i].role) == 0) {
+            kelpie__sim_world_fail(
+                process->machine->world, "invariant 25: the %s (pid %d) holds %llu bytes of memory",
+                process->role, process->pid, (unsigned long long)process->memory_bytes);
+        }
+    }
+}
+
 void *kelpie__sim_process_memory(struct sim_process *process, void *old, size_t old_bytes,
                                  size_t new_bytes) {
     struct sim_heap *heap = process->machine->heap;
@@ -342,6 +364,7 @@ void *kelpie__sim_process_memory(struct sim_process *process, void *old, size_t 
                                  kelpie__sim_heap_block_bytes(head + new_bytes)) {
             process->memory_bytes += new_bytes - old_bytes;
             block->bytes = new_bytes;
+            memory_note_peak(process);
             return old;
         }
     }
@@ -359,9 +382,7 @@ void *kelpie__sim_process_memory(struct sim_process *process, void *old, size_t 
         }
         process->memory_blocks = fresh;
         process->memory_bytes += new_bytes;
-        if (process->memory_bytes > process->memory_bytes_peak) {
-            process->memory_bytes_peak = process->memory_bytes;
-        }
+        memory_note_peak(process);
     }
     if (block != NULL) {
         if (fresh != NULL) {

@@ -12,6 +12,7 @@
 #include "core/loop.h"
 #include "sim/guest.h"
 #include "sim/install.h"
+#include "sim/qemu_credit.h"
 
 #define SIM_QEMU_PROGRAM "qemu-system-x86_64"
 #define SIM_QEMU_CHARDEVS_MAX 4u
@@ -237,6 +238,7 @@ struct sim_qemu {
     const char *incoming_fault;
     const char *load_fault; /* what happens to the loaded guest when it runs */
     struct sim_qemu_channel agent;
+    struct sim_credit credit; /* of what passes there */
     struct sim_qemu_channel console;
     struct sim_qemu_qmp qmp;
     struct sim_qemu_options options;

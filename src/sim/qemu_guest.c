@@ -63,6 +63,12 @@ static bool guest_channel_flush(struct sim_qemu *qemu, struct sim_qemu_channel *
     return true;
 }
 
+static void guest_look(struct sim_qemu *qemu, bool is_out, const char *bytes, size_t count) {
+    if (!qemu->options.is_incoming) {
+        kelpie__sim_credit_look(&qemu->credit, qemu->process->machine->world, is_out, bytes, count);
+    }
+}
+
 /* What the guest has printed or sent. True: all of it is with the host. */
 static bool guest_pump_out(struct sim_qemu *qemu, struct sim_qemu_channel *channel, bool is_port) {
     for (uint32_t i = 0; i < GUEST_PIECES_MAX; i += 1) {
@@ -79,6 +85,7 @@ static bool guest_pump_out(struct sim_qemu *qemu, struct sim_qemu_channel *chann
         channel->out_start = 0;
         channel->out_count = channel->handle == KELPIE_OS_NO_HANDLE ? 0 : count;
         if (is_port && channel->out_count > 0) {
+            guest_look(qemu, true, channel->out, channel->out_count);
             kelpie__sim_qemu_fault_frame(qemu, channel);
         }
     }
@@ -117,6 +124,7 @@ static bool guest_pump_in(struct sim_qemu *qemu) {
         }
         channel->in_start = 0;
         channel->in_count = (size_t)count;
+        guest_look(qemu, false, channel->in, channel->in_count);
     }
     return false;
 }
