@@ -9,6 +9,7 @@ static int list_commands(struct kelpie_cli *cli, struct kelpie_vm *vm) {
     struct kelpie_exec_info *list = NULL;
     size_t count = 0;
     if (kelpie_vm_exec_list(vm, &list, &count, &error) < 0) {
+        KELPIE_ASSERT(list == NULL);
         return kelpie__cli_fail_error(cli, &error);
     }
     kelpie__cli_print(cli, "%-32s  %-8s  %-8s  %s\n", "ID", "STATE", "CLIENT", "COMMAND");
@@ -22,7 +23,8 @@ static int list_commands(struct kelpie_cli *cli, struct kelpie_vm *vm) {
 }
 
 int kelpie__cli_attach(struct kelpie_cli *cli) {
-    KELPIE_ASSERT(cli->word_count >= 1 && cli->word_count <= 2);
+    KELPIE_ASSERT(cli->word_count >= 1);
+    KELPIE_ASSERT(cli->word_count <= 2);
     if (!kelpie__cli_check_terminal(cli)) {
         return KELPIE_CLI_FAILED;
     }

@@ -18,6 +18,7 @@ struct boot {
 
 static void on_done(void *context, const struct kelpie_error *error) {
     struct boot *boot = context;
+    KELPIE_ASSERT(boot->cli->kelpie != NULL);
     KELPIE_ASSERT(!boot->is_done);
     boot->is_done = true;
     boot->operation = NULL;
@@ -39,7 +40,8 @@ static void on_signal(void *context, int number) {
 
 static void on_event(void *context, const struct kelpie_event *event) {
     struct boot *boot = context;
-    KELPIE_ASSERT(event->type != NULL && event->detail != NULL);
+    KELPIE_ASSERT(event->type != NULL);
+    KELPIE_ASSERT(event->detail != NULL);
     if (kelpie__text_equal(event->type, "notice")) {
         kelpie__cli_note(boot->cli, "%s", event->detail);
     }
@@ -47,6 +49,8 @@ static void on_event(void *context, const struct kelpie_event *event) {
 
 static int boot_drive(struct boot *boot, struct kelpie_vm *vm, struct kelpie_error *error) {
     struct kelpie_cli *cli = boot->cli;
+    KELPIE_ASSERT(boot->operation == NULL);
+    KELPIE_ASSERT(!boot->is_done);
     cli->signal_callback = on_signal;
     cli->signal_context = boot;
     int status = kelpie__cli_loop_open(cli, error);
@@ -67,6 +71,7 @@ static int boot_drive(struct boot *boot, struct kelpie_vm *vm, struct kelpie_err
         status = kelpie__cli_step(cli, false, error);
     }
     kelpie__ignore(kelpie_vm_subscribe(vm, NULL, NULL, NULL)); /* ending one cannot fail */
+    KELPIE_ASSERT(status < 0 || boot->is_done);
     return status;
 }
 
@@ -82,6 +87,7 @@ int kelpie__cli_boot(struct kelpie_cli *cli, struct kelpie_vm *vm) {
         return kelpie__cli_fail_error(cli, &error);
     }
     if (boot.signal != 0) { /* also when the boot was done before the cancel arrived */
+        KELPIE_ASSERT(boot.signal <= 64);
         return KELPIE_CLI_SIGNALLED + boot.signal;
     }
     KELPIE_ASSERT(boot.is_done);

@@ -16,12 +16,17 @@
 #define CHART_TEXT_BYTES 1024u
 #define CHART_LOG_TIMEOUT_MS 5000u
 #define CHART_LOG_BYTES_MAX (256u * 1024u)
+/* some thirty years: what is later was never measured, and what is drawn does not overflow */
+#define CHART_US_MAX (UINT64_C(1000000000) * 1000000u)
 
 #define PICTURE_LEFT 190
 #define PICTURE_WIDTH 560
 #define PICTURE_RIGHT 110
 #define PICTURE_TOP 92
 #define PICTURE_ROW 30
+
+static_assert(CHART_US_MAX <= UINT64_MAX / PICTURE_WIDTH, "a place in the picture is a number");
+static_assert(CHART_BAR_CHARACTERS <= PICTURE_WIDTH, "and one in the text, too");
 
 struct chart_row {
     const char *name;
@@ -77,6 +82,8 @@ static void chart_read_log(struct chart *chart, const char *log) {
     if (is_told && begun <= ended && ended <= init && init - begun < agent_us) {
         chart->unpack_us = agent_us - (init - begun);
         chart->unpacked_us = agent_us - (init - ended);
+        KELPIE_ASSERT(chart->unpack_us <= chart->unpacked_us);
+        KELPIE_ASSERT(chart->unpacked_us <= agent_us);
     }
 }
 
@@ -101,7 +108,7 @@ static void chart_ask_log(struct chart *chart, struct kelpie_vm *vm) {
 
 static void chart_add(struct chart *chart, const char *name, const char *colour, uint64_t from_us,
                       uint64_t to_us) {
-    if (to_us == 0 || to_us < from_us) { /* not reached */
+    if (to_us == 0 || to_us < from_us || to_us > CHART_US_MAX) { /* not reached */
         return;
     }
     KELPIE_ASSERT(chart->row_count < CHART_ROWS_MAX);
@@ -109,11 +116,13 @@ static void chart_add(struct chart *chart, const char *name, const char *colour,
         (struct chart_row){.name = name, .colour = colour, .from_us = from_us, .to_us = to_us};
     chart->row_count += 1;
     chart->end_us = kelpie__max_u64(chart->end_us, to_us);
+    KELPIE_ASSERT(chart->end_us <= CHART_US_MAX);
 }
 
 static void chart_lay(struct chart *chart) {
     const struct kelpie_stages *stages = &chart->stages;
     bool is_boot = stages->kernel_us != 0;
+    KELPIE_ASSERT(chart->row_count == 0);
     chart_add(chart, "prepare", "#7788bb", 0, stages->vmm_us);
     chart_add(chart, is_boot ? "VMM" : "VMM, load", "#4477aa", stages->vmm_us, stages->machine_us);
     if (is_boot) {
@@ -137,12 +146,16 @@ static void chart_lay(struct chart *chart) {
 
 /* Where a moment lies when the time is left out in which nothing happened. */
 static uint64_t chart_place(const struct chart *chart, uint64_t at_us) {
-    bool is_after = chart->stages.exec_us != 0 && at_us >= chart->stages.exec_us;
-    KELPIE_ASSERT(!is_after || at_us >= chart->cut_us);
-    return is_after ? at_us - chart->cut_us : at_us;
+    if (chart->cut_us == 0) {
+        return at_us;
+    }
+    KELPIE_ASSERT(chart->stages.exec_us == chart->stages.running_us + chart->cut_us);
+    bool is_after = at_us >= chart->stages.exec_us;
+    return is_after ? at_us - chart->cut_us : kelpie__min_u64(at_us, chart->stages.running_us);
 }
 
 static uint64_t chart_scale(const struct chart *chart, uint64_t at_us, uint64_t size) {
+    KELPIE_ASSERT(at_us <= chart->end_us);
     uint64_t whole_us = chart_place(chart, chart->end_us);
     return whole_us == 0 ? 0 : chart_place(chart, at_us) * size / whole_us;
 }
@@ -158,7 +171,8 @@ static void print_text(const struct chart *chart) {
         uint64_t took_us = row->to_us - row->from_us;
         uint64_t from = chart_scale(chart, row->from_us, CHART_BAR_CHARACTERS);
         uint64_t to = chart_scale(chart, row->to_us, CHART_BAR_CHARACTERS);
-        KELPIE_ASSERT(from <= to && to <= CHART_BAR_CHARACTERS);
+        KELPIE_ASSERT(from <= to);
+        KELPIE_ASSERT(to <= CHART_BAR_CHARACTERS);
         kelpie__cli_print(
             cli, "%6llu.%03llu %6llu.%03llu  %-22s  ", (unsigned long long)(row->from_us / 1000),
             (unsigned long long)(row->from_us % 1000), (unsigned long long)(took_us / 1000),
@@ -202,6 +216,7 @@ static void print_json(const struct chart *chart) {
     kelpie__json_object_end(&writer);
     int64_t length = kelpie__json_finish(&writer);
     KELPIE_ASSERT(length > 0);
+    KELPIE_ASSERT((size_t)length < sizeof(text));
     kelpie__cli_print(chart->cli, "%s\n", text);
 }
 
@@ -212,6 +227,7 @@ static void draw_row(struct kelpie_svg *svg, const struct chart *chart, uint32_t
     int to = PICTURE_LEFT + (int)chart_scale(chart, row->to_us, PICTURE_WIDTH);
     uint64_t took_us = row->to_us - row->from_us;
     KELPIE_ASSERT(from <= to);
+    KELPIE_ASSERT(to <= PICTURE_LEFT + PICTURE_WIDTH);
     kelpie__svg_put(svg, "<text class=\"name\" x=\"24\" y=\"%d\">%s</text>\n", y + 14, row->name);
     kelpie__svg_put(svg,
                     "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"18\" rx=\"3\" fill=\"%s\"/>"
@@ -223,6 +239,7 @@ static void draw_row(struct kelpie_svg *svg, const struct chart *chart, uint32_t
 static int draw(const struct chart *chart, const char *path) {
     struct kelpie_svg svg;
     char name[KELPIE_SVG_TEXT_BYTES];
+    KELPIE_ASSERT(chart->row_count <= CHART_ROWS_MAX);
     int code = kelpie__svg_open(&svg, chart->cli, path);
     if (code != KELPIE_CLI_OK) {
         return code;

@@ -56,6 +56,19 @@ static const struct kelpie_cli_verb verbs[] = {
     {"help", KELPIE_CLI_HELP, 0, 1, false, "[VERB]", "show help", kelpie__cli_help},
 };
 
+static_assert(KELPIE_ARRAY_COUNT(verbs) <= 32, "every verb has its bit");
+
+void kelpie__cli_check(const struct kelpie_cli *cli) {
+    KELPIE_ASSERT(cli->output_count <= sizeof(cli->output));
+    KELPIE_ASSERT(cli->output_error >= 0);
+    KELPIE_ASSERT(cli->state_directory == NULL || cli->state_directory == cli->state_path);
+    if (cli->loop != NULL) { /* it waits for the library */
+        KELPIE_ASSERT(cli->kelpie != NULL);
+    } else {
+        KELPIE_ASSERT(cli->signals == KELPIE_OS_NO_HANDLE);
+    }
+}
+
 const struct kelpie_cli_verb *kelpie__cli_verb_at(size_t index) {
     return index < KELPIE_ARRAY_COUNT(verbs) ? &verbs[index] : NULL;
 }
@@ -63,6 +76,7 @@ const struct kelpie_cli_verb *kelpie__cli_verb_at(size_t index) {
 const struct kelpie_cli_verb *kelpie__cli_find_verb(const char *name) {
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(verbs); i += 1) {
         if (kelpie__text_equal(verbs[i].name, name)) {
+            KELPIE_ASSERT(verbs[i].words_min <= verbs[i].words_max);
             return &verbs[i];
         }
     }
@@ -81,6 +95,7 @@ static void on_log(void *context, enum kelpie_log_level level, const char *messa
 
 bool kelpie__cli_open(struct kelpie_cli *cli) {
     struct kelpie_error error = {0};
+    kelpie__cli_check(cli);
     if (cli->kelpie != NULL) {
         return true;
     }
@@ -101,6 +116,7 @@ bool kelpie__cli_open(struct kelpie_cli *cli) {
 struct kelpie_vm *kelpie__cli_open_vm(struct kelpie_cli *cli, const char *name) {
     struct kelpie_error error = {0};
     struct kelpie_vm *vm = NULL;
+    KELPIE_ASSERT(name != NULL);
     if (!kelpie__cli_open(cli)) {
         return NULL;
     }
@@ -117,6 +133,7 @@ int kelpie__cli_each_vm(struct kelpie_cli *cli,
                         int (*call)(struct kelpie_vm *vm, struct kelpie_error *error)) {
     int code = KELPIE_CLI_OK;
     KELPIE_ASSERT(cli->word_count >= 1);
+    KELPIE_ASSERT(cli->words[cli->word_count] == NULL);
     for (uint32_t i = 0; i < cli->word_count; i += 1) {
         struct kelpie_error error = {0};
         struct kelpie_vm *vm = kelpie__cli_open_vm(cli, cli->words[i]);
@@ -139,6 +156,7 @@ int kelpie__cli_inspect_each(struct kelpie_cli *cli, uint32_t first,
                                             bool is_first)) {
     int code = KELPIE_CLI_OK;
     bool is_first = true;
+    KELPIE_ASSERT(cli->words[cli->word_count] == NULL);
     KELPIE_ASSERT(cli->word_count > first);
     if (cli->options.is_json) {
         kelpie__cli_put(cli, "[", 1);
@@ -157,6 +175,7 @@ int kelpie__cli_inspect_each(struct kelpie_cli *cli, uint32_t first,
 /* ---- what stands before the verb ------------------------------------------------------------- */
 
 static bool set_state_directory(struct kelpie_cli *cli, const char *path) {
+    KELPIE_ASSERT(cli->kelpie == NULL);
     if (path == NULL || path[0] == '\0') {
         kelpie__ignore(kelpie__cli_fail(cli, "--state-dir needs a directory"));
         return false;
@@ -178,6 +197,7 @@ static bool set_state_directory(struct kelpie_cli *cli, const char *path) {
 static int read_globals(struct kelpie_cli *cli, int argc, char **argv) {
     static const char assignment[] = "--state-dir=";
     int at = 1;
+    KELPIE_ASSERT(cli->verb == NULL);
     for (; at < argc && argv[at][0] == '-'; at += 1) {
         const char *option = argv[at];
         bool has_value = kelpie__text_has_prefix(option, assignment);
@@ -202,6 +222,7 @@ static int read_globals(struct kelpie_cli *cli, int argc, char **argv) {
 
 static bool check_words(struct kelpie_cli *cli) {
     const struct kelpie_cli_verb *verb = cli->verb;
+    KELPIE_ASSERT(cli->words != NULL);
     if (cli->word_count < verb->words_min) {
         kelpie__ignore(kelpie__cli_fail(cli, "too little was given; usage: kelpie %s %s",
                                         verb->name, verb->usage));
@@ -216,6 +237,8 @@ static bool check_words(struct kelpie_cli *cli) {
 }
 
 static int run_verb(struct kelpie_cli *cli, int argc, char **argv) {
+    KELPIE_ASSERT(cli->verb != NULL);
+    KELPIE_ASSERT(argc >= 0);
     if (!kelpie__cli_parse(cli, argc, argv)) {
         return KELPIE_CLI_FAILED;
     }
@@ -228,6 +251,7 @@ static int run_verb(struct kelpie_cli *cli, int argc, char **argv) {
 
 static int fail_verb(struct kelpie_cli *cli, const char *name) {
     struct kelpie_cli_suggestion suggestion;
+    KELPIE_ASSERT(cli->verb == NULL);
     kelpie__cli_suggest_begin(&suggestion, name, strlen(name));
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(verbs); i += 1) {
         kelpie__cli_suggest_offer(&suggestion, verbs[i].name);
@@ -240,6 +264,7 @@ static int fail_verb(struct kelpie_cli *cli, const char *name) {
 }
 
 static int choose(struct kelpie_cli *cli, int argc, char **argv) {
+    KELPIE_ASSERT(argc > 0);
     int at = read_globals(cli, argc, argv);
     if (at < 0) {
         return KELPIE_CLI_FAILED;
@@ -273,6 +298,8 @@ int kelpie_cli_main(struct kelpie_os *os, int argc, char **argv) {
     cli->signals = KELPIE_OS_NO_HANDLE;
     int code = argc == 0 ? KELPIE_CLI_FAILED : choose(cli, argc, argv);
     code = kelpie__cli_finish_output(cli, code);
+    KELPIE_ASSERT(cli->output_count == 0);
+    kelpie__cli_check(cli);
     kelpie__cli_loop_close(cli);
     kelpie_close(cli->kelpie);
     kelpie__cli_options_deinit(cli);

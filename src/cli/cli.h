@@ -154,6 +154,12 @@ struct kelpie_cli_verb {
     int (*run)(struct kelpie_cli *cli); /* gives the exit code */
 };
 
+static_assert(KELPIE_CLI_SIGNALLED + 64 <= 255, "every signal has its exit code");
+static_assert(KELPIE_CLI_UNSET == KELPIE_TIMEOUT_NONE, "no --timeout is no timeout");
+
+/* What holds between the functions of the command. */
+void kelpie__cli_check(const struct kelpie_cli *cli);
+
 /* The program: gives its exit code. */
 int kelpie_cli_main(struct kelpie_os *os, int argc, char **argv);
 
@@ -295,7 +301,9 @@ KELPIE_MUST_CHECK bool kelpie__cli_check_terminal(struct kelpie_cli *cli);
 
 /* One VM as a JSON object, in the caller's buffer; its length. */
 int64_t kelpie__cli_write_info(const struct kelpie_vm_info *info, char *out, size_t capacity);
-#define KELPIE_CLI_INFO_BYTES 32768u
+/* every byte of every text escaped to six, the keys, the numbers */
+#define KELPIE_CLI_JSON_BYTES(type) (6u * sizeof(type) + 2048u)
+#define KELPIE_CLI_INFO_BYTES KELPIE_CLI_JSON_BYTES(struct kelpie_vm_info)
 
 /* ---- snapshot.c ------------------------------------------------------------------------------ */
 

@@ -7,6 +7,7 @@
 int kelpie__cli_create(struct kelpie_cli *cli) {
     struct kelpie_vm *vm = NULL;
     const char *name = cli->options.name;
+    KELPIE_ASSERT(cli->verb->bit == KELPIE_CLI_CREATE);
     KELPIE_ASSERT(cli->word_count <= 1);
     if (cli->word_count == 1 && name != NULL) {
         return kelpie__cli_fail(cli, "\"%s\" and --name \"%s\" are two names; give one",

@@ -28,6 +28,7 @@ static const char *status_name(enum kelpie_check_status status) {
 static void print_json(struct doctor *doctor, const struct kelpie_check *check) {
     char text[DOCTOR_TEXT_BYTES];
     struct kelpie_json_writer writer;
+    KELPIE_ASSERT(doctor->count > 0);
     kelpie__json_begin(&writer, text, sizeof(text));
     kelpie__json_object_begin(&writer, NULL);
     kelpie__json_write_string(&writer, "name", check->name);
@@ -36,6 +37,7 @@ static void print_json(struct doctor *doctor, const struct kelpie_check *check) 
     kelpie__json_write_string(&writer, "remedy", check->remedy);
     kelpie__json_object_end(&writer);
     int64_t length = kelpie__json_finish(&writer);
+    KELPIE_ASSERT(length < (int64_t)sizeof(text));
     if (length > 0) { /* else texts of thousands of control characters */
         kelpie__cli_print(doctor->cli, "%s", doctor->count == 1 ? "\n" : ",\n");
         kelpie__cli_put(doctor->cli, text, (size_t)length);
@@ -47,6 +49,7 @@ static void on_check(void *context, const struct kelpie_check *check) {
     KELPIE_ASSERT(check->name != NULL && check->detail != NULL && check->remedy != NULL);
     doctor->count += 1;
     doctor->failed_count += check->status == KELPIE_CHECK_FAILED ? 1 : 0;
+    KELPIE_ASSERT(doctor->failed_count <= doctor->count);
     if (doctor->cli->options.is_json) {
         print_json(doctor, check);
         return;
@@ -62,6 +65,7 @@ static void on_check(void *context, const struct kelpie_check *check) {
 int kelpie__cli_doctor(struct kelpie_cli *cli) {
     struct kelpie_error error = {0};
     struct doctor doctor = {.cli = cli};
+    KELPIE_ASSERT(cli->word_count == 0);
     if (!kelpie__cli_open(cli)) {
         return KELPIE_CLI_FAILED;
     }

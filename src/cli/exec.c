@@ -7,6 +7,7 @@
 
 int kelpie__cli_exec(struct kelpie_cli *cli) {
     KELPIE_ASSERT(cli->word_count >= 2);
+    KELPIE_ASSERT(cli->words[cli->word_count] == NULL);
     const char *const *command = (const char *const *)cli->words + 1;
     if (cli->options.is_detached && cli->options.is_interactive) {
         return kelpie__cli_fail(

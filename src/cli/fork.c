@@ -10,6 +10,7 @@
 static int fork_find(struct kelpie_cli *cli, const char *name, struct kelpie_vm **out) {
     struct kelpie_error error = {0};
     struct kelpie_snapshot_info info = {.struct_size = sizeof(info)};
+    KELPIE_ASSERT(*out == NULL);
     KELPIE_ASSERT(cli->kelpie != NULL);
     bool is_snapshot = kelpie_snapshot_inspect(cli->kelpie, name, &info, NULL) == 0;
     int status = kelpie_vm_open(cli->kelpie, name, out, &error);
@@ -35,6 +36,8 @@ static int fork_make(struct kelpie_cli *cli, struct kelpie_vm *source, struct ke
     struct kelpie_config *config = NULL;
     const char *const *names = (const char *const *)cli->words + 1;
     size_t count = cli->word_count - 1;
+    KELPIE_ASSERT(cli->word_count >= 2);
+    KELPIE_ASSERT(count <= KELPIE_FORK_COUNT_MAX);
     if (kelpie_config_create(cli->kelpie, &config, &error) < 0) {
         return kelpie__cli_fail_error(cli, &error);
     }
@@ -62,6 +65,7 @@ int kelpie__cli_fork(struct kelpie_cli *cli) {
         code = fork_make(cli, source, vms);
     }
     for (uint32_t i = 0; i + 1 < cli->word_count && code == KELPIE_CLI_OK; i += 1) {
+        KELPIE_ASSERT(vms[i] != NULL);
         kelpie__cli_print(cli, "%s\n", kelpie_vm_name(vms[i]));
         kelpie_vm_close(vms[i]);
     }

@@ -9,6 +9,7 @@ static void print_overview(struct kelpie_cli *cli) {
                            "MicroVMs from the command line.\n\n");
     for (size_t i = 0; kelpie__cli_verb_at(i) != NULL; i += 1) {
         const struct kelpie_cli_verb *verb = kelpie__cli_verb_at(i);
+        KELPIE_ASSERT(verb->summary != NULL);
         kelpie__cli_print(cli, "  %-8s  %s\n", verb->name, verb->summary);
     }
     kelpie__cli_print(
@@ -24,7 +25,8 @@ void kelpie__cli_print_help(struct kelpie_cli *cli, const struct kelpie_cli_verb
         print_overview(cli);
         return;
     }
-    KELPIE_ASSERT(verb->usage != NULL && verb->summary != NULL);
+    KELPIE_ASSERT(verb->usage != NULL);
+    KELPIE_ASSERT(verb->summary != NULL);
     kelpie__cli_print(cli, "usage: kelpie %s %s\n\n%s.\n\n", verb->name, verb->usage,
                       verb->summary);
     if (verb->bit == KELPIE_CLI_SNAPSHOT) {
@@ -38,6 +40,7 @@ void kelpie__cli_print_help(struct kelpie_cli *cli, const struct kelpie_cli_verb
 
 int kelpie__cli_help(struct kelpie_cli *cli) {
     const struct kelpie_cli_verb *verb = NULL;
+    KELPIE_ASSERT(cli->word_count <= 1);
     if (cli->word_count > 0) {
         verb = kelpie__cli_find_verb(cli->words[0]);
         if (verb == NULL) {

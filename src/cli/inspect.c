@@ -13,6 +13,7 @@ static const char *lifetime_name(enum kelpie_lifetime lifetime) {
 int64_t kelpie__cli_write_info(const struct kelpie_vm_info *info, char *out, size_t capacity) {
     struct kelpie_json_writer writer;
     KELPIE_ASSERT(info->struct_size > 0);
+    KELPIE_ASSERT(capacity >= KELPIE_CLI_INFO_BYTES);
     kelpie__json_begin(&writer, out, capacity);
     kelpie__json_object_begin(&writer, NULL);
     kelpie__json_write_string(&writer, "id", info->id);

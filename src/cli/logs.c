@@ -12,6 +12,7 @@ static void on_bytes(void *context, const void *bytes, size_t count) {
 
 int kelpie__cli_logs(struct kelpie_cli *cli) {
     struct kelpie_error error = {0};
+    KELPIE_ASSERT(cli->words[0] != NULL);
     KELPIE_ASSERT(cli->word_count == 1);
     struct kelpie_vm *vm = kelpie__cli_open_vm(cli, cli->words[0]);
     if (vm == NULL) {

@@ -16,6 +16,7 @@ static const int caught[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2,
 
 static void on_library(void *context, uint32_t bits) {
     struct kelpie_cli *cli = context;
+    kelpie__cli_check(cli);
     KELPIE_ASSERT(bits != 0);
     KELPIE_ASSERT(cli->kelpie != NULL);
     cli->is_library_due = true;
@@ -23,6 +24,7 @@ static void on_library(void *context, uint32_t bits) {
 
 static void on_signal(void *context, uint32_t bits) {
     struct kelpie_cli *cli = context;
+    KELPIE_ASSERT(cli->signals != KELPIE_OS_NO_HANDLE);
     KELPIE_ASSERT(bits != 0);
     KELPIE_ASSERT(cli->signal_callback != NULL);
     int number = kelpie__os_take_signal(cli->os, cli->signals);
@@ -37,6 +39,7 @@ void kelpie__cli_ignore_signal(void *context, int number) {
 }
 
 int kelpie__cli_loop_open(struct kelpie_cli *cli, struct kelpie_error *error) {
+    kelpie__cli_check(cli);
     KELPIE_ASSERT(cli->kelpie != NULL);
     if (cli->loop != NULL) {
         return 0;
@@ -56,6 +59,7 @@ int kelpie__cli_loop_open(struct kelpie_cli *cli, struct kelpie_error *error) {
 }
 
 int kelpie__cli_signals_open(struct kelpie_cli *cli, struct kelpie_error *error) {
+    KELPIE_ASSERT(cli->signal_callback != NULL);
     KELPIE_ASSERT(cli->loop != NULL);
     if (cli->signals != KELPIE_OS_NO_HANDLE) {
         return 0;
@@ -75,6 +79,7 @@ int kelpie__cli_signals_open(struct kelpie_cli *cli, struct kelpie_error *error)
 }
 
 int kelpie__cli_step(struct kelpie_cli *cli, bool is_due, struct kelpie_error *error) {
+    kelpie__cli_check(cli);
     int timeout_ms = kelpie_timeout_ms(cli->kelpie);
     int64_t deadline_ns = -1;
     KELPIE_ASSERT(cli->loop != NULL);

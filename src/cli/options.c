@@ -122,6 +122,7 @@ static_assert(KELPIE_ARRAY_COUNT(table) <= 64, "every option has its bit");
 
 static const struct option *find_name(const struct kelpie_cli_verb *verb, const char *name,
                                       size_t length) {
+    KELPIE_ASSERT(verb->bit != 0);
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(table); i += 1) {
         if ((table[i].verbs & verb->bit) != 0 && strlen(table[i].name) == length &&
             memcmp(table[i].name, name, length) == 0) {
@@ -132,6 +133,7 @@ static const struct option *find_name(const struct kelpie_cli_verb *verb, const 
 }
 
 static const struct option *find_letter(const struct kelpie_cli_verb *verb, char letter) {
+    KELPIE_ASSERT(verb->bit != 0);
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(table); i += 1) {
         if ((table[i].verbs & verb->bit) != 0 && table[i].letter == letter && letter != '\0') {
             return &table[i];
@@ -142,6 +144,7 @@ static const struct option *find_letter(const struct kelpie_cli_verb *verb, char
 
 static bool add_inherited(struct kelpie_cli *cli, const char *name, const char *value) {
     struct kelpie_cli_options *options = &cli->options;
+    KELPIE_ASSERT(strchr(name, '=') == NULL);
     size_t bytes = strlen(name) + strlen(value) + 2;
     struct kelpie_cli_text *text = kelpie__alloc(cli->os, sizeof(*text) + bytes);
     if (text == NULL) {
@@ -149,6 +152,7 @@ static bool add_inherited(struct kelpie_cli *cli, const char *name, const char *
         return false;
     }
     text->next = cli->texts;
+    KELPIE_ASSERT(bytes >= 2);
     text->bytes = bytes;
     cli->texts = text;
     bool is_whole = kelpie__text_format(text->text, bytes, "%s=%s", name, value);
@@ -161,6 +165,8 @@ static bool add_inherited(struct kelpie_cli *cli, const char *name, const char *
 /* NAME alone takes the value of this process's environment, and is left out when there is none. */
 static bool add_environment(struct kelpie_cli *cli, const char *value) {
     struct kelpie_cli_options *options = &cli->options;
+    KELPIE_ASSERT((options->environment_count + 2) * sizeof(*options->environment) <=
+                  cli->list_bytes);
     if (value[0] == '\0' || value[0] == '=') {
         kelpie__ignore(kelpie__cli_fail(cli, "--env: \"%s\" has no name; write NAME=VALUE", value));
         return false;
@@ -178,6 +184,8 @@ static bool set_number(struct kelpie_cli *cli, const struct option *option, cons
                        uint64_t *out) {
     bool is_valid = false;
     const char *form = "a whole number";
+    KELPIE_ASSERT(option->kind != OPTION_FLAG && option->kind != OPTION_TEXT);
+    KELPIE_ASSERT(option->kind != OPTION_ENVIRONMENT);
     if (option->kind == OPTION_NUMBER) {
         is_valid = kelpie__text_u64(value, out) && *out != KELPIE_CLI_UNSET;
     } else if (option->kind == OPTION_SIZE_MIB) {
@@ -202,6 +210,8 @@ static bool set_number(struct kelpie_cli *cli, const struct option *option, cons
 static bool apply(struct kelpie_cli *cli, const struct option *option, const char *value) {
     char *place = (char *)&cli->options + option->place;
     KELPIE_ASSERT((option->kind == OPTION_FLAG) == (value == NULL));
+    KELPIE_ASSERT(option->place < sizeof(cli->options));
+    KELPIE_ASSERT(option >= table && option < table + KELPIE_ARRAY_COUNT(table));
     cli->options.given |= UINT64_C(1) << (option - table);
     switch (option->kind) {
     case OPTION_FLAG:
@@ -222,6 +232,7 @@ static bool apply(struct kelpie_cli *cli, const struct option *option, const cha
 
 static bool fail_unknown(struct kelpie_cli *cli, const char *word) {
     struct kelpie_cli_suggestion suggestion;
+    KELPIE_ASSERT(word[0] == '-');
     bool is_long = kelpie__text_has_prefix(word, "--");
     kelpie__cli_suggest_begin(&suggestion, is_long ? word + 2 : "",
                               is_long ? strcspn(word + 2, "=") : 0);
@@ -241,6 +252,7 @@ static bool fail_unknown(struct kelpie_cli *cli, const char *word) {
 }
 
 static bool fail_value(struct kelpie_cli *cli, const struct option *option) {
+    KELPIE_ASSERT(option->value != NULL);
     kelpie__ignore(kelpie__cli_fail(cli, "--%s needs a value: %s", option->name, option->value));
     return false;
 }
@@ -248,9 +260,11 @@ static bool fail_value(struct kelpie_cli *cli, const struct option *option) {
 /* Takes one long option and its value from argv. */
 static bool parse_long(struct kelpie_cli *cli, int argc, char **argv, int *inout_at) {
     const char *name = argv[*inout_at] + 2;
+    KELPIE_ASSERT(*inout_at < argc);
     const char *equals = strchr(name, '=');
     size_t length = equals == NULL ? strlen(name) : (size_t)(equals - name);
     const struct option *option = find_name(cli->verb, name, length);
+    KELPIE_ASSERT(length <= strlen(name));
     if (option == NULL) {
         return fail_unknown(cli, argv[*inout_at]);
     }
@@ -271,7 +285,9 @@ static bool parse_long(struct kelpie_cli *cli, int argc, char **argv, int *inout
 /* Takes one word of short options, the last of which may have a value. */
 static bool parse_short(struct kelpie_cli *cli, int argc, char **argv, int *inout_at) {
     const char *word = argv[*inout_at];
-    KELPIE_ASSERT(word[0] == '-' && word[1] != '\0');
+    KELPIE_ASSERT(*inout_at < argc);
+    KELPIE_ASSERT(word[0] == '-');
+    KELPIE_ASSERT(word[1] != '\0');
     for (const char *next = word + 1; *next != '\0'; next += 1) {
         const struct option *option = find_letter(cli->verb, *next);
         if (option == NULL) {
@@ -300,6 +316,7 @@ static bool parse_words(struct kelpie_cli *cli, int argc, char **argv) {
         bool is_option = !is_over && word[0] == '-' && word[1] != '\0';
         if (!is_option) {
             argv[word_count] = argv[at]; /* words move to the front, options are left behind */
+            KELPIE_ASSERT(word_count <= at);
             word_count += 1;
             /* `exec NAME -- COMMAND`: the dashes after the name are the parser's, later ones are
              * the command's. */
@@ -328,8 +345,11 @@ static bool parse_words(struct kelpie_cli *cli, int argc, char **argv) {
 
 bool kelpie__cli_parse(struct kelpie_cli *cli, int argc, char **argv) {
     struct kelpie_cli_options *options = &cli->options;
+    KELPIE_ASSERT(options->environment_count == 0);
+    KELPIE_ASSERT(options->given == 0);
     KELPIE_ASSERT(argc >= 0);
-    KELPIE_ASSERT(cli->verb != NULL && options->environment == NULL);
+    KELPIE_ASSERT(cli->verb != NULL);
+    KELPIE_ASSERT(options->environment == NULL);
     options->cpus = KELPIE_CLI_UNSET;
     options->memory_mib = KELPIE_CLI_UNSET;
     options->disk_size_mib = KELPIE_CLI_UNSET;
@@ -346,10 +366,12 @@ bool kelpie__cli_parse(struct kelpie_cli *cli, int argc, char **argv) {
         kelpie__ignore(kelpie__cli_fail(cli, "no memory"));
         return false;
     }
+    KELPIE_ASSERT(cli->list_bytes > 0);
     return parse_words(cli, argc, argv);
 }
 
 static bool is_listed(const char *list, const char *name) {
+    KELPIE_ASSERT(list != NULL);
     size_t length = strlen(name);
     KELPIE_ASSERT(length > 0);
     for (const char *at = list; *at != '\0'; at += strcspn(at, " "), at += strspn(at, " ")) {
@@ -372,6 +394,7 @@ const char *kelpie__cli_foreign_option(const struct kelpie_cli *cli, const char 
 void kelpie__cli_options_deinit(struct kelpie_cli *cli) {
     while (cli->texts != NULL) { /* bound: the words of argv */
         struct kelpie_cli_text *text = cli->texts;
+        KELPIE_ASSERT(text->bytes > 0);
         cli->texts = text->next;
         kelpie__free(cli->os, text, sizeof(*text) + text->bytes);
     }
@@ -387,6 +410,7 @@ void kelpie__cli_print_options(struct kelpie_cli *cli, const struct kelpie_cli_v
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(table); i += 1) {
         const struct option *option = &table[i];
         char name[48];
+        KELPIE_ASSERT((option->kind == OPTION_FLAG) == (option->value == NULL));
         if ((option->verbs & verb->bit) == 0) {
             continue;
         }

@@ -15,6 +15,9 @@
 #define OUTPUT_LINE_BYTES (sizeof(struct kelpie_error) + 128u)
 #define OUTPUT_WAIT_NS KELPIE_NS_PER_S
 
+static_assert(OUTPUT_LINE_BYTES > sizeof(((struct kelpie_error *)0)->message) + 64u,
+              "an error of the library fits a line with its place");
+
 /* For a handle that somebody else made non-blocking. Its bits tell nothing that is needed: the
  * write is tried again. */
 static void wait_for_room(struct kelpie_cli *cli, int handle) {
@@ -57,6 +60,8 @@ void kelpie__cli_flush(struct kelpie_cli *cli) {
 
 int kelpie__cli_finish_output(struct kelpie_cli *cli, int code) {
     struct kelpie_error error = {0};
+    kelpie__cli_check(cli);
+    KELPIE_ASSERT(code >= 0 && code <= 255);
     kelpie__cli_flush(cli);
     KELPIE_ASSERT(cli->output_count == 0);
     if (cli->output_error == 0) {
@@ -77,6 +82,7 @@ void kelpie__cli_put(struct kelpie_cli *cli, const char *bytes, size_t count) {
         }
         size_t room = sizeof(cli->output) - cli->output_count;
         size_t part = count < room ? count : room;
+        KELPIE_ASSERT(part > 0);
         memcpy(cli->output + cli->output_count, bytes, part);
         cli->output_count += part;
         bytes += part;
@@ -96,6 +102,7 @@ void kelpie__cli_print(struct kelpie_cli *cli, const char *format, ...) {
 }
 
 void kelpie__cli_print_field(struct kelpie_cli *cli, const char *name, const char *text) {
+    KELPIE_ASSERT(strlen(name) <= 14);
     if (text[0] != '\0') {
         kelpie__cli_print(cli, "%-14s %s\n", name, text);
     }
@@ -109,6 +116,7 @@ static void write_line(struct kelpie_cli *cli, const char *place, const char *fo
     bool has_place = place[0] != '\0';
     kelpie__text_format(line, sizeof(line), "kelpie: %s%s", place, has_place ? ": " : "");
     size_t used = strlen(line);
+    KELPIE_ASSERT(used < sizeof(line) / 2);
     kelpie__ignore(vsnprintf(line + used, sizeof(line) - used - 1, format, arguments));
     kelpie__text_trim(line);
     used = strlen(line);
@@ -120,6 +128,7 @@ static void write_line(struct kelpie_cli *cli, const char *place, const char *fo
 }
 
 int kelpie__cli_fail(struct kelpie_cli *cli, const char *format, ...) {
+    KELPIE_ASSERT(format[0] != '\0');
     va_list arguments;
     va_start(arguments, format);
     write_line(cli, cli->verb == NULL ? "" : cli->verb->name, format, arguments);

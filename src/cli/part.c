@@ -10,6 +10,7 @@
 
 void kelpie__cli_print_parts(struct kelpie_cli *cli, const char *verb,
                              const struct kelpie_cli_part *parts, size_t count) {
+    KELPIE_ASSERT(cli->verb != NULL);
     KELPIE_ASSERT(count > 0);
     for (size_t i = 0; i < count; i += 1) {
         kelpie__cli_print(cli, "  kelpie %s %s\n      %s\n", verb, parts[i].usage,
@@ -22,9 +23,11 @@ static const struct kelpie_cli_part *find_part(struct kelpie_cli *cli,
                                                const struct kelpie_cli_part *parts, size_t count) {
     struct kelpie_cli_suggestion suggestion;
     const char *name = cli->words[0];
+    KELPIE_ASSERT(count > 0);
     kelpie__cli_suggest_begin(&suggestion, name, strlen(name));
     for (size_t i = 0; i < count; i += 1) {
         if (kelpie__text_equal(parts[i].name, name)) {
+            KELPIE_ASSERT(parts[i].words_min <= parts[i].words_max);
             return &parts[i];
         }
         kelpie__cli_suggest_offer(&suggestion, parts[i].name);
@@ -48,6 +51,8 @@ int kelpie__cli_run_part(struct kelpie_cli *cli, const struct kelpie_cli_part *p
     }
     const char *foreign = kelpie__cli_foreign_option(cli, part->options);
     uint32_t given = cli->word_count - 1;
+    KELPIE_ASSERT(part->run != NULL);
+    KELPIE_ASSERT(part->options != NULL);
     if (foreign != NULL) {
         return kelpie__cli_fail(cli, "%s takes no --%s; usage: kelpie %s %s", part->name, foreign,
                                 cli->verb->name, part->usage);

@@ -8,7 +8,7 @@
 #include "core/text.h"
 #include "os/os_call.h"
 
-#define POOL_JSON_BYTES 65536u
+#define POOL_JSON_BYTES KELPIE_CLI_JSON_BYTES(struct kelpie_pool_info)
 #define POOL_CONFIG_OPTIONS                                                                        \
     "accel backend boot-timeout cpus disk-size env from kernel memory no-template overcommit "     \
     "read-only root workdir"
@@ -35,6 +35,7 @@ static int run_create(struct kelpie_cli *cli) {
     struct kelpie_error error = {0};
     struct kelpie_config *config = NULL;
     struct kelpie_pool *pool = NULL;
+    KELPIE_ASSERT(cli->word_count == 2);
     if (options->size == KELPIE_CLI_UNSET) {
         return kelpie__cli_fail(cli, "create needs --size: how many VMs are to wait");
     }
@@ -46,6 +47,7 @@ static int run_create(struct kelpie_cli *cli) {
     if (code != KELPIE_CLI_OK) {
         return code;
     }
+    KELPIE_ASSERT(config != NULL);
     const struct kelpie_pool_options create = {
         .struct_size = sizeof(create),
         .size = (uint32_t)options->size,
@@ -93,6 +95,7 @@ static void print_json(struct kelpie_cli *cli, const struct kelpie_pool_info *in
     kelpie__json_object_end(&writer);
     int64_t length = kelpie__json_finish(&writer);
     KELPIE_ASSERT(length > 0); /* every field is bounded far below the buffer */
+    KELPIE_ASSERT((size_t)length < sizeof(text));
     kelpie__cli_put(cli, is_first ? "\n" : ",\n", is_first ? 1 : 2);
     kelpie__cli_put(cli, text, (size_t)length);
 }
@@ -110,10 +113,12 @@ static int run_ls(struct kelpie_cli *cli) {
     struct kelpie_error error = {0};
     struct kelpie_pool_info *list = NULL;
     size_t count = 0;
+    KELPIE_ASSERT(cli->word_count == 1);
     if (!kelpie__cli_open(cli)) {
         return KELPIE_CLI_FAILED;
     }
     if (kelpie_pool_list(cli->kelpie, &list, &count, &error) < 0) {
+        KELPIE_ASSERT(list == NULL);
         return kelpie__cli_fail_error(cli, &error);
     }
     int64_t now_ms = kelpie__os_now(cli->os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
@@ -138,7 +143,8 @@ static int run_ls(struct kelpie_cli *cli) {
 }
 
 static void print_pool(struct kelpie_cli *cli, const struct kelpie_pool_info *info) {
-    KELPIE_ASSERT(info->size > 0 && info->concurrency > 0);
+    KELPIE_ASSERT(info->size > 0);
+    KELPIE_ASSERT(info->concurrency > 0);
     kelpie__cli_print_field(cli, "name", info->name);
     kelpie__cli_print_field(cli, "id", info->id);
     kelpie__cli_print(cli, "%-14s %u of %u wait, %u being made (%u at once)\n", "members",
@@ -184,6 +190,7 @@ static int run_inspect(struct kelpie_cli *cli) {
 
 static int run_rm(struct kelpie_cli *cli) {
     int code = KELPIE_CLI_OK;
+    KELPIE_ASSERT(cli->words[cli->word_count] == NULL);
     KELPIE_ASSERT(cli->word_count >= 2);
     for (uint32_t i = 1; i < cli->word_count; i += 1) {
         struct kelpie_error error = {0};
@@ -208,6 +215,7 @@ int kelpie__cli_claim(struct kelpie_cli *cli, const char *name, enum kelpie_life
                       struct kelpie_vm **out) {
     const struct kelpie_cli_options *options = &cli->options;
     struct kelpie_error error = {0};
+    KELPIE_ASSERT(*out == NULL);
     struct kelpie_pool *pool = open_pool(cli, name);
     if (pool == NULL) {
         return KELPIE_CLI_FAILED;
@@ -228,8 +236,10 @@ int kelpie__cli_claim(struct kelpie_cli *cli, const char *name, enum kelpie_life
 
 static int run_claim(struct kelpie_cli *cli) {
     struct kelpie_vm *vm = NULL;
+    KELPIE_ASSERT(cli->word_count == 2);
     int code = kelpie__cli_claim(cli, cli->words[1], KELPIE_LIFETIME_DETACHED, &vm);
     if (code == KELPIE_CLI_OK) {
+        KELPIE_ASSERT(vm != NULL);
         kelpie__cli_print(cli, "%s\n", kelpie_vm_name(vm));
         kelpie_vm_close(vm);
     }
@@ -238,6 +248,7 @@ static int run_claim(struct kelpie_cli *cli) {
 
 static int run_renew(struct kelpie_cli *cli) {
     int code = KELPIE_CLI_OK;
+    KELPIE_ASSERT(cli->words[cli->word_count] == NULL);
     KELPIE_ASSERT(cli->word_count >= 2);
     if (cli->options.lease_ms == KELPIE_CLI_UNSET) {
         return kelpie__cli_fail(cli, "renew needs --lease: how long from now, or 0 for no end");

@@ -20,6 +20,7 @@ static void print_json(struct kelpie_cli *cli, const struct kelpie_prune_result 
     kelpie__json_object_end(&writer);
     int64_t length = kelpie__json_finish(&writer);
     KELPIE_ASSERT(length > 0);
+    KELPIE_ASSERT((size_t)length < sizeof(text));
     kelpie__cli_print(cli, "%s\n", text);
 }
 
@@ -37,6 +38,7 @@ int kelpie__cli_prune(struct kelpie_cli *cli) {
         .is_all = cli->options.shows_all,
         .is_trial = cli->options.is_trial,
     };
+    KELPIE_ASSERT(cli->word_count == 0);
     if (!kelpie__cli_open(cli)) {
         return KELPIE_CLI_FAILED;
     }

@@ -25,6 +25,7 @@ static void print_json(struct kelpie_cli *cli, const struct kelpie_vm_info *info
     char text[KELPIE_CLI_INFO_BYTES];
     int64_t length = kelpie__cli_write_info(info, text, sizeof(text));
     KELPIE_ASSERT(length > 0);
+    KELPIE_ASSERT((size_t)length < sizeof(text));
     kelpie__cli_put(cli, is_first ? "\n" : ",\n", is_first ? 1 : 2);
     kelpie__cli_put(cli, text, (size_t)length);
 }
@@ -34,6 +35,7 @@ int kelpie__cli_ps(struct kelpie_cli *cli) {
     struct kelpie_vm_info *list = NULL;
     size_t count = 0;
     bool is_first = true;
+    KELPIE_ASSERT(cli->word_count == 0);
     if (!kelpie__cli_open(cli)) {
         return KELPIE_CLI_FAILED;
     }

@@ -7,6 +7,7 @@
 int kelpie__cli_restore(struct kelpie_cli *cli) {
     struct kelpie_error error = {0};
     int code = KELPIE_CLI_OK;
+    KELPIE_ASSERT(cli->words[1] != NULL);
     KELPIE_ASSERT(cli->word_count == 2);
     struct kelpie_vm *vm = kelpie__cli_open_vm(cli, cli->words[0]);
     if (vm == NULL) {

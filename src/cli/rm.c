@@ -6,6 +6,7 @@
 
 int kelpie__cli_rm(struct kelpie_cli *cli) {
     int code = KELPIE_CLI_OK;
+    KELPIE_ASSERT(cli->word_count >= 1);
     for (uint32_t i = 0; i < cli->word_count; i += 1) {
         struct kelpie_error error = {0};
         struct kelpie_vm *vm = kelpie__cli_open_vm(cli, cli->words[i]);

@@ -10,6 +10,7 @@
 
 static int run_detached(struct kelpie_cli *cli, struct kelpie_vm *vm) {
     const char *const *command = (const char *const *)cli->words;
+    KELPIE_ASSERT(!cli->options.is_interactive);
     int code =
         cli->word_count > 0 ? kelpie__cli_session_detached(cli, vm, command, false) : KELPIE_CLI_OK;
     KELPIE_ASSERT(cli->options.is_detached);
@@ -21,6 +22,7 @@ static int run_detached(struct kelpie_cli *cli, struct kelpie_vm *vm) {
 
 static int run_in_vm(struct kelpie_cli *cli, struct kelpie_vm *vm) {
     struct kelpie_vm_info info = {.struct_size = sizeof(info)};
+    KELPIE_ASSERT(cli->word_count > 0 || cli->options.is_detached);
     int code = cli->options.pool != NULL ? KELPIE_CLI_OK : kelpie__cli_boot(cli, vm);
     if (code != KELPIE_CLI_OK) {
         return code;
@@ -40,6 +42,7 @@ static bool run_check_pool(struct kelpie_cli *cli) {
     const struct kelpie_cli_options *options = &cli->options;
     bool has_pool_options =
         options->lease_ms != KELPIE_CLI_UNSET || options->wait_ms != KELPIE_CLI_UNSET;
+    KELPIE_ASSERT(cli->verb->bit == KELPIE_CLI_RUN);
     const char *foreign = kelpie__cli_foreign_option(cli, RUN_POOL_OPTIONS);
     if (options->pool == NULL && has_pool_options) {
         kelpie__ignore(kelpie__cli_fail(cli, "--lease and --wait are for --pool"));
@@ -56,6 +59,7 @@ static bool run_check_pool(struct kelpie_cli *cli) {
 static bool run_check(struct kelpie_cli *cli) {
     const struct kelpie_cli_options *options = &cli->options;
     const char *problem = NULL;
+    KELPIE_ASSERT(cli->kelpie == NULL);
     if (cli->word_count == 0 && !options->is_detached) {
         problem = "no command was given; name one, or leave a VM running with -d";
     } else if (options->is_detached && options->is_interactive) {
@@ -87,6 +91,7 @@ int kelpie__cli_run(struct kelpie_cli *cli) {
     if (code != KELPIE_CLI_OK) {
         return code;
     }
+    KELPIE_ASSERT(vm != NULL);
     code = run_in_vm(cli, vm);
     bool is_left = cli->options.is_detached && code == KELPIE_CLI_OK;
     if (!is_left && kelpie_vm_delete(vm, true, &error) < 0) {

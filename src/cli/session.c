@@ -18,6 +18,8 @@
 static void on_output(void *context, struct kelpie_exec *exec, enum kelpie_stream stream,
                       const void *bytes, size_t count) {
     struct kelpie_cli_session *session = context;
+    KELPIE_ASSERT(exec != NULL);
+    KELPIE_ASSERT(!session->has_ended);
     KELPIE_ASSERT(exec == session->exec);
     kelpie__cli_io_output(session, stream, bytes, count);
 }
@@ -25,6 +27,7 @@ static void on_output(void *context, struct kelpie_exec *exec, enum kelpie_strea
 static void on_writable(void *context, struct kelpie_exec *exec) {
     struct kelpie_cli_session *session = context;
     KELPIE_ASSERT(exec == session->exec);
+    KELPIE_ASSERT(!session->has_ended);
     session->is_input_blocked = false;
     session->is_input_due = true; /* what was left over goes first */
 }
@@ -32,7 +35,8 @@ static void on_writable(void *context, struct kelpie_exec *exec) {
 static void on_ended(void *context, struct kelpie_exec *exec,
                      const struct kelpie_exec_status *status, const struct kelpie_error *error) {
     struct kelpie_cli_session *session = context;
-    KELPIE_ASSERT(exec == session->exec && !session->has_ended);
+    KELPIE_ASSERT(exec == session->exec);
+    KELPIE_ASSERT(!session->has_ended);
     KELPIE_ASSERT((status == NULL) != (error == NULL));
     session->has_ended = true;
     if (status != NULL) {
@@ -78,6 +82,7 @@ static void session_resize(struct kelpie_cli_session *session) {
     uint16_t rows = 0;
     uint16_t columns = 0;
     struct kelpie_cli *cli = session->cli;
+    KELPIE_ASSERT(session->exec != NULL);
     if (cli->options.has_terminal &&
         kelpie__os_terminal_size(cli->os, KELPIE_CLI_STDIN, &rows, &columns) >= 0 && rows > 0 &&
         columns > 0) {
@@ -125,6 +130,7 @@ static void on_signal(void *context, int number) {
 /* From here on signals are the command's. */
 static int session_begin(struct kelpie_cli_session *session, struct kelpie_error *error) {
     struct kelpie_cli *cli = session->cli;
+    kelpie__cli_io_check(session);
     KELPIE_ASSERT(session->exec != NULL);
     cli->signal_callback = on_signal;
     cli->signal_context = session;
@@ -182,6 +188,7 @@ static int session_exit_code(struct kelpie_cli_session *session) {
     if (session->error.code < 0) {
         return kelpie__cli_fail_error(session->cli, &session->error);
     }
+    KELPIE_ASSERT(session->has_ended);
     switch (status->reason) {
     case KELPIE_EXEC_EXITED:
         return status->exit_code;
@@ -200,6 +207,7 @@ static int session_exit_code(struct kelpie_cli_session *session) {
 static void session_end(struct kelpie_cli_session *session) {
     struct kelpie_cli *cli = session->cli;
     session_restore_terminal(session);
+    KELPIE_ASSERT(!session->is_raw);
     kelpie__cli_io_deinit(session);
     kelpie_exec_close(session->exec);
     session->exec = NULL;
@@ -211,6 +219,7 @@ static void session_end(struct kelpie_cli_session *session) {
 static void fill_options(struct kelpie_cli *cli, const char *const *command,
                          struct kelpie_exec_options *out) {
     const struct kelpie_cli_options *options = &cli->options;
+    KELPIE_ASSERT(options->environment_count == 0 || options->environment != NULL);
     KELPIE_ASSERT(command[0] != NULL);
     *out = (struct kelpie_exec_options){
         .struct_size = sizeof(*out),
@@ -223,11 +232,11 @@ static void fill_options(struct kelpie_cli *cli, const char *const *command,
         .has_stdin = options->is_interactive && !options->is_detached,
         .keep_on_disconnect = options->is_detached,
     };
-    static_assert(KELPIE_CLI_UNSET == KELPIE_TIMEOUT_NONE, "no --timeout is no timeout");
-    if (options->has_terminal &&
-        kelpie__os_terminal_size(cli->os, KELPIE_CLI_STDIN, &out->rows, &out->columns) < 0) {
-        KELPIE_ASSERT(options->is_detached); /* else it is a terminal; the library's defaults */
+    if (options->has_terminal) { /* one that is gone has the library's default size */
+        kelpie__ignore(
+            kelpie__os_terminal_size(cli->os, KELPIE_CLI_STDIN, &out->rows, &out->columns));
     }
+    KELPIE_ASSERT(!out->has_stdin || !out->keep_on_disconnect);
 }
 
 /* Starts a command, or attaches to one. */
@@ -236,6 +245,7 @@ static int session_start(struct kelpie_cli_session *session, struct kelpie_vm *v
                          struct kelpie_error *error) {
     struct kelpie_cli *cli = session->cli;
     struct kelpie_exec_options options;
+    KELPIE_ASSERT(session->exec == NULL);
     KELPIE_ASSERT((command == NULL) != (exec_id == NULL));
     int status = kelpie__cli_loop_open(cli, error);
     if (status < 0) {
@@ -265,6 +275,7 @@ static int session_run(struct kelpie_cli *cli, struct kelpie_vm *vm, const char 
     if (status == 0) {
         status = session_drive(session, &error);
     }
+    KELPIE_ASSERT(status < 0 || session->exec != NULL);
     session_end(session);
     int code = status < 0 ? kelpie__cli_fail_error(cli, &error) : session_exit_code(session);
     kelpie__free(cli->os, session, sizeof(*session));
@@ -286,6 +297,7 @@ int kelpie__cli_session_detached(struct kelpie_cli *cli, struct kelpie_vm *vm,
     struct kelpie_error error = {0};
     struct kelpie_exec_options options;
     struct kelpie_exec *exec = NULL;
+    KELPIE_ASSERT(command[0] != NULL);
     KELPIE_ASSERT(cli->options.is_detached);
     fill_options(cli, command, &options);
     if (kelpie_vm_exec_start(vm, &options, NULL, NULL, &exec, &error) < 0) {
@@ -295,6 +307,7 @@ int kelpie__cli_session_detached(struct kelpie_cli *cli, struct kelpie_vm *vm,
         kelpie__cli_print(cli, "%s\n", kelpie_exec_id(exec));
     }
     if (kelpie_exec_detach(exec, &error) < 0) {
+        KELPIE_ASSERT(error.code < 0);
         kelpie_exec_close(exec);
         return kelpie__cli_fail_error(cli, &error);
     }

@@ -17,6 +17,7 @@ static const char *const stream_names[] = {"standard input", "standard output", 
 void kelpie__cli_io_check(const struct kelpie_cli_session *session) {
     KELPIE_ASSERT(session->input_start + session->input_count <= sizeof(session->input));
     KELPIE_ASSERT(session->rest_start + session->rest_count <= session->rest_capacity);
+    KELPIE_ASSERT(session->input_handle >= 0);
     KELPIE_ASSERT((session->rest == NULL) == (session->rest_capacity == 0));
     if (session->is_input_watched) {
         KELPIE_ASSERT(!session->is_input_file);
@@ -31,6 +32,7 @@ void kelpie__cli_io_check(const struct kelpie_cli_session *session) {
 static int stream_open(struct kelpie_os *os, int handle, uint32_t flag, uint32_t bits) {
     char path[32];
     struct kelpie_os_stat stat;
+    KELPIE_ASSERT(bits == KELPIE_OS_READABLE || bits == KELPIE_OS_WRITABLE);
     KELPIE_ASSERT(handle >= KELPIE_CLI_STDIN && handle <= KELPIE_CLI_STDERR);
     bool fits = kelpie__text_format(path, sizeof(path), "/proc/self/fd/%d", handle);
     KELPIE_ASSERT(fits);
@@ -70,6 +72,7 @@ static int output_handle(struct kelpie_cli_session *session, enum kelpie_stream 
 static void output_fail(struct kelpie_cli_session *session, int handle, int64_t status) {
     int stream =
         handle == session->output_handles[KELPIE_STDERR] ? KELPIE_CLI_STDERR : KELPIE_CLI_STDOUT;
+    KELPIE_ASSERT(handle >= 0);
     KELPIE_ASSERT(status < 0);
     if (session->output_error.code == 0) {
         kelpie__ignore(kelpie__fail(&session->output_error, KELPIE_E_IO, (int)-status,
@@ -80,6 +83,7 @@ static void output_fail(struct kelpie_cli_session *session, int handle, int64_t 
 /* Writes as much as is taken. False: it cannot be written, which output_error says. */
 static bool output_write(struct kelpie_cli_session *session, int handle, const uint8_t *bytes,
                          size_t count, size_t *out_written) {
+    KELPIE_ASSERT(handle >= 0);
     *out_written = 0;
     while (*out_written < count) { /* bound: the bytes */
         int64_t written =
@@ -98,6 +102,8 @@ static bool output_write(struct kelpie_cli_session *session, int handle, const u
 
 static void output_drop_rest(struct kelpie_cli_session *session) {
     if (session->rest_count > 0) {
+        KELPIE_ASSERT(session->exec != NULL);
+        KELPIE_ASSERT(session->cli->loop != NULL);
         session->rest_count = 0;
         kelpie__loop_unwatch(session->cli->loop, session->rest_slot);
         kelpie_exec_resume_output(session->exec);
@@ -107,7 +113,9 @@ static void output_drop_rest(struct kelpie_cli_session *session) {
 static void on_room(void *context, uint32_t bits) {
     struct kelpie_cli_session *session = context;
     size_t written = 0;
-    KELPIE_ASSERT(session->rest_count > 0 && bits != 0);
+    kelpie__cli_io_check(session);
+    KELPIE_ASSERT(bits != 0);
+    KELPIE_ASSERT(session->rest_count > 0);
     bool is_taken = output_write(session, session->rest_handle, session->rest + session->rest_start,
                                  session->rest_count, &written);
     KELPIE_ASSERT(written <= session->rest_count);
@@ -124,7 +132,8 @@ static void on_room(void *context, uint32_t bits) {
 static void output_keep(struct kelpie_cli_session *session, int handle, const uint8_t *bytes,
                         size_t count) {
     struct kelpie_cli *cli = session->cli;
-    KELPIE_ASSERT(session->rest_count == 0 && count > 0);
+    KELPIE_ASSERT(count > 0);
+    KELPIE_ASSERT(session->rest_count == 0);
     if (session->rest_capacity < count) {
         uint8_t *larger = kelpie__resize(cli->os, session->rest, session->rest_capacity, count);
         if (larger == NULL) {
@@ -151,6 +160,7 @@ static void output_keep(struct kelpie_cli_session *session, int handle, const ui
 void kelpie__cli_io_output(struct kelpie_cli_session *session, enum kelpie_stream stream,
                            const void *bytes, size_t count) {
     size_t written = 0;
+    kelpie__cli_io_check(session);
     KELPIE_ASSERT(session->rest_count == 0); /* paused until it is written */
     if (count == 0 || session->output_error.code < 0) {
         return;
@@ -196,6 +206,8 @@ bool kelpie__cli_io_is_due(const struct kelpie_cli_session *session) {
 /* Hands over what was read. True: all of it was taken. */
 static bool input_feed(struct kelpie_cli_session *session) {
     size_t written = 0;
+    kelpie__cli_io_check(session);
+    KELPIE_ASSERT(session->exec != NULL);
     if (session->input_count == 0) {
         return true;
     }
@@ -221,6 +233,7 @@ void kelpie__cli_io_take_input(struct kelpie_cli_session *session) {
         return;
     }
     if (had_rest && !session->is_input_file) {
+        KELPIE_ASSERT(session->input_count == 0);
         return; /* not known to be ready: the handle may be one that blocks */
     }
     int64_t count = kelpie__os_read(session->cli->os, session->input_handle, session->input,
@@ -243,6 +256,7 @@ void kelpie__cli_io_take_input(struct kelpie_cli_session *session) {
 
 void kelpie__cli_io_init(struct kelpie_cli_session *session) {
     struct kelpie_cli *cli = session->cli;
+    KELPIE_ASSERT(session->rest == NULL);
     session->output_handles[KELPIE_STDOUT] = KELPIE_OS_NO_HANDLE;
     session->output_handles[KELPIE_STDERR] = KELPIE_OS_NO_HANDLE;
     session->has_input = cli->options.is_interactive;

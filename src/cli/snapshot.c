@@ -9,7 +9,7 @@
 #include "core/text.h"
 #include "os/os_call.h"
 
-#define SNAPSHOT_JSON_BYTES 8192u
+#define SNAPSHOT_JSON_BYTES KELPIE_CLI_JSON_BYTES(struct kelpie_snapshot_info)
 
 void kelpie__cli_bytes(uint64_t bytes, char *out, size_t capacity) {
     const char *unit = bytes < 10u << 20 ? "KiB" : "MiB";
@@ -29,6 +29,7 @@ static int run_create(struct kelpie_cli *cli) {
         .label = cli->options.label,
         .stops_vm = cli->options.stops_vm,
     };
+    KELPIE_ASSERT(cli->word_count >= 2 && cli->word_count <= 3);
     struct kelpie_vm *vm = kelpie__cli_open_vm(cli, cli->words[1]);
     if (vm == NULL) {
         return KELPIE_CLI_FAILED;
@@ -46,6 +47,7 @@ static int run_create(struct kelpie_cli *cli) {
 
 static int64_t write_snapshot(const struct kelpie_snapshot_info *info, char *out, size_t capacity) {
     struct kelpie_json_writer writer;
+    KELPIE_ASSERT(capacity >= SNAPSHOT_JSON_BYTES);
     kelpie__json_begin(&writer, out, capacity);
     kelpie__json_object_begin(&writer, NULL);
     kelpie__json_write_string(&writer, "name", info->name);
@@ -86,6 +88,7 @@ static void print_json(struct kelpie_cli *cli, const struct kelpie_snapshot_info
     char text[SNAPSHOT_JSON_BYTES];
     int64_t length = write_snapshot(info, text, sizeof(text));
     KELPIE_ASSERT(length > 0); /* every field is bounded far below the buffer */
+    KELPIE_ASSERT((size_t)length < sizeof(text));
     kelpie__cli_put(cli, is_first ? "\n" : ",\n", is_first ? 1 : 2);
     kelpie__cli_put(cli, text, (size_t)length);
 }
@@ -108,6 +111,7 @@ static int run_ls(struct kelpie_cli *cli) {
     struct kelpie_error error = {0};
     struct kelpie_snapshot_info *list = NULL;
     size_t count = 0;
+    KELPIE_ASSERT(cli->word_count == 1);
     if (!kelpie__cli_open(cli)) {
         return KELPIE_CLI_FAILED;
     }
@@ -166,6 +170,7 @@ static void print_snapshot(struct kelpie_cli *cli, const struct kelpie_snapshot_
 static int inspect_one(struct kelpie_cli *cli, const char *name, bool is_first) {
     struct kelpie_error error = {0};
     struct kelpie_snapshot_info info = {.struct_size = sizeof(info)};
+    KELPIE_ASSERT(cli->word_count >= 2);
     KELPIE_ASSERT(cli->kelpie != NULL);
     if (kelpie_snapshot_inspect(cli->kelpie, name, &info, &error) < 0) {
         return kelpie__cli_fail_error(cli, &error);
@@ -192,6 +197,7 @@ static int each(struct kelpie_cli *cli,
                 int (*act)(struct kelpie *kelpie, const char *name, struct kelpie_error *error),
                 const char *said) {
     int code = KELPIE_CLI_OK;
+    KELPIE_ASSERT(cli->word_count >= 2);
     if (!kelpie__cli_open(cli)) {
         return KELPIE_CLI_FAILED;
     }
@@ -218,6 +224,7 @@ static int run_verify(struct kelpie_cli *cli) {
 
 static int run_tree(struct kelpie_cli *cli) {
     struct kelpie_cli_forest forest = {0};
+    KELPIE_ASSERT(cli->word_count == 1);
     int code = kelpie__cli_forest_open(cli, &forest);
     if (code != KELPIE_CLI_OK) {
         return code;

@@ -44,6 +44,8 @@ static void draw_head(struct kelpie_svg *svg, const struct kelpie_cli_forest *fo
     int height = HEAD_HEIGHT + (int)forest->lane_count * LANE_HEIGHT + MARGIN / 2;
     uint64_t bytes = 0;
     char size[32];
+    KELPIE_ASSERT(forest->lane_count <= forest->node_count);
+    KELPIE_ASSERT(forest->depth_max <= forest->node_count);
     for (size_t i = 0; i < forest->snapshot_count; i += 1) {
         bytes += forest->snapshots[i].stored_bytes;
     }
@@ -58,6 +60,7 @@ static void draw_head(struct kelpie_svg *svg, const struct kelpie_cli_forest *fo
 
 static void draw_edge(struct kelpie_svg *svg, const struct kelpie_cli_node *from,
                       const struct kelpie_cli_node *to) {
+    KELPIE_ASSERT(to->depth == from->depth + 1);
     int x = node_x(from) + CARD_WIDTH;
     int end = node_x(to);
     int y = node_middle(from);
@@ -74,6 +77,7 @@ static void draw_snapshot(struct kelpie_svg *svg, const struct kelpie_cli_node *
     char label[KELPIE_SVG_TEXT_BYTES];
     char age[32];
     char size[32];
+    KELPIE_ASSERT(node->vm == NULL);
     int x = node_x(node);
     int y = node_middle(node) - CARD_HEIGHT / 2;
     kelpie__svg_text(info->name, SVG_NAME_CHARACTERS, name);
@@ -108,6 +112,7 @@ static void draw_snapshot(struct kelpie_svg *svg, const struct kelpie_cli_node *
 static void draw_vm(struct kelpie_svg *svg, const struct kelpie_cli_node *node) {
     const struct kelpie_vm_info *vm = node->vm;
     char name[KELPIE_SVG_TEXT_BYTES];
+    KELPIE_ASSERT(node->snapshot == NULL);
     int x = node_x(node);
     int y = node_middle(node) - PILL_HEIGHT / 2;
     bool is_live = vm->state == KELPIE_VM_RUNNING || vm->state == KELPIE_VM_PAUSED;

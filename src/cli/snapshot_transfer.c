@@ -37,6 +37,7 @@ static int transfer_fail(struct kelpie_cli *cli, int status, const char *what, c
 
 static int export_to(struct kelpie_cli *cli, int handle) {
     struct kelpie_error error = {0};
+    KELPIE_ASSERT(handle >= 0);
     if (kelpie__os_is_terminal(cli->os, handle)) {
         return kelpie__cli_fail(cli, "a terminal is no place for a snapshot; name a file, or use a "
                                      "pipe");
@@ -49,6 +50,7 @@ static int export_to(struct kelpie_cli *cli, int handle) {
 }
 
 static int export_finish(struct kelpie_cli *cli, int file, const char *part, const char *path) {
+    KELPIE_ASSERT(file >= 0);
     int status = kelpie__os_sync(cli->os, file);
     int closed = kelpie__os_close(cli->os, file);
     status = status < 0 ? status : closed;
@@ -61,6 +63,7 @@ static int export_finish(struct kelpie_cli *cli, int file, const char *part, con
 int kelpie__cli_snapshot_export(struct kelpie_cli *cli) {
     char path[KELPIE_PATH_BYTES_MAX + 1];
     char part[sizeof(path) + sizeof(TRANSFER_PART_SUFFIX)];
+    KELPIE_ASSERT(cli->word_count <= 3);
     KELPIE_ASSERT(cli->word_count >= 2);
     if (!transfer_path(cli, 2, path, sizeof(path))) {
         return KELPIE_CLI_FAILED;
@@ -98,6 +101,7 @@ static int import_from(struct kelpie_cli *cli, int handle) {
         .name = cli->options.name,
         .is_trusted = cli->options.is_trusted,
     };
+    KELPIE_ASSERT(handle >= 0);
     if (kelpie__os_is_terminal(cli->os, handle)) {
         return kelpie__cli_fail(cli, "a snapshot does not come from a terminal; name a file, or "
                                      "use a pipe");
@@ -114,6 +118,7 @@ static int import_from(struct kelpie_cli *cli, int handle) {
 
 int kelpie__cli_snapshot_import(struct kelpie_cli *cli) {
     char path[KELPIE_PATH_BYTES_MAX + 1];
+    KELPIE_ASSERT(cli->word_count <= 2);
     KELPIE_ASSERT(cli->word_count >= 1);
     if (!transfer_path(cli, 1, path, sizeof(path))) {
         return KELPIE_CLI_FAILED;

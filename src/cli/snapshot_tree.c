@@ -14,6 +14,7 @@
 
 static uint32_t find_snapshot(const struct kelpie_cli_forest *forest, const char *id,
                               size_t before) {
+    KELPIE_ASSERT(before <= forest->snapshot_count);
     for (uint32_t i = 0; i < before && id[0] != '\0'; i += 1) {
         if (kelpie__text_equal(forest->snapshots[i].id, id)) {
             return i;
@@ -24,6 +25,9 @@ static uint32_t find_snapshot(const struct kelpie_cli_forest *forest, const char
 
 static void add_node(struct kelpie_cli_forest *forest, const struct kelpie_snapshot_info *snapshot,
                      const struct kelpie_vm_info *vm, uint32_t parent) {
+    KELPIE_ASSERT((snapshot == NULL) != (vm == NULL));
+    KELPIE_ASSERT(parent == KELPIE_CLI_NO_NODE || parent < forest->node_count);
+    KELPIE_ASSERT(forest->node_count < forest->snapshot_count + forest->vm_count);
     forest->nodes[forest->node_count] = (struct kelpie_cli_node){
         .snapshot = snapshot,
         .vm = vm,
@@ -39,6 +43,7 @@ static uint32_t link_nodes(struct kelpie_cli_forest *forest) {
     uint32_t first_root = KELPIE_CLI_NO_NODE;
     for (uint32_t i = forest->node_count; i > 0; i -= 1) {
         struct kelpie_cli_node *node = &forest->nodes[i - 1];
+        KELPIE_ASSERT(node->parent == KELPIE_CLI_NO_NODE || node->parent < i - 1);
         uint32_t *head = node->parent == KELPIE_CLI_NO_NODE
                              ? &first_root
                              : &forest->nodes[node->parent].first_child;
@@ -50,6 +55,7 @@ static uint32_t link_nodes(struct kelpie_cli_forest *forest) {
 
 /* The next in the order of families: a child, else a sibling, else one of an ancestor. */
 static uint32_t next_node(const struct kelpie_cli_forest *forest, uint32_t at) {
+    KELPIE_ASSERT(at < forest->node_count);
     if (forest->nodes[at].first_child != KELPIE_CLI_NO_NODE) {
         return forest->nodes[at].first_child;
     }
@@ -80,6 +86,7 @@ static void place_nodes(struct kelpie_cli_forest *forest, uint32_t first_root) {
             forest->lane_count += 1;
         }
         forest->depth_max = node->depth > forest->depth_max ? node->depth : forest->depth_max;
+        KELPIE_ASSERT(node->lane < forest->lane_count);
         forest->order[count] = at;
         count += 1;
     }
@@ -88,10 +95,13 @@ static void place_nodes(struct kelpie_cli_forest *forest, uint32_t first_root) {
 
 static int build(struct kelpie_cli *cli, struct kelpie_cli_forest *forest) {
     size_t capacity = forest->snapshot_count + forest->vm_count;
+    KELPIE_ASSERT(forest->nodes == NULL);
+    KELPIE_ASSERT(forest->order == NULL);
     if (capacity == 0) {
         return KELPIE_CLI_OK;
     }
     forest->node_bytes = capacity * sizeof(*forest->nodes);
+    KELPIE_ASSERT(forest->node_count == 0);
     forest->nodes = kelpie__alloc(cli->os, forest->node_bytes);
     forest->order = kelpie__alloc(cli->os, capacity * sizeof(*forest->order));
     if (forest->nodes == NULL || forest->order == NULL) {
@@ -127,11 +137,13 @@ int kelpie__cli_forest_open(struct kelpie_cli *cli, struct kelpie_cli_forest *fo
     if (code != KELPIE_CLI_OK) {
         kelpie__cli_forest_close(cli, forest);
     }
+    KELPIE_ASSERT(code != KELPIE_CLI_OK || forest->node_count >= forest->snapshot_count);
     return code;
 }
 
 void kelpie__cli_forest_close(struct kelpie_cli *cli, struct kelpie_cli_forest *forest) {
     size_t capacity = forest->snapshot_count + forest->vm_count;
+    KELPIE_ASSERT(forest->node_count <= capacity);
     kelpie__free(cli->os, forest->nodes, forest->node_bytes);
     kelpie__free(cli->os, forest->order, capacity * sizeof(*forest->order));
     kelpie_snapshot_list_free(cli->kelpie, forest->snapshots, forest->snapshot_count);
@@ -148,6 +160,7 @@ static size_t write_branches(const struct kelpie_cli_forest *forest, uint32_t at
     uint32_t depth = 0;
     size_t columns = 0;
     uint32_t up = at;
+    KELPIE_ASSERT(capacity > 1);
     /* bound: the depth */
     while (forest->nodes[up].parent != KELPIE_CLI_NO_NODE && depth < TREE_DEPTH_MAX) {
         goes_on[depth] = forest->nodes[up].next_sibling != KELPIE_CLI_NO_NODE;
@@ -174,6 +187,7 @@ static void print_node(struct kelpie_cli *cli, const struct kelpie_cli_forest *f
     char age[32];
     char size[32];
     size_t columns = write_branches(forest, at, branches, sizeof(branches));
+    KELPIE_ASSERT(columns <= 3u * TREE_DEPTH_MAX);
     const char *name = node->snapshot != NULL ? node->snapshot->name : node->vm->name;
     size_t used = columns + strlen(name) + (node->snapshot == NULL ? 2 : 0);
     int space = used < TREE_NAME_COLUMNS ? (int)(TREE_NAME_COLUMNS - used) : 1;
@@ -198,6 +212,7 @@ static void print_node(struct kelpie_cli *cli, const struct kelpie_cli_forest *f
 void kelpie__cli_forest_print(struct kelpie_cli *cli, const struct kelpie_cli_forest *forest) {
     int64_t now_ms = kelpie__os_now(cli->os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
     for (uint32_t i = 0; i < forest->node_count; i += 1) {
+        KELPIE_ASSERT(forest->order[i] < forest->node_count);
         print_node(cli, forest, forest->order[i], now_ms);
     }
     if (forest->node_count == 0) {

@@ -10,6 +10,7 @@ static int stop_one(struct kelpie_cli *cli, const char *name) {
     bool has_timeout = cli->options.timeout_ms != KELPIE_CLI_UNSET;
     /* To the library 0 is its default; to people it is no time at all. */
     uint64_t timeout_ms = has_timeout ? kelpie__max_u64(cli->options.timeout_ms, 1) : 0;
+    KELPIE_ASSERT(!has_timeout || timeout_ms > 0);
     struct kelpie_vm *vm = kelpie__cli_open_vm(cli, name);
     if (vm == NULL) {
         return KELPIE_CLI_FAILED;

@@ -16,7 +16,8 @@ static uint32_t smaller(uint32_t a, uint32_t b) {
 /* Letters to add, drop or change, or neighbours to swap, until a is b. */
 static uint32_t distance(const char *a, size_t a_count, const char *b, size_t b_count) {
     uint32_t rows[3][SUGGEST_BYTES_MAX + 1] = {{0}};
-    KELPIE_ASSERT(a_count <= SUGGEST_BYTES_MAX && b_count <= SUGGEST_BYTES_MAX);
+    KELPIE_ASSERT(a_count <= SUGGEST_BYTES_MAX);
+    KELPIE_ASSERT(b_count <= SUGGEST_BYTES_MAX);
     for (size_t j = 0; j <= b_count; j += 1) {
         rows[0][j] = (uint32_t)j;
     }
@@ -34,6 +35,7 @@ static uint32_t distance(const char *a, size_t a_count, const char *b, size_t b_
             }
         }
     }
+    KELPIE_ASSERT(a_count > 0 || rows[0][b_count] == b_count);
     uint32_t result = rows[a_count % 3][b_count];
     KELPIE_ASSERT(result <= SUGGEST_BYTES_MAX);
     return result;
@@ -41,6 +43,7 @@ static uint32_t distance(const char *a, size_t a_count, const char *b, size_t b_
 
 void kelpie__cli_suggest_begin(struct kelpie_cli_suggestion *suggestion, const char *word,
                                size_t count) {
+    KELPIE_ASSERT(word != NULL);
     *suggestion = (struct kelpie_cli_suggestion){
         .word = word,
         .count = count,
@@ -49,6 +52,7 @@ void kelpie__cli_suggest_begin(struct kelpie_cli_suggestion *suggestion, const c
 }
 
 void kelpie__cli_suggest_offer(struct kelpie_cli_suggestion *suggestion, const char *candidate) {
+    KELPIE_ASSERT(suggestion->distance <= SUGGEST_DISTANCE_MAX + 1);
     size_t count = strlen(candidate);
     if (suggestion->count > SUGGEST_BYTES_MAX || count > SUGGEST_BYTES_MAX) {
         return;

@@ -15,8 +15,22 @@
 #define SVG_LINE_BYTES 1024u
 #define SVG_FILE_MODE 0644u
 
+static_assert(KELPIE_SVG_BUFFER_BYTES >= SVG_LINE_BYTES, "a line fits the empty buffer");
+static_assert(SVG_LINE_BYTES >= KELPIE_SVG_TEXT_BYTES + 128u,
+              "a text fits a line with what is around it");
+
+static void svg_check(const struct kelpie_svg *svg) {
+    KELPIE_ASSERT(svg->file >= 0);
+    KELPIE_ASSERT(svg->used <= sizeof(svg->buffer));
+    KELPIE_ASSERT(svg->os_error >= 0);
+    if (svg->file == KELPIE_CLI_STDOUT) { /* the command's own buffer is used */
+        KELPIE_ASSERT(svg->used == 0);
+    }
+}
+
 static void svg_flush(struct kelpie_svg *svg) {
     size_t done = 0;
+    svg_check(svg);
     while (svg->os_error == 0 && done < svg->used) { /* bound: the bytes */
         int64_t put =
             kelpie__os_write(svg->cli->os, svg->file, svg->buffer + done, svg->used - done);
@@ -30,11 +44,13 @@ static void svg_flush(struct kelpie_svg *svg) {
 
 void kelpie__svg_put(struct kelpie_svg *svg, const char *format, ...) {
     char line[SVG_LINE_BYTES];
+    svg_check(svg);
     va_list list;
     va_start(list, format);
     int length = vsnprintf(line, sizeof(line), format, list);
     va_end(list);
-    KELPIE_ASSERT(length >= 0 && (size_t)length < sizeof(line));
+    KELPIE_ASSERT(length >= 0);
+    KELPIE_ASSERT((size_t)length < sizeof(line));
     if (svg->file == KELPIE_CLI_STDOUT) {
         kelpie__cli_put(svg->cli, line, (size_t)length);
         return;
@@ -44,6 +60,7 @@ void kelpie__svg_put(struct kelpie_svg *svg, const char *format, ...) {
     }
     memcpy(svg->buffer + svg->used, line, (size_t)length);
     svg->used += (size_t)length;
+    KELPIE_ASSERT(svg->used <= sizeof(svg->buffer));
 }
 
 static const char *escape_of(char letter) {
@@ -62,6 +79,7 @@ static const char *escape_of(char letter) {
 }
 
 void kelpie__svg_text(const char *text, uint32_t characters, char out[KELPIE_SVG_TEXT_BYTES]) {
+    KELPIE_ASSERT(characters <= KELPIE_SVG_TEXT_CHARACTERS);
     size_t length = strlen(text);
     size_t at = 0;
     size_t used = 0;
@@ -70,6 +88,8 @@ void kelpie__svg_text(const char *text, uint32_t characters, char out[KELPIE_SVG
         bytes = bytes == 0 ? 1 : bytes;
         const char *escape = bytes == 1 ? escape_of(text[at]) : NULL;
         size_t count = escape != NULL ? strlen(escape) : bytes;
+        KELPIE_ASSERT(count <= 6);
+        KELPIE_ASSERT(bytes <= length - at);
         memcpy(out + used, escape != NULL ? escape : text + at, count);
         used += count;
         at += bytes;
@@ -80,7 +100,8 @@ void kelpie__svg_text(const char *text, uint32_t characters, char out[KELPIE_SVG
 }
 
 void kelpie__svg_begin(struct kelpie_svg *svg, int width, int height, const char *label) {
-    KELPIE_ASSERT(width > 0 && height > 0);
+    KELPIE_ASSERT(width > 0);
+    KELPIE_ASSERT(height > 0);
     kelpie__svg_put(svg,
                     "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" "
                     "viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"%s\">\n<style>\n",
@@ -119,6 +140,7 @@ int kelpie__svg_open(struct kelpie_svg *svg, struct kelpie_cli *cli, const char 
         kelpie__ignore(kelpie__fail(&error, KELPIE_E_IO, -svg->file, "open \"%s\"", path));
         return kelpie__cli_fail_error(cli, &error);
     }
+    svg_check(svg);
     return KELPIE_CLI_OK;
 }
 
@@ -129,6 +151,7 @@ int kelpie__svg_close(struct kelpie_svg *svg) {
         return KELPIE_CLI_OK;
     }
     svg_flush(svg);
+    KELPIE_ASSERT(svg->used == 0);
     int closed = kelpie__os_close(svg->cli->os, svg->file);
     if (svg->os_error == 0 && closed < 0) {
         svg->os_error = -closed;

@@ -11,6 +11,9 @@
 #define KELPIE_SVG_TEXT_BYTES (6u * 4u * KELPIE_SVG_TEXT_CHARACTERS + 8u) /* escaped, in UTF-8 */
 #define KELPIE_SVG_BUFFER_BYTES 16384u
 
+static_assert(KELPIE_SVG_TEXT_BYTES > 6u * KELPIE_SVG_TEXT_CHARACTERS + 4u,
+              "the longest escapes and an ellipsis fit");
+
 struct kelpie_svg {
     struct kelpie_cli *cli;
     const char *path; /* borrowed: until it is closed */

@@ -21,17 +21,20 @@ static bool read_value(const char *text, const struct unit *units, size_t unit_c
     char digits[VALUE_DIGITS_MAX + 1];
     uint64_t number = 0;
     size_t length = strspn(text, "0123456789");
-    KELPIE_ASSERT(unit_count > 0 && units[0].name[0] == '\0');
+    KELPIE_ASSERT(unit_count > 0);
+    KELPIE_ASSERT(units[0].name[0] == '\0');
     if (length == 0 || length > VALUE_DIGITS_MAX) {
         return false;
     }
     memcpy(digits, text, length);
+    KELPIE_ASSERT(length < sizeof(digits));
     digits[length] = '\0';
     if (!kelpie__text_u64(digits, &number)) {
         return false;
     }
     for (size_t i = 0; i < unit_count; i += 1) {
         if (kelpie__text_equal(text + length, units[i].name)) {
+            KELPIE_ASSERT(units[i].factor > 0);
             uint64_t value = 0;
             if (__builtin_mul_overflow(number, units[i].factor, &value) ||
                 value >= KELPIE_CLI_UNSET - 1) {
@@ -63,6 +66,7 @@ bool kelpie__cli_size_mib(const char *text, uint64_t *out_mib) {
 
 bool kelpie__cli_absolute(struct kelpie_cli *cli, const char *path, char *out, size_t capacity) {
     char here[KELPIE_PATH_BYTES_MAX + 1];
+    KELPIE_ASSERT(capacity > 1);
     KELPIE_ASSERT(path[0] != '\0');
     if (path[0] == '/') {
         return kelpie__text_copy(out, capacity, path);
@@ -72,6 +76,7 @@ bool kelpie__cli_absolute(struct kelpie_cli *cli, const char *path, char *out, s
 }
 
 void kelpie__cli_age(int64_t age_ms, char *out, size_t capacity) {
+    KELPIE_ASSERT(capacity >= 32);
     static const struct {
         int64_t ms;
         const char *name;

@@ -6,6 +6,7 @@
 #include "core/text.h"
 
 static bool set_path(struct kelpie_cli *cli, const char *option, const char *path, char *out) {
+    KELPIE_ASSERT(out == cli->root_path || out == cli->kernel_path);
     if (path[0] == '\0') {
         kelpie__ignore(kelpie__cli_fail(cli, "--%s: it is empty; give a path", option));
         return false;
@@ -21,6 +22,7 @@ static bool set_path(struct kelpie_cli *cli, const char *option, const char *pat
 }
 
 static bool set_accelerator(struct kelpie_cli *cli, struct kelpie_config *config) {
+    KELPIE_ASSERT(cli->kelpie != NULL);
     static const struct {
         const char *name;
         enum kelpie_accelerator value;
@@ -41,6 +43,7 @@ static bool set_accelerator(struct kelpie_cli *cli, struct kelpie_config *config
 }
 
 static bool set_backend(struct kelpie_cli *cli, struct kelpie_config *config) {
+    KELPIE_ASSERT(cli->kelpie != NULL);
     static const struct {
         const char *name;
         enum kelpie_backend value;
@@ -74,6 +77,7 @@ static bool set_channel(struct kelpie_cli *cli, struct kelpie_config *config) {
 /* False: one of them is not good, which was reported. */
 static bool set_texts(struct kelpie_cli *cli, struct kelpie_config *config) {
     const struct kelpie_cli_options *options = &cli->options;
+    KELPIE_ASSERT(options->environment_count == 0 || options->environment != NULL);
     bool is_good = set_accelerator(cli, config);
     is_good = set_backend(cli, config) && is_good;
     is_good = set_channel(cli, config) && is_good;
@@ -106,6 +110,7 @@ static bool set_texts(struct kelpie_cli *cli, struct kelpie_config *config) {
 }
 
 static void set_numbers(const struct kelpie_cli_options *options, struct kelpie_config *config) {
+    KELPIE_ASSERT(options->given != 0 || options->cpus == KELPIE_CLI_UNSET);
     if (options->cpus != KELPIE_CLI_UNSET) {
         kelpie_config_set_cpus(config, options->cpus);
     }
@@ -129,6 +134,7 @@ static int report_problems(struct kelpie_cli *cli, const struct kelpie_config *c
     size_t count = kelpie_config_problem_count(config);
     KELPIE_ASSERT(error->code < 0);
     for (size_t i = 0; i < count; i += 1) {
+        KELPIE_ASSERT(kelpie_config_problem(config, i) != NULL);
         kelpie__ignore(kelpie__cli_fail_error(cli, kelpie_config_problem(config, i)));
     }
     return count > 0 ? KELPIE_CLI_FAILED : kelpie__cli_fail_error(cli, error);
@@ -162,6 +168,7 @@ int kelpie__cli_make_config(struct kelpie_cli *cli, struct kelpie_config **out) 
     int code = fill_config(cli, config);
     if (code == KELPIE_CLI_OK) {
         *out = config;
+        KELPIE_ASSERT(config != NULL);
     } else {
         kelpie_config_destroy(config);
     }
@@ -171,6 +178,7 @@ int kelpie__cli_make_config(struct kelpie_cli *cli, struct kelpie_config **out) 
 int kelpie__cli_make_vm(struct kelpie_cli *cli, const char *name, struct kelpie_vm **out) {
     struct kelpie_error error = {0};
     struct kelpie_config *config = NULL;
+    KELPIE_ASSERT(*out == NULL);
     int code = kelpie__cli_make_config(cli, &config);
     if (code == KELPIE_CLI_OK && kelpie_vm_create(cli->kelpie, name, config, out, &error) < 0) {
         code = kelpie__cli_fail_error(cli, &error);
