@@ -159,7 +159,8 @@ static void check_path(struct kelpie_config *config, const char *field, const ch
     int result = kelpie__os_stat(os, KELPIE_OS_CWD, path, true, &status);
     bool is_directory = result == 0 && status.kind == KELPIE_OS_KIND_DIRECTORY;
     KELPIE_ASSERT(path[0] != '\0');
-    KELPIE_ASSERT(not_found_code < 0 && access_code < 0);
+    KELPIE_ASSERT(not_found_code < 0);
+    KELPIE_ASSERT(access_code < 0);
     if (result == -ENOENT || result == -ENOTDIR) {
         kelpie__ignore(kelpie__fail_field(problem_add(config), not_found_code, field,
                                           "%s: \"%s\" does not exist", field, path));

@@ -275,7 +275,8 @@ static int spawn_process(struct kelpie_vm *vm, int listener, int stream, int own
     char program[KELPIE_PATH_BYTES_MAX];
     struct kelpie_os *os = vm->kelpie->os;
     int status = kelpie__places_program(places, "kelpie-monitor", program, sizeof(program), error);
-    KELPIE_ASSERT(listener >= 0 && stream >= 0);
+    KELPIE_ASSERT(listener >= 0);
+    KELPIE_ASSERT(stream >= 0);
     KELPIE_ASSERT(owner >= KELPIE_OS_NO_HANDLE);
     if (status < 0) {
         return status;

@@ -37,6 +37,9 @@ KELPIE_PRINTF(5, 6)
 static void tell(const struct doctor *doctor, const char *name, enum kelpie_check_status status,
                  const char *remedy, const char *format, ...) {
     char detail[DOCTOR_DETAIL_BYTES];
+    KELPIE_ASSERT(name[0] != '\0');
+    KELPIE_ASSERT(remedy != NULL);
+    KELPIE_ASSERT(doctor->callback != NULL);
     va_list arguments;
     va_start(arguments, format);
     kelpie__ignore(vsnprintf(detail, sizeof(detail), format, arguments));
@@ -62,7 +65,8 @@ static bool is_program(struct kelpie_os *os, const char *path) {
 static bool search_list(struct kelpie_os *os, const char *list, const char *name, char *out,
                         size_t capacity) {
     const char *next = list;
-    KELPIE_ASSERT(name[0] != '\0' && capacity > 0);
+    KELPIE_ASSERT(name[0] != '\0');
+    KELPIE_ASSERT(capacity > 0);
     for (uint32_t i = 0; i < DOCTOR_PATH_COUNT_MAX && next != NULL; i += 1) {
         const char *end = strchr(next, ':');
         size_t length = end != NULL ? (size_t)(end - next) : strlen(next);
@@ -218,6 +222,8 @@ static int try_kvm(struct kelpie *kelpie, enum kelpie_backend backend, struct ke
                    struct kelpie_error *error) {
     struct kelpie_config *config = NULL;
     struct kelpie_vm *vm = NULL;
+    kelpie__handle_check(kelpie);
+    KELPIE_ASSERT(out->struct_size == sizeof(*out));
     int status = kelpie_config_create(kelpie, &config, error);
     if (status < 0) {
         return status;
@@ -268,6 +274,7 @@ static void check_kvm(const struct doctor *doctor, bool tries_kvm, bool can_boot
     struct kelpie *kelpie = doctor->kelpie;
     struct kelpie_error error = {0};
     struct kelpie_os_stat stat;
+    kelpie__handle_check(kelpie);
     if (kelpie__os_stat(kelpie->os, KELPIE_OS_CWD, DOCTOR_KVM_DEVICE, true, &stat) < 0) {
         tell(doctor, "kvm", KELPIE_CHECK_WARNING, "",
              "no %s: VMs run under TCG, QEMU's translator, which works everywhere but is slower",
@@ -343,7 +350,8 @@ static void check_libkrun(const struct doctor *doctor, bool tries_kvm) {
 
 static void check_directories(const struct doctor *doctor) {
     const struct kelpie_places *places = &doctor->kelpie->places;
-    KELPIE_ASSERT(places->state_path[0] == '/' && places->runtime_path[0] == '/');
+    KELPIE_ASSERT(places->state_path[0] == '/');
+    KELPIE_ASSERT(places->runtime_path[0] == '/');
     /* kelpie_open has made them and looked at who owns them. */
     tell(doctor, "directories", KELPIE_CHECK_OK, "", "state %s, runtime %s, cache %s",
          places->state_path, places->runtime_path, places->cache_path);

@@ -96,7 +96,8 @@ void kelpie_exec_result_release(struct kelpie_exec_result *result) {
 /* ---- the command ----------------------------------------------------------------------------- */
 
 static void collect_check(const struct collect *collect) {
-    KELPIE_ASSERT(collect->result != NULL && collect->callback != NULL);
+    KELPIE_ASSERT(collect->result != NULL);
+    KELPIE_ASSERT(collect->callback != NULL);
     KELPIE_ASSERT(collect->output_bytes_max > 0);
     KELPIE_ASSERT(collect->input_count == 0 || collect->input != NULL);
     KELPIE_ASSERT(collect->exec == NULL || collect->exec->context == collect);
@@ -321,7 +322,8 @@ int kelpie_vm_exec(struct kelpie_vm *vm, const struct kelpie_exec_options *optio
     }
     status = kelpie__waiter_wait(vm->kelpie, &waiter, error);
     if (!waiter.is_done) { /* the loop itself failed */
-        KELPIE_ASSERT(status < 0 && collect != NULL);
+        KELPIE_ASSERT(status < 0);
+        KELPIE_ASSERT(collect != NULL);
         collect_drop(collect);
     }
     return status;

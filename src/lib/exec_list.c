@@ -53,6 +53,8 @@ static int list_begin(struct kelpie_vm *vm, struct kelpie_exec_info **out, size_
                       bool may_wait, struct kelpie_request *request, struct kelpie_error *error) {
     struct kelpie_vm_record record = {0};
     struct kelpie_error kept = {0};
+    KELPIE_ASSERT(out != NULL);
+    KELPIE_ASSERT(out_count != NULL);
     *request = (struct kelpie_request){.method = "exec.list",
                                        .params = "{}",
                                        .timeout_ms = KELPIE_CALL_TIMEOUT_MS,

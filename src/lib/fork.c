@@ -14,12 +14,25 @@
 #define FORK_LABEL "made by fork"
 #define FORK_BUSY_NS (5 * KELPIE_NS_PER_MS) /* somebody holds a lock for a moment */
 
+static void fork_state_check(const struct kelpie_fork *fork) {
+    KELPIE_ASSERT(fork->count > 0 && fork->count <= KELPIE_FORK_COUNT_MAX);
+    KELPIE_ASSERT(fork->made_count <= fork->count);
+    KELPIE_ASSERT(fork->started_count <= fork->made_count);
+    KELPIE_ASSERT(fork->pending <= fork->count);
+    KELPIE_ASSERT((fork->out == NULL) == fork->is_waiting);
+    KELPIE_ASSERT(fork->status == fork->error.code);
+    if (fork->is_held) { /* what was taken of it */
+        KELPIE_ASSERT(fork->source != NULL);
+    }
+}
+
 void kelpie__fork_fail(struct kelpie_fork *fork, const struct kelpie_error *error) {
     KELPIE_ASSERT(error->code < 0);
     if (fork->status == 0) {
         fork->status = error->code;
         fork->error = *error;
     }
+    KELPIE_ASSERT(fork->status == fork->error.code);
 }
 
 /* ---- its end --------------------------------------------------------------------------------- */
@@ -28,6 +41,7 @@ static void fork_let_go(struct kelpie_fork *fork) {
     if (!fork->is_held) {
         return;
     }
+    KELPIE_ASSERT(fork->taken.name[0] != '\0');
     fork->is_held = false;
     kelpie__snapshot_close(&fork->held);
     /* BUSY: one of the VMs needs it while it lives, and the last of these removes it. */
@@ -62,7 +76,9 @@ static void fork_finish(struct kelpie_fork *fork) {
     void *context = fork->context;
     struct kelpie_error error = fork->error;
     bool is_good = fork->status == 0;
-    KELPIE_ASSERT(fork->pending == 0 && fork->taking == NULL);
+    fork_state_check(fork);
+    KELPIE_ASSERT(fork->pending == 0);
+    KELPIE_ASSERT(fork->taking == NULL);
     if (is_good && fork->is_waiting) {
         kelpie__fork_keep_waiting(fork);
     }
@@ -93,7 +109,9 @@ static bool fork_delete_later(struct kelpie_fork *fork) {
 static void fork_deleted(void *context, const struct kelpie_error *error) {
     struct kelpie_fork_child *child = context;
     struct kelpie_fork *fork = child->fork;
-    KELPIE_ASSERT(fork->pending > 0 && child->is_deleting);
+    fork_state_check(fork);
+    KELPIE_ASSERT(fork->pending > 0);
+    KELPIE_ASSERT(child->is_deleting);
     fork->pending -= 1;
     child->is_deleting = false;
     child->is_gone = error == NULL || error->code == KELPIE_E_NOT_FOUND;
@@ -108,6 +126,8 @@ static void fork_deleted(void *context, const struct kelpie_error *error) {
 static void fork_delete_all(void *context) {
     struct kelpie_fork *fork = context;
     bool is_done = true;
+    fork_state_check(fork);
+    KELPIE_ASSERT(fork->status < 0);
     for (size_t i = 0; i < fork->count; i += 1) {
         struct kelpie_fork_child *child = &fork->children[i];
         if (child->vm == NULL || child->is_gone || child->is_deleting) {
@@ -140,7 +160,9 @@ static bool fork_is_confirming(struct kelpie_fork *fork) {
 
 void kelpie__fork_started_all(struct kelpie_fork *fork) {
     KELPIE_ASSERT(fork->pending == 0);
-    KELPIE_ASSERT(fork->taking == NULL && fork->started_count <= fork->made_count);
+    KELPIE_ASSERT(!kelpie__timer_is_armed(&fork->timer));
+    KELPIE_ASSERT(fork->taking == NULL);
+    KELPIE_ASSERT(fork->started_count <= fork->made_count);
     if (fork_is_confirming(fork)) {
         return;
     }
@@ -157,6 +179,7 @@ void kelpie__fork_started_all(struct kelpie_fork *fork) {
 static void fork_started(void *context, const struct kelpie_error *error) {
     struct kelpie_fork_child *child = context;
     struct kelpie_fork *fork = child->fork;
+    fork_state_check(fork);
     KELPIE_ASSERT(fork->pending > 0);
     child->operation = NULL;
     fork->pending -= 1;
@@ -171,7 +194,8 @@ static void fork_started(void *context, const struct kelpie_error *error) {
 
 static int fork_make_one(struct kelpie_fork *fork, struct kelpie_error *error) {
     struct kelpie_fork_child *child = &fork->children[fork->made_count];
-    KELPIE_ASSERT(child->vm == NULL && fork->made_count < fork->count);
+    KELPIE_ASSERT(child->vm == NULL);
+    KELPIE_ASSERT(fork->made_count < fork->count);
     if (fork->may_take_waiting && child->name[0] == '\0') {
         child->vm = kelpie__fork_take_waiting(fork->source);
         child->has_waited = child->vm != NULL;
@@ -188,6 +212,10 @@ static int fork_make_one(struct kelpie_fork *fork, struct kelpie_error *error) {
 
 static int fork_start_one(struct kelpie_fork *fork, struct kelpie_error *error) {
     struct kelpie_fork_child *child = &fork->children[fork->started_count];
+    KELPIE_ASSERT(fork->made_count == fork->count);
+    KELPIE_ASSERT(fork->started_count < fork->count);
+    KELPIE_ASSERT(child->vm != NULL);
+    KELPIE_ASSERT(child->operation == NULL);
     int status = fork->is_waiting    ? kelpie__fork_wait(child, fork_started, error)
                  : child->has_waited ? kelpie__fork_start_waiting(child, fork_started, error)
                                      : kelpie_vm_start_async(child->vm, 0, fork_started, child,
@@ -222,6 +250,7 @@ static void fork_go_on(void *context) {
     struct kelpie_loop *loop = fork->kelpie->loop;
     struct kelpie_error error = {0};
     int status = fork->status;
+    fork_state_check(fork);
     if (status == 0) {
         status = fork_hold(fork, &error);
     }
@@ -243,6 +272,7 @@ static void fork_go_on(void *context) {
 
 void kelpie__fork_plan(struct kelpie_fork *fork) {
     struct kelpie_loop *loop = fork->kelpie->loop;
+    KELPIE_ASSERT(!kelpie__timer_is_armed(&fork->timer));
     loop->now_ns = kelpie__os_now(fork->kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
     fork->busy_deadline_ns = kelpie__loop_deadline(loop, KELPIE_CALL_TIMEOUT_MS);
     kelpie__timer_arm(loop, &fork->timer, loop->now_ns, fork_go_on, fork);
@@ -250,6 +280,7 @@ void kelpie__fork_plan(struct kelpie_fork *fork) {
 
 static void fork_taken(void *context, const struct kelpie_error *error) {
     struct kelpie_fork *fork = context;
+    fork_state_check(fork);
     fork->taking = NULL;
     KELPIE_ASSERT(fork->made_count == 0);
     if (error != NULL) {
@@ -283,6 +314,7 @@ static int fork_take(struct kelpie_fork *fork, struct kelpie_error *error) {
 static void fork_cancel(struct kelpie_operation *operation) {
     struct kelpie_fork *fork = KELPIE_CONTAINER_OF(operation, struct kelpie_fork, operation);
     struct kelpie_error error = {0};
+    fork_state_check(fork);
     KELPIE_ASSERT(fork->kelpie != NULL);
     if (fork->taking != NULL) {
         kelpie_operation_cancel(fork->taking);
@@ -344,7 +376,8 @@ static int fork_check(const struct fork_order *order, struct kelpie_error *error
 /* What a fork has from its source when nothing is said: as if it came from a snapshot of it. */
 static void fork_copy_values(const struct kelpie_config_values *source,
                              struct kelpie_config_values *out) {
-    KELPIE_ASSERT(source->cpus > 0 && source->memory_mib > 0);
+    KELPIE_ASSERT(source->cpus > 0);
+    KELPIE_ASSERT(source->memory_mib > 0);
     out->cpus = source->cpus;
     out->memory_mib = source->memory_mib;
     out->disk_size_mib = source->disk_size_mib;

@@ -28,7 +28,8 @@ void kelpie__vm_stop_waiting(struct kelpie_vm *vm) {
         KELPIE_ASSERT(*place != NULL);
         place = &(*place)->next_waiting;
     }
-    KELPIE_ASSERT(source->kelpie == vm->kelpie && source != vm);
+    KELPIE_ASSERT(source->kelpie == vm->kelpie);
+    KELPIE_ASSERT(source != vm);
     *place = vm->next_waiting;
     vm->next_waiting = NULL;
     vm->waits_for = NULL;
@@ -60,10 +61,12 @@ struct kelpie_vm *kelpie__fork_take_waiting(struct kelpie_vm *source) {
 
 void kelpie__fork_keep_waiting(struct kelpie_fork *fork) {
     struct kelpie_vm *source = fork->source;
-    KELPIE_ASSERT(fork->is_waiting && source != NULL);
+    KELPIE_ASSERT(fork->is_waiting);
+    KELPIE_ASSERT(source != NULL);
     for (size_t i = 0; i < fork->count; i += 1) {
         struct kelpie_vm *vm = fork->children[i].vm;
-        KELPIE_ASSERT(vm != NULL && vm->waits_for == NULL);
+        KELPIE_ASSERT(vm != NULL);
+        KELPIE_ASSERT(vm->waits_for == NULL);
         vm->waits_for = source;
         vm->next_waiting = source->waiting;
         source->waiting = vm;
@@ -127,7 +130,8 @@ int kelpie__fork_ask_base(struct kelpie_fork *fork, struct kelpie_error *error) 
     if (fork->base == NULL || fork->base_before == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a fork");
     }
-    KELPIE_ASSERT(fork->is_waiting && fork->taking == NULL);
+    KELPIE_ASSERT(fork->is_waiting);
+    KELPIE_ASSERT(fork->taking == NULL);
     ours.result = fork->base;
     int status = kelpie__vm_connect(fork->source, false, NULL, error);
     return status < 0 ? status
@@ -142,7 +146,8 @@ int kelpie__fork_wait(struct kelpie_fork_child *child, kelpie_done_callback call
     const struct kelpie_request request = {.method = "vm.wait",
                                            .params = child->fork->base_before,
                                            .timeout_ms = FORK_WAIT_TIMEOUT_MS};
-    KELPIE_ASSERT(child->fork->is_waiting && request.params[0] == '{');
+    KELPIE_ASSERT(child->fork->is_waiting);
+    KELPIE_ASSERT(request.params[0] == '{');
     return kelpie__operation_start(child->vm, &request, callback, child, &child->operation, error);
 }
 
@@ -153,7 +158,8 @@ int kelpie__fork_start_waiting(struct kelpie_fork_child *child, kelpie_done_call
     bool fits = kelpie__text_format(params, sizeof(params),
                                     "{\"snapshot\":\"%s\",\"transient\":true,\"timeout_ms\":%llu}",
                                     child->fork->taken.name, (unsigned long long)boot_ms);
-    KELPIE_ASSERT(fits && child->has_waited);
+    KELPIE_ASSERT(fits);
+    KELPIE_ASSERT(child->has_waited);
     const struct kelpie_request request = {
         .method = "vm.restore", .params = params, .timeout_ms = boot_ms + FORK_START_MARGIN_MS};
     return kelpie__operation_start(child->vm, &request, callback, child, &child->operation, error);

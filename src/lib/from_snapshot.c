@@ -15,6 +15,7 @@
 
 static int from_differs(struct kelpie_error *error, const char *field, const char *saved,
                         const char *given) {
+    KELPIE_ASSERT(strcmp(saved, given) != 0);
     KELPIE_ASSERT(field[0] != '\0');
     return kelpie__fail_field(error, KELPIE_E_SNAPSHOT_INCOMPATIBLE, field,
                               "%s: the snapshot has \"%s\", and \"%s\" was given; leave it out",
@@ -28,10 +29,11 @@ static int from_number(struct kelpie_error *error, const char *field, uint64_t s
     if (saved == given) {
         return 0;
     }
-    kelpie__ignore(
-        kelpie__text_format(saved_text, sizeof(saved_text), "%llu", (unsigned long long)saved));
-    kelpie__ignore(
-        kelpie__text_format(given_text, sizeof(given_text), "%llu", (unsigned long long)given));
+    bool fits =
+        kelpie__text_format(saved_text, sizeof(saved_text), "%llu", (unsigned long long)saved);
+    KELPIE_ASSERT(fits);
+    fits = kelpie__text_format(given_text, sizeof(given_text), "%llu", (unsigned long long)given);
+    KELPIE_ASSERT(fits);
     return from_differs(error, field, saved_text, given_text);
 }
 
@@ -81,6 +83,7 @@ static int from_environment(struct kelpie_config_values *values, struct kelpie_c
     for (uint32_t i = 0; i < values->environment_count; i += 1) {
         kelpie__config_add_environment(saved, next);
         next += strlen(next) + 1;
+        KELPIE_ASSERT(next <= values->environment + values->environment_bytes);
     }
     if (saved->too_long_field != NULL) {
         return kelpie__fail_field(error, KELPIE_E_CONFIG, "environment",
@@ -91,12 +94,15 @@ static int from_environment(struct kelpie_config_values *values, struct kelpie_c
     memcpy(values->environment, saved->environment, sizeof(values->environment));
     values->environment_bytes = saved->environment_bytes;
     values->environment_count = saved->environment_count;
+    KELPIE_ASSERT(values->environment_bytes <= sizeof(values->environment));
+    KELPIE_ASSERT(values->environment_count <= KELPIE_ENVIRONMENT_MAX);
     return 0;
 }
 
 static int from_take(const struct kelpie_snapshot *snapshot, struct kelpie_config_values *values,
                      struct kelpie_config_values *saved, struct kelpie_error *error) {
     const struct kelpie_manifest *manifest = &snapshot->manifest;
+    KELPIE_ASSERT(values != saved);
     int status = kelpie__snapshot_config(snapshot, saved, error);
     if (status == 0) {
         status = from_compare(values, saved, manifest, error);

@@ -91,7 +91,8 @@ int kelpie__open_with_os(struct kelpie_os *os, const struct kelpie_open_options 
     kelpie__vm_directory_recover_all(&kelpie->places, &kelpie->leftovers);
     kelpie__snapshots_prune(kelpie);
     kelpie__pools_prune(kelpie);
-    KELPIE_ASSERT(kelpie->vms == NULL && kelpie->callback_depth == 0);
+    KELPIE_ASSERT(kelpie->vms == NULL);
+    KELPIE_ASSERT(kelpie->callback_depth == 0);
     kelpie__handle_check(kelpie);
     *out = kelpie;
     return 0;

@@ -122,7 +122,8 @@ static void ask_read(struct libkrun_ask *ask, struct kelpie_libkrun *out) {
 
 static int ask_wait(struct libkrun_ask *ask, struct kelpie_error *error) {
     struct kelpie *kelpie = ask->kelpie;
-    KELPIE_ASSERT(!ask->waiter.is_done && ask->length == 0);
+    KELPIE_ASSERT(!ask->waiter.is_done);
+    KELPIE_ASSERT(ask->length == 0);
     int status = kelpie__loop_watch(kelpie->loop, ask->pipe, KELPIE_OS_READABLE, ask_ready, ask,
                                     &ask->watch);
     if (status < 0) {

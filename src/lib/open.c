@@ -49,6 +49,7 @@ int kelpie_open(const struct kelpie_open_options *options, struct kelpie **out,
     if (status < 0) {
         return status;
     }
+    KELPIE_ASSERT(chosen.struct_size == sizeof(chosen));
     struct kelpie_os *os = kelpie__os_linux_create();
     if (os == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0,

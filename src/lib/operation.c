@@ -19,9 +19,11 @@ static void operation_check(const struct kelpie_operation *operation) {
 }
 
 void kelpie__request_check(const struct kelpie_request *request) {
-    KELPIE_ASSERT(request->method != NULL && request->method[0] != '\0');
+    KELPIE_ASSERT(request->method != NULL);
+    KELPIE_ASSERT(request->method[0] != '\0');
     KELPIE_ASSERT(request->timeout_ms > 0);
-    KELPIE_ASSERT(request->params != NULL && request->params[0] == '{');
+    KELPIE_ASSERT(request->params != NULL);
+    KELPIE_ASSERT(request->params[0] == '{');
     if (request->result_count != NULL) {
         KELPIE_ASSERT(request->result != NULL);
     }

@@ -15,11 +15,19 @@
 #define POOL_FIRST_MARGIN_MS 150000u
 #define POOL_ID_BYTES 16u
 
+void kelpie__pool_handle_check(const struct kelpie_pool *pool) {
+    kelpie__pool_directory_check(&pool->directory);
+    KELPIE_ASSERT(pool->directory.store == &pool->store);
+    KELPIE_ASSERT(pool->store.os == pool->kelpie->os);
+    KELPIE_ASSERT(pool->owner >= KELPIE_OS_NO_HANDLE);
+}
+
 int kelpie__pool_check_call(const struct kelpie_pool *pool, const char *what,
                             struct kelpie_error *error) {
     if (pool == NULL) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "%s: pool is NULL", what);
     }
+    kelpie__pool_handle_check(pool);
     return kelpie__check_may_block(pool->kelpie, what, error);
 }
 
@@ -42,13 +50,14 @@ static struct kelpie_pool *pool_allocate(struct kelpie *kelpie, struct kelpie_er
 
 /* One whose directory was never opened. */
 static void pool_free(struct kelpie_pool *pool) {
+    KELPIE_ASSERT(pool->claims == NULL);
     KELPIE_ASSERT(pool->owner == KELPIE_OS_NO_HANDLE);
     kelpie__pool_store_close(&pool->store);
     kelpie__free(pool->kelpie->os, pool, sizeof(*pool));
 }
 
 static void pool_link(struct kelpie_pool *pool) {
-    KELPIE_ASSERT(pool->directory.store == &pool->store);
+    kelpie__pool_handle_check(pool);
     pool->next = pool->kelpie->pools;
     pool->kelpie->pools = pool;
 }
@@ -63,6 +72,7 @@ static void pool_unlink(struct kelpie_pool *pool) {
 }
 
 static void pool_release(struct kelpie_pool *pool) {
+    KELPIE_ASSERT(pool->claims == NULL);
     if (pool->owner >= 0) {
         kelpie__ignore(kelpie__os_close(pool->kelpie->os, pool->owner));
         pool->owner = KELPIE_OS_NO_HANDLE;
@@ -100,6 +110,7 @@ void kelpie_pool_close(struct kelpie_pool *pool) {
     if (pool == NULL) {
         return;
     }
+    kelpie__pool_handle_check(pool);
     kelpie__claims_drop(pool);
     /* Inside a callback nothing can be waited for: the keeper sees that its owner is gone. */
     bool may_end =
@@ -107,6 +118,7 @@ void kelpie_pool_close(struct kelpie_pool *pool) {
     if (may_end) {
         kelpie__ignore(kelpie__pool_end(pool->kelpie, &pool->directory, NULL));
     }
+    KELPIE_ASSERT(pool->claims == NULL);
     pool_unlink(pool);
     pool_release(pool);
 }
@@ -136,15 +148,18 @@ static int create_options(const struct kelpie_pool_options *given, struct kelpie
                                   "concurrency: %u members at once, and it has to be 1 to %u",
                                   out->concurrency, KELPIE_POOL_CONCURRENCY_MAX);
     }
+    KELPIE_ASSERT(out->concurrency > 0);
     return 0;
 }
 
 /* All members together, beside what runs now. */
 static int create_check_memory(struct kelpie *kelpie, uint64_t memory_mib, bool allows_overcommit,
                                uint32_t size, struct kelpie_error *error) {
+    KELPIE_ASSERT(size > 0);
     uint64_t available_mib = kelpie__memory_available_mib(kelpie->os);
     uint64_t needed_mib = memory_mib * size;
-    KELPIE_ASSERT(size <= KELPIE_POOL_SIZE_MAX && memory_mib <= KELPIE_MEMORY_MIB_MAX);
+    KELPIE_ASSERT(size <= KELPIE_POOL_SIZE_MAX);
+    KELPIE_ASSERT(memory_mib <= KELPIE_MEMORY_MIB_MAX);
     if (allows_overcommit || needed_mib <= available_mib) {
         return 0;
     }
@@ -160,6 +175,7 @@ static int create_check_memory(struct kelpie *kelpie, uint64_t memory_mib, bool 
 static int create_config(struct kelpie *kelpie, struct kelpie_config *given, uint32_t size,
                          struct kelpie_config_values *out, struct kelpie_config_values *scratch,
                          struct kelpie_error *error) {
+    KELPIE_ASSERT(out != scratch);
     int status = given == NULL ? 0 : kelpie_config_check(given, error);
     if (status < 0) {
         return status;
@@ -179,6 +195,7 @@ static int create_config(struct kelpie *kelpie, struct kelpie_config *given, uin
     }
     out->lifetime = KELPIE_LIFETIME_OWNED; /* its maker's, until it is offered */
     out->is_ephemeral = true;
+    KELPIE_ASSERT(out->is_ephemeral);
     return status;
 }
 
@@ -187,6 +204,8 @@ static int create_values(struct kelpie *kelpie, const char *name,
                          struct kelpie_error *error) {
     uint8_t bytes[POOL_ID_BYTES];
     struct kelpie_os_identity identity;
+    KELPIE_ASSERT(options->size > 0);
+    KELPIE_ASSERT(options->concurrency > 0);
     int status = kelpie__os_random(kelpie->os, bytes, sizeof(bytes));
     if (status == 0) {
         status = kelpie__os_identity(kelpie->os, &identity);
@@ -202,6 +221,8 @@ static int create_values(struct kelpie *kelpie, const char *name,
     KELPIE_ASSERT(fits); /* a given name has been checked */
     out->created_ms = kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
     out->owner_pid = options->lifetime == KELPIE_LIFETIME_OWNED ? identity.pid : 0;
+    KELPIE_ASSERT(out->id[0] != '\0');
+    KELPIE_ASSERT(out->name[0] != '\0');
     return 0;
 }
 
@@ -221,6 +242,7 @@ static int first_look(struct kelpie_pool *pool, struct kelpie_error *error) {
 /* Until the first member waits, or could not be made. */
 static int create_wait(struct kelpie_pool *pool, uint64_t timeout_ms, struct kelpie_error *error) {
     struct kelpie *kelpie = pool->kelpie;
+    KELPIE_ASSERT(timeout_ms <= KELPIE_BOOT_TIMEOUT_MS_MAX);
     kelpie->loop->now_ns = kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC);
     int64_t deadline_ns = kelpie__loop_deadline(kelpie->loop, timeout_ms + POOL_FIRST_MARGIN_MS);
     int connection = kelpie__pool_poke(&pool->directory);
@@ -245,8 +267,10 @@ static int create_wait(struct kelpie_pool *pool, uint64_t timeout_ms, struct kel
 
 /* With the directory made and locked: a keeper, and the first member. */
 static int create_fill(struct kelpie_pool *pool, uint64_t timeout_ms, struct kelpie_error *error) {
+    KELPIE_ASSERT(pool->directory.lock >= 0);
     int status = kelpie__pool_start_keeper(pool, error);
     kelpie__pool_directory_unlock(&pool->directory);
+    KELPIE_ASSERT(pool->directory.lock == KELPIE_OS_NO_HANDLE);
     if (status == 0) {
         status = create_wait(pool, timeout_ms, error);
     }
@@ -262,6 +286,7 @@ static int create_checked(struct kelpie *kelpie, const struct kelpie_pool_values
                           const struct kelpie_pool_options *options, struct kelpie_pool **out,
                           struct kelpie_error *error) {
     struct kelpie_error kept = {0};
+    KELPIE_ASSERT(values->name[0] != '\0');
     struct kelpie_pool *pool = pool_allocate(kelpie, &kept);
     int status = pool == NULL ? kept.code : 0;
     if (status == 0) {

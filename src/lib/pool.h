@@ -17,6 +17,12 @@ struct kelpie_pool {
     int owner; /* lock, owned: this handle owns the pool; KELPIE_OS_NO_HANDLE: it does not */
 };
 
+static_assert(KELPIE_CALL_TIMEOUT_MS >= KELPIE_RESUME_TIMEOUT_MS,
+              "a member that wakes up for its claimer has the time");
+
+/* What holds of a handle from its opening to its closing. */
+void kelpie__pool_handle_check(const struct kelpie_pool *pool);
+
 /* ---- pool_keeper.c --------------------------------------------------------------------------- */
 
 /* A connection to the keeper, over which nothing is said. Its beginning tells the keeper to look

@@ -47,6 +47,21 @@ struct kelpie_claim {
     void *context;
 };
 
+static_assert(CLAIM_TIMEOUT_MS > KELPIE_RESUME_TIMEOUT_MS, "the guest's deadline comes first");
+
+static void claim_state_check(const struct kelpie_claim *claim) {
+    KELPIE_ASSERT(claim->name_count <= KELPIE_POOL_SIZE_MAX);
+    KELPIE_ASSERT(claim->asked_count <= claim->name_count);
+    KELPIE_ASSERT(claim->status == claim->error.code);
+    KELPIE_ASSERT(claim->connection >= KELPIE_OS_NO_HANDLE);
+    KELPIE_ASSERT(claim->callback != NULL);
+    KELPIE_ASSERT(claim->out != NULL);
+    if (claim->asked != NULL) {
+        KELPIE_ASSERT(claim->vm != NULL);
+        KELPIE_ASSERT(claim->step != CLAIM_LOOKING && claim->step != CLAIM_ENDING);
+    }
+}
+
 static int claim_options(const struct kelpie_claim_options *given, struct kelpie_claim_options *out,
                          struct kelpie_error *error) {
     *out = (struct kelpie_claim_options){0};
@@ -104,7 +119,9 @@ static void claim_finish(struct kelpie_claim *claim) {
     void *context = claim->context;
     struct kelpie_error error = claim->error;
     bool is_good = claim->status == 0;
-    KELPIE_ASSERT(claim->asked == NULL && is_good == (claim->vm != NULL));
+    claim_state_check(claim);
+    KELPIE_ASSERT(claim->asked == NULL);
+    KELPIE_ASSERT(is_good == (claim->vm != NULL));
     if (is_good) {
         *claim->out = claim->vm;
         claim->vm = NULL;
@@ -123,6 +140,7 @@ static void claim_fail(struct kelpie_claim *claim, const struct kelpie_error *wh
         claim->status = why->code;
         claim->error = *why;
     }
+    KELPIE_ASSERT(claim->status < 0);
 }
 
 static void claim_take_step(void *context);
@@ -130,6 +148,7 @@ static void claim_take_step(void *context);
 /* Not inside a callback of the VM's own, where that cannot be closed. */
 static void claim_plan(struct kelpie_claim *claim, enum claim_step step) {
     struct kelpie_loop *loop = claim->pool->kelpie->loop;
+    KELPIE_ASSERT(claim->asked == NULL);
     claim->step = step;
     kelpie__timer_arm(loop, &claim->timer, loop->now_ns, claim_take_step, claim);
 }
@@ -138,6 +157,7 @@ static void claim_answered(void *context, const struct kelpie_error *error);
 
 static int claim_request(struct kelpie_claim *claim, const struct kelpie_request *request,
                          struct kelpie_error *error) {
+    KELPIE_ASSERT(claim->asked == NULL);
     return kelpie__operation_start(claim->vm, request, claim_answered, claim, &claim->asked, error);
 }
 
@@ -147,6 +167,7 @@ static int claim_request(struct kelpie_claim *claim, const struct kelpie_request
 static int claim_ask(struct kelpie_claim *claim) {
     char params[96];
     bool is_owned = claim->options.lifetime == KELPIE_LIFETIME_OWNED;
+    KELPIE_ASSERT(claim->vm != NULL);
     bool fits = kelpie__text_format(params, sizeof(params), "{\"owned\":%s,\"lease_ms\":%llu}",
                                     is_owned ? "true" : "false",
                                     (unsigned long long)claim->options.lease_ms);
@@ -175,13 +196,15 @@ static bool claim_one(struct kelpie_claim *claim, const char *name) {
         claim->vm = NULL;
         return false;
     }
+    KELPIE_ASSERT(claim->asked != NULL);
     claim->step = CLAIM_ASKING;
     return true;
 }
 
 static int claim_list(struct kelpie_claim *claim, struct kelpie_error *error) {
     uint64_t cursor = 0;
-    KELPIE_ASSERT(claim->vm == NULL && claim->asked == NULL);
+    KELPIE_ASSERT(claim->vm == NULL);
+    KELPIE_ASSERT(claim->asked == NULL);
     int drawn = kelpie__os_random(claim->pool->kelpie->os, &claim->place, sizeof(claim->place));
     if (drawn < 0) {
         return kelpie__fail(error, KELPIE_E_IO, -drawn, "draw a number");
@@ -199,6 +222,7 @@ static int claim_list(struct kelpie_claim *claim, struct kelpie_error *error) {
 /* The next of those that were listed, from a place of its own: two who come at once ask different
  * ones. False: none is left. */
 static bool claim_next(struct kelpie_claim *claim) {
+    KELPIE_ASSERT(claim->vm == NULL);
     while (claim->asked_count < claim->name_count) { /* bound: each once */
         uint32_t index =
             (uint32_t)(((uint64_t)claim->place + claim->asked_count) % claim->name_count);
@@ -215,7 +239,8 @@ static bool claim_next(struct kelpie_claim *claim) {
 static int claim_make(struct kelpie_claim *claim, struct kelpie_error *error) {
     struct kelpie *kelpie = claim->pool->kelpie;
     struct kelpie_config *config = NULL;
-    KELPIE_ASSERT(claim->options.wait_ms == 0 && claim->vm == NULL);
+    KELPIE_ASSERT(claim->options.wait_ms == 0);
+    KELPIE_ASSERT(claim->vm == NULL);
     KELPIE_REACHED(kelpie->os, "a claim found its pool empty");
     kelpie__ignore(kelpie__pool_ensure_keeper(claim->pool, NULL)); /* for the next one */
     int status = kelpie_config_create(kelpie, &config, error);
@@ -237,6 +262,7 @@ static int claim_make(struct kelpie_claim *claim, struct kelpie_error *error) {
 static void claim_timed_out(struct kelpie_claim *claim) {
     struct kelpie_pool_status status;
     struct kelpie_error error = {0};
+    KELPIE_ASSERT(claim->options.wait_ms > 0);
     kelpie__pool_directory_read_status(&claim->pool->directory, &status);
     kelpie__ignore(kelpie__fail(
         &error, KELPIE_E_TIMEOUT, 0,
@@ -249,7 +275,9 @@ static void claim_timed_out(struct kelpie_claim *claim) {
 /* Something has changed, or it is too late: look again, for the last time then. */
 static void claim_changed(void *context, uint32_t bits) {
     struct kelpie_claim *claim = context;
-    KELPIE_ASSERT(bits != 0 && claim->connection >= 0);
+    claim_state_check(claim);
+    KELPIE_ASSERT(bits != 0);
+    KELPIE_ASSERT(claim->connection >= 0);
     claim_hang_up(claim);
     if (claim->step == CLAIM_LOOKING) { /* not while a member is asked: its answer comes first */
         claim_plan(claim, CLAIM_LOOKING);
@@ -260,6 +288,8 @@ static void claim_changed(void *context, uint32_t bits) {
 static void claim_wait(struct kelpie_claim *claim) {
     struct kelpie_loop *loop = claim->pool->kelpie->loop;
     bool is_late = claim->deadline_ns >= 0 && loop->now_ns >= claim->deadline_ns;
+    KELPIE_ASSERT(claim->options.wait_ms > 0);
+    KELPIE_ASSERT(claim->vm == NULL);
     if (is_late) {
         claim_timed_out(claim);
         claim_plan(claim, CLAIM_ENDING);
@@ -276,7 +306,8 @@ static void claim_wait(struct kelpie_claim *claim) {
 /* Before the pool is looked at, by who may wait. */
 static int claim_call(struct kelpie_claim *claim, struct kelpie_error *error) {
     struct kelpie_pool *pool = claim->pool;
-    KELPIE_ASSERT(claim->options.wait_ms > 0 && claim->step == CLAIM_LOOKING);
+    KELPIE_ASSERT(claim->options.wait_ms > 0);
+    KELPIE_ASSERT(claim->step == CLAIM_LOOKING);
     claim_hang_up(claim);
     int status = kelpie__pool_ensure_keeper(pool, error);
     int connection = status < 0 ? KELPIE_OS_NO_HANDLE : kelpie__pool_poke(&pool->directory);
@@ -290,12 +321,15 @@ static int claim_call(struct kelpie_claim *claim, struct kelpie_error *error) {
         return kelpie__fail(error, status, 0, "watch the keeper of the pool");
     }
     claim->connection = connection;
+    KELPIE_ASSERT(claim->connection >= 0);
     return 0;
 }
 
 static int claim_none(struct kelpie_claim *claim, struct kelpie_error *error) {
     struct kelpie_pool *pool = claim->pool;
-    KELPIE_ASSERT(claim->asked_count == claim->name_count && claim->vm == NULL);
+    claim_state_check(claim);
+    KELPIE_ASSERT(claim->asked_count == claim->name_count);
+    KELPIE_ASSERT(claim->vm == NULL);
     if (!kelpie__pool_directory_is_current(&pool->directory)) {
         return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0, "pool \"%s\" was removed",
                             pool->directory.values.name);
@@ -318,6 +352,7 @@ static int claim_none(struct kelpie_claim *claim, struct kelpie_error *error) {
 
 static void claim_look(struct kelpie_claim *claim) {
     struct kelpie_error error = {0};
+    KELPIE_ASSERT(claim->vm == NULL);
     int status = claim->asked_count < claim->name_count ? 0 : claim_list(claim, &error);
     if (status == 0 && !claim_next(claim)) {
         status = claim_none(claim, &error);
@@ -338,6 +373,7 @@ static void claim_delete(struct kelpie_claim *claim) {
 
 static void claim_take_step(void *context) {
     struct kelpie_claim *claim = context;
+    claim_state_check(claim);
     KELPIE_ASSERT(claim->asked == NULL);
     switch (claim->step) {
     case CLAIM_LOOKING:
@@ -363,6 +399,7 @@ static void claim_take_step(void *context) {
 
 static void claim_lease(struct kelpie_claim *claim) {
     struct kelpie_error error = {0};
+    KELPIE_ASSERT(claim->options.lease_ms >= KELPIE_LEASE_MS_MIN);
     claim->step = CLAIM_LEASING;
     if (kelpie_vm_set_lease_async(claim->vm, claim->options.lease_ms, claim_answered, claim,
                                   &claim->asked, &error) < 0) {
@@ -373,7 +410,9 @@ static void claim_lease(struct kelpie_claim *claim) {
 
 static void claim_answered(void *context, const struct kelpie_error *error) {
     struct kelpie_claim *claim = context;
-    KELPIE_ASSERT(claim->vm != NULL && claim->step != CLAIM_LOOKING);
+    claim_state_check(claim);
+    KELPIE_ASSERT(claim->vm != NULL);
+    KELPIE_ASSERT(claim->asked != NULL);
     KELPIE_ASSERT(!kelpie__timer_is_armed(&claim->timer));
     claim->asked = NULL;
     KELPIE_SOMETIMES(claim->pool->kelpie->os, "a member was claimed by another first",
@@ -399,6 +438,7 @@ static void claim_answered(void *context, const struct kelpie_error *error) {
 static void claim_cancel(struct kelpie_operation *operation) {
     struct kelpie_claim *claim = KELPIE_CONTAINER_OF(operation, struct kelpie_claim, operation);
     struct kelpie_error error = {0};
+    claim_state_check(claim);
     if (claim->asked != NULL) { /* which may be too late */
         kelpie_operation_cancel(claim->asked);
     } else if (claim->step == CLAIM_LOOKING) {
@@ -493,6 +533,7 @@ struct lease_call {
 
 static int lease_begin(struct kelpie_vm *vm, uint64_t lease_ms, bool may_wait,
                        struct lease_call *call, struct kelpie_error *error) {
+    kelpie__vm_check(vm);
     bool fits = kelpie__text_format(call->params, sizeof(call->params), "{\"lease_ms\":%llu}",
                                     (unsigned long long)lease_ms);
     KELPIE_ASSERT(fits);

@@ -15,6 +15,7 @@ static int end_member(struct kelpie *kelpie, const char *name) {
     struct kelpie_vm *vm = NULL;
     const struct kelpie_request request = {
         .method = "vm.delete", .params = END_PARAMS, .timeout_ms = KELPIE_CALL_TIMEOUT_MS};
+    KELPIE_ASSERT(name[0] != '\0');
     int status = kelpie_vm_open(kelpie, name, &vm, NULL);
     if (status < 0) {
         return status;
@@ -32,6 +33,7 @@ void kelpie__pool_end_members(struct kelpie *kelpie,
     char name[KELPIE_NAME_BYTES_MAX + 1];
     uint64_t cursor = 0;
     kelpie__pool_directory_check(directory);
+    KELPIE_ASSERT(directory->lock >= 0);
     while (kelpie__pool_ready_list(directory, &cursor, name) == 1) { /* bound: the directory */
         kelpie__ignore(end_member(kelpie, name));                    /* its monitor decides */
         kelpie__pool_ready_forget(directory, name);
@@ -61,6 +63,7 @@ static int end_take_lock(struct kelpie *kelpie, struct kelpie_pool_directory *di
     if (status < 0 && error != NULL) {
         *error = kept;
     }
+    KELPIE_ASSERT(status != 0 || directory->lock >= 0);
     return status;
 }
 
@@ -77,6 +80,7 @@ int kelpie__pool_end(struct kelpie *kelpie, struct kelpie_pool_directory *direct
         kelpie__pool_end_members(kelpie, directory);
         kelpie__pool_directory_remove(directory);
         kelpie__pool_directory_unlock(directory);
+        KELPIE_ASSERT(directory->lock == KELPIE_OS_NO_HANDLE);
     }
     return status;
 }

@@ -24,6 +24,8 @@ static int keeper_spawn(struct kelpie_pool *pool, int listener, struct kelpie_er
     const struct kelpie_places *places = &pool->kelpie->places;
     struct kelpie_os *os = pool->kelpie->os;
     char program[KELPIE_PATH_BYTES_MAX];
+    KELPIE_ASSERT(listener >= 0);
+    KELPIE_ASSERT(pool->directory.lock >= 0);
     int status = kelpie__places_program(places, "kelpie-keeper", program, sizeof(program), error);
     if (status < 0) {
         return status;
@@ -49,6 +51,7 @@ static int keeper_spawn(struct kelpie_pool *pool, int listener, struct kelpie_er
 int kelpie__pool_start_keeper(struct kelpie_pool *pool, struct kelpie_error *error) {
     struct kelpie_os *os = pool->kelpie->os;
     int directory = pool->directory.directory;
+    kelpie__pool_handle_check(pool);
     KELPIE_ASSERT(pool->directory.lock >= 0);
     kelpie__ignore(kelpie__os_unlink(os, directory, KELPIE_POOL_SOCKET_FILE, false));
     int listener = kelpie__os_listen(os, directory, KELPIE_POOL_SOCKET_FILE, KEEPER_BACKLOG);
@@ -64,6 +67,7 @@ int kelpie__pool_start_keeper(struct kelpie_pool *pool, struct kelpie_error *err
 
 int kelpie__pool_ensure_keeper(struct kelpie_pool *pool, struct kelpie_error *error) {
     struct kelpie_error kept = {0};
+    kelpie__pool_handle_check(pool);
     int status = kelpie__pool_directory_lock(&pool->directory, &kept);
     if (status == KELPIE_E_BUSY) {
         return 0;
@@ -72,6 +76,7 @@ int kelpie__pool_ensure_keeper(struct kelpie_pool *pool, struct kelpie_error *er
         KELPIE_REACHED(pool->kelpie->os, "a pool had lost its keeper");
         status = kelpie__pool_start_keeper(pool, &kept);
         kelpie__pool_directory_unlock(&pool->directory); /* the keeper holds its own copy */
+        KELPIE_ASSERT(pool->directory.lock == KELPIE_OS_NO_HANDLE);
     }
     if (status < 0 && error != NULL) {
         *error = kept;
@@ -81,7 +86,8 @@ int kelpie__pool_ensure_keeper(struct kelpie_pool *pool, struct kelpie_error *er
 
 static void wait_ended(void *context, uint32_t bits) {
     bool *has_ended = context;
-    KELPIE_ASSERT(bits != 0 && !*has_ended);
+    KELPIE_ASSERT(bits != 0);
+    KELPIE_ASSERT(!*has_ended);
     *has_ended = true;
 }
 
@@ -90,6 +96,7 @@ int kelpie__pool_wait(struct kelpie *kelpie, int connection, int64_t deadline_ns
     struct kelpie_loop *loop = kelpie->loop;
     bool has_ended = false;
     uint32_t slot = 0;
+    KELPIE_ASSERT(kelpie->callback_depth == 0);
     if (connection < 0) { /* its keeper has no time, or has just died */
         int64_t soon_ns = kelpie__os_now(kelpie->os, KELPIE_OS_CLOCK_MONOTONIC) + KEEPER_RETRY_NS;
         return kelpie__turn(kelpie, soon_ns, error);

@@ -34,6 +34,7 @@ void kelpie__pool_describe(const struct kelpie_pool_directory *directory,
     COPY(problem, status.problem);
 #undef COPY
     kelpie__text_trim(out->problem);
+    kelpie__pool_directory_check(directory);
 }
 
 /* Members of a snapshot are as large as that. */
@@ -86,6 +87,7 @@ int kelpie_pool_inspect(struct kelpie_pool *pool, struct kelpie_pool_info *out,
 static int list_insert(struct kelpie *kelpie, const struct kelpie_pool_info *info,
                        struct kelpie_pool_info **list, size_t *count, struct kelpie_error *error) {
     size_t bytes = *count * sizeof(*info);
+    KELPIE_ASSERT((*list == NULL) == (*count == 0));
     struct kelpie_pool_info *grown =
         kelpie__resize(kelpie->os, *list, bytes, bytes + sizeof(*info));
     if (grown == NULL) {
@@ -108,6 +110,7 @@ static int list_add(struct kelpie *kelpie, const char *name, struct kelpie_pool_
     struct kelpie_pool *pool = NULL;
     struct kelpie_error problem = {0};
     struct kelpie_pool_info info = {.struct_size = sizeof(info)};
+    KELPIE_ASSERT(name[0] != '\0');
     int status = kelpie_pool_open(kelpie, name, &pool, &problem);
     if (status == 0) {
         status = kelpie_pool_inspect(pool, &info, &problem);
@@ -151,11 +154,14 @@ int kelpie_pool_list(struct kelpie *kelpie, struct kelpie_pool_info **out, size_
         kelpie_pool_list_free(kelpie, list, count);
         return status;
     }
+    KELPIE_ASSERT((list == NULL) == (count == 0));
     *out = list;
     *out_count = count;
     return 0;
 }
 
 void kelpie_pool_list_free(struct kelpie *kelpie, struct kelpie_pool_info *list, size_t count) {
-    kelpie__free(kelpie->os, list, count * sizeof(*list));
+    if (count > 0) { /* another count than the list's is the embedder's mistake */
+        kelpie__free(kelpie->os, list, count * sizeof(*list));
+    }
 }

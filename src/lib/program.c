@@ -19,7 +19,8 @@ int kelpie__program_start(struct kelpie_os *os, const char *path, const char *co
         .cgroup = KELPIE_OS_NO_HANDLE,
     };
     KELPIE_ASSERT(path[0] != '\0');
-    KELPIE_ASSERT(argv[0] != NULL && handle_count >= 3);
+    KELPIE_ASSERT(argv[0] != NULL);
+    KELPIE_ASSERT(handle_count >= 3);
     int status = kelpie__os_spawn(os, &spawn, NULL, NULL, &step);
     return status < 0
                ? kelpie__fail(error, KELPIE_E_UNAVAILABLE, -status, "start \"%s\" (%s)", path, step)

@@ -21,6 +21,7 @@ static struct kelpie_template_bounds prune_bounds(const struct kelpie_prune_opti
 static int prune_templates(struct kelpie *kelpie, const struct kelpie_prune_options *options,
                            struct kelpie_leftovers *out, struct kelpie_error *error) {
     struct kelpie_snapshot_store store;
+    kelpie__handle_check(kelpie);
     struct kelpie_template_bounds bounds = prune_bounds(options);
     int status = kelpie__snapshot_store_open(&store, kelpie->os, kelpie->places.state_path,
                                              KELPIE_TEMPLATES_DIRECTORY, error);
@@ -53,6 +54,7 @@ int kelpie_prune(struct kelpie *kelpie, const struct kelpie_prune_options *optio
     if (status < 0) {
         return status;
     }
+    KELPIE_ASSERT(result.struct_size == sizeof(result));
     result.template_count = templates.count;
     result.template_bytes = templates.bytes;
     result.leftover_count = kelpie->leftovers.count;

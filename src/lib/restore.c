@@ -17,6 +17,7 @@ struct restore_call {
 static int restore_begin(struct kelpie_vm *vm, const char *snapshot, uint64_t timeout_ms,
                          bool may_wait, struct restore_call *call, struct kelpie_error *error) {
     uint64_t chosen_ms = timeout_ms == 0 ? vm->config->boot_timeout_ms : timeout_ms;
+    kelpie__vm_check(vm);
     int status = kelpie__config_check_name(snapshot, error);
     chosen_ms = kelpie__min_u64(chosen_ms, KELPIE_BOOT_TIMEOUT_MS_MAX);
     if (status < 0) {
@@ -26,6 +27,7 @@ static int restore_begin(struct kelpie_vm *vm, const char *snapshot, uint64_t ti
                                     "{\"snapshot\":\"%s\",\"timeout_ms\":%llu}", snapshot,
                                     (unsigned long long)chosen_ms);
     KELPIE_ASSERT(fits); /* a name has nothing to escape */
+    KELPIE_ASSERT(chosen_ms > 0);
     call->request = (struct kelpie_request){
         .method = "vm.restore",
         .params = call->params,

@@ -26,8 +26,15 @@ struct snapshot_call {
     char params[SNAPSHOT_PARAMS_BYTES];
 };
 
+static_assert(offsetof(struct kelpie_snapshot_info, struct_size) == 0, "the size comes first");
+static_assert(offsetof(struct kelpie_snapshot_result, struct_size) == 0, "the size comes first");
+static_assert(SNAPSHOT_PARAMS_BYTES >=
+                  6u * KELPIE_SNAPSHOT_LABEL_BYTES_MAX + KELPIE_NAME_BYTES_MAX + 128u,
+              "a label may be escaped, a name needs no escapes");
+
 static void take_read(struct kelpie_operation *operation, const char *answer, size_t length) {
     struct kelpie_snapshot_result result = {.struct_size = sizeof(result)};
+    KELPIE_ASSERT(operation->read == take_read);
     KELPIE_ASSERT(operation->result != NULL);
     kelpie__ignore(kelpie__json_find_string(answer, length, "id", result.id, sizeof(result.id)));
     kelpie__ignore(
@@ -62,6 +69,7 @@ static int take_options(const struct kelpie_snapshot_options *given,
 
 static void take_params(struct snapshot_call *call, const struct kelpie_snapshot_options *options) {
     struct kelpie_json_writer writer;
+    KELPIE_ASSERT(options->name == NULL || options->name[0] != '\0');
     kelpie__json_begin(&writer, call->params, sizeof(call->params));
     kelpie__json_object_begin(&writer, NULL);
     if (options->name != NULL) {
@@ -79,6 +87,7 @@ static void take_params(struct snapshot_call *call, const struct kelpie_snapshot
     kelpie__json_write_bool(&writer, "stop", options->stops_vm);
     kelpie__json_object_end(&writer);
     int64_t length = kelpie__json_finish(&writer);
+    KELPIE_ASSERT((size_t)length < sizeof(call->params));
     KELPIE_ASSERT(length > 0);
 }
 
@@ -88,6 +97,7 @@ static int take_begin(struct kelpie_vm *vm, const struct kelpie_snapshot_options
     struct kelpie_snapshot_options options;
     struct kelpie_vm_record record = {0};
     struct kelpie_error kept = {0};
+    kelpie__vm_check(vm);
     if (out != NULL && !kelpie__struct_is_sized(out)) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0,
                             "kelpie_vm_snapshot: struct_size of the result is not set");
@@ -104,6 +114,7 @@ static int take_begin(struct kelpie_vm *vm, const struct kelpie_snapshot_options
         .read = out == NULL ? NULL : take_read,
         .result = out,
     };
+    KELPIE_ASSERT(call->params[0] == '{');
     status = may_wait ? kelpie__vm_connect_wait(vm, false, &record, &kept)
                       : kelpie__vm_connect(vm, false, &record, &kept);
     if (status == KELPIE_E_STATE) { /* nothing runs: the answer is the state table's */
@@ -123,6 +134,7 @@ static int take_run(struct kelpie_vm *vm, const struct kelpie_snapshot_options *
     if (status == 0) {
         status = take_begin(vm, options, out, true, &call, error);
     }
+    kelpie__vm_check(vm);
     return status < 0 ? status : kelpie__operation_run(vm, &call.request, error);
 }
 
@@ -164,6 +176,7 @@ static int store_open_for(struct kelpie *kelpie, const char *name, const char *w
     if (kelpie == NULL || name == NULL) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "%s: an argument is NULL", what);
     }
+    kelpie__handle_check(kelpie);
     return store_open(kelpie, store, error);
 }
 
@@ -172,6 +185,7 @@ static int store_open_for(struct kelpie *kelpie, const char *name, const char *w
 
 void kelpie__snapshot_describe(const struct kelpie_manifest *manifest,
                                struct kelpie_snapshot_info *out) {
+    KELPIE_ASSERT(manifest->file_count <= KELPIE_ARRAY_COUNT(manifest->files));
     *out = (struct kelpie_snapshot_info){.struct_size = sizeof(*out)};
     INFO_COPY(id);
     INFO_COPY(name);
@@ -214,6 +228,7 @@ static int describe_by_name(const struct kelpie_snapshot_store *store, const cha
         return 1; /* removed meanwhile */
     }
     if (status < 0) {
+        KELPIE_ASSERT(error.code == status);
         *out = (struct kelpie_snapshot_info){.struct_size = sizeof(*out), .is_damaged = true};
         kelpie__ignore(kelpie__text_copy(out->name, sizeof(out->name), name));
         kelpie__ignore(kelpie__text_copy(out->problem, sizeof(out->problem), error.message));
@@ -285,6 +300,7 @@ static bool comes_before(const struct kelpie_snapshot_info *a,
 static int list_add(struct kelpie *kelpie, const struct kelpie_snapshot_info *info,
                     struct kelpie_snapshot_info **list, size_t *count, struct kelpie_error *error) {
     size_t bytes = *count * sizeof(*info);
+    KELPIE_ASSERT((*list == NULL) == (*count == 0));
     struct kelpie_snapshot_info *grown =
         kelpie__resize(kelpie->os, *list, bytes, bytes + sizeof(*info));
     if (grown == NULL) {
@@ -330,6 +346,7 @@ int kelpie_snapshot_list(struct kelpie *kelpie, struct kelpie_snapshot_info **ou
         kelpie_snapshot_list_free(kelpie, list, count);
         return status;
     }
+    KELPIE_ASSERT((list == NULL) == (count == 0));
     *out = list;
     *out_count = count;
     return 0;
@@ -337,7 +354,9 @@ int kelpie_snapshot_list(struct kelpie *kelpie, struct kelpie_snapshot_info **ou
 
 void kelpie_snapshot_list_free(struct kelpie *kelpie, struct kelpie_snapshot_info *list,
                                size_t count) {
-    kelpie__free(kelpie->os, list, count * sizeof(*list));
+    if (count > 0) { /* another count than the list's is the embedder's mistake */
+        kelpie__free(kelpie->os, list, count * sizeof(*list));
+    }
 }
 
 void kelpie__snapshots_prune(struct kelpie *kelpie) {

@@ -28,6 +28,7 @@ static int transfer_wait(struct transfer *transfer, uint32_t bits) {
     struct kelpie_loop *loop = transfer->kelpie->loop;
     struct kelpie_error error = {0};
     uint32_t slot = 0;
+    KELPIE_ASSERT(bits == KELPIE_OS_READABLE || bits == KELPIE_OS_WRITABLE);
     KELPIE_ASSERT(!loop->is_dispatching);
     transfer->is_ready = false;
     int status = kelpie__loop_watch(loop, transfer->handle, bits, transfer_ready, transfer, &slot);
@@ -43,6 +44,7 @@ static int transfer_wait(struct transfer *transfer, uint32_t bits) {
 
 static int64_t transfer_read(void *context, void *out, size_t count) {
     struct transfer *transfer = context;
+    KELPIE_ASSERT(transfer->handle >= 0);
     int64_t got = kelpie__os_read(transfer->kelpie->os, transfer->handle, out, count);
     if (got == -EAGAIN) {
         int status = transfer_wait(transfer, KELPIE_OS_READABLE);
@@ -53,6 +55,7 @@ static int64_t transfer_read(void *context, void *out, size_t count) {
 
 static int64_t transfer_write(void *context, const void *bytes, size_t count) {
     struct transfer *transfer = context;
+    KELPIE_ASSERT(transfer->handle >= 0);
     int64_t put = kelpie__os_write(transfer->kelpie->os, transfer->handle, bytes, count);
     if (put == -EAGAIN) {
         int status = transfer_wait(transfer, KELPIE_OS_WRITABLE);
@@ -71,6 +74,7 @@ static int transfer_begin(struct kelpie *kelpie, int fd, const char *what,
         return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
                             "%s: a simulated world has no descriptors of this program's", what);
     }
+    kelpie__handle_check(kelpie);
     int status = kelpie__check_may_block(kelpie, what, error);
     return status < 0 ? status
                       : kelpie__snapshot_store_open(store, kelpie->os, kelpie->places.state_path,

@@ -40,7 +40,8 @@ static void vm_free(struct kelpie_vm *vm) {
     KELPIE_ASSERT(vm->wire == NULL);
     KELPIE_ASSERT(vm->execs == NULL);
     KELPIE_ASSERT(vm->operations == NULL);
-    KELPIE_ASSERT(vm->waiting == NULL && vm->waits_for == NULL);
+    KELPIE_ASSERT(vm->waiting == NULL);
+    KELPIE_ASSERT(vm->waits_for == NULL);
     kelpie__free(os, vm->config, sizeof(*vm->config));
     kelpie__free(os, vm, sizeof(*vm));
 }
@@ -48,12 +49,14 @@ static void vm_free(struct kelpie_vm *vm) {
 void kelpie__vm_check(const struct kelpie_vm *vm) {
     kelpie__vm_directory_check(&vm->directory);
     KELPIE_ASSERT(vm->directory.places == &vm->kelpie->places);
-    KELPIE_ASSERT(vm->directory.vm >= 0 && vm->directory.run >= 0);
+    KELPIE_ASSERT(vm->directory.vm >= 0);
+    KELPIE_ASSERT(vm->directory.run >= 0);
     KELPIE_ASSERT(vm->config != NULL);
     KELPIE_ASSERT(vm->channel_last <= KELPIE_CHANNEL_MAX);
     KELPIE_ASSERT((vm->waiting == NULL) == (vm->waiting_count == 0));
     KELPIE_ASSERT(vm->waits_for != vm);
-    KELPIE_ASSERT(vm->damage.code <= 0 && vm->loss.code <= 0);
+    KELPIE_ASSERT(vm->damage.code <= 0);
+    KELPIE_ASSERT(vm->loss.code <= 0);
     if (vm->damage.code < 0) { /* it is deleted, or left alone */
         KELPIE_ASSERT(vm->wire == NULL);
     }
@@ -215,7 +218,8 @@ int kelpie_vm_create(struct kelpie *kelpie, const char *name, struct kelpie_conf
 
 int kelpie__vm_create_now(struct kelpie *kelpie, const char *name, struct kelpie_config *config,
                           struct kelpie_vm **out, struct kelpie_error *error) {
-    KELPIE_ASSERT(kelpie != NULL && out != NULL);
+    KELPIE_ASSERT(kelpie != NULL);
+    KELPIE_ASSERT(out != NULL);
     return create(kelpie, name, config, false, out, error);
 }
 
