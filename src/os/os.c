@@ -45,7 +45,8 @@ uint64_t kelpie__os_cycles(struct kelpie_os *os) {
 }
 
 int kelpie__os_random(struct kelpie_os *os, void *out, size_t count) {
-    KELPIE_ASSERT(out != NULL && count > 0);
+    KELPIE_ASSERT(out != NULL);
+    KELPIE_ASSERT(count > 0);
     return answer(os->random(os, out, count));
 }
 
@@ -56,7 +57,8 @@ int kelpie__os_identity(struct kelpie_os *os, struct kelpie_os_identity *out) {
 }
 
 const char *kelpie__os_environment(struct kelpie_os *os, const char *name) {
-    KELPIE_ASSERT(name[0] != '\0' && strchr(name, '=') == NULL);
+    KELPIE_ASSERT(name[0] != '\0');
+    KELPIE_ASSERT(strchr(name, '=') == NULL);
     return os->environment(os, name);
 }
 
@@ -163,20 +165,23 @@ int kelpie__os_reap(struct kelpie_os *os, int process, struct kelpie_os_exit *ou
 
 int kelpie__os_page_map(struct kelpie_os *os, int32_t pid, uint64_t address, uint8_t *out_bits,
                         size_t page_count) {
-    KELPIE_ASSERT(pid > 0 && page_count > 0);
+    KELPIE_ASSERT(pid > 0);
+    KELPIE_ASSERT(page_count > 0);
     return answer(os->page_map(os, pid, address, out_bits, page_count));
 }
 
 int64_t kelpie__os_read_memory(struct kelpie_os *os, int32_t pid, uint64_t address, void *out,
                                size_t count) {
-    KELPIE_ASSERT(pid > 0 && count > 0);
+    KELPIE_ASSERT(pid > 0);
+    KELPIE_ASSERT(count > 0);
     return answer_count(os->read_memory(os, pid, address, out, count), count);
 }
 
 int64_t kelpie__os_write_memory(struct kelpie_os *os, int32_t pid, uint64_t address,
                                 const void *bytes, size_t count) {
     KELPIE_ASSERT(pid > 0);
-    KELPIE_ASSERT(bytes != NULL && count > 0);
+    KELPIE_ASSERT(bytes != NULL);
+    KELPIE_ASSERT(count > 0);
     return answer_count(os->write_memory(os, pid, address, bytes, count), count);
 }
 
@@ -184,7 +189,8 @@ int64_t kelpie__os_write_memory(struct kelpie_os *os, int32_t pid, uint64_t addr
 
 int kelpie__os_listen(struct kelpie_os *os, int directory, const char *name, int backlog) {
     KELPIE_ASSERT(directory >= 0 || directory == KELPIE_OS_CWD);
-    KELPIE_ASSERT(name[0] != '\0' && backlog > 0);
+    KELPIE_ASSERT(name[0] != '\0');
+    KELPIE_ASSERT(backlog > 0);
     return answer_handle(os->listen(os, directory, name, backlog));
 }
 
@@ -217,25 +223,29 @@ int kelpie__os_peer(struct kelpie_os *os, int stream, struct kelpie_os_peer *out
 }
 
 int64_t kelpie__os_read(struct kelpie_os *os, int handle, void *out, size_t count) {
-    KELPIE_ASSERT(handle >= 0 && count > 0);
+    KELPIE_ASSERT(handle >= 0);
+    KELPIE_ASSERT(count > 0);
     return answer_count(os->read(os, handle, out, count), count);
 }
 
 int64_t kelpie__os_write(struct kelpie_os *os, int handle, const void *bytes, size_t count) {
-    KELPIE_ASSERT(handle >= 0 && count > 0);
+    KELPIE_ASSERT(handle >= 0);
+    KELPIE_ASSERT(count > 0);
     return answer_count(os->write(os, handle, bytes, count), count);
 }
 
 int64_t kelpie__os_send(struct kelpie_os *os, int stream, const void *bytes, size_t count,
                         const int *handles, uint32_t handle_count) {
-    KELPIE_ASSERT(stream >= 0 && count > 0);
+    KELPIE_ASSERT(stream >= 0);
+    KELPIE_ASSERT(count > 0);
     KELPIE_ASSERT(handle_count == 0 || handles != NULL);
     return answer_count(os->send(os, stream, bytes, count, handles, handle_count), count);
 }
 
 int64_t kelpie__os_receive(struct kelpie_os *os, int stream, void *out, size_t count, int *handles,
                            uint32_t *inout_handle_count) {
-    KELPIE_ASSERT(stream >= 0 && count > 0);
+    KELPIE_ASSERT(stream >= 0);
+    KELPIE_ASSERT(count > 0);
     uint32_t room = *inout_handle_count;
     int64_t status = os->receive(os, stream, out, count, handles, inout_handle_count);
     KELPIE_ASSERT(*inout_handle_count <= room);
@@ -270,13 +280,15 @@ int kelpie__os_open(struct kelpie_os *os, int directory, const char *path, uint3
 }
 
 int64_t kelpie__os_pread(struct kelpie_os *os, int file, void *out, size_t count, uint64_t offset) {
-    KELPIE_ASSERT(file >= 0 && count > 0);
+    KELPIE_ASSERT(file >= 0);
+    KELPIE_ASSERT(count > 0);
     return answer_count(os->pread(os, file, out, count, offset), count);
 }
 
 int64_t kelpie__os_pwrite(struct kelpie_os *os, int file, const void *bytes, size_t count,
                           uint64_t offset) {
-    KELPIE_ASSERT(file >= 0 && count > 0);
+    KELPIE_ASSERT(file >= 0);
+    KELPIE_ASSERT(count > 0);
     return answer_count(os->pwrite(os, file, bytes, count, offset), count);
 }
 
@@ -347,7 +359,8 @@ int kelpie__os_lock_shared(struct kelpie_os *os, int file) {
 
 int kelpie__os_clone_range(struct kelpie_os *os, int from, uint64_t from_offset, int to,
                            uint64_t to_offset, uint64_t count) {
-    KELPIE_ASSERT(from >= 0 && to >= 0);
+    KELPIE_ASSERT(from >= 0);
+    KELPIE_ASSERT(to >= 0);
     KELPIE_ASSERT(count > 0);
     return answer(os->clone_range(os, from, from_offset, to, to_offset, count));
 }
@@ -360,7 +373,8 @@ int kelpie__os_next_data(struct kelpie_os *os, int file, uint64_t offset, uint64
     int status = answer(os->next_data(os, file, offset, &start, &end));
     KELPIE_ASSERT(status <= 1);
     if (status == 1) {
-        KELPIE_ASSERT(start >= offset && end > start);
+        KELPIE_ASSERT(start >= offset);
+        KELPIE_ASSERT(end > start);
         *out_start = start;
         *out_end = end;
     }
@@ -428,7 +442,8 @@ int kelpie__os_load_module(struct kelpie_os *os, int file, const char *parameter
 
 int kelpie__os_open_terminal(struct kelpie_os *os, int *out_master, int *out_slave, uint16_t rows,
                              uint16_t columns) {
-    KELPIE_ASSERT(rows > 0 && columns > 0);
+    KELPIE_ASSERT(rows > 0);
+    KELPIE_ASSERT(columns > 0);
     return answer(guest(os)->open_terminal(os, out_master, out_slave, rows, columns));
 }
 
@@ -438,7 +453,8 @@ int kelpie__os_set_wall_clock(struct kelpie_os *os, int64_t unix_ns) {
 }
 
 int kelpie__os_add_entropy(struct kelpie_os *os, const void *bytes, size_t count) {
-    KELPIE_ASSERT(bytes != NULL && count > 0);
+    KELPIE_ASSERT(bytes != NULL);
+    KELPIE_ASSERT(count > 0);
     return answer(guest(os)->add_entropy(os, bytes, count));
 }
 
@@ -454,7 +470,8 @@ int kelpie__os_make_node(struct kelpie_os *os, const char *path, uint32_t mode, 
 }
 
 int kelpie__os_make_link(struct kelpie_os *os, const char *target, const char *path) {
-    KELPIE_ASSERT(target[0] != '\0' && path[0] != '\0');
+    KELPIE_ASSERT(target[0] != '\0');
+    KELPIE_ASSERT(path[0] != '\0');
     return answer(guest(os)->make_link(os, target, path));
 }
 
@@ -465,7 +482,8 @@ int kelpie__os_reap_any(struct kelpie_os *os, int32_t *out_pid, struct kelpie_os
 }
 
 int kelpie__os_kill_pid(struct kelpie_os *os, int32_t pid, int signal) {
-    KELPIE_ASSERT(pid != 0 && signal > 0);
+    KELPIE_ASSERT(pid != 0);
+    KELPIE_ASSERT(signal > 0);
     return answer(guest(os)->kill_pid(os, pid, signal));
 }
 
@@ -506,6 +524,7 @@ int kelpie__os_guest_of(struct kelpie_os *os, int stream, uint32_t *out_cid) {
 }
 
 int kelpie__os_device_answers(struct kelpie_os *os, const char *path, uint32_t timeout_ms) {
-    KELPIE_ASSERT(path[0] == '/' && timeout_ms > 0);
+    KELPIE_ASSERT(path[0] == '/');
+    KELPIE_ASSERT(timeout_ms > 0);
     return os->host == NULL ? 0 : answer(os->host->device_answers(os, path, timeout_ms));
 }

@@ -15,6 +15,9 @@
 #define HEADER_WORD "kelpie-plan"
 #define FOUND_CHARACTERS 40
 
+static_assert(KELPIE_FAULT_PROBLEM_MAX / 2 > FOUND_CHARACTERS + 40, "what stands there fits, too");
+static_assert(TIME_MAX_NS <= INT64_MAX, "a time is one of the loop's");
+
 const char *kelpie__fault_action_name(const struct kelpie_fault_rule *rule) {
     KELPIE_ASSERT(rule->action_index < kelpie__fault_word_count());
     return kelpie__fault_word(rule->action_index)->name;
@@ -76,6 +79,7 @@ static bool problem(struct kelpie_fault_reader *reader, const char *where, const
         snprintf(reader->problem, sizeof(reader->problem), "line %u, column %u: %s, not \"%.*s\"",
                  line, column, expected, shown, where);
     }
+    KELPIE_ASSERT(reader->problem[0] != '\0');
     return false;
 }
 
@@ -100,6 +104,7 @@ static bool take_number(const char **text, uint64_t *out) {
     for (size_t i = 0; i < digits; i += 1) {
         value = value * 10 + (uint64_t)((*text)[i] - '0');
     }
+    KELPIE_ASSERT(value < UINT64_C(1000000000000000000));
     *text += digits;
     *out = value;
     return true;
@@ -125,6 +130,7 @@ static bool take_seed(const char **text, uint64_t *out) {
     }
     *text = at;
     *out = value;
+    KELPIE_ASSERT(at >= first);
     return at != first;
 }
 
@@ -143,12 +149,14 @@ static bool take_probability(const char **text, uint64_t *out) {
             unit /= 10;
         }
     }
+    KELPIE_ASSERT(part < KELPIE_FAULT_PER_ONE);
     *out = whole * KELPIE_FAULT_PER_ONE + part;
     return *out <= KELPIE_FAULT_PER_ONE;
 }
 
 /* "10s", "250ms", "7us", "1ns", in ns; a bare number has the default's unit (0: it is refused). */
 static bool take_time(const char **text, uint64_t default_unit, uint64_t *out) {
+    KELPIE_ASSERT(default_unit <= NS_PER_S);
     static const struct {
         const char *name;
         uint64_t unit;
@@ -179,6 +187,8 @@ static bool ends(const char *value, const char *end) {
 static bool parse_trigger(struct kelpie_fault_reader *reader, struct kelpie_fault_rule *rule,
                           const char *value, const char *end, enum kelpie_fault_trigger trigger) {
     const char *start = value;
+    KELPIE_ASSERT(trigger != KELPIE_FAULT_ALWAYS);
+    KELPIE_ASSERT(value <= end);
     if (rule->trigger != KELPIE_FAULT_ALWAYS) {
         return problem(reader, start, "expected one of p=, nth=, every= only");
     }
@@ -194,6 +204,7 @@ static bool parse_trigger(struct kelpie_fault_reader *reader, struct kelpie_faul
 static bool parse_window(struct kelpie_fault_reader *reader, struct kelpie_fault_rule *rule,
                          const char *value, const char *end) {
     const char *start = value;
+    KELPIE_ASSERT(value <= end);
     rule->has_window = true;
     bool is_good = take_time(&value, 0, &rule->window_begin_ns) && strncmp(value, "..", 2) == 0;
     value += is_good ? 2 : 0;
@@ -228,6 +239,7 @@ static bool parse_condition(struct kelpie_fault_reader *reader, struct kelpie_fa
                             const char *word, size_t length) {
     static const char *const keys[] = {"p",  "nth",   "every", "window", "role", "path",
                                        "vm", "birth", "max",   "after",  "while"};
+    KELPIE_ASSERT(length > 0);
     const char *equals = memchr(word, '=', length);
     size_t key_length = equals == NULL ? 0 : (size_t)(equals - word);
     size_t key = 0;
@@ -238,6 +250,7 @@ static bool parse_condition(struct kelpie_fault_reader *reader, struct kelpie_fa
     const char *value = equals == NULL ? word : equals + 1;
     const char *end = word + length;
     size_t value_length = (size_t)(end - value);
+    KELPIE_ASSERT(value <= end);
     switch (key) {
     case 0:
         return parse_trigger(reader, rule, value, end, KELPIE_FAULT_PROBABILITY);
@@ -272,6 +285,7 @@ static bool parse_condition(struct kelpie_fault_reader *reader, struct kelpie_fa
 
 static bool take_profile(const char **value, const char *end, uint64_t *out) {
     size_t length = (size_t)(end - *value);
+    KELPIE_ASSERT(*value <= end);
     if (length == 4 && memcmp(*value, "ext4", 4) == 0) {
         *out = KELPIE_FAULT_PROFILE_EXT4;
     } else if (length == 5 && memcmp(*value, "posix", 5) == 0) {
@@ -310,6 +324,7 @@ static bool parse_argument(struct kelpie_fault_reader *reader, struct kelpie_fau
     const char *start = value;
     bool is_good = false;
     const char *expected = "no argument of this action";
+    KELPIE_ASSERT(value <= end);
     switch (word->takes) {
     case KELPIE_FAULT_ARGUMENT_NONE:
         break;
@@ -343,6 +358,8 @@ static bool parse_action(struct kelpie_fault_reader *reader, struct kelpie_fault
     size_t name_length = colon == NULL ? length : (size_t)(colon - word);
     for (uint32_t i = 0; i < kelpie__fault_word_count(); i += 1) {
         const struct kelpie_fault_word *known = kelpie__fault_word(i);
+        KELPIE_ASSERT(known != NULL);
+        KELPIE_ASSERT(known->name[0] != '\0');
         if (strlen(known->name) != name_length || memcmp(known->name, word, name_length) != 0) {
             continue;
         }
@@ -365,6 +382,7 @@ static size_t parse_alias(struct kelpie_fault_rule *rule, const char *text) {
     for (uint32_t i = 0; kelpie__fault_alias(i) != NULL; i += 1) {
         const struct kelpie_fault_alias *alias = kelpie__fault_alias(i);
         size_t length = strlen(alias->name);
+        KELPIE_ASSERT(length > 0);
         if (strncmp(text, alias->name, length) != 0 ||
             (text[length] != '\0' && strchr(" \t\n;", text[length]) == NULL)) {
             continue;
@@ -381,6 +399,7 @@ static size_t parse_alias(struct kelpie_fault_rule *rule, const char *text) {
             }
         }
     }
+    KELPIE_ASSERT(found == 0 || rule->point[0] != '\0');
     return found;
 }
 
@@ -388,8 +407,10 @@ static size_t parse_alias(struct kelpie_fault_rule *rule, const char *text) {
 static bool finish_rule(struct kelpie_fault_reader *reader, struct kelpie_fault_rule *rule,
                         const char *start) {
     bool is_errno = rule->action == KELPIE_FAULT_ERRNO;
+    KELPIE_ASSERT(rule->kind != KELPIE_FAULT_POINT_UNKNOWN);
     const struct kelpie_fault_word *word = kelpie__fault_word(rule->action_index);
     KELPIE_ASSERT(rule->action == word->action);
+    KELPIE_ASSERT(rule->point[0] != '\0');
     if (rule->trigger == KELPIE_FAULT_ALWAYS && !rule->has_window && rule->mark[0] == '\0') {
         return problem(reader, start, "expected p=, nth=, every=, window= or after= for this rule");
     }
@@ -446,12 +467,14 @@ static bool parse_rest(struct kelpie_fault_reader *reader, struct kelpie_fault_r
     if (*text != '\0' && *text != ';' && *text != '\n') {
         return problem(reader, text, "expected the rule's end");
     }
+    KELPIE_ASSERT(text >= start);
     reader->at = text;
     return finish_rule(reader, rule, start);
 }
 
 int kelpie__fault_reader_next(struct kelpie_fault_reader *reader, struct kelpie_fault_rule *out) {
     struct kelpie_fault_rule rule = {0};
+    KELPIE_ASSERT(reader->at >= reader->text);
     const char *text = reader->at + strspn(reader->at, " \t\n;");
     while (*text == '#') { /* bound: the text. A comment, up to its line's end. */
         text += strcspn(text, "\n");
@@ -478,6 +501,7 @@ int kelpie__fault_reader_next(struct kelpie_fault_reader *reader, struct kelpie_
     if (!parse_rest(reader, &rule, start, text + length, is_alias)) {
         return -1;
     }
+    KELPIE_ASSERT(reader->at > start);
     *out = rule;
     return 1;
 }
@@ -487,6 +511,7 @@ int kelpie__fault_reader_next(struct kelpie_fault_reader *reader, struct kelpie_
 static bool parse_header_word(struct kelpie_fault_reader *reader, const char *word, size_t length) {
     struct kelpie_fault_header *header = &reader->header;
     const char *end = word + length;
+    KELPIE_ASSERT(length > 0);
     if (strncmp(word, "seed=", 5) == 0) {
         const char *value = word + 5;
         header->has_seed = take_seed(&value, &header->seed) && ends(value, end);
@@ -532,6 +557,7 @@ bool kelpie__fault_reader_open(struct kelpie_fault_reader *reader, const char *t
         at += strspn(at, " \t");
     }
     reader->at = at;
+    KELPIE_ASSERT(reader->at >= reader->text);
     return true;
 }
 
@@ -565,5 +591,6 @@ bool kelpie__fault_plan_parse(const char *text, struct kelpie_fault_plan *out,
     if (status < 0) {
         memcpy(out_problem, reader.problem, KELPIE_FAULT_PROBLEM_MAX);
     }
+    KELPIE_ASSERT(out->count <= KELPIE_FAULT_RULE_MAX);
     return status == 0;
 }

@@ -258,6 +258,7 @@ bool kelpie__fault_point(uint32_t index, const char **out_point, const char **ou
 
 /* Whether a list of words separated by single blanks holds the name. */
 static bool list_holds(const char *list, const char *name) {
+    KELPIE_ASSERT(name[0] != '\0');
     size_t length = strlen(name);
     const char *at = list;
     while (at != NULL && *at != '\0') { /* bound: the list */
@@ -306,6 +307,7 @@ struct plan_line {
 };
 
 KELPIE_PRINTF(2, 3) static void line_add(struct plan_line *line, const char *format, ...) {
+    KELPIE_ASSERT(line->length < KELPIE_FAULT_LINE_MAX);
     va_list arguments;
     va_start(arguments, format);
     size_t room = KELPIE_FAULT_LINE_MAX - line->length;
@@ -313,9 +315,11 @@ KELPIE_PRINTF(2, 3) static void line_add(struct plan_line *line, const char *for
     va_end(arguments);
     KELPIE_ASSERT(length >= 0);
     line->length += (size_t)length < room ? (size_t)length : room - 1;
+    KELPIE_ASSERT(line->length < KELPIE_FAULT_LINE_MAX);
 }
 
 static void line_add_text(struct plan_line *line, const char *key, const char *value) {
+    KELPIE_ASSERT(key[0] != '\0');
     if (value[0] != '\0') {
         line_add(line, " %s=%s", key, value);
     }
@@ -336,6 +340,7 @@ static void line_add_trigger(struct plan_line *line, const struct kelpie_fault_r
     case KELPIE_FAULT_ALWAYS:
         break;
     case KELPIE_FAULT_PROBABILITY:
+        KELPIE_ASSERT(rule->value <= KELPIE_FAULT_PER_ONE);
         line_add(line, " p=%llu.%09llu", (unsigned long long)(rule->value / KELPIE_FAULT_PER_ONE),
                  (unsigned long long)(rule->value % KELPIE_FAULT_PER_ONE));
         break;
@@ -350,6 +355,7 @@ static void line_add_trigger(struct plan_line *line, const struct kelpie_fault_r
 
 static void line_add_action(struct plan_line *line, const struct kelpie_fault_rule *rule) {
     const struct kelpie_fault_word *word = kelpie__fault_word(rule->action_index);
+    KELPIE_ASSERT(word->action == rule->action);
     line_add(line, " => %s", word->name);
     switch (word->takes) {
     case KELPIE_FAULT_ARGUMENT_NONE:
@@ -384,6 +390,7 @@ static void line_add_action(struct plan_line *line, const struct kelpie_fault_ru
 size_t kelpie__fault_rule_format(const struct kelpie_fault_rule *rule,
                                  char out[KELPIE_FAULT_LINE_MAX]) {
     struct plan_line line = {.text = out};
+    KELPIE_ASSERT(rule->point[0] != '\0');
     out[0] = '\0';
     line_add(&line, "%s", rule->point);
     line_add_text(&line, "role", rule->role);

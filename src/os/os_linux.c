@@ -25,6 +25,8 @@
 #define NS_PER_MS 1000000
 #define WAIT_EVENTS_MAX 64u
 
+static_assert(offsetof(struct kelpie_os_linux, os) == 0, "the table is the first of its context");
+
 int kelpie__os_linux_result(long result) {
     KELPIE_ASSERT(result >= -1 && result <= INT_MAX);
     return result < 0 ? -errno : (int)result;
@@ -68,6 +70,7 @@ static int linux_random(struct kelpie_os *os, void *out, size_t count) {
 }
 
 static void *linux_memory(struct kelpie_os *os, void *old, size_t old_bytes, size_t new_bytes) {
+    KELPIE_ASSERT(old != NULL || old_bytes == 0);
     kelpie__ignore(os != NULL && old_bytes == 0);
     if (new_bytes == 0) {
         free(old);
@@ -89,6 +92,7 @@ static const char *linux_environment(struct kelpie_os *os, const char *name) {
 
 static int linux_real_path(struct kelpie_os *os, const char *path, char *out, size_t capacity) {
     char resolved[PATH_MAX];
+    KELPIE_ASSERT(capacity > 1);
     kelpie__ignore(os != NULL);
     if (realpath(path, resolved) == NULL) {
         return -errno;
@@ -104,6 +108,9 @@ static int linux_real_path(struct kelpie_os *os, const char *path, char *out, si
 /* ---- waiting --------------------------------------------------------------------------------- */
 
 static int linux_watch(struct kelpie_os *os, int handle, uint32_t bits, uint64_t cookie) {
+    KELPIE_ASSERT(handle >= 0);
+    KELPIE_ASSERT(
+        (bits & ~(uint32_t)(KELPIE_OS_READABLE | KELPIE_OS_WRITABLE | KELPIE_OS_HANGUP)) == 0);
     int epoll = kelpie__os_linux_of(os)->epoll;
     struct epoll_event event = {.data.u64 = cookie};
     KELPIE_ASSERT(epoll >= 0);
@@ -123,6 +130,8 @@ static int linux_watch(struct kelpie_os *os, int handle, uint32_t bits, uint64_t
 /* epoll_pwait2 (Linux 5.11) counts in nanoseconds; before it, milliseconds are rounded up, never
  * down into a spin. */
 static int wait_events(int epoll, struct epoll_event *events, int max, int64_t left_ns) {
+    KELPIE_ASSERT(epoll >= 0);
+    KELPIE_ASSERT(max > 0);
 #if defined(SYS_epoll_pwait2)
     struct timespec timeout = {.tv_sec = (time_t)(left_ns / NS_PER_S),
                                .tv_nsec = (long)(left_ns % NS_PER_S)};
@@ -140,6 +149,7 @@ static int linux_wait(struct kelpie_os *os, struct kelpie_os_event *out, uint32_
                       int64_t deadline_ns) {
     struct epoll_event events[WAIT_EVENTS_MAX];
     int64_t left_ns = -1;
+    KELPIE_ASSERT(max > 0);
     if (deadline_ns >= 0) {
         left_ns = deadline_ns - linux_now(os, KELPIE_OS_CLOCK_MONOTONIC);
         left_ns = left_ns < 0 ? 0 : left_ns;
@@ -193,6 +203,7 @@ struct kelpie_os *kelpie__os_linux_create(void) {
     kelpie__os_linux_fill_file(os);
     kelpie__os_linux_fill_terminal(os);
     kelpie__os_linux_fill_host(os);
+    KELPIE_ASSERT(kelpie__os_linux_of(os) == linux_os);
     return os;
 }
 

@@ -28,6 +28,9 @@
 #define PAGE_MAP_FILE (UINT64_C(1) << 61)
 #define PAGE_MAP_READ_PAGES 2048u /* whole bytes of the answer */
 
+static_assert(PAGE_MAP_READ_PAGES % 8u == 0, "a part of the answer ends with a byte");
+static_assert(sizeof(off_t) == 8, "files of more than 2 GiB");
+
 /* getdents64(2); glibc has no public structure for it. */
 struct linux_entry {
     uint64_t inode;
@@ -41,6 +44,8 @@ static int open_flags(uint32_t flags) {
     bool reads = (flags & KELPIE_OS_OPEN_READ) != 0;
     bool writes = (flags & KELPIE_OS_OPEN_WRITE) != 0;
     int result = O_CLOEXEC | O_NOCTTY | (reads && writes ? O_RDWR : writes ? O_WRONLY : O_RDONLY);
+    KELPIE_ASSERT((flags & (KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE)) != 0);
+    KELPIE_ASSERT((flags & KELPIE_OS_OPEN_EXCLUSIVE) == 0 || (flags & KELPIE_OS_OPEN_CREATE) != 0);
     result |= (flags & KELPIE_OS_OPEN_CREATE) != 0 ? O_CREAT : 0;
     result |= (flags & KELPIE_OS_OPEN_EXCLUSIVE) != 0 ? O_EXCL : 0;
     result |= (flags & KELPIE_OS_OPEN_TRUNCATE) != 0 ? O_TRUNC : 0;
@@ -97,6 +102,7 @@ static int linux_unlink(struct kelpie_os *os, int directory, const char *name, b
 /* By the name that the kernel gives to an open file: AT_EMPTY_PATH would need a capability. */
 static int linux_link(struct kelpie_os *os, int file, int directory, const char *name) {
     char path[64];
+    KELPIE_ASSERT(file >= 0);
     kelpie__ignore(os != NULL);
     snprintf(path, sizeof(path), "/proc/self/fd/%d", file);
     return kelpie__os_linux_result(linkat(AT_FDCWD, path, directory, name, AT_SYMLINK_FOLLOW));
@@ -111,6 +117,7 @@ static int linux_mkdir(struct kelpie_os *os, int directory, const char *name, ui
  * between calls. */
 static int linux_list(struct kelpie_os *os, int directory, uint64_t *inout_cursor, char *out_name,
                       size_t capacity) {
+    KELPIE_ASSERT(capacity > 1);
     union {
         struct linux_entry entry;
         char bytes[1024];
@@ -156,7 +163,10 @@ static enum kelpie_os_kind stat_kind(mode_t mode) {
 }
 
 static int64_t stat_ns(struct timespec time) {
-    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+    int64_t ns = 0; /* a file may have any time: what does not fit is the end of all times */
+    bool is_over = __builtin_mul_overflow((int64_t)time.tv_sec, 1000000000, &ns) ||
+                   __builtin_add_overflow(ns, (int64_t)time.tv_nsec, &ns);
+    return !is_over ? ns : time.tv_sec < 0 ? INT64_MIN : INT64_MAX;
 }
 
 static int linux_stat(struct kelpie_os *os, int directory, const char *path, bool follow,
@@ -167,7 +177,9 @@ static int linux_stat(struct kelpie_os *os, int directory, const char *path, boo
     if (fstatat(directory, path, &status, flags) < 0) {
         return -errno;
     }
-    KELPIE_ASSERT(status.st_size >= 0 && status.st_blocks >= 0);
+    if (status.st_size < 0 || status.st_blocks < 0) { /* as some server of files says */
+        return -EOVERFLOW;
+    }
     *out = (struct kelpie_os_stat){
         .kind = stat_kind(status.st_mode),
         .mode = status.st_mode & 07777,
@@ -180,6 +192,7 @@ static int linux_stat(struct kelpie_os *os, int directory, const char *path, boo
         .modified_ns = stat_ns(status.st_mtim),
         .changed_ns = stat_ns(status.st_ctim),
     };
+    KELPIE_ASSERT(out->size_bytes <= INT64_MAX);
     return 0;
 }
 
@@ -193,6 +206,7 @@ static int linux_space(struct kelpie_os *os, int handle, struct kelpie_os_space 
     uint64_t total = (uint64_t)status.f_blocks * status.f_frsize;
     *out = (struct kelpie_os_space){available < total ? available : total, total,
                                     (status.f_flag & ST_RDONLY) != 0};
+    KELPIE_ASSERT(out->available_bytes <= out->total_bytes);
     return 0;
 }
 
@@ -209,6 +223,7 @@ static int linux_lock_shared(struct kelpie_os *os, int file) {
 /* Moves the file's position, which nothing of ours depends on: files are read by pread. */
 static int linux_next_data(struct kelpie_os *os, int file, uint64_t offset, uint64_t *out_start,
                            uint64_t *out_end) {
+    KELPIE_ASSERT(offset <= INT64_MAX);
     kelpie__ignore(os != NULL);
     off_t start = lseek(file, (off_t)offset, SEEK_DATA);
     if (start < 0) {
@@ -220,6 +235,7 @@ static int linux_next_data(struct kelpie_os *os, int file, uint64_t offset, uint
     }
     *out_start = (uint64_t)start;
     *out_end = (uint64_t)end;
+    KELPIE_ASSERT(*out_end > *out_start);
     return 1;
 }
 
@@ -228,6 +244,9 @@ static int linux_clone_range(struct kelpie_os *os, int from, uint64_t from_offse
     struct file_clone_range range = {from, from_offset, count, to_offset};
     off_t from_at = (off_t)from_offset;
     off_t to_at = (off_t)to_offset;
+    KELPIE_ASSERT(from >= 0);
+    KELPIE_ASSERT(to >= 0);
+    KELPIE_ASSERT(count <= INT64_MAX);
     kelpie__ignore(os != NULL);
     if (ioctl(to, FICLONERANGE, &range) == 0) {
         return 0;
@@ -243,6 +262,7 @@ static int linux_clone_range(struct kelpie_os *os, int from, uint64_t from_offse
 }
 
 static int linux_memory_file(struct kelpie_os *os, const char *name, uint64_t size_bytes) {
+    KELPIE_ASSERT(name[0] != '\0');
     kelpie__ignore(os != NULL);
     int file = memfd_create(name, MFD_CLOEXEC);
     if (file < 0) {
@@ -260,6 +280,7 @@ static int linux_memory_file(struct kelpie_os *os, const char *name, uint64_t si
 static int page_map_part(int file, uint64_t page, uint8_t *out_bits, size_t page_count) {
     uint64_t entries[PAGE_MAP_READ_PAGES];
     size_t wanted = page_count * sizeof(entries[0]);
+    KELPIE_ASSERT(page_count > 0);
     KELPIE_ASSERT(page_count <= PAGE_MAP_READ_PAGES);
     ssize_t got = pread(file, entries, wanted, (off_t)(page * sizeof(entries[0])));
     if (got < 0 || (size_t)got != wanted) {
@@ -279,6 +300,8 @@ static int page_map_part(int file, uint64_t page, uint8_t *out_bits, size_t page
 static int linux_page_map(struct kelpie_os *os, int32_t pid, uint64_t address, uint8_t *out_bits,
                           size_t page_count) {
     char path[64];
+    KELPIE_ASSERT(pid > 0);
+    KELPIE_ASSERT(page_count > 0);
     kelpie__ignore(os != NULL);
     KELPIE_ASSERT(address % LINUX_PAGE_BYTES == 0);
     if (sysconf(_SC_PAGESIZE) != LINUX_PAGE_BYTES) {

@@ -41,6 +41,7 @@ static int guest_mount(struct kelpie_os *os, const char *source, const char *tar
 
 /* As switch_root(8) does it: a pivot_root is not possible from an initramfs. */
 static int guest_enter_root(struct kelpie_os *os, const char *path) {
+    KELPIE_ASSERT(path[0] == '/');
     kelpie__ignore(os != NULL);
     if (chdir(path) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0) {
         return -errno;
@@ -71,6 +72,7 @@ static int guest_open_terminal(struct kelpie_os *os, int *out_master, int *out_s
         close(master);
         return status;
     }
+    KELPIE_ASSERT(slave != master);
     *out_master = master;
     *out_slave = slave;
     return 0;

@@ -72,6 +72,7 @@ static int host_listen_guests(struct kelpie_os *os, uint32_t *out_port) {
 
 static int host_guest_of(struct kelpie_os *os, int stream, uint32_t *out_cid) {
     struct sockaddr_vm address = {.svm_family = AF_VSOCK};
+    KELPIE_ASSERT(stream >= 0);
     socklen_t size = sizeof(address);
     kelpie__ignore(os != NULL);
     if (getpeername(stream, (struct sockaddr *)&address, &size) < 0) {
@@ -86,6 +87,7 @@ static int host_guest_of(struct kelpie_os *os, int stream, uint32_t *out_cid) {
 
 /* Ends the child, which may be past being ended: what a driver never answers holds it. */
 static void host_collect(int child, bool has_ended) {
+    KELPIE_ASSERT(child >= 0);
     siginfo_t info = {0};
     if (!has_ended) {
         struct pollfd wait = {.fd = child, .events = POLLIN};
@@ -100,6 +102,8 @@ static void host_collect(int child, bool has_ended) {
  * embedder's sees it. */
 static int host_device_answers(struct kelpie_os *os, const char *path, uint32_t timeout_ms) {
     int child = KELPIE_OS_NO_HANDLE;
+    KELPIE_ASSERT(path[0] == '/');
+    KELPIE_ASSERT(timeout_ms > 0);
     kelpie__ignore(os != NULL);
     long pid = syscall(SYS_clone, (unsigned long)CLONE_PIDFD, NULL, &child, NULL, 0UL);
     if (pid < 0) {

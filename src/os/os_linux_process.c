@@ -45,6 +45,10 @@
 #define CLONE_INTO_CGROUP 0x200000000ULL
 #endif
 
+static_assert(SPAWN_STACK_BYTES % 16u == 0, "a stack begins at such a border");
+static_assert(SPAWN_STACK_BYTES >= SPAWN_PATH_BYTES + 8192u, "the search's path lies on it");
+static_assert(SPAWN_STANDARD_COUNT <= KELPIE_OS_SPAWN_HANDLES_MAX, "the streams are handles");
+
 /* The child runs on a stack that no sanitizer knows. */
 #define SPAWN_CHILD __attribute__((no_sanitize("address", "undefined")))
 
@@ -344,6 +348,7 @@ static long spawn_quick(struct spawn_plan *plan, uint8_t *stack, int *out_proces
 #endif
 
 static long spawn_clone(struct spawn_plan *plan, uint8_t *stack, int *out_process) {
+    KELPIE_ASSERT(plan->error == 0);
     long child = spawn_quick(plan, stack, out_process);
     if (child != -ENOSYS && child != -EPERM && child != -EINVAL && child != -E2BIG) {
         return child; /* else: an older kernel, or a sandbox that denies clone3 */
@@ -358,6 +363,8 @@ static long spawn_clone(struct spawn_plan *plan, uint8_t *stack, int *out_proces
 static int spawn_child(struct spawn_plan *plan, uint8_t *stack, int *out_process,
                        int32_t *out_pid) {
     int process = -1;
+    KELPIE_ASSERT(plan->error == 0);
+    KELPIE_ASSERT(plan->orphan == 0);
     long child = spawn_clone(plan, stack, &process);
     if (child < 0) {
         plan->step = "clone";
@@ -370,12 +377,14 @@ static int spawn_child(struct spawn_plan *plan, uint8_t *stack, int *out_process
         return -plan->error;
     }
     KELPIE_ASSERT(process >= 0);
+    KELPIE_ASSERT(child > 0);
     *out_process = process;
     *out_pid = (int32_t)child;
     return 0;
 }
 
 static int spawn_orphan(struct spawn_plan *plan, uint8_t *stack, int32_t *out_pid) {
+    KELPIE_ASSERT(plan->orphan_stack != NULL && plan->orphan_stack != stack);
     pid_t helper = clone(helper_main, stack + SPAWN_STACK_BYTES, CLONE_VM | CLONE_VFORK, plan);
     if (helper < 0) {
         plan->step = "clone";
@@ -398,6 +407,8 @@ static int spawn_orphan(struct spawn_plan *plan, uint8_t *stack, int32_t *out_pi
 
 static int linux_spawn(struct kelpie_os *os, const struct kelpie_os_spawn *spawn, int *out_process,
                        int32_t *out_pid, const char **out_step) {
+    KELPIE_ASSERT(spawn->path[0] != '\0');
+    KELPIE_ASSERT(spawn->argv[0] != NULL);
     __attribute__((aligned(16))) uint8_t stacks[2][SPAWN_STACK_BYTES];
     struct spawn_plan plan = {
         .spawn = spawn, .parent = getpid(), .step = "", .orphan_stack = stacks[1]};
@@ -408,10 +419,12 @@ static int linux_spawn(struct kelpie_os *os, const struct kelpie_os_spawn *spawn
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &before);
     bool is_orphan = (spawn->flags & KELPIE_OS_SPAWN_ORPHAN) != 0;
+    KELPIE_ASSERT(is_orphan || out_process != NULL);
     int status = is_orphan ? spawn_orphan(&plan, stacks[0], out_pid)
                            : spawn_child(&plan, stacks[0], out_process, out_pid);
     sigprocmask(SIG_SETMASK, &before, NULL);
     *out_step = plan.step;
+    KELPIE_ASSERT(status < 0 || *out_pid > 0);
     return status;
 }
 
@@ -430,6 +443,7 @@ static uint64_t usage_us(struct timeval time) {
 }
 
 static int linux_reap(struct kelpie_os *os, int process, struct kelpie_os_exit *out) {
+    KELPIE_ASSERT(process >= 0);
     siginfo_t info = {0};
     struct rusage usage = {0};
     kelpie__ignore(os != NULL);

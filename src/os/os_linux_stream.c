@@ -21,8 +21,13 @@
 
 #define STREAM_HANDLES_MAX 16u /* passed with one message */
 
+static_assert(STREAM_HANDLES_MAX >= KELPIE_OS_SPAWN_HANDLES_MAX,
+              "what a child gets can be passed, too");
+
 static int stream_address(int directory, const char *name, struct sockaddr_un *out) {
     char path[512];
+    KELPIE_ASSERT(directory >= 0 || directory == KELPIE_OS_CWD);
+    KELPIE_ASSERT(name[0] != '\0');
     int length = directory == KELPIE_OS_CWD
                      ? snprintf(path, sizeof(path), "%s", name)
                      : snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", directory, name);
@@ -40,6 +45,7 @@ static int stream_socket(void) {
 
 static int linux_listen(struct kelpie_os *os, int directory, const char *name, int backlog) {
     struct sockaddr_un address;
+    KELPIE_ASSERT(backlog > 0);
     kelpie__ignore(os != NULL);
     int status = stream_address(directory, name, &address);
     int stream = status < 0 ? status : stream_socket();
@@ -62,6 +68,7 @@ static int linux_accept(struct kelpie_os *os, int listener) {
 
 static int linux_connect(struct kelpie_os *os, int directory, const char *name) {
     struct sockaddr_un address;
+    KELPIE_ASSERT(directory >= 0 || directory == KELPIE_OS_CWD);
     kelpie__ignore(os != NULL);
     int status = stream_address(directory, name, &address);
     int stream = status < 0 ? status : stream_socket();
@@ -110,6 +117,7 @@ static int64_t linux_read(struct kelpie_os *os, int handle, void *out, size_t co
 /* Whether `handle` was seen not to be a socket. */
 static uint64_t *no_socket_word(struct kelpie_os *os, int handle, uint64_t *out_bit) {
     unsigned index = (unsigned)handle;
+    KELPIE_ASSERT(handle >= 0);
     *out_bit = UINT64_C(1) << (index % 64);
     return index < KELPIE_OS_LINUX_HANDLE_MAX ? &kelpie__os_linux_of(os)->is_no_socket[index / 64]
                                               : NULL;
@@ -145,6 +153,7 @@ static int64_t linux_send(struct kelpie_os *os, int stream, const void *bytes, s
     struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1};
     kelpie__ignore(os != NULL);
     KELPIE_ASSERT(handle_count <= STREAM_HANDLES_MAX);
+    KELPIE_ASSERT(handle_count == 0 || handles != NULL);
     if (handle_count > 0) {
         message.msg_control = control.bytes;
         message.msg_controllen = CMSG_SPACE(sizeof(int) * handle_count);
@@ -162,6 +171,7 @@ static int64_t linux_send(struct kelpie_os *os, int stream, const void *bytes, s
 static void receive_handles(struct cmsghdr *header, int *handles, uint32_t room,
                             uint32_t *inout_count) {
     size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    KELPIE_ASSERT(*inout_count <= room);
     KELPIE_ASSERT(count <= STREAM_HANDLES_MAX);
     for (size_t i = 0; i < count; i += 1) {
         int handle = -1;
@@ -173,6 +183,7 @@ static void receive_handles(struct cmsghdr *header, int *handles, uint32_t room,
             close(handle);
         }
     }
+    KELPIE_ASSERT(*inout_count <= room);
 }
 
 static int64_t linux_receive(struct kelpie_os *os, int stream, void *out, size_t count,
@@ -200,6 +211,7 @@ static int64_t linux_receive(struct kelpie_os *os, int stream, void *out, size_t
         }
         header = CMSG_NXTHDR(&message, header);
     }
+    KELPIE_ASSERT(*inout_handle_count <= room);
     return got;
 }
 

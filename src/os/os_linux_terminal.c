@@ -20,10 +20,12 @@ static bool signal_is_ignored(int number) {
 }
 
 static int linux_open_signals(struct kelpie_os *os, const int *signals, uint32_t count) {
+    KELPIE_ASSERT(count > 0);
     sigset_t set;
     kelpie__ignore(os != NULL);
     sigemptyset(&set);
     for (uint32_t i = 0; i < count; i += 1) {
+        KELPIE_ASSERT(signals[i] > 0 && signals[i] < _NSIG);
         if (!signal_is_ignored(signals[i])) {
             sigaddset(&set, signals[i]);
         }
@@ -53,6 +55,7 @@ static int linux_is_terminal(struct kelpie_os *os, int handle) {
 static int linux_terminal_size(struct kelpie_os *os, int handle, uint16_t *out_rows,
                                uint16_t *out_columns) {
     struct winsize size;
+    KELPIE_ASSERT(handle >= 0);
     kelpie__ignore(os != NULL);
     if (ioctl(handle, TIOCGWINSZ, &size) < 0) {
         return -errno;
