@@ -228,13 +228,15 @@ int kelpie__agent_open_port(struct kelpie_os *os, const char *name) {
             continue;
         }
         int length = snprintf(path, sizeof(path), "%s/%s/name", BOOT_PORTS_DIRECTORY, entry);
-        KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(path));
+        KELPIE_ASSERT(length > 0);
+        KELPIE_ASSERT((size_t)length < sizeof(path));
         if (kelpie__agent_read_text(os, path, found, sizeof(found)) < 0 ||
             strcmp(found, name) != 0) {
             continue; /* another port, or one whose name has not arrived yet */
         }
         length = snprintf(path, sizeof(path), "/dev/%s", entry);
-        KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(path));
+        KELPIE_ASSERT(length > 0);
+        KELPIE_ASSERT((size_t)length < sizeof(path));
         port =
             kelpie__os_open(os, KELPIE_OS_CWD, path, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE, 0);
     }

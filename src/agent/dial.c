@@ -36,7 +36,8 @@ static void dial_failed(struct kelpie_agent *agent, int status) {
 
 static void dial_ready_callback(void *context, uint32_t bits) {
     struct kelpie_agent *agent = context;
-    KELPIE_ASSERT(agent->is_dialling && agent->port >= 0);
+    KELPIE_ASSERT(agent->is_dialling);
+    KELPIE_ASSERT(agent->port >= 0);
     KELPIE_ASSERT(bits != 0);
     kelpie__loop_unwatch(agent->loop, agent->dial_slot);
     agent->is_dialling = false;

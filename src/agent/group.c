@@ -21,15 +21,24 @@ static void group_name(const struct kelpie_agent_group *group, char *out) {
     KELPIE_ASSERT(length > 0 && length < GROUP_NAME_BYTES);
 }
 
+/* A cgroup with its two files, or none of the three. */
+static void group_check(const struct kelpie_agent_group *group) {
+    KELPIE_ASSERT((group->directory >= 0) == (group->members >= 0));
+    KELPIE_ASSERT((group->directory >= 0) == (group->killer >= 0));
+    KELPIE_ASSERT(group->leader == 0 || group->leader > 1);
+}
+
 static void group_close(struct kelpie_os *os, struct kelpie_agent_group *group) {
     KELPIE_ASSERT(group->directory >= 0);
-    KELPIE_ASSERT(group->members >= 0 && group->killer >= 0);
+    KELPIE_ASSERT(group->members >= 0);
+    KELPIE_ASSERT(group->killer >= 0);
     kelpie__ignore(kelpie__os_close(os, group->members)); /* it was only read */
     kelpie__ignore(kelpie__os_close(os, group->killer));
     kelpie__ignore(kelpie__os_close(os, group->directory));
     group->members = KELPIE_OS_NO_HANDLE;
     group->killer = KELPIE_OS_NO_HANDLE;
     group->directory = KELPIE_OS_NO_HANDLE;
+    group_check(group);
 }
 
 static void group_remove(struct kelpie_agent_groups *groups, struct kelpie_agent_group *group) {
@@ -82,6 +91,7 @@ static int group_create(struct kelpie_agent_groups *groups, struct kelpie_agent_
         return status;
     }
     *out = group;
+    group_check(&group);
     return 0;
 }
 
@@ -138,10 +148,12 @@ void kelpie__agent_group_acquire(struct kelpie_agent_groups *groups,
     }
     KELPIE_ASSERT(group.leader == 0);
     *out = group;
+    group_check(out);
 }
 
 void kelpie__agent_group_kill(struct kelpie_agent_groups *groups, struct kelpie_agent_group *group,
                               const int32_t *leaders, uint32_t leader_count) {
+    group_check(group);
     KELPIE_ASSERT(group->leader > 1);
     group->was_killed = true;
     if (group->directory >= 0 && kelpie__os_pwrite(groups->os, group->killer, "1", 1, 0) == 1) {
@@ -154,6 +166,7 @@ void kelpie__agent_group_kill(struct kelpie_agent_groups *groups, struct kelpie_
 bool kelpie__agent_group_is_empty(struct kelpie_agent_groups *groups,
                                   const struct kelpie_agent_group *group, const int32_t *leaders,
                                   uint32_t leader_count) {
+    group_check(group);
     KELPIE_ASSERT(group->leader > 1);
     if (group->directory >= 0) {
         char bytes[16];
@@ -167,6 +180,7 @@ bool kelpie__agent_group_is_empty(struct kelpie_agent_groups *groups,
 
 int kelpie__agent_group_cpu_us(struct kelpie_agent_groups *groups,
                                const struct kelpie_agent_group *group, uint64_t *out) {
+    group_check(group);
     if (group->directory < 0) {
         return -ENOENT;
     }
@@ -197,6 +211,7 @@ int kelpie__agent_group_cpu_us(struct kelpie_agent_groups *groups,
 
 void kelpie__agent_group_release(struct kelpie_agent_groups *groups,
                                  struct kelpie_agent_group *group, uint64_t cpu_us) {
+    group_check(group);
     KELPIE_ASSERT(groups->spare_count <= KELPIE_AGENT_GROUP_SPARE_MAX);
     if (group->directory < 0) {
         return;
@@ -208,6 +223,7 @@ void kelpie__agent_group_release(struct kelpie_agent_groups *groups,
     group->leader = 0;
     group->past_cpu_us += cpu_us;
     groups->spares[groups->spare_count] = *group;
+    KELPIE_ASSERT(!group->was_killed);
     groups->spare_count += 1;
     group->directory = KELPIE_OS_NO_HANDLE;
     group->members = KELPIE_OS_NO_HANDLE;
@@ -216,6 +232,7 @@ void kelpie__agent_group_release(struct kelpie_agent_groups *groups,
 
 void kelpie__agent_group_abandon(struct kelpie_agent_groups *groups,
                                  struct kelpie_agent_group *group) {
+    group_check(group);
     KELPIE_ASSERT(group->leader > 1);
     if (group->directory >= 0) {
         group_close(groups->os, group);

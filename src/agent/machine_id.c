@@ -20,6 +20,7 @@
  * same length, and to cut a file costs a translated guest more than all the rest of this. */
 static int machine_id_put(struct kelpie_os *os, const char *path, const char *line) {
     struct kelpie_os_stat stat = {0};
+    KELPIE_ASSERT(path[0] == '/');
     size_t length = strlen(line);
     KELPIE_ASSERT(length == KELPIE_AGENT_MACHINE_ID_BYTES);
     int file = kelpie__os_open(os, KELPIE_OS_CWD, path,

@@ -13,7 +13,8 @@ void kelpie__agent_params_init(struct kelpie_agent_params *params, const char *t
     struct kelpie_json_iterator iterator;
     struct kelpie_json_value key;
     struct kelpie_json_value value;
-    KELPIE_ASSERT(length >= 2 && text[0] == '{');
+    KELPIE_ASSERT(length >= 2);
+    KELPIE_ASSERT(text[0] == '{');
     params->text = text;
     params->length = length;
     params->member_count = 0;
@@ -32,11 +33,18 @@ void kelpie__agent_params_init(struct kelpie_agent_params *params, const char *t
         }
     }
     params->is_complete = found == 0 && !has_escapes;
+    KELPIE_ASSERT(!params->is_complete || found == 0);
+}
+
+static void params_check(const struct kelpie_agent_params *params) {
+    KELPIE_ASSERT(params->member_count <= KELPIE_AGENT_PARAMS_MEMBER_MAX);
+    KELPIE_ASSERT(params->text != NULL);
+    KELPIE_ASSERT(params->length > 0 || params->member_count == 0);
 }
 
 static int params_search(const struct kelpie_agent_params *params, const char *name,
                          struct kelpie_json_value *out) {
-    KELPIE_ASSERT(params->member_count <= KELPIE_AGENT_PARAMS_MEMBER_MAX);
+    params_check(params);
     size_t length = strlen(name);
     if (!params->is_complete) {
         return params->length == 0 ? -1
@@ -89,6 +97,7 @@ int kelpie__agent_params_number(const struct kelpie_agent_params *params, const 
 int kelpie__agent_params_flag(const struct kelpie_agent_params *params, const char *name,
                               bool *inout, struct kelpie_error *error) {
     struct kelpie_json_value value;
+    KELPIE_ASSERT(name[0] != '\0');
     if (!params_find(params, name, &value)) {
         return 0;
     }
@@ -153,6 +162,7 @@ int kelpie__agent_params_object(const struct kelpie_agent_params *params, const 
         return kelpie__fail(error, KELPIE_E_PROTOCOL, 0, "\"%s\" is not an object", name);
     }
     kelpie__agent_params_init(out, value.text, value.length);
+    params_check(out);
     return 0;
 }
 

@@ -10,9 +10,13 @@
 #include <string.h>
 
 #include "agent/files.h"
+#include "core/limits.h"
 #include "os/os_call.h"
 
 #define PROCESS_COUNT_MAX 4096
+
+static_assert(KELPIE_EXEC_COUNT_MAX < PROCESS_COUNT_MAX,
+              "every command's leader may be in the list");
 
 struct process {
     int32_t pid;
@@ -54,6 +58,7 @@ static int process_next(struct kelpie_os *os, int directory, uint64_t *inout_cur
     char name[256];
     int status = 1;
     uint32_t budget = 2 * PROCESS_COUNT_MAX;
+    KELPIE_ASSERT(directory >= 0);
     while (status > 0 && budget > 0) {
         budget -= 1;
         status = kelpie__os_list(os, directory, inout_cursor, name, sizeof(name));
@@ -90,10 +95,12 @@ static uint32_t process_read_all(struct kelpie_os *os, struct process *out, uint
         }
     }
     kelpie__ignore(kelpie__os_close(os, directory)); /* it was only read */
+    KELPIE_ASSERT(count <= capacity);
     return count;
 }
 
 static bool process_is_leader(int32_t pid, const int32_t *leaders, uint32_t leader_count) {
+    KELPIE_ASSERT(pid > 0);
     for (uint32_t i = 0; i < leader_count; i += 1) {
         if (leaders[i] == pid) {
             return true;
@@ -144,6 +151,7 @@ int kelpie__agent_process_count(struct kelpie_os *os) {
         count += status > 0 ? 1 : 0;
     }
     kelpie__ignore(kelpie__os_close(os, directory)); /* it was only read */
+    KELPIE_ASSERT(count <= PROCESS_COUNT_MAX);
     return status < 0 ? status : count;
 }
 
@@ -152,6 +160,7 @@ uint32_t kelpie__agent_process_list_signal(struct kelpie_os *os, int32_t leader,
                                            int signal) {
     KELPIE_ASSERT(leader > 1);
     KELPIE_ASSERT(signal >= 0);
+    KELPIE_ASSERT(leader_count == 0 || leaders != NULL);
     struct kelpie_os_identity self;
     size_t bytes = sizeof(struct process) * PROCESS_COUNT_MAX;
     struct process *list = kelpie__alloc(os, bytes);
@@ -179,5 +188,6 @@ uint32_t kelpie__agent_process_list_signal(struct kelpie_os *os, int32_t leader,
         }
     }
     kelpie__free(os, list, bytes);
+    KELPIE_ASSERT(member_count <= count);
     return member_count;
 }

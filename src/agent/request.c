@@ -415,7 +415,8 @@ static const struct request_method request_methods[] = {
 void kelpie__agent_request(struct kelpie_agent *agent, uint64_t id, const char *method,
                            const char *params, size_t length) {
     KELPIE_ASSERT(agent->wire != NULL);
-    KELPIE_ASSERT(length >= 2 && params[0] == '{');
+    KELPIE_ASSERT(length >= 2);
+    KELPIE_ASSERT(params[0] == '{');
     const struct request_method *found = NULL;
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(request_methods) && found == NULL; i += 1) {
         found = strcmp(request_methods[i].name, method) == 0 ? &request_methods[i] : NULL;

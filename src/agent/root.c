@@ -36,7 +36,8 @@ static bool root_find_named(struct kelpie_os *os, const char *name, char *out, s
         size_t length = strcspn(names, ",");
         if (length == name_length && strncmp(names, name, length) == 0) {
             int written = snprintf(out, capacity, "/dev/vd%c", 'a' + i);
-            KELPIE_ASSERT(written > 0 && (size_t)written < capacity);
+            KELPIE_ASSERT(written > 0);
+            KELPIE_ASSERT((size_t)written < capacity);
             return true;
         }
         names = names[length] == ',' ? names + length + 1 : NULL;
@@ -69,12 +70,14 @@ static int root_find_disk(struct kelpie_os *os, const char *serial, char *out, s
             continue;
         }
         int length = snprintf(path, sizeof(path), "/sys/block/%s/serial", entry);
-        KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(path));
+        KELPIE_ASSERT(length > 0);
+        KELPIE_ASSERT((size_t)length < sizeof(path));
         is_found = kelpie__agent_read_text(os, path, found, sizeof(found)) > 0 &&
                    strcmp(found, serial) == 0;
         if (is_found) {
             length = snprintf(out, capacity, "/dev/%s", entry);
-            KELPIE_ASSERT(length > 0 && (size_t)length < capacity);
+            KELPIE_ASSERT(length > 0);
+            KELPIE_ASSERT((size_t)length < capacity);
         }
     }
     kelpie__ignore(kelpie__os_close(os, directory)); /* it was only read */
@@ -162,7 +165,8 @@ static int root_switch(struct kelpie_os *os, struct kelpie_error *error) {
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(places); i += 1) {
         char target[ROOT_PATH_BYTES_MAX];
         int length = snprintf(target, sizeof(target), "%s%s", ROOT_NEW, places[i]);
-        KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(target));
+        KELPIE_ASSERT(length > 0);
+        KELPIE_ASSERT((size_t)length < sizeof(target));
         int status = kelpie__os_mount(os, places[i], target, NULL, MS_MOVE, NULL);
         if (status == -ENOENT) {
             status = kelpie__agent_make_directory(os, target, 0755);

@@ -77,7 +77,8 @@ bool kelpie__agent_sync_reaped(struct kelpie_agent *agent, int32_t pid,
     if (id == 0) {
         return true;
     }
-    KELPIE_ASSERT(agent->wire != NULL && agent->phase != KELPIE_AGENT_QUIESCED);
+    KELPIE_ASSERT(agent->wire != NULL);
+    KELPIE_ASSERT(agent->phase != KELPIE_AGENT_QUIESCED);
     if (exit->is_signalled || exit->value != 0) {
         kelpie__wire_refuse_text(agent->wire, id, KELPIE_E_IO, "the guest could not sync");
     } else {

@@ -29,6 +29,13 @@ struct users_fields {
     uint32_t count;
 };
 
+static_assert(USERS_LINE_BYTES_MAX < USERS_FILE_BYTES_MAX, "a file has lines");
+
+static void users_check(const struct users_file *file) {
+    KELPIE_ASSERT(file->begin <= file->end);
+    KELPIE_ASSERT(file->end <= sizeof(file->bytes));
+}
+
 static int users_open(struct kelpie_os *os, const char *path, struct users_file *out,
                       struct kelpie_error *error) {
     KELPIE_ASSERT(path[0] == '/');
@@ -52,8 +59,8 @@ static void users_close(struct users_file *file) {
 
 /* Moves what is left to the front and reads more behind it. False when nothing came. */
 static bool users_fill(struct users_file *file) {
-    KELPIE_ASSERT(file->begin <= file->end);
-    KELPIE_ASSERT(file->end <= sizeof(file->bytes));
+    users_check(file);
+    KELPIE_ASSERT(file->handle >= 0);
     memmove(file->bytes, file->bytes + file->begin, file->end - file->begin);
     file->end -= file->begin;
     file->begin = 0;
@@ -71,6 +78,7 @@ static bool users_fill(struct users_file *file) {
     }
     file->end += (size_t)count;
     file->offset += (uint64_t)count;
+    users_check(file);
     return true;
 }
 
@@ -121,6 +129,7 @@ static bool users_parse_number(const char *text, uint32_t *out) {
 /* Finds the user by name or number in /etc/passwd. 1 found, 0 not, or an error. */
 static int users_find_user(struct kelpie_os *os, const char *name, struct kelpie_agent_user *out,
                            struct kelpie_error *error) {
+    KELPIE_ASSERT(out->group_count == 0);
     KELPIE_ASSERT(name[0] != '\0');
     uint32_t number = 0;
     bool is_number = users_parse_number(name, &number);
@@ -157,6 +166,7 @@ static int users_find_user(struct kelpie_os *os, const char *name, struct kelpie
 
 static int users_find_group(struct kelpie_os *os, const char *name, uint32_t *out,
                             struct kelpie_error *error) {
+    KELPIE_ASSERT(name[0] != '\0');
     if (users_parse_number(name, out)) {
         return 1;
     }
@@ -209,6 +219,7 @@ static int users_find_supplementary(struct kelpie_os *os, struct kelpie_agent_us
         }
     }
     users_close(&file);
+    KELPIE_ASSERT(inout->group_count <= KELPIE_AGENT_USER_GROUP_COUNT_MAX);
     return 0;
 }
 
