@@ -14,6 +14,12 @@ static const char *const backend_names[] = {"auto", "qemu", "krun"};
 static const char *const channel_names[] = {"serial", "vsock"};
 static const char *const lifetime_names[] = {"owned", "detached"};
 
+static_assert(KELPIE_ARRAY_COUNT(accelerator_names) == KELPIE_ACCELERATOR_TCG + 1,
+              "all have names");
+static_assert(KELPIE_ARRAY_COUNT(backend_names) == KELPIE_BACKEND_KRUN + 1, "all have names");
+static_assert(KELPIE_ARRAY_COUNT(lifetime_names) == KELPIE_LIFETIME_DETACHED + 1, "all have names");
+static_assert(KELPIE_ENVIRONMENT_BYTES_MAX <= UINT32_MAX, "its bytes are counted in 32 bits");
+
 void kelpie__config_defaults(struct kelpie_config_values *values) {
     memset(values, 0, offsetof(struct kelpie_config_values, root));
     values->cpus = KELPIE_CPUS_DEFAULT;
@@ -40,6 +46,7 @@ void kelpie__config_set_text(struct kelpie_config_values *values, char *field, s
 void kelpie__config_add_environment(struct kelpie_config_values *values, const char *assignment) {
     size_t needed = strlen(assignment) + 1;
     KELPIE_ASSERT(values->environment_bytes <= sizeof(values->environment));
+    KELPIE_ASSERT(values->environment_count <= KELPIE_ENVIRONMENT_MAX);
     if (needed > sizeof(values->environment) - values->environment_bytes ||
         values->environment_count == KELPIE_ENVIRONMENT_MAX) {
         values->too_long_field = "environment";
@@ -62,6 +69,7 @@ static struct kelpie_error *problem_add(struct problem_list *list) {
     struct kelpie_error *problem = &list->problems[list->count];
     *problem = (struct kelpie_error){0};
     list->count += 1;
+    KELPIE_ASSERT(list->count <= KELPIE_CONFIG_PROBLEM_MAX);
     return problem;
 }
 
@@ -94,6 +102,7 @@ static void check_utf8(struct problem_list *list, const char *field, const char 
     size_t at = 0;
     while (at < length) { /* bound: the text */
         size_t step = text[at] == '\0' ? 1 : kelpie__text_utf8_length(text + at, length - at);
+        KELPIE_ASSERT(step <= length - at);
         if (step == 0) {
             kelpie__ignore(kelpie__fail_field(
                 problem_add(list), KELPIE_E_CONFIG, field,
@@ -107,6 +116,7 @@ static void check_utf8(struct problem_list *list, const char *field, const char 
 }
 
 static void check_texts(struct problem_list *list, const struct kelpie_config_values *values) {
+    KELPIE_ASSERT(values->environment_bytes <= sizeof(values->environment));
     check_utf8(list, "root", values->root, strlen(values->root));
     check_utf8(list, "kernel", values->kernel, strlen(values->kernel));
     check_utf8(list, "working_directory", values->working_directory,

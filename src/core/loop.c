@@ -39,7 +39,8 @@ static void timer_insert_before(struct kelpie_timer *place, struct kelpie_timer 
 }
 
 static void timer_remove(struct kelpie_timer *timer) {
-    KELPIE_ASSERT(timer->next->previous == timer && timer->previous->next == timer);
+    KELPIE_ASSERT(timer->next->previous == timer);
+    KELPIE_ASSERT(timer->previous->next == timer);
     timer->previous->next = timer->next;
     timer->next->previous = timer->previous;
     timer->next = NULL;
@@ -47,10 +48,13 @@ static void timer_remove(struct kelpie_timer *timer) {
 }
 
 void kelpie__loop_check(const struct kelpie_loop *loop) {
-    KELPIE_ASSERT(loop->os != NULL && loop->slots != NULL);
+    KELPIE_ASSERT(loop->os != NULL);
+    KELPIE_ASSERT(loop->slots != NULL);
     KELPIE_ASSERT(loop->free_slot <= loop->slot_count || loop->free_slot == KELPIE_LOOP_NO_SLOT);
-    KELPIE_ASSERT(loop->timers.next != NULL && loop->timers.previous != NULL);
-    KELPIE_ASSERT(loop->due.next != NULL && loop->due.previous != NULL);
+    KELPIE_ASSERT(loop->timers.next != NULL);
+    KELPIE_ASSERT(loop->timers.previous != NULL);
+    KELPIE_ASSERT(loop->due.next != NULL);
+    KELPIE_ASSERT(loop->due.previous != NULL);
 }
 
 /* What deadlines are measured by. */
@@ -99,7 +103,8 @@ void kelpie__loop_destroy(struct kelpie_loop *loop) {
     }
     kelpie__loop_check(loop);
     KELPIE_ASSERT(!loop->is_dispatching);
-    KELPIE_ASSERT(loop->timers.next == &loop->timers && loop->due.next == &loop->due);
+    KELPIE_ASSERT(loop->timers.next == &loop->timers);
+    KELPIE_ASSERT(loop->due.next == &loop->due);
     struct kelpie_os *os = loop->os;
     kelpie__free(os, loop->slots, loop->slot_count * sizeof(*loop->slots));
     kelpie__free(os, loop, sizeof(*loop));

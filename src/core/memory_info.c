@@ -28,6 +28,7 @@ uint64_t kelpie__memory_available_mib(struct kelpie_os *os) {
         return UINT64_MAX;
     }
     memcpy(digits, place, length);
+    KELPIE_ASSERT(length < sizeof(digits));
     digits[length] = '\0';
     return kelpie__text_u64(digits, &kib) ? kib / 1024 : UINT64_MAX;
 }

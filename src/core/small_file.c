@@ -82,6 +82,7 @@ static int small_file_open_directory(struct kelpie_os *os, const char *path) {
 
 int64_t kelpie__small_file_read_in(struct kelpie_os *os, const char *directory, const char *name,
                                    char *out, size_t capacity) {
+    KELPIE_ASSERT(directory[0] != '\0');
     int handle = small_file_open_directory(os, directory);
     if (handle < 0) {
         return handle;
@@ -115,7 +116,8 @@ static int small_file_replace(struct kelpie_os *os, int directory, const char *n
     KELPIE_ASSERT(length > 0);
     char temporary[SMALL_FILE_NAME_BYTES_MAX];
     int name_length = snprintf(temporary, sizeof(temporary), "%s.new", name);
-    KELPIE_ASSERT(name_length > 0 && (size_t)name_length < sizeof(temporary));
+    KELPIE_ASSERT(name_length > 0);
+    KELPIE_ASSERT((size_t)name_length < sizeof(temporary));
     int file = kelpie__os_open(
         os, directory, temporary,
         KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE | KELPIE_OS_OPEN_TRUNCATE, SMALL_FILE_MODE);

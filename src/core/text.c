@@ -38,6 +38,7 @@ bool kelpie__text_join(char *out, size_t capacity, const char *directory, const 
         return false;
     }
     memcpy(out, directory, length);
+    KELPIE_ASSERT(length + slash < capacity);
     out[length] = '/'; /* which the name covers when there is one */
     memcpy(out + length + slash, name, name_length + 1);
     return true;
@@ -92,6 +93,7 @@ static int hex_digit(char character) {
 
 bool kelpie__text_unhex(const char *text, void *out, size_t count) {
     uint8_t *to = out;
+    KELPIE_ASSERT(count < SIZE_MAX / 2);
     if (strlen(text) != 2 * count) {
         return false;
     }
@@ -154,6 +156,7 @@ size_t kelpie__text_utf8_length(const char *text, size_t length) {
             return 0;
         }
     }
+    KELPIE_ASSERT(count >= 2 && count <= length);
     return count;
 }
 
@@ -167,6 +170,7 @@ void kelpie__text_trim(char *text) {
         return;
     }
     uint8_t first = (uint8_t)text[length - back];
+    KELPIE_ASSERT(back <= 4);
     size_t wanted = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : first >= 0xc0 ? 2 : 1;
     if (wanted > back) {
         text[length - back] = '\0';

@@ -22,7 +22,8 @@ static void keeper_check(const struct kelpie_keeper *keeper) {
     KELPIE_ASSERT(keeper->pool.values.size <= KELPIE_POOL_SIZE_MAX);
     KELPIE_ASSERT(keeper->waiter_count <= KELPIE_POOL_WAITER_COUNT_MAX);
     KELPIE_ASSERT(keeper->owner >= KELPIE_OS_NO_HANDLE);
-    KELPIE_ASSERT(keeper->kelpie != NULL && keeper->config != NULL);
+    KELPIE_ASSERT(keeper->kelpie != NULL);
+    KELPIE_ASSERT(keeper->config != NULL);
 }
 
 /* ---- those who wait -------------------------------------------------------------------------- */
@@ -318,7 +319,8 @@ static void keeper_end(struct kelpie_keeper *keeper) {
     kelpie__loop_unwatch(keeper->kelpie->loop, keeper->listener_watch);
     kelpie__ignore(kelpie__os_close(keeper->os, keeper->listener));
     keeper_release_waiters(keeper);
-    KELPIE_ASSERT(keeper->owner == KELPIE_OS_NO_HANDLE && keeper->waiter_count == 0);
+    KELPIE_ASSERT(keeper->owner == KELPIE_OS_NO_HANDLE);
+    KELPIE_ASSERT(keeper->waiter_count == 0);
     kelpie_config_destroy(keeper->config);
     struct kelpie_os *os = kelpie__close_keeping_os(keeper->kelpie);
     KELPIE_ASSERT(os == keeper->os); /* main()'s */

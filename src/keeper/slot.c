@@ -121,7 +121,8 @@ static int begin_pausing(struct kelpie_keeper_slot *slot, struct kelpie_error *e
 /* Only wakes the loop: what has become of it is looked at. */
 static void slot_event(void *context, const struct kelpie_event *event) {
     struct kelpie_keeper_slot *slot = context;
-    KELPIE_ASSERT(slot->vm != NULL && event->type != NULL);
+    KELPIE_ASSERT(slot->vm != NULL);
+    KELPIE_ASSERT(event->type != NULL);
 }
 
 static int begin_offering(struct kelpie_keeper_slot *slot, struct kelpie_error *error) {

@@ -38,7 +38,8 @@ static int disk_make(struct kelpie_pack_output *output, const char *path, uint64
                                         .passed_file = output->file,
                                         .output = text,
                                         .output_capacity = sizeof(text)};
-    KELPIE_ASSERT(output->file >= 0 && output->path[0] == '/');
+    KELPIE_ASSERT(output->file >= 0);
+    KELPIE_ASSERT(output->path[0] == '/');
     KELPIE_ASSERT(size_mib >= KELPIE_DISK_SIZE_MIB_MIN);
     KELPIE_ASSERT(size_mib <= KELPIE_DISK_SIZE_MIB_MAX);
     if (ftruncate(output->file, (off_t)(size_mib * DISK_MIB)) < 0) {

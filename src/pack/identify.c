@@ -91,7 +91,8 @@ static int identify_read_qcow2(int file, const char *path, const uint8_t *header
     for (size_t at = 0; at < IDENTIFY_HEAD_BYTES; at += cluster) {
         uint8_t entry[8];
         size_t count = IDENTIFY_HEAD_BYTES - at < cluster ? IDENTIFY_HEAD_BYTES - at : cluster;
-        KELPIE_ASSERT(count > 0 && at + count <= IDENTIFY_HEAD_BYTES);
+        KELPIE_ASSERT(count > 0);
+        KELPIE_ASSERT(at + count <= IDENTIFY_HEAD_BYTES);
         uint64_t per_table = cluster / sizeof(entry);
         uint64_t index = at / cluster;
         KELPIE_ASSERT(per_table > 0);

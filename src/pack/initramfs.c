@@ -32,7 +32,8 @@ static int initramfs_add(void *context, const struct kelpie_pack_entry *entry) {
 static int initramfs_fill(struct kelpie_pack_archive *archive,
                           const struct initramfs_options *options) {
     const struct kelpie_pack_sink sink = {.add = initramfs_add, .context = archive};
-    KELPIE_ASSERT(options->agent != NULL && options->busybox != NULL);
+    KELPIE_ASSERT(options->agent != NULL);
+    KELPIE_ASSERT(options->busybox != NULL);
     KELPIE_ASSERT(archive->entry_count == 0);
     int status = kelpie__pack_userland(&sink, options->busybox);
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(initramfs_entries); i += 1) {

@@ -118,7 +118,8 @@ static int input_pump(struct archive *archive, struct input_sink *sink, const ch
 static int input_decompress(const uint8_t *bytes, size_t count, struct input_sink *sink,
                             const char *what) {
     input_sink_check(sink);
-    KELPIE_ASSERT(bytes != NULL && count > 0);
+    KELPIE_ASSERT(bytes != NULL);
+    KELPIE_ASSERT(count > 0);
     struct archive *archive = archive_read_new();
     if (archive == NULL) {
         return kelpie__pack_fail(ENOMEM, "decompress \"%s\"", what);
@@ -188,7 +189,8 @@ int kelpie__pack_read(const char *path, size_t bytes_max, struct kelpie_pack_byt
         free(expanded.bytes);
         return status;
     }
-    KELPIE_ASSERT(expanded.bytes != NULL && expanded.count <= bytes_max);
+    KELPIE_ASSERT(expanded.bytes != NULL);
+    KELPIE_ASSERT(expanded.count <= bytes_max);
     *out = expanded;
     return KELPIE_PACK_OK;
 }

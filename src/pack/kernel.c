@@ -47,7 +47,8 @@ static bool kernel_find_payload(const struct kelpie_pack_bytes *image, const uin
     bool is_gzip = payload[0] == 0x1f && payload[1] == 0x8b;
     *out_count = (size_t)count - (is_gzip ? 0 : 4);
     *out = payload;
-    KELPIE_ASSERT(*out_count > 0 && *out_count <= count);
+    KELPIE_ASSERT(*out_count > 0);
+    KELPIE_ASSERT(*out_count <= count);
     return *out_expanded > 0;
 }
 
@@ -92,7 +93,8 @@ static int kernel_extract(const struct kelpie_pack_bytes *image, const char *fro
     if (!kernel_find_payload(image, &payload, &count, &expanded)) {
         return kelpie__pack_fail(0, "\"%s\" is no bzImage with a compressed kernel in it", from);
     }
-    KELPIE_ASSERT(payload >= image->bytes && count <= image->count);
+    KELPIE_ASSERT(payload >= image->bytes);
+    KELPIE_ASSERT(count <= image->count);
     KELPIE_ASSERT(expanded > 0);
     struct kelpie_pack_output output;
     int status = kelpie__pack_output_open(&output, path);

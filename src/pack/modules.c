@@ -64,7 +64,8 @@ struct modules {
 };
 
 static void modules_check(const struct modules *modules) {
-    KELPIE_ASSERT(modules->dependencies != NULL && modules->built_in != NULL);
+    KELPIE_ASSERT(modules->dependencies != NULL);
+    KELPIE_ASSERT(modules->built_in != NULL);
     KELPIE_ASSERT(modules->added_count <= MODULES_COUNT_MAX);
     KELPIE_ASSERT(modules->order_length < sizeof(modules->order));
     KELPIE_ASSERT((modules->added_count == 0) == (modules->order_length == 0));
@@ -135,7 +136,8 @@ static int modules_add_file(struct modules *modules, const char *path, size_t le
         return status;
     }
     int entry_length = snprintf(entry_name, sizeof(entry_name), ".kelpie/modules/%s.ko", name);
-    KELPIE_ASSERT(entry_length > 0 && (size_t)entry_length < sizeof(entry_name));
+    KELPIE_ASSERT(entry_length > 0);
+    KELPIE_ASSERT((size_t)entry_length < sizeof(entry_name));
     const struct kelpie_pack_entry entry = {.name = entry_name,
                                             .mode = S_IFREG | 0600,
                                             .bytes = module.bytes,
@@ -185,7 +187,8 @@ static int modules_add_once(struct modules *modules, const char *path, size_t le
     modules->added_count += 1;
     size_t room = sizeof(modules->order) - modules->order_length;
     int added = snprintf(modules->order + modules->order_length, room, "%s %s.ko\n", group, name);
-    KELPIE_ASSERT(added > 0 && (size_t)added < room); /* 64 lines of less than 80 bytes */
+    KELPIE_ASSERT(added > 0);
+    KELPIE_ASSERT((size_t)added < room); /* 64 lines of less than 80 bytes */
     modules->order_length += (size_t)added;
     KELPIE_ASSERT(modules->order_length < sizeof(modules->order));
     return has_file ? KELPIE_PACK_OK : modules_add_file(modules, path, length, name);

@@ -25,8 +25,10 @@ static_assert(sizeof(((struct kelpie_pack_output *)0)->temporary) >=
 
 /* Open, between kelpie__pack_output_open and close. */
 static void output_check(const struct kelpie_pack_output *output) {
-    KELPIE_ASSERT(output->file >= 0 && output->directory >= 0);
-    KELPIE_ASSERT(output->name[0] != '\0' && strchr(output->name, '/') == NULL);
+    KELPIE_ASSERT(output->file >= 0);
+    KELPIE_ASSERT(output->directory >= 0);
+    KELPIE_ASSERT(output->name[0] != '\0');
+    KELPIE_ASSERT(strchr(output->name, '/') == NULL);
     if (output->is_named) {
         KELPIE_ASSERT(output->temporary[0] == '.');
     }
@@ -75,7 +77,8 @@ static int output_create(struct kelpie_pack_output *output) {
     }
     int length = snprintf(output->temporary, sizeof(output->temporary), ".%s.%ld", output->name,
                           (long)getpid());
-    KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(output->temporary));
+    KELPIE_ASSERT(length > 0);
+    KELPIE_ASSERT((size_t)length < sizeof(output->temporary));
     output->is_named = true;
     return openat(output->directory, output->temporary, O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC,
                   OUTPUT_MODE);
@@ -104,7 +107,8 @@ int kelpie__pack_output_open(struct kelpie_pack_output *output, const char *path
         return kelpie__pack_fail(errno, "make a file in \"%s\"", directory);
     }
     int length = snprintf(output->path, sizeof(output->path), "/proc/self/fd/%d", output->file);
-    KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(output->path));
+    KELPIE_ASSERT(length > 0);
+    KELPIE_ASSERT((size_t)length < sizeof(output->path));
     output_check(output);
     return KELPIE_PACK_OK;
 }
@@ -116,7 +120,8 @@ static bool output_link(struct kelpie_pack_output *output) {
     for (int i = 0; i < OUTPUT_LINK_TRIES; i += 1) {
         int length = snprintf(output->temporary, sizeof(output->temporary), ".%s.%ld.%d",
                               output->name, (long)getpid(), i);
-        KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(output->temporary));
+        KELPIE_ASSERT(length > 0);
+        KELPIE_ASSERT((size_t)length < sizeof(output->temporary));
         if (linkat(AT_FDCWD, output->path, output->directory, output->temporary,
                    AT_SYMLINK_FOLLOW) == 0) {
             output->is_named = true;

@@ -17,7 +17,8 @@
 
 KELPIE_NORETURN static void run_child(const struct kelpie_pack_run *run, int output, pid_t parent) {
     KELPIE_ASSERT(run->argv[0] != NULL);
-    KELPIE_ASSERT(output >= 0 && parent > 0);
+    KELPIE_ASSERT(output >= 0);
+    KELPIE_ASSERT(parent > 0);
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
     signal(SIGPIPE, SIG_DFL);
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent || null < 0 ||
@@ -38,7 +39,8 @@ static void run_read(int from, char *out, size_t capacity) {
     char dropped[4096];
     size_t count = 0;
     ssize_t result = 1;
-    KELPIE_ASSERT(from >= 0 && capacity > 0);
+    KELPIE_ASSERT(from >= 0);
+    KELPIE_ASSERT(capacity > 0);
     while (result > 0 || (result < 0 && errno == EINTR)) {
         bool is_full = count + 1 >= capacity;
         result = is_full ? read(from, dropped, sizeof(dropped))
@@ -78,7 +80,8 @@ static int run_report(const struct kelpie_pack_run *run, int status, char *outpu
 int kelpie__pack_run(const struct kelpie_pack_run *run) {
     int ends[2];
     pid_t parent = getpid();
-    KELPIE_ASSERT(run->package != NULL && run->output != NULL);
+    KELPIE_ASSERT(run->package != NULL);
+    KELPIE_ASSERT(run->output != NULL);
     KELPIE_ASSERT(run->argv[0] != NULL);
     KELPIE_ASSERT(run->output_capacity > 0);
     if (pipe2(ends, O_CLOEXEC) < 0) {

@@ -138,7 +138,8 @@ int kelpie__pack_userland(const struct kelpie_pack_sink *sink, const char *busyb
                                                 .mode = S_IFREG | 0644,
                                                 .bytes = userland_texts[i].text,
                                                 .count = strlen(userland_texts[i].text)};
-        KELPIE_ASSERT(entry.name[0] != '/' && entry.count > 0);
+        KELPIE_ASSERT(entry.name[0] != '/');
+        KELPIE_ASSERT(entry.count > 0);
         status = sink->add(sink->context, &entry);
     }
     if (status == KELPIE_PACK_OK) {
