@@ -6,8 +6,16 @@ import re
 FUNCTION_LINES_MAX = 70
 MAIN_LINES_MAX = 16
 ASSERTED_LINES_MIN = 10
-# The house wants two (style). This is a ratchet: it follows the tree upwards and is never lowered.
-ASSERTIONS_PER_FUNCTION_MIN = 1.0
+# The house wants two (style), of every layer that is not named here. These are a ratchet: they follow the tree upwards,
+# down to a tenth, until they are two and go; they are never lowered.
+ASSERTIONS_PER_FUNCTION_MIN = 2.0
+ASSERTIONS_PER_FUNCTION_MIN_OF = {
+    "sim": 0.7,
+    "simcli": 0.5,
+    "simlib": 0.5,
+    "store": 0.9,
+    "vmm": 1.9,
+}
 
 
 def check_function_length(source):
@@ -138,20 +146,16 @@ def assertion_counts(sources):
 
 
 def check_assertions(sources):
-    counts = assertion_counts(sources)
-    functions = sum(entry[0] for entry in counts.values())
-    assertions = sum(entry[1] for entry in counts.values())
-    if functions and assertions / functions < ASSERTIONS_PER_FUNCTION_MIN:
-        layers = ", ".join(
-            f"{layer} {entry[1] / max(entry[0], 1):.2f}" for layer, entry in sorted(counts.items())
-        )
-        first = next(source for source in sources if source.layer)
-        yield first.finding(
-            "assertions",
-            1,
-            f"{assertions / functions:.2f} assertions per function of {ASSERTED_LINES_MIN} lines and"
-            f" more, at least {ASSERTIONS_PER_FUNCTION_MIN} ({layers})",
-        )
+    for layer, (functions, assertions) in sorted(assertion_counts(sources).items()):
+        minimum = ASSERTIONS_PER_FUNCTION_MIN_OF.get(layer, ASSERTIONS_PER_FUNCTION_MIN)
+        if functions and assertions / functions < minimum:
+            first = next(source for source in sources if source.layer == layer)
+            yield first.finding(
+                "assertions",
+                1,
+                f"src/{layer} has {assertions / functions:.2f} assertions per function of {ASSERTED_LINES_MIN}"
+                f" lines and more, at least {minimum}",
+            )
 
 
 FUNCTION_CHECKS = [check_function_length, check_braces, check_goto, check_names, check_main]
