@@ -499,12 +499,13 @@ static int draft_disks(const struct kelpie_capture *capture, struct kelpie_manif
 #define DRAFT_COPY(field, text)                                                                    \
     kelpie__ignore(kelpie__text_copy(manifest->field, sizeof(manifest->field), text))
 
-static void draft_machine(const struct kelpie_capture *capture, struct kelpie_manifest *manifest) {
+static int draft_machine(const struct kelpie_capture *capture, struct kelpie_manifest *manifest,
+                         struct kelpie_error *error) {
     const struct kelpie_monitor *monitor = capture->monitor;
     struct kelpie_vmm_description description = {0};
     KELPIE_ASSERT(monitor->config.cpus <= KELPIE_CPUS_MAX);
     KELPIE_ASSERT(monitor->config.memory_mib <= KELPIE_MEMORY_MIB_MAX);
-    kelpie__vmm_describe(monitor->lifecycle.vmm, &description);
+    int status = kelpie__vmm_describe(monitor->lifecycle.vmm, &description, error);
     DRAFT_COPY(architecture, "x86_64");
     DRAFT_COPY(backend, description.vmm);
     DRAFT_COPY(vmm_version, description.version);
@@ -514,6 +515,7 @@ static void draft_machine(const struct kelpie_capture *capture, struct kelpie_ma
     manifest->tsc_khz = description.tsc_khz;
     manifest->cpu_count = (uint32_t)monitor->config.cpus;
     manifest->memory_mib = (uint32_t)monitor->config.memory_mib;
+    return status;
 }
 
 int kelpie__capture_check_devices(struct kelpie_capture *capture, struct kelpie_error *error) {
@@ -537,7 +539,11 @@ int kelpie__capture_write_draft(struct kelpie_capture *capture, struct kelpie_er
     KELPIE_ASSERT(monitor->lifecycle.vmm->pid == capture->vmm_pid);
     KELPIE_ASSERT(manifest->mark[0] != '\0');
     KELPIE_ASSERT(!capture->is_template || monitor->lifecycle.record.parent[0] == '\0');
-    draft_machine(capture, manifest);
+    int status = draft_machine(capture, manifest, error);
+    if (status < 0) {
+        return status; /* a processor that nobody has would be in it, and no host would restore it
+                        */
+    }
     DRAFT_COPY(vm_id, capture->is_template ? manifest->id : monitor->config.id);
     DRAFT_COPY(vm_name, capture->is_template ? KELPIE_GUEST_NEUTRAL_NAME : monitor->config.name);
     DRAFT_COPY(parent, monitor->lifecycle.record.parent);
@@ -548,7 +554,7 @@ int kelpie__capture_write_draft(struct kelpie_capture *capture, struct kelpie_er
     manifest->has_base = monitor->lifecycle.vmm->is_restored;
     manifest->page_count = capture->saved.page_count;
     manifest->stored_bytes = capture->saved.stored_bytes + capture->saved.device_bytes;
-    int status = draft_disks(capture, manifest);
+    status = draft_disks(capture, manifest);
     if (status < 0) {
         return kelpie__fail(error, KELPIE_E_INTERNAL, -status, "name the files of the VM's disks");
     }

@@ -136,11 +136,13 @@ void kelpie__waiting_tell_base(struct kelpie_monitor *monitor, struct kelpie_rep
     if (status == 0) {
         status = base_path(monitor, path, &error);
     }
+    if (status == 0) {
+        status = kelpie__vmm_describe(monitor->lifecycle.vmm, &description, &error);
+    }
     if (status < 0) {
         kelpie__reply_refuse(monitor, &reply, &error);
         return;
     }
-    kelpie__vmm_describe(monitor->lifecycle.vmm, &description);
     kelpie__json_begin(&writer, text, sizeof(text));
     kelpie__json_object_begin(&writer, NULL);
     kelpie__json_write_string(&writer, "source", monitor->config.name);

@@ -190,11 +190,12 @@ int kelpie__vmm_switch_disk(struct kelpie_vmm *vmm, uint32_t index, const char *
     return vmm_change_begun(vmm, vmm->operations->switch_disk(vmm, index, path, error));
 }
 
-void kelpie__vmm_describe(struct kelpie_vmm *vmm, struct kelpie_vmm_description *out) {
+int kelpie__vmm_describe(struct kelpie_vmm *vmm, struct kelpie_vmm_description *out,
+                         struct kelpie_error *error) {
     kelpie__vmm_check(vmm);
     KELPIE_ASSERT(vmm->state == KELPIE_VMM_RUNNING || vmm->state == KELPIE_VMM_PAUSED);
     KELPIE_ASSERT((vmm->operations->capabilities & KELPIE_VMM_CAN_SNAPSHOT) != 0);
-    vmm->operations->describe(vmm, out);
+    return vmm->operations->describe(vmm, out, error);
     KELPIE_ASSERT(out->vmm[0] != '\0' && out->machine[0] != '\0' && out->cpu[0] != '\0');
     KELPIE_ASSERT(out->accelerator != KELPIE_VMM_ACCELERATOR_AUTO);
 }

@@ -252,7 +252,8 @@ struct kelpie_vmm_operations {
     int (*resume)(struct kelpie_vmm *vmm, struct kelpie_error *error);
 
     /* Running, Paused: what a restore will need. Needs CAN_SNAPSHOT, as all below. */
-    void (*describe)(struct kelpie_vmm *vmm, struct kelpie_vmm_description *out);
+    int (*describe)(struct kelpie_vmm *vmm, struct kelpie_vmm_description *out,
+                    struct kelpie_error *error);
 
     /* Running: writes what the memory is now, so that the `save` into the same files, which comes
      * next or never, has to write only what is another by then. Errors: as of `save`. */
@@ -339,7 +340,10 @@ KELPIE_MUST_CHECK int kelpie__vmm_pause(struct kelpie_vmm *vmm, kelpie_vmm_done_
                                         void *context, struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__vmm_resume(struct kelpie_vmm *vmm, kelpie_vmm_done_callback callback,
                                          void *context, struct kelpie_error *error);
-void kelpie__vmm_describe(struct kelpie_vmm *vmm, struct kelpie_vmm_description *out);
+/* IO: the host's processor could not be looked at. */
+KELPIE_MUST_CHECK int kelpie__vmm_describe(struct kelpie_vmm *vmm,
+                                           struct kelpie_vmm_description *out,
+                                           struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__vmm_save_ahead(struct kelpie_vmm *vmm,
                                              const struct kelpie_vmm_save *save,
                                              kelpie_vmm_done_callback callback, void *context,

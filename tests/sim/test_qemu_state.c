@@ -218,7 +218,7 @@ static int save(struct sim_world *world, struct vm *vm, const char *name, struct
     *out = (struct state){.has_map = vm->spec.restore != NULL};
     snprintf(out->name, sizeof(out->name), "%s", name);
     const uint32_t flags = KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE | KELPIE_OS_OPEN_EXCLUSIVE;
-    kelpie__vmm_describe(vm->vmm, &out->description);
+    assert_int_equal(kelpie__vmm_describe(vm->vmm, &out->description, NULL), 0);
     const struct kelpie_vmm_save order = {
         .device = open_state(vm, out, "device", flags),
         .memory = open_state(vm, out, "memory", flags | KELPIE_OS_OPEN_READ),

@@ -266,7 +266,7 @@ static void state_begin(struct machine *machine, const char *name, struct state 
     *out = (struct state){.has_map = machine->spec.restore != NULL};
     snprintf(out->path, sizeof(out->path), "%s/%s", machine->harness->root_directory, name);
     HARNESS_CHECK(mkdir(out->path, 0700) == 0);
-    kelpie__vmm_describe(machine->vmm, &out->description);
+    HARNESS_CHECK(kelpie__vmm_describe(machine->vmm, &out->description, NULL) == 0);
 }
 
 int machine_save(struct machine *machine, const char *name, struct state *out) {

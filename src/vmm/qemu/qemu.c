@@ -432,7 +432,8 @@ static int qemu_check_clock(struct kelpie_vmm *vmm, const struct kelpie_vmm_gues
     return kelpie__tsc_compare(qemu->tsc_khz, clock, error);
 }
 
-static void qemu_describe(struct kelpie_vmm *vmm, struct kelpie_vmm_description *out) {
+static int qemu_describe(struct kelpie_vmm *vmm, struct kelpie_vmm_description *out,
+                         struct kelpie_error *error) {
     const struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
     KELPIE_ASSERT(qemu->qmp != NULL);
     *out = (struct kelpie_vmm_description){.accelerator = qemu->accel.accelerator,
@@ -443,8 +444,9 @@ static void qemu_describe(struct kelpie_vmm *vmm, struct kelpie_vmm_description 
         kelpie__text_copy(out->machine, sizeof(out->machine),
                           kelpie__qemu_machine_name(qemu->kernel_kind));
     KELPIE_ASSERT(fits);
-    kelpie__ignore(
-        kelpie__accel_cpu(qemu->os, qemu->accel.accelerator, out->cpu, sizeof(out->cpu)));
+    int status = kelpie__accel_cpu(qemu->os, qemu->accel.accelerator, out->cpu, sizeof(out->cpu));
+    return status == 0 ? 0
+                       : kelpie__fail(error, KELPIE_E_IO, -status, "look at this host's processor");
 }
 
 static void qemu_kill(struct kelpie_vmm *vmm) {
