@@ -29,6 +29,7 @@
 
 static int freeze_write(struct kelpie_os *os, const char *directory, const char *name,
                         const char *text) {
+    KELPIE_ASSERT(directory[0] == '/');
     char path[KELPIE_KRUN_CGROUP_BYTES_MAX + 32];
     if (!kelpie__text_format(path, sizeof(path), "%s/%s", directory, name)) {
         return -ENAMETOOLONG;
@@ -84,6 +85,7 @@ static bool freeze_is_left(struct kelpie_os *os, const char *name) {
 static void freeze_remove_left(struct kelpie_krun *krun) {
     char name[256];
     uint64_t cursor = 0;
+    KELPIE_ASSERT(krun->freeze.own[0] == '/');
     int directory = kelpie__os_open(krun->os, KELPIE_OS_CWD, krun->freeze.own,
                                     KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
     if (directory < 0) {
@@ -107,6 +109,7 @@ static int freeze_make(struct kelpie_krun *krun, char *out, size_t capacity) {
     struct kelpie_os_stat stat;
     char file[KELPIE_KRUN_CGROUP_BYTES_MAX + 32];
     KELPIE_ASSERT(krun->freeze.own[0] == '/');
+    KELPIE_ASSERT(capacity == KELPIE_KRUN_CGROUP_BYTES_MAX);
     int status = kelpie__os_identity(krun->os, &identity);
     if (status < 0 ||
         !kelpie__text_format(out, capacity, "%s/" FREEZE_PREFIX "%d", krun->freeze.own,
@@ -129,6 +132,7 @@ const char *kelpie__krun_freeze_probe(struct kelpie_krun *krun) {
     struct kelpie_krun_freeze *freeze = &krun->freeze;
     char tried[KELPIE_KRUN_CGROUP_BYTES_MAX];
     KELPIE_ASSERT(freeze->frozen[0] == '\0');
+    KELPIE_ASSERT(!kelpie__timer_is_armed(&freeze->timer));
     freeze->has_cgroup = false;
     if (freeze_find_own(krun)) {
         freeze_remove_left(krun);
@@ -146,6 +150,7 @@ static void freeze_leave(struct kelpie_krun *krun) {
     char pid[16];
     KELPIE_ASSERT(freeze->frozen[0] != '\0');
     KELPIE_ASSERT(freeze->has_cgroup);
+    KELPIE_ASSERT(krun->process.pid > 0);
     kelpie__ignore(kelpie__text_format(pid, sizeof(pid), "%d", krun->process.pid));
     kelpie__ignore(freeze_write(krun->os, freeze->own, "cgroup.procs", pid));
     kelpie__ignore(kelpie__os_unlink(krun->os, KELPIE_OS_CWD, freeze->frozen, true));
@@ -153,6 +158,7 @@ static void freeze_leave(struct kelpie_krun *krun) {
 }
 
 static int freeze_begin(struct kelpie_krun *krun) {
+    KELPIE_ASSERT(krun->process.pid > 0);
     struct kelpie_krun_freeze *freeze = &krun->freeze;
     char pid[16];
     if (!freeze->has_cgroup) {
@@ -198,6 +204,7 @@ static bool freeze_is_stopped(struct kelpie_krun *krun) {
     char path[64];
     char name[32];
     uint64_t cursor = 0;
+    KELPIE_ASSERT(krun->process.pid > 0);
     bool fits = kelpie__text_format(path, sizeof(path), "/proc/%d/task", krun->process.pid);
     KELPIE_ASSERT(fits);
     int directory = kelpie__os_open(krun->os, KELPIE_OS_CWD, path,
@@ -216,6 +223,7 @@ static bool freeze_is_stopped(struct kelpie_krun *krun) {
 }
 
 static bool freeze_is_done(struct kelpie_krun *krun) {
+    KELPIE_ASSERT(krun->vmm.is_changing);
     struct kelpie_krun_freeze *freeze = &krun->freeze;
     char path[KELPIE_KRUN_CGROUP_BYTES_MAX + 32];
     char text[256];
@@ -229,6 +237,7 @@ static bool freeze_is_done(struct kelpie_krun *krun) {
 }
 
 static void freeze_finish(struct kelpie_krun *krun) {
+    KELPIE_ASSERT(krun->vmm.is_changing);
     struct kelpie_krun_freeze *freeze = &krun->freeze;
     if (!freeze->is_wanted && freeze->has_cgroup) {
         freeze_leave(krun);
@@ -243,6 +252,8 @@ static void freeze_finish(struct kelpie_krun *krun) {
 static void freeze_fail(struct kelpie_krun *krun) {
     struct kelpie_krun_freeze *freeze = &krun->freeze;
     struct kelpie_error error = {0};
+    KELPIE_ASSERT(krun->vmm.is_changing);
+    KELPIE_ASSERT(!freeze->has_cgroup || freeze->frozen[0] != '\0');
     int status = kelpie__fail(&error, KELPIE_E_TIMEOUT, 0,
                               "the VM's process did not %s within "
                               "%lld ms",
@@ -276,6 +287,8 @@ static void freeze_look(void *context) {
 }
 
 static int freeze_change(struct kelpie_krun *krun, bool is_wanted, struct kelpie_error *error) {
+    KELPIE_ASSERT(!kelpie__timer_is_armed(&krun->freeze.timer));
+    KELPIE_ASSERT(krun->process.handle >= 0);
     struct kelpie_krun_freeze *freeze = &krun->freeze;
     freeze->is_wanted = is_wanted;
     int status = freeze_begin(krun);

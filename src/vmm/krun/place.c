@@ -25,6 +25,8 @@ static int place_open(struct kelpie_os *os, int parent, const char *name) {
 }
 
 static int place_copy_bytes(struct kelpie_os *os, int from, int to) {
+    KELPIE_ASSERT(from >= 0);
+    KELPIE_ASSERT(to >= 0);
     static_assert(PLACE_AGENT_BYTES_MAX % PLACE_COPY_BYTES == 0, "whole pieces");
     char *bytes = kelpie__alloc_raw(os, PLACE_COPY_BYTES);
     int64_t count = bytes == NULL ? -ENOMEM : 1;
@@ -41,6 +43,7 @@ static int place_copy_bytes(struct kelpie_os *os, int from, int to) {
 
 /* A copy: the guest may write what its own VM has, never what others start from. */
 static int place_copy_agent(struct kelpie_os *os, const char *agent, int directory) {
+    KELPIE_ASSERT(directory >= 0);
     int from = kelpie__os_open(os, KELPIE_OS_CWD, agent, KELPIE_OS_OPEN_READ, 0);
     if (from < 0) {
         return from;
@@ -58,6 +61,7 @@ static int place_copy_agent(struct kelpie_os *os, const char *agent, int directo
 }
 
 static int place_make_root(struct kelpie_krun *krun) {
+    KELPIE_ASSERT(krun->vm_directory >= 0);
     int status = kelpie__os_mkdir(krun->os, krun->vm_directory, PLACE_ROOT, 0755);
     int root = status < 0 ? status : place_open(krun->os, krun->vm_directory, PLACE_ROOT);
     if (root < 0) {
@@ -73,6 +77,7 @@ static int place_make_root(struct kelpie_krun *krun) {
 }
 
 static void place_empty_root(struct kelpie_krun *krun) {
+    KELPIE_ASSERT(krun->vm_directory >= 0);
     int root = place_open(krun->os, krun->vm_directory, PLACE_ROOT);
     if (root < 0) {
         return;
@@ -99,11 +104,14 @@ void kelpie__krun_place_remove(struct kelpie_krun *krun) {
         kelpie__ignore(kelpie__os_close(krun->os, krun->vm_directory));
         krun->vm_directory = KELPIE_OS_NO_HANDLE;
     }
+    KELPIE_ASSERT(krun->vm_directory == KELPIE_OS_NO_HANDLE);
     KELPIE_ASSERT(krun->place == KELPIE_OS_NO_HANDLE);
 }
 
 /* Opens it, made or found: a monitor that was killed left its own. */
 static int place_open_all(struct kelpie_krun *krun, const char *vm_directory) {
+    KELPIE_ASSERT(krun->place == KELPIE_OS_NO_HANDLE);
+    KELPIE_ASSERT(krun->vm_directory == KELPIE_OS_NO_HANDLE);
     krun->vm_directory = place_open(krun->os, KELPIE_OS_CWD, vm_directory);
     if (krun->vm_directory < 0) {
         int status = krun->vm_directory;

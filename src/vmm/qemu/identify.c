@@ -35,6 +35,8 @@ static int identify_program(struct kelpie_os *os, const char *path, struct kelpi
 static int identify_arguments(struct kelpie_os *os, const struct kelpie_vmm_spec *spec,
                               const char *program, enum kelpie_vmm_accelerator accelerator,
                               struct kelpie_hash *hash, struct kelpie_error *error) {
+    KELPIE_ASSERT(accelerator != KELPIE_VMM_ACCELERATOR_AUTO);
+    KELPIE_ASSERT(program[0] == '/');
     struct kelpie_vmm_spec neutral = *spec;
     struct kelpie_qemu_arguments *arguments = kelpie__alloc(os, sizeof(*arguments));
     if (arguments == NULL) {
@@ -63,6 +65,7 @@ int kelpie__qemu_identify(struct kelpie_os *os, const struct kelpie_vmm_spec *sp
     char cpu[sizeof(((struct kelpie_vmm_description *)NULL)->cpu)];
     struct kelpie_accel accel;
     KELPIE_ASSERT(spec->restore == NULL);
+    KELPIE_ASSERT(spec->cpu_count > 0);
     int status = kelpie__qemu_program_find(os, program, sizeof(program), error);
     if (status == 0) {
         status = identify_program(os, program, hash, error);

@@ -84,6 +84,7 @@ static int locate_ask(struct kelpie_qemu_locate *locate, struct kelpie_error *er
 /* Its address, whatever it is, is used on QEMU's own process alone. */
 static int locate_take(struct kelpie_qemu_locate *locate, const struct kelpie_json_value *result,
                        struct kelpie_error *error) {
+    KELPIE_ASSERT(locate->memory_bytes >= KELPIE_QEMU_PAGE_BYTES);
     char text[LOCATE_TEXT_BYTES_MAX] = "";
     uint64_t address = 0;
     bool is_known =
@@ -110,6 +111,7 @@ static int locate_take(struct kelpie_qemu_locate *locate, const struct kelpie_js
 
 static void locate_answer(void *context, int status, const struct kelpie_json_value *result,
                           const struct kelpie_error *error) {
+    KELPIE_ASSERT(status <= 0);
     struct kelpie_qemu_locate *locate = context;
     struct kelpie_error own = {0};
     if (status == 0) {
@@ -200,6 +202,8 @@ static int copy_fail(const struct kelpie_qemu_copy *copy, int64_t status, const 
 /* A file system may write a part, and only then say that it is full. */
 static int64_t copy_write(struct kelpie_qemu_copy *copy, int file, const uint8_t *bytes,
                           size_t count, uint64_t offset) {
+    KELPIE_ASSERT(count > 0);
+    KELPIE_ASSERT(offset + count <= copy->order.memory_bytes);
     size_t done = 0;
     for (uint32_t budget = COPY_WRITES_MAX; done < count && budget > 0; budget -= 1) {
         int64_t written =
@@ -247,6 +251,7 @@ static int copy_take_back_unit(struct kelpie_qemu_copy *copy, struct kelpie_erro
     size_t bytes = (size_t)(copy->unit_count + 7) / 8;
     int status = 0;
     KELPIE_ASSERT(copy->unit_page % 8 == 0);
+    KELPIE_ASSERT(copy->order.ahead.bits != NULL);
     for (size_t i = 0; i < bytes && status == 0; i += 1) {
         while (bytes - i > sizeof(uint64_t) && copy_gone(copy, &ahead[i], i) == 0) {
             i += sizeof(uint64_t); /* bound: the unit; of most words none is gone */
@@ -267,6 +272,7 @@ static int copy_unit_look(struct kelpie_qemu_copy *copy, struct kelpie_error *er
     size_t bytes = (size_t)(copy->unit_count + 7) / 8;
     uint64_t offset = copy->unit_page * KELPIE_QEMU_PAGE_BYTES;
     bool is_second = copy->order.kind == KELPIE_QEMU_COPY_SAVE && copy->order.ahead.bits != NULL;
+    KELPIE_ASSERT(copy->order.kind != KELPIE_QEMU_COPY_LOAD);
     int status = kelpie__os_page_map(copy->os, copy->order.pid, copy->order.address + offset, bits,
                                      (size_t)copy->unit_count);
     if (status < 0) {
@@ -287,6 +293,8 @@ static int copy_unit_look(struct kelpie_qemu_copy *copy, struct kelpie_error *er
 
 /* Which pages of the unit have to be laid: from the map. */
 static int copy_unit_read(struct kelpie_qemu_copy *copy, struct kelpie_error *error) {
+    KELPIE_ASSERT(copy->order.kind == KELPIE_QEMU_COPY_LOAD);
+    KELPIE_ASSERT(copy->order.map >= 0);
     size_t bytes = (size_t)(copy->unit_count + 7) / 8;
     int64_t got = kelpie__os_pread(copy->os, copy->order.map, copy->buffers->bits, bytes,
                                    copy->unit_page / 8);
@@ -330,6 +338,8 @@ static bool copy_wants(struct kelpie_qemu_copy *copy, uint64_t page, const uint8
 /* Writes what has to be, in pieces as long as possible. */
 static int copy_store(struct kelpie_qemu_copy *copy, uint64_t page, size_t page_count,
                       struct kelpie_error *error) {
+    KELPIE_ASSERT(page_count <= COPY_RUN_PAGES);
+    KELPIE_ASSERT(copy->order.kind != KELPIE_QEMU_COPY_LOAD);
     const uint8_t *data = copy->buffers->data;
     size_t first = 0;
     for (size_t i = 0; i <= page_count; i += 1) {
@@ -357,6 +367,7 @@ static int copy_run(struct kelpie_qemu_copy *copy, uint64_t page, size_t page_co
     size_t bytes = page_count * KELPIE_QEMU_PAGE_BYTES;
     uint64_t offset = page * KELPIE_QEMU_PAGE_BYTES;
     uint64_t address = copy->order.address + offset;
+    KELPIE_ASSERT(offset + bytes <= copy->order.memory_bytes);
     copy->page_count += page_count;
     if (copy->order.kind != KELPIE_QEMU_COPY_LOAD) {
         int64_t got = kelpie__os_read_memory(copy->os, copy->order.pid, address, data, bytes);

@@ -28,6 +28,9 @@
 
 enum qcow2_place { QCOW2_COUNT_TABLE = 1, QCOW2_COUNT_BLOCK, QCOW2_CLUSTER_TABLE, QCOW2_PLACES };
 
+static_assert(QCOW2_HEADER_BYTES + 24u + QCOW2_NAME_BYTES_MAX <= QCOW2_HEAD_BYTES,
+              "the longest name is in the head");
+
 static_assert(KELPIE_DISK_SIZE_MIB_MAX * UINT64_C(1048576) <= QCOW2_DISK_BYTES_MAX,
               "one cluster of the first table is enough");
 
@@ -45,6 +48,7 @@ static void put_u64(uint8_t *out, uint64_t value) {
 /* The size of the disk that the image holds. */
 static int overlay_disk_bytes(struct kelpie_os *os, const struct kelpie_vmm_overlay *overlay,
                               uint64_t *out_bytes, struct kelpie_error *error) {
+    KELPIE_ASSERT(overlay->backing >= 0);
     struct kelpie_os_stat stat = {0};
     uint8_t head[QCOW2_SIZE_OFFSET + 8] = {0};
     int64_t status = kelpie__os_stat(os, overlay->backing, "", false, &stat);
@@ -75,6 +79,7 @@ static int overlay_disk_bytes(struct kelpie_os *os, const struct kelpie_vmm_over
 
 static void overlay_header(uint8_t out[QCOW2_HEAD_BYTES], const struct kelpie_vmm_overlay *overlay,
                            uint64_t disk_bytes) {
+    KELPIE_ASSERT(disk_bytes % QCOW2_SECTOR_BYTES == 0);
     const char *format =
         overlay->backing_format == KELPIE_VMM_DISK_QCOW2 ? "qcow2" : "raw"; /* of 8 bytes at most */
     size_t name_bytes = strlen(overlay->backing_name);
@@ -109,6 +114,8 @@ static int overlay_write(struct kelpie_os *os, int file, const uint8_t *bytes, s
 
 int kelpie__qemu_make_overlay(struct kelpie_os *os, const struct kelpie_vmm_overlay *overlay,
                               struct kelpie_error *error) {
+    KELPIE_ASSERT(overlay->file >= 0);
+    KELPIE_ASSERT(overlay->backing_name[0] != '\0');
     uint8_t head[QCOW2_HEAD_BYTES];
     uint8_t table[8];
     uint8_t counts[2 * QCOW2_PLACES];

@@ -31,6 +31,8 @@ static int restore_differs(struct kelpie_error *error, const char *what, const c
 
 static int restore_check_file(const struct kelpie_qemu *qemu, int file, const char *what,
                               uint64_t wanted_bytes, struct kelpie_error *error) {
+    KELPIE_ASSERT(file >= 0);
+    KELPIE_ASSERT(wanted_bytes > 0);
     struct kelpie_os_stat stat = {0};
     int status = kelpie__os_stat(qemu->os, file, "", false, &stat);
     if (status < 0) {
@@ -47,6 +49,7 @@ static int restore_check_file(const struct kelpie_qemu *qemu, int file, const ch
 /* Every state begins with "QEVM" and the version of its format, 3. */
 static int restore_check_device(const struct kelpie_qemu *qemu, int device,
                                 struct kelpie_error *error) {
+    KELPIE_ASSERT(device >= 0);
     static const uint8_t wanted[8] = {'Q', 'E', 'V', 'M', 0, 0, 0, 3};
     uint8_t head[sizeof(wanted)] = {0};
     int64_t count = kelpie__os_pread(qemu->os, device, head, sizeof(head), 0);
@@ -65,6 +68,9 @@ static int restore_check_files(const struct kelpie_qemu *qemu,
                                const struct kelpie_vmm_restore *restore,
                                struct kelpie_error *error) {
     uint64_t page_count = qemu->memory_bytes / KELPIE_QEMU_PAGE_BYTES;
+    KELPIE_ASSERT(qemu->memory_bytes > 0);
+    KELPIE_ASSERT(page_count % 8 == 0);
+    KELPIE_ASSERT((restore->map >= 0) == (restore->memory >= 0));
     int status = restore->device == KELPIE_OS_NO_HANDLE
                      ? 0
                      : restore_check_device(qemu, restore->device, error);
@@ -180,6 +186,8 @@ static void restore_answer(void *context, int status, const struct kelpie_json_v
                            const struct kelpie_error *error);
 
 static int restore_pass_handle(struct kelpie_qemu *qemu, struct kelpie_error *error) {
+    KELPIE_ASSERT(qemu->restore.step != KELPIE_QEMU_RESTORE_NONE);
+    KELPIE_ASSERT(qemu->spec->restore->device >= 0);
     const struct kelpie_qmp_command command = {.name = "getfd",
                                                .arguments = "{\"fdname\":\"state\"}",
                                                .handle = qemu->spec->restore->device,
@@ -189,6 +197,8 @@ static int restore_pass_handle(struct kelpie_qemu *qemu, struct kelpie_error *er
 }
 
 static int restore_load(struct kelpie_qemu *qemu, struct kelpie_error *error) {
+    KELPIE_ASSERT(qemu->restore.step == KELPIE_QEMU_RESTORE_HANDLE);
+    KELPIE_ASSERT(!qemu->restore.is_loaded);
     qemu->restore.step = KELPIE_QEMU_RESTORE_LOAD;
     kelpie__timer_arm(qemu->loop, &qemu->restore.timer,
                       qemu->loop->now_ns + RESTORE_LOAD_TIMEOUT_MS * KELPIE_NS_PER_MS,
@@ -209,6 +219,7 @@ static int restore_lay(struct kelpie_qemu *qemu, struct kelpie_error *error) {
         .map = restore->map,
         .kind = KELPIE_QEMU_COPY_LOAD,
     };
+    KELPIE_ASSERT(qemu->locate.address != 0);
     if (restore->map == KELPIE_OS_NO_HANDLE) {
         return restore_pass_handle(qemu, error);
     }
@@ -249,6 +260,7 @@ static int restore_next(struct kelpie_qemu *qemu, struct kelpie_error *error) {
 }
 
 static void restore_go_on(struct kelpie_qemu *qemu, int status, const struct kelpie_error *error) {
+    KELPIE_ASSERT(status <= 0);
     struct kelpie_error own = {0};
     if (qemu->restore.step == KELPIE_QEMU_RESTORE_NONE) {
         return; /* given up meanwhile */
@@ -297,6 +309,8 @@ static int restore_check_version(const struct kelpie_qemu *qemu, struct kelpie_e
 void kelpie__qemu_restore_begin(struct kelpie_qemu *qemu) {
     struct kelpie_error error = {0};
     KELPIE_ASSERT(qemu->restore.step == KELPIE_QEMU_RESTORE_NONE);
+    KELPIE_ASSERT(qemu->vmm.is_restored);
+    KELPIE_ASSERT(qemu->vmm.state == KELPIE_VMM_STARTING);
     int status = restore_check_version(qemu, &error);
     if (status == 0) { /* every save needs it, too, and has no time to ask */
         qemu->restore.step = KELPIE_QEMU_RESTORE_LOCATE;

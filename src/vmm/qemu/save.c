@@ -71,6 +71,7 @@ static void save_finish(struct kelpie_qemu *qemu, int status, const struct kelpi
     struct kelpie_error own = {0};
     KELPIE_ASSERT(save->step != KELPIE_QEMU_SAVE_NONE);
     KELPIE_ASSERT(qemu->vmm.is_changing);
+    KELPIE_ASSERT(status <= 0);
     if (save->step == KELPIE_QEMU_SAVE_DEVICES) {
         save_remove_handle(qemu);
     }
@@ -85,6 +86,7 @@ static void save_finish(struct kelpie_qemu *qemu, int status, const struct kelpi
     }
     kelpie__qemu_save_cancel(qemu);
     if (status == 0) {
+        KELPIE_ASSERT(save->out != NULL);
         *save->out = save->saved;
     }
     kelpie__vmm_emit_done(&qemu->vmm, status, error);
@@ -103,6 +105,8 @@ static void save_memory_copied(void *context, int status, const struct kelpie_er
 static int save_size_files(struct kelpie_qemu *qemu, struct kelpie_error *error) {
     const struct kelpie_vmm_save *order = &qemu->save.order;
     uint64_t page_count = qemu->memory_bytes / KELPIE_QEMU_PAGE_BYTES;
+    KELPIE_ASSERT(!order->is_ahead);
+    KELPIE_ASSERT(page_count % 8 == 0);
     int status = kelpie__os_truncate(qemu->os, order->memory, qemu->memory_bytes);
     if (status >= 0 && order->map != KELPIE_OS_NO_HANDLE) {
         status = kelpie__os_truncate(qemu->os, order->map, page_count / 8);
@@ -117,6 +121,8 @@ static int save_size_files(struct kelpie_qemu *qemu, struct kelpie_error *error)
 
 static int save_memory(struct kelpie_qemu *qemu, enum kelpie_qemu_save_step step,
                        struct kelpie_error *error) {
+    KELPIE_ASSERT(qemu->locate.address != 0);
+    KELPIE_ASSERT(step == KELPIE_QEMU_SAVE_AHEAD || step == KELPIE_QEMU_SAVE_MEMORY);
     const struct kelpie_vmm_save *order = &qemu->save.order;
     const struct kelpie_qemu_copy_order copy = {
         .pid = qemu->vmm.pid,
@@ -138,6 +144,7 @@ static int save_memory(struct kelpie_qemu *qemu, enum kelpie_qemu_save_step step
 
 /* QEMU's word alone is not enough: an empty state makes a restore hang or die. */
 static int save_check_devices(struct kelpie_qemu *qemu, struct kelpie_error *error) {
+    KELPIE_ASSERT(qemu->save.step == KELPIE_QEMU_SAVE_DEVICES);
     struct kelpie_os_stat stat = {0};
     int status = kelpie__os_stat(qemu->os, qemu->save.order.device, "", false, &stat);
     if (status < 0) {
@@ -201,6 +208,7 @@ static int save_add_handle(struct kelpie_qemu *qemu, struct kelpie_error *error)
 /* Both at once: QEMU takes one after the other, and the guest stands still meanwhile. Without the
  * file the second one fails, and says so. */
 static int save_devices(struct kelpie_qemu *qemu, struct kelpie_error *error) {
+    KELPIE_ASSERT(qemu->save.out != NULL);
     char arguments[96];
     qemu->save.step = KELPIE_QEMU_SAVE_DEVICES;
     int status = save_add_handle(qemu, error);
@@ -272,6 +280,8 @@ static int save_start(struct kelpie_qemu *qemu, const struct kelpie_vmm_save *or
     struct kelpie_qemu_save *save = &qemu->save;
     KELPIE_ASSERT(save->step == KELPIE_QEMU_SAVE_NONE);
     KELPIE_ASSERT(qemu->qmp != NULL);
+    KELPIE_ASSERT(order->device >= 0);
+    KELPIE_ASSERT(order->memory >= 0);
     save->order = *order;
     save->out = out;
     save->saved = (struct kelpie_vmm_saved){0};
@@ -291,6 +301,7 @@ static int save_start(struct kelpie_qemu *qemu, const struct kelpie_vmm_save *or
 int kelpie__qemu_save_ahead(struct kelpie_vmm *vmm, const struct kelpie_vmm_save *order,
                             struct kelpie_error *error) {
     struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
+    KELPIE_ASSERT(!order->is_ahead);
     int status = kelpie__qemu_check_settled(qemu, error);
     if (status < 0) {
         return status;
