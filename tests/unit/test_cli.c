@@ -105,12 +105,25 @@ static void test_age_takes_the_largest_unit(void **state) {
     }
 }
 
+/* A path may hold any byte; JSON makes six of some. */
+static void test_info_of_control_characters_has_room(void **state) {
+    static struct kelpie_vm_info info = {.struct_size = sizeof(info)};
+    static char text[KELPIE_CLI_INFO_BYTES];
+    (void)state;
+    memset(info.root, 1, sizeof(info.root) - 1);
+    memset(info.kernel, 1, sizeof(info.kernel) - 1);
+    memset(info.reason, 1, sizeof(info.reason) - 1);
+    memset(info.accelerator_reason, 1, sizeof(info.accelerator_reason) - 1);
+    assert_true(kelpie__cli_write_info(&info, text, sizeof(text)) > 6 * 8192);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_duration_with_and_without_unit),
         cmocka_unit_test(test_size_with_and_without_unit),
         cmocka_unit_test(test_suggestion_is_near_or_none),
         cmocka_unit_test(test_age_takes_the_largest_unit),
+        cmocka_unit_test(test_info_of_control_characters_has_room),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

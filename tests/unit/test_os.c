@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -234,6 +235,12 @@ static void test_files(void **state) {
     assert_int_equal(status.size_bytes, 2);
     assert_int_equal(status.kind, KELPIE_OS_KIND_FILE);
     assert_int_equal(status.mode, 0600);
+    const struct timespec late[2] = {{.tv_sec = 15000000000}, {.tv_sec = 15000000000}};
+    struct stat kept; /* some file systems have no such year */
+    assert_int_equal(futimens(file, late), 0);
+    assert_int_equal(fstat(file, &kept), 0);
+    assert_int_equal(kelpie__os_stat(world->os, file, "", false, &status), 0);
+    assert_true(status.modified_ns == INT64_MAX || kept.st_mtim.tv_sec < late[1].tv_sec);
     assert_int_equal(kelpie__os_space(world->os, file, &space), 0);
     assert_true(space.available_bytes > 0 && !space.is_read_only);
     int copy = make_file(world, "b", "");
