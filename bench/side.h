@@ -50,5 +50,7 @@ void kelpie__bench_restore(const struct bench_host *host);
 void kelpie__bench_fork(const struct bench_host *host);
 void kelpie__bench_pool(const struct bench_host *host);
 void kelpie__bench_density(const struct bench_host *host);
+void kelpie__bench_tail(const struct bench_host *host);
+void kelpie__bench_parallel(const struct bench_host *host);
 
 #endif

@@ -21,6 +21,7 @@ static const struct {
     {"stream", kelpie__bench_stream},   {"snapshot", kelpie__bench_snapshot},
     {"restore", kelpie__bench_restore}, {"fork", kelpie__bench_fork},
     {"pool", kelpie__bench_pool},       {"density", kelpie__bench_density},
+    {"tail", kelpie__bench_tail},       {"parallel", kelpie__bench_parallel},
 };
 
 static const char vm_usage[] =

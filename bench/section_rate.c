@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * tail: 10,000 commands one after the other: how late the latest are, and whether the last thousand
+ * cost more than the first. parallel: 16 commands at once, against the guest's own rate of fork and
+ * exec, in a shell's loop.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "side.h"
+
+#define TAIL_COMMANDS 10000u
+#define TAIL_PART 1000u
+#define PARALLEL_COUNT 16u
+#define PARALLEL_COMMANDS 160u
+
+static int compare(const void *a, const void *b) {
+    double left = *(const double *)a;
+    double right = *(const double *)b;
+    return (left > right) - (left < right);
+}
+
+/* Sorts them. */
+static double quantile(double *values, uint32_t count, uint32_t percent) {
+    qsort(values, count, sizeof(values[0]), compare);
+    return values[(uint64_t)count * percent / 100];
+}
+
+void kelpie__bench_tail(const struct bench_host *host) {
+    double *took_ms = malloc(TAIL_COMMANDS * sizeof(*took_ms));
+    if (took_ms == NULL) {
+        kelpie__bench_die("no memory");
+    }
+    struct kelpie_vm *vm = kelpie__bench_side_start(host, &(struct bench_side_order){0});
+    for (uint32_t i = 0; i < TAIL_COMMANDS; i += 1) {
+        double begun_ms = kelpie__bench_now_ms();
+        kelpie__bench_side_hello(vm);
+        took_ms[i] = kelpie__bench_now_ms() - begun_ms;
+    }
+    kelpie__bench_side_end(vm);
+    /* The first ones are cold: QEMU translates. */
+    kelpie__bench_tell("tail/first", "ms", quantile(took_ms + 100, TAIL_PART, 50));
+    kelpie__bench_tell("tail/last", "ms",
+                       quantile(took_ms + TAIL_COMMANDS - TAIL_PART, TAIL_PART, 50));
+    kelpie__bench_tell("tail/p99", "ms", quantile(took_ms, TAIL_COMMANDS, 99));
+    kelpie__bench_tell("tail/p50", "ms", quantile(took_ms, TAIL_COMMANDS, 50));
+    free(took_ms);
+}
+
+/* ---- parallel -------------------------------------------------------------------------------- */
+
+struct parallel {
+    const struct bench_host *host;
+    struct kelpie_vm *vm;
+    struct bench_raw raw;
+    struct kelpie_exec_result results[PARALLEL_COUNT];
+    uint32_t started_count;
+    uint32_t ended_count;
+};
+
+/* One of the commands that are under way. */
+struct place {
+    struct parallel *parallel;
+    uint32_t index;
+};
+
+static void parallel_start(struct place *place);
+
+static void parallel_ended(void *context, const struct kelpie_error *error) {
+    struct place *place = context;
+    struct parallel *parallel = place->parallel;
+    struct kelpie_exec_result *result = &parallel->results[place->index];
+    if (error != NULL || result->status.exit_code != 0) {
+        kelpie__bench_die("true: %s", error != NULL ? error->message : "it failed");
+    }
+    kelpie_exec_result_release(result);
+    parallel->ended_count += 1;
+    if (parallel->started_count < PARALLEL_COMMANDS) {
+        parallel_start(place);
+    }
+}
+
+static void parallel_start(struct place *place) {
+    static const char *const argv[] = {"/bin/true", NULL};
+    const struct kelpie_exec_options options = {.struct_size = sizeof(options), .argv = argv};
+    struct parallel *parallel = place->parallel;
+    struct kelpie_exec_result *result = &parallel->results[place->index];
+    struct kelpie_error error = {0};
+    *result = (struct kelpie_exec_result){.struct_size = sizeof(*result)};
+    parallel->started_count += 1;
+    kelpie__bench_must(
+        kelpie_vm_exec_async(parallel->vm, &options, result, parallel_ended, place, NULL, &error),
+        &error, "true");
+}
+
+static void parallel_mine(void *context) {
+    struct parallel *parallel = context;
+    struct place places[PARALLEL_COUNT];
+    struct kelpie_error error = {0};
+    parallel->started_count = 0;
+    parallel->ended_count = 0;
+    double begun_ms = kelpie__bench_now_ms();
+    for (uint32_t i = 0; i < PARALLEL_COUNT; i += 1) {
+        places[i] = (struct place){.parallel = parallel, .index = i};
+        parallel_start(&places[i]);
+    }
+    while (parallel->ended_count < PARALLEL_COMMANDS) { /* bound: the commands */
+        kelpie__bench_must(kelpie_wait(parallel->host->kelpie, KELPIE_TIMEOUT_NONE, &error), &error,
+                           "wait");
+    }
+    double took_ms = kelpie__bench_now_ms() - begun_ms;
+    kelpie__bench_tell("parallel/kelpie", "1/s", PARALLEL_COMMANDS * 1e3 / took_ms);
+}
+
+static void parallel_raw(void *context) {
+    struct parallel *parallel = context;
+    char script[128];
+    snprintf(script, sizeof(script), "i=0; while [ $i -lt %u ]; do /bin/true; i=$((i+1)); done",
+             PARALLEL_COMMANDS);
+    const char *const argv[] = {"/bin/sh", "-c", script, NULL};
+    double begun_ms = kelpie__bench_now_ms();
+    kelpie__bench_raw_exec(&parallel->raw, &(struct bench_raw_command){.argv = argv});
+    double took_ms = kelpie__bench_now_ms() - begun_ms;
+    kelpie__bench_tell("parallel/raw", "1/s", PARALLEL_COMMANDS * 1e3 / took_ms);
+}
+
+void kelpie__bench_parallel(const struct bench_host *host) {
+    struct parallel parallel = {.host = host};
+    parallel.vm = kelpie__bench_side_start(host, &(struct bench_side_order){0});
+    kelpie__bench_raw_start(host, &(struct bench_raw_order){0}, &parallel.raw);
+    for (uint32_t i = 0; i < host->rounds + 1; i += 1) {
+        kelpie__bench_both(i, parallel_mine, parallel_raw, &parallel);
+    }
+    kelpie__bench_side_end(parallel.vm);
+    kelpie__bench_raw_kill(&parallel.raw);
+}
