@@ -147,6 +147,34 @@ static void test_krun_long_path(const struct harness *harness) {
     contract_close(&contract);
 }
 
+/* A root that is not there is told when the VM is made. One without any program boots, since the
+ * agent is ours: commands are not found, and the VM goes on. */
+static void test_krun_bare_root(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_error error = {0};
+    struct kelpie_vm *vm = NULL;
+    char root[512];
+    int length = snprintf(root, sizeof(root), "%s/root", harness->root_directory);
+    HARNESS_CHECK(length > 0 && (size_t)length < sizeof(root), "a path");
+    struct kelpie_config *config = contract_boot_config(&contract);
+    kelpie_config_set_root(config, root);
+    contract_fails(kelpie_vm_create(contract.kelpie, NULL, config, &vm, &error), &error,
+                   KELPIE_E_ROOT_NOT_FOUND, "root");
+    contract_host("mkdir -p '%s/dev' '%s/proc' '%s/sys' '%s/tmp' '%s/run' '%s/etc'", root, root,
+                  root, root, root, root);
+    vm = contract_create(&contract, NULL, config);
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    for (unsigned i = 0; i < 2; i += 1) {
+        struct contract_result result = contract_sh(vm, "true", 0);
+        HARNESS_CHECK(result.status == KELPIE_E_EXEC_NOT_FOUND, "%s", result.error.message);
+        contract_release(&result);
+    }
+    contract_state_is(vm, KELPIE_VM_RUNNING);
+    contract_end(vm);
+    contract_host("rm -r '%s'", root);
+    contract_close(&contract);
+}
+
 static unsigned descriptors_of(int pid) {
     char command[64];
     unsigned count = 0;
@@ -197,6 +225,7 @@ int main(int argc, char **argv) {
         {"krun_two", test_krun_two, 60},
         {"krun_doctor", test_krun_doctor, 60},
         {"krun_long_path", test_krun_long_path, 60},
+        {"krun_bare_root", test_krun_bare_root, 60},
         {"krun_again", test_krun_again, 600},
     };
     const struct harness_suite suite = {
