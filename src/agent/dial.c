@@ -6,8 +6,6 @@
  */
 #include "agent/agent.h"
 
-#include <errno.h>
-
 #include "agent/boot.h"
 #include "core/text.h"
 #include "os/os_call.h"
@@ -22,11 +20,12 @@ static void dial_retry_callback(void *context) {
     kelpie__agent_dial(agent, kelpie__agent_dial_port(agent->os));
 }
 
-static void dial_failed(struct kelpie_agent *agent, int status) {
+static void dial_failed(struct kelpie_agent *agent, const char *why) {
     KELPIE_ASSERT(!agent->is_dialling);
+    KELPIE_ASSERT(why[0] != '\0');
     agent->attempt_count += 1;
     if (agent->attempt_count > DIAL_COUNT_MAX) {
-        kelpie__agent_log(agent->os, "the host cannot be dialled: %s", kelpie__errno_text(-status));
+        kelpie__agent_log(agent->os, "the host cannot be dialled: %s", why);
         kelpie__agent_stop(agent, 0);
         return;
     }
@@ -42,11 +41,11 @@ static void dial_ready_callback(void *context, uint32_t bits) {
     kelpie__loop_unwatch(agent->loop, agent->dial_slot);
     agent->is_dialling = false;
     /* Where a connect failed, SO_ERROR is set, and epoll tells of that: it is never writable alone.
-     */
+     * Which error it is the seam does not tell. */
     if ((bits & KELPIE_OS_HANGUP) != 0) {
         kelpie__ignore(kelpie__os_close(agent->os, agent->port));
         agent->port = KELPIE_OS_NO_HANDLE;
-        dial_failed(agent, -ECONNREFUSED);
+        dial_failed(agent, "it refused, or did not answer in time");
         return;
     }
     agent->attempt_count = 0;
@@ -67,13 +66,13 @@ void kelpie__agent_dial(struct kelpie_agent *agent, uint32_t port) {
     KELPIE_ASSERT(agent->port < 0 && !agent->is_dialling && port != 0);
     int handle = kelpie__os_dial_host(agent->os, port);
     if (handle < 0) {
-        dial_failed(agent, handle);
+        dial_failed(agent, kelpie__errno_text(-handle));
         return;
     }
     if (kelpie__loop_watch(agent->loop, handle, KELPIE_OS_WRITABLE, dial_ready_callback, agent,
                            &agent->dial_slot) < 0) {
         kelpie__ignore(kelpie__os_close(agent->os, handle));
-        dial_failed(agent, -ENOMEM);
+        dial_failed(agent, "it cannot be watched");
         return;
     }
     agent->port = handle;

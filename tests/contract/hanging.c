@@ -41,7 +41,7 @@ static void hanging_answer(int fuse, const struct fuse_in_header *request, const
 }
 
 static void hanging_serve(int fuse) {
-    static char request[HANGING_REQUEST_BYTES];
+    static _Alignas(struct fuse_in_header) char request[HANGING_REQUEST_BYTES];
     const struct fuse_in_header *header = (const void *)request;
     const struct fuse_init_out init = {
         .major = FUSE_KERNEL_VERSION, .minor = FUSE_KERNEL_MINOR_VERSION, .max_write = 4096};
