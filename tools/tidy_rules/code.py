@@ -13,8 +13,7 @@ ASSERTIONS_PER_FUNCTION_MIN_OF = {
     "sim": 0.7,
     "simcli": 0.5,
     "simlib": 0.5,
-    "store": 0.9,
-    "vmm": 1.9,
+    "store": 1.9,
 }
 
 
