@@ -18,6 +18,7 @@
 
 #define COSTS_PSS_KIB_MAX 2048u
 #define COSTS_IDLE_S 2u
+#define COSTS_IDLE_LOOKS 6u
 #define COSTS_EXECS 40u
 #define COSTS_SYSCALLS_MAX 16u      /* for each command; 9 were seen */
 #define COSTS_ALLOCATIONS_MAX 4u    /* for each command; 3 were seen */
@@ -63,12 +64,14 @@ static void test_monitor_idle(const struct harness *harness) {
     uint64_t pss_kib = costs_of(monitor, "smaps_rollup", "Pss:");
     printf("# %llu KiB\n", (unsigned long long)pss_kib);
     HARNESS_CHECK(pss_kib <= COSTS_PSS_KIB_MAX, "%llu KiB", (unsigned long long)pss_kib);
-    sleep(1); /* the end of the last command, and of what was written for it, is over */
-    uint64_t before = costs_wakeups(monitor);
-    sleep(COSTS_IDLE_S);
-    uint64_t after = costs_wakeups(monitor);
-    HARNESS_CHECK(after == before, "%llu wake-ups in %u s", (unsigned long long)(after - before),
-                  COSTS_IDLE_S);
+    /* What the start and the last command left to do is done within one of the first looks. */
+    uint64_t woken = UINT64_MAX;
+    for (uint32_t i = 0; i < COSTS_IDLE_LOOKS && woken != 0; i += 1) {
+        uint64_t before = costs_wakeups(monitor);
+        sleep(COSTS_IDLE_S);
+        woken = costs_wakeups(monitor) - before;
+    }
+    HARNESS_CHECK(woken == 0, "%llu wake-ups in %u s", (unsigned long long)woken, COSTS_IDLE_S);
     contract_end(vm);
     contract_close(&contract);
 }
@@ -92,9 +95,14 @@ static pid_t costs_trace(int32_t monitor, const char *report) {
     close(pipes[1]);
     ssize_t count = read(pipes[0], word, sizeof(word) - 1); /* "strace: Process .. attached" */
     close(pipes[0]);
+    word[strcspn(word, "\n")] = '\0';
     if (count <= 0) {
         waitpid(tracer, NULL, 0);
         harness_skip("strace: it is not installed");
+    }
+    if (strstr(word, "not permitted") != NULL) {
+        waitpid(tracer, NULL, 0);
+        harness_skip("ptrace: %s", word);
     }
     HARNESS_CHECK(strstr(word, "attached") != NULL, "%s", word);
     return tracer;
