@@ -26,8 +26,11 @@ static void clients_check(const struct kelpie_clients *clients) {
 
 static struct kelpie_client *client_of(void *context) {
     struct kelpie_client *client = context;
+    const struct kelpie_clients *clients = &client->monitor->clients;
     KELPIE_ASSERT(client->wire != NULL);
     KELPIE_ASSERT(client->serial != 0);
+    KELPIE_ASSERT(client->serial < clients->serial_next);
+    KELPIE_ASSERT(clients->count > 0);
     return client;
 }
 
@@ -72,7 +75,8 @@ bool kelpie__client_is_owner(struct kelpie_monitor *monitor, uint64_t client) {
 int kelpie__client_set_owner(struct kelpie_monitor *monitor, uint64_t client, bool is_owner,
                              struct kelpie_error *error) {
     struct kelpie_client *found = client_find(monitor, client);
-    KELPIE_ASSERT(found != NULL && found->is_owner != is_owner);
+    KELPIE_ASSERT(found != NULL);
+    KELPIE_ASSERT(found->is_owner != is_owner);
     if (!is_owner) {
         found->is_owner = false;
         kelpie__monitor_drop_owner(monitor);

@@ -21,9 +21,31 @@
 #define MEMBER_NICE_USUAL "0"
 
 static void member_check(const struct kelpie_member *member) {
-    KELPIE_ASSERT(member->phase != KELPIE_MEMBER_OFFERED || member->ready >= 0);
-    KELPIE_ASSERT(member->phase == KELPIE_MEMBER_CLAIMING ||
-                  (member->call == 0 && member->reply.client == 0));
+    const struct kelpie_monitor *monitor = member->monitor;
+    KELPIE_ASSERT(member->phase <= KELPIE_MEMBER_CLAIMED);
+    /* the note is there exactly while it waits */
+    KELPIE_ASSERT((member->phase == KELPIE_MEMBER_OFFERED) == (member->ready >= 0));
+    if (member->phase != KELPIE_MEMBER_NONE) {
+        KELPIE_ASSERT(member->eased_pid == 0);
+        KELPIE_ASSERT(monitor->lifecycle.vmm != NULL);
+    }
+    if (member->phase != KELPIE_MEMBER_CLAIMING) {
+        KELPIE_ASSERT(member->call == 0);
+        KELPIE_ASSERT(member->reply.client == 0);
+    }
+}
+
+/* From a row's phase to those after it; the end of its VMM makes it a VM like any other. */
+static void member_change(struct kelpie_member *member, enum kelpie_member_phase next) {
+    static const enum kelpie_member_phase after[] = {
+        [KELPIE_MEMBER_NONE] = KELPIE_MEMBER_OFFERED,
+        [KELPIE_MEMBER_OFFERED] = KELPIE_MEMBER_CLAIMING,
+        [KELPIE_MEMBER_CLAIMING] = KELPIE_MEMBER_CLAIMED,
+        [KELPIE_MEMBER_CLAIMED] = KELPIE_MEMBER_NONE,
+    };
+    static_assert(KELPIE_ARRAY_COUNT(after) == KELPIE_MEMBER_CLAIMED + 1, "a row for each");
+    KELPIE_ASSERT(next == KELPIE_MEMBER_NONE || next == after[member->phase]);
+    member->phase = next;
 }
 
 void kelpie__member_init(struct kelpie_member *member, struct kelpie_monitor *monitor) {
@@ -175,7 +197,7 @@ static int member_enter(struct kelpie_member *member, const char *pool, const ch
     kelpie__ignore(
         kelpie__text_format(record->reason, sizeof(record->reason), "waits in pool \"%s\"", pool));
     kelpie__ignore(kelpie__lifecycle_save(&monitor->lifecycle, NULL)); /* for people */
-    member->phase = KELPIE_MEMBER_OFFERED;
+    member_change(member, KELPIE_MEMBER_OFFERED);
     return 0;
 }
 
@@ -241,7 +263,7 @@ static void member_claimed(struct kelpie_member *member) {
     char text[128];
     KELPIE_ASSERT(member->is_awake && member->is_refreshed);
     bool is_there = kelpie__client_wire(monitor, member->reply.client) != NULL;
-    member->phase = KELPIE_MEMBER_CLAIMED;
+    member_change(member, KELPIE_MEMBER_CLAIMED);
     kelpie__pause_give_back(&monitor->pause);
     bool fits = kelpie__text_format(text, sizeof(text), "{\"id\":\"%s\"}", monitor->config.id);
     KELPIE_ASSERT(fits);
@@ -339,7 +361,7 @@ static int member_take(struct kelpie_member *member, const struct kelpie_reply *
     member->reply = *reply;
     member->is_awake = false;
     member->is_refreshed = false;
-    member->phase = KELPIE_MEMBER_CLAIMING;
+    member_change(member, KELPIE_MEMBER_CLAIMING);
     return 0;
 }
 
@@ -383,7 +405,7 @@ void kelpie__member_vmm_gone(struct kelpie_member *member, const struct kelpie_e
         kelpie__wire_forget(wire, member->call);
     }
     member->call = 0;
-    member->phase = KELPIE_MEMBER_NONE;
+    member_change(member, KELPIE_MEMBER_NONE);
     error.code = KELPIE_E_CRASHED;
     kelpie__reply_refuse(member->monitor, &member->reply, &error);
     member_check(member);

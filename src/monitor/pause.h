@@ -8,7 +8,10 @@
 
 #include "core/error.h"
 #include "core/loop.h"
+#include "core/state.h"
 #include "monitor/reply.h"
+
+struct kelpie_lifecycle;
 
 #define KELPIE_PAUSE_NONCE_BYTES 16u
 
@@ -61,5 +64,27 @@ void kelpie__pause_release(struct kelpie_pause *pause);
 
 /* The VMM is going to be destroyed: whoever waits is refused with this. */
 void kelpie__pause_end(struct kelpie_pause *pause, const struct kelpie_error *why);
+
+/* ---- for pause.c and resume.c only ----------------------------------------------------------- */
+
+/* The VM's life; the invariants hold. */
+struct kelpie_lifecycle *kelpie__pause_lifecycle(const struct kelpie_pause *pause);
+/* Changes the phase by its table. */
+void kelpie__pause_enter(struct kelpie_pause *pause, enum kelpie_pause_phase next);
+/* Nothing is awaited any more. */
+void kelpie__pause_idle(struct kelpie_pause *pause);
+/* The guest runs: what waited for it goes. A restored one is greeted instead. */
+void kelpie__pause_wake(struct kelpie_pause *pause);
+/* An operation that failed, with its own code unless the VM has died of it. */
+void kelpie__pause_refuse(struct kelpie_pause *pause, int code, const struct kelpie_error *why);
+/* What the VMM answers when it ends over the request: its end, which follows at once, refuses it.
+ */
+bool kelpie__pause_is_left_to_end(int status);
+bool kelpie__pause_is_ending(const struct kelpie_lifecycle *lifecycle);
+/* A step has ended in a VM that is being ended meanwhile. */
+void kelpie__pause_give_way(struct kelpie_pause *pause);
+/* 0 when this may begin now. Errors: STATE, BUSY, UNSUPPORTED. */
+KELPIE_MUST_CHECK int kelpie__pause_allow(struct kelpie_pause *pause, enum kelpie_vm_verb verb,
+                                          struct kelpie_error *error);
 
 #endif

@@ -13,9 +13,33 @@
 #include "os/os_mark.h"
 #include "wire/wire.h"
 
+static void template_check(const struct kelpie_template *template) {
+    KELPIE_ASSERT(template->phase <= KELPIE_TEMPLATE_IDENTIFYING);
+    KELPIE_ASSERT(template->capture.is_template);
+    if (template->is_wanted) {
+        KELPIE_ASSERT(template->phase == KELPIE_TEMPLATE_IDLE);
+        KELPIE_ASSERT(template->key.text[0] != '\0');
+        KELPIE_ASSERT(!template->is_forsaken);
+    }
+}
+
+/* From a row's phase to those after it; the end of the VMM leads back from everywhere. */
+static void template_enter(struct kelpie_template *template, enum kelpie_template_phase next) {
+    static const enum kelpie_template_phase after[] = {
+        [KELPIE_TEMPLATE_IDLE] = KELPIE_TEMPLATE_SAVING,
+        [KELPIE_TEMPLATE_SAVING] = KELPIE_TEMPLATE_IDENTIFYING,
+        [KELPIE_TEMPLATE_IDENTIFYING] = KELPIE_TEMPLATE_IDLE,
+    };
+    static_assert(KELPIE_ARRAY_COUNT(after) == KELPIE_TEMPLATE_IDENTIFYING + 1, "a row for each");
+    KELPIE_ASSERT(next == KELPIE_TEMPLATE_IDLE || next == after[template->phase]);
+    template->phase = next;
+    template_check(template);
+}
+
 static struct kelpie_monitor *template_monitor(const struct kelpie_template *template) {
     struct kelpie_monitor *monitor = template->monitor;
-    KELPIE_ASSERT(monitor != NULL && template == &monitor->template);
+    KELPIE_ASSERT(template == &monitor->template);
+    template_check(template);
     KELPIE_ASSERT(template->phase == KELPIE_TEMPLATE_IDLE ||
                   monitor->lifecycle.state == KELPIE_VM_STARTING);
     return monitor;
@@ -25,6 +49,7 @@ void kelpie__template_init(struct kelpie_template *template, struct kelpie_monit
     *template = (struct kelpie_template){.monitor = monitor, .phase = KELPIE_TEMPLATE_IDLE};
     kelpie__capture_init(&template->capture, monitor);
     template->capture.is_template = true;
+    template_check(template);
 }
 
 void kelpie__template_deinit(struct kelpie_template *template) {
@@ -156,7 +181,7 @@ void kelpie__template_plan(struct kelpie_template *template, const struct kelpie
 }
 
 static void template_done(struct kelpie_template *template) {
-    template->phase = KELPIE_TEMPLATE_IDLE;
+    template_enter(template, KELPIE_TEMPLATE_IDLE);
     kelpie__lifecycle_guest_live(template->monitor);
 }
 
@@ -185,7 +210,7 @@ void kelpie__template_saved(struct kelpie_template *template) {
     struct kelpie_error error = {0};
     char params[KELPIE_GUEST_SETUP_BYTES_MAX];
     KELPIE_ASSERT(template->phase == KELPIE_TEMPLATE_SAVING);
-    template->phase = KELPIE_TEMPLATE_IDENTIFYING;
+    template_enter(template, KELPIE_TEMPLATE_IDENTIFYING);
     int status = 0;
     /* A VMM that did not do as it was told is nobody's to use: it ends, and another boots. */
     if (template->capture.is_vmm_doubtful || wire == NULL ||
@@ -217,14 +242,14 @@ void kelpie__template_make(struct kelpie_template *template) {
     KELPIE_REACHED(monitor->os, "a template was made");
     kelpie__lifecycle_booted(&monitor->lifecycle);
     template->is_wanted = false;
-    template->phase = KELPIE_TEMPLATE_SAVING;
+    template_enter(template, KELPIE_TEMPLATE_SAVING);
     kelpie__capture_template(&template->capture, template->key.text);
 }
 
 bool kelpie__template_takes_blame(struct kelpie_template *template) {
     bool was_making = template->phase != KELPIE_TEMPLATE_IDLE;
     KELPIE_ASSERT(template->monitor->lifecycle.vmm != NULL);
-    template->phase = KELPIE_TEMPLATE_IDLE;
+    template_enter(template, KELPIE_TEMPLATE_IDLE);
     if (was_making) {
         KELPIE_REACHED(template->monitor->os, "a VMM ended while a template was made of it");
         template->is_forsaken = true;
@@ -243,6 +268,8 @@ static void template_waited(void *context) {
     struct kelpie_monitor *monitor = template->monitor;
     struct kelpie_reply reply = template->delete_reply;
     KELPIE_ASSERT(monitor->lifecycle.is_deleting);
+    KELPIE_ASSERT(!template->has_waited);
+    KELPIE_ASSERT(!kelpie__state_is_live(monitor->lifecycle.state));
     template->has_waited = true;
     template->delete_reply = (struct kelpie_reply){0};
     kelpie__monitor_delete(monitor, &reply);
@@ -261,6 +288,7 @@ bool kelpie__template_holds_delete(struct kelpie_template *template, struct kelp
         template->has_waited) {
         return false;
     }
+    KELPIE_ASSERT(template->delete_reply.client == 0);
     template->delete_reply = *reply;
     *reply = (struct kelpie_reply){0};
     kelpie__timer_arm(loop, &template->wait_timer,
