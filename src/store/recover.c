@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * All VMs: their list, and what a program does first, making true what dead monitors have left. See
- * vm_directory.h.
+ * The end of VMs, and all of them: their list, and what a program does first, making true what dead
+ * monitors have left. See vm_directory.h.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "core/json.h"
@@ -116,6 +117,54 @@ int kelpie__vm_directory_recover(struct kelpie_vm_directory *directory,
     return status;
 }
 
+/* ---- deletion -------------------------------------------------------------------------------- */
+
+/* A name that nobody else takes, for what is going: while it is being emptied, somebody may make a
+ * new one with its old name. */
+static int name_deleted(struct kelpie_os *os, char out[KELPIE_VM_TEMPORARY_BYTES_MAX]) {
+    uint8_t salt[8];
+    char hex[2 * sizeof(salt) + 1];
+    int status = kelpie__os_random(os, salt, sizeof(salt));
+    if (status < 0) {
+        return status;
+    }
+    kelpie__text_hex(hex, sizeof(hex), salt, sizeof(salt));
+    bool fits =
+        kelpie__text_format(out, KELPIE_VM_TEMPORARY_BYTES_MAX, KELPIE_VM_DELETED_PREFIX "%s", hex);
+    KELPIE_ASSERT(fits);
+    return 0;
+}
+
+int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory, struct kelpie_error *error) {
+    const struct kelpie_places *places = directory->places;
+    char deleted[KELPIE_VM_TEMPORARY_BYTES_MAX];
+    KELPIE_ASSERT(directory->lock >= 0);
+    kelpie__vm_directory_check(directory);
+    int base = kelpie__vm_directory_base(places, directory->is_ephemeral);
+    int status = name_deleted(places->os, deleted);
+    if (status == 0) {
+        status = kelpie__os_rename(places->os, base, directory->name, base, deleted, false);
+    }
+    if (status < 0 && status != -ENOENT) {
+        return kelpie__vm_directory_fail_io(error, status, "delete the directory", directory->name);
+    }
+    bool was_begun = status == -ENOENT; /* by somebody who died over it: finish his work */
+    KELPIE_SOMETIMES(places->os, "a delete met a half delete", was_begun);
+    if (!directory->is_ephemeral) {
+        /* When this cannot be made durable now, the machine's death brings the VM back whole. */
+        kelpie__ignore(kelpie__os_sync(places->os, base));
+        kelpie__ignore(kelpie__os_rename(places->os, places->runtime_vms, directory->name,
+                                         places->runtime_vms, deleted, false));
+        kelpie__ignore(kelpie__remove_directory(places->os, places->runtime_vms, deleted));
+    }
+    /* It is deleted from here on; what cannot be removed now, prune removes. */
+    kelpie__ignore(kelpie__remove_directory(places->os, base, deleted));
+    if (was_begun) {
+        kelpie__vm_directory_prune(places, NULL);
+    }
+    return 0;
+}
+
 /* ---- what dead processes left half made ------------------------------------------------------ */
 
 /* Takes the lock of this directory (`file` is empty), or of the lock file in it, which is made when
@@ -193,7 +242,7 @@ static void leftover_remove(struct kelpie_os *os, int base, const char *name,
         kelpie__remove_leftover(os, base, name, inout);
         return;
     }
-    if (kelpie__vm_directory_name_deleted(os, deleted) == 0 &&
+    if (name_deleted(os, deleted) == 0 &&
         kelpie__os_rename(os, base, name, base, deleted, false) == 0) {
         kelpie__remove_leftover(os, base, deleted, inout);
     }

@@ -40,7 +40,8 @@ int kelpie__vm_directory_look(struct kelpie_os *os, int base, const char *name) 
     return look_for(os, base, path);
 }
 
-static int fail_io(struct kelpie_error *error, int status, const char *what, const char *name) {
+int kelpie__vm_directory_fail_io(struct kelpie_error *error, int status, const char *what,
+                                 const char *name) {
     KELPIE_ASSERT(status < 0);
     kelpie__ignore(kelpie__fail(error, KELPIE_E_IO, -status, "%s of VM \"%s\"", what, name));
     if (status == -ENOSPC || status == -EDQUOT) {
@@ -223,7 +224,7 @@ static int fail_lock(const struct kelpie_vm_directory *directory, int status,
     return status == -EAGAIN
                ? kelpie__fail(error, KELPIE_E_BUSY, 0,
                               "VM \"%s\" is being changed by another process", directory->name)
-               : fail_io(error, status, "lock the directory", directory->name);
+               : kelpie__vm_directory_fail_io(error, status, "lock the directory", directory->name);
 }
 
 /* The name may be another VM's by now, whose lock and run directory are no business of ours: the
@@ -297,7 +298,9 @@ static int publish(struct kelpie_vm_directory *directory, int made, const char *
     if (status == 0 && !directory->is_ephemeral) {
         status = kelpie__os_sync(os, base);
     }
-    return status < 0 ? fail_io(error, status, "make the directory", directory->name) : 0;
+    return status < 0
+               ? kelpie__vm_directory_fail_io(error, status, "make the directory", directory->name)
+               : 0;
 }
 
 static int check_is_free(const struct kelpie_vm_directory *directory, struct kelpie_error *error) {
@@ -308,7 +311,8 @@ static int check_is_free(const struct kelpie_vm_directory *directory, struct kel
         found = kelpie__vm_directory_look(places->os, places->runtime_vms, directory->name);
     }
     if (found < 0) {
-        return fail_io(error, found, "look for the configuration", directory->name);
+        return kelpie__vm_directory_fail_io(error, found, "look for the configuration",
+                                            directory->name);
     }
     return found == 0 ? 0
                       : kelpie__fail_field(error, KELPIE_E_EXISTS, "name",
@@ -366,12 +370,14 @@ static int make(struct kelpie_vm_directory *directory, const char *temporary,
         return fail_lock(directory, -EAGAIN, error);
     }
     if (status < 0) {
-        return fail_io(error, status, "make the directory", directory->name);
+        return kelpie__vm_directory_fail_io(error, status, "make the directory", directory->name);
     }
     KELPIE_ASSERT(directory->vm >= 0);
     if (directory->is_ephemeral) {
         status = lock_made(directory, directory->vm);
-        status = status < 0 ? fail_io(error, status, "lock the new directory", directory->name) : 0;
+        status = status < 0 ? kelpie__vm_directory_fail_io(error, status, "lock the new directory",
+                                                           directory->name)
+                            : 0;
     } else {
         status = lock_take(directory);
         status = status < 0 ? fail_lock(directory, status, error) : 0;
@@ -381,7 +387,9 @@ static int make(struct kelpie_vm_directory *directory, const char *temporary,
     }
     if (status == 0 && directory->is_ephemeral) {
         status = run_open(directory);
-        status = status < 0 ? fail_io(error, status, "open the directory", directory->name) : 0;
+        status = status < 0 ? kelpie__vm_directory_fail_io(error, status, "open the directory",
+                                                           directory->name)
+                            : 0;
     }
     return status;
 }
@@ -522,7 +530,7 @@ int kelpie__vm_directory_adopt(struct kelpie_vm_directory *directory, struct kel
     directory->lock = lock;
     if (directory->vm < 0 || directory->run < 0) {
         int status = directory->vm < 0 ? directory->vm : directory->run;
-        return fail_io(error, status, "open the directory", name);
+        return kelpie__vm_directory_fail_io(error, status, "open the directory", name);
     }
     kelpie__vm_directory_check(directory);
     return 0;
@@ -538,7 +546,8 @@ int kelpie__vm_directory_config(const struct kelpie_vm_directory *directory,
     }
     int64_t length = kelpie__small_file_read_at(os, directory->vm, KELPIE_VM_CONFIG_FILE, text,
                                                 KELPIE_CONFIG_JSON_BYTES_MAX);
-    int status = length < 0 ? fail_io(error, (int)length, "read the configuration", directory->name)
+    int status = length < 0 ? kelpie__vm_directory_fail_io(
+                                  error, (int)length, "read the configuration", directory->name)
                             : kelpie__config_read(text, (size_t)length, out, error);
     kelpie__free(os, text, KELPIE_CONFIG_JSON_BYTES_MAX);
     return status;
@@ -567,51 +576,4 @@ bool kelpie__vm_directory_is_doubted(const struct kelpie_vm_directory *directory
     bool is_doubted = kelpie__os_lock_shared(os, handle) == -EAGAIN;
     kelpie__ignore(kelpie__os_close(os, handle)); /* it was only looked at */
     return is_doubted;
-}
-
-/* ---- deletion -------------------------------------------------------------------------------- */
-
-int kelpie__vm_directory_name_deleted(struct kelpie_os *os,
-                                      char out[KELPIE_VM_TEMPORARY_BYTES_MAX]) {
-    uint8_t salt[8];
-    char hex[2 * sizeof(salt) + 1];
-    int status = kelpie__os_random(os, salt, sizeof(salt));
-    if (status < 0) {
-        return status;
-    }
-    kelpie__text_hex(hex, sizeof(hex), salt, sizeof(salt));
-    bool fits =
-        kelpie__text_format(out, KELPIE_VM_TEMPORARY_BYTES_MAX, KELPIE_VM_DELETED_PREFIX "%s", hex);
-    KELPIE_ASSERT(fits);
-    return 0;
-}
-
-int kelpie__vm_directory_delete(struct kelpie_vm_directory *directory, struct kelpie_error *error) {
-    const struct kelpie_places *places = directory->places;
-    char deleted[KELPIE_VM_TEMPORARY_BYTES_MAX];
-    KELPIE_ASSERT(directory->lock >= 0);
-    kelpie__vm_directory_check(directory);
-    int base = kelpie__vm_directory_base(places, directory->is_ephemeral);
-    int status = kelpie__vm_directory_name_deleted(places->os, deleted);
-    if (status == 0) {
-        status = kelpie__os_rename(places->os, base, directory->name, base, deleted, false);
-    }
-    if (status < 0 && status != -ENOENT) {
-        return fail_io(error, status, "delete the directory", directory->name);
-    }
-    bool was_begun = status == -ENOENT; /* by somebody who died over it: finish his work */
-    KELPIE_SOMETIMES(places->os, "a delete met a half delete", was_begun);
-    if (!directory->is_ephemeral) {
-        /* When this cannot be made durable now, the machine's death brings the VM back whole. */
-        kelpie__ignore(kelpie__os_sync(places->os, base));
-        kelpie__ignore(kelpie__os_rename(places->os, places->runtime_vms, directory->name,
-                                         places->runtime_vms, deleted, false));
-        kelpie__ignore(kelpie__remove_directory(places->os, places->runtime_vms, deleted));
-    }
-    /* It is deleted from here on; what cannot be removed now, prune removes. */
-    kelpie__ignore(kelpie__remove_directory(places->os, base, deleted));
-    if (was_begun) {
-        kelpie__vm_directory_prune(places, NULL);
-    }
-    return 0;
 }

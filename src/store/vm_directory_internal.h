@@ -25,9 +25,8 @@ int kelpie__vm_directory_base(const struct kelpie_places *places, bool is_epheme
 bool kelpie__vm_directory_is_named(struct kelpie_os *os, int directory, const char *path,
                                    int handle);
 
-/* A name that nobody else takes, for what is going: while it is being emptied, somebody may make a
- * new one with its old name. */
-KELPIE_MUST_CHECK int kelpie__vm_directory_name_deleted(struct kelpie_os *os,
-                                                        char out[KELPIE_VM_TEMPORARY_BYTES_MAX]);
+/* IO, with what was tried and, where there is one, the way out. */
+KELPIE_MUST_CHECK int kelpie__vm_directory_fail_io(struct kelpie_error *error, int status,
+                                                   const char *what, const char *name);
 
 #endif
