@@ -351,7 +351,7 @@ static void test_kvm_hangs(const struct harness *harness) {
     hanging_qemu_make(program, log);
     setenv("KELPIE_QEMU", program, 1);
     struct contract contract = contract_open(harness);
-    struct kelpie_vm *vm = contract_start(&contract);
+    struct kelpie_vm *vm = contract_boot(&contract);
     struct kelpie_vm_info info = contract_inspect(vm);
     HARNESS_CHECK(strcmp(info.accelerator, "tcg") == 0, "%s", info.accelerator);
     HARNESS_CHECK(strstr(info.accelerator_reason, "no hello") != NULL, "%s",
