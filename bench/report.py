@@ -39,6 +39,7 @@ COMPARISONS = (
 # name, series, what it must not exceed
 CEILINGS = (
     ("kelpie exec", "exec/command", None),
+    ("kelpie exec, beyond the library", "exec/beyond-library", 5),
     ("kelpie run true, booted", "boot/run", None),
     ("kelpie run true, from a template", "boot/run-template", 200),
     ("pause, booted, 100 MB in use", "snapshot/booted-kelpie", 80),
