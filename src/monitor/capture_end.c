@@ -44,7 +44,6 @@ void kelpie__capture_succeed(struct kelpie_capture *capture) {
     struct kelpie_json_writer writer;
     char text[CAPTURE_ANSWER_BYTES];
     const struct kelpie_manifest *manifest = &capture->snapshot.manifest;
-    KELPIE_ASSERT(capture->failure.code == 0);
     KELPIE_ASSERT(manifest->id[0] != '\0');
     kelpie__json_begin(&writer, text, sizeof(text));
     kelpie__json_object_begin(&writer, NULL);
@@ -114,7 +113,6 @@ static void capture_work_failed(void *context) {
 void kelpie__capture_seal(struct kelpie_capture *capture) {
     struct kelpie_loop *loop = capture->monitor->loop;
     struct kelpie_error error = {0};
-    KELPIE_ASSERT(capture->failure.code == 0);
     KELPIE_ASSERT(capture->snapshot.is_temporary);
     /* the guest of a last one is given back by its end */
     KELPIE_ASSERT(capture->is_holding == capture->is_last);
@@ -176,7 +174,6 @@ static void capture_sealed(struct kelpie_capture *capture) {
     struct kelpie_lifecycle *lifecycle = kelpie__capture_lifecycle(capture);
     const struct kelpie_manifest *manifest = &capture->snapshot.manifest;
     KELPIE_ASSERT(capture->phase == KELPIE_CAPTURE_SEALING);
-    KELPIE_ASSERT(capture->failure.code == 0);
     if (!capture->is_template) {
         kelpie__capture_take_merged(capture);
         capture_become_parent(capture);

@@ -35,7 +35,6 @@ static_assert(2 * CAPTURE_ID_BYTES + 1 == sizeof(((struct kelpie_manifest *)0)->
 static const struct kelpie_vmm_spec *capture_spec(const struct kelpie_capture *capture) {
     const struct kelpie_vmm_spec *spec = &capture->monitor->lifecycle.spec;
     KELPIE_ASSERT(spec->disk_count <= KELPIE_VMM_DISK_COUNT_MAX);
-    KELPIE_ASSERT(capture->monitor->lifecycle.vmm != NULL);
     return spec;
 }
 
@@ -540,9 +539,8 @@ int kelpie__capture_write_draft(struct kelpie_capture *capture, struct kelpie_er
     KELPIE_ASSERT(manifest->mark[0] != '\0');
     KELPIE_ASSERT(!capture->is_template || monitor->lifecycle.record.parent[0] == '\0');
     int status = draft_machine(capture, manifest, error);
-    if (status < 0) {
-        return status; /* a processor that nobody has would be in it, and no host would restore it
-                        */
+    if (status < 0) { /* a processor that nobody has would be in it, and no host would restore it */
+        return status;
     }
     DRAFT_COPY(vm_id, capture->is_template ? manifest->id : monitor->config.id);
     DRAFT_COPY(vm_name, capture->is_template ? KELPIE_GUEST_NEUTRAL_NAME : monitor->config.name);
