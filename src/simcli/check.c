@@ -153,6 +153,12 @@ static void tell_lines(const char *first, const char *second) {
             second);
 }
 
+/* Before its log another process names its seed. */
+static const char *log_of_other(const char *text) {
+    size_t length = strcspn(text, "\n");
+    return text + length + (text[length] == '\n' ? 1 : 0);
+}
+
 /* What the trace of this process says, as --log full prints it. */
 static void log_own(struct simcli *simcli, uint64_t seed, struct check_text *out) {
     struct sim_run_options options;
@@ -182,7 +188,7 @@ static int differs(struct simcli *simcli, uint64_t seed, uint64_t hash, const ch
         kelpie__ignore(run_other(simcli, seed, true, &logs[1])); /* what it said is all there is */
     }
     if (logs[0].bytes != NULL && logs[1].bytes != NULL) {
-        tell_lines(logs[0].bytes, logs[1].bytes);
+        tell_lines(logs[0].bytes, is_same_process ? logs[1].bytes : log_of_other(logs[1].bytes));
     }
     text_free(&logs[0]);
     text_free(&logs[1]);
