@@ -400,7 +400,7 @@ KELPIE_MUST_CHECK int kelpie_vm_stages(struct kelpie_vm *vm, struct kelpie_stage
 
 struct kelpie_stats {
     size_t struct_size;
-    bool has_guest; /* the next nine come from the guest, which must run */
+    bool has_guest; /* the next nine come from the guest, which must run; 0: it does not know */
     uint64_t guest_uptime_ms;
     uint64_t guest_cpu_ms;
     uint64_t guest_load1_milli;

@@ -317,16 +317,18 @@ static void on_event(void *context, const struct kelpie_event *event) {
 }
 
 /* In the units that the header says: no guest has more memory than it was given, is older than the
- * world, or has worked for longer than all its processors could have. */
+ * world, or has worked for longer than all its processors could have. What its agent could not read
+ * is 0. */
 static void client_check_stats(struct client *client, const struct kelpie_stats *stats) {
     struct sim_world *world = client->clients->world;
     uint64_t now_ms = (uint64_t)(kelpie__sim_now(world) / KELPIE_NS_PER_MS);
     uint64_t memory_kib = CLIENT_MEMORY_MIB * 1024u;
-    bool is_memory = stats->guest_memory_total_kib > memory_kib / 2 &&
-                     stats->guest_memory_total_kib <= memory_kib &&
-                     stats->guest_memory_available_kib <= stats->guest_memory_total_kib;
-    bool is_time =
-        stats->guest_uptime_ms <= now_ms && stats->guest_cpu_ms <= stats->guest_uptime_ms;
+    bool is_memory = stats->guest_memory_total_kib == 0 ||
+                     (stats->guest_memory_total_kib > memory_kib / 2 &&
+                      stats->guest_memory_total_kib <= memory_kib &&
+                      stats->guest_memory_available_kib <= stats->guest_memory_total_kib);
+    bool is_time = stats->guest_uptime_ms == 0 || (stats->guest_uptime_ms <= now_ms &&
+                                                   stats->guest_cpu_ms <= stats->guest_uptime_ms);
     if (stats->has_guest && (!is_memory || !is_time) && !kelpie__sim_truth_has_lied(world)) {
         kelpie__sim_world_fail(world,
                                "contract: after %llu ms a guest of %u MiB has %llu KiB, %llu "
