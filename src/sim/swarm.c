@@ -13,6 +13,8 @@
 #include "sim/fault.h"
 
 #define CALM_ONE_IN 10u
+/* of the runs that are not calm */
+#define LYING_DISK_ONE_IN 16u
 #define KNOB_TEXT_MAX 192
 
 struct swarm_random {
@@ -201,6 +203,16 @@ static size_t add_class(struct swarm_text *text, size_t first, uint64_t seed) {
     return end;
 }
 
+/* A disk that says of one sync in ten that it could not write, and forgets the bytes: nobody who
+ * tries again may believe it. As one of the knobs above it meets a snapshot in one run of some
+ * thousand. */
+static void add_lying_disk(struct swarm_text *text, uint64_t seed) {
+    struct swarm_random random = {.seed = seed, .stream = "lying disk"};
+    if (is_one_in(&random, LYING_DISK_ONE_IN)) {
+        text_add(text, "sync role=monitor p=0.1 max=8 => EIO:lie\n"); /* a worker's role, too */
+    }
+}
+
 size_t kelpie__sim_faults_swarm(uint64_t seed, char *out, size_t capacity) {
     struct swarm_text text = {.out = out, .capacity = capacity};
     text_add(&text, "kelpie-plan %u seed=%llu\n", KELPIE_FAULT_PLAN_VERSION,
@@ -209,6 +221,9 @@ size_t kelpie__sim_faults_swarm(uint64_t seed, char *out, size_t capacity) {
     for (size_t at = 0; at < KELPIE_ARRAY_COUNT(knobs);) {
         bool is_harmless = strcmp(knobs[at].class, "clock") == 0;
         at = add_class(is_calm(seed) && !is_harmless ? NULL : &text, at, seed);
+    }
+    if (!is_calm(seed)) {
+        add_lying_disk(&text, seed);
     }
     KELPIE_ASSERT(capacity == 0 || text.length < capacity);
     return text.length;
