@@ -265,8 +265,7 @@ static void test_lost_record_is_a_crash(void **state) {
         "head -c 40 state/vms/box/state.json > torn && mv torn state/vms/box/state.json",
         "head -c 300 /dev/zero > state/vms/box/state.json",
         /* no failed start goes back to a state that a start leads to */
-        "sed -i 's/\"state\":\"[a-z]*\"/\"state\":\"starting\"/; "
-        "s/\"previous\":\"[a-z]*\"/\"previous\":\"starting\"/' state/vms/box/state.json",
+        "sed -Ei 's/\"(state|previous)\":\"\\w*\"/\"\\1\":\"starting\"/g' state/vms/box/state.json",
     };
     struct kelpie_vm_directory directory;
     struct kelpie_vm_record record;
