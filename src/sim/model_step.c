@@ -147,8 +147,8 @@ static void allow_state(struct step *step, enum kelpie_vm_state state, unsigned 
 /* What was saved runs again, or stands as it did. */
 static void bring_back(struct sim_model_state *state, const struct sim_model_guest *guest,
                        uint32_t source) {
-    state->flags =
-        (uint8_t)((state->flags & ~(unsigned)SIM_MODEL_DIRTY) | SIM_MODEL_EXISTS | SIM_MODEL_BASED);
+    unsigned past = SIM_MODEL_DIRTY | SIM_MODEL_FROM;
+    state->flags = (uint8_t)((state->flags & ~past) | SIM_MODEL_EXISTS | SIM_MODEL_BASED);
     state->state = guest->is_paused != 0 ? KELPIE_VM_PAUSED : KELPIE_VM_RUNNING;
     state->content = guest->content;
     state->loose = guest->loose;
@@ -213,9 +213,11 @@ static void done_create(struct step *step) {
     allow(step, &next);
 }
 
-/* Its first start brings back what it was made from; every other one boots. */
+/* Its first start brings back what it was made from; every other one boots. One that was only
+ * created is Crashed where power took its record: that it was never started outlasts that. */
 static bool is_first_start(const struct sim_model_state *state) {
-    return (state->flags & SIM_MODEL_FROM) != 0 && state->state == KELPIE_VM_CREATED;
+    return (state->flags & SIM_MODEL_FROM) != 0 &&
+           (state->state == KELPIE_VM_CREATED || state->state == KELPIE_VM_CRASHED);
 }
 
 static void done_start(struct step *step) {
@@ -332,8 +334,6 @@ static void done_fork(struct step *step) {
         return;
     }
     kelpie__sim_model_remove(&next);
-    next.flags |= SIM_MODEL_FROM;
-    next.first = *guest;
     bring_back(&next, guest, 0);
     allow(step, &next);
     if (!step->entry->fork_must) {
