@@ -10,6 +10,14 @@
 #include "core/base.h"
 #include "os/os.h"
 
+/* clone(2), waitid(2): for the headers of older libraries, which come before this one. */
+#ifndef P_PIDFD
+#define P_PIDFD 3
+#endif
+#ifndef CLONE_PIDFD
+#define CLONE_PIDFD 0x00001000
+#endif
+
 #define KELPIE_OS_LINUX_HANDLE_MAX 4096u /* whose kind is remembered */
 
 struct kelpie_os_linux {

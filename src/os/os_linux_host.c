@@ -28,12 +28,6 @@
 #define HOST_VSOCK_DEVICE "/dev/vhost-vsock"
 #define HOST_LISTEN_BACKLOG 4
 #define HOST_COLLECT_MS 100 /* of a child that was killed; one that the device holds stays */
-#ifndef P_PIDFD
-#define P_PIDFD 3
-#endif
-#ifndef CLONE_PIDFD
-#define CLONE_PIDFD 0x00001000
-#endif
 
 static int host_claim_guest(struct kelpie_os *os, uint32_t cid) {
     const uint64_t guest_cid = cid;

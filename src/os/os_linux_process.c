@@ -32,12 +32,6 @@
 #define SPAWN_PATH_BYTES 4096u
 #define SPAWN_STANDARD_COUNT 3
 #define SPAWN_SIGNAL_MAX 64
-#ifndef P_PIDFD
-#define P_PIDFD 3
-#endif
-#ifndef CLONE_PIDFD
-#define CLONE_PIDFD 0x00001000
-#endif
 #ifndef CLONE_CLEAR_SIGHAND
 #define CLONE_CLEAR_SIGHAND 0x100000000ULL
 #endif
