@@ -459,14 +459,25 @@ int kelpie_vm_health_async(struct kelpie_vm *vm, uint64_t timeout_ms,
 
 /* ---- stats ----------------------------------------------------------------------------------- */
 
+struct number {
+    const char *key;
+    uint64_t *out;
+};
+
+/* One that the answer does not have stays as it is. */
+static void read_numbers(const char *answer, size_t length, const struct number *numbers,
+                         size_t count) {
+    for (size_t i = 0; i < count; i += 1) {
+        KELPIE_ASSERT(numbers[i].out != NULL);
+        kelpie__ignore(kelpie__json_find_u64(answer, length, numbers[i].key, numbers[i].out));
+    }
+}
+
 static void stats_read(struct kelpie_operation *operation, const char *answer, size_t length) {
     struct kelpie_stats stats = {.struct_size = sizeof(stats)};
     KELPIE_ASSERT(operation->read == stats_read);
     kelpie__ignore(kelpie__json_find_bool(answer, length, "has_guest", &stats.has_guest));
-    const struct {
-        const char *key;
-        uint64_t *out;
-    } fields[] = {
+    const struct number fields[] = {
         {"uptime_ms", &stats.guest_uptime_ms},
         {"cpu_ms", &stats.guest_cpu_ms},
         {"load1_milli", &stats.guest_load1_milli},
@@ -480,9 +491,7 @@ static void stats_read(struct kelpie_operation *operation, const char *answer, s
         {"host_memory_kib", &stats.host_memory_kib},
         {"host_disk_kib", &stats.host_disk_kib},
     };
-    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(fields); i += 1) {
-        kelpie__ignore(kelpie__json_find_u64(answer, length, fields[i].key, fields[i].out));
-    }
+    read_numbers(answer, length, fields, KELPIE_ARRAY_COUNT(fields));
     kelpie__struct_give(operation->result, &stats, sizeof(stats));
 }
 
@@ -533,10 +542,7 @@ int kelpie_vm_stats_async(struct kelpie_vm *vm, struct kelpie_stats *out_stats,
 
 static void stages_read(struct kelpie_operation *operation, const char *answer, size_t length) {
     struct kelpie_stages stages = {.struct_size = sizeof(stages)};
-    const struct {
-        const char *key;
-        uint64_t *out;
-    } fields[] = {
+    const struct number fields[] = {
         {"vmm_us", &stages.vmm_us},
         {"machine_us", &stages.machine_us},
         {"kernel_us", &stages.kernel_us},
@@ -548,9 +554,7 @@ static void stages_read(struct kelpie_operation *operation, const char *answer, 
         {"exec_started_us", &stages.exec_started_us},
         {"exec_ended_us", &stages.exec_ended_us},
     };
-    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(fields); i += 1) {
-        kelpie__ignore(kelpie__json_find_u64(answer, length, fields[i].key, fields[i].out));
-    }
+    read_numbers(answer, length, fields, KELPIE_ARRAY_COUNT(fields));
     kelpie__struct_give(operation->result, &stages, sizeof(stages));
 }
 
