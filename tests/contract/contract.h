@@ -60,6 +60,8 @@ void contract_remove_snapshot(struct contract *contract, const char *name);
 size_t contract_listed(struct contract *contract);
 /* Nothing is in their store, not even hidden or half made. */
 void contract_store_is_empty(const struct contract *contract);
+/* A VM of this backend refuses snapshots and forks, says this of why, and goes on. */
+void contract_has_no_snapshots(const struct harness *harness, const char *reason);
 
 /* Runs `sh -c script`; released by contract_release. */
 struct contract_result contract_sh(struct kelpie_vm *vm, const char *script, uint64_t timeout_ms);

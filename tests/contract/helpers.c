@@ -289,3 +289,20 @@ void contract_store_is_empty(const struct contract *contract) {
     closedir(directory);
     HARNESS_CHECK(count == 0, "%u entries are left in the store, one is \"%s\"", count, one);
 }
+
+void contract_has_no_snapshots(const struct harness *harness, const char *reason) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_error error = {0};
+    const char *const names[] = {"child", NULL};
+    struct kelpie_vm *vm = contract_start_durable(&contract, "one");
+    struct kelpie_snapshot_options options = {.struct_size = sizeof(options), .name = "s"};
+    contract_fails(kelpie_vm_snapshot(vm, &options, NULL, &error), &error, KELPIE_E_UNSUPPORTED,
+                   reason);
+    struct kelpie_vm *child = NULL;
+    contract_fails(kelpie_vm_fork(vm, NULL, names, 1, &child, &error), &error, KELPIE_E_UNSUPPORTED,
+                   reason);
+    contract_sh_says(vm, "echo goes on", "goes on\n");
+    contract_store_is_empty(&contract);
+    contract_end(vm);
+    contract_close(&contract);
+}

@@ -15,20 +15,7 @@
 #include "contract.h"
 
 static void test_krun_unsupported(const struct harness *harness) {
-    struct contract contract = contract_open(harness);
-    struct kelpie_error error = {0};
-    const char *const names[] = {"child", NULL};
-    struct kelpie_vm *vm = contract_start_durable(&contract, "one");
-    struct kelpie_snapshot_options options = {.struct_size = sizeof(options), .name = "s"};
-    contract_fails(kelpie_vm_snapshot(vm, &options, NULL, &error), &error, KELPIE_E_UNSUPPORTED,
-                   "krun");
-    struct kelpie_vm *child = NULL;
-    contract_fails(kelpie_vm_fork(vm, NULL, names, 1, &child, &error), &error, KELPIE_E_UNSUPPORTED,
-                   "krun");
-    contract_sh_says(vm, "echo goes on", "goes on\n");
-    contract_store_is_empty(&contract);
-    contract_end(vm);
-    contract_close(&contract);
+    contract_has_no_snapshots(harness, "krun");
 }
 
 /* The staged root of a library before 1.18 is the guest's to mount, and stays as it was: nothing is
