@@ -28,6 +28,7 @@ struct collect {
     struct kelpie_vm *vm;
     struct kelpie_exec *exec;
     struct kelpie_exec_result *result; /* borrowed: until the callback */
+    size_t result_bytes;               /* its struct_size */
     kelpie_done_callback callback;
     void *context;
     const uint8_t *input; /* borrowed: until the callback */
@@ -90,7 +91,7 @@ void kelpie_exec_result_release(struct kelpie_exec_result *result) {
         buffer_free((struct collect_header *)(void *)result->stderr_bytes - 1);
     }
     const struct kelpie_exec_result empty = {.struct_size = sizeof(empty)};
-    kelpie__struct_give(result, &empty, sizeof(empty));
+    kelpie__struct_give(result, result->struct_size, &empty, sizeof(empty));
 }
 
 /* ---- the command ----------------------------------------------------------------------------- */
@@ -169,7 +170,7 @@ static void collect_give(struct collect *collect, const struct kelpie_exec_statu
         .is_stderr_truncated = collect->buffers[1].is_truncated,
     };
     collect_check(collect);
-    kelpie__struct_give(collect->result, &result, sizeof(result));
+    kelpie__struct_give(collect->result, collect->result_bytes, &result, sizeof(result));
     collect->buffers[0] = (struct collect_buffer){0};
     collect->buffers[1] = (struct collect_buffer){0};
 }
@@ -270,6 +271,7 @@ static int collect_start(struct kelpie_vm *vm, const struct kelpie_exec_options 
     *collect = (struct collect){
         .vm = vm,
         .result = result,
+        .result_bytes = result->struct_size,
         .callback = callback,
         .context = context,
         .input = chosen.stdin_bytes,

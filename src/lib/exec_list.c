@@ -49,20 +49,27 @@ static void list_read(struct kelpie_operation *operation, const char *answer, si
     *operation->result_count = count;
 }
 
-static int list_begin(struct kelpie_vm *vm, struct kelpie_exec_info **out, size_t *out_count,
-                      bool may_wait, struct kelpie_request *request, struct kelpie_error *error) {
+static int list_check(const struct kelpie_vm *vm, struct kelpie_exec_info **out,
+                      const size_t *out_count, const struct kelpie_call_form *form,
+                      struct kelpie_error *error) {
+    if (vm == NULL || out == NULL || out_count == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "%s: an argument is NULL", form->function);
+    }
+    return kelpie__call_check(vm, form, error);
+}
+
+static int list_send(struct kelpie_vm *vm, struct kelpie_exec_info **out, size_t *out_count,
+                     const struct kelpie_call_form *form, struct kelpie_error *error) {
     struct kelpie_vm_record record = {0};
     struct kelpie_error kept = {0};
-    KELPIE_ASSERT(out != NULL);
-    KELPIE_ASSERT(out_count != NULL);
-    *request = (struct kelpie_request){.method = "exec.list",
-                                       .params = "{}",
-                                       .timeout_ms = KELPIE_CALL_TIMEOUT_MS,
-                                       .read = list_read,
-                                       .result = out,
-                                       .result_count = out_count};
-    int status = may_wait ? kelpie__vm_connect_wait(vm, false, &record, &kept)
-                          : kelpie__vm_connect(vm, false, &record, &kept);
+    const struct kelpie_request request = {.method = "exec.list",
+                                           .params = "{}",
+                                           .timeout_ms = KELPIE_CALL_TIMEOUT_MS,
+                                           .read = list_read,
+                                           .result = out,
+                                           .result_count = out_count};
+    kelpie__request_check(&request);
+    int status = kelpie__call_connect(vm, form, false, &record, &kept);
     if (status == KELPIE_E_STATE) {
         KELPIE_ASSERT(record.state != KELPIE_VM_RUNNING);
         return kelpie__state_allow(record.state, KELPIE_VERB_EXEC, vm->directory.name, error);
@@ -70,24 +77,17 @@ static int list_begin(struct kelpie_vm *vm, struct kelpie_exec_info **out, size_
     if (status < 0 && error != NULL) {
         *error = kept;
     }
-    kelpie__request_check(request);
-    return status;
+    return status < 0 ? status : kelpie__call_send(vm, form, &request, error);
 }
 
 int kelpie_vm_exec_list(struct kelpie_vm *vm, struct kelpie_exec_info **out, size_t *out_count,
                         struct kelpie_error *error) {
-    struct kelpie_request request;
+    const struct kelpie_call_form form = kelpie__form_blocking("kelpie_vm_exec_list");
     struct kelpie_exec_info *list = NULL;
     size_t count = 0;
-    if (vm == NULL || out == NULL || out_count == NULL) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_exec_list: an argument is NULL");
-    }
-    int status = kelpie__check_may_block(vm->kelpie, "kelpie_vm_exec_list", error);
+    int status = list_check(vm, out, out_count, &form, error);
     if (status == 0) {
-        status = list_begin(vm, &list, &count, true, &request, error);
-    }
-    if (status == 0) {
-        status = kelpie__operation_run(vm, &request, error);
+        status = list_send(vm, &list, &count, &form, error);
     }
     if (status == 0) {
         *out = list;
@@ -99,14 +99,10 @@ int kelpie_vm_exec_list(struct kelpie_vm *vm, struct kelpie_exec_info **out, siz
 int kelpie_vm_exec_list_async(struct kelpie_vm *vm, struct kelpie_exec_info **out_list,
                               size_t *out_count, kelpie_done_callback callback, void *context,
                               struct kelpie_operation **out, struct kelpie_error *error) {
-    struct kelpie_request request;
-    if (vm == NULL || out_list == NULL || out_count == NULL) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
-                            "kelpie_vm_exec_list_async: an argument is NULL");
-    }
-    int status = list_begin(vm, out_list, out_count, false, &request, error);
-    return status < 0 ? status
-                      : kelpie__operation_start(vm, &request, callback, context, out, error);
+    const struct kelpie_call_form form =
+        kelpie__form_async("kelpie_vm_exec_list_async", callback, context, out);
+    int status = list_check(vm, out_list, out_count, &form, error);
+    return status < 0 ? status : list_send(vm, out_list, out_count, &form, error);
 }
 
 void kelpie_exec_list_free(struct kelpie *kelpie, struct kelpie_exec_info *list, size_t count) {

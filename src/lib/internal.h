@@ -72,6 +72,7 @@ struct kelpie_operation {
     /* Reads the answer into `result` (borrowed: the caller keeps it); may be NULL. */
     void (*read)(struct kelpie_operation *operation, const char *answer, size_t length);
     void *result;
+    size_t result_bytes;  /* its struct_size, if it has one */
     size_t *result_count; /* of a list */
     kelpie_done_callback callback;
     void *context;
@@ -161,7 +162,9 @@ KELPIE_MUST_CHECK int kelpie__waiter_wait(struct kelpie *kelpie, struct kelpie_w
 /* Structures of the caller's that begin with struct_size: an older caller's is shorter, a newer
  * one's longer. What both sides know is written, the rest zeroed. */
 KELPIE_MUST_CHECK bool kelpie__struct_is_sized(const void *out);
-void kelpie__struct_give(void *out, const void *from, size_t bytes);
+/* struct_size is the one that the call began with: what the caller wrote over it meanwhile moves no
+ * bound. */
+void kelpie__struct_give(void *out, size_t struct_size, const void *from, size_t bytes);
 
 /* ---- connect.c ------------------------------------------------------------------------------- */
 
@@ -189,6 +192,7 @@ struct kelpie_request {
     uint64_t timeout_ms; /* of the answer */
     void (*read)(struct kelpie_operation *operation, const char *answer, size_t length);
     void *result;
+    size_t result_bytes;
     size_t *result_count;
     bool is_answered; /* there was nobody to ask, and the result is there: nothing is sent */
 };
@@ -206,6 +210,33 @@ KELPIE_MUST_CHECK int kelpie__operation_run(struct kelpie_vm *vm,
                                             struct kelpie_error *error);
 /* All operations of a handle end without a callback. */
 void kelpie__operations_drop(struct kelpie_vm *vm);
+
+/* How a function of the API was called: it blocks, or a callback tells its end. */
+struct kelpie_call_form {
+    const char *function; /* for errors */
+    bool is_blocking;
+    kelpie_done_callback callback;
+    void *context;
+    struct kelpie_operation **out; /* may be NULL */
+};
+
+struct kelpie_call_form kelpie__form_blocking(const char *function);
+struct kelpie_call_form kelpie__form_async(const char *function, kelpie_done_callback callback,
+                                           void *context, struct kelpie_operation **out);
+/* There is a VM, and a call that blocks is not made in a callback. */
+KELPIE_MUST_CHECK int kelpie__call_check(const struct kelpie_vm *vm,
+                                         const struct kelpie_call_form *form,
+                                         struct kelpie_error *error);
+/* As kelpie__vm_connect; only a call that blocks may wait for somebody who holds the lock for a
+ * moment. */
+KELPIE_MUST_CHECK int kelpie__call_connect(struct kelpie_vm *vm,
+                                           const struct kelpie_call_form *form, bool may_start,
+                                           struct kelpie_vm_record *out_record,
+                                           struct kelpie_error *error);
+/* Sends the request over the open connection; a call that blocks waits for its end. */
+KELPIE_MUST_CHECK int kelpie__call_send(struct kelpie_vm *vm, const struct kelpie_call_form *form,
+                                        const struct kelpie_request *request,
+                                        struct kelpie_error *error);
 
 /* ---- vm_log.c -------------------------------------------------------------------------------- */
 

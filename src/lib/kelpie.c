@@ -36,11 +36,9 @@ bool kelpie__struct_is_sized(const void *out) {
     return struct_size > sizeof(struct_size) && struct_size <= LIB_STRUCT_BYTES_MAX;
 }
 
-void kelpie__struct_give(void *out, const void *from, size_t bytes) {
-    size_t struct_size = 0;
-    KELPIE_ASSERT(kelpie__struct_is_sized(out));
+void kelpie__struct_give(void *out, size_t struct_size, const void *from, size_t bytes) {
+    KELPIE_ASSERT(struct_size > sizeof(struct_size) && struct_size <= LIB_STRUCT_BYTES_MAX);
     KELPIE_ASSERT(bytes > sizeof(struct_size));
-    memcpy(&struct_size, out, sizeof(struct_size));
     size_t common = (size_t)kelpie__min_u64(struct_size, bytes);
     memset(out, 0, struct_size);
     memcpy(out, from, common);

@@ -93,6 +93,7 @@ int kelpie__operation_start(struct kelpie_vm *vm, const struct kelpie_request *r
                                            .next = vm->operations,
                                            .read = request->read,
                                            .result = request->result,
+                                           .result_bytes = request->result_bytes,
                                            .result_count = request->result_count,
                                            .callback = callback,
                                            .context = context};
@@ -166,4 +167,43 @@ int kelpie__operation_run(struct kelpie_vm *vm, const struct kelpie_request *req
         operation_drop(operation);
     }
     return status;
+}
+
+/* ---- a function of the API in either form ---------------------------------------------------- */
+
+struct kelpie_call_form kelpie__form_blocking(const char *function) {
+    KELPIE_ASSERT(function != NULL);
+    return (struct kelpie_call_form){.function = function, .is_blocking = true};
+}
+
+struct kelpie_call_form kelpie__form_async(const char *function, kelpie_done_callback callback,
+                                           void *context, struct kelpie_operation **out) {
+    KELPIE_ASSERT(function != NULL);
+    return (struct kelpie_call_form){
+        .function = function, .callback = callback, .context = context, .out = out};
+}
+
+int kelpie__call_check(const struct kelpie_vm *vm, const struct kelpie_call_form *form,
+                       struct kelpie_error *error) {
+    KELPIE_ASSERT(!form->is_blocking || form->callback == NULL);
+    if (vm == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "%s: vm is NULL", form->function);
+    }
+    kelpie__vm_check(vm);
+    return form->is_blocking ? kelpie__check_may_block(vm->kelpie, form->function, error) : 0;
+}
+
+int kelpie__call_connect(struct kelpie_vm *vm, const struct kelpie_call_form *form, bool may_start,
+                         struct kelpie_vm_record *out_record, struct kelpie_error *error) {
+    KELPIE_ASSERT(!form->is_blocking || vm->kelpie->callback_depth == 0);
+    return form->is_blocking ? kelpie__vm_connect_wait(vm, may_start, out_record, error)
+                             : kelpie__vm_connect(vm, may_start, out_record, error);
+}
+
+int kelpie__call_send(struct kelpie_vm *vm, const struct kelpie_call_form *form,
+                      const struct kelpie_request *request, struct kelpie_error *error) {
+    KELPIE_ASSERT(vm->wire != NULL || request->is_answered);
+    return form->is_blocking ? kelpie__operation_run(vm, request, error)
+                             : kelpie__operation_start(vm, request, form->callback, form->context,
+                                                       form->out, error);
 }

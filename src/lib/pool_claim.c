@@ -526,43 +526,31 @@ int kelpie_pool_claim_async(struct kelpie_pool *pool, const struct kelpie_claim_
 
 /* ---- leases ---------------------------------------------------------------------------------- */
 
-struct lease_call {
-    struct kelpie_request request;
+static int set_lease(struct kelpie_vm *vm, uint64_t lease_ms, const struct kelpie_call_form *form,
+                     struct kelpie_error *error) {
     char params[48];
-};
-
-static int lease_begin(struct kelpie_vm *vm, uint64_t lease_ms, bool may_wait,
-                       struct lease_call *call, struct kelpie_error *error) {
-    kelpie__vm_check(vm);
-    bool fits = kelpie__text_format(call->params, sizeof(call->params), "{\"lease_ms\":%llu}",
+    int status = kelpie__call_check(vm, form, error);
+    if (status < 0) {
+        return status;
+    }
+    bool fits = kelpie__text_format(params, sizeof(params), "{\"lease_ms\":%llu}",
                                     (unsigned long long)lease_ms);
     KELPIE_ASSERT(fits);
-    call->request = (struct kelpie_request){
-        .method = "vm.lease", .params = call->params, .timeout_ms = KELPIE_CALL_TIMEOUT_MS};
-    return may_wait ? kelpie__vm_connect_wait(vm, false, NULL, error)
-                    : kelpie__vm_connect(vm, false, NULL, error);
+    const struct kelpie_request request = {
+        .method = "vm.lease", .params = params, .timeout_ms = KELPIE_CALL_TIMEOUT_MS};
+    status = kelpie__call_connect(vm, form, false, NULL, error);
+    return status < 0 ? status : kelpie__call_send(vm, form, &request, error);
 }
 
 int kelpie_vm_set_lease(struct kelpie_vm *vm, uint64_t lease_ms, struct kelpie_error *error) {
-    struct lease_call call = {0};
-    if (vm == NULL) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_set_lease: vm is NULL");
-    }
-    int status = kelpie__check_may_block(vm->kelpie, "kelpie_vm_set_lease", error);
-    if (status == 0) {
-        status = lease_begin(vm, lease_ms, true, &call, error);
-    }
-    return status < 0 ? status : kelpie__operation_run(vm, &call.request, error);
+    const struct kelpie_call_form form = kelpie__form_blocking("kelpie_vm_set_lease");
+    return set_lease(vm, lease_ms, &form, error);
 }
 
 int kelpie_vm_set_lease_async(struct kelpie_vm *vm, uint64_t lease_ms,
                               kelpie_done_callback callback, void *context,
                               struct kelpie_operation **out, struct kelpie_error *error) {
-    struct lease_call call = {0};
-    if (vm == NULL) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_set_lease_async: vm is NULL");
-    }
-    int status = lease_begin(vm, lease_ms, false, &call, error);
-    return status < 0 ? status
-                      : kelpie__operation_start(vm, &call.request, callback, context, out, error);
+    const struct kelpie_call_form form =
+        kelpie__form_async("kelpie_vm_set_lease_async", callback, context, out);
+    return set_lease(vm, lease_ms, &form, error);
 }

@@ -77,7 +77,7 @@ int kelpie_pool_inspect(struct kelpie_pool *pool, struct kelpie_pool_info *out,
         status = describe(pool->kelpie, &pool->directory, &info, error);
     }
     if (status == 0) {
-        kelpie__struct_give(out, &info, sizeof(info));
+        kelpie__struct_give(out, out->struct_size, &info, sizeof(info));
     }
     return status;
 }

@@ -61,7 +61,7 @@ int kelpie_prune(struct kelpie *kelpie, const struct kelpie_prune_options *optio
     result.leftover_bytes = kelpie->leftovers.bytes;
     kelpie->leftovers = (struct kelpie_leftovers){0};
     if (out != NULL) {
-        kelpie__struct_give(out, &result, sizeof(result));
+        kelpie__struct_give(out, out->struct_size, &result, sizeof(result));
     }
     return 0;
 }

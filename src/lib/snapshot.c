@@ -41,7 +41,7 @@ static void take_read(struct kelpie_operation *operation, const char *answer, si
         kelpie__json_find_string(answer, length, "name", result.name, sizeof(result.name)));
     kelpie__ignore(kelpie__json_find_u64(answer, length, "bytes", &result.stored_bytes));
     kelpie__ignore(kelpie__json_find_u64(answer, length, "pause_us", &result.pause_us));
-    kelpie__struct_give(operation->result, &result, sizeof(result));
+    kelpie__struct_give(operation->result, operation->result_bytes, &result, sizeof(result));
 }
 
 static int take_options(const struct kelpie_snapshot_options *given,
@@ -91,76 +91,64 @@ static void take_params(struct snapshot_call *call, const struct kelpie_snapshot
     KELPIE_ASSERT(length > 0);
 }
 
-static int take_begin(struct kelpie_vm *vm, const struct kelpie_snapshot_options *given,
-                      struct kelpie_snapshot_result *out, bool may_wait, struct snapshot_call *call,
-                      struct kelpie_error *error) {
+static int take(struct kelpie_vm *vm, const struct kelpie_snapshot_options *given,
+                bool is_transient, struct kelpie_snapshot_result *out,
+                const struct kelpie_call_form *form, struct kelpie_error *error) {
+    struct snapshot_call call = {.is_transient = is_transient};
     struct kelpie_snapshot_options options;
     struct kelpie_vm_record record = {0};
     struct kelpie_error kept = {0};
-    kelpie__vm_check(vm);
-    if (out != NULL && !kelpie__struct_is_sized(out)) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
-                            "kelpie_vm_snapshot: struct_size of the result is not set");
+    int status = kelpie__call_check(vm, form, error);
+    if (status == 0 && out != NULL && !kelpie__struct_is_sized(out)) {
+        status = kelpie__fail(error, KELPIE_E_MISUSE, 0, "%s: struct_size of the result is not set",
+                              form->function);
     }
-    int status = take_options(given, &options, error);
+    if (status == 0) {
+        status = take_options(given, &options, error);
+    }
     if (status < 0) {
         return status;
     }
-    take_params(call, &options);
-    call->request = (struct kelpie_request){
+    take_params(&call, &options);
+    call.request = (struct kelpie_request){
         .method = "vm.snapshot",
-        .params = call->params,
+        .params = call.params,
         .timeout_ms = SNAPSHOT_CALL_TIMEOUT_MS,
         .read = out == NULL ? NULL : take_read,
         .result = out,
+        .result_bytes = out == NULL ? 0 : out->struct_size,
     };
-    KELPIE_ASSERT(call->params[0] == '{');
-    status = may_wait ? kelpie__vm_connect_wait(vm, false, &record, &kept)
-                      : kelpie__vm_connect(vm, false, &record, &kept);
+    KELPIE_ASSERT(call.params[0] == '{');
+    status = kelpie__call_connect(vm, form, false, &record, &kept);
     if (status == KELPIE_E_STATE) { /* nothing runs: the answer is the state table's */
         status = kelpie__state_allow(record.state, KELPIE_VERB_SNAPSHOT, vm->directory.name, error);
         KELPIE_ASSERT(status < 0);
     } else if (status < 0 && error != NULL) {
         *error = kept;
     }
-    return status;
-}
-
-static int take_run(struct kelpie_vm *vm, const struct kelpie_snapshot_options *options,
-                    bool is_transient, struct kelpie_snapshot_result *out,
-                    struct kelpie_error *error) {
-    struct snapshot_call call = {.is_transient = is_transient};
-    int status = kelpie__check_may_block(vm->kelpie, "kelpie_vm_snapshot", error);
-    if (status == 0) {
-        status = take_begin(vm, options, out, true, &call, error);
-    }
-    kelpie__vm_check(vm);
-    return status < 0 ? status : kelpie__operation_run(vm, &call.request, error);
+    return status < 0 ? status : kelpie__call_send(vm, form, &call.request, error);
 }
 
 int kelpie_vm_snapshot(struct kelpie_vm *vm, const struct kelpie_snapshot_options *options,
                        struct kelpie_snapshot_result *out, struct kelpie_error *error) {
-    return vm == NULL ? kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_snapshot: vm is NULL")
-                      : take_run(vm, options, false, out, error);
+    const struct kelpie_call_form form = kelpie__form_blocking("kelpie_vm_snapshot");
+    return take(vm, options, false, out, &form, error);
 }
 
 int kelpie__vm_snapshot_transient(struct kelpie_vm *vm,
                                   const struct kelpie_snapshot_options *options,
                                   struct kelpie_snapshot_result *out, struct kelpie_error *error) {
-    return take_run(vm, options, true, out, error);
+    const struct kelpie_call_form form = kelpie__form_blocking("kelpie_vm_snapshot");
+    return take(vm, options, true, out, &form, error);
 }
 
 int kelpie_vm_snapshot_async(struct kelpie_vm *vm, const struct kelpie_snapshot_options *options,
                              struct kelpie_snapshot_result *out_result,
                              kelpie_done_callback callback, void *context,
                              struct kelpie_operation **out, struct kelpie_error *error) {
-    struct snapshot_call call = {0};
-    if (vm == NULL) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_vm_snapshot_async: vm is NULL");
-    }
-    int status = take_begin(vm, options, out_result, false, &call, error);
-    return status < 0 ? status
-                      : kelpie__operation_start(vm, &call.request, callback, context, out, error);
+    const struct kelpie_call_form form =
+        kelpie__form_async("kelpie_vm_snapshot_async", callback, context, out);
+    return take(vm, options, false, out_result, &form, error);
 }
 
 /* ---- the store ------------------------------------------------------------------------------- */
@@ -256,7 +244,7 @@ int kelpie_snapshot_inspect(struct kelpie *kelpie, const char *name,
     status = kelpie__snapshot_open(&snapshot, &store, name, error);
     if (status == 0) {
         kelpie__snapshot_describe(&snapshot.manifest, &info);
-        kelpie__struct_give(out, &info, sizeof(info));
+        kelpie__struct_give(out, out->struct_size, &info, sizeof(info));
         kelpie__snapshot_close(&snapshot);
     }
     kelpie__snapshot_store_close(&store);

@@ -153,7 +153,7 @@ int kelpie_snapshot_import(struct kelpie *kelpie, int fd,
         kelpie__snapshot_describe(&snapshot.manifest, &info);
         kelpie__snapshot_close(&snapshot);
         if (out != NULL) {
-            kelpie__struct_give(out, &info, sizeof(info));
+            kelpie__struct_give(out, out->struct_size, &info, sizeof(info));
         }
     }
     kelpie__snapshot_store_close(&store);

@@ -501,7 +501,7 @@ int kelpie_vm_inspect(struct kelpie_vm *vm, struct kelpie_vm_info *out,
     }
     info->struct_size = sizeof(*info);
     fill_info(vm->config, &record, info);
-    kelpie__struct_give(out, info, sizeof(*info));
+    kelpie__struct_give(out, out->struct_size, info, sizeof(*info));
     kelpie__free(vm->kelpie->os, info, sizeof(*info));
     return 0;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * What is asked of a VM's monitor: start, stop, pause, resume, kill, delete, health, stats. Each
- * call has a beginning that its blocking and its asynchronous form share: arguments checked,
- * monitor found, request written, or the answer given where no monitor is needed for it.
+ * call is one function for its blocking and its asynchronous form: arguments checked, monitor
+ * found, request written, or the answer given where no monitor is needed for it.
  */
 #include "core/json.h"
 #include "core/text.h"
@@ -39,6 +39,8 @@ struct call {
     char params[64];
 };
 
+typedef void (*call_reader)(struct kelpie_operation *operation, const char *answer, size_t length);
+
 static void call_check(const struct call *call) {
     kelpie__request_check(&call->request);
     KELPIE_ASSERT(call->request.params == call->params);
@@ -68,34 +70,12 @@ static void call_set(struct call *call, const char *method, uint64_t timeout_ms)
     KELPIE_ASSERT(call->request.read == NULL);
 }
 
-static int check_vm(const struct kelpie_vm *vm, const char *what, struct kelpie_error *error) {
-    if (vm == NULL) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "%s: vm is NULL", what);
-    }
-    kelpie__vm_check(vm);
-    return 0;
-}
-
-static int check_blocking(const struct kelpie_vm *vm, const char *what,
-                          struct kelpie_error *error) {
-    int status = check_vm(vm, what, error);
-    return status < 0 ? status : kelpie__check_may_block(vm->kelpie, what, error);
-}
-
-/* Connects; only a blocking call may wait for somebody who holds the lock for a moment. */
-static int connect(struct kelpie_vm *vm, bool may_wait, bool may_start,
-                   struct kelpie_vm_record *out_record, struct kelpie_error *error) {
-    KELPIE_ASSERT(!may_wait || vm->kelpie->callback_depth == 0);
-    return may_wait ? kelpie__vm_connect_wait(vm, may_start, out_record, error)
-                    : kelpie__vm_connect(vm, may_start, out_record, error);
-}
-
 /* Connects for a call that has an answer without a monitor, too: 1, and the record, when there is
  * none. */
-static int connect_or_record(struct kelpie_vm *vm, bool may_wait, struct kelpie_vm_record *out,
-                             struct kelpie_error *error) {
+static int connect_or_record(struct kelpie_vm *vm, const struct kelpie_call_form *form,
+                             struct kelpie_vm_record *out, struct kelpie_error *error) {
     struct kelpie_error kept = {0};
-    int status = connect(vm, may_wait, false, out, &kept);
+    int status = kelpie__call_connect(vm, form, false, out, &kept);
     if (status == KELPIE_E_STATE) {
         KELPIE_ASSERT(!kelpie__state_is_live(out->state));
         KELPIE_ASSERT(vm->wire == NULL);
@@ -107,38 +87,50 @@ static int connect_or_record(struct kelpie_vm *vm, bool may_wait, struct kelpie_
     return status;
 }
 
+/* Where nothing runs, the answer is the state table's. */
+static int connect_and_send(struct kelpie_vm *vm, enum kelpie_vm_verb verb,
+                            const struct kelpie_call_form *form, const struct call *call,
+                            struct kelpie_error *error) {
+    struct kelpie_vm_record record = {0};
+    call_check(call);
+    int status = connect_or_record(vm, form, &record, error);
+    if (status == 1) {
+        status = kelpie__state_allow(record.state, verb, vm->directory.name, error);
+        KELPIE_ASSERT(status < 0);
+    }
+    return status < 0 ? status : kelpie__call_send(vm, form, &call->request, error);
+}
+
 /* ---- start ----------------------------------------------------------------------------------- */
 
-static int start_begin(struct kelpie_vm *vm, uint64_t timeout_ms, bool may_wait, struct call *call,
-                       struct kelpie_error *error) {
+static int start(struct kelpie_vm *vm, uint64_t timeout_ms, const struct kelpie_call_form *form,
+                 struct kelpie_error *error) {
+    struct call call = {0};
+    int status = kelpie__call_check(vm, form, error);
+    if (status < 0) {
+        return status;
+    }
     uint64_t chosen = timeout_or(timeout_ms, vm->config->boot_timeout_ms);
     chosen = kelpie__min_u64(chosen, KELPIE_BOOT_TIMEOUT_MS_MAX);
     KELPIE_ASSERT(chosen > 0);
-    call_params_timeout(call, chosen);
-    call_set(call, "vm.start", with_margin(chosen, CALL_PREPARE_MS));
-    call_check(call);
-    return connect(vm, may_wait, true, NULL, error);
+    call_params_timeout(&call, chosen);
+    call_set(&call, "vm.start", with_margin(chosen, CALL_PREPARE_MS));
+    call_check(&call);
+    status = kelpie__call_connect(vm, form, true, NULL, error);
+    return status < 0 ? status : kelpie__call_send(vm, form, &call.request, error);
 }
 
 int kelpie_vm_start(struct kelpie_vm *vm, uint64_t timeout_ms, struct kelpie_error *error) {
-    struct call call = {0};
-    int status = check_blocking(vm, "kelpie_vm_start", error);
-    if (status == 0) {
-        status = start_begin(vm, timeout_ms, true, &call, error);
-    }
-    return status < 0 ? status : kelpie__operation_run(vm, &call.request, error);
+    const struct kelpie_call_form form = kelpie__form_blocking("kelpie_vm_start");
+    return start(vm, timeout_ms, &form, error);
 }
 
 int kelpie_vm_start_async(struct kelpie_vm *vm, uint64_t timeout_ms, kelpie_done_callback callback,
                           void *context, struct kelpie_operation **out,
                           struct kelpie_error *error) {
-    struct call call = {0};
-    int status = check_vm(vm, "kelpie_vm_start_async", error);
-    if (status == 0) {
-        status = start_begin(vm, timeout_ms, false, &call, error);
-    }
-    return status < 0 ? status
-                      : kelpie__operation_start(vm, &call.request, callback, context, out, error);
+    const struct kelpie_call_form form =
+        kelpie__form_async("kelpie_vm_start_async", callback, context, out);
+    return start(vm, timeout_ms, &form, error);
 }
 
 /* ---- stop ------------------------------------------------------------------------------------ */
@@ -151,125 +143,114 @@ static void stop_read(struct kelpie_operation *operation, const char *answer, si
     KELPIE_ASSERT(operation->read == stop_read);
 }
 
-static int stop_begin(struct kelpie_vm *vm, uint64_t timeout_ms, struct kelpie_stop_result *out,
-                      bool may_wait, struct call *call, struct kelpie_error *error) {
-    struct kelpie_vm_record record = {0};
+static int stop(struct kelpie_vm *vm, uint64_t timeout_ms, struct kelpie_stop_result *out,
+                const struct kelpie_call_form *form, struct kelpie_error *error) {
+    struct call call = {0};
+    int status = kelpie__call_check(vm, form, error);
+    if (status < 0) {
+        return status;
+    }
     uint64_t chosen = timeout_or(timeout_ms, KELPIE_STOP_TIMEOUT_MS_DEFAULT);
     chosen = kelpie__min_u64(chosen, KELPIE_STOP_TIMEOUT_MS_MAX);
-    call_params_timeout(call, chosen);
-    call_set(call, "vm.stop", with_margin(chosen, CALL_MARGIN_MS));
-    call->request.read = stop_read;
-    call->request.result = out;
-    KELPIE_ASSERT(call->request.timeout_ms > chosen);
-    int status = connect_or_record(vm, may_wait, &record, error);
-    if (status == 1) { /* nothing runs: the answer is the state table's */
-        status = kelpie__state_allow(record.state, KELPIE_VERB_STOP, vm->directory.name, error);
-        KELPIE_ASSERT(status < 0);
-    }
-    call_check(call);
-    return status;
+    call_params_timeout(&call, chosen);
+    call_set(&call, "vm.stop", with_margin(chosen, CALL_MARGIN_MS));
+    call.request.read = stop_read;
+    call.request.result = out;
+    KELPIE_ASSERT(call.request.timeout_ms > chosen);
+    return connect_and_send(vm, KELPIE_VERB_STOP, form, &call, error);
 }
 
 int kelpie_vm_stop(struct kelpie_vm *vm, uint64_t timeout_ms, struct kelpie_stop_result *out,
                    struct kelpie_error *error) {
-    struct call call = {0};
-    int status = check_blocking(vm, "kelpie_vm_stop", error);
-    if (status == 0) {
-        status = stop_begin(vm, timeout_ms, out, true, &call, error);
-    }
-    return status < 0 ? status : kelpie__operation_run(vm, &call.request, error);
+    const struct kelpie_call_form form = kelpie__form_blocking("kelpie_vm_stop");
+    return stop(vm, timeout_ms, out, &form, error);
 }
 
 int kelpie_vm_stop_async(struct kelpie_vm *vm, uint64_t timeout_ms,
                          struct kelpie_stop_result *out_result, kelpie_done_callback callback,
                          void *context, struct kelpie_operation **out, struct kelpie_error *error) {
-    struct call call = {0};
-    int status = check_vm(vm, "kelpie_vm_stop_async", error);
-    if (status == 0) {
-        status = stop_begin(vm, timeout_ms, out_result, false, &call, error);
-    }
-    return status < 0 ? status
-                      : kelpie__operation_start(vm, &call.request, callback, context, out, error);
+    const struct kelpie_call_form form =
+        kelpie__form_async("kelpie_vm_stop_async", callback, context, out);
+    return stop(vm, timeout_ms, out_result, &form, error);
 }
 
 /* ---- pause and resume ------------------------------------------------------------------------ */
 
-static int pause_begin(struct kelpie_vm *vm, enum kelpie_vm_verb verb, bool may_wait,
-                       struct call *call, struct kelpie_error *error) {
-    struct kelpie_vm_record record = {0};
+static int pause_or_resume(struct kelpie_vm *vm, enum kelpie_vm_verb verb,
+                           const struct kelpie_call_form *form, struct kelpie_error *error) {
+    struct call call = {0};
     KELPIE_ASSERT(verb == KELPIE_VERB_PAUSE || verb == KELPIE_VERB_RESUME);
-    call_set(call, verb == KELPIE_VERB_PAUSE ? "vm.pause" : "vm.resume", CALL_PAUSE_MS);
-    int status = connect_or_record(vm, may_wait, &record, error);
-    if (status == 1) { /* nothing runs: the answer is the state table's */
-        status = kelpie__state_allow(record.state, verb, vm->directory.name, error);
-        KELPIE_ASSERT(status < 0);
+    int status = kelpie__call_check(vm, form, error);
+    if (status < 0) {
+        return status;
     }
-    call_check(call);
-    return status;
+    call_set(&call, verb == KELPIE_VERB_PAUSE ? "vm.pause" : "vm.resume", CALL_PAUSE_MS);
+    return connect_and_send(vm, verb, form, &call, error);
 }
 
 int kelpie_vm_pause(struct kelpie_vm *vm, struct kelpie_error *error) {
-    struct call call = {0};
-    int status = check_blocking(vm, "kelpie_vm_pause", error);
-    if (status == 0) {
-        status = pause_begin(vm, KELPIE_VERB_PAUSE, true, &call, error);
-    }
-    return status < 0 ? status : kelpie__operation_run(vm, &call.request, error);
+    const struct kelpie_call_form form = kelpie__form_blocking("kelpie_vm_pause");
+    return pause_or_resume(vm, KELPIE_VERB_PAUSE, &form, error);
 }
 
 int kelpie_vm_pause_async(struct kelpie_vm *vm, kelpie_done_callback callback, void *context,
                           struct kelpie_operation **out, struct kelpie_error *error) {
-    struct call call = {0};
-    int status = check_vm(vm, "kelpie_vm_pause_async", error);
-    if (status == 0) {
-        status = pause_begin(vm, KELPIE_VERB_PAUSE, false, &call, error);
-    }
-    return status < 0 ? status
-                      : kelpie__operation_start(vm, &call.request, callback, context, out, error);
+    const struct kelpie_call_form form =
+        kelpie__form_async("kelpie_vm_pause_async", callback, context, out);
+    return pause_or_resume(vm, KELPIE_VERB_PAUSE, &form, error);
 }
 
 int kelpie_vm_resume(struct kelpie_vm *vm, struct kelpie_error *error) {
-    struct call call = {0};
-    int status = check_blocking(vm, "kelpie_vm_resume", error);
-    if (status == 0) {
-        status = pause_begin(vm, KELPIE_VERB_RESUME, true, &call, error);
-    }
-    return status < 0 ? status : kelpie__operation_run(vm, &call.request, error);
+    const struct kelpie_call_form form = kelpie__form_blocking("kelpie_vm_resume");
+    return pause_or_resume(vm, KELPIE_VERB_RESUME, &form, error);
 }
 
 int kelpie_vm_resume_async(struct kelpie_vm *vm, kelpie_done_callback callback, void *context,
                            struct kelpie_operation **out, struct kelpie_error *error) {
-    struct call call = {0};
-    int status = check_vm(vm, "kelpie_vm_resume_async", error);
-    if (status == 0) {
-        status = pause_begin(vm, KELPIE_VERB_RESUME, false, &call, error);
-    }
-    return status < 0 ? status
-                      : kelpie__operation_start(vm, &call.request, callback, context, out, error);
+    const struct kelpie_call_form form =
+        kelpie__form_async("kelpie_vm_resume_async", callback, context, out);
+    return pause_or_resume(vm, KELPIE_VERB_RESUME, &form, error);
 }
 
 /* ---- kill and delete: a monitor that dies over them has not made them fail ------------------- */
-
-static int call_result(int status, const struct kelpie_error *kept, struct kelpie_error *error) {
-    KELPIE_ASSERT(status == 0 || kept->code == status);
-    if (status < 0 && error != NULL) {
-        *error = *kept;
-    }
-    return status;
-}
 
 /* The monitor went over it: with the VM, or without. The next try finds out what is left to do. */
 static bool is_loss(int status) {
     return status == KELPIE_E_CRASHED || status == KELPIE_E_NOT_FOUND;
 }
 
-static int kill_begin(struct kelpie_vm *vm, bool may_wait, struct call *call,
+/* One try. What the answer is without a monitor, the request says itself. */
+typedef int (*end_begin)(struct kelpie_vm *vm, const struct kelpie_call_form *form,
+                         struct call *call, struct kelpie_error *error);
+
+static int end_call(struct kelpie_vm *vm, end_begin begin, const struct kelpie_call_form *form,
+                    struct kelpie_error *error) {
+    struct kelpie_error kept = {0};
+    int status = kelpie__call_check(vm, form, error);
+    if (status < 0) {
+        return status;
+    }
+    unsigned tries = form->is_blocking ? CALL_END_TRIES : 1u;
+    status = KELPIE_E_CRASHED;
+    for (unsigned i = 0; i < tries && is_loss(status); i += 1) {
+        struct call call = {0};
+        status = begin(vm, form, &call, &kept);
+        status = status < 0 ? status : kelpie__call_send(vm, form, &call.request, &kept);
+    }
+    KELPIE_ASSERT(status == 0 || kept.code == status);
+    if (status < 0 && error != NULL) {
+        *error = kept;
+    }
+    return status;
+}
+
+static int kill_begin(struct kelpie_vm *vm, const struct kelpie_call_form *form, struct call *call,
                       struct kelpie_error *error) {
     struct kelpie_vm_record record;
     struct kelpie_error kept = {0};
     KELPIE_ASSERT(call->request.result == NULL);
     call_set(call, "vm.kill", KELPIE_CALL_TIMEOUT_MS);
-    int status = connect_or_record(vm, may_wait, &record, &kept);
+    int status = connect_or_record(vm, form, &record, &kept);
     if (status == 1 || status == KELPIE_E_NOT_FOUND) {
         KELPIE_REACHED(vm->kelpie->os, "a kill found nothing that runs");
         call->request.is_answered = true; /* nothing runs */
@@ -282,29 +263,15 @@ static int kill_begin(struct kelpie_vm *vm, bool may_wait, struct call *call,
 }
 
 int kelpie_vm_kill(struct kelpie_vm *vm, struct kelpie_error *error) {
-    int status = check_blocking(vm, "kelpie_vm_kill", error);
-    if (status < 0) {
-        return status;
-    }
-    struct kelpie_error kept = {0};
-    status = KELPIE_E_CRASHED;
-    for (unsigned i = 0; i < CALL_END_TRIES && is_loss(status); i += 1) {
-        struct call call = {0};
-        status = kill_begin(vm, true, &call, &kept);
-        status = status < 0 ? status : kelpie__operation_run(vm, &call.request, &kept);
-    }
-    return call_result(status, &kept, error);
+    const struct kelpie_call_form form = kelpie__form_blocking("kelpie_vm_kill");
+    return end_call(vm, kill_begin, &form, error);
 }
 
 int kelpie_vm_kill_async(struct kelpie_vm *vm, kelpie_done_callback callback, void *context,
                          struct kelpie_operation **out, struct kelpie_error *error) {
-    struct call call = {0};
-    int status = check_vm(vm, "kelpie_vm_kill_async", error);
-    if (status == 0) {
-        status = kill_begin(vm, false, &call, error);
-    }
-    return status < 0 ? status
-                      : kelpie__operation_start(vm, &call.request, callback, context, out, error);
+    const struct kelpie_call_form form =
+        kelpie__form_async("kelpie_vm_kill_async", callback, context, out);
+    return end_call(vm, kill_begin, &form, error);
 }
 
 static int delete_without_monitor(struct kelpie_vm *vm, struct kelpie_error *error) {
@@ -333,15 +300,15 @@ static int delete_without_monitor(struct kelpie_vm *vm, struct kelpie_error *err
     return status;
 }
 
-static int delete_begin(struct kelpie_vm *vm, bool is_forced, bool may_wait, struct call *call,
-                        struct kelpie_error *error) {
+static int delete_begin(struct kelpie_vm *vm, bool is_forced, const struct kelpie_call_form *form,
+                        struct call *call, struct kelpie_error *error) {
     struct kelpie_vm_record record;
     struct kelpie_error kept = {0};
     bool fits = kelpie__text_format(call->params, sizeof(call->params), "{\"force\":%s}",
                                     is_forced ? "true" : "false");
     KELPIE_ASSERT(fits);
     call_set(call, "vm.delete", KELPIE_CALL_TIMEOUT_MS);
-    int status = connect_or_record(vm, may_wait, &record, &kept);
+    int status = connect_or_record(vm, form, &record, &kept);
     if (status == 0) {
         KELPIE_ASSERT(vm->wire != NULL);
         return 0;
@@ -364,97 +331,104 @@ static int delete_begin(struct kelpie_vm *vm, bool is_forced, bool may_wait, str
     return status;
 }
 
+static int delete_begin_kindly(struct kelpie_vm *vm, const struct kelpie_call_form *form,
+                               struct call *call, struct kelpie_error *error) {
+    return delete_begin(vm, false, form, call, error);
+}
+
+static int delete_begin_forced(struct kelpie_vm *vm, const struct kelpie_call_form *form,
+                               struct call *call, struct kelpie_error *error) {
+    return delete_begin(vm, true, form, call, error);
+}
+
 int kelpie_vm_delete(struct kelpie_vm *vm, bool is_forced, struct kelpie_error *error) {
-    int status = check_blocking(vm, "kelpie_vm_delete", error);
-    if (status < 0) {
-        return status;
-    }
-    struct kelpie_error kept = {0};
-    status = KELPIE_E_CRASHED;
-    for (unsigned i = 0; i < CALL_END_TRIES && is_loss(status); i += 1) {
-        struct call call = {0};
-        status = delete_begin(vm, is_forced, true, &call, &kept);
-        status = status < 0 ? status : kelpie__operation_run(vm, &call.request, &kept);
-    }
-    return call_result(status, &kept, error);
+    const struct kelpie_call_form form = kelpie__form_blocking("kelpie_vm_delete");
+    return end_call(vm, is_forced ? delete_begin_forced : delete_begin_kindly, &form, error);
 }
 
 int kelpie_vm_delete_async(struct kelpie_vm *vm, bool is_forced, kelpie_done_callback callback,
                            void *context, struct kelpie_operation **out,
                            struct kelpie_error *error) {
-    struct call call = {0};
-    int status = check_vm(vm, "kelpie_vm_delete_async", error);
-    if (status == 0) {
-        status = delete_begin(vm, is_forced, false, &call, error);
+    const struct kelpie_call_form form =
+        kelpie__form_async("kelpie_vm_delete_async", callback, context, out);
+    return end_call(vm, is_forced ? delete_begin_forced : delete_begin_kindly, &form, error);
+}
+
+/* ---- answers that are structures with a size ------------------------------------------------- */
+
+static int check_sized(const struct kelpie_vm *vm, const void *out,
+                       const struct kelpie_call_form *form, struct kelpie_error *error) {
+    int status = kelpie__call_check(vm, form, error);
+    if (status == 0 && !kelpie__struct_is_sized(out)) {
+        status = kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                              "%s: out is NULL, or struct_size is not set", form->function);
     }
-    return status < 0 ? status
-                      : kelpie__operation_start(vm, &call.request, callback, context, out, error);
+    return status;
+}
+
+static void call_result(struct call *call, call_reader read, void *out, size_t struct_size) {
+    KELPIE_ASSERT(call->request.result == NULL);
+    KELPIE_ASSERT(struct_size > sizeof(struct_size));
+    call->request.read = read;
+    call->request.result = out;
+    call->request.result_bytes = struct_size;
+    call_check(call);
 }
 
 /* ---- health ---------------------------------------------------------------------------------- */
 
 static void health_read(struct kelpie_operation *operation, const char *answer, size_t length) {
-    struct kelpie_health health = {.struct_size = sizeof(health)};
+    struct kelpie_health read = {.struct_size = sizeof(read)};
     char state[16] = "";
     KELPIE_ASSERT(operation->read == health_read);
-    kelpie__ignore(kelpie__json_find_bool(answer, length, "is_healthy", &health.is_healthy));
-    kelpie__ignore(kelpie__json_find_u64(answer, length, "answer_us", &health.answer_us));
+    kelpie__ignore(kelpie__json_find_bool(answer, length, "is_healthy", &read.is_healthy));
+    kelpie__ignore(kelpie__json_find_u64(answer, length, "answer_us", &read.answer_us));
     kelpie__ignore(
-        kelpie__json_find_string(answer, length, "detail", health.detail, sizeof(health.detail)));
+        kelpie__json_find_string(answer, length, "detail", read.detail, sizeof(read.detail)));
     if (kelpie__json_find_string(answer, length, "state", state, sizeof(state)) == 0) {
-        kelpie__ignore(kelpie__state_parse(state, &health.state));
+        kelpie__ignore(kelpie__state_parse(state, &read.state));
     }
-    kelpie__struct_give(operation->result, &health, sizeof(health));
+    kelpie__struct_give(operation->result, operation->result_bytes, &read, sizeof(read));
 }
 
-static int health_begin(struct kelpie_vm *vm, uint64_t timeout_ms, struct kelpie_health *out,
-                        bool may_wait, struct call *call, struct kelpie_error *error) {
+static int health(struct kelpie_vm *vm, uint64_t timeout_ms, struct kelpie_health *out,
+                  const struct kelpie_call_form *form, struct kelpie_error *error) {
+    struct call call = {0};
     struct kelpie_vm_record record = {0};
-    if (!kelpie__struct_is_sized(out)) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
-                            "kelpie_vm_health: out is NULL, or struct_size is not set");
+    int status = check_sized(vm, out, form, error);
+    if (status < 0) {
+        return status;
     }
     uint64_t chosen = timeout_or(timeout_ms, KELPIE_HEALTH_TIMEOUT_MS_DEFAULT);
-    call_params_timeout(call, chosen);
-    call_set(call, "vm.health", with_margin(chosen, CALL_HEALTH_MARGIN_MS));
-    call->request.read = health_read;
-    call->request.result = out;
-    KELPIE_ASSERT(call->request.timeout_ms > chosen);
-    int status = connect_or_record(vm, may_wait, &record, error);
+    call_params_timeout(&call, chosen);
+    call_set(&call, "vm.health", with_margin(chosen, CALL_HEALTH_MARGIN_MS));
+    call_result(&call, health_read, out, out->struct_size);
+    KELPIE_ASSERT(call.request.timeout_ms > chosen);
+    status = connect_or_record(vm, form, &record, error);
     if (status == 1) {
         KELPIE_ASSERT(!kelpie__state_is_live(record.state));
-        struct kelpie_health health = {.struct_size = sizeof(health), .state = record.state};
-        kelpie__ignore(kelpie__text_format(health.detail, sizeof(health.detail), "the VM is %s",
+        struct kelpie_health answer = {.struct_size = sizeof(answer), .state = record.state};
+        kelpie__ignore(kelpie__text_format(answer.detail, sizeof(answer.detail), "the VM is %s",
                                            kelpie_vm_state_name(record.state)));
-        kelpie__struct_give(out, &health, sizeof(health));
-        call->request.is_answered = true;
-        status = 0;
+        kelpie__struct_give(out, out->struct_size, &answer, sizeof(answer));
+        call.request.is_answered = true;
     }
-    call_check(call);
-    return status;
+    return status < 0 ? status : kelpie__call_send(vm, form, &call.request, error);
 }
 
 int kelpie_vm_health(struct kelpie_vm *vm, uint64_t timeout_ms, struct kelpie_health *out,
                      struct kelpie_error *error) {
-    struct call call = {0};
-    int status = check_blocking(vm, "kelpie_vm_health", error);
-    if (status == 0) {
-        status = health_begin(vm, timeout_ms, out, true, &call, error);
-    }
-    return status < 0 ? status : kelpie__operation_run(vm, &call.request, error);
+    const struct kelpie_call_form form = kelpie__form_blocking("kelpie_vm_health");
+    return health(vm, timeout_ms, out, &form, error);
 }
 
 int kelpie_vm_health_async(struct kelpie_vm *vm, uint64_t timeout_ms,
                            struct kelpie_health *out_health, kelpie_done_callback callback,
                            void *context, struct kelpie_operation **out,
                            struct kelpie_error *error) {
-    struct call call = {0};
-    int status = check_vm(vm, "kelpie_vm_health_async", error);
-    if (status == 0) {
-        status = health_begin(vm, timeout_ms, out_health, false, &call, error);
-    }
-    return status < 0 ? status
-                      : kelpie__operation_start(vm, &call.request, callback, context, out, error);
+    const struct kelpie_call_form form =
+        kelpie__form_async("kelpie_vm_health_async", callback, context, out);
+    return health(vm, timeout_ms, out_health, &form, error);
 }
 
 /* ---- stats ----------------------------------------------------------------------------------- */
@@ -474,68 +448,58 @@ static void read_numbers(const char *answer, size_t length, const struct number 
 }
 
 static void stats_read(struct kelpie_operation *operation, const char *answer, size_t length) {
-    struct kelpie_stats stats = {.struct_size = sizeof(stats)};
+    struct kelpie_stats read = {.struct_size = sizeof(read)};
     KELPIE_ASSERT(operation->read == stats_read);
-    kelpie__ignore(kelpie__json_find_bool(answer, length, "has_guest", &stats.has_guest));
+    kelpie__ignore(kelpie__json_find_bool(answer, length, "has_guest", &read.has_guest));
     const struct number fields[] = {
-        {"uptime_ms", &stats.guest_uptime_ms},
-        {"cpu_ms", &stats.guest_cpu_ms},
-        {"load1_milli", &stats.guest_load1_milli},
-        {"memory_total_kib", &stats.guest_memory_total_kib},
-        {"memory_available_kib", &stats.guest_memory_available_kib},
-        {"process_count", &stats.guest_process_count},
-        {"disk_total_kib", &stats.guest_disk_total_kib},
-        {"disk_used_kib", &stats.guest_disk_used_kib},
-        {"exec_count", &stats.exec_count},
-        {"host_cpu_ms", &stats.host_cpu_ms},
-        {"host_memory_kib", &stats.host_memory_kib},
-        {"host_disk_kib", &stats.host_disk_kib},
+        {"uptime_ms", &read.guest_uptime_ms},
+        {"cpu_ms", &read.guest_cpu_ms},
+        {"load1_milli", &read.guest_load1_milli},
+        {"memory_total_kib", &read.guest_memory_total_kib},
+        {"memory_available_kib", &read.guest_memory_available_kib},
+        {"process_count", &read.guest_process_count},
+        {"disk_total_kib", &read.guest_disk_total_kib},
+        {"disk_used_kib", &read.guest_disk_used_kib},
+        {"exec_count", &read.exec_count},
+        {"host_cpu_ms", &read.host_cpu_ms},
+        {"host_memory_kib", &read.host_memory_kib},
+        {"host_disk_kib", &read.host_disk_kib},
     };
     read_numbers(answer, length, fields, KELPIE_ARRAY_COUNT(fields));
-    kelpie__struct_give(operation->result, &stats, sizeof(stats));
+    kelpie__struct_give(operation->result, operation->result_bytes, &read, sizeof(read));
 }
 
-static int stats_begin(struct kelpie_vm *vm, struct kelpie_stats *out, bool may_wait,
-                       struct call *call, struct kelpie_error *error) {
+static int stats(struct kelpie_vm *vm, struct kelpie_stats *out,
+                 const struct kelpie_call_form *form, struct kelpie_error *error) {
+    struct call call = {0};
     struct kelpie_vm_record record = {0};
-    if (!kelpie__struct_is_sized(out)) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
-                            "kelpie_vm_stats: out is NULL, or struct_size is not set");
+    int status = check_sized(vm, out, form, error);
+    if (status < 0) {
+        return status;
     }
-    call_set(call, "vm.stats", KELPIE_CALL_TIMEOUT_MS);
-    call->request.read = stats_read;
-    call->request.result = out;
-    int status = connect_or_record(vm, may_wait, &record, error);
+    call_set(&call, "vm.stats", KELPIE_CALL_TIMEOUT_MS);
+    call_result(&call, stats_read, out, out->struct_size);
+    status = connect_or_record(vm, form, &record, error);
     if (status == 1) { /* nothing runs: all figures are 0 */
         KELPIE_ASSERT(!kelpie__state_is_live(record.state));
-        const struct kelpie_stats stats = {.struct_size = sizeof(stats)};
-        kelpie__struct_give(out, &stats, sizeof(stats));
-        call->request.is_answered = true;
-        status = 0;
+        const struct kelpie_stats none = {.struct_size = sizeof(none)};
+        kelpie__struct_give(out, out->struct_size, &none, sizeof(none));
+        call.request.is_answered = true;
     }
-    call_check(call);
-    return status;
+    return status < 0 ? status : kelpie__call_send(vm, form, &call.request, error);
 }
 
 int kelpie_vm_stats(struct kelpie_vm *vm, struct kelpie_stats *out, struct kelpie_error *error) {
-    struct call call = {0};
-    int status = check_blocking(vm, "kelpie_vm_stats", error);
-    if (status == 0) {
-        status = stats_begin(vm, out, true, &call, error);
-    }
-    return status < 0 ? status : kelpie__operation_run(vm, &call.request, error);
+    const struct kelpie_call_form form = kelpie__form_blocking("kelpie_vm_stats");
+    return stats(vm, out, &form, error);
 }
 
 int kelpie_vm_stats_async(struct kelpie_vm *vm, struct kelpie_stats *out_stats,
                           kelpie_done_callback callback, void *context,
                           struct kelpie_operation **out, struct kelpie_error *error) {
-    struct call call = {0};
-    int status = check_vm(vm, "kelpie_vm_stats_async", error);
-    if (status == 0) {
-        status = stats_begin(vm, out_stats, false, &call, error);
-    }
-    return status < 0 ? status
-                      : kelpie__operation_start(vm, &call.request, callback, context, out, error);
+    const struct kelpie_call_form form =
+        kelpie__form_async("kelpie_vm_stats_async", callback, context, out);
+    return stats(vm, out_stats, &form, error);
 }
 
 /* ---- stages ---------------------------------------------------------------------------------- */
@@ -555,27 +519,24 @@ static void stages_read(struct kelpie_operation *operation, const char *answer, 
         {"exec_ended_us", &stages.exec_ended_us},
     };
     read_numbers(answer, length, fields, KELPIE_ARRAY_COUNT(fields));
-    kelpie__struct_give(operation->result, &stages, sizeof(stages));
+    kelpie__struct_give(operation->result, operation->result_bytes, &stages, sizeof(stages));
 }
 
 int kelpie_vm_stages(struct kelpie_vm *vm, struct kelpie_stages *out, struct kelpie_error *error) {
+    const struct kelpie_call_form form = kelpie__form_blocking("kelpie_vm_stages");
     struct call call = {0};
     struct kelpie_vm_record record = {0};
-    int status = check_blocking(vm, "kelpie_vm_stages", error);
-    if (status == 0 && !kelpie__struct_is_sized(out)) {
-        status = kelpie__fail(error, KELPIE_E_MISUSE, 0,
-                              "kelpie_vm_stages: out is NULL, or struct_size is not set");
+    int status = check_sized(vm, out, &form, error);
+    if (status < 0) {
+        return status;
     }
-    if (status == 0) {
-        call_set(&call, "vm.stages", KELPIE_CALL_TIMEOUT_MS);
-        call.request.read = stages_read;
-        call.request.result = out;
-        status = connect_or_record(vm, true, &record, error);
-    }
+    call_set(&call, "vm.stages", KELPIE_CALL_TIMEOUT_MS);
+    call_result(&call, stages_read, out, out->struct_size);
+    status = connect_or_record(vm, &form, &record, error);
     if (status == 1) {
         return kelpie__fail(error, KELPIE_E_STATE, 0,
                             "VM \"%s\" is %s: the stages of a start are known while it lives",
                             vm->config->name, kelpie_vm_state_name(record.state));
     }
-    return status < 0 ? status : kelpie__operation_run(vm, &call.request, error);
+    return status < 0 ? status : kelpie__call_send(vm, &form, &call.request, error);
 }

@@ -76,6 +76,8 @@ void contract_wait_state(struct kelpie_vm *vm, enum kelpie_vm_state state);
 
 /* The call fails with this code and its message has the text. */
 void contract_fails(int status, const struct kelpie_error *error, int code, const char *text);
+/* A callback whose context is an int: the operation's code. */
+void contract_note_code(void *context, const struct kelpie_error *error);
 
 /* This kernel's boot id, as /proc says it. */
 void contract_boot_id(char out[64]);

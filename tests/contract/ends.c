@@ -233,10 +233,6 @@ static void test_console_flood(const struct harness *harness) {
     contract_close(&contract);
 }
 
-static void note_code(void *context, const struct kelpie_error *error) {
-    *(int *)context = error == NULL ? 0 : error->code;
-}
-
 /* A start that is killed goes back to where it was. */
 static void test_kill_during_start(const struct harness *harness) {
     struct contract contract = contract_open(harness);
@@ -249,7 +245,7 @@ static void test_kill_during_start(const struct harness *harness) {
     static int code;
     code = 1;
     CONTRACT_OK(kelpie_vm_open(other.kelpie, "early", &same, &broken));
-    CONTRACT_OK(kelpie_vm_start_async(vm, 0, note_code, &code, &operation, &broken));
+    CONTRACT_OK(kelpie_vm_start_async(vm, 0, contract_note_code, &code, &operation, &broken));
     for (unsigned i = 0; i < 20; i += 1) {
         CONTRACT_OK(kelpie_wait(contract.kelpie, 20, &broken));
     }

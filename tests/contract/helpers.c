@@ -236,6 +236,10 @@ void contract_fails(int status, const struct kelpie_error *error, int code, cons
                   error->message);
 }
 
+void contract_note_code(void *context, const struct kelpie_error *error) {
+    *(int *)context = error == NULL ? 0 : error->code;
+}
+
 void contract_boot_id(char out[64]) {
     int file = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
     ssize_t count = file < 0 ? -1 : read(file, out, 63);

@@ -108,6 +108,28 @@ static struct kelpie_stats stats_of(struct kelpie_vm *vm) {
     return stats;
 }
 
+/* A caller that writes over the structure while its answer is on the way gets what fits the size
+ * that it began with, and not one byte more. */
+static void stats_with_size_overwritten(const struct contract *contract, struct kelpie_vm *vm) {
+    struct {
+        struct kelpie_stats stats;
+        unsigned char guard[64];
+    } place = {.stats = {.struct_size = sizeof(place.stats)}};
+    int code = 1;
+    memset(place.guard, 0xa5, sizeof(place.guard));
+    CONTRACT_OK(kelpie_vm_stats_async(vm, &place.stats, contract_note_code, &code, NULL, &broken));
+    place.stats.struct_size = SIZE_MAX;
+    for (unsigned i = 0; i < 100 && code == 1; i += 1) {
+        CONTRACT_OK(kelpie_wait(contract->kelpie, 100, &broken));
+    }
+    HARNESS_CHECK(code == 0, "answered with %d", code);
+    HARNESS_CHECK(place.stats.struct_size == sizeof(place.stats), "%zu", place.stats.struct_size);
+    HARNESS_CHECK(place.stats.guest_memory_total_kib > 0, "the guest answered");
+    for (size_t i = 0; i < sizeof(place.guard); i += 1) {
+        HARNESS_CHECK(place.guard[i] == 0xa5, "byte %zu behind it was written", i);
+    }
+}
+
 static void test_stats(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct kelpie_vm *vm = contract_create(&contract, NULL, contract_boot_config(&contract));
@@ -131,6 +153,7 @@ static void test_stats(const struct harness *harness) {
     HARNESS_CHECK(after.host_memory_kib > 50000, "resident: %llu KiB",
                   (unsigned long long)after.host_memory_kib);
     HARNESS_CHECK(after.guest_uptime_ms > before.guest_uptime_ms, "time passes");
+    stats_with_size_overwritten(&contract, vm);
     contract_end(vm);
     contract_close(&contract);
 }

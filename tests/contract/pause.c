@@ -422,10 +422,6 @@ static void test_pause_unconfirmed(const struct harness *harness) {
     contract_close(&contract);
 }
 
-static void note_code(void *context, const struct kelpie_error *error) {
-    *(int *)context = error == NULL ? 0 : error->code;
-}
-
 /* Two at once: one does it, the other is told so. */
 static void test_pause_async(const struct harness *harness) {
     struct contract contract = contract_open(harness);
@@ -434,8 +430,8 @@ static void test_pause_async(const struct harness *harness) {
     struct kelpie_vm *same = NULL;
     int codes[2] = {1, 1};
     CONTRACT_OK(kelpie_vm_open(other.kelpie, "twice", &same, &broken));
-    CONTRACT_OK(kelpie_vm_pause_async(vm, note_code, &codes[0], NULL, &broken));
-    CONTRACT_OK(kelpie_vm_pause_async(same, note_code, &codes[1], NULL, &broken));
+    CONTRACT_OK(kelpie_vm_pause_async(vm, contract_note_code, &codes[0], NULL, &broken));
+    CONTRACT_OK(kelpie_vm_pause_async(same, contract_note_code, &codes[1], NULL, &broken));
     for (unsigned i = 0; i < 100 && (codes[0] == 1 || codes[1] == 1); i += 1) {
         CONTRACT_OK(kelpie_wait(contract.kelpie, 50, &broken));
         CONTRACT_OK(kelpie_wait(other.kelpie, 50, &broken));
@@ -446,7 +442,7 @@ static void test_pause_async(const struct harness *harness) {
                   kelpie_code_name(lost));
     contract_state_is(vm, KELPIE_VM_PAUSED);
     int resumed = 1;
-    CONTRACT_OK(kelpie_vm_resume_async(vm, note_code, &resumed, NULL, &broken));
+    CONTRACT_OK(kelpie_vm_resume_async(vm, contract_note_code, &resumed, NULL, &broken));
     while (resumed == 1) {
         CONTRACT_OK(kelpie_wait(contract.kelpie, 5000, &broken));
     }

@@ -150,15 +150,12 @@ static void test_snapshot_damaged(const struct harness *harness) {
 
 /* ---- others meanwhile ------------------------------------------------------------------------ */
 
-static void note_code(void *context, const struct kelpie_error *error) {
-    *(int *)context = error == NULL ? 0 : error->code;
-}
-
 static void take_async(struct kelpie_vm *vm, const char *name, int *code,
                        struct kelpie_operation **out) {
     const struct kelpie_snapshot_options options = {.struct_size = sizeof(options), .name = name};
     *code = 1;
-    CONTRACT_OK(kelpie_vm_snapshot_async(vm, &options, NULL, note_code, code, out, &broken));
+    CONTRACT_OK(
+        kelpie_vm_snapshot_async(vm, &options, NULL, contract_note_code, code, out, &broken));
 }
 
 static void finish(struct contract *contract, const int *code) {
@@ -211,7 +208,7 @@ static void test_snapshot_busy(const struct harness *harness) {
     struct kelpie_operation *operation = NULL;
     take_async(vm, "one", &codes[0], NULL);
     take_async(vm, "two", &codes[1], NULL);
-    CONTRACT_OK(kelpie_vm_pause_async(vm, note_code, &codes[2], NULL, &broken));
+    CONTRACT_OK(kelpie_vm_pause_async(vm, contract_note_code, &codes[2], NULL, &broken));
     for (size_t i = 0; i < 3; i += 1) {
         finish(&contract, &codes[i]);
     }
@@ -241,9 +238,10 @@ static void test_snapshot_stop_and_kill(const struct harness *harness) {
         while (harness_now_ms() < until_ms && codes[0] == 1) {
             CONTRACT_OK(kelpie_wait(contract.kelpie, until_ms - harness_now_ms(), &broken));
         }
-        CONTRACT_OK(i % 2 == 0
-                        ? kelpie_vm_kill_async(vm, note_code, &codes[1], NULL, &broken)
-                        : kelpie_vm_stop_async(vm, 0, NULL, note_code, &codes[1], NULL, &broken));
+        CONTRACT_OK(
+            i % 2 == 0
+                ? kelpie_vm_kill_async(vm, contract_note_code, &codes[1], NULL, &broken)
+                : kelpie_vm_stop_async(vm, 0, NULL, contract_note_code, &codes[1], NULL, &broken));
         finish(&contract, &codes[1]);
         finish(&contract, &codes[0]);
         HARNESS_CHECK(codes[1] == 0, "the end: %s", kelpie_code_name(codes[1]));
