@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "core/options.h"
 #include "core/text.h"
 #include "os/os_call.h"
 #include "os/os_mark.h"
@@ -212,31 +213,14 @@ static int keeper_watch_owner(struct kelpie_keeper *keeper, struct kelpie_error 
 static int keeper_options(int argc, char **argv, struct kelpie_open_options *out, const char **name,
                           struct kelpie_error *error) {
     KELPIE_ASSERT(out->struct_size == sizeof(*out));
-    const struct {
-        const char *option;
-        const char **value;
-    } known[] = {
-        {"--state-dir", &out->state_directory},
-        {"--runtime-dir", &out->runtime_directory},
-        {"--cache-dir", &out->cache_directory},
-        {"--libexec-dir", &out->libexec_directory},
-        {"--name", name},
+    const struct kelpie_option known[] = {
+        {"--state-dir", &out->state_directory, KELPIE_OPTION_PATH},
+        {"--runtime-dir", &out->runtime_directory, KELPIE_OPTION_PATH},
+        {"--cache-dir", &out->cache_directory, KELPIE_OPTION_PATH},
+        {"--libexec-dir", &out->libexec_directory, KELPIE_OPTION_PATH},
+        {"--name", name, KELPIE_OPTION_NAME},
     };
-    for (int i = 1; i + 1 < argc; i += 2) {
-        for (size_t j = 0; j < KELPIE_ARRAY_COUNT(known); j += 1) {
-            if (kelpie__text_equal(argv[i], known[j].option)) {
-                *known[j].value = argv[i + 1];
-            }
-        }
-    }
-    for (size_t j = 0; j < KELPIE_ARRAY_COUNT(known); j += 1) {
-        if (*known[j].value == NULL || (*known[j].value)[0] == '\0') {
-            return kelpie__fail(error, KELPIE_E_MISUSE, 0,
-                                "%s is missing; keepers are started by libkelpie, not by hand",
-                                known[j].option);
-        }
-    }
-    return 0;
+    return kelpie__options_read(known, KELPIE_ARRAY_COUNT(known), argc, argv, "libkelpie", error);
 }
 
 static int keeper_open_pool(struct kelpie_keeper *keeper, const char *name,

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/json.h"
+#include "core/options.h"
 #include "core/text.h"
 #include "monitor/source.h"
 #include "monitor/worker.h"
@@ -19,44 +20,27 @@ static int worker_options_read(struct kelpie_worker_options *options, int argc, 
     const char *synced = "no";
     const char *transient = "no";
     *options = (struct kelpie_worker_options){.merged = ""};
-    const struct {
-        const char *name;
-        const char **value;
-    } known[] = {
-        {KELPIE_WORKER_OPTION, &options->job},
-        {"--store", &options->store},
-        {"--entry", &options->entry},
-        {"--vm", &options->vm},
-        {"--root", &options->root},
-        {"--kernel", &options->kernel},
-        {"--merged", &options->merged},
-        {"--synced", &synced},
-        {"--transient", &transient},
+    const struct kelpie_option known[] = {
+        {KELPIE_WORKER_OPTION, &options->job, KELPIE_OPTION_NAME},
+        {"--store", &options->store, KELPIE_OPTION_PATH},
+        {"--entry", &options->entry, KELPIE_OPTION_NAME},
+        {"--vm", &options->vm, KELPIE_OPTION_PATH},
+        {"--root", &options->root, KELPIE_OPTION_TEXT},
+        {"--kernel", &options->kernel, KELPIE_OPTION_TEXT},
+        {"--merged", &options->merged, KELPIE_OPTION_TEXT},
+        {"--synced", &synced, KELPIE_OPTION_NAME},
+        {"--transient", &transient, KELPIE_OPTION_NAME},
     };
-    for (int i = 1; i + 1 < argc; i += 2) {
-        for (size_t j = 0; j < KELPIE_ARRAY_COUNT(known); j += 1) {
-            if (kelpie__text_equal(argv[i], known[j].name)) {
-                *known[j].value = argv[i + 1];
-            }
-        }
-    }
+    int status =
+        kelpie__options_read(known, KELPIE_ARRAY_COUNT(known), argc, argv, "kelpie-monitor", error);
     options->is_synced = kelpie__text_equal(synced, "yes");
     options->is_transient = kelpie__text_equal(transient, "yes");
-    for (size_t j = 0; j < KELPIE_ARRAY_COUNT(known); j += 1) {
-        if (*known[j].value == NULL) {
-            return kelpie__fail(error, KELPIE_E_MISUSE, 0,
-                                "%s is missing; workers are started by kelpie-monitor, not by hand",
-                                known[j].name);
-        }
+    if (status == 0 && options->merged[0] != '\0' &&
+        !kelpie__manifest_is_file_name(options->merged)) {
+        status = kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                              "--merged is \"%s\", which is no name of a file", options->merged);
     }
-    bool is_absolute = options->store[0] == '/' && options->vm[0] == '/';
-    bool is_name = options->merged[0] == '\0' || kelpie__manifest_is_file_name(options->merged);
-    return is_absolute && is_name
-               ? 0
-               : kelpie__fail(
-                     error, KELPIE_E_MISUSE, 0,
-                     "--store and --vm are absolute paths, --merged is the name of a file; "
-                     "workers are started by kelpie-monitor, not by hand");
+    return status;
 }
 
 static int worker_verify(struct kelpie_snapshot_store *store,
