@@ -279,6 +279,7 @@ static int agent_init(struct kelpie_agent *agent, const struct agent_arguments *
         agent->port = arguments->channel;
         kelpie__agent_connect(agent);
     }
+    kelpie__agent_exec_prepare(agent);
     return 0;
 }
 

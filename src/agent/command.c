@@ -7,9 +7,9 @@
 #include "agent/command.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
+#include "core/text.h"
 #include "os/os_call.h"
 
 #define COMMAND_PATH_DEFAULT "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -55,6 +55,13 @@ static int command_split(struct kelpie_agent_command *command,
     return 0;
 }
 
+static bool command_assign(char *out, size_t capacity, const char *name, const char *value) {
+    size_t length = strlen(name);
+    KELPIE_ASSERT(length > 0 && length < capacity);
+    memcpy(out, name, length);
+    return kelpie__text_copy(out + length, capacity - length, value);
+}
+
 static void command_add_defaults(struct kelpie_agent_command *command,
                                  const struct kelpie_agent_command_options *options) {
     KELPIE_ASSERT(command->environment > command->vector);
@@ -63,16 +70,13 @@ static void command_add_defaults(struct kelpie_agent_command *command,
         command->environment[count] = "PATH=" COMMAND_PATH_DEFAULT;
         count += 1;
     }
-    int length = snprintf(command->home, sizeof(command->home), "HOME=%s", options->home);
-    KELPIE_ASSERT(length > 0);
-    if ((size_t)length < sizeof(command->home) &&
+    if (command_assign(command->home, sizeof(command->home), "HOME=", options->home) &&
         kelpie__agent_command_variable(command->environment, "HOME") == NULL) {
         command->environment[count] = command->home;
         count += 1;
     }
-    length = snprintf(command->user, sizeof(command->user), "USER=%s", options->user);
-    KELPIE_ASSERT(length > 0);
-    if (options->user[0] != '\0' && (size_t)length < sizeof(command->user) &&
+    if (options->user[0] != '\0' &&
+        command_assign(command->user, sizeof(command->user), "USER=", options->user) &&
         kelpie__agent_command_variable(command->environment, "USER") == NULL) {
         command->environment[count] = command->user;
         count += 1;
@@ -182,7 +186,12 @@ int kelpie__agent_command_init(struct kelpie_agent_command *command, struct kelp
                             options->argument_count, options->environment_count, options->length);
     }
     command->vector_bytes = (string_count + COMMAND_DEFAULT_COUNT + 2) * sizeof(char *);
-    command->vector = kelpie__alloc(os, command->vector_bytes);
+    command->vector = command->few;
+    if (command->vector_bytes <= sizeof(command->few)) {
+        memset(command->few, 0, sizeof(command->few));
+    } else {
+        command->vector = kelpie__alloc(os, command->vector_bytes);
+    }
     if (command->vector == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "%zu bytes for the argument vector",
                             command->vector_bytes);
@@ -201,7 +210,9 @@ int kelpie__agent_command_init(struct kelpie_agent_command *command, struct kelp
 
 void kelpie__agent_command_deinit(struct kelpie_agent_command *command, struct kelpie_os *os) {
     KELPIE_ASSERT((command->vector == NULL) == (command->vector_bytes == 0));
-    kelpie__free(os, command->vector, command->vector_bytes);
+    if (command->vector != command->few) {
+        kelpie__free(os, command->vector, command->vector_bytes);
+    }
     command->vector = NULL;
     command->vector_bytes = 0;
 }

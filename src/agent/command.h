@@ -11,6 +11,7 @@
 #include "os/os.h"
 
 #define KELPIE_AGENT_PATH_BYTES_MAX 4096 /* PATH_MAX */
+#define KELPIE_AGENT_COMMAND_FEW 64      /* pointers that most vectors need at most */
 
 struct kelpie_agent_command_options {
     const char
@@ -25,8 +26,9 @@ struct kelpie_agent_command_options {
 };
 
 struct kelpie_agent_command {
-    const char **vector; /* owned: arguments, NULL, environment, NULL */
+    const char **vector; /* owned, unless it is `few`: arguments, NULL, environment, NULL */
     size_t vector_bytes;
+    const char *few[KELPIE_AGENT_COMMAND_FEW];
     const char **environment; /* inside vector */
     char home[KELPIE_AGENT_PATH_BYTES_MAX / 8];
     char user[128];

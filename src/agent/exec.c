@@ -8,12 +8,13 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "agent/agent.h"
 #include "agent/boot.h"
 #include "agent/process_list.h"
+#include "core/json.h"
+#include "core/text.h"
 #include "os/os_call.h"
 #include "os/os_mark.h"
 
@@ -71,8 +72,12 @@ static int exec_create(struct kelpie_agent *agent, struct kelpie_agent_exec **ou
     }
     exec->agent = agent;
     exec->terminal = KELPIE_OS_NO_HANDLE;
-    int status = kelpie__agent_exec_streams_init(exec, error);
+    int status = kelpie__agent_exec_arguments_reserve(exec, KELPIE_AGENT_EXEC_ARGUMENTS_MIN, error);
+    if (status == 0) {
+        status = kelpie__agent_exec_streams_init(exec, error);
+    }
     if (status < 0) {
+        kelpie__free(agent->os, exec->arguments, exec->arguments_capacity);
         kelpie__free(agent->os, exec, sizeof(*exec));
         return status;
     }
@@ -80,6 +85,14 @@ static int exec_create(struct kelpie_agent *agent, struct kelpie_agent_exec **ou
     agent->execs.slot_count += 1;
     *out = exec;
     return 0;
+}
+
+void kelpie__agent_exec_prepare(struct kelpie_agent *agent) {
+    struct kelpie_agent_exec *exec = NULL;
+    KELPIE_ASSERT(agent->execs.slot_count == 0);
+    if (exec_create(agent, &exec, NULL) == 0) { /* else it is made when it is needed */
+        KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_FREE);
+    }
 }
 
 /* How ready a command is to be forgotten; 0: not at all. */
@@ -91,6 +104,19 @@ static int exec_oblivion(const struct kelpie_agent_exec *exec) {
     /* Its last output does not fit the ring, and nobody is there to take it. */
     bool is_stuck = exec->state == KELPIE_AGENT_EXEC_ENDING && exec->is_group_gone;
     return is_stuck && exec->channel == 0 ? 1 : 0;
+}
+
+/* Half of the epoch, and the number in as many digits. */
+static void exec_name(struct kelpie_agent_exec *exec, const char *epoch, uint64_t number) {
+    uint8_t bytes[sizeof(number)];
+    size_t half = sizeof(exec->id) / 2;
+    static_assert(sizeof(exec->id) == 4 * sizeof(bytes) + 1, "two halves and a NUL");
+    KELPIE_ASSERT(strlen(epoch) >= half);
+    for (size_t i = 0; i < sizeof(bytes); i += 1) {
+        bytes[i] = (uint8_t)(number >> (8 * (sizeof(bytes) - 1 - i)));
+    }
+    memcpy(exec->id, epoch, half);
+    kelpie__text_hex(exec->id + half, sizeof(exec->id) - half, bytes, sizeof(bytes));
 }
 
 int kelpie__agent_exec_acquire(struct kelpie_agent *agent, struct kelpie_agent_exec **out,
@@ -128,9 +154,7 @@ int kelpie__agent_exec_acquire(struct kelpie_agent *agent, struct kelpie_agent_e
     KELPIE_ASSERT(chosen->state == KELPIE_AGENT_EXEC_FREE);
     execs->id_counter += 1;
     execs->order_counter += 1;
-    int length = snprintf(chosen->id, sizeof(chosen->id), "%.16s%016llx", agent->epoch,
-                          (unsigned long long)execs->id_counter);
-    KELPIE_ASSERT(length == (int)sizeof(chosen->id) - 1);
+    exec_name(chosen, agent->epoch, execs->id_counter);
     chosen->order = execs->order_counter;
     chosen->state = KELPIE_AGENT_EXEC_RECEIVING;
     *out = chosen;
@@ -311,16 +335,28 @@ static void exec_send_exit(struct kelpie_agent_exec *exec) {
     KELPIE_ASSERT(exec->channel != 0);
     KELPIE_ASSERT(exec->end_ns >= exec->start_ns);
     char params[320];
-    int length = snprintf(
-        params, sizeof(params),
-        "{\"channel\":%u,\"id\":\"%s\",\"%s\":%d,\"reason\":\"%s\",\"wall_us\":%llu,"
-        "\"cpu_us\":%llu,\"peak_memory_kib\":%llu}",
-        exec->channel, exec->id, exec->exit.is_signalled ? "signal" : "code", exec->exit.value,
-        exec_reason_name(exec), (unsigned long long)(exec->end_ns - exec->start_ns) / 1000,
-        (unsigned long long)(exec->exit.cpu_user_us + exec->exit.cpu_system_us),
-        (unsigned long long)exec->exit.peak_memory_kib);
-    KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(params));
+    struct kelpie_json_writer writer;
+    const struct kelpie_os_exit *exit = &exec->exit;
+    kelpie__json_begin(&writer, params, sizeof(params));
+    kelpie__json_object_begin(&writer, NULL);
+    kelpie__json_write_u64(&writer, "channel", exec->channel);
+    kelpie__json_write_string(&writer, "id", exec->id);
+    kelpie__json_write_i64(&writer, exit->is_signalled ? "signal" : "code", exit->value);
+    kelpie__json_write_string(&writer, "reason", exec_reason_name(exec));
+    kelpie__json_write_u64(&writer, "wall_us", (uint64_t)(exec->end_ns - exec->start_ns) / 1000);
+    kelpie__json_write_u64(&writer, "cpu_us", exit->cpu_user_us + exit->cpu_system_us);
+    kelpie__json_write_u64(&writer, "peak_memory_kib", exit->peak_memory_kib);
+    kelpie__json_object_end(&writer);
+    int64_t length = kelpie__json_finish(&writer);
+    KELPIE_ASSERT(length > 0); /* numbers and words */
     exec->is_exit_sent = kelpie__wire_notify(exec->agent->wire, "exec.exit", params) == 0;
+}
+
+/* Nobody waits for it any more: memory that it will not need is given back. */
+static void exec_rest_callback(void *context) {
+    struct kelpie_agent_exec *exec = context;
+    KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_FINISHED);
+    kelpie__agent_exec_streams_shrink(exec);
 }
 
 void kelpie__agent_exec_advance(struct kelpie_agent_exec *exec) {
@@ -339,12 +375,13 @@ void kelpie__agent_exec_advance(struct kelpie_agent_exec *exec) {
         exec->order = exec->agent->execs.order_counter;
         exec->state = KELPIE_AGENT_EXEC_FINISHED;
     }
-    if (exec->state == KELPIE_AGENT_EXEC_FINISHED) {
-        kelpie__agent_exec_streams_shrink(exec);
-    }
     bool is_due = exec->state == KELPIE_AGENT_EXEC_FINISHED && is_delivered && exec->channel != 0;
     if (is_due && !exec->is_exit_sent && kelpie__agent_may_send(exec->agent)) {
         exec_send_exit(exec);
+    }
+    if (exec->state == KELPIE_AGENT_EXEC_FINISHED) { /* behind the write, which is planned before */
+        kelpie__timer_arm(exec->agent->loop, &exec->timer, exec->agent->loop->now_ns,
+                          exec_rest_callback, exec);
     }
     exec_check(exec);
 }

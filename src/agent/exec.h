@@ -24,7 +24,8 @@ struct kelpie_agent;
 struct kelpie_agent_params;
 
 #define KELPIE_AGENT_EXEC_MAX KELPIE_EXEC_COUNT_MAX
-#define KELPIE_AGENT_EXEC_FINISHED_MAX 16 /* more are pushed out, the oldest first */
+#define KELPIE_AGENT_EXEC_FINISHED_MAX 16    /* more are pushed out, the oldest first */
+#define KELPIE_AGENT_EXEC_ARGUMENTS_MIN 4096 /* a slot's buffer, which is kept */
 #define KELPIE_AGENT_EXEC_ID_BYTES (KELPIE_EXEC_ID_CHARACTERS + 1)
 
 enum kelpie_agent_exec_state {
@@ -113,7 +114,8 @@ struct kelpie_agent_exec {
     uint32_t kill_attempt_count;
     struct kelpie_timer answer_timer; /* until the answer to exec.start is sent */
     struct kelpie_timer retry_timer;  /* while the kernel has no memory for its streams */
-    struct kelpie_timer timer; /* the timeout while it runs, then the patience with what it left */
+    /* The timeout while it runs, then the patience with what it left, then a moment's rest. */
+    struct kelpie_timer timer;
 
     struct kelpie_agent_input input;
     struct kelpie_agent_output outputs[2]; /* stdout, stderr */
@@ -129,6 +131,10 @@ struct kelpie_agent_execs {
 };
 
 /* --- exec.c --- */
+
+/* Makes the first slot, so that the first command need not wait for it: what a guest that was just
+ * restored does for the first time costs it dearly. */
+void kelpie__agent_exec_prepare(struct kelpie_agent *agent);
 
 /* A free slot, which may be taken from the oldest finished command. LIMIT when all are alive,
  * MEMORY. */
@@ -165,6 +171,11 @@ uint32_t kelpie__agent_exec_leaders(struct kelpie_agent *agent, int32_t *out);
 void kelpie__agent_exec_destroy_all(struct kelpie_agent *agent);
 
 /* --- exec_start.c --- */
+
+/* Room for so many bytes of arguments. MEMORY. */
+KELPIE_MUST_CHECK int kelpie__agent_exec_arguments_reserve(struct kelpie_agent_exec *exec,
+                                                           size_t needed,
+                                                           struct kelpie_error *error);
 
 /* Bytes of the args stream; the last ones start the command and answer the request. NULL, or the
  * broken rule. */

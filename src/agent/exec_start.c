@@ -6,18 +6,16 @@
  */
 #include <errno.h>
 #include <linux/resource.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "agent/agent.h"
 #include "agent/command.h"
 #include "agent/exec.h"
 #include "agent/users.h"
-#include "core/text.h"
+#include "core/json.h"
 #include "os/os_call.h"
 #include "os/os_mark.h"
 
-#define START_ARGUMENTS_CAPACITY_MIN 4096
 #define START_ANSWER_DELAY_NS (10 * KELPIE_NS_PER_MS) /* what a short command takes at most */
 /* What a command line above this size needs of the stack limit: the kernel gives arguments a
  * quarter of it. */
@@ -232,9 +230,14 @@ void kelpie__agent_exec_answer(struct kelpie_agent_exec *exec) {
     }
     kelpie__timer_disarm(exec->agent->loop, &exec->answer_timer);
     char result[96];
-    bool is_whole = kelpie__text_format(result, sizeof(result), "{\"id\":\"%s\",\"pid\":%d}",
-                                        exec->id, exec->pid);
-    KELPIE_ASSERT(is_whole);
+    struct kelpie_json_writer writer;
+    kelpie__json_begin(&writer, result, sizeof(result));
+    kelpie__json_object_begin(&writer, NULL);
+    kelpie__json_write_string(&writer, "id", exec->id);
+    kelpie__json_write_i64(&writer, "pid", exec->pid);
+    kelpie__json_object_end(&writer);
+    int64_t length = kelpie__json_finish(&writer);
+    KELPIE_ASSERT(length > 0); /* it always fits */
     kelpie__wire_result(exec->agent->wire, exec->request_id, result);
     exec->request_id = 0;
 }
@@ -245,15 +248,15 @@ static void start_answer_callback(void *context) {
     kelpie__agent_exec_answer(exec);
 }
 
-/* Makes room for `count` more bytes. The buffer follows what arrived, never what was announced. */
-static int start_reserve(struct kelpie_agent_exec *exec, size_t count, struct kelpie_error *error) {
-    size_t needed = exec->arguments_bytes + count;
-    KELPIE_ASSERT(needed <= exec->arguments_bytes_announced);
+/* The buffer follows what arrived, never what was announced. */
+int kelpie__agent_exec_arguments_reserve(struct kelpie_agent_exec *exec, size_t needed,
+                                         struct kelpie_error *error) {
+    KELPIE_ASSERT(needed <= KELPIE_EXEC_ARGUMENT_BYTES_MAX);
     if (needed <= exec->arguments_capacity) {
         return 0;
     }
     size_t capacity = exec->arguments_capacity;
-    capacity = capacity == 0 ? START_ARGUMENTS_CAPACITY_MIN : capacity;
+    capacity = capacity == 0 ? KELPIE_AGENT_EXEC_ARGUMENTS_MIN : capacity;
     while (capacity < needed) {
         capacity *= 2;
     }
@@ -273,7 +276,7 @@ static int start_reserve(struct kelpie_agent_exec *exec, size_t count, struct ke
 static void start_release_arguments(struct kelpie_agent_exec *exec) {
     KELPIE_ASSERT(exec->arguments_bytes <= exec->arguments_capacity);
     exec->arguments_bytes = 0;
-    if (exec->arguments_capacity > START_ARGUMENTS_CAPACITY_MIN) {
+    if (exec->arguments_capacity > KELPIE_AGENT_EXEC_ARGUMENTS_MIN) {
         kelpie__free(exec->agent->os, exec->arguments, exec->arguments_capacity);
         exec->arguments = NULL;
         exec->arguments_capacity = 0;
@@ -315,7 +318,8 @@ const char *kelpie__agent_exec_arguments(struct kelpie_agent_exec *exec,
                               "%zu bytes of arguments were announced, another count came",
                               exec->arguments_bytes_announced);
     } else {
-        status = start_reserve(exec, piece->count, &error);
+        status = kelpie__agent_exec_arguments_reserve(exec, exec->arguments_bytes + piece->count,
+                                                      &error);
     }
     if (status < 0) {
         kelpie__wire_refuse(exec->agent->wire, exec->request_id, &error);

@@ -45,8 +45,11 @@ void kelpie__agent_machine_id_write(struct kelpie_os *os, const char *machine_id
     if (machine_id[0] == '\0') {
         return;
     }
-    bool is_whole = kelpie__text_format(line, sizeof(line), "%s\n", machine_id);
-    KELPIE_ASSERT(is_whole);
+    static_assert(sizeof(line) == KELPIE_AGENT_MACHINE_ID_BYTES + 1, "an id, and an end of line");
+    bool is_whole = kelpie__text_copy(line, sizeof(line), machine_id);
+    KELPIE_ASSERT(is_whole && strlen(line) == KELPIE_AGENT_MACHINE_ID_BYTES - 1);
+    line[KELPIE_AGENT_MACHINE_ID_BYTES - 1] = '\n';
+    line[KELPIE_AGENT_MACHINE_ID_BYTES] = '\0';
     int status = machine_id_put(os, MACHINE_ID_PATH, line);
     if (status == -ENOENT && kelpie__agent_make_directory(os, "/etc", 0755) == 0) {
         status = machine_id_put(os, MACHINE_ID_PATH, line);
