@@ -23,8 +23,9 @@ struct bench_recipe {
 };
 
 struct bench_host {
-    const char *directory; /* of this run; goes with it */
-    const char *programs;  /* where kelpie, bench-agent and bench-ticker were built */
+    const char *directory;   /* of this run; goes with it */
+    const char *programs;    /* where kelpie, bench-agent and bench-ticker were built */
+    const char *guest_agent; /* an archive of qemu-ga and its libraries; NULL: it is not here */
     uint32_t rounds;
     uint32_t memory_mib;
     uint32_t fill_mib; /* of a guest with much in use */

@@ -31,9 +31,18 @@ COMPARISONS = (
     ("restore in place", "restore/in-place", "restore/raw", True, None),
     ("fork to first result", "fork/kelpie", "fork/raw", True, None),
     ("fork with a QEMU waiting, to first result", "fork/waiting", "fork/waiting-raw", True, 1.15),
-    ("start of the 100th VM, against the 1st", "density/last-ten", "density/first-ten", True, 1.0),
+    ("each of 1,000 queued commands, against one alone", "queue/1000", "queue/1", True, 1.0),
+    ("a command by qemu-guest-agent, asked at once", "peer/guest-agent", "peer/kelpie", False, 5),
+    ("the same, asked every 10 ms", "peer/guest-agent-10ms", "peer/kelpie", False, 5),
+    ("the same, asked every 100 ms", "peer/guest-agent-100ms", "peer/kelpie", False, 5),
+    ("each of 100 VMs, against each of 10: start", "density/start-of-100", "density/start-of-10", True, 1.0),
+    ("the same: a command", "density/exec-of-100", "density/exec-of-10", True, 1.0),
+    ("the same: stop", "density/stop-of-100", "density/stop-of-10", True, 1.0),
+    ("the same: all three", "density/each-of-100", "density/each-of-10", True, 1.0),
     ("private memory of a clone", "density/clone", "density/raw", True, None),
     ("private memory of a booted VM", "density/booted", "density/booted-raw", True, None),
+    ("private memory, 128 MiB at rest, against naive", "idle/kelpie", "idle/naive", True, 0.5),
+    ("the same, booted", "idle/booted", "idle/naive", True, None),
 )
 
 # name, series, what it must not exceed

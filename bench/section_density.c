@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * density: many clones of one snapshot alive at once, each answering a command; what each has of
- * memory for itself alone, VMM and monitor, and what the first ten cost in time against the last.
+ * density: fleets of clones of one snapshot, all alive at once: 10, then 100, then 10 again. Each
+ * is started, answers a command when all are there, and is stopped; what that takes for each of 100
+ * against each of 10, and what each has of memory for itself alone, VMM and monitor.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,36 +59,69 @@ static void density_raw(const struct bench_host *host) {
     }
 }
 
+struct fleet {
+    uint32_t count;
+    struct kelpie_vm *vms[DENSITY_CLONES];
+    double took_ms[DENSITY_CLONES]; /* each of them, in all steps */
+};
+
+static void fleet_tell(struct fleet *fleet, uint32_t index, const char *step, double begun_ms) {
+    char series[48];
+    double took_ms = kelpie__bench_now_ms() - begun_ms;
+    snprintf(series, sizeof(series), "density/%s-of-%u", step, fleet->count);
+    kelpie__bench_tell(series, "ms", took_ms);
+    fleet->took_ms[index] += took_ms;
+}
+
+static void fleet_start(const struct bench_host *host, struct fleet *fleet) {
+    for (uint32_t i = 0; i < fleet->count; i += 1) {
+        double begun_ms = kelpie__bench_now_ms();
+        fleet->vms[i] =
+            kelpie__bench_side_start(host, &(struct bench_side_order){.snapshot = DENSITY_NAME});
+        kelpie__bench_side_hello(fleet->vms[i]);
+        fleet_tell(fleet, i, "start", begun_ms);
+    }
+}
+
+/* Each is asked to go, and goes by itself. */
+static void fleet_stop(struct fleet *fleet) {
+    struct kelpie_error error = {0};
+    char series[48];
+    for (uint32_t i = 0; i < fleet->count; i += 1) {
+        double begun_ms = kelpie__bench_now_ms();
+        kelpie__bench_must(kelpie_vm_stop(fleet->vms[i], 0, NULL, &error), &error, "stop a clone");
+        kelpie_vm_close(fleet->vms[i]); /* its VM belongs to it, and is deleted */
+        fleet_tell(fleet, i, "stop", begun_ms);
+    }
+    snprintf(series, sizeof(series), "density/each-of-%u", fleet->count);
+    for (uint32_t i = 0; i < fleet->count; i += 1) {
+        kelpie__bench_tell(series, "ms", fleet->took_ms[i]);
+    }
+}
+
+static void fleet_run(const struct bench_host *host, uint32_t count) {
+    struct fleet fleet = {.count = count};
+    fleet_start(host, &fleet);
+    for (uint32_t i = 0; i < count; i += 1) {
+        double begun_ms = kelpie__bench_now_ms();
+        kelpie__bench_side_hello(fleet.vms[i]);
+        fleet_tell(&fleet, i, "exec", begun_ms);
+    }
+    for (uint32_t i = 0; i < count && count == DENSITY_CLONES; i += 1) {
+        density_measure(fleet.vms[i]);
+    }
+    fleet_stop(&fleet);
+}
+
 void kelpie__bench_density(const struct bench_host *host) {
-    static struct kelpie_vm *clones[DENSITY_CLONES];
     struct kelpie_vm *vm = kelpie__bench_side_start(host, &(struct bench_side_order){0});
     kelpie__bench_side_hello(vm);
     kelpie__bench_tell("density/booted", "MiB", private_mib(kelpie__bench_side_vmm(vm)));
     kelpie__bench_side_snapshot(vm, DENSITY_NAME);
     kelpie__bench_side_end(vm);
     density_raw(host);
-    for (uint32_t i = 0; i < DENSITY_CLONES; i += 1) {
-        double begun_ms = kelpie__bench_now_ms();
-        clones[i] =
-            kelpie__bench_side_start(host, &(struct bench_side_order){.snapshot = DENSITY_NAME});
-        kelpie__bench_side_hello(clones[i]);
-        const char *series = i < DENSITY_FEW ? "density/first-ten" : "density/last-ten";
-        if (i < DENSITY_FEW || i >= DENSITY_CLONES - DENSITY_FEW) {
-            kelpie__bench_tell(series, "ms", kelpie__bench_now_ms() - begun_ms);
-        }
-    }
-    for (uint32_t i = 0; i < DENSITY_CLONES; i += 1) {
-        double begun_ms = kelpie__bench_now_ms();
-        kelpie__bench_side_hello(clones[i]);
-        kelpie__bench_tell("density/exec", "ms", kelpie__bench_now_ms() - begun_ms);
-    }
-    for (uint32_t i = 0; i < DENSITY_CLONES; i += 1) {
-        density_measure(clones[i]);
-    }
-    for (uint32_t i = 0; i < DENSITY_CLONES; i += 1) {
-        double begun_ms = kelpie__bench_now_ms();
-        kelpie__bench_side_end(clones[i]);
-        kelpie__bench_tell("density/end", "ms", kelpie__bench_now_ms() - begun_ms);
-    }
+    fleet_run(host, DENSITY_FEW);
+    fleet_run(host, DENSITY_CLONES);
+    fleet_run(host, DENSITY_FEW);
     kelpie__bench_side_forget(host, DENSITY_NAME);
 }

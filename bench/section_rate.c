@@ -2,7 +2,7 @@
  *
  * tail: 10,000 commands one after the other: how late the latest are, and whether the last thousand
  * cost more than the first. parallel: 16 commands at once, against the guest's own rate of fork and
- * exec, in a shell's loop.
+ * exec, in a shell's loop. queue: 1 to 1,000 commands asked for together, 16 of them at once.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +14,8 @@
 #define TAIL_PART 1000u
 #define PARALLEL_COUNT 16u
 #define PARALLEL_COMMANDS 160u
+#define QUEUE_COMMANDS_MAX 1000u
+#define QUEUE_ROUNDS_MAX 5u
 
 static int compare(const void *a, const void *b) {
     double left = *(const double *)a;
@@ -55,6 +57,7 @@ struct parallel {
     struct kelpie_vm *vm;
     struct bench_raw raw;
     struct kelpie_exec_result results[PARALLEL_COUNT];
+    uint32_t command_count; /* of all that are to run */
     uint32_t started_count;
     uint32_t ended_count;
 };
@@ -76,7 +79,7 @@ static void parallel_ended(void *context, const struct kelpie_error *error) {
     }
     kelpie_exec_result_release(result);
     parallel->ended_count += 1;
-    if (parallel->started_count < PARALLEL_COMMANDS) {
+    if (parallel->started_count < parallel->command_count) {
         parallel_start(place);
     }
 }
@@ -94,22 +97,27 @@ static void parallel_start(struct place *place) {
         &error, "true");
 }
 
-static void parallel_mine(void *context) {
-    struct parallel *parallel = context;
+/* Gives the time that they took. */
+static double parallel_run(struct parallel *parallel, uint32_t command_count) {
     struct place places[PARALLEL_COUNT];
     struct kelpie_error error = {0};
+    parallel->command_count = command_count;
     parallel->started_count = 0;
     parallel->ended_count = 0;
     double begun_ms = kelpie__bench_now_ms();
-    for (uint32_t i = 0; i < PARALLEL_COUNT; i += 1) {
+    for (uint32_t i = 0; i < PARALLEL_COUNT && i < command_count; i += 1) {
         places[i] = (struct place){.parallel = parallel, .index = i};
         parallel_start(&places[i]);
     }
-    while (parallel->ended_count < PARALLEL_COMMANDS) { /* bound: the commands */
+    while (parallel->ended_count < command_count) { /* bound: the commands */
         kelpie__bench_must(kelpie_wait(parallel->host->kelpie, KELPIE_TIMEOUT_NONE, &error), &error,
                            "wait");
     }
-    double took_ms = kelpie__bench_now_ms() - begun_ms;
+    return kelpie__bench_now_ms() - begun_ms;
+}
+
+static void parallel_mine(void *context) {
+    double took_ms = parallel_run(context, PARALLEL_COMMANDS);
     kelpie__bench_tell("parallel/kelpie", "1/s", PARALLEL_COMMANDS * 1e3 / took_ms);
 }
 
@@ -134,4 +142,30 @@ void kelpie__bench_parallel(const struct bench_host *host) {
     }
     kelpie__bench_side_end(parallel.vm);
     kelpie__bench_raw_kill(&parallel.raw);
+}
+
+/* ---- queue ----------------------------------------------------------------------------------- */
+
+/* What one of so many costs; as many are run of each, so that they are measured as well. */
+static void queue_round(struct parallel *parallel, uint32_t count) {
+    char series[32];
+    double took_ms = 0;
+    snprintf(series, sizeof(series), "queue/%u", count);
+    for (uint32_t i = 0; i < QUEUE_COMMANDS_MAX / 10; i += count) {
+        took_ms += parallel_run(parallel, count);
+    }
+    uint32_t run_count = count < QUEUE_COMMANDS_MAX / 10 ? QUEUE_COMMANDS_MAX / 10 : count;
+    kelpie__bench_tell(series, "ms", took_ms / run_count);
+}
+
+void kelpie__bench_queue(const struct bench_host *host) {
+    struct parallel parallel = {.host = host};
+    parallel.vm = kelpie__bench_side_start(host, &(struct bench_side_order){0});
+    parallel_run(&parallel, PARALLEL_COMMANDS); /* warm */
+    for (uint32_t i = 0; i < host->rounds && i < QUEUE_ROUNDS_MAX; i += 1) {
+        for (uint32_t count = 1; count <= QUEUE_COMMANDS_MAX; count *= 10) {
+            queue_round(&parallel, count);
+        }
+    }
+    kelpie__bench_side_end(parallel.vm);
 }

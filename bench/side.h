@@ -52,5 +52,8 @@ void kelpie__bench_pool(const struct bench_host *host);
 void kelpie__bench_density(const struct bench_host *host);
 void kelpie__bench_tail(const struct bench_host *host);
 void kelpie__bench_parallel(const struct bench_host *host);
+void kelpie__bench_queue(const struct bench_host *host);
+void kelpie__bench_idle(const struct bench_host *host);
+void kelpie__bench_peer(const struct bench_host *host);
 
 #endif

@@ -22,11 +22,13 @@ static const struct {
     {"restore", kelpie__bench_restore}, {"fork", kelpie__bench_fork},
     {"pool", kelpie__bench_pool},       {"density", kelpie__bench_density},
     {"tail", kelpie__bench_tail},       {"parallel", kelpie__bench_parallel},
+    {"queue", kelpie__bench_queue},     {"idle", kelpie__bench_idle},
+    {"peer", kelpie__bench_peer},
 };
 
 static const char vm_usage[] =
-    "usage: bench-vm --directory PATH --programs PATH [--rounds N] [--memory MIB] [--fill MIB] "
-    "SECTION..\n";
+    "usage: bench-vm --directory PATH --programs PATH [--guest-agent FILE] [--rounds N] "
+    "[--memory MIB] [--fill MIB] SECTION..\n";
 
 static uint32_t number(const char *text) {
     unsigned long value = strtoul(text, NULL, 10);
@@ -46,6 +48,8 @@ static int read_options(struct bench_host *host, int argc, char **argv) {
             host->directory = value;
         } else if (strcmp(name, "--programs") == 0) {
             host->programs = value;
+        } else if (strcmp(name, "--guest-agent") == 0) {
+            host->guest_agent = value;
         } else if (strcmp(name, "--rounds") == 0) {
             host->rounds = number(value);
         } else if (strcmp(name, "--memory") == 0) {
