@@ -55,9 +55,9 @@ int kelpie_open(const struct kelpie_open_options *options, struct kelpie **out,
         return kelpie__fail(error, KELPIE_E_MEMORY, 0,
                             "no memory or no file descriptor for an event loop");
     }
-    const char *simulated = simulated_part(chosen.state_directory != NULL
-                                               ? chosen.state_directory
-                                               : kelpie__os_environment(os, "KELPIE_STATE_DIR"));
+    bool is_given = chosen.state_directory != NULL && chosen.state_directory[0] != '\0';
+    const char *simulated = simulated_part(
+        is_given ? chosen.state_directory : kelpie__os_environment(os, "KELPIE_STATE_DIR"));
     if (simulated != NULL) {
         kelpie__os_linux_destroy(os);
         return open_simulated(simulated, &chosen, out, error);

