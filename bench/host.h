@@ -20,12 +20,14 @@ struct bench_recipe {
     char append[BENCH_TEXT_BYTES_MAX];
     char machine[128];
     char cpu[128];
+    bool has_kvm;
 };
 
 struct bench_host {
     const char *directory;   /* of this run; goes with it */
     const char *programs;    /* where kelpie, bench-agent and bench-ticker were built */
     const char *guest_agent; /* an archive of qemu-ga and its libraries; NULL: it is not here */
+    enum kelpie_accelerator accelerator; /* of Kelpie's VMs, and so of the raw side's */
     uint32_t rounds;
     uint32_t memory_mib;
     uint32_t fill_mib; /* of a guest with much in use */

@@ -185,6 +185,8 @@ void kelpie__bench_raw_learn(struct bench_host *host, pid_t vmm) {
     learn_option(bytes, count, "-append", append, sizeof(append));
     learn_option(bytes, count, "-M", recipe->machine, sizeof(recipe->machine));
     learn_option(bytes, count, "-cpu", recipe->cpu, sizeof(recipe->cpu));
+    learn_option(bytes, count, "-accel", path, sizeof(path));
+    recipe->has_kvm = strcmp(path, "kvm") == 0;
     free(bytes);
     char *own = strstr(recipe->machine, ",memory-backend"); /* what raw_run adds itself */
     if (own != NULL) {
@@ -236,7 +238,7 @@ static void raw_run(const struct bench_host *host, const struct bench_raw_order 
     add(&arguments, "-m", size);
     add(&arguments, "-smp", "1");
     add(&arguments, "-global", "virtio-mmio.force-legacy=false");
-    add(&arguments, "-accel", "tcg,thread=multi");
+    add(&arguments, "-accel", recipe->has_kvm ? "kvm" : "tcg,thread=multi");
     add(&arguments, "-cpu", recipe->cpu);
     add(&arguments, "-chardev", "socket,id=qmp,fd=3");
     add(&arguments, "-mon", "chardev=qmp,mode=control");

@@ -43,6 +43,11 @@ COMPARISONS = (
     ("private memory of a booted VM", "density/booted", "density/booted-raw", True, None),
     ("private memory, 128 MiB at rest, against naive", "idle/kelpie", "idle/naive", True, 0.5),
     ("the same, booted", "idle/booted", "idle/naive", True, None),
+    ("kelpie run, against microsandbox's", "nested/run-kelpie", "nested/run-msb", True, 1.0),
+    ("the same, booted", "nested/run-booted", "nested/run-msb", True, 1.0),
+    ("the same, booted, on libkrun as well", "nested/run-krun", "nested/run-msb", True, 1.0),
+    ("kelpie exec, against microsandbox's", "nested/exec-kelpie", "nested/exec-msb", True, 1.0),
+    ("the same, on libkrun as well", "nested/exec-krun", "nested/exec-msb", True, 1.0),
 )
 
 # name, series, what it must not exceed

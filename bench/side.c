@@ -23,6 +23,7 @@ struct kelpie_vm *kelpie__bench_side_start(const struct bench_host *host,
         kelpie_config_set_cpus(config, 1);
         kelpie_config_set_memory_mib(config, host->memory_mib);
         kelpie_config_set_template(config, order->is_from_template);
+        kelpie_config_set_accelerator(config, host->accelerator);
     }
     int status = kelpie_vm_create(host->kelpie, NULL, config, &vm, &error);
     kelpie__bench_must(status, &error, "create a VM");

@@ -28,7 +28,7 @@ static const struct {
 
 static const char vm_usage[] =
     "usage: bench-vm --directory PATH --programs PATH [--guest-agent FILE] [--rounds N] "
-    "[--memory MIB] [--fill MIB] SECTION..\n";
+    "[--memory MIB] [--fill MIB] [--accel kvm|tcg] SECTION..\n";
 
 static uint32_t number(const char *text) {
     unsigned long value = strtoul(text, NULL, 10);
@@ -50,6 +50,9 @@ static int read_options(struct bench_host *host, int argc, char **argv) {
             host->programs = value;
         } else if (strcmp(name, "--guest-agent") == 0) {
             host->guest_agent = value;
+        } else if (strcmp(name, "--accel") == 0) {
+            host->accelerator =
+                strcmp(value, "kvm") == 0 ? KELPIE_ACCELERATOR_KVM : KELPIE_ACCELERATOR_TCG;
         } else if (strcmp(name, "--rounds") == 0) {
             host->rounds = number(value);
         } else if (strcmp(name, "--memory") == 0) {
