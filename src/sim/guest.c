@@ -204,6 +204,13 @@ struct sim_machine *kelpie__sim_guest_enter(struct sim_guest *guest) {
     return guest->machine;
 }
 
+bool kelpie__sim_guest_is_silent(const struct sim_guest *guest) {
+    int64_t deadline_ns = kelpie__sim_guest_deadline(guest);
+    bool is_due = kelpie__sim_guest_is_ready(guest) ||
+                  (deadline_ns >= 0 && deadline_ns <= kelpie__sim_now(guest->world));
+    return guest->slot->resident != guest && !guest->has_output && !is_due;
+}
+
 /* In its own time; -1: nobody waits for a time. */
 static int64_t guest_next(const struct sim_guest *guest) {
     if (guest->kernel->damage != 0) {

@@ -344,6 +344,9 @@ size_t kelpie__sim_guest_port_put(struct sim_guest *guest, const void *bytes, si
 }
 
 size_t kelpie__sim_guest_port_take(struct sim_guest *guest, void *out, size_t capacity) {
+    if (kelpie__sim_guest_is_silent(guest)) {
+        return 0;
+    }
     struct sim_machine *machine = kelpie__sim_guest_enter(guest);
     struct sim_kernel *kernel = guest->kernel;
     size_t taken = kelpie__sim_queue_take(&kernel->to_host, out, capacity);
@@ -357,6 +360,9 @@ size_t kelpie__sim_guest_port_take(struct sim_guest *guest, void *out, size_t ca
 }
 
 size_t kelpie__sim_guest_console_take(struct sim_guest *guest, void *out, size_t capacity) {
+    if (kelpie__sim_guest_is_silent(guest)) {
+        return 0;
+    }
     struct sim_machine *machine = kelpie__sim_guest_enter(guest);
     KELPIE_ASSERT(machine->guest == guest);
     size_t taken = kelpie__sim_queue_take(&guest->kernel->console, out, capacity);

@@ -77,6 +77,7 @@ static bool slot_copy(struct sim_guest *guest, struct sim_guest_copy *out) {
 
 static bool slot_swap_out(struct sim_guest *guest) {
     kelpie__sim_guest_look_inside(guest, &guest->away);
+    kelpie__sim_guest_look(guest);
     if (!slot_copy(guest, &guest->swapped)) {
         return false;
     }

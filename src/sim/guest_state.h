@@ -277,5 +277,8 @@ KELPIE_MUST_CHECK bool kelpie__sim_guest_image_apply(struct sim_guest *guest, co
 /* The guest's virtual processor is done; the owner is told. */
 void kelpie__sim_guest_finish(struct sim_guest *guest, enum sim_guest_end end);
 int64_t kelpie__sim_guest_now(const struct sim_guest *guest);
+/* Its memory is away, it has nothing for its owner, and nothing in it is due: to bring it back only
+ * to find that out would cost two copies of guests. */
+bool kelpie__sim_guest_is_silent(const struct sim_guest *guest);
 
 #endif
