@@ -262,6 +262,7 @@ static void lifecycle_boot_timed_out(void *context) {
     }
     KELPIE_REACHED(lifecycle->monitor->os, "a boot timed out with its VMM alive");
     lifecycle->is_trial = false; /* no time is left for the other accelerator */
+    kelpie__timer_disarm(lifecycle->monitor->loop, &lifecycle->trial_timer);
     kelpie__lifecycle_fail(lifecycle->monitor, &error);
 }
 
