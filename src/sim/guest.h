@@ -17,7 +17,7 @@
 
 #define SIM_GUEST_SLOT_BYTES (64u * 1024u * 1024u) /* of addresses */
 #define SIM_GUEST_NONCE_BYTES 16u
-#define SIM_GUEST_IMAGE_BYTES 32768u
+#define SIM_GUEST_IMAGE_BYTES 16384u
 
 struct sim_guest;
 struct sim_guest_truth;
@@ -80,6 +80,8 @@ size_t kelpie__sim_guest_save(struct sim_guest *guest, uint8_t out[SIM_GUEST_IMA
  * memory. Cut off or damaged elsewhere: a guest that goes wrong as soon as it runs. */
 struct sim_guest *kelpie__sim_guest_load(struct sim_process *owner, const void *image,
                                          size_t count);
+/* Which lineage an image says it is of, if it is one: from its first 128 bytes. */
+uint64_t kelpie__sim_guest_image_lineage(const uint8_t *image);
 /* What an image says of the guest that was saved. False: it is none, or has a wrong byte. */
 bool kelpie__sim_guest_image_truth(const void *image, size_t count, struct sim_guest_truth *out);
 
@@ -116,6 +118,7 @@ struct sim_guest_truth {
     char hostname[65];
 };
 void kelpie__sim_guest_truth(struct sim_guest *guest, struct sim_guest_truth *out);
+uint64_t kelpie__sim_guest_lineage(const struct sim_guest *guest);
 struct sim_process *kelpie__sim_guest_owner(const struct sim_guest *guest);
 struct sim_machine *kelpie__sim_guest_machine(
     struct sim_guest *guest); /* resident after this call */

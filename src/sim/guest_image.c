@@ -97,6 +97,11 @@ static bool image_is_one(const uint8_t *image, size_t count) {
            image_read(image, IMAGE_CHECK_AT) == image_check(image);
 }
 
+uint64_t kelpie__sim_guest_image_lineage(const uint8_t *image) {
+    static_assert(IMAGE_LINEAGE_AT + 8 <= IMAGE_HEADER_BYTES, "it is in the header");
+    return image_read(image, IMAGE_LINEAGE_AT);
+}
+
 /* A hash of what is wrong behind the header; 0: nothing. */
 static uint64_t image_damage(const uint8_t *image, size_t count) {
     uint64_t check = image_read(image, IMAGE_CHECK_AT);
@@ -184,6 +189,10 @@ void kelpie__sim_guest_truth(struct sim_guest *guest, struct sim_guest_truth *ou
     memcpy(out->nonce, inside.nonce, sizeof(out->nonce));
     memcpy(out->boot_id, inside.boot_id, sizeof(out->boot_id));
     memcpy(out->hostname, inside.hostname, sizeof(out->hostname));
+}
+
+uint64_t kelpie__sim_guest_lineage(const struct sim_guest *guest) {
+    return guest->lineage;
 }
 
 struct sim_process *kelpie__sim_guest_owner(const struct sim_guest *guest) {

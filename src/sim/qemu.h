@@ -24,8 +24,8 @@
 #define SIM_QEMU_OUTPUT_BYTES 16384u
 #define SIM_QEMU_COMMAND_BYTES 4096u
 #define SIM_QEMU_PIECE_BYTES 4096u
-#define SIM_QEMU_STATE_BYTES 9165u
-#define SIM_QEMU_STATE_DISK_BYTES 4096u /* more, for each disk */
+#define SIM_QEMU_STATE_BYTES 3061u      /* a twentieth of the real one's */
+#define SIM_QEMU_STATE_DISK_BYTES 1368u /* more, for each disk */
 #define SIM_QEMU_STATE_BYTES_MAX                                                                   \
     (SIM_QEMU_STATE_BYTES + SIM_QEMU_DISKS_MAX * SIM_QEMU_STATE_DISK_BYTES)
 
@@ -156,7 +156,7 @@ struct sim_qemu_memory {
     bool has_image;                   /* `image` is the guest as it stands */
     bool is_running;                  /* the guest, when somebody last looked */
     bool is_restored;                 /* few of its pages are private */
-    uint64_t lineage;                 /* gives the pattern */
+    uint64_t lineage;                 /* gives the pattern, and the places of the image */
     struct sim_qemu_written *written; /* NULL: none can be written */
     uint32_t written_count;
     uint8_t image[SIM_GUEST_IMAGE_BYTES];
@@ -301,12 +301,13 @@ bool kelpie__sim_qemu_argument_u64(struct sim_qemu *qemu, const char *name, uint
 bool kelpie__sim_qemu_memory_open(struct sim_qemu *qemu);   /* false: no memory for it */
 bool kelpie__sim_qemu_memory_freeze(struct sim_qemu *qemu); /* the image is the guest's of now */
 void kelpie__sim_qemu_memory_thaw(struct sim_qemu *qemu);   /* the guest runs on */
-/* The image that lies in the memory now. False: the base cannot be read. */
-/* The page of memory in which the index-th part of the image lies. */
-uint32_t kelpie__sim_qemu_memory_page(uint32_t part);
+/* The page of memory in which the index-th part of a guest's image lies. The first lies in page 0,
+ * of whatever lineage the guest is. */
+uint32_t kelpie__sim_qemu_memory_page(uint64_t lineage, uint32_t part);
 /* The one device state that fits this image and this machine. */
 void kelpie__sim_qemu_state_make(uint64_t memory_mib, uint32_t disk_count, const uint8_t *image,
                                  uint8_t out[SIM_QEMU_STATE_BYTES_MAX]);
+/* The image that lies in the memory now. False: the base cannot be read. */
 bool kelpie__sim_qemu_memory_image(struct sim_qemu *qemu, uint8_t out[SIM_GUEST_IMAGE_BYTES]);
 void kelpie__sim_qemu_memory_locate(struct sim_qemu *qemu); /* answers gpa2hva */
 

@@ -291,6 +291,7 @@ void kelpie__sim_qemu_guest_unwatch(struct sim_qemu *qemu) {
 bool kelpie__sim_qemu_guest_attach(struct sim_qemu *qemu, struct sim_guest *guest) {
     KELPIE_ASSERT(qemu->guest == NULL && !qemu->is_guest_watched);
     qemu->guest = guest;
+    qemu->memory.lineage = kelpie__sim_guest_lineage(guest);
     qemu->guest_handle = kelpie__sim_handle_install(qemu->process, kelpie__sim_guest_events(guest));
     if (qemu->guest_handle < 0) {
         qemu->guest_handle = KELPIE_OS_NO_HANDLE;

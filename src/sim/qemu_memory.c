@@ -16,25 +16,29 @@
 #define MEMORY_ADDRESS UINT64_C(0x7f24efe00000)
 #define MEMORY_LOW_BYTES (UINT64_C(3) << 30) /* the rest is seen by the guest from 4 GiB on */
 #define MEMORY_HIGH_ADDRESS (UINT64_C(4) << 30)
-#define MEMORY_PATTERN_FIRST 200u /* pages that hold a pattern, */
-#define MEMORY_PATTERN_BOOTED 9u  /* not whole bytes of the page map */
-#define MEMORY_PATTERN_RESTORED 2u
+#define MEMORY_PATTERN_FIRST 206u /* pages that hold a pattern, */
+#define MEMORY_PATTERN_BOOTED 3u  /* in two bytes of the page map */
+#define MEMORY_PATTERN_RESTORED 1u
 #define MEMORY_ZERO_FIRST 300u /* and that were touched and hold nothing */
-#define MEMORY_ZERO_COUNT 4u
+#define MEMORY_ZERO_COUNT 2u
+#define MEMORY_LAYOUTS 3u
+#define MEMORY_IMAGE_END (UINT64_C(8193) * SIM_QEMU_PAGE_BYTES) /* of all layouts */
 
-/* On both sides of the borders at which the driver cuts memory. */
-static const uint32_t memory_image_pages[SIM_QEMU_IMAGE_PAGES] = {0,   1,    7,    64,
-                                                                  100, 4096, 8191, 8192};
+/* On both sides of the borders at which the driver cuts memory. Not in every guest on all of them:
+ * whatever is a page more is read, copied and hashed many times in each life. */
+static const uint32_t memory_layouts[MEMORY_LAYOUTS][SIM_QEMU_IMAGE_PAGES] = {
+    {0, 1, 8191, 8192}, {0, 7, 64, 4096}, {0, 63, 100, 8192}};
 
-uint32_t kelpie__sim_qemu_memory_page(uint32_t part) {
+uint32_t kelpie__sim_qemu_memory_page(uint64_t lineage, uint32_t part) {
     KELPIE_ASSERT(part < SIM_QEMU_IMAGE_PAGES);
-    return memory_image_pages[part];
+    KELPIE_ASSERT(memory_layouts[lineage % MEMORY_LAYOUTS][0] == 0); /* it names the lineage */
+    return memory_layouts[lineage % MEMORY_LAYOUTS][part];
 }
 
 /* The part of the image that lies in a page; -1: none. */
-static int memory_image_part(uint64_t page) {
+static int memory_image_part(const struct sim_qemu_memory *memory, uint64_t page) {
     for (uint32_t i = 0; i < SIM_QEMU_IMAGE_PAGES; i += 1) {
-        if (memory_image_pages[i] == page) {
+        if (kelpie__sim_qemu_memory_page(memory->lineage, i) == page) {
             return (int)i;
         }
     }
@@ -69,7 +73,7 @@ static void memory_fill(uint8_t out[SIM_QEMU_PAGE_BYTES], uint64_t seed, uint64_
 /* `moment`: of a guest that runs. */
 static void memory_read_page(const struct sim_qemu_memory *memory, uint64_t page, uint64_t moment,
                              uint8_t out[SIM_QEMU_PAGE_BYTES]) {
-    int part = memory_image_part(page);
+    int part = memory_image_part(memory, page);
     const uint8_t *written = memory_find_written(memory, page);
     KELPIE_ASSERT(page < memory->bytes / SIM_QEMU_PAGE_BYTES);
     if (memory->has_image && part >= 0) {
@@ -133,7 +137,7 @@ static int memory_page_map(struct sim_process *owner, uint64_t address, uint8_t 
     KELPIE_ASSERT(address % SIM_QEMU_PAGE_BYTES == 0);
     bool has_guest = memory->has_image || memory->is_running;
     for (uint32_t i = 0; has_guest && i < SIM_QEMU_IMAGE_PAGES; i += 1) {
-        map_mark(&map, memory, memory_image_pages[i]);
+        map_mark(&map, memory, kelpie__sim_qemu_memory_page(memory->lineage, i));
     }
     for (uint32_t i = 0; i < memory_pattern_count(memory); i += 1) {
         map_mark(&map, memory, MEMORY_PATTERN_FIRST + i);
@@ -228,13 +232,11 @@ bool kelpie__sim_qemu_memory_open(struct sim_qemu *qemu) {
     }
     qemu->process->extra = qemu;
     qemu->process->memory_operations = &operations;
-    return memory->bytes >
-           (uint64_t)memory_image_pages[SIM_QEMU_IMAGE_PAGES - 1] * SIM_QEMU_PAGE_BYTES;
+    return memory->bytes >= MEMORY_IMAGE_END;
 }
 
 bool kelpie__sim_qemu_memory_freeze(struct sim_qemu *qemu) {
     struct sim_qemu_memory *memory = &qemu->memory;
-    struct sim_guest_truth truth;
     KELPIE_ASSERT(qemu->state != SIM_QEMU_RUNNING);
     if (memory->has_image) {
         return true;
@@ -243,8 +245,6 @@ bool kelpie__sim_qemu_memory_freeze(struct sim_qemu *qemu) {
         kelpie__sim_guest_save(qemu->guest, memory->image) != SIM_GUEST_IMAGE_BYTES) {
         return false;
     }
-    kelpie__sim_guest_truth(qemu->guest, &truth);
-    memory->lineage = truth.lineage;
     memory->has_image = true;
     return true;
 }
@@ -258,14 +258,16 @@ bool kelpie__sim_qemu_memory_image(struct sim_qemu *qemu, uint8_t out[SIM_GUEST_
     struct sim_qemu_memory *memory = &qemu->memory;
     KELPIE_ASSERT(!memory->has_image);
     for (uint32_t i = 0; i < SIM_QEMU_IMAGE_PAGES; i += 1) {
+        uint64_t lineage = i == 0 ? 0 : kelpie__sim_guest_image_lineage(out);
+        uint32_t page = kelpie__sim_qemu_memory_page(lineage, i);
         uint8_t *place = out + (size_t)i * SIM_QEMU_PAGE_BYTES;
-        const uint8_t *written = memory_find_written(memory, memory_image_pages[i]);
+        const uint8_t *written = memory_find_written(memory, page);
         memset(place, 0, SIM_QEMU_PAGE_BYTES);
         if (written != NULL) {
             memcpy(place, written, SIM_QEMU_PAGE_BYTES);
         } else if (memory->base != KELPIE_OS_NO_HANDLE) {
             int64_t count = kelpie__os_pread(qemu->os, memory->base, place, SIM_QEMU_PAGE_BYTES,
-                                             (uint64_t)memory_image_pages[i] * SIM_QEMU_PAGE_BYTES);
+                                             (uint64_t)page * SIM_QEMU_PAGE_BYTES);
             if (count < 0) {
                 return false; /* a file that is too short has nothing there: SIGBUS in the guest */
             }

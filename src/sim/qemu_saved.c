@@ -31,7 +31,8 @@ static int64_t saved_peek(const struct saved *saved, const char *name, uint64_t 
 /* Over a base, the map says which pages are the snapshot's own. What a file has not is zeros. */
 static void saved_page(struct saved *saved, uint32_t part) {
     uint8_t byte = 0;
-    uint32_t page = kelpie__sim_qemu_memory_page(part);
+    uint64_t lineage = part == 0 ? 0 : kelpie__sim_guest_image_lineage(saved->image);
+    uint32_t page = kelpie__sim_qemu_memory_page(lineage, part);
     uint8_t *out = saved->image + (size_t)part * SIM_QEMU_PAGE_BYTES;
     int64_t got = saved_peek(saved, KELPIE_SNAPSHOT_MAP_FILE, page / 8, &byte, 1);
     bool is_own = got < 0 || (byte >> page % 8 & 1) != 0;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Saving and loading in the simulated QEMU: see qemu.h. The device state is as long as the real
- * one's and fits one image in the guest's memory; the image is the guest (guest.h). As the real
- * one, this one loads a state that is damaged or cut off a little, says that all went well, and has
- * a guest that is not right in the head.
+ * Saving and loading in the simulated QEMU: see qemu.h. The device state fits one image in the
+ * guest's memory; the image is the guest (guest.h). As the real one, this one loads a state that is
+ * damaged or cut off a little, says that all went well, and has a guest that is not right in the
+ * head.
  */
 #include <errno.h>
 #include <string.h>

@@ -444,7 +444,7 @@ static void test_damaged_images_go_wrong(void **state) {
     kelpie__ignore(state != NULL);
     kelpie__sim_guest_halt(client->guest);
     assert_int_equal(kelpie__sim_guest_save(client->guest, image), sizeof(image));
-    for (size_t at = 0; at < sizeof(image); at += 997) {
+    for (size_t at = 0; at < sizeof(image); at += 499) {
         image[at] ^= 4;
         assert_false(kelpie__sim_guest_image_truth(image, sizeof(image), &truth));
         struct sim_guest *guest =
@@ -466,7 +466,7 @@ static void test_damaged_images_go_wrong(void **state) {
     }
     assert_true(wrong_count > 20);
     assert_null(kelpie__sim_guest_load(kelpie__sim_process_of(os), image, 100));
-    struct sim_guest *guest = kelpie__sim_guest_load(kelpie__sim_process_of(os), image, 30000);
+    struct sim_guest *guest = kelpie__sim_guest_load(kelpie__sim_process_of(os), image, 15000);
     kelpie__sim_guest_truth(guest, &truth);
     assert_true(truth.is_damaged);
     kelpie__sim_guest_destroy(guest);
