@@ -238,14 +238,27 @@ static uint64_t qmp_asked_last(const struct kelpie_qmp *qmp) {
     return last;
 }
 
+/* What a message may have: read in one pass over it. */
+enum qmp_member {
+    QMP_MEMBER_RETURN,
+    QMP_MEMBER_ID,
+    QMP_MEMBER_EVENT,
+    QMP_MEMBER_DATA,
+    QMP_MEMBER_ERROR,
+    QMP_MEMBER_GREETING,
+    QMP_MEMBER_COUNT,
+};
+
 /* An answer: "return" with its result, or "error" with its words. */
-static void qmp_message_answer(struct kelpie_qmp *qmp, const struct kelpie_json_value *result,
-                               const struct kelpie_json_value *refusal) {
-    KELPIE_ASSERT((result == NULL) != (refusal == NULL));
+static void qmp_message_answer(struct kelpie_qmp *qmp, const struct kelpie_json_member *message) {
+    const struct kelpie_json_member *result = &message[QMP_MEMBER_RETURN];
+    const struct kelpie_json_value *refusal =
+        result->is_there ? NULL : &message[QMP_MEMBER_ERROR].value;
+    KELPIE_ASSERT(result->is_there || message[QMP_MEMBER_ERROR].is_there);
     uint64_t id = 0;
     struct kelpie_json_value value;
-    bool has_id = kelpie__json_find(qmp->line, qmp->line_bytes, "id", &value) == 0 &&
-                  kelpie__json_u64(&value, &id) == 0;
+    bool has_id = message[QMP_MEMBER_ID].is_there &&
+                  kelpie__json_u64(&message[QMP_MEMBER_ID].value, &id) == 0;
     struct kelpie_error error = {0};
     int status = 0;
     if (refusal != NULL) {
@@ -270,7 +283,8 @@ static void qmp_message_answer(struct kelpie_qmp *qmp, const struct kelpie_json_
     for (uint32_t i = 0; has_id && i < KELPIE_QMP_COMMAND_COUNT_MAX; i += 1) {
         if (qmp->commands[i].id == wanted && wanted != 0) {
             KELPIE_TELL(qmp->os, "qmp-answer", qmp->stream, qmp->commands[i].id);
-            qmp_answer(&qmp->commands[i], status, result, status < 0 ? &error : NULL);
+            qmp_answer(&qmp->commands[i], status, result->is_there ? &result->value : NULL,
+                       status < 0 ? &error : NULL);
             return;
         }
     }
@@ -282,18 +296,20 @@ static void qmp_message_answer(struct kelpie_qmp *qmp, const struct kelpie_json_
 }
 
 /* A word of the event's data; empty when there is none, or one that is none of ours. */
-static void qmp_event_word(const struct kelpie_qmp *qmp, const char *key,
+static void qmp_event_word(const struct kelpie_json_member *data, const char *key,
                            char out[KELPIE_QMP_REASON_BYTES_MAX]) {
-    struct kelpie_json_value data;
-    bool has_word = kelpie__json_find(qmp->line, qmp->line_bytes, "data", &data) == 0 &&
-                    kelpie__json_find_string(data.text, data.length, key, out,
-                                             KELPIE_QMP_REASON_BYTES_MAX) == 0;
+    KELPIE_ASSERT(strcmp(data->key, "data") == 0);
+    bool has_word =
+        data->is_there && kelpie__json_find_string(data->value.text, data->value.length, key, out,
+                                                   KELPIE_QMP_REASON_BYTES_MAX) == 0;
     if (!has_word) {
         out[0] = '\0';
     }
 }
 
-static void qmp_message_event(struct kelpie_qmp *qmp, const struct kelpie_json_value *name) {
+static void qmp_message_event(struct kelpie_qmp *qmp, const struct kelpie_json_member *message) {
+    const struct kelpie_json_value *name = &message[QMP_MEMBER_EVENT].value;
+    const struct kelpie_json_member *data = &message[QMP_MEMBER_DATA];
     char text[KELPIE_QMP_REASON_BYTES_MAX];
     struct kelpie_qmp_event event = {0};
     KELPIE_ASSERT(qmp->state != QMP_CLOSED);
@@ -306,10 +322,10 @@ static void qmp_message_event(struct kelpie_qmp *qmp, const struct kelpie_json_v
         event.type = KELPIE_QMP_EVENT_RESUME;
     } else if (strcmp(text, "SHUTDOWN") == 0) {
         event.type = KELPIE_QMP_EVENT_SHUTDOWN;
-        qmp_event_word(qmp, "reason", event.reason);
+        qmp_event_word(data, "reason", event.reason);
     } else if (strcmp(text, "MIGRATION") == 0) {
         event.type = KELPIE_QMP_EVENT_MIGRATION;
-        qmp_event_word(qmp, "status", event.reason);
+        qmp_event_word(data, "status", event.reason);
     } else {
         return;
     }
@@ -318,42 +334,59 @@ static void qmp_message_event(struct kelpie_qmp *qmp, const struct kelpie_json_v
 }
 
 static void qmp_message(struct kelpie_qmp *qmp) {
-    struct kelpie_json_value value;
+    struct kelpie_json_member message[QMP_MEMBER_COUNT] = {
+        [QMP_MEMBER_RETURN] = {.key = "return"}, [QMP_MEMBER_ID] = {.key = "id"},
+        [QMP_MEMBER_EVENT] = {.key = "event"},   [QMP_MEMBER_DATA] = {.key = "data"},
+        [QMP_MEMBER_ERROR] = {.key = "error"},   [QMP_MEMBER_GREETING] = {.key = "QMP"},
+    };
     kelpie__qmp_check(qmp);
     KELPIE_ASSERT(qmp->state != QMP_CLOSED);
-    if (kelpie__json_validate(qmp->line, qmp->line_bytes) < 0) {
+    bool is_object =
+        kelpie__json_members(qmp->line, qmp->line_bytes, message, QMP_MEMBER_COUNT) == 0;
+    if (!is_object && kelpie__json_validate(qmp->line, qmp->line_bytes) < 0) {
         qmp_break(qmp, "a line is not JSON");
         return;
     }
-    bool is_greeting = kelpie__json_find(qmp->line, qmp->line_bytes, "QMP", &value) == 0;
+    const struct kelpie_json_member *greeting = &message[QMP_MEMBER_GREETING];
     if (qmp->state == QMP_GREETING) {
-        qmp_greeting(qmp, is_greeting ? &value : NULL);
-    } else if (is_greeting) {
+        qmp_greeting(qmp, is_object && greeting->is_there ? &greeting->value : NULL);
+    } else if (is_object && greeting->is_there) {
         qmp_break(qmp, "a second greeting");
-    } else if (kelpie__json_find(qmp->line, qmp->line_bytes, "event", &value) == 0) {
-        qmp_message_event(qmp, &value);
-    } else if (kelpie__json_find(qmp->line, qmp->line_bytes, "return", &value) == 0) {
-        qmp_message_answer(qmp, &value, NULL);
-    } else if (kelpie__json_find(qmp->line, qmp->line_bytes, "error", &value) == 0) {
-        qmp_message_answer(qmp, NULL, &value);
+    } else if (is_object && message[QMP_MEMBER_EVENT].is_there) {
+        qmp_message_event(qmp, message);
+    } else if (is_object &&
+               (message[QMP_MEMBER_RETURN].is_there || message[QMP_MEMBER_ERROR].is_there)) {
+        qmp_message_answer(qmp, message);
     } else {
         qmp_break(qmp, "a message is neither an answer nor an event");
     }
 }
 
+/* How many bytes stand before the first that ends a line; count: none does. */
+static size_t qmp_line_length(const char *bytes, size_t count) {
+    const char *end = memchr(bytes, '\n', count);
+    size_t length = end == NULL ? count : (size_t)(end - bytes);
+    const char *carriage = memchr(bytes, '\r', length);
+    KELPIE_ASSERT(length <= count);
+    return carriage == NULL ? length : (size_t)(carriage - bytes);
+}
+
 static void qmp_take(struct kelpie_qmp *qmp, const char *bytes, size_t count) {
-    for (size_t i = 0; i < count && qmp->state != QMP_CLOSED; i += 1) {
-        if (bytes[i] != '\n' && bytes[i] != '\r') {
-            if (qmp->line_bytes == sizeof(qmp->line)) {
-                qmp_break(qmp, "a line is longer than 8 KiB");
-                return;
-            }
-            qmp->line[qmp->line_bytes] = bytes[i];
-            qmp->line_bytes += 1;
-        } else if (qmp->line_bytes > 0) {
+    size_t at = 0;
+    while (at < count && qmp->state != QMP_CLOSED) { /* bound: the bytes */
+        size_t length = qmp_line_length(bytes + at, count - at);
+        if (length > sizeof(qmp->line) - qmp->line_bytes) {
+            qmp_break(qmp, "a line is longer than 8 KiB");
+            return;
+        }
+        memcpy(qmp->line + qmp->line_bytes, bytes + at, length);
+        qmp->line_bytes += length;
+        at += length;
+        if (at < count && qmp->line_bytes > 0) {
             qmp_message(qmp);
             qmp->line_bytes = 0;
         }
+        at += 1;
     }
     kelpie__qmp_check(qmp);
 }
