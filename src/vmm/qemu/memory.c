@@ -160,12 +160,11 @@ static bool copy_bit(const struct kelpie_qemu_copy *copy, uint64_t index) {
  * is passed by words. */
 static uint64_t copy_next(const struct kelpie_qemu_copy *copy, uint64_t from) {
     uint64_t next = from;
-    while (next < copy->unit_count && !copy_bit(copy, next)) {
-        uint64_t word = 1;
-        if (next % 64 == 0) {
-            memcpy(&word, &copy->buffers->bits[next / 8], sizeof(word));
-        }
-        next += word == 0 ? 64 : 1;
+    uint64_t word = 0;
+    while (next < copy->unit_count && word == 0) { /* bound: the unit */
+        memcpy(&word, &copy->buffers->bits[next / 64 * 8], sizeof(word));
+        word >>= next % 64; /* little-endian, as the seam's bits are */
+        next = word != 0 ? next + (uint64_t)__builtin_ctzll(word) : (next / 64 + 1) * 64;
     }
     KELPIE_ASSERT(next >= from);
     return kelpie__min_u64(next, copy->unit_count);
@@ -281,7 +280,11 @@ static int copy_unit_look(struct kelpie_qemu_copy *copy, struct kelpie_error *er
     if (is_second) {
         status = copy_take_back_unit(copy, error);
     }
-    if (status < 0 || bytes_are_zero(bits, bytes) || copy->order.map == KELPIE_OS_NO_HANDLE ||
+    if (status == 0 && bytes_are_zero(bits, bytes)) {
+        copy->unit_next = copy->unit_count; /* of most units no page is private */
+        return 0;
+    }
+    if (status < 0 || copy->order.map == KELPIE_OS_NO_HANDLE ||
         copy->order.kind == KELPIE_QEMU_COPY_AHEAD) {
         return status;
     }
