@@ -491,12 +491,25 @@ int kelpie__json_find(const char *text, size_t length, const char *key,
     return -1;
 }
 
+/* The next characters of a string: as many plain ones as follow each other, or one, in `bytes`.
+ * *out_count 0: the closing quote. NULL: not valid. */
+static const char *string_piece(struct scanner *scanner, char bytes[4], size_t *out_count) {
+    const char *piece = scanner->text + scanner->at;
+    skip_plain(scanner);
+    *out_count = (size_t)(scanner->text + scanner->at - piece);
+    if (*out_count > 0) {
+        return piece;
+    }
+    return take_character(scanner, bytes, out_count) ? bytes : NULL;
+}
+
 int kelpie__json_string(const struct kelpie_json_value *value, char *out, size_t capacity,
                         size_t *out_length) {
     KELPIE_ASSERT(capacity > 0);
     struct scanner scanner = {value->text, value->length, 1};
     struct scanner measure = scanner;
     const char *inner = NULL;
+    const char *piece = NULL;
     char bytes[4];
     size_t count = 1;
     size_t used = 0;
@@ -516,18 +529,18 @@ int kelpie__json_string(const struct kelpie_json_value *value, char *out, size_t
     }
     used = 0;
     while (count > 0) { /* measured first: a failure leaves `out` untouched; bound: the value */
-        if (!take_character(&measure, bytes, &count) || used + count >= capacity ||
-            (count == 1 && bytes[0] == '\0' && out_length == NULL)) {
+        piece = string_piece(&measure, bytes, &count);
+        if (piece == NULL || used + count >= capacity ||
+            (count == 1 && piece[0] == '\0' && out_length == NULL)) {
             return -1;
         }
         used += count;
     }
     used = 0;
     for (count = 1; count > 0; used += count) {
-        if (!take_character(&scanner, bytes, &count)) {
-            return -1;
-        }
-        memcpy(out + used, bytes, count);
+        piece = string_piece(&scanner, bytes, &count);
+        KELPIE_ASSERT(piece != NULL); /* it was measured */
+        memcpy(out + used, piece, count);
     }
     KELPIE_ASSERT(used < capacity);
     out[used] = '\0';
