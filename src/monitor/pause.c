@@ -112,11 +112,7 @@ void kelpie__pause_refuse(struct kelpie_pause *pause, int code, const struct kel
     kelpie__reply_refuse(pause->monitor, &pause->reply, &error);
 }
 
-bool kelpie__pause_is_left_to_end(int status) {
-    return status == KELPIE_E_CRASHED;
-}
-
-bool kelpie__pause_is_ending(const struct kelpie_lifecycle *lifecycle) {
+static bool pause_is_ending(const struct kelpie_lifecycle *lifecycle) {
     return lifecycle->is_stopping || lifecycle->is_kill_wanted || lifecycle->has_failure;
 }
 
@@ -125,7 +121,7 @@ bool kelpie__pause_is_ending(const struct kelpie_lifecycle *lifecycle) {
 static void pause_abandon(struct kelpie_pause *pause) {
     struct kelpie_lifecycle *lifecycle = kelpie__pause_lifecycle(pause);
     struct kelpie_error error = {0};
-    KELPIE_ASSERT(kelpie__pause_is_ending(lifecycle));
+    KELPIE_ASSERT(pause_is_ending(lifecycle));
     KELPIE_ASSERT(pause->phase != KELPIE_PAUSE_IDLE);
     bool is_pause = pause->phase == KELPIE_PAUSE_QUIETING || pause->phase == KELPIE_PAUSE_PAUSING;
     int code = is_pause ? KELPIE_E_PAUSE : KELPIE_E_RESUME;
@@ -146,7 +142,7 @@ void kelpie__pause_changed(struct kelpie_pause *pause) {
     KELPIE_ASSERT(lifecycle->vmm != NULL);
     bool is_paused = lifecycle->vmm->state == KELPIE_VMM_PAUSED;
     kelpie__relay_freeze(&pause->monitor->relay, is_paused);
-    if (pause->phase != KELPIE_PAUSE_IDLE || kelpie__pause_is_ending(lifecycle)) {
+    if (pause->phase != KELPIE_PAUSE_IDLE || pause_is_ending(lifecycle)) {
         return; /* who asked for it sees to the state */
     }
     if (is_paused && lifecycle->state == KELPIE_VM_RUNNING) {
@@ -231,12 +227,17 @@ void kelpie__pause_release(struct kelpie_pause *pause) {
     }
 }
 
-void kelpie__pause_give_way(struct kelpie_pause *pause) {
+bool kelpie__pause_gave_way(struct kelpie_pause *pause, int status) {
     struct kelpie_lifecycle *lifecycle = kelpie__pause_lifecycle(pause);
+    KELPIE_ASSERT(status <= 0);
+    if (!pause_is_ending(lifecycle)) {
+        return status == KELPIE_E_CRASHED;
+    }
     pause_abandon(pause);
     if (lifecycle->is_stopping && !lifecycle->is_kill_wanted && !lifecycle->has_failure) {
         kelpie__pause_release(pause);
     }
+    return true;
 }
 
 /* ---- pause ----------------------------------------------------------------------------------- */
@@ -245,11 +246,7 @@ static void pause_paused(void *context, int status, const struct kelpie_error *e
     struct kelpie_pause *pause = context;
     struct kelpie_lifecycle *lifecycle = kelpie__pause_lifecycle(pause);
     KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_PAUSING);
-    if (kelpie__pause_is_ending(lifecycle)) {
-        kelpie__pause_give_way(pause);
-        return;
-    }
-    if (kelpie__pause_is_left_to_end(status)) {
+    if (kelpie__pause_gave_way(pause, status)) {
         return;
     }
     kelpie__pause_idle(pause);
@@ -323,7 +320,7 @@ void kelpie__pause_give_back(struct kelpie_pause *pause) {
     KELPIE_ASSERT(lifecycle->vmm != NULL);
     KELPIE_ASSERT(pause->reply.client == 0);
     kelpie__pause_idle(pause);
-    if (!kelpie__pause_is_ending(lifecycle)) {
+    if (!pause_is_ending(lifecycle)) {
         kelpie__pause_changed(pause);
     } else if (lifecycle->is_stopping && !lifecycle->is_kill_wanted && !lifecycle->has_failure) {
         kelpie__pause_release(pause);
@@ -352,10 +349,8 @@ static void pause_stop(struct kelpie_pause *pause) {
 
 static void pause_quieted(void *context, const struct kelpie_error *error) {
     struct kelpie_pause *pause = context;
-    struct kelpie_lifecycle *lifecycle = kelpie__pause_lifecycle(pause);
     KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_QUIETING);
-    if (kelpie__pause_is_ending(lifecycle)) {
-        kelpie__pause_give_way(pause);
+    if (kelpie__pause_gave_way(pause, 0)) {
         return;
     }
     if (error != NULL) { /* paused it can be, only not saved like this */

@@ -77,12 +77,10 @@ void kelpie__pause_idle(struct kelpie_pause *pause);
 void kelpie__pause_wake(struct kelpie_pause *pause);
 /* An operation that failed, with its own code unless the VM has died of it. */
 void kelpie__pause_refuse(struct kelpie_pause *pause, int code, const struct kelpie_error *why);
-/* What the VMM answers when it ends over the request: its end, which follows at once, refuses it.
- */
-bool kelpie__pause_is_left_to_end(int status);
-bool kelpie__pause_is_ending(const struct kelpie_lifecycle *lifecycle);
-/* A step has ended in a VM that is being ended meanwhile. */
-void kelpie__pause_give_way(struct kelpie_pause *pause);
+/* A step has ended with `status`. True: the VM does, too, and nothing more is to be done for the
+ * step: it has given way, or the VMM has answered with its own end, which follows at once and
+ * refuses the request. */
+bool kelpie__pause_gave_way(struct kelpie_pause *pause, int status);
 /* 0 when this may begin now. Errors: STATE, BUSY, UNSUPPORTED. */
 KELPIE_MUST_CHECK int kelpie__pause_allow(struct kelpie_pause *pause, enum kelpie_vm_verb verb,
                                           struct kelpie_error *error);

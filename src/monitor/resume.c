@@ -22,11 +22,7 @@ static void pause_undone(void *context, int status, const struct kelpie_error *e
     struct kelpie_lifecycle *lifecycle = kelpie__pause_lifecycle(pause);
     KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_UNDOING);
     KELPIE_ASSERT(lifecycle->state == KELPIE_VM_PAUSED);
-    if (kelpie__pause_is_ending(lifecycle)) {
-        kelpie__pause_give_way(pause);
-        return;
-    }
-    if (kelpie__pause_is_left_to_end(status)) {
+    if (kelpie__pause_gave_way(pause, status)) {
         return;
     }
     if (status < 0) { /* it would run, and be Paused to everybody: its end refuses the request */
@@ -49,8 +45,7 @@ static void pause_undo(struct kelpie_pause *pause, const struct kelpie_error *wh
     struct kelpie_error error = {0};
     KELPIE_ASSERT(why->code < 0);
     KELPIE_ASSERT(lifecycle->state == KELPIE_VM_PAUSED);
-    if (kelpie__pause_is_ending(lifecycle)) {
-        kelpie__pause_give_way(pause);
+    if (kelpie__pause_gave_way(pause, 0)) {
         return;
     }
     KELPIE_REACHED(pause->monitor->os, "a resume was undone");
@@ -195,11 +190,7 @@ static void pause_runs(void *context, int status, const struct kelpie_error *err
     KELPIE_ASSERT(pause->phase == KELPIE_PAUSE_RESUMING);
     KELPIE_ASSERT(status <= 0);
     KELPIE_ASSERT(lifecycle->state == KELPIE_VM_PAUSED);
-    if (kelpie__pause_is_ending(lifecycle)) {
-        kelpie__pause_give_way(pause);
-        return;
-    }
-    if (kelpie__pause_is_left_to_end(status)) {
+    if (kelpie__pause_gave_way(pause, status)) {
         return;
     }
     if (status < 0) {

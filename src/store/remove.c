@@ -22,14 +22,22 @@ static int remove_first(struct kelpie_os *os, int directory, char name[REMOVE_NA
     return kelpie__os_list(os, directory, &cursor, name, REMOVE_NAME_BYTES);
 }
 
-static int remove_files(struct kelpie_os *os, int directory) {
+typedef int (*remove_child)(struct kelpie_os *os, int parent, const char *name);
+
+static int remove_empty(struct kelpie_os *os, int parent, const char *name) {
+    KELPIE_ASSERT(name[0] != '\0');
+    return kelpie__os_unlink(os, parent, name, true);
+}
+
+/* Files, and directories as `child` removes them. */
+static int remove_entries(struct kelpie_os *os, int directory, remove_child child) {
     KELPIE_ASSERT(directory >= 0);
     char name[REMOVE_NAME_BYTES];
     int found = remove_first(os, directory, name);
     for (uint32_t budget = REMOVE_ENTRIES_MAX; found == 1 && budget > 0; budget -= 1) {
         int status = kelpie__os_unlink(os, directory, name, false);
         if (status == -EISDIR || status == -EPERM) {
-            status = kelpie__os_unlink(os, directory, name, true); /* an empty one */
+            status = child(os, directory, name);
         }
         if (status < 0 && status != -ENOENT) {
             return status;
@@ -40,33 +48,16 @@ static int remove_files(struct kelpie_os *os, int directory) {
     return found == 1 ? -ENOTEMPTY : found;
 }
 
+/* One level below: what is a directory in it has to be empty. */
 static int remove_subdirectory(struct kelpie_os *os, int parent, const char *name) {
     KELPIE_ASSERT(name[0] != '\0');
     int directory = remove_open(os, parent, name);
     if (directory < 0) {
         return directory;
     }
-    int status = remove_files(os, directory);
+    int status = remove_entries(os, directory, remove_empty);
     kelpie__ignore(kelpie__os_close(os, directory));
     return status < 0 ? status : kelpie__os_unlink(os, parent, name, true);
-}
-
-static int remove_entries(struct kelpie_os *os, int directory) {
-    KELPIE_ASSERT(directory >= 0);
-    char name[REMOVE_NAME_BYTES];
-    int found = remove_first(os, directory, name);
-    for (uint32_t budget = REMOVE_ENTRIES_MAX; found == 1 && budget > 0; budget -= 1) {
-        int status = kelpie__os_unlink(os, directory, name, false);
-        if (status == -EISDIR || status == -EPERM) {
-            status = remove_subdirectory(os, directory, name);
-        }
-        if (status < 0 && status != -ENOENT) {
-            return status;
-        }
-        found = remove_first(os, directory, name);
-    }
-    KELPIE_ASSERT(found <= 1);
-    return found == 1 ? -ENOTEMPTY : found;
 }
 
 int kelpie__remove_directory(struct kelpie_os *os, int parent, const char *name) {
@@ -76,7 +67,7 @@ int kelpie__remove_directory(struct kelpie_os *os, int parent, const char *name)
     if (directory < 0) {
         return directory == -ENOENT ? 0 : directory;
     }
-    int status = remove_entries(os, directory);
+    int status = remove_entries(os, directory, remove_subdirectory);
     kelpie__ignore(kelpie__os_close(os, directory));
     if (status == 0) {
         status = kelpie__os_unlink(os, parent, name, true);
