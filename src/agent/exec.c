@@ -90,6 +90,7 @@ static int exec_create(struct kelpie_agent *agent, struct kelpie_agent_exec **ou
 void kelpie__agent_exec_prepare(struct kelpie_agent *agent) {
     struct kelpie_agent_exec *exec = NULL;
     KELPIE_ASSERT(agent->execs.slot_count == 0);
+    kelpie__agent_exec_rings_init(agent);
     if (exec_create(agent, &exec, NULL) == 0) { /* else it is made when it is needed */
         KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_FREE);
     }
@@ -472,4 +473,5 @@ void kelpie__agent_exec_destroy_all(struct kelpie_agent *agent) {
         execs->slots[i] = NULL;
     }
     execs->slot_count = 0;
+    kelpie__ring_pool_deinit(&execs->rings);
 }

@@ -16,6 +16,7 @@
 #include "core/limits.h"
 #include "core/loop.h"
 #include "core/ring.h"
+#include "core/ring_pool.h"
 #include "os/os.h"
 #include "wire/stream.h"
 #include "wire/wire.h"
@@ -124,6 +125,7 @@ struct kelpie_agent_exec {
 struct kelpie_agent_execs {
     struct kelpie_agent_exec *slots[KELPIE_AGENT_EXEC_MAX]; /* owned; made when first needed */
     uint32_t slot_count;
+    struct kelpie_ring_pool rings; /* what ended commands gave back, for the next ones */
     uint64_t id_counter;
     uint64_t order_counter;
     bool has_children; /* at the last look: some process of a command, or of what it left, lives */
@@ -187,6 +189,8 @@ void kelpie__agent_exec_answer(struct kelpie_agent_exec *exec);
 
 /* --- exec_stream.c --- */
 
+/* Before all else: the memory of commands' streams, of which a little is kept. */
+void kelpie__agent_exec_rings_init(struct kelpie_agent *agent);
 KELPIE_MUST_CHECK int kelpie__agent_exec_streams_init(struct kelpie_agent_exec *exec,
                                                       struct kelpie_error *error);
 /* Memory for a command whose options are known: input has none unless it is wanted. */

@@ -22,6 +22,7 @@
 #define STREAM_RETRY_NS (10 * KELPIE_NS_PER_MS)
 /* Room for what a peer may send without being told, even when a former one left as much behind. */
 #define STREAM_INPUT_BYTES (KELPIE_EXEC_INPUT_BYTES + KELPIE_STREAM_CREDIT_INITIAL_BYTES)
+#define STREAM_SPARE_OUTPUTS 4u /* rings of two commands */
 
 static_assert(STREAM_OUTPUT_BYTES >= KELPIE_STREAM_CREDIT_INITIAL_BYTES, "credit can be used");
 
@@ -329,21 +330,30 @@ static void streams_retry(void *context) {
     kelpie__agent_exec_advance(exec);
 }
 
+void kelpie__agent_exec_rings_init(struct kelpie_agent *agent) {
+    struct kelpie_ring_pool *rings = &agent->execs.rings;
+    kelpie__ring_pool_init(rings, agent->os);
+    kelpie__ring_pool_keep(rings, STREAM_OUTPUT_BYTES, STREAM_SPARE_OUTPUTS);
+    kelpie__ring_pool_keep(rings, STREAM_INPUT_BYTES, 1);
+    kelpie__ring_pool_keep(rings, KELPIE_EXEC_STREAM_BYTES, 1);
+}
+
 int kelpie__agent_exec_streams_init(struct kelpie_agent_exec *exec, struct kelpie_error *error) {
     KELPIE_ASSERT(exec->agent != NULL);
     KELPIE_ASSERT(exec->input.ring.bytes == NULL);
-    struct kelpie_os *os = exec->agent->os;
+    struct kelpie_ring_pool *rings = &exec->agent->execs.rings;
     exec->input.exec = exec;
     exec->input.handle = KELPIE_OS_NO_HANDLE;
     int status = 0;
-    kelpie__ring_init_empty(&exec->input.ring, os);
+    kelpie__ring_init_empty(&exec->input.ring, rings);
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(exec->outputs); i += 1) {
         struct kelpie_agent_output *output = &exec->outputs[i];
         output->exec = exec;
         output->kind = i == 0 ? KELPIE_STREAM_STDOUT : KELPIE_STREAM_STDERR;
         output->handle = KELPIE_OS_NO_HANDLE;
         if (status == 0) {
-            status = kelpie__stream_sender_init(&output->sender, os, STREAM_OUTPUT_BYTES, error);
+            status = kelpie__stream_sender_init_pooled(&output->sender, rings, STREAM_OUTPUT_BYTES,
+                                                       error);
         }
     }
     if (status < 0) {

@@ -102,6 +102,8 @@
 #define KELPIE_EXEC_LIMIT_COUNT_MAX 16u
 #define KELPIE_EXEC_OUTPUT_BYTES (1024u * 1024u) /* kept for a client that is away, each stream */
 #define KELPIE_EXEC_INPUT_BYTES (64u * 1024u)
+/* Of a stream that flows, on each hop: less than a turn of all credit takes would stop it. */
+#define KELPIE_EXEC_STREAM_BYTES (256u * 1024u)
 #define KELPIE_EXEC_COLLECT_BYTES_DEFAULT (16u * 1024u * 1024u)
 
 /* ---- a monitor ------------------------------------------------------------------------------- */
@@ -118,6 +120,9 @@ static_assert(KELPIE_STREAM_CREDIT_INITIAL_BYTES <= KELPIE_EXEC_INPUT_BYTES,
               "credit is never above the buffer");
 static_assert(KELPIE_STREAM_CREDIT_INITIAL_BYTES <= KELPIE_EXEC_OUTPUT_BYTES,
               "credit is never above the buffer");
+static_assert(KELPIE_EXEC_STREAM_BYTES > KELPIE_EXEC_INPUT_BYTES &&
+                  KELPIE_EXEC_STREAM_BYTES <= KELPIE_EXEC_OUTPUT_BYTES,
+              "a stream that flows has more");
 static_assert(KELPIE_HELLO_TIMEOUT_MS <= KELPIE_BOOT_TIMEOUT_MS_DEFAULT, "hello is part of a boot");
 static_assert(KELPIE_MEMORY_MIB_DEFAULT >= KELPIE_MEMORY_MIB_MIN, "defaults are valid");
 static_assert(KELPIE_EXEC_COUNT_MAX < KELPIE_CHANNEL_MAX, "every command has a channel");

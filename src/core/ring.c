@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "core/ring_pool.h"
 #include "os/os_call.h"
 
 void kelpie__ring_check(const struct kelpie_ring *ring) {
@@ -17,24 +18,44 @@ void kelpie__ring_check(const struct kelpie_ring *ring) {
     KELPIE_ASSERT(ring->written - ring->acknowledged <= ring->capacity);
 }
 
-int kelpie__ring_init(struct kelpie_ring *ring, struct kelpie_os *os, size_t capacity,
-                      struct kelpie_error *error) {
+/* NULL: there is none. */
+static uint8_t *ring_take(const struct kelpie_ring *ring, size_t capacity) {
     KELPIE_ASSERT(capacity > 0);
-    uint8_t *bytes = kelpie__alloc_raw(os, capacity);
-    if (bytes == NULL) {
-        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a stream of %zu bytes",
-                            capacity);
-    }
-    *ring = (struct kelpie_ring){.os = os, .bytes = bytes, .capacity = capacity};
-    kelpie__ring_check(ring);
-    return 0;
+    return ring->pool != NULL ? kelpie__ring_pool_take(ring->pool, capacity)
+                              : kelpie__alloc_raw(ring->os, capacity);
 }
 
 static void ring_free(struct kelpie_ring *ring) {
-    if (ring->bytes != NULL) {
-        kelpie__ring_check(ring);
+    kelpie__ring_check(ring);
+    if (ring->pool != NULL) {
+        kelpie__ring_pool_give(ring->pool, ring->bytes, ring->capacity);
+    } else if (ring->bytes != NULL) {
         kelpie__free(ring->os, ring->bytes, ring->capacity);
     }
+}
+
+/* One that is empty, at the first byte. */
+static int ring_make(struct kelpie_ring *ring, struct kelpie_os *os, struct kelpie_ring_pool *pool,
+                     size_t capacity, struct kelpie_error *error) {
+    struct kelpie_ring made = {.os = os, .pool = pool, .capacity = capacity};
+    made.bytes = ring_take(&made, capacity);
+    if (made.bytes == NULL) {
+        return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a stream of %zu bytes",
+                            capacity);
+    }
+    kelpie__ring_check(&made);
+    *ring = made;
+    return 0;
+}
+
+int kelpie__ring_init(struct kelpie_ring *ring, struct kelpie_os *os, size_t capacity,
+                      struct kelpie_error *error) {
+    return ring_make(ring, os, NULL, capacity, error);
+}
+
+int kelpie__ring_init_pooled(struct kelpie_ring *ring, struct kelpie_ring_pool *pool,
+                             size_t capacity, struct kelpie_error *error) {
+    return ring_make(ring, pool->os, pool, capacity, error);
 }
 
 void kelpie__ring_deinit(struct kelpie_ring *ring) {
@@ -42,8 +63,8 @@ void kelpie__ring_deinit(struct kelpie_ring *ring) {
     *ring = (struct kelpie_ring){0};
 }
 
-void kelpie__ring_init_empty(struct kelpie_ring *ring, struct kelpie_os *os) {
-    *ring = (struct kelpie_ring){.os = os};
+void kelpie__ring_init_empty(struct kelpie_ring *ring, struct kelpie_ring_pool *pool) {
+    *ring = (struct kelpie_ring){.os = pool->os, .pool = pool};
     kelpie__ring_check(ring);
 }
 
@@ -60,26 +81,42 @@ static size_t ring_used(const struct kelpie_ring *ring) {
     return (size_t)(ring->written - ring->acknowledged);
 }
 
-void kelpie__ring_shrink(struct kelpie_ring *ring) {
+/* Its content lies in this memory from now on, which the ring takes. */
+static void ring_move(struct kelpie_ring *ring, uint8_t *bytes, size_t capacity) {
     size_t used = ring_used(ring);
     size_t first = (size_t)kelpie__min_u64(used, ring->capacity - ring->start);
-    kelpie__ring_check(ring);
-    if (used == ring->capacity) {
-        return;
-    }
-    uint8_t *bytes = used == 0 ? NULL : kelpie__alloc_raw(ring->os, used);
-    if (used > 0 && bytes == NULL) {
-        return;
-    }
+    KELPIE_ASSERT(used <= capacity);
     if (used > 0) {
         memcpy(bytes, ring->bytes + ring->start, first);
         memcpy(bytes + first, ring->bytes, used - first);
     }
     ring_free(ring);
     ring->bytes = bytes;
-    ring->capacity = used;
+    ring->capacity = capacity;
     ring->start = 0;
     kelpie__ring_check(ring);
+}
+
+void kelpie__ring_shrink(struct kelpie_ring *ring) {
+    size_t used = ring_used(ring);
+    kelpie__ring_check(ring);
+    if (used == ring->capacity) {
+        return;
+    }
+    uint8_t *bytes = used == 0 ? NULL : ring_take(ring, used);
+    if (used == 0 || bytes != NULL) {
+        ring_move(ring, bytes, used);
+    }
+}
+
+int kelpie__ring_grow(struct kelpie_ring *ring, size_t capacity, struct kelpie_error *error) {
+    struct kelpie_ring larger;
+    KELPIE_ASSERT(capacity > ring->capacity);
+    int status = ring_make(&larger, ring->os, ring->pool, capacity, error);
+    if (status == 0) {
+        ring_move(ring, larger.bytes, larger.capacity);
+    }
+    return status;
 }
 
 int kelpie__ring_renew(struct kelpie_ring *ring, size_t capacity, struct kelpie_error *error) {
@@ -88,7 +125,7 @@ int kelpie__ring_renew(struct kelpie_ring *ring, size_t capacity, struct kelpie_
         return 0;
     }
     struct kelpie_ring made;
-    int status = kelpie__ring_init(&made, ring->os, capacity, error);
+    int status = ring_make(&made, ring->os, ring->pool, capacity, error);
     if (status == 0) {
         kelpie__ring_begin(&made, ring->written);
         ring_free(ring);

@@ -12,10 +12,12 @@
 #include "core/error.h"
 
 struct kelpie_os;
+struct kelpie_ring_pool;
 
 struct kelpie_ring {
-    struct kelpie_os *os; /* borrowed: until deinit */
-    uint8_t *bytes;       /* owned; NULL: it has no room */
+    struct kelpie_os *os;          /* borrowed: until deinit */
+    struct kelpie_ring_pool *pool; /* borrowed: until deinit; NULL: none */
+    uint8_t *bytes;                /* owned; NULL: it has no room */
     size_t capacity;
     size_t start;          /* index of the byte at offset `acknowledged` */
     uint64_t acknowledged; /* absolute offsets */
@@ -25,12 +27,19 @@ struct kelpie_ring {
 
 KELPIE_MUST_CHECK int kelpie__ring_init(struct kelpie_ring *ring, struct kelpie_os *os,
                                         size_t capacity, struct kelpie_error *error);
+/* One whose memory, whatever becomes of it, comes from a pool and goes back there. */
+KELPIE_MUST_CHECK int kelpie__ring_init_pooled(struct kelpie_ring *ring,
+                                               struct kelpie_ring_pool *pool, size_t capacity,
+                                               struct kelpie_error *error);
 void kelpie__ring_deinit(struct kelpie_ring *ring); /* also of a zeroed one */
-/* One without room, whose memory comes with kelpie__ring_renew. */
-void kelpie__ring_init_empty(struct kelpie_ring *ring, struct kelpie_os *os);
+/* The same, without room yet: that comes with kelpie__ring_renew. */
+void kelpie__ring_init_empty(struct kelpie_ring *ring, struct kelpie_ring_pool *pool);
 /* Nothing more will be written: it keeps no more memory than what it holds needs, or stays as it is
  * when there is none for a smaller one. */
 void kelpie__ring_shrink(struct kelpie_ring *ring);
+/* The same content in more room. MEMORY: it stays as it is. */
+KELPIE_MUST_CHECK int kelpie__ring_grow(struct kelpie_ring *ring, size_t capacity,
+                                        struct kelpie_error *error);
 /* An empty one that was shrunk has this capacity again; one that has it stays as it is. */
 KELPIE_MUST_CHECK int kelpie__ring_renew(struct kelpie_ring *ring, size_t capacity,
                                          struct kelpie_error *error);

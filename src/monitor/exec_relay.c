@@ -16,6 +16,7 @@
 #include "wire/wire.h"
 
 #define RELAY_PARAMS_BYTES_MAX KELPIE_MESSAGE_BYTES_MAX
+#define RELAY_SPARE_WIDE_RINGS 2u /* 1 MiB with the others at most, touched only if used */
 #define RELAY_LIST_COMMAND_BYTES_MAX 48u
 
 void kelpie__exec_check(const struct kelpie_relay_exec *exec) {
@@ -53,6 +54,44 @@ uint32_t kelpie__relay_live_count(const struct kelpie_relay *relay) {
     return relay->live_count;
 }
 
+void kelpie__relay_spares_init(struct kelpie_relay_spares *spares, struct kelpie_os *os) {
+    *spares = (struct kelpie_relay_spares){.os = os};
+    kelpie__ring_pool_init(&spares->rings, os);
+    kelpie__ring_pool_keep(&spares->rings, KELPIE_EXEC_INPUT_BYTES, KELPIE_RING_POOL_SPARE_COUNT);
+    kelpie__ring_pool_keep(&spares->rings, KELPIE_EXEC_STREAM_BYTES, RELAY_SPARE_WIDE_RINGS);
+}
+
+void kelpie__relay_spares_deinit(struct kelpie_relay_spares *spares) {
+    for (uint32_t i = 0; i < spares->exec_count; i += 1) {
+        kelpie__free(spares->os, spares->execs[i], sizeof(*spares->execs[i]));
+    }
+    kelpie__ring_pool_deinit(&spares->rings);
+    *spares = (struct kelpie_relay_spares){0};
+}
+
+/* Zeroed. NULL: no memory. */
+static struct kelpie_relay_exec *spares_take(struct kelpie_relay_spares *spares) {
+    KELPIE_ASSERT(spares->exec_count <= KELPIE_RELAY_SPARE_EXECS);
+    if (spares->exec_count == 0) {
+        return kelpie__alloc(spares->os, sizeof(struct kelpie_relay_exec));
+    }
+    spares->exec_count -= 1;
+    struct kelpie_relay_exec *exec = spares->execs[spares->exec_count];
+    KELPIE_ASSERT(exec->relay == NULL);
+    return exec;
+}
+
+static void spares_give(struct kelpie_relay_spares *spares, struct kelpie_relay_exec *exec) {
+    KELPIE_ASSERT(!kelpie__timer_is_armed(&exec->backstop));
+    *exec = (struct kelpie_relay_exec){0};
+    if (spares->exec_count == KELPIE_RELAY_SPARE_EXECS) {
+        kelpie__free(spares->os, exec, sizeof(*exec));
+        return;
+    }
+    spares->execs[spares->exec_count] = exec;
+    spares->exec_count += 1;
+}
+
 void kelpie__exec_free(struct kelpie_relay_exec *exec) {
     struct kelpie_relay *relay = exec->relay;
     struct kelpie_os *os = relay->monitor->os;
@@ -77,7 +116,7 @@ void kelpie__exec_free(struct kelpie_relay_exec *exec) {
     if (exec->end.error != NULL) {
         kelpie__free(os, exec->end.error, sizeof(*exec->end.error));
     }
-    kelpie__free(os, exec, sizeof(*exec));
+    spares_give(&relay->monitor->spares, exec);
     kelpie__relay_check(relay);
 }
 
@@ -176,7 +215,7 @@ struct kelpie_relay_exec *kelpie__relay_exec_create(struct kelpie_relay *relay) 
         slot += 1;
     }
     KELPIE_ASSERT(slot < KELPIE_RELAY_SLOT_COUNT);
-    struct kelpie_relay_exec *exec = kelpie__alloc(os, sizeof(*exec));
+    struct kelpie_relay_exec *exec = spares_take(&relay->monitor->spares);
     if (exec == NULL) {
         return NULL;
     }

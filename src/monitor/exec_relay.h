@@ -10,12 +10,23 @@
 
 #include "core/error.h"
 #include "core/limits.h"
+#include "core/ring_pool.h"
 #include "monitor/reply.h"
 
 struct kelpie_guest;
 struct kelpie_relay_exec;
 
 #define KELPIE_RELAY_SLOT_COUNT (KELPIE_EXEC_COUNT_MAX + KELPIE_EXEC_FINISHED_MAX)
+
+#define KELPIE_RELAY_SPARE_EXECS 8u
+
+/* What ended commands have left for the next ones, so that those allocate nothing. */
+struct kelpie_relay_spares {
+    struct kelpie_os *os; /* borrowed: until deinit */
+    struct kelpie_ring_pool rings;
+    uint32_t exec_count;
+    struct kelpie_relay_exec *execs[KELPIE_RELAY_SPARE_EXECS]; /* owned */
+};
 
 struct kelpie_relay {
     struct kelpie_monitor *monitor;                           /* borrowed: for ever */
@@ -28,6 +39,9 @@ struct kelpie_relay {
     bool is_frozen;          /* the guest stands still */
     uint32_t adopting_count; /* exec.attach that a restored guest has not answered */
 };
+
+void kelpie__relay_spares_init(struct kelpie_relay_spares *spares, struct kelpie_os *os);
+void kelpie__relay_spares_deinit(struct kelpie_relay_spares *spares); /* after all relays */
 
 void kelpie__relay_init(struct kelpie_relay *relay, struct kelpie_monitor *monitor,
                         struct kelpie_guest *guest);

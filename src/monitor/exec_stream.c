@@ -35,10 +35,11 @@ bool kelpie__exec_ensure_ring(struct kelpie_relay_exec *exec, struct kelpie_exec
     if (stream->has_ring) {
         return true;
     }
-    struct kelpie_os *os = exec->relay->monitor->os;
+    struct kelpie_ring_pool *rings = &exec->relay->monitor->spares.rings;
     bool is_stopped = stream->sender.is_stopped;
     bool is_end_written = stream->sender.is_end_written;
-    if (kelpie__stream_sender_init(&stream->sender, os, KELPIE_EXEC_INPUT_BYTES, NULL) < 0) {
+    if (kelpie__stream_sender_init_pooled(&stream->sender, rings, KELPIE_EXEC_INPUT_BYTES, NULL) <
+        0) {
         return false;
     }
     stream->has_ring = true;

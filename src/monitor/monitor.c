@@ -117,6 +117,7 @@ static int monitor_init(struct kelpie_monitor *monitor, struct kelpie_error *err
     KELPIE_ASSERT(directory >= 0);
     KELPIE_ASSERT(monitor->loop != NULL);
     kelpie__guest_init(&monitor->guest, monitor, &monitor->relay);
+    kelpie__relay_spares_init(&monitor->spares, os);
     kelpie__relay_init(&monitor->relay, monitor, &monitor->guest);
     kelpie__pause_init(&monitor->pause, monitor);
     kelpie__capture_init(&monitor->capture, monitor);
@@ -197,6 +198,7 @@ static void monitor_end(struct kelpie_monitor *monitor) {
     kelpie__member_deinit(&monitor->member);
     monitor_leave_guest(monitor);
     kelpie__relay_deinit(&monitor->relay);
+    kelpie__relay_spares_deinit(&monitor->spares);
     kelpie__lifecycle_deinit(&monitor->lifecycle);
     kelpie__console_log_close(&monitor->console);
     kelpie__event_log_close(&monitor->events);

@@ -46,6 +46,7 @@ struct kelpie_monitor {
     struct kelpie_prepare prepare;
     struct kelpie_guest guest;
     struct kelpie_relay relay;
+    struct kelpie_relay_spares spares;
     struct kelpie_console_log console;
     struct kelpie_event_log events;
     struct kelpie_member member;

@@ -20,6 +20,14 @@ int kelpie__stream_sender_init(struct kelpie_stream_sender *sender, struct kelpi
     return kelpie__ring_init(&sender->ring, os, capacity, error);
 }
 
+int kelpie__stream_sender_init_pooled(struct kelpie_stream_sender *sender,
+                                      struct kelpie_ring_pool *pool, size_t capacity,
+                                      struct kelpie_error *error) {
+    KELPIE_ASSERT(capacity >= KELPIE_STREAM_CREDIT_INITIAL_BYTES / 2);
+    *sender = (struct kelpie_stream_sender){.limit = KELPIE_STREAM_CREDIT_INITIAL_BYTES};
+    return kelpie__ring_init_pooled(&sender->ring, pool, capacity, error);
+}
+
 void kelpie__stream_sender_begin(struct kelpie_stream_sender *sender, uint64_t offset,
                                  uint64_t credit_bytes) {
     KELPIE_ASSERT(credit_bytes <= UINT64_MAX - offset);

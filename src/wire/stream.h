@@ -21,6 +21,10 @@ struct kelpie_stream_sender {
 KELPIE_MUST_CHECK int kelpie__stream_sender_init(struct kelpie_stream_sender *sender,
                                                  struct kelpie_os *os, size_t capacity,
                                                  struct kelpie_error *error);
+KELPIE_MUST_CHECK int kelpie__stream_sender_init_pooled(struct kelpie_stream_sender *sender,
+                                                        struct kelpie_ring_pool *pool,
+                                                        size_t capacity,
+                                                        struct kelpie_error *error);
 void kelpie__stream_sender_deinit(struct kelpie_stream_sender *sender);
 /* Empty at `offset`, with this much credit: for a sender that is used again, or goes on where
  * another one was. */

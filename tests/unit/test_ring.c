@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "core/ring.h"
+#include "core/ring_pool.h"
 #include "fake_os.h"
 
 #define CAPACITY 61u
@@ -160,6 +161,44 @@ static void test_shrunk_ring_holds_what_it_held(void **unused) {
     fake_destroy(fake);
 }
 
+/* What is kept, where it is sent from and what was written are the same, in more room. */
+static void test_grown_ring_goes_on_where_it_was(void **unused) {
+    (void)unused;
+    struct fake_os *fake = fake_create(0);
+    for (size_t held = 0; held <= CAPACITY; held += 1) {
+        struct kelpie_ring ring;
+        uint64_t state = held + 1;
+        uint8_t bytes[CAPACITY];
+        assert_int_equal(kelpie__ring_init(&ring, &fake->os, CAPACITY, NULL), 0);
+        for (int i = 0; i < 20; i += 1) { /* somewhere in the middle, around its end at times */
+            write_some(&ring, &state);
+            kelpie__ring_mark_sent(&ring, kelpie__ring_unsent(&ring));
+            assert_true(kelpie__ring_acknowledge(&ring, ring.sent));
+        }
+        for (size_t i = 0; i < held; i += 1) {
+            bytes[i] = byte_at(ring.written + i);
+        }
+        assert_int_equal(kelpie__ring_write(&ring, bytes, held), held);
+        uint64_t acknowledged = ring.acknowledged;
+        kelpie__ring_mark_sent(&ring, held < 2 ? 0 : 1);
+        const struct kelpie_ring before = ring;
+        fake->failing_allocation = fake->allocation_count + 1;
+        assert_int_equal(kelpie__ring_grow(&ring, 2 * CAPACITY, NULL), KELPIE_E_MEMORY);
+        assert_memory_equal(&ring, &before, sizeof(ring));
+        assert_int_equal(kelpie__ring_grow(&ring, 2 * CAPACITY, NULL), 0);
+        assert_true(ring.sent == before.sent && ring.written == before.written);
+        assert_int_equal(kelpie__ring_space(&ring), 2 * CAPACITY - held);
+        assert_true(kelpie__ring_rewind(&ring, acknowledged)); /* what was sent is there, too */
+        assert_int_equal(kelpie__ring_unsent(&ring), held);
+        for (size_t i = 0; i < 4 * CAPACITY; i += 1) {
+            write_some(&ring, &state);
+            check_unsent(&ring, &state);
+        }
+        kelpie__ring_deinit(&ring);
+    }
+    fake_destroy(fake);
+}
+
 static void test_shrinking_without_memory_changes_nothing(void **unused) {
     (void)unused;
     struct fake_os *fake = fake_create(0);
@@ -171,11 +210,44 @@ static void test_shrinking_without_memory_changes_nothing(void **unused) {
     assert_int_equal(ring.capacity, CAPACITY);
     assert_int_equal(kelpie__ring_unsent(&ring), 3);
     kelpie__ring_deinit(&ring);
-    kelpie__ring_init_empty(&ring, &fake->os);
+    struct kelpie_ring_pool pool;
+    kelpie__ring_pool_init(&pool, &fake->os);
+    kelpie__ring_init_empty(&ring, &pool);
     fake->failing_allocation = fake->allocation_count + 1;
     assert_int_equal(kelpie__ring_renew(&ring, CAPACITY, NULL), KELPIE_E_MEMORY);
     assert_int_equal(kelpie__ring_space(&ring), 0);
     kelpie__ring_deinit(&ring);
+    fake_destroy(fake);
+}
+
+/* What one ring gives back is the next one's; what has no place in the pool is freed. */
+static void test_pooled_rings_share_their_memory(void **unused) {
+    (void)unused;
+    struct fake_os *fake = fake_create(0);
+    struct kelpie_ring_pool pool;
+    struct kelpie_ring rings[3];
+    kelpie__ring_pool_init(&pool, &fake->os);
+    kelpie__ring_pool_keep(&pool, CAPACITY, 2);
+    for (uint32_t round = 0; round < 5; round += 1) {
+        uint64_t before = fake->allocation_count;
+        for (size_t i = 0; i < KELPIE_ARRAY_COUNT(rings); i += 1) {
+            assert_int_equal(kelpie__ring_init_pooled(&rings[i], &pool, CAPACITY, NULL), 0);
+            assert_int_equal(kelpie__ring_write(&rings[i], "abc", 3), 3);
+        }
+        assert_int_equal(fake->allocation_count - before, round == 0 ? 3 : 1);
+        assert_int_equal(kelpie__ring_grow(&rings[0], 2 * CAPACITY, NULL), 0);
+        assert_int_equal(fake->allocation_count - before, round == 0 ? 4 : 2);
+        assert_int_equal(kelpie__ring_unsent(&rings[0]), 3);
+        kelpie__ring_begin(&rings[1], 7);
+        kelpie__ring_shrink(&rings[1]);
+        assert_int_equal(kelpie__ring_space(&rings[1]), 0);
+        assert_int_equal(kelpie__ring_renew(&rings[1], CAPACITY, NULL), 0);
+        assert_int_equal(fake->allocation_count - before, round == 0 ? 4 : 2);
+        for (size_t i = 0; i < KELPIE_ARRAY_COUNT(rings); i += 1) {
+            kelpie__ring_deinit(&rings[i]);
+        }
+    }
+    kelpie__ring_pool_deinit(&pool);
     fake_destroy(fake);
 }
 
@@ -196,7 +268,9 @@ int main(void) {
         cmocka_unit_test(test_false_offsets_change_nothing),
         cmocka_unit_test(test_cut_drop_and_begin),
         cmocka_unit_test(test_shrunk_ring_holds_what_it_held),
+        cmocka_unit_test(test_grown_ring_goes_on_where_it_was),
         cmocka_unit_test(test_shrinking_without_memory_changes_nothing),
+        cmocka_unit_test(test_pooled_rings_share_their_memory),
         cmocka_unit_test(test_init_without_memory_is_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
