@@ -22,7 +22,9 @@
 #define STREAM_RETRY_NS (10 * KELPIE_NS_PER_MS)
 /* Room for what a peer may send without being told, even when a former one left as much behind. */
 #define STREAM_INPUT_BYTES (KELPIE_EXEC_INPUT_BYTES + KELPIE_STREAM_CREDIT_INITIAL_BYTES)
+#define STREAM_INPUT_WIDE_BYTES (KELPIE_EXEC_STREAM_BYTES + KELPIE_STREAM_CREDIT_INITIAL_BYTES)
 #define STREAM_SPARE_OUTPUTS 4u /* rings of two commands */
+#define STREAM_WIDE_MAX 8u /* streams that flow at once, of a guest; others do with less memory */
 
 static_assert(STREAM_OUTPUT_BYTES >= KELPIE_STREAM_CREDIT_INITIAL_BYTES, "credit can be used");
 
@@ -51,6 +53,20 @@ static void streams_retry_soon(struct kelpie_agent_exec *exec) {
         kelpie__timer_arm(loop, &exec->retry_timer, loop->now_ns + STREAM_RETRY_NS, streams_retry,
                           exec);
     }
+}
+
+/* Whether one more stream may have the memory of one that flows: a guest has little. */
+static bool streams_may_widen(const struct kelpie_agent_execs *execs) {
+    uint32_t wide_count = 0;
+    for (uint32_t i = 0; i < execs->slot_count; i += 1) {
+        const struct kelpie_agent_exec *exec = execs->slots[i];
+        wide_count += exec->input.ring.capacity > STREAM_INPUT_BYTES ? 1 : 0;
+        for (size_t j = 0; j < KELPIE_ARRAY_COUNT(exec->outputs); j += 1) {
+            wide_count += exec->outputs[j].sender.ring.capacity > STREAM_OUTPUT_BYTES ? 1 : 0;
+        }
+    }
+    KELPIE_ASSERT(wide_count <= STREAM_WIDE_MAX);
+    return wide_count < STREAM_WIDE_MAX;
 }
 
 static void output_unwatch(struct kelpie_agent_output *output) {
@@ -115,6 +131,17 @@ static int64_t output_read(struct kelpie_agent_output *output, size_t *out_capac
     return count;
 }
 
+/* Room for more to be under way: with a ring that is full of what is not acknowledged the command
+ * waits for the client and all between. False: the ring stays as it is, full. */
+static bool output_widen(struct kelpie_agent_output *output) {
+    const struct kelpie_agent_exec *exec = output->exec;
+    struct kelpie_ring *ring = &output->sender.ring;
+    KELPIE_ASSERT(kelpie__ring_space(ring) == 0);
+    return exec->channel != 0 && ring->capacity == STREAM_OUTPUT_BYTES &&
+           streams_may_widen(&exec->agent->execs) &&
+           kelpie__ring_grow(ring, KELPIE_EXEC_STREAM_BYTES, NULL) == 0;
+}
+
 /* Reads what the pipe holds and the ring takes. Once nobody lives who could write, the pipe is read
  * to its end, and what is empty has ended: someone outside of the command's group may hold the
  * other end for ever. */
@@ -122,7 +149,8 @@ static void output_fill(struct kelpie_agent_output *output) {
     output_check(output);
     bool is_last = output->exec->is_group_gone;
     for (int i = 0; i < STREAM_READ_COUNT_MAX || is_last; i += 1) {
-        if (output->handle < 0 || kelpie__stream_sender_space(&output->sender) == 0) {
+        bool is_full = kelpie__stream_sender_space(&output->sender) == 0;
+        if (output->handle < 0 || (is_full && !output_widen(output))) {
             return;
         }
         size_t capacity = 0;
@@ -204,6 +232,18 @@ static void input_stop(struct kelpie_agent_input *input) {
         input_send_stop(input);
     }
     input->is_stopped = true;
+}
+
+/* More than what may come unasked has come: it flows, and more may be under way. */
+static void input_widen(struct kelpie_agent_input *input) {
+    struct kelpie_ring *ring = &input->ring;
+    input_check(input);
+    if (!input->receiver.is_ended && ring->capacity == STREAM_INPUT_BYTES &&
+        input->receiver.received >= KELPIE_STREAM_CREDIT_INITIAL_BYTES &&
+        streams_may_widen(&input->exec->agent->execs) &&
+        kelpie__ring_grow(ring, STREAM_INPUT_WIDE_BYTES, NULL) == 0) {
+        input->receiver.window_bytes = KELPIE_EXEC_STREAM_BYTES;
+    }
 }
 
 /* Tells the peer about room that has become free. */
@@ -310,7 +350,7 @@ const char *kelpie__agent_exec_input(struct kelpie_agent_exec *exec,
     }
     size_t count = kelpie__ring_write(&input->ring, piece->bytes, piece->count);
     KELPIE_ASSERT(count == piece->count); /* credit is never above the room */
-    input_check(input);
+    input_widen(input);
     if (input->handle >= 0) {
         input_advance(input);
     } else if (exec->state != KELPIE_AGENT_EXEC_RECEIVING) {

@@ -310,6 +310,16 @@ void kelpie__execs_fail(struct kelpie_vm *vm, const struct kelpie_error *why) {
     }
 }
 
+/* What has more to say than the ring takes gets a larger one; without memory the small one does. */
+static void input_widen(struct kelpie_exec *exec, size_t count) {
+    struct kelpie_stream_sender *input = &exec->input;
+    KELPIE_ASSERT(!input->is_end_written);
+    if (count > kelpie__stream_sender_space(input) && !input->is_stopped &&
+        input->ring.capacity < KELPIE_EXEC_STREAM_BYTES) {
+        kelpie__ignore(kelpie__ring_grow(&input->ring, KELPIE_EXEC_STREAM_BYTES, NULL));
+    }
+}
+
 int kelpie_exec_write(struct kelpie_exec *exec, const void *bytes, size_t count,
                       size_t *out_written, struct kelpie_error *error) {
     if (exec == NULL || out_written == NULL || (bytes == NULL && count > 0)) {
@@ -323,6 +333,7 @@ int kelpie_exec_write(struct kelpie_exec *exec, const void *bytes, size_t count,
                             "stdin is closed; set has_stdin to write to a command");
     }
     kelpie__exec_handle_check(exec);
+    input_widen(exec, count);
     size_t written = kelpie__stream_sender_write(&exec->input, bytes, count);
     KELPIE_ASSERT(written <= count);
     exec->is_stdin_short = written < count;

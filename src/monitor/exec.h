@@ -7,7 +7,7 @@
  * Life: Starting (the guest was asked) -> Live (it has an id) -> Ended (the guest said how, or the
  * VM died) -> freed once a client has been told. Input streams go client -> ring -> guest, output
  * streams guest -> ring -> client. A ring's memory is made at its first byte, small; it grows when
- * the client goes and the command is kept.
+ * the stream flows, and when the client goes and the command is kept.
  */
 #ifndef KELPIE_MONITOR_EXEC_H
 #define KELPIE_MONITOR_EXEC_H
@@ -122,9 +122,10 @@ KELPIE_MUST_CHECK bool kelpie__exec_ensure_ring(struct kelpie_relay_exec *exec,
                                                 struct kelpie_exec_stream *stream);
 /* Gives the source of a stream the room that its sink has freed. What is thrown away needs none. */
 void kelpie__exec_grant(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind);
-/* A larger ring with the same content, and the source may fill it. Without memory the small one has
- * to do. */
-void kelpie__exec_grow(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind);
+/* A ring of at least this capacity with the same content, and the source may fill it. Without
+ * memory the small one has to do. */
+void kelpie__exec_grow(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind,
+                       size_t capacity);
 /* Throws away what a stream holds and what still comes. The source is told where it can do
  * something about it. */
 void kelpie__exec_stop_stream(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind);

@@ -17,8 +17,8 @@ void kelpie__exec_let_go(struct kelpie_relay_exec *exec, bool is_kept) {
     if (is_kept) {
         exec->keeps_on_disconnect = true;
         if (exec->phase != KELPIE_RELAY_ENDED) {
-            kelpie__exec_grow(exec, KELPIE_STREAM_STDOUT);
-            kelpie__exec_grow(exec, KELPIE_STREAM_STDERR);
+            kelpie__exec_grow(exec, KELPIE_STREAM_STDOUT, KELPIE_EXEC_OUTPUT_BYTES);
+            kelpie__exec_grow(exec, KELPIE_STREAM_STDERR, KELPIE_EXEC_OUTPUT_BYTES);
         }
         return;
     }
@@ -111,7 +111,7 @@ bool kelpie__exec_place(struct kelpie_relay_exec *exec, const struct kelpie_exec
     input->receiver.is_ended = place->is_stdin_ended;
     input->sender.is_end_written = place->is_stdin_ended;
     input->sender.is_end_sent = place->is_stdin_ended;
-    kelpie__exec_grow(exec, KELPIE_STREAM_STDOUT);
-    kelpie__exec_grow(exec, KELPIE_STREAM_STDERR);
+    kelpie__exec_grow(exec, KELPIE_STREAM_STDOUT, KELPIE_EXEC_OUTPUT_BYTES);
+    kelpie__exec_grow(exec, KELPIE_STREAM_STDERR, KELPIE_EXEC_OUTPUT_BYTES);
     return true;
 }

@@ -75,54 +75,50 @@ static void exec_pump_empty(struct kelpie_exec_stream *stream, struct kelpie_wir
     }
 }
 
-void kelpie__exec_grow(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
+void kelpie__exec_grow(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind,
+                       size_t capacity) {
     struct kelpie_exec_stream *stream = &exec->streams[kind];
     struct kelpie_ring *ring = &stream->sender.ring;
-    struct kelpie_ring larger = {0};
+    KELPIE_ASSERT(capacity <= KELPIE_EXEC_OUTPUT_BYTES);
     if (stream->sender.is_stopped || !kelpie__exec_ensure_ring(exec, stream) ||
-        ring->capacity >= KELPIE_EXEC_OUTPUT_BYTES ||
-        kelpie__ring_init(&larger, exec->relay->monitor->os, KELPIE_EXEC_OUTPUT_BYTES, NULL) < 0) {
+        ring->capacity >= capacity || kelpie__ring_grow(ring, capacity, NULL) < 0) {
         return;
     }
     KELPIE_REACHED(exec->relay->monitor->os, "a command's buffer grew");
-    /* Everything that is kept counts as unsent in the new ring, then as sent again as far as it
-     * was. */
-    uint64_t sent = ring->sent;
-    bool is_rewound = kelpie__ring_rewind(ring, ring->acknowledged);
-    KELPIE_ASSERT(is_rewound);
-    larger.acknowledged = ring->acknowledged;
-    larger.sent = ring->acknowledged;
-    larger.written = ring->acknowledged;
-    const void *view = NULL;
-    for (size_t count = kelpie__ring_send_view(ring, &view); count > 0;
-         count = kelpie__ring_send_view(ring, &view)) {
-        size_t taken = kelpie__ring_write(&larger, view, count);
-        KELPIE_ASSERT(taken == count);
-        kelpie__ring_mark_sent(ring, count);
-    }
-    kelpie__ring_mark_sent(&larger, (size_t)(sent - larger.acknowledged));
-    KELPIE_ASSERT(larger.written == ring->written);
-    kelpie__ring_deinit(ring);
-    *ring = larger;
     kelpie__stream_sender_check(&stream->sender);
-    stream->receiver.window_bytes = KELPIE_EXEC_OUTPUT_BYTES;
+    stream->receiver.window_bytes = kelpie__to_u32(capacity);
     kelpie__exec_grant(exec, kind);
+}
+
+/* More than what may come unasked has come: it flows, and gets what a flow needs. */
+static void exec_widen(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
+    const struct kelpie_exec_stream *stream = &exec->streams[kind];
+    KELPIE_ASSERT(stream->receiver.received <= stream->receiver.limit);
+    if (kind != KELPIE_STREAM_ARGUMENTS && !stream->receiver.is_ended &&
+        stream->receiver.received >= KELPIE_STREAM_CREDIT_INITIAL_BYTES) {
+        kelpie__exec_grow(exec, kind, KELPIE_EXEC_STREAM_BYTES);
+    }
 }
 
 /* A sink whose window is larger than the ring acknowledges too late to keep a small ring moving:
  * everything is sent, more would be taken, and nothing makes room. Then the ring grows; one that
- * may not grow forgets what was sent. */
+ * may not grow forgets what was sent. One that is as large as the windows of our own sinks moves
+ * until it is full. */
 static void exec_make_room(struct kelpie_relay_exec *exec, enum kelpie_stream_kind kind) {
     struct kelpie_exec_stream *stream = &exec->streams[kind];
     struct kelpie_ring *ring = &stream->sender.ring;
     KELPIE_ASSERT(stream->has_ring);
+    bool is_small = ring->capacity < KELPIE_EXEC_STREAM_BYTES;
+    bool is_input = kelpie__exec_is_input(kind);
+    size_t room_wanted = is_small || is_input ? ring->capacity / 2 : 1;
     bool is_waiting = kelpie__ring_unsent(ring) == 0 && stream->sender.limit > ring->sent &&
-                      kelpie__ring_space(ring) < ring->capacity / 2;
+                      kelpie__ring_space(ring) < room_wanted;
     if (!is_waiting || stream->receiver.is_ended) {
         return;
     }
-    if (!kelpie__exec_is_input(kind) && ring->capacity < KELPIE_EXEC_OUTPUT_BYTES) {
-        kelpie__exec_grow(exec, kind);
+    if (!is_input && ring->capacity < KELPIE_EXEC_OUTPUT_BYTES) {
+        kelpie__exec_grow(exec, kind,
+                          is_small ? KELPIE_EXEC_STREAM_BYTES : KELPIE_EXEC_OUTPUT_BYTES);
         return;
     }
     KELPIE_REACHED(exec->relay->monitor->os, "a buffer that may not grow forgot what was sent");
@@ -303,6 +299,7 @@ static const char *exec_receive(struct kelpie_relay_exec *exec, enum kelpie_stre
             size_t taken = kelpie__stream_sender_write(&stream->sender, bytes, count);
             KELPIE_ASSERT(taken ==
                           count); /* the receiver's limit is never beyond the ring's room */
+            exec_widen(exec, kind);
         } else {
             kelpie__exec_starve(exec);
         }

@@ -56,7 +56,7 @@ static void data_seen(struct sim_credit *credit, struct sim_world *world, bool i
 static void credit_seen(struct sim_credit *credit, struct sim_world *world, bool is_out,
                         const struct kelpie_frame *frame, uint64_t limit) {
     struct sim_credit_stream *stream = stream_of(credit, !is_out, frame->stream, 0);
-    uint64_t window = is_out ? KELPIE_EXEC_INPUT_BYTES : KELPIE_EXEC_OUTPUT_BYTES;
+    uint64_t window = is_out ? KELPIE_EXEC_STREAM_BYTES : KELPIE_EXEC_OUTPUT_BYTES;
     if (stream == NULL) {
         return;
     }
