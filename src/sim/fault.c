@@ -506,10 +506,7 @@ static void act_on_call(struct sim_call *call, const struct kelpie_fault_rule *r
     }
 }
 
-void kelpie__sim_faults_call(struct sim_faults *faults, struct sim_call *call) {
-    if (faults->is_off || faults->rule_count == 0) {
-        return;
-    }
+static void call_meets_rules(struct sim_faults *faults, struct sim_call *call) {
     KELPIE_ASSERT((uint32_t)call->op < SIM_OP_COUNT);
     if (faults->pending_count > 0 && kelpie__sim_fault_run_pending(faults)) {
         return; /* the process that called is gone */
@@ -541,6 +538,12 @@ void kelpie__sim_faults_call(struct sim_faults *faults, struct sim_call *call) {
                              kelpie__sim_fault_class_of_call(&rule->rule, call->op), where);
     act_on_call(call, &rule->rule, hash);
     act_on_process(faults, call->process, &rule->rule);
+}
+
+void kelpie__sim_faults_call(struct sim_faults *faults, struct sim_call *call) {
+    if (!faults->is_off && faults->rule_count > 0) {
+        call_meets_rules(faults, call);
+    }
 }
 
 const char *kelpie__sim_faults_point(struct sim_faults *faults, struct sim_process *process,

@@ -8,11 +8,9 @@
 #include <errno.h>
 #include <string.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "sim/core.h"
 #include "sim/fault.h"
+#include "sim/hash.h"
 #include "sim/heap.h"
 #include "sim/trace.h"
 
@@ -122,6 +120,23 @@ static void call_cost(struct sim_world *world, struct sim_process *process, enum
     process->cpu_ns += cost_ns;
 }
 
+/* Field by field: as a whole, the compiler would clear it first, for longer than all the rest of
+ * most calls takes. */
+static inline void call_begin(struct sim_call *call, struct sim_process *process, enum sim_op op,
+                              int handle) {
+    call->process = process;
+    call->op = op;
+    call->handle = handle;
+    call->number = process->machine->world->calls;
+    call->nth = process->call_count;
+    call->argument = 0;
+    call->fault_errno = 0;
+    call->fault_short = 0;
+    call->fault_mutate = 0;
+    call->fault_drop = false;
+    call->fault_lie = false;
+}
+
 bool kelpie__sim_enter(struct sim_call *call, struct kelpie_os *os, enum sim_op op, int handle,
                        const char *path) {
     struct sim_process *process = kelpie__sim_process_of(os);
@@ -131,15 +146,9 @@ bool kelpie__sim_enter(struct sim_call *call, struct kelpie_os *os, enum sim_op 
     process->call_count += 1;
     const struct sim_object *object =
         handle < 0 ? NULL : kelpie__sim_handle_object(process, handle);
-    *call = (struct sim_call){
-        .process = process,
-        .op = op,
-        .handle = handle,
-        .label = object != NULL ? object->label : NULL,
-        .path = path,
-        .number = world->calls,
-        .nth = process->call_count,
-    };
+    call_begin(call, process, op, handle);
+    call->label = object != NULL ? object->label : NULL;
+    call->path = path;
     call_cost(world, process, op);
     if (world->calls - world->spin_calls > SIM_SPIN_CALLS_MAX && !process->is_embedder) {
         world->is_spinning = true;
@@ -156,20 +165,38 @@ bool kelpie__sim_enter(struct sim_call *call, struct kelpie_os *os, enum sim_op 
     return call->fault_errno <= 0;
 }
 
+#define RECORD_WORDS 7u
+
+static inline uint64_t hash_pair(uint64_t a, uint64_t b) {
+    __extension__ typedef unsigned __int128 wide;
+    wide product = (wide)(a ^ UINT64_C(0x9e3779b97f4a7c15)) * (b ^ UINT64_C(0xd6e8feb86659fd93));
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+/* As XXH3 mixes such a short text, without what chooses among lengths: products of pairs, each with
+ * salts of its own, and then of these. */
+static inline uint64_t hash_record(const uint64_t record[RECORD_WORDS]) {
+    uint64_t first = hash_pair(record[0], record[1] + UINT64_C(0x1cad21f72c81017c));
+    uint64_t second = hash_pair(record[2] + UINT64_C(0xdb979083e96dd4de), record[3]);
+    uint64_t third = hash_pair(record[4], record[5] ^ UINT64_C(0x1f67b3b7a4a44072));
+    uint64_t last = hash_pair(record[6], record[0] + UINT64_C(0x78e5c0cc4ee679cb));
+    return hash_pair(first + last, second ^ (third << 32 | third >> 32));
+}
+
 int64_t kelpie__sim_leave(struct sim_call *call, int64_t result, const void *data, size_t count) {
     struct sim_process *process = call->process;
     struct sim_world *world = process->machine->world;
     KELPIE_ASSERT(world->current == process);
     const uint64_t record[] = {
-        (uint64_t)world->now_ns,
-        process->birth,
+        world->hash ^ (uint64_t)world->now_ns,
         (uint64_t)call->op << 32 | (uint32_t)call->handle,
         (uint64_t)result,
         call->argument,
-        call->path != NULL ? XXH3_64bits(call->path, strlen(call->path)) : 0,
-        count > 0 ? XXH3_64bits(data, count) : 0,
+        process->birth,
+        call->path != NULL ? kelpie__sim_hash(call->path, strlen(call->path)) : 0,
+        count > 0 ? kelpie__sim_hash(data, count) : 0,
     };
-    world->hash = XXH3_64bits_withSeed(record, sizeof(record), world->hash);
+    world->hash = hash_record(record);
     if (world->options.trace != NULL) {
         kelpie__sim_trace_call(world->options.trace, call, result, world->hash);
     }
