@@ -973,7 +973,7 @@ KELPIE_MUST_CHECK int kelpie_prune(struct kelpie *kelpie,
 enum kelpie_check_status { KELPIE_CHECK_OK, KELPIE_CHECK_WARNING, KELPIE_CHECK_FAILED };
 
 struct kelpie_check {
-    /* "qemu", "kernel", "kvm", "libkrun", "directories", "space", "helpers", "forks" (that wait) */
+    /* "qemu", "kernel", "kvm", "vsock", "libkrun", "directories", "space", "helpers", "forks" */
     const char *name;
     enum kelpie_check_status status;
     const char *detail; /* what was found */

@@ -25,6 +25,7 @@
 #define DOCTOR_SPACE_WARNING_BYTES (UINT64_C(1) << 30) /* a root file system of some size */
 #define DOCTOR_BOOT_MS (4 * KELPIE_KVM_TRIAL_MS)       /* 10 s were seen on a KVM within a VM */
 #define DOCTOR_KVM_DEVICE "/dev/kvm"
+#define DOCTOR_VSOCK_DEVICE "/dev/vhost-vsock"
 #define DOCTOR_DEFAULT_PATH "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 
 struct doctor {
@@ -186,6 +187,41 @@ static bool check_kernel(const struct doctor *doctor) {
     return status == 0;
 }
 
+/* ---- devices --------------------------------------------------------------------------------- */
+
+/* Whether it opens: 0, or the errno, -ETIMEDOUT when the open is not answered. */
+static int device_probe(struct kelpie_os *os, const char *path) {
+    KELPIE_ASSERT(path[0] == '/');
+    if (kelpie__os_device_answers(os, path, KELPIE_KVM_OPEN_MS) == -ETIMEDOUT) {
+        return -ETIMEDOUT;
+    }
+    int device =
+        kelpie__os_open(os, KELPIE_OS_CWD, path, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE, 0);
+    KELPIE_ASSERT(device != KELPIE_OS_NO_HANDLE || device < 0);
+    if (device < 0) {
+        return device;
+    }
+    kelpie__ignore(kelpie__os_close(os, device)); /* nothing was done with it */
+    return 0;
+}
+
+/* Only what asks for it needs it: a host without it lacks nothing. */
+static void check_vsock(const struct doctor *doctor) {
+    struct kelpie_error error = {0};
+    int status = device_probe(doctor->kelpie->os, DOCTOR_VSOCK_DEVICE);
+    KELPIE_ASSERT(status <= 0);
+    if (status == 0) {
+        tell(doctor, "vsock", KELPIE_CHECK_OK, "",
+             "%s opens, so that --channel vsock can be used on KVM", DOCTOR_VSOCK_DEVICE);
+        return;
+    }
+    kelpie__ignore(
+        kelpie__fail(&error, KELPIE_E_UNAVAILABLE, -status, "open %s", DOCTOR_VSOCK_DEVICE));
+    bool is_absent = status == -ENOENT || status == -ENODEV;
+    tell(doctor, "vsock", KELPIE_CHECK_OK, is_absent ? "modprobe vhost_vsock" : "",
+         "only --channel vsock needs it: %s", error.message);
+}
+
 /* ---- KVM ------------------------------------------------------------------------------------- */
 
 /* What the monitor found out at an earlier start. */
@@ -251,22 +287,19 @@ static int try_kvm(struct kelpie *kelpie, enum kelpie_backend backend, struct ke
 
 /* False: it does not, which was told. */
 static bool kvm_opens(const struct doctor *doctor) {
-    struct kelpie_os *os = doctor->kelpie->os;
-    if (kelpie__os_device_answers(os, DOCTOR_KVM_DEVICE, KELPIE_KVM_OPEN_MS) == -ETIMEDOUT) {
+    int status = device_probe(doctor->kelpie->os, DOCTOR_KVM_DEVICE);
+    if (status == -ETIMEDOUT) {
         tell(doctor, "kvm", KELPIE_CHECK_WARNING, "",
              "%s hangs: it did not open within %u ms; VMs run under TCG", DOCTOR_KVM_DEVICE,
              KELPIE_KVM_OPEN_MS);
         return false;
     }
-    int device = kelpie__os_open(os, KELPIE_OS_CWD, DOCTOR_KVM_DEVICE,
-                                 KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE, 0);
-    if (device < 0) {
+    if (status < 0) {
         tell(doctor, "kvm", KELPIE_CHECK_WARNING, "usermod -aG kvm \"$USER\", then log in again",
              "%s cannot be opened: %s; VMs run under TCG", DOCTOR_KVM_DEVICE,
-             kelpie__errno_text(-device) != NULL ? kelpie__errno_text(-device) : "unknown error");
+             kelpie__errno_text(-status) != NULL ? kelpie__errno_text(-status) : "unknown error");
         return false;
     }
-    kelpie__ignore(kelpie__os_close(os, device)); /* nothing was done with it */
     return true;
 }
 
@@ -419,6 +452,7 @@ int kelpie_doctor(struct kelpie *kelpie, bool tries_kvm, kelpie_check_callback c
     bool has_qemu = check_qemu(&doctor);
     bool has_kernel = check_kernel(&doctor);
     check_kvm(&doctor, tries_kvm, has_qemu && has_kernel);
+    check_vsock(&doctor);
     check_libkrun(&doctor, tries_kvm);
     return 0;
 }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 """VMs with a life of their own, and what is left of them: nothing."""
 
+import errno
 import json
 import os
 import signal
@@ -213,7 +214,14 @@ def doctor_in_both_forms(kelpie):
     found = json.loads(out)
     check(code in (0, 1), "exit code", code)
     names = {one["name"] for one in found}
-    check({"qemu", "kernel", "kvm", "libkrun", "directories"} <= names, "checks", names)
+    check({"qemu", "kernel", "kvm", "vsock", "libkrun", "directories"} <= names, "checks", names)
+    vsock = next(one["detail"] for one in found if one["name"] == "vsock")
+    try:
+        os.close(os.open("/dev/vhost-vsock", os.O_RDWR))
+        check("opens" in vsock, "vsock", vsock)
+    except OSError as error:
+        check("open /dev/vhost-vsock: " in vsock, "vsock", vsock)
+        check(f"({errno.errorcode[error.errno]})" in vsock, "vsock", vsock)
     for one in found:
         check(one["status"] in ("ok", "warning", "failed") and one["detail"], "check", one)
         check(one["status"] != "failed" or one["remedy"], "no remedy", one)

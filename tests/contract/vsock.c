@@ -46,10 +46,26 @@ static void test_vsock_two(const struct harness *harness) {
     contract_close(&contract);
 }
 
+static void on_check(void *context, const struct kelpie_check *check) {
+    bool *opens = context;
+    bool is_vsock = strcmp(check->name, "vsock") == 0;
+    *opens = *opens || (is_vsock && strstr(check->detail, "/dev/vhost-vsock opens") != NULL);
+}
+
+/* Doctor says so where the device opens, as it does here. */
+static void test_vsock_doctor(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    bool opens = false;
+    CONTRACT_OK(kelpie_doctor(contract.kelpie, false, on_check, &opens, &broken));
+    HARNESS_CHECK(opens, "doctor says that the device opens");
+    contract_close(&contract);
+}
+
 int main(int argc, char **argv) {
     static const struct harness_test tests[] = {
         {"vsock_unsupported", test_vsock_unsupported, 60},
         {"vsock_two", test_vsock_two, 60},
+        {"vsock_doctor", test_vsock_doctor, 60},
     };
     const struct harness_suite suite = {
         .name = "vsock", .tests = tests, .test_count = sizeof(tests) / sizeof(tests[0])};
