@@ -19,6 +19,7 @@
 #define CONFIGURE_LOG_NO_ENVIRONMENT 1u
 #define CONFIGURE_DISK_RAW 0u
 #define CONFIGURE_DISK_QCOW2 1u
+#define CONFIGURE_KERNEL_ELF 1u       /* 0, "raw", would leave out the command line */
 #define CONFIGURE_CPU_COUNT_MAX 16u   /* of libkrunfw's kernel */
 #define CONFIGURE_MEMORY_MIB_MIN 128u /* below it its kernel may not fit, and libkrun panics */
 #define CONFIGURE_AGENT_BYTES_MAX (64 << 20)
@@ -101,6 +102,22 @@ static const uint8_t *configure_map_agent(const char *path, size_t *out_count) {
     *out_count = (size_t)stat.st_size;
     KELPIE_ASSERT(*out_count > 0);
     return bytes;
+}
+
+/* Another kernel in the place of libkrunfw's, which is loaded all the same. Without a command line
+ * of ours libkrun gives it the one that its own gets: init, console, root and environment. */
+static bool configure_kernel(const struct configure *configure) {
+    const char *kernel = configure->options->kernel;
+    if (kernel == NULL) {
+        return true;
+    }
+    KELPIE_ASSERT(kernel[0] == '/');
+    if (configure->library->set_kernel == NULL) {
+        kelpie__krun_tell_missing("this libkrun has no krun_set_kernel; leave out the kernel, or "
+                                  "use the backend qemu");
+        return false;
+    }
+    return CONFIGURE_CALL(set_kernel, configure->ctx, kernel, CONFIGURE_KERNEL_ELF, NULL, NULL);
 }
 
 /* 1.19: a root that exists nowhere on the host; the agent is its init. */
@@ -225,7 +242,8 @@ int64_t kelpie__krun_configure(const struct kelpie_krun_library *library,
         return -1;
     }
     made.ctx = (uint32_t)ctx;
-    bool is_good = configure_machine(configure) && configure_root(configure) &&
-                   configure_disks(configure) && configure_channels(configure);
+    bool is_good = configure_machine(configure) && configure_kernel(configure) &&
+                   configure_root(configure) && configure_disks(configure) &&
+                   configure_channels(configure);
     return is_good ? (int64_t)made.ctx : -1;
 }

@@ -33,6 +33,7 @@ struct kelpie_krun_options {
     const char *library;  /* KELPIE_KRUN_LIBRARY_NAME, or a path */
     const char *firmware; /* KELPIE_KRUN_FIRMWARE_NAME, or a path */
     const char *agent;    /* the static agent */
+    const char *kernel;   /* NULL: the firmware's; reads its devices off its command line */
     /* A directory of this VM alone that holds `agent` and the places that it mounts on; used by a
      * library that cannot give the guest a root without one. */
     const char *staging;
@@ -68,6 +69,8 @@ struct kelpie_krun_library {
     int32_t (*fs_add_overlay_dir)(uint32_t ctx, const char *tag, const char *path, uint32_t mode);
     int32_t (*has_feature)(uint64_t feature);
     int32_t (*get_max_vcpus)(void);
+    int32_t (*set_kernel)(uint32_t ctx, const char *path, uint32_t format, const char *initramfs,
+                          const char *command_line);
     int32_t (*vm_pause)(uint32_t ctx);
     int32_t (*vm_resume)(uint32_t ctx);
 };

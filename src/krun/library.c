@@ -41,7 +41,8 @@ static const struct library_call library_calls[] = {
     LIBRARY_CALL(fs_add_overlay_dir, false),
     LIBRARY_CALL(has_feature, false), /* 1.17.3 */
     LIBRARY_CALL(get_max_vcpus, false),
-    LIBRARY_CALL(vm_pause, false), /* of no release on Linux so far: looked for, not called */
+    LIBRARY_CALL(set_kernel, false), /* 1.11, but not where it was built for confidential guests */
+    LIBRARY_CALL(vm_pause, false),   /* of no release on Linux so far: looked for, not called */
     LIBRARY_CALL(vm_resume, false),
 };
 

@@ -58,10 +58,8 @@ static bool options_take(const char *name, const char *value, struct kelpie_krun
         const char *name;
         const char **place;
     } texts[] = {
-        {"--library", &out->library},
-        {"--firmware", &out->firmware},
-        {"--agent", &out->agent},
-        {"--staging", &out->staging},
+        {"--library", &out->library}, {"--firmware", &out->firmware}, {"--agent", &out->agent},
+        {"--kernel", &out->kernel},   {"--staging", &out->staging},
     };
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(texts); i += 1) {
         if (strcmp(name, texts[i].name) == 0) {

@@ -91,11 +91,5 @@ int kelpie__backend_choose(struct kelpie_monitor *monitor, bool needs_snapshot,
     if (needs_snapshot && kelpie__backend_check_channel(monitor, "start", error) < 0) {
         return KELPIE_E_UNSUPPORTED;
     }
-    if (monitor->backend == KELPIE_VMM_BACKEND_KRUN && monitor->config.kernel[0] != '\0') {
-        return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
-                            "start: the backend \"%s\" runs libkrunfw's kernel; leave out "
-                            "\"%.200s\", or use qemu",
-                            driver->name, monitor->config.kernel);
-    }
     return 0;
 }

@@ -286,6 +286,14 @@ static int plan_kernel(struct kelpie_prepare *prepare, struct kelpie_error *erro
     if (status < 0) {
         return status;
     }
+    if (prepare->monitor->backend == KELPIE_VMM_BACKEND_KRUN && !prepare->found.is_own) {
+        return kelpie__fail(
+            error, KELPIE_E_UNSUPPORTED, 0,
+            "start: libkrun names its devices on the command line, which \"%.200s\" "
+            "does not read; give Kelpie's own kernel, or leave it out for "
+            "libkrunfw's, or use qemu",
+            prepare->found.path);
+    }
     prepare->is_own_kernel = prepare->found.is_own;
     kelpie__ignore(kelpie__text_copy(prepare->kernel_found, sizeof(prepare->kernel_found),
                                      prepare->found.path));
@@ -371,8 +379,9 @@ static bool step_is_needed(const struct kelpie_prepare *prepare) {
     bool is_krun = prepare->monitor->backend == KELPIE_VMM_BACKEND_KRUN;
     switch (prepare->step) {
     case KELPIE_PREPARE_KERNEL:
+        return !is_krun || config->kernel[0] != '\0'; /* which has one in its libraries */
     case KELPIE_PREPARE_INITRAMFS:
-        return !is_krun; /* which has both in its libraries */
+        return !is_krun; /* it gives the agent to the guest in another way */
     case KELPIE_PREPARE_ROOT:
         return is_krun || config->root[0] != '\0';
     case KELPIE_PREPARE_DISK:

@@ -207,11 +207,34 @@ static void test_krun_limits(const struct harness *harness) {
     config = krun_config(&contract);
     kelpie_config_set_accelerator(config, KELPIE_ACCELERATOR_TCG);
     start_fails_with(&contract, config, KELPIE_E_UNSUPPORTED, "KVM only");
-    config = krun_config(&contract);
-    kelpie_config_set_kernel(config, getenv("KELPIE_LIBKRUNFW"));
-    start_fails_with(&contract, config, KELPIE_E_UNSUPPORTED, "runs libkrunfw's kernel");
     contract_close(&contract);
     fake_remove();
+}
+
+static void kernel_fails(const struct harness *harness, const char *kernel, int code,
+                         const char *text) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_config *config = krun_config(&contract);
+    kelpie_config_set_kernel(config, kernel);
+    start_fails_with(&contract, config, code, text);
+    contract_close(&contract);
+}
+
+/* An ELF file passes for a kernel of which libkrun's devices are found once it has this word. */
+static void test_krun_kernel(const struct harness *harness) {
+    char kernel[512];
+    backend_needs_kvm();
+    backend_path(harness, "vmlinux", kernel, sizeof(kernel));
+    fake_use(harness, "fake-krun-19", "krun_set_kernel.fail.so");
+    contract_host("cp '%s' '%s'", getenv("KELPIE_LIBKRUNFW"), kernel);
+    kernel_fails(harness, kernel, KELPIE_E_UNSUPPORTED, "names its devices on the command line");
+    contract_host("printf 'virtio-mmio-cmdline' >>'%s'", kernel);
+    kernel_fails(harness, kernel, KELPIE_E_BOOT, "krun_set_kernel failed: Invalid argument");
+    fake_remove();
+    fake_use(harness, "fake-krun-17", "whole.so");
+    kernel_fails(harness, kernel, KELPIE_E_UNAVAILABLE, "has no krun_set_kernel");
+    fake_remove();
+    HARNESS_CHECK(unlink(kernel) == 0, "%s", kernel);
 }
 
 /* A socket of another process, or of an earlier boot, in the place where this VM's is made. */
@@ -439,6 +462,7 @@ int main(int argc, char **argv) {
         {"krun_calls_hang", test_krun_calls_hang, 60},
         {"krun_ends_at_once", test_krun_ends_at_once, 60},
         {"krun_limits", test_krun_limits, 60},
+        {"krun_kernel", test_krun_kernel, 60},
         {"krun_stale_socket", test_krun_stale_socket, 60},
         {"krun_without_kvm", test_krun_without_kvm, 60},
         {"krun_confined", test_krun_confined, 60},

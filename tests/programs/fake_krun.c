@@ -179,6 +179,11 @@ CALL(krun_add_vsock, uint32_t ctx, uint32_t tsi_features) {
 CALL(krun_get_max_vcpus, void) {
     return act_or("krun_get_max_vcpus", CPUS_OF_KVM);
 }
+CALL(krun_set_kernel, uint32_t ctx, const char *path, uint32_t format, const char *initramfs,
+     const char *command_line) {
+    (void)ctx, (void)path, (void)format, (void)initramfs, (void)command_line;
+    return act("krun_set_kernel");
+}
 CALL(krun_has_feature, uint64_t feature) {
     (void)feature;
     return act_or("krun_has_feature", 1);

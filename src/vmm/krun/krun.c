@@ -15,7 +15,7 @@
 #include "vmm/kvm.h"
 
 #define KRUN_ARGUMENT_BYTES (KELPIE_PATH_BYTES_MAX + 32u)
-#define KRUN_ARGUMENT_COUNT_MAX (16u + 2u * KELPIE_VMM_DISK_COUNT_MAX)
+#define KRUN_ARGUMENT_COUNT_MAX (18u + 2u * KELPIE_VMM_DISK_COUNT_MAX)
 #define KRUN_SIGNAL_ABORT 6
 
 static_assert(KELPIE_VMM_DISK_COUNT_MAX == KELPIE_KRUN_DISK_COUNT_MAX,
@@ -189,6 +189,7 @@ static int krun_build(struct kelpie_krun *krun, const struct kelpie_vmm_spec *sp
     krun_argument(arguments, "--library", kelpie__os_environment(krun->os, "KELPIE_LIBKRUN"));
     krun_argument(arguments, "--firmware", kelpie__os_environment(krun->os, "KELPIE_LIBKRUNFW"));
     krun_argument(arguments, "--agent", krun->agent);
+    krun_argument(arguments, "--kernel", spec->kernel);
     krun_argument(arguments, "--staging", krun->staging);
     krun_argument(arguments, "--cpus", arguments->cpus);
     krun_argument(arguments, "--memory-mib", arguments->memory);
