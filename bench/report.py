@@ -19,6 +19,7 @@ COMPARISONS = (
     ("warm exec, p99 against median", "exec/p99", "exec/p50", True, 2.0),
     ("p99 of 10,000 commands, against their median", "tail/p99", "tail/p50", True, 2.0),
     ("the last 1,000 of 10,000, against the first", "tail/last", "tail/first", True, None),
+    ("the same, processor time", "tail/last-cpu", "tail/first-cpu", True, None),
     ("16 commands at once, against the guest's fork", "parallel/kelpie", "parallel/raw", False, 0.9),
     ("stdout", "stream/out-kelpie", "stream/out-raw", False, 0.85),
     ("stdin", "stream/in-kelpie", "stream/in-raw", False, 0.85),
