@@ -11,7 +11,7 @@ build=$1 rounds=$2
 shift 2
 disk=/tmp/nested-disk
 kelpie=$build/src/kelpie
-size=(--cpus 1 --memory 256)
+size=(--cpus 1 --memory 256 --boot-timeout 3m)
 export HOME=$disk/home KELPIE_LIBEXEC=$build/src KELPIE_STATE_DIR=/tmp/nested-kelpie
 
 prepare() {
