@@ -239,15 +239,21 @@ static void tell_remembered(const struct doctor *doctor) {
             kelpie__ignore(kelpie__os_close(os, file)); /* it was read only */
         }
     }
+    struct kelpie_json_value list = {0};
+    struct kelpie_json_value latest = {0};
+    struct kelpie_json_iterator verdicts;
     bool is_known =
-        length > 0 && kelpie__json_find_bool(text, (size_t)length, "kvm_usable", &is_usable) == 0;
+        length > 0 && kelpie__json_find(text, (size_t)length, "verdicts", &list) == 0 &&
+        kelpie__json_iterate(&list, &verdicts) == 0 &&
+        kelpie__json_next(&verdicts, NULL, &latest) == 1 &&
+        kelpie__json_find_bool(latest.text, latest.length, "kvm_usable", &is_usable) == 0;
     if (!is_known) {
         tell(doctor, "kvm", KELPIE_CHECK_WARNING, "kelpie doctor",
              "%s is there; no guest has been booted on it yet", DOCTOR_KVM_DEVICE);
         return;
     }
     kelpie__ignore(
-        kelpie__json_find_string(text, (size_t)length, "reason", reason, sizeof(reason)));
+        kelpie__json_find_string(latest.text, latest.length, "reason", reason, sizeof(reason)));
     tell(doctor, "kvm", is_usable ? KELPIE_CHECK_OK : KELPIE_CHECK_WARNING, "",
          "%s, as an earlier start found%s%s", is_usable ? "KVM works" : "KVM does not work here",
          reason[0] == '\0' ? "" : ": ", reason);

@@ -198,6 +198,32 @@ static void test_verdict_is_void_for_another_kernel_or_qemu(void **state) {
     assert_true(choose(world).trial_ns > 0);
 }
 
+/* Eight are kept: what was found for one kernel or QEMU is known when others were tried meanwhile;
+ * what was found long ago is tried again. */
+static void test_eight_verdicts_are_kept(void **state) {
+    struct world *world = *state;
+    char release[96];
+    char text[16];
+    snprintf(release, sizeof(release), "%s/release", world->directory);
+    world->release_file = release;
+    for (uint32_t i = 0; i < 9; i += 1) {
+        snprintf(text, sizeof(text), "99.%u", i);
+        write_file(release, text);
+        struct kelpie_accel accel = choose(world);
+        assert_true(accel.trial_ns > 0);
+        kelpie__accel_remember(&world->os, world->directory, &accel, false, "too early");
+        kelpie__accel_remember(&world->os, world->directory, &accel, false, text);
+    }
+    for (uint32_t i = 0; i < 9; i += 1) {
+        snprintf(text, sizeof(text), "99.%u", i);
+        write_file(release, text);
+        struct kelpie_accel accel = choose(world);
+        assert_int_equal(accel.trial_ns > 0, i == 0);
+        assert_int_equal(strstr(accel.reason, text) != NULL, i > 0);
+    }
+    world->release_file = NULL; /* nothing is chosen any more */
+}
+
 static void test_damaged_memory_of_the_verdict_means_a_new_trial(void **state) {
     struct world *world = *state;
     char path[128];
@@ -315,6 +341,7 @@ int main(void) {
         ROW(test_auto_tries_kvm_once_and_remembers_success),
         ROW(test_auto_remembers_failure_with_its_reason),
         ROW(test_verdict_is_void_for_another_kernel_or_qemu),
+        ROW(test_eight_verdicts_are_kept),
         ROW(test_damaged_memory_of_the_verdict_means_a_new_trial),
         ROW(test_kvm_that_is_asked_for_and_boots_is_proved),
         ROW(test_kvm_that_is_asked_for_and_missing_says_why),

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * The choice of the accelerator: see accel.h. accel.json holds one verdict, for one key: a host has
- * one kernel, one CPU and in practice one QEMU at a time.
+ * The choice of the accelerator: see accel.h. accel.json holds the latest verdicts, the newest
+ * first: who tries one QEMU and then another does not try KVM anew each time.
  */
 #include "vmm/qemu/accel.h"
 
@@ -17,9 +17,12 @@
 #include "vmm/kvm.h"
 
 #define ACCEL_FILE "accel.json"
-#define ACCEL_FILE_BYTES_MAX 1024u
+#define ACCEL_FILE_BYTES_MAX 4096u
+#define ACCEL_VERDICT_COUNT_MAX 8u
+#define ACCEL_FORMAT 2u /* 1 had one verdict and no table: it is tried once more */
 #define ACCEL_CPU_BYTES_MAX 8192u
 
+static_assert(6 * KELPIE_ACCEL_REASON_BYTES_MAX + 512 < ACCEL_FILE_BYTES_MAX, "one always fits");
 static_assert(KELPIE_ACCEL_KEY_BYTES == KELPIE_HASH_CHARACTERS + 1, "a key is a hash");
 
 enum accel_verdict { ACCEL_UNKNOWN, ACCEL_USABLE, ACCEL_UNUSABLE };
@@ -92,22 +95,43 @@ static void accel_key(struct kelpie_os *os, const char *qemu_path, char out[]) {
     KELPIE_ASSERT(strlen(out) + 1 == KELPIE_ACCEL_KEY_BYTES);
 }
 
+/* The table of the file; false: there is none, or one of another format. */
+static bool accel_read(struct kelpie_os *os, const char *cache_directory,
+                       char text[ACCEL_FILE_BYTES_MAX], struct kelpie_json_iterator *out) {
+    struct kelpie_json_value list;
+    int64_t length =
+        kelpie__small_file_read_in(os, cache_directory, ACCEL_FILE, text, ACCEL_FILE_BYTES_MAX);
+    KELPIE_ASSERT(length <= (int64_t)ACCEL_FILE_BYTES_MAX);
+    return length > 0 && kelpie__json_validate(text, (size_t)length) == 0 &&
+           kelpie__json_find(text, (size_t)length, "verdicts", &list) == 0 &&
+           list.kind == KELPIE_JSON_ARRAY && kelpie__json_iterate(&list, out) == 0;
+}
+
+static bool accel_has_key(const struct kelpie_json_value *verdict, const char *key) {
+    char found[KELPIE_ACCEL_KEY_BYTES];
+    KELPIE_ASSERT(strlen(key) + 1 == sizeof(found));
+    return kelpie__json_find_string(verdict->text, verdict->length, "key", found, sizeof(found)) ==
+               0 &&
+           strcmp(found, key) == 0;
+}
+
 static enum accel_verdict accel_recall(struct kelpie_os *os, const char *cache_directory,
                                        const char *key, char *out_reason, size_t capacity) {
     char text[ACCEL_FILE_BYTES_MAX];
-    char found[KELPIE_ACCEL_KEY_BYTES];
+    struct kelpie_json_iterator verdicts;
+    struct kelpie_json_value verdict = {0};
     bool is_usable = false;
-    int64_t length =
-        kelpie__small_file_read_in(os, cache_directory, ACCEL_FILE, text, sizeof(text));
     KELPIE_ASSERT(capacity > 0);
-    if (length <= 0) {
-        return ACCEL_UNKNOWN;
+    bool is_ours = false;
+    bool has_more = accel_read(os, cache_directory, text, &verdicts);
+    for (uint32_t i = 0; i < ACCEL_VERDICT_COUNT_MAX && has_more && !is_ours; i += 1) {
+        has_more = kelpie__json_next(&verdicts, NULL, &verdict) == 1;
+        is_ours = has_more && accel_has_key(&verdict, key);
     }
-    size_t size = (size_t)length;
-    bool is_ours = kelpie__json_find_string(text, size, "key", found, sizeof(found)) == 0 &&
-                   strcmp(found, key) == 0 &&
-                   kelpie__json_find_bool(text, size, "kvm_usable", &is_usable) == 0 &&
-                   kelpie__json_find_string(text, size, "reason", out_reason, capacity) == 0;
+    is_ours =
+        is_ours &&
+        kelpie__json_find_bool(verdict.text, verdict.length, "kvm_usable", &is_usable) == 0 &&
+        kelpie__json_find_string(verdict.text, verdict.length, "reason", out_reason, capacity) == 0;
     if (!is_ours) {
         return ACCEL_UNKNOWN; /* of another kernel, CPU or QEMU, or damaged */
     }
@@ -193,24 +217,55 @@ int kelpie__accel_choose(struct kelpie_os *os, const char *cache_directory, cons
     return 0;
 }
 
+static void accel_write_verdict(struct kelpie_json_writer *writer, const char *key, bool is_usable,
+                                const char *reason) {
+    char cut[KELPIE_ACCEL_REASON_BYTES_MAX - 64]; /* a longer one would not be read back */
+    kelpie__text_copy(cut, sizeof(cut), reason);
+    KELPIE_ASSERT(strlen(key) + 1 == KELPIE_ACCEL_KEY_BYTES);
+    kelpie__json_object_begin(writer, NULL);
+    kelpie__json_write_string(writer, "key", key);
+    kelpie__json_write_bool(writer, "kvm_usable", is_usable);
+    kelpie__json_write_string(writer, "reason", cut);
+    kelpie__json_object_end(writer);
+}
+
+/* All but the one that is replaced, as far as they fit. */
+static void accel_write_others(struct kelpie_json_writer *writer,
+                               struct kelpie_json_iterator *table, const char *key) {
+    struct kelpie_json_value verdict;
+    uint32_t count = 1;
+    for (uint32_t i = 0; i < ACCEL_VERDICT_COUNT_MAX && count < ACCEL_VERDICT_COUNT_MAX; i += 1) {
+        if (kelpie__json_next(table, NULL, &verdict) != 1) {
+            return;
+        }
+        bool fits = writer->length + verdict.length + 16 < writer->capacity; /* and the brackets */
+        if (fits && !accel_has_key(&verdict, key)) {
+            kelpie__json_write_raw(writer, NULL, verdict.text, verdict.length);
+            count += 1;
+        }
+    }
+    KELPIE_ASSERT(count <= ACCEL_VERDICT_COUNT_MAX);
+}
+
 void kelpie__accel_remember(struct kelpie_os *os, const char *cache_directory,
                             const struct kelpie_accel *accel, bool is_usable, const char *reason) {
     KELPIE_ASSERT(accel->key[0] != '\0');
+    char before[ACCEL_FILE_BYTES_MAX];
     char text[ACCEL_FILE_BYTES_MAX];
-    char cut[KELPIE_ACCEL_REASON_BYTES_MAX - 64]; /* a longer one would not be read back */
+    struct kelpie_json_iterator table;
     struct kelpie_json_writer writer;
-    kelpie__text_copy(cut, sizeof(cut), reason);
     kelpie__json_begin(&writer, text, sizeof(text));
     kelpie__json_object_begin(&writer, NULL);
-    kelpie__json_write_u64(&writer, "format", 1);
-    kelpie__json_write_string(&writer, "key", accel->key);
-    kelpie__json_write_bool(&writer, "kvm_usable", is_usable);
-    kelpie__json_write_string(&writer, "reason", cut);
+    kelpie__json_write_u64(&writer, "format", ACCEL_FORMAT);
+    kelpie__json_array_begin(&writer, "verdicts");
+    accel_write_verdict(&writer, accel->key, is_usable, reason);
+    if (accel_read(os, cache_directory, before, &table)) {
+        accel_write_others(&writer, &table, accel->key);
+    }
+    kelpie__json_array_end(&writer);
     kelpie__json_object_end(&writer);
     int64_t length = kelpie__json_finish(&writer);
-    if (length < 0) {
-        return; /* escapes blew it up: the next start tries again */
-    }
+    KELPIE_ASSERT(length > 0); /* one alone takes less than half of it, however it is escaped */
     /* A cache that cannot be written costs the next start another trial. */
     kelpie__ignore(
         kelpie__small_file_replace_in(os, cache_directory, ACCEL_FILE, text, (size_t)length, NULL));
