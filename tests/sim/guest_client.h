@@ -191,9 +191,10 @@ static inline void client_pump_out(struct client *client) {
 }
 
 static inline void client_pump_in(struct client *client) {
-    int64_t count =
-        kelpie__os_read(client->os, client->far, client->pending + client->pending_count,
-                        sizeof(client->pending) - client->pending_count);
+    size_t room = sizeof(client->pending) - client->pending_count;
+    int64_t count = room == 0 ? 0
+                              : kelpie__os_read(client->os, client->far,
+                                                client->pending + client->pending_count, room);
     client->pending_count += count > 0 ? (size_t)count : 0;
     size_t put = kelpie__sim_guest_port_put(client->guest, client->pending, client->pending_count);
     memmove(client->pending, client->pending + put, client->pending_count - put);
