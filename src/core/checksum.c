@@ -28,7 +28,8 @@ uint64_t kelpie__checksum_seeded(const void *bytes, size_t count, uint64_t seed)
 void kelpie__checksum_text(const void *bytes, size_t count, char out[KELPIE_CHECKSUM_TEXT_BYTES]) {
     KELPIE_ASSERT(bytes != NULL);
     XXH128_hash_t sum = XXH3_128bits(bytes, count);
-    bool fits = kelpie__text_format(out, KELPIE_CHECKSUM_TEXT_BYTES, "%016llx%016llx",
-                                    (unsigned long long)sum.high64, (unsigned long long)sum.low64);
-    KELPIE_ASSERT(fits);
+    XXH128_canonical_t digits; /* the highest byte first */
+    static_assert(KELPIE_CHECKSUM_TEXT_BYTES == 2 * sizeof(digits) + 1, "two for each byte");
+    XXH128_canonicalFromHash(&digits, sum);
+    kelpie__text_hex(out, KELPIE_CHECKSUM_TEXT_BYTES, &digits, sizeof(digits));
 }

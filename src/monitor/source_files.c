@@ -405,10 +405,13 @@ static bool record_names(const struct kelpie_monitor *monitor,
             return true;
         }
     }
+    if (record->layer_count > 0) {
+        return false;
+    }
     /* The one of a VM that has no list yet. */
-    kelpie__ignore(kelpie__text_format(first, sizeof(first), SOURCE_LAYER_PREFIX "%s.raw",
-                                       monitor->config.id));
-    return record->layer_count == 0 && strcmp(first, name) == 0;
+    return kelpie__text_format(first, sizeof(first), SOURCE_LAYER_PREFIX "%s.raw",
+                               monitor->config.id) &&
+           strcmp(first, name) == 0;
 }
 
 /* What the list on the disk names is kept, too: it may be another one than the record's, after a
@@ -431,9 +434,9 @@ void kelpie__source_sweep(struct kelpie_monitor *monitor, const struct kelpie_vm
     }
     /* bound: the directory */
     while (is_known && kelpie__os_list(monitor->os, directory, &cursor, name, sizeof(name)) == 1) {
-        bool is_kept = record_names(monitor, record, name) ||
-                       (written->layer_count > 0 && record_names(monitor, written, name));
-        if (kelpie__text_has_prefix(name, SOURCE_LAYER_PREFIX) && !is_kept) {
+        bool is_layer = kelpie__text_has_prefix(name, SOURCE_LAYER_PREFIX);
+        if (is_layer && !record_names(monitor, record, name) &&
+            (written->layer_count == 0 || !record_names(monitor, written, name))) {
             kelpie__ignore(kelpie__os_unlink(monitor->os, directory, name, false));
         }
     }

@@ -8,9 +8,9 @@
 #include <errno.h>
 #include <string.h>
 
+#include "core/checksum.h"
 #include "sim/core.h"
 #include "sim/fault.h"
-#include "sim/hash.h"
 #include "sim/heap.h"
 #include "sim/trace.h"
 
@@ -193,8 +193,8 @@ int64_t kelpie__sim_leave(struct sim_call *call, int64_t result, const void *dat
         (uint64_t)result,
         call->argument,
         process->birth,
-        call->path != NULL ? kelpie__sim_hash(call->path, strlen(call->path)) : 0,
-        count > 0 ? kelpie__sim_hash(data, count) : 0,
+        call->path != NULL ? kelpie__checksum_u64(call->path, strlen(call->path)) : 0,
+        count > 0 ? kelpie__checksum_u64(data, count) : 0,
     };
     world->hash = hash_record(record);
     if (world->options.trace != NULL) {

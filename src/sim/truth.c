@@ -39,9 +39,13 @@ bool kelpie__sim_truth_vm_path(const struct sim_process *process, char out[256])
     for (int i = 0; i < process->argc; i += 1) {
         const char *found = strstr(process->argv[i], SIM_TRUTH_VMS);
         if (found != NULL) {
-            size_t name = strcspn(found + strlen(SIM_TRUTH_VMS), "/,");
-            return kelpie__text_format(out, 256, "%.*s/", (int)(strlen(SIM_TRUTH_VMS) + name),
-                                       found);
+            size_t length = strlen(SIM_TRUTH_VMS) + strcspn(found + strlen(SIM_TRUTH_VMS), "/,");
+            if (length + 2 > 256) {
+                return false;
+            }
+            memcpy(out, found, length);
+            memcpy(out + length, "/", 2);
+            return true;
         }
     }
     return false;

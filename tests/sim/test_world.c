@@ -5,9 +5,6 @@
  */
 #include "small_world.h"
 
-#include "core/checksum.h"
-#include "sim/hash.h"
-
 /* ---- time ------------------------------------------------------------------------------------ */
 
 static void test_wait_until_deadline_moves_time(void **state) {
@@ -448,19 +445,6 @@ static void test_world_is_cheap(void **state) {
     printf("a world: %.0f us\n", seconds_since(&begin) * 1e6 / 100);
 }
 
-/* A hash must not tell what machine it was made on. */
-static void test_wide_registers_hash_the_same(void **state) {
-    static uint8_t bytes[9000];
-    kelpie__ignore(state != NULL);
-    for (size_t i = 0; i < sizeof(bytes); i += 1) {
-        bytes[i] = (uint8_t)(i * 131 + i / 256);
-    }
-    for (size_t count = 0; count <= sizeof(bytes); count += 1 + count / 50) {
-        assert_true(kelpie__sim_hash(bytes, count) == kelpie__checksum_u64(bytes, count));
-    }
-    assert_true(kelpie__sim_hash(bytes + 1, 4096) == kelpie__checksum_u64(bytes + 1, 4096));
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_wait_until_deadline_moves_time),
@@ -478,7 +462,6 @@ int main(void) {
         cmocka_unit_test(test_worlds_in_one_nursery_are_as_by_themselves),
         cmocka_unit_test(test_failure_ends_the_run),
         cmocka_unit_test(test_streams_of_chance),
-        cmocka_unit_test(test_wide_registers_hash_the_same),
         cmocka_unit_test(test_world_is_cheap),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
