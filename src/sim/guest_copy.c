@@ -122,7 +122,7 @@ static void dead_find(const struct sim_machine *machine, const uint8_t *bytes, u
         /* bound: the class's list */
         while ((block = kelpie__sim_heap_free_next(machine->heap, class, block, &count)) != NULL) {
             size_t from = (size_t)((const uint8_t *)block - bytes);
-            dead_mark(dead, from + sizeof(void *), from + count); /* behind its link */
+            dead_mark(dead, from + SIM_HEAP_FREE_BYTES, from + count);
         }
     }
 }
@@ -173,27 +173,36 @@ static const uint8_t *copy_unpack(const struct sim_guest_page *page, const uint8
     return line;
 }
 
-static bool copy_has(const struct sim_guest_copy *copy, uint64_t number, uint32_t *inout_next) {
+static size_t copy_extent_pages(size_t bytes) {
+    return (bytes + COPY_PAGE_BYTES - 1) / COPY_PAGE_BYTES;
+}
+
+/* A page that the copy does not list is zero there. What is zero in the range, too, is not written
+ * to: a page that nobody has touched takes no memory. Asked for with growing numbers. */
+static void copy_clear_page(const struct sim_guest_copy *copy, uint8_t *bytes, uint64_t number,
+                            uint32_t *inout_next) {
+    uint8_t *page = bytes + number * COPY_PAGE_BYTES;
     while (*inout_next < copy->page_count && copy->pages[*inout_next].number < number) {
         *inout_next += 1;
     }
-    return *inout_next < copy->page_count && copy->pages[*inout_next].number == number;
+    bool has = *inout_next < copy->page_count && copy->pages[*inout_next].number == number;
+    if (!has && copy_lines(page) != 0) {
+        memset(page, 0, COPY_PAGE_BYTES);
+    }
 }
 
-/* What is zero in the copy, and may not be in the range: what `before` lists, dead pages too. What
- * is zero there is not written to: a page that nobody has touched takes no memory. */
+/* What may be anything but zero: the pages that `before` lists, dead ones too, and those behind its
+ * extent, which earlier guests of the range have left. */
 static void copy_clear(const struct sim_guest_copy *copy, const struct sim_guest_copy *before,
                        uint8_t *bytes, size_t used) {
-    size_t end = used < copy->extent ? used : copy->extent;
-    size_t end_page = (end + COPY_PAGE_BYTES - 1) / COPY_PAGE_BYTES;
-    size_t count = before == NULL ? end_page : before->page_count;
+    size_t end = copy_extent_pages(used < copy->extent ? used : copy->extent);
+    uint32_t listed = before == NULL ? 0 : before->page_count;
     uint32_t next = 0;
-    for (size_t i = 0; i < count; i += 1) {
-        uint64_t number = before == NULL ? i : before->pages[i].number;
-        uint8_t *page = bytes + number * COPY_PAGE_BYTES;
-        if (number < end_page && !copy_has(copy, number, &next) && copy_lines(page) != 0) {
-            memset(page, 0, COPY_PAGE_BYTES);
-        }
+    for (uint32_t i = 0; i < listed && before->pages[i].number < end; i += 1) {
+        copy_clear_page(copy, bytes, before->pages[i].number, &next);
+    }
+    for (size_t i = before == NULL ? 0 : copy_extent_pages(before->extent); i < end; i += 1) {
+        copy_clear_page(copy, bytes, i, &next);
     }
 }
 
