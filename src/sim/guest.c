@@ -334,7 +334,8 @@ static void guest_name_boot(struct sim_guest *guest) {
 }
 
 static bool guest_make_kernel(struct sim_guest *guest, const struct sim_guest_config *config) {
-    struct sim_heap *heap = kelpie__sim_heap_init(guest->slot->base, SIM_GUEST_SLOT_BYTES);
+    struct sim_heap *heap =
+        kelpie__sim_heap_init(guest->slot->base, SIM_GUEST_SLOT_BYTES, SIM_RANGE_KEPT_BYTES);
     struct sim_kernel *kernel = kelpie__sim_heap_alloc(heap, sizeof(*kernel));
     if (kernel == NULL || config->disk_count > SIM_KERNEL_DISK_MAX) {
         return false;

@@ -2,7 +2,8 @@
  *
  * See heap.h. Blocks of 16 bytes to 512 come in steps of 16, larger ones in four steps for each
  * power of two; what is freed goes to its class's list and is handed out again, last first. Nothing
- * is ever merged: a world's needs repeat, and the same calls always give the same addresses.
+ * is ever merged: a world's needs repeat, and the same calls always give the same addresses. What
+ * bounds the memory is that large free blocks beyond a limit keep their first page only.
  */
 #define _GNU_SOURCE
 #include "sim/heap.h"
@@ -20,20 +21,28 @@
 #define HEAP_SMALL_CLASSES (HEAP_SMALL_BYTES_MAX / HEAP_STEP_BYTES)
 #define HEAP_SMALL_BITS 9u /* 512 = 2^9 */
 #define HEAP_LARGE_BITS_MAX 40u
+#define HEAP_LOOSE_BYTES_MIN (32u * 1024u) /* of a block; less is not worth a call of the kernel   \
+                                            */
+#define HEAP_LOOSE_BYTES_MAX (12u << 20)   /* of all such blocks */
 
 struct heap_free {
     struct heap_free *next;
+    size_t loose_bytes; /* that count as such */
 };
 
-/* At the base of its range, 16-byte aligned. */
+/* At the base of its range; its size is a multiple of 16, as blocks behind it need. */
 struct sim_heap {
-    size_t capacity;
+    _Alignas(HEAP_STEP_BYTES) size_t capacity;
     size_t extent; /* bytes from the base that were handed out once */
     size_t dirty;  /* up to here they may hold what an earlier heap has left; beyond, zeros */
+    size_t kept;
+    size_t loose_bytes; /* of large free blocks behind what is kept, with all their pages */
     size_t live_bytes;
     struct heap_free *free[SIM_HEAP_CLASS_COUNT];
 };
 
+static_assert(sizeof(struct heap_free) == SIM_HEAP_FREE_BYTES, "as told");
+static_assert(SIM_HEAP_FREE_BYTES <= HEAP_STEP_BYTES, "the smallest block has room for it");
 static_assert(SIM_HEAP_CLASS_COUNT ==
                   HEAP_SMALL_CLASSES + 4u * (HEAP_LARGE_BITS_MAX - HEAP_SMALL_BITS),
               "each size has a class");
@@ -92,9 +101,9 @@ void kelpie__sim_heap_copied(struct sim_heap *heap, size_t used) {
     heap->dirty = used > heap->dirty ? used : heap->dirty;
 }
 
-struct sim_heap *kelpie__sim_heap_init(void *base, size_t capacity) {
+struct sim_heap *kelpie__sim_heap_init(void *base, size_t capacity, size_t kept) {
     struct sim_heap *heap = base;
-    KELPIE_ASSERT((uintptr_t)base % HEAP_STEP_BYTES == 0);
+    KELPIE_ASSERT((uintptr_t)base % HEAP_PAGE_BYTES == 0 && kept % HEAP_PAGE_BYTES == 0);
     KELPIE_ASSERT(capacity > sizeof(*heap));
     size_t dirty = kelpie__sim_heap_used(heap);
     KELPIE_ASSERT(dirty <= capacity);
@@ -103,6 +112,7 @@ struct sim_heap *kelpie__sim_heap_init(void *base, size_t capacity) {
     }
     memset(heap, 0, sizeof(*heap));
     heap->capacity = capacity;
+    heap->kept = kept;
     heap->dirty = dirty;
     heap->extent = sizeof(*heap);
     return heap;
@@ -128,6 +138,8 @@ static void *heap_take(struct sim_heap *heap, size_t bytes, size_t *out_stale) {
     struct heap_free *block = heap->free[class];
     if (block != NULL) {
         heap->free[class] = block->next;
+        KELPIE_ASSERT(heap->loose_bytes >= block->loose_bytes);
+        heap->loose_bytes -= block->loose_bytes;
         *out_stale = bytes;
     } else if (block_bytes <= heap->capacity - heap->extent) {
         block = (struct heap_free *)(void *)((char *)heap + heap->extent);
@@ -156,6 +168,29 @@ void *kelpie__sim_heap_alloc_raw(struct sim_heap *heap, size_t bytes) {
     return block;
 }
 
+/* Of large free blocks all pages go that hold no link: all at once, for most of what is freed is
+ * handed out again soon, and would be there again. */
+static void heap_tighten(struct sim_heap *heap) {
+    size_t bytes = 0;
+    for (size_t class = heap_class(HEAP_LOOSE_BYTES_MIN, &bytes); class < SIM_HEAP_CLASS_COUNT;
+         class += 1) {
+        /* bound: the class's list */
+        for (struct heap_free *block = heap->free[class]; block != NULL; block = block->next) {
+            size_t begin = (size_t)((char *)block - (char *)heap);
+            size_t first = (begin + sizeof(*block) + HEAP_PAGE_BYTES - 1) / HEAP_PAGE_BYTES;
+            size_t end = (begin + block->loose_bytes) / HEAP_PAGE_BYTES;
+            if (first < end) {
+                int status = madvise((char *)heap + first * HEAP_PAGE_BYTES,
+                                     (end - first) * HEAP_PAGE_BYTES, MADV_DONTNEED);
+                KELPIE_ASSERT(status == 0);
+            }
+            heap->loose_bytes -= block->loose_bytes;
+            block->loose_bytes = 0;
+        }
+    }
+    KELPIE_ASSERT(heap->loose_bytes == 0);
+}
+
 void kelpie__sim_heap_free(struct sim_heap *heap, void *block, size_t bytes) {
     size_t block_bytes = 0;
     struct heap_free *entry = block;
@@ -168,8 +203,16 @@ void kelpie__sim_heap_free(struct sim_heap *heap, void *block, size_t bytes) {
                   (char *)block + block_bytes <= (char *)heap + heap->extent);
     KELPIE_ASSERT(heap->live_bytes >= block_bytes);
     heap->live_bytes -= block_bytes;
-    entry->next = heap->free[class];
+    *entry = (struct heap_free){.next = heap->free[class]};
     heap->free[class] = entry;
+    if (block_bytes >= HEAP_LOOSE_BYTES_MIN &&
+        (size_t)((char *)block - (char *)heap) >= heap->kept) {
+        entry->loose_bytes = block_bytes;
+        heap->loose_bytes += block_bytes;
+        if (heap->loose_bytes > HEAP_LOOSE_BYTES_MAX) {
+            heap_tighten(heap);
+        }
+    }
 }
 
 static size_t heap_class_bytes(size_t class) {

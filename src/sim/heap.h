@@ -14,13 +14,15 @@
 struct sim_heap;
 
 #define SIM_HEAP_CLASS_COUNT 156u /* of sizes */
+#define SIM_HEAP_FREE_BYTES 16u   /* at the beginning of a free block: the heap's own */
 
 /* Reserves address space; NULL when the system refuses. Fixed addresses are not promised. */
 void *kelpie__sim_heap_reserve(size_t capacity);
 void kelpie__sim_heap_unreserve(void *base, size_t capacity);
 
-/* An empty heap in [base, base + capacity), which is reserved, and fresh or of an earlier heap. */
-struct sim_heap *kelpie__sim_heap_init(void *base, size_t capacity);
+/* An empty heap in [base, base + capacity), which is reserved, and fresh or of an earlier heap. Of
+ * what lies behind the first `kept` bytes large free blocks have memory up to a limit only. */
+struct sim_heap *kelpie__sim_heap_init(void *base, size_t capacity, size_t kept);
 /* NULL when it is full. */
 void *kelpie__sim_heap_alloc(struct sim_heap *heap, size_t bytes);
 /* The same, with whatever the bytes were: for stacks and buffers that are written before they are
@@ -34,13 +36,13 @@ size_t kelpie__sim_heap_block_bytes(size_t bytes);
 size_t kelpie__sim_heap_extent(const struct sim_heap *heap);
 /* Bytes from the base that may be anything but zero, of this heap or an earlier one. */
 size_t kelpie__sim_heap_used(const struct sim_heap *heap);
-/* Nobody lives in it any more: all pages behind the first `kept` bytes are given back, and are zero
- * for the next one. */
+/* Nobody lives in it any more: all pages behind what is kept are given back, and are zero for the
+ * next one. A range in which there never was a heap may be trimmed, too. */
 void kelpie__sim_heap_trim(struct sim_heap *heap, size_t kept);
 /* A heap's bytes were copied to its range, in which `used` bytes were used before. */
 void kelpie__sim_heap_copied(struct sim_heap *heap, size_t used);
-/* The free block of this class behind that one, NULL: the first; NULL: none. But for a pointer at
- * its beginning, nobody will ever read what is in it. */
+/* The free block of this class behind that one, NULL: the first; NULL: none. But for its first
+ * SIM_HEAP_FREE_BYTES, nobody will ever read what is in it. */
 const void *kelpie__sim_heap_free_next(const struct sim_heap *heap, size_t class, const void *block,
                                        size_t *out_bytes);
 /* Bytes that are handed out now. */

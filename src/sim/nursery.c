@@ -22,9 +22,9 @@
 /* What a nursery keeps between two worlds: most need no more, and one that did must not leave its
  * size to all that follow. */
 #define HEAP_KEPT_BYTES (8u << 20)
-#define RANGE_KEPT_BYTES (1u << 20)
 #define RANGES_KEPT 6u  /* of which as much is kept; of the others a page */
-#define STACKS_KEPT 24u /* of each pool, with what was touched of them */
+#define STACKS_KEPT 24u /* of each pool, so much from their tops; of the others a page */
+#define STACK_KEPT_BYTES (64u * 1024u)
 #define PAGE_BYTES 4096u
 #define STACK_HOST_BYTES (256u * 1024u) /* of addresses: only what is touched is there */
 
@@ -113,15 +113,14 @@ void kelpie__sim_stack_give(struct sim_nursery *nursery, void *stack, size_t byt
 }
 
 /* All are free, in the order in which a world takes them: what it had at the same time were the
- * first of them. Those that few worlds need give back their memory, but for the page of the link.
- */
+ * first of them. What few worlds need is given back: those behind the first ones, but for the page
+ * of the link, and what only a deep call has touched. */
 static void stacks_trim(struct sim_stack_pool *pool) {
     void *stack = pool->free;
     for (uint32_t i = 0; i < pool->taken_most && stack != NULL; i += 1) {
-        if (i >= STACKS_KEPT) {
-            int status = madvise(stack, pool->stack_bytes - PAGE_BYTES, MADV_DONTNEED);
-            KELPIE_ASSERT(status == 0);
-        }
+        size_t kept = i < STACKS_KEPT ? STACK_KEPT_BYTES : PAGE_BYTES;
+        int status = madvise(stack, pool->stack_bytes - kept, MADV_DONTNEED);
+        KELPIE_ASSERT(status == 0);
         stack = *stack_link(stack, pool->stack_bytes);
     }
     pool->taken_count = 0;
@@ -190,7 +189,7 @@ void *kelpie__sim_world_range(struct sim_world *world, uint32_t index, size_t by
 struct sim_heap *kelpie__sim_nursery_heap(struct sim_nursery *nursery) {
     KELPIE_ASSERT(!nursery->is_taken);
     nursery->is_taken = true;
-    return kelpie__sim_heap_init(nursery->heap_base, HEAP_BYTES);
+    return kelpie__sim_heap_init(nursery->heap_base, HEAP_BYTES, HEAP_KEPT_BYTES);
 }
 
 /* Whoever had a stack is gone with his world: all that were ever opened are free, the same one
@@ -207,7 +206,8 @@ void kelpie__sim_nursery_give(struct sim_nursery *nursery) {
     stacks_trim(&nursery->stacks[1]);
     kelpie__sim_heap_trim(nursery->heap_base, HEAP_KEPT_BYTES);
     for (uint32_t i = 0; i < nursery->range_count; i += 1) {
-        kelpie__sim_heap_trim(nursery->ranges[i], i < RANGES_KEPT ? RANGE_KEPT_BYTES : PAGE_BYTES);
+        kelpie__sim_heap_trim(nursery->ranges[i],
+                              i < RANGES_KEPT ? SIM_RANGE_KEPT_BYTES : PAGE_BYTES);
     }
     nursery->is_taken = false;
 }

@@ -191,6 +191,7 @@ struct sim_guest *kelpie__sim_world_guest(struct sim_world *world, uint32_t inde
 void kelpie__sim_world_add_guest(struct sim_world *world, struct sim_guest *guest);
 void kelpie__sim_world_remove_guest(struct sim_world *world, struct sim_guest *guest);
 void **kelpie__sim_world_guest_slots(struct sim_world *world);
+#define SIM_RANGE_KEPT_BYTES (1u << 20) /* of each range at most, from one world to the next */
 /* The index-th range of addresses for guests' heaps, fresh or of an earlier world's guests; stays
  * the nursery's. The first that was not asked for yet is new. NULL: no memory. */
 void *kelpie__sim_world_range(struct sim_world *world, uint32_t index, size_t bytes);

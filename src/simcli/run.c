@@ -2,10 +2,13 @@
  *
  * kelpie-sim run: seeds one after the other, up to the first that fails.
  */
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "core/limits.h"
+#include "core/small_file.h"
+#include "core/text.h"
 #include "os/os_call.h"
 #include "sim/fault.h"
 #include "simcli/jobs.h"
@@ -14,6 +17,9 @@
 /* A campaign of so many seeds of the swarm has to meet every class of faults in so many of them. */
 #define RUN_CLASSES_RUNS_MIN 400u
 #define RUN_CLASS_PERCENT_MIN 5u
+#define RUN_STATUS_BYTES_MAX 4096u
+#define RUN_NUMBER_BYTES 24u
+#define RUN_SETTLE_RUNS 64u
 #define RUN_PROGRESS_NS (2 * KELPIE_NS_PER_S)
 
 struct totals {
@@ -55,15 +61,62 @@ static void add(struct totals *totals, const struct sim_run_result *result) {
     add_classes(totals, classes_of(result));
 }
 
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+struct memory {
+    uint64_t peak_kib;
+    uint64_t resident_kib;
+};
+
+/* "VmHWM:      1234 kB" */
+static uint64_t memory_value(const char *status, const char *name) {
+    const char *at = strstr(status, name);
+    uint64_t kib = 0;
+    at = at == NULL ? "" : at + strlen(name);
+    at += strspn(at, ": \t");
+    size_t digits = strspn(at, "0123456789");
+    KELPIE_ASSERT(digits < RUN_NUMBER_BYTES);
+    char text[RUN_NUMBER_BYTES] = "";
+    memcpy(text, at, digits);
+    return kelpie__text_u64(text, &kib) ? kib : 0;
+}
+
+/* Pieces that live on between runs keep the C library's heap from shrinking at its end: the free
+ * pages within it go back, now and then. */
+static void memory_settle(uint64_t seed) {
+#if defined(__GLIBC__)
+    if (seed % RUN_SETTLE_RUNS == 0) {
+        kelpie__ignore(malloc_trim(0) != 0);
+    }
+#else
+    kelpie__ignore(seed % RUN_SETTLE_RUNS == 0);
+#endif
+}
+
+/* Of this process; zeros where the system does not tell. */
+static void memory_look(const struct simcli *simcli, struct memory *out) {
+    char status[RUN_STATUS_BYTES_MAX] = "";
+    int64_t length =
+        kelpie__small_file_read_start(simcli->os, "/proc/self/status", status, sizeof(status));
+    status[length > 0 ? length : 0] = '\0';
+    *out = (struct memory){memory_value(status, "VmHWM"), memory_value(status, "VmRSS")};
+    KELPIE_ASSERT(out->peak_kib >= out->resident_kib || out->peak_kib == 0);
+}
+
+/* ---- what is told ---------------------------------------------------------------------------- */
+
 static void progress(const struct simcli *simcli, struct totals *totals) {
     int64_t now_ns = real_now(simcli);
     if (simcli->is_quiet || now_ns - totals->told_ns < RUN_PROGRESS_NS) {
         return;
     }
     totals->told_ns = now_ns;
-    fprintf(stderr, "%llu of %llu runs, %llu calls, %llu commands\n",
+    struct memory memory;
+    memory_look(simcli, &memory);
+    fprintf(stderr, "%llu of %llu runs, %llu calls, %llu commands, resident %llu KiB, peak %llu\n",
             (unsigned long long)totals->runs, (unsigned long long)simcli->seed_count,
-            (unsigned long long)totals->calls, (unsigned long long)totals->commands);
+            (unsigned long long)totals->calls, (unsigned long long)totals->commands,
+            (unsigned long long)memory.resident_kib, (unsigned long long)memory.peak_kib);
 }
 
 static void tell_classes(const struct simcli *simcli, const struct totals *totals) {
@@ -82,6 +135,10 @@ static void summary(const struct simcli *simcli, const struct totals *totals) {
            (unsigned long long)totals->runs, (long long)(real_ns / KELPIE_NS_PER_MS),
            (long long)(totals->virtual_ns / (real_ns > 0 ? real_ns : 1)),
            (unsigned long long)real_ns / (totals->calls > 0 ? totals->calls : 1));
+    struct memory memory;
+    memory_look(simcli, &memory);
+    printf("memory: %llu KiB between two runs, %llu at the peak\n",
+           (unsigned long long)memory.resident_kib, (unsigned long long)memory.peak_kib);
     tell_classes(simcli, totals);
 }
 
@@ -131,6 +188,7 @@ static int run_seed(struct simcli *simcli, uint64_t seed, bool is_last, struct t
                (unsigned long long)result.hash);
     }
     kelpie__sim_run_release(&result);
+    memory_settle(seed);
     return code;
 }
 
@@ -150,6 +208,7 @@ static void run_one_of_many(void *context, uint64_t index, struct sim_nursery *n
     out->value = classes_of(&result);
     memcpy(out->reason, result.reason, sizeof(out->reason));
     kelpie__sim_run_release(&result);
+    memory_settle(options.seed);
 }
 
 /* The first seed that failed is run again, here, to be told as one that was run alone. */

@@ -210,7 +210,7 @@ static void test_channel_keeps_order_while_it_grows(void **state) {
     uint64_t taken = 0;
     kelpie__ignore(state != NULL);
     void *base = kelpie__sim_heap_reserve(HEAP_BYTES);
-    struct sim_heap *heap = kelpie__sim_heap_init(base, HEAP_BYTES);
+    struct sim_heap *heap = kelpie__sim_heap_init(base, HEAP_BYTES, HEAP_BYTES);
     size_t before = kelpie__sim_heap_live_bytes(heap);
     for (unsigned turn = 0; turn < 2000; turn += 1) {
         uint32_t count = 1 + turn * 37 % 900;
