@@ -44,7 +44,8 @@ static void work_ended(void *context, enum kelpie_child_end end, int32_t value, 
                                     value));
     } else if (kelpie__worker_read_error(text, length, &error)) {
         kelpie__ignore(kelpie__json_find_bool(text, length, "is_removed", &capture->is_removed));
-        if (error.code == KELPIE_E_SNAPSHOT_CORRUPTED) { /* the VM has nothing of that */
+        if (error.code == KELPIE_E_SNAPSHOT_CORRUPTED ||
+            error.code == KELPIE_E_SNAPSHOT_INCOMPATIBLE) { /* the VM has nothing of that */
             error.code = KELPIE_E_SNAPSHOT;
         }
     } else {

@@ -14,6 +14,9 @@
 /* Fired faults that the concrete plan holds; more are counted only. */
 #define SIM_FAULT_LOG_BYTES_MAX (8u * 1024u * 1024u)
 
+/* What is told when a bit of a file has changed by itself, before the path. */
+#define SIM_FAULT_ROTTED "rot in "
+
 struct sim_faults;
 
 /* NULL for a bad plan (out_problem: line, column, what was expected), or without memory. plan NULL:

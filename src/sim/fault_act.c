@@ -120,6 +120,17 @@ static void swizzle(struct sim_faults *faults, const struct sim_fault_rule *rule
     }
 }
 
+static bool rot_file(struct sim_faults *faults, const char *path, uint64_t hash) {
+    char text[SIM_FAULT_PATH_MAX + 300];
+    if (kelpie__sim_disk_rot(kelpie__sim_world_disk(faults->world), path, hash) != 0) {
+        return false; /* it may be gone by now */
+    }
+    snprintf(text, sizeof(text), SIM_FAULT_ROTTED "%s", path);
+    kelpie__sim_world_emit(faults->world,
+                           &(struct sim_event){.type = SIM_EVENT_NOTE, .detail = text});
+    return true;
+}
+
 /* One bit of the file, or of a file in the directory, of that name. */
 static void rot(struct sim_faults *faults, const char *path, uint64_t hash) {
     struct sim_disk *disk = kelpie__sim_world_disk(faults->world);
@@ -130,7 +141,7 @@ static void rot(struct sim_faults *faults, const char *path, uint64_t hash) {
         count += 1;
     }
     if (count == 0) {
-        kelpie__ignore(kelpie__sim_disk_rot(disk, path, hash)); /* it may be gone by now */
+        kelpie__ignore(rot_file(faults, path, hash));
         return;
     }
     uint32_t first = (uint32_t)(hash >> 40) % count;
@@ -142,8 +153,7 @@ static void rot(struct sim_faults *faults, const char *path, uint64_t hash) {
             kelpie__ignore(kelpie__sim_disk_walk(disk, path, &cursor, name));
         }
         snprintf(file, sizeof(file), "%s/%s", path, name);
-        if (kelpie__sim_disk_peek(disk, false, file, NULL, 0) > 0 &&
-            kelpie__sim_disk_rot(disk, file, hash) == 0) {
+        if (kelpie__sim_disk_peek(disk, false, file, NULL, 0) > 0 && rot_file(faults, file, hash)) {
             return;
         }
     }

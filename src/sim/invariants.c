@@ -15,6 +15,7 @@
 #include "sim/belongings.h"
 #include "sim/client.h"
 #include "sim/disk.h"
+#include "sim/fault.h"
 #include "sim/guest.h"
 #include "sim/machine.h"
 #include "sim/snapshot_truth.h"
@@ -492,11 +493,11 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
         break;
     case SIM_EVENT_FAULT:
         tell_tampering(invariants, event);
-        if (strstr(event->detail, "=> rot") != NULL) {
-            kelpie__sim_snapshots_rotted(invariants->snapshots);
-        }
         break;
     case SIM_EVENT_NOTE:
+        if (strncmp(event->detail, SIM_FAULT_ROTTED, strlen(SIM_FAULT_ROTTED)) == 0) {
+            kelpie__sim_snapshots_rotted(invariants->snapshots, event->detail);
+        }
         check_orphans(invariants);
         break;
     case SIM_EVENT_GUEST:

@@ -400,6 +400,25 @@ static void check_graceful(struct sim_judge *judge, const struct judge_call *cal
     }
 }
 
+/* The status as the model knows it. */
+static int judge_known(const struct sim_judge *judge, const struct sim_operation *operation,
+                       int status) {
+    /* One who could not see has seen nothing; in a calm run everybody sees. */
+    bool is_blind = operation->is_look && status != 0 && status != KELPIE_E_NOT_FOUND;
+    bool is_command =
+        !operation->is_look && (operation->op == SIM_MODEL_EXEC || operation->op == SIM_MODEL_PUT ||
+                                operation->op == SIM_MODEL_GET);
+    bool is_lie = is_command && kelpie__sim_judge_is_tampered(judge, operation->vm) &&
+                  (status == 0 || kelpie__sim_command_is_end(status));
+    if (is_blind || is_lie) {
+        return SIM_MODEL_NO_ANSWER;
+    }
+    /* in the workload all is of one version, on one host */
+    bool looks_newer = status == KELPIE_E_SNAPSHOT_INCOMPATIBLE && judge->snapshots != NULL &&
+                       kelpie__sim_snapshots_may_look_newer(judge->snapshots);
+    return looks_newer ? KELPIE_E_SNAPSHOT_CORRUPTED : status;
+}
+
 void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status, uint64_t result,
                            const struct kelpie_error *error) {
     char why[SIM_MODEL_TEXT_MAX] = "";
@@ -425,14 +444,7 @@ void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status,
     } else {
         judge->counts.failed += 1;
     }
-    /* One who could not see has seen nothing; in a calm run everybody sees. */
-    bool is_blind = call->operation.is_look && status != 0 && status != KELPIE_E_NOT_FOUND;
-    bool is_command = !call->operation.is_look &&
-                      (call->operation.op == SIM_MODEL_EXEC ||
-                       call->operation.op == SIM_MODEL_PUT || call->operation.op == SIM_MODEL_GET);
-    bool is_lie = is_command && kelpie__sim_judge_is_tampered(judge, call->operation.vm) &&
-                  (status == 0 || kelpie__sim_command_is_end(status));
-    int known = is_blind || is_lie ? SIM_MODEL_NO_ANSWER : status;
+    int known = judge_known(judge, &call->operation, status);
     if (!kelpie__sim_model_end(judge->model, call->ticket, known, result, why)) {
         blame(judge, &call->operation, status, error, why);
     }

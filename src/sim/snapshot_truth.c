@@ -48,6 +48,7 @@ struct sim_snapshots {
     struct sim_world *world; /* borrowed */
     uint64_t compared;
     bool has_rot;
+    bool has_rotten_manifest;
     uint32_t count;
     struct truth truths[TRUTH_COUNT_MAX];
     uint32_t pool_count;
@@ -158,8 +159,17 @@ void kelpie__sim_snapshots_renamed(struct sim_snapshots *snapshots, const char *
     }
 }
 
-void kelpie__sim_snapshots_rotted(struct sim_snapshots *snapshots) {
+void kelpie__sim_snapshots_rotted(struct sim_snapshots *snapshots, const char *text) {
+    const char *name = strrchr(text, '/');
     snapshots->has_rot = true;
+    if (name != NULL && strcmp(name + 1, KELPIE_MANIFEST_FILE) == 0) {
+        snapshots->has_rotten_manifest = true;
+    }
+}
+
+bool kelpie__sim_snapshots_may_look_newer(const struct sim_snapshots *snapshots) {
+    KELPIE_ASSERT(snapshots->has_rot || !snapshots->has_rotten_manifest);
+    return snapshots->has_rotten_manifest;
 }
 
 void kelpie__sim_snapshots_taken(struct sim_snapshots *snapshots, const char *name,

@@ -23,8 +23,12 @@ void kelpie__sim_snapshots_renamed(struct sim_snapshots *snapshots, const char *
 /* A guest is saved, or loaded. */
 void kelpie__sim_snapshots_guest(struct sim_snapshots *snapshots, struct sim_guest *guest,
                                  const char *what);
-/* One bit of some file has changed by itself: bytes are not compared any more. */
-void kelpie__sim_snapshots_rotted(struct sim_snapshots *snapshots);
+/* One bit of the file that `text` ends with has changed by itself: bytes are not compared any more.
+ */
+void kelpie__sim_snapshots_rotted(struct sim_snapshots *snapshots, const char *text);
+/* Whether it was once a manifest: that begins with its format, which is believed before the rest is
+ * checked, for a later one may be checked in another way. */
+bool kelpie__sim_snapshots_may_look_newer(const struct sim_snapshots *snapshots);
 void kelpie__sim_snapshots_power_loss(struct sim_snapshots *snapshots);
 /* Whoever asked for it was told that it is there. `is_durable`: it outlives the machine's death. */
 void kelpie__sim_snapshots_taken(struct sim_snapshots *snapshots, const char *name,
