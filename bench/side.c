@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #define SIDE_LABEL "bench"
+#define SIDE_BOOT_TIMEOUT_MS 120000u /* KVM that is emulated takes 10 s, and more when busy */
 
 struct kelpie_vm *kelpie__bench_side_start(const struct bench_host *host,
                                            const struct bench_side_order *order) {
@@ -24,6 +25,7 @@ struct kelpie_vm *kelpie__bench_side_start(const struct bench_host *host,
         kelpie_config_set_memory_mib(config, host->memory_mib);
         kelpie_config_set_template(config, order->is_from_template);
         kelpie_config_set_accelerator(config, host->accelerator);
+        kelpie_config_set_boot_timeout_ms(config, SIDE_BOOT_TIMEOUT_MS);
     }
     int status = kelpie_vm_create(host->kelpie, NULL, config, &vm, &error);
     kelpie__bench_must(status, &error, "create a VM");
