@@ -64,10 +64,10 @@ enum kelpie_code {
     KELPIE_E_RESTORE = -16,
     KELPIE_E_SNAPSHOT_CORRUPTED = -17,
     KELPIE_E_SNAPSHOT_INCOMPATIBLE = -18, /* memory, CPUs, format ..: which, and both values */
-    KELPIE_E_SHARE = -19,
-    KELPIE_E_TOO_MANY_SHARES = -20,
-    KELPIE_E_UNAVAILABLE = -21, /* backend or helper is missing: says what, how to get it */
-    KELPIE_E_UNSUPPORTED = -22, /* this backend cannot do it */
+    KELPIE_E_SHARE = -19,           /* a shared directory cannot be used; the message names it */
+    KELPIE_E_TOO_MANY_SHARES = -20, /* for Kelpie, or for this backend: both numbers */
+    KELPIE_E_UNAVAILABLE = -21,     /* backend or helper is missing: says what, how to get it */
+    KELPIE_E_UNSUPPORTED = -22,     /* this backend cannot do it */
     KELPIE_E_CANCELLED = -23,
     KELPIE_E_NOT_FOUND = -24, /* no such VM or exec */
     KELPIE_E_EXISTS = -25,    /* the name is taken */
@@ -99,13 +99,10 @@ const char *kelpie_code_name(int code);
 
 /* The same call may succeed when it is made again: boot timeout, exec timeout, crashed, busy. */
 bool kelpie_code_is_retriable(int code);
-/* kelpie_vm_start makes the VM usable again: crashed. */
-bool kelpie_code_requires_restart(int code);
-/* The VM has to be created anew: snapshot corrupted, internal. */
-bool kelpie_code_requires_recreate(int code);
+bool kelpie_code_requires_restart(int code);  /* kelpie_vm_start makes the VM usable: crashed */
+bool kelpie_code_requires_recreate(int code); /* create it anew: snapshot corrupted, internal */
 
-/* "0.1.0". */
-const char *kelpie_version(void);
+const char *kelpie_version(void); /* "0.1.0" */
 
 /* ---- the library's handle -------------------------------------------------------------------- */
 
@@ -206,23 +203,29 @@ void kelpie_config_set_read_only(struct kelpie_config *config, bool is_read_only
 void kelpie_config_set_disk_size_mib(struct kelpie_config *config, uint64_t disk_size_mib);
 /* "NAME=value", for every command of this VM; a command's own environment wins. */
 void kelpie_config_add_environment(struct kelpie_config *config, const char *assignment);
+/* The guest sees the directory `host_path` at `guest_path`, which is made there; up to 16 of them.
+ * `guest_path`: absolute, at most 1,024 bytes, without . and .., not in /proc, /sys or /dev, nor in
+ * another one's. `tag`: its name in virtio-fs, 1 to 36 of A-Z a-z 0-9 _ . - and of one share only;
+ * NULL: one is made. With `is_read_only` the guest cannot write to it. With libkrun alone, which
+ * takes 4 or 5 (docs/backends.md); such a VM has no snapshots, forks and templates. Checks and
+ * starts fail with CONFIG, TOO_MANY_SHARES, SHARE (it is not there, no directory, not readable, or
+ * the guest could not mount it), UNSUPPORTED (QEMU), UNAVAILABLE (read-only before 1.18). */
+void kelpie_config_add_share(struct kelpie_config *config, const char *host_path,
+                             const char *guest_path, const char *tag, bool is_read_only);
 void kelpie_config_set_working_directory(struct kelpie_config *config, const char *path);
-/* bzImage or ELF vmlinux */
-void kelpie_config_set_kernel(struct kelpie_config *config, const char *path);
+void kelpie_config_set_kernel(struct kelpie_config *config, const char *path); /* bzImage or ELF */
 void kelpie_config_set_accelerator(struct kelpie_config *config,
                                    enum kelpie_accelerator accelerator);
 void kelpie_config_set_backend(struct kelpie_config *config, enum kelpie_backend backend);
 void kelpie_config_set_channel(struct kelpie_config *config, enum kelpie_channel channel);
-/* 30,000 */
-void kelpie_config_set_boot_timeout_ms(struct kelpie_config *config, uint64_t boot_timeout_ms);
+void kelpie_config_set_boot_timeout_ms(struct kelpie_config *config, uint64_t ms); /* 30,000 */
 void kelpie_config_set_lifetime(struct kelpie_config *config, enum kelpie_lifetime lifetime);
 /* Deleted when it ends or when its creator goes; nothing of it is synced to disk. */
 void kelpie_config_set_ephemeral(struct kelpie_config *config, bool is_ephemeral);
 /* Start even when the guest's memory is larger than what the host has available. */
 void kelpie_config_set_overcommit(struct kelpie_config *config, bool allows_overcommit);
-/* Where a boot would be the same as one before, the VM is started from a template of that: the
- * guest as it was right after its set-up, with an identity of its own. The first such boot leaves
- * it. True is the default; false: every start boots, and leaves none. */
+/* A boot that would be the same as one before starts from the template that this left: the guest
+ * right after its set-up, with an identity of its own. Default: true; false: boots, leaves none. */
 void kelpie_config_set_template(struct kelpie_config *config, bool uses_template);
 
 /* The VM is made from this snapshot: its first start brings back the guest that was saved, with its
@@ -250,8 +253,7 @@ enum kelpie_vm_state {
     KELPIE_VM_CRASHED,
 };
 
-/* "running". */
-const char *kelpie_vm_state_name(enum kelpie_vm_state state);
+const char *kelpie_vm_state_name(enum kelpie_vm_state state); /* "running" */
 
 struct kelpie_vm_info {
     size_t struct_size; /* set by the caller */
@@ -314,9 +316,8 @@ const char *kelpie_vm_id(const struct kelpie_vm *vm);
 /* Created, Stopped, Crashed -> Running. timeout_ms 0: the configuration's; at most 3,600,000. The
  * packing of a root directory, once, is not part of it. On failure the state is the one before.
  * The first start of one made from a snapshot ends in Paused when that was taken of a paused VM.
- * Errors: BOOT, BOOT_TIMEOUT, ALREADY_RUNNING, STATE, UNAVAILABLE, ROOT_*, LIMIT (memory),
- * CANCELLED; from a snapshot NOT_FOUND, BUSY, SNAPSHOT_CORRUPTED, SNAPSHOT_INCOMPATIBLE, RESTORE.
- */
+ * Errors: BOOT, BOOT_TIMEOUT, ALREADY_RUNNING, STATE, UNAVAILABLE, ROOT_*, SHARE, LIMIT (memory),
+ * CANCELLED; from a snapshot NOT_FOUND, BUSY, SNAPSHOT_CORRUPTED or _INCOMPATIBLE, RESTORE. */
 KELPIE_MUST_CHECK int kelpie_vm_start(struct kelpie_vm *vm, uint64_t timeout_ms,
                                       struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie_vm_start_async(struct kelpie_vm *vm, uint64_t timeout_ms,
@@ -375,6 +376,16 @@ KELPIE_MUST_CHECK int kelpie_vm_delete_async(struct kelpie_vm *vm, bool is_force
  * (a full disk), the last one written is not told: IO. */
 KELPIE_MUST_CHECK int kelpie_vm_inspect(struct kelpie_vm *vm, struct kelpie_vm_info *out,
                                         struct kelpie_error *error);
+
+struct kelpie_share {
+    size_t struct_size;    /* set by the caller */
+    const char *host_path; /* this and the next two: borrowed until kelpie_vm_close */
+    const char *guest_path;
+    const char *tag;
+    bool is_read_only;
+};
+/* A VM's shared directories, by index. False: there are not so many. Does not block. */
+bool kelpie_vm_share(const struct kelpie_vm *vm, size_t index, struct kelpie_share *out);
 
 /* All VMs, by name. Gives *out, an array of *out_count (kelpie_list_free); NULL when there are
  * none. Its elements keep their size for ever: a larger structure comes with a new version of this
@@ -441,9 +452,8 @@ KELPIE_MUST_CHECK int kelpie_vm_health_async(struct kelpie_vm *vm, uint64_t time
                                              struct kelpie_error *error);
 
 struct kelpie_event {
-    int64_t time_ms; /* Unix time */
-    /* "state", "exec_started", "exec_exited", "snapshot", "notice"; more may come */
-    const char *type;
+    int64_t time_ms;  /* Unix time */
+    const char *type; /* "state", "exec_started", "exec_exited", "snapshot", "notice"; or new */
     enum kelpie_vm_state state;
     const char *detail;
 };
@@ -457,11 +467,9 @@ KELPIE_MUST_CHECK int kelpie_vm_subscribe(struct kelpie_vm *vm, kelpie_event_cal
                                           void *context, struct kelpie_error *error);
 
 enum kelpie_log_kind { KELPIE_LOG_CONSOLE, KELPIE_LOG_EVENTS };
-
 typedef void (*kelpie_bytes_callback)(void *context, const void *bytes, size_t count);
 
-/* Hands over what is kept of a log (at most 4 MiB), oldest first. The callback must not close `vm`.
- */
+/* Hands over what is kept of a log (at most 4 MiB), oldest first. It must not close `vm`. */
 KELPIE_MUST_CHECK int kelpie_vm_read_log(struct kelpie_vm *vm, enum kelpie_log_kind kind,
                                          kelpie_bytes_callback callback, void *context,
                                          struct kelpie_error *error);
@@ -481,12 +489,11 @@ struct kelpie_exec_options {
     /* borrows; "NAME=value", over the VM's and the guest's defaults; NULL: none */
     const char *const *environment;
     const char *working_directory; /* borrows; NULL: the VM's, else the user's home or / */
-    const char *user;  /* borrows; "name" or "uid", with ":group" or ":gid"; NULL: root */
-    bool has_terminal; /* a pseudo-terminal: stderr then comes with stdout */
-    uint16_t rows;     /* of the terminal; 0: 24 */
-    uint16_t columns;  /* 0: 80 */
-    /* 0: 60,000; counted in the guest while that runs, then it and all it started are killed */
-    uint64_t timeout_ms;
+    const char *user;    /* borrows; "name" or "uid", with ":group" or ":gid"; NULL: root */
+    bool has_terminal;   /* a pseudo-terminal: stderr then comes with stdout */
+    uint16_t rows;       /* of the terminal; 0: 24 */
+    uint16_t columns;    /* 0: 80 */
+    uint64_t timeout_ms; /* 0: 60,000; while the guest runs; then it and all it started is killed */
     const struct kelpie_limit *limits; /* borrows */
     size_t limit_count;
     bool has_stdin; /* streamed only: stdin is written with kelpie_exec_write; else it is empty */
@@ -541,7 +548,6 @@ KELPIE_MUST_CHECK int kelpie_vm_exec_async(struct kelpie_vm *vm,
 void kelpie_exec_result_release(struct kelpie_exec_result *result);
 
 enum kelpie_stream { KELPIE_STDOUT = 1, KELPIE_STDERR = 2 };
-
 /* All optional. None is called before kelpie_vm_exec_start has returned. */
 struct kelpie_exec_callbacks {
     size_t struct_size;
@@ -604,16 +610,13 @@ KELPIE_MUST_CHECK int kelpie_vm_exec_list_async(struct kelpie_vm *vm,
                                                 void *context, struct kelpie_operation **out,
                                                 struct kelpie_error *error);
 void kelpie_exec_list_free(struct kelpie *kelpie, struct kelpie_exec_info *list, size_t count);
+const char *kelpie_exec_id(const struct kelpie_exec *exec); /* 32 digits; "" until it runs */
 
-/* 32 digits; "" until it runs; until kelpie_exec_close */
-const char *kelpie_exec_id(const struct kelpie_exec *exec);
-
-/* Takes as many bytes as there is room for and says how many in *out_written (0 is possible: wait
- * for `writable`). Errors: EXEC (stdin is closed or the command has ended), MISUSE. */
+/* Takes what there is room for, *out_written; 0: wait for `writable`. Errors: EXEC (stdin is closed
+ * or the command has ended), MISUSE. */
 KELPIE_MUST_CHECK int kelpie_exec_write(struct kelpie_exec *exec, const void *bytes, size_t count,
                                         size_t *out_written, struct kelpie_error *error);
-/* End of file, after what was written. With a terminal it is sent as the terminal's end-of-file
- * character. */
+/* End of file, after what was written; with a terminal, its end-of-file character. */
 KELPIE_MUST_CHECK int kelpie_exec_close_stdin(struct kelpie_exec *exec, struct kelpie_error *error);
 /* To its process group. Success says that it was sent; a command that has ended is no error. */
 KELPIE_MUST_CHECK int kelpie_exec_signal(struct kelpie_exec *exec, int signal,
@@ -623,13 +626,12 @@ KELPIE_MUST_CHECK int kelpie_exec_resize(struct kelpie_exec *exec, uint16_t rows
 /* Kills it and everything it started. */
 KELPIE_MUST_CHECK int kelpie_exec_kill(struct kelpie_exec *exec, struct kelpie_error *error);
 
-/* Output callbacks stop, soon also the command's writes (bounded buffers); resume goes on without a
- * gap. */
+/* Output callbacks stop, soon also the command's writes; resume goes on without a gap. */
 void kelpie_exec_pause_output(struct kelpie_exec *exec);
 void kelpie_exec_resume_output(struct kelpie_exec *exec);
 
-/* Waits for the end. timeout_ms 0 or KELPIE_TIMEOUT_NONE: without limit of its own (the command has
- * one). Errors: TIMEOUT (it runs on), CRASHED, MISUSE. */
+/* Waits for the end. timeout_ms 0 or KELPIE_TIMEOUT_NONE: as long as the command has. Errors:
+ * TIMEOUT (it runs on), CRASHED, MISUSE. */
 KELPIE_MUST_CHECK int kelpie_exec_wait(struct kelpie_exec *exec, uint64_t timeout_ms,
                                        struct kelpie_exec_status *out, struct kelpie_error *error);
 
@@ -736,8 +738,7 @@ KELPIE_MUST_CHECK int kelpie_snapshot_fork_async(struct kelpie *kelpie, const ch
  * takes some 20 MiB, and ends with the handle, with this process, and with the run of the VM.
  * Returns when all wait. Errors: STATE (it does not run), UNSUPPORTED (it was booted, or has disks:
  * only what came from a template or a snapshot lies over anything, and layers of disks are known
- * with the fork only), LIMIT, RESTORE, those of kelpie_vm_create. On failure none of these waits.
- */
+ * with the fork only), LIMIT, RESTORE, those of kelpie_vm_create. On failure none waits. */
 KELPIE_MUST_CHECK int kelpie_vm_prepare_forks(struct kelpie_vm *vm, size_t count,
                                               struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie_vm_prepare_forks_async(struct kelpie_vm *vm, size_t count,
@@ -780,8 +781,7 @@ struct kelpie_snapshot_info {
     char problem[512];
 };
 
-/* All snapshots, the oldest first. Gives *out, an array of *out_count (kelpie_snapshot_list_free);
- * NULL when there are none. */
+/* All snapshots, the oldest first; as kelpie_list (kelpie_snapshot_list_free). */
 KELPIE_MUST_CHECK int kelpie_snapshot_list(struct kelpie *kelpie, struct kelpie_snapshot_info **out,
                                            size_t *out_count, struct kelpie_error *error);
 void kelpie_snapshot_list_free(struct kelpie *kelpie, struct kelpie_snapshot_info *list,
@@ -925,8 +925,7 @@ KELPIE_MUST_CHECK int kelpie_pool_inspect(struct kelpie_pool *pool, struct kelpi
  * The handle stays, and is good for kelpie_pool_close only. Errors: NOT_FOUND (somebody was
  * quicker), IO, BUSY (its keeper does not end; whoever opens the library next goes on). */
 KELPIE_MUST_CHECK int kelpie_pool_remove(struct kelpie_pool *pool, struct kelpie_error *error);
-/* All pools, by name. Gives *out, an array of *out_count (kelpie_pool_list_free); NULL when there
- * are none. One whose files are damaged is listed with a problem. */
+/* All pools, by name; as kelpie_list (kelpie_pool_list_free). A damaged one has a problem. */
 KELPIE_MUST_CHECK int kelpie_pool_list(struct kelpie *kelpie, struct kelpie_pool_info **out,
                                        size_t *out_count, struct kelpie_error *error);
 void kelpie_pool_list_free(struct kelpie *kelpie, struct kelpie_pool_info *list, size_t count);
@@ -982,8 +981,7 @@ struct kelpie_check {
 
 typedef void (*kelpie_check_callback)(void *context, const struct kelpie_check *check);
 
-/* Checks each need of this host, KVM and libkrun by booting a guest. Calls back once a check.
- * `tries_kvm` false: reports what is remembered. */
+/* Calls back for each need of this host; `tries_kvm`: boots guests, false: tells what is known. */
 KELPIE_MUST_CHECK int kelpie_doctor(struct kelpie *kelpie, bool tries_kvm,
                                     kelpie_check_callback callback, void *context,
                                     struct kelpie_error *error);

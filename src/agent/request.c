@@ -14,6 +14,7 @@
 #include "agent/machine_id.h"
 #include "agent/params.h"
 #include "agent/root.h"
+#include "agent/share.h"
 #include "agent/stats.h"
 #include "core/json.h"
 #include "core/text.h"
@@ -402,6 +403,7 @@ static const struct request_method request_methods[] = {
     {"quiesce", REQUEST_NEEDS_HELLO, request_quiesce},
     {"guest.stats", REQUEST_NEEDS_HELLO, request_guest_stats},
     {"guest.clock", REQUEST_NEEDS_HELLO, request_guest_clock},
+    {"guest.mount", REQUEST_NEEDS_SETUP, kelpie__agent_share_request},
     {"guest.sync", REQUEST_NEEDS_SETUP, kelpie__agent_sync_request},
     {"guest.shutdown", REQUEST_NEEDS_HELLO, request_guest_shutdown},
     {"exec.start", REQUEST_NEEDS_SETUP, kelpie__agent_request_exec_start},

@@ -98,6 +98,8 @@ struct kelpie_cli_options {
     uint64_t given;           /* which ones were given, a bit each, in the order of the table */
     const char **environment; /* owned; NULL-terminated */
     uint32_t environment_count;
+    const char *shares[KELPIE_SHARE_COUNT_MAX]; /* borrowed from argv */
+    uint32_t share_count;
 };
 
 struct kelpie_cli_verb;
@@ -299,8 +301,9 @@ KELPIE_MUST_CHECK bool kelpie__cli_check_terminal(struct kelpie_cli *cli);
 
 /* ---- inspect.c ------------------------------------------------------------------------------- */
 
-/* One VM as a JSON object, in the caller's buffer; its length. */
-int64_t kelpie__cli_write_info(const struct kelpie_vm_info *info, char *out, size_t capacity);
+/* One VM as a JSON object, in the caller's buffer; its length. `vm` NULL: without its shares. */
+int64_t kelpie__cli_write_info(const struct kelpie_vm_info *info, const struct kelpie_vm *vm,
+                               char *out, size_t capacity);
 /* every byte of every text escaped to six, the keys, the numbers */
 #define KELPIE_CLI_JSON_BYTES(type) (6u * sizeof(type) + 2048u)
 #define KELPIE_CLI_INFO_BYTES KELPIE_CLI_JSON_BYTES(struct kelpie_vm_info)

@@ -17,6 +17,7 @@ enum option_kind {
     OPTION_SIZE_MIB,
     OPTION_DURATION,
     OPTION_ENVIRONMENT,
+    OPTION_SHARE,
 };
 
 struct option {
@@ -90,6 +91,8 @@ static const struct option table[] = {
      "no writable layer over the root file system"},
     {"root", 0, OPTION_TEXT, CONFIGURES, PLACE(root), "PATH",
      "root file system: a directory or a disk image (built-in busybox)"},
+    {"share", 0, OPTION_SHARE, MAKES_VM, 0, "HOST:GUEST[:ro]",
+     "show a directory of the host to the guest (libkrun's)"},
     {"size", 0, OPTION_NUMBER, KELPIE_CLI_POOL, PLACE(size), "N",
      "create: how many VMs are to wait, 1 to 256"},
     {"stop", 0, OPTION_FLAG, KELPIE_CLI_SNAPSHOT, PLACE(stops_vm), NULL,
@@ -180,12 +183,25 @@ static bool add_environment(struct kelpie_cli *cli, const char *value) {
     return found == NULL || add_inherited(cli, value, found);
 }
 
+static bool add_share(struct kelpie_cli *cli, const char *value) {
+    struct kelpie_cli_options *options = &cli->options;
+    KELPIE_ASSERT(options->share_count <= KELPIE_SHARE_COUNT_MAX);
+    if (options->share_count == KELPIE_SHARE_COUNT_MAX) {
+        kelpie__ignore(kelpie__cli_fail(cli, "--share: \"%s\" is one more than the maximum of %u",
+                                        value, KELPIE_SHARE_COUNT_MAX));
+        return false;
+    }
+    options->shares[options->share_count] = value;
+    options->share_count += 1;
+    return true;
+}
+
 static bool set_number(struct kelpie_cli *cli, const struct option *option, const char *value,
                        uint64_t *out) {
     bool is_valid = false;
     const char *form = "a whole number";
     KELPIE_ASSERT(option->kind != OPTION_FLAG && option->kind != OPTION_TEXT);
-    KELPIE_ASSERT(option->kind != OPTION_ENVIRONMENT);
+    KELPIE_ASSERT(option->kind != OPTION_ENVIRONMENT && option->kind != OPTION_SHARE);
     if (option->kind == OPTION_NUMBER) {
         is_valid = kelpie__text_u64(value, out) && *out != KELPIE_CLI_UNSET;
     } else if (option->kind == OPTION_SIZE_MIB) {
@@ -222,6 +238,8 @@ static bool apply(struct kelpie_cli *cli, const struct option *option, const cha
         return true;
     case OPTION_ENVIRONMENT:
         return add_environment(cli, value);
+    case OPTION_SHARE:
+        return add_share(cli, value);
     case OPTION_NUMBER:
     case OPTION_SIZE_MIB:
     case OPTION_DURATION:

@@ -23,7 +23,7 @@ static void print_row(struct kelpie_cli *cli, const struct kelpie_vm_info *info,
 
 static void print_json(struct kelpie_cli *cli, const struct kelpie_vm_info *info, bool is_first) {
     char text[KELPIE_CLI_INFO_BYTES];
-    int64_t length = kelpie__cli_write_info(info, text, sizeof(text));
+    int64_t length = kelpie__cli_write_info(info, NULL, text, sizeof(text));
     KELPIE_ASSERT(length > 0);
     KELPIE_ASSERT((size_t)length < sizeof(text));
     kelpie__cli_put(cli, is_first ? "\n" : ",\n", is_first ? 1 : 2);

@@ -2,6 +2,8 @@
  *
  * The options of create and run as a configuration.
  */
+#include <string.h>
+
 #include "cli/cli.h"
 #include "core/text.h"
 
@@ -74,6 +76,44 @@ static bool set_channel(struct kelpie_cli *cli, struct kelpie_config *config) {
     return true;
 }
 
+/* HOST:GUEST[:ro]. GUEST begins at the first slash behind a colon. */
+static bool set_share(struct kelpie_cli *cli, struct kelpie_config *config, const char *value) {
+    char host[KELPIE_PATH_BYTES_MAX + 1];
+    char guest[KELPIE_PATH_BYTES_MAX + 1];
+    const char *colon = strstr(value, ":/");
+    size_t host_length = colon == NULL ? 0 : (size_t)(colon - value);
+    const char *end = colon == NULL ? NULL : strrchr(colon + 1, ':');
+    bool has_access =
+        end != NULL && (kelpie__text_equal(end, ":ro") || kelpie__text_equal(end, ":rw"));
+    bool is_good = host_length > 0 && host_length < sizeof(host) && (end == NULL || has_access);
+    size_t guest_length = !is_good ? 0 : has_access ? (size_t)(end - colon) - 1 : strlen(colon + 1);
+    if (!is_good || guest_length >= sizeof(guest)) {
+        kelpie__ignore(kelpie__cli_fail(
+            cli,
+            "--share: \"%.200s\" is not HOST:GUEST, HOST:GUEST:ro or HOST:GUEST:rw, where "
+            "GUEST is an absolute path without a colon",
+            value));
+        return false;
+    }
+    memcpy(host, value, host_length);
+    host[host_length] = '\0';
+    memcpy(guest, colon + 1, guest_length);
+    guest[guest_length] = '\0';
+    KELPIE_ASSERT(guest[0] == '/');
+    kelpie_config_add_share(config, host, guest, NULL, has_access && end[2] == 'o');
+    return true;
+}
+
+static bool set_shares(struct kelpie_cli *cli, struct kelpie_config *config) {
+    bool is_good = true;
+    KELPIE_ASSERT(cli->options.share_count <= KELPIE_SHARE_COUNT_MAX);
+    for (uint32_t i = 0; i < cli->options.share_count; i += 1) {
+        KELPIE_ASSERT(cli->options.shares[i] != NULL);
+        is_good = set_share(cli, config, cli->options.shares[i]) && is_good;
+    }
+    return is_good;
+}
+
 /* False: one of them is not good, which was reported. */
 static bool set_texts(struct kelpie_cli *cli, struct kelpie_config *config) {
     const struct kelpie_cli_options *options = &cli->options;
@@ -81,6 +121,7 @@ static bool set_texts(struct kelpie_cli *cli, struct kelpie_config *config) {
     bool is_good = set_accelerator(cli, config);
     is_good = set_backend(cli, config) && is_good;
     is_good = set_channel(cli, config) && is_good;
+    is_good = set_shares(cli, config) && is_good;
     if (options->root != NULL) {
         if (set_path(cli, "root", options->root, cli->root_path)) {
             kelpie_config_set_root(config, cli->root_path);

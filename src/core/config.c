@@ -166,6 +166,40 @@ static void check_environment(struct problem_list *list,
     }
 }
 
+/* field NULL: none was. */
+static void check_too_long(struct problem_list *list, const char *field) {
+    if (field == NULL) {
+        return;
+    }
+    bool is_environment = kelpie__text_equal(field, "environment");
+    bool is_share = kelpie__text_equal(field, "share");
+    KELPIE_ASSERT(!(is_environment && is_share));
+    kelpie__ignore(kelpie__fail_field(
+        problem_add(list), KELPIE_E_CONFIG, field, "%s: longer than the limit of %u bytes%s", field,
+        is_environment ? KELPIE_ENVIRONMENT_BYTES_MAX
+        : is_share     ? KELPIE_SHARE_BYTES_MAX
+                       : KELPIE_PATH_BYTES_MAX,
+        is_environment ? " or 256 entries; give the rest to the command itself"
+        : is_share     ? ", all paths and tags together; give shorter ones"
+                       : ""));
+}
+
+static void check_snapshot(struct problem_list *list, const struct kelpie_config_values *values) {
+    struct kelpie_error name = {0};
+    if (values->snapshot[0] == '\0') {
+        return;
+    }
+    if (kelpie__config_check_name(values->snapshot, &name) < 0) {
+        kelpie__ignore(kelpie__fail_field(problem_add(list), KELPIE_E_CONFIG, "snapshot",
+                                          "snapshot: %s", name.message));
+    }
+    if (values->channel == KELPIE_CHANNEL_VSOCK) {
+        kelpie__ignore(kelpie__fail_field(
+            problem_add(list), KELPIE_E_UNSUPPORTED, "channel",
+            "channel: what is made from a snapshot has the channel serial, not vsock"));
+    }
+}
+
 uint32_t kelpie__config_problems(const struct kelpie_config_values *values,
                                  struct kelpie_error problems[KELPIE_CONFIG_PROBLEM_MAX]) {
     struct problem_list list = {problems, 0};
@@ -185,26 +219,12 @@ uint32_t kelpie__config_problems(const struct kelpie_config_values *values,
     check_disk(&list, values);
     check_texts(&list, values);
     check_environment(&list, values);
-    if (values->snapshot[0] != '\0') {
-        struct kelpie_error name = {0};
-        if (kelpie__config_check_name(values->snapshot, &name) < 0) {
-            kelpie__ignore(kelpie__fail_field(problem_add(&list), KELPIE_E_CONFIG, "snapshot",
-                                              "snapshot: %s", name.message));
-        }
-        if (values->channel == KELPIE_CHANNEL_VSOCK) {
-            kelpie__ignore(kelpie__fail_field(
-                problem_add(&list), KELPIE_E_UNSUPPORTED, "channel",
-                "channel: what is made from a snapshot has the channel serial, not vsock"));
-        }
+    check_snapshot(&list, values);
+    struct kelpie_error share = {0};
+    if (kelpie__config_check_shares(values, &share) < 0) {
+        *problem_add(&list) = share;
     }
-    if (values->too_long_field != NULL) {
-        bool is_environment = kelpie__text_equal(values->too_long_field, "environment");
-        kelpie__ignore(kelpie__fail_field(
-            problem_add(&list), KELPIE_E_CONFIG, values->too_long_field,
-            "%s: longer than the limit of %u bytes%s", values->too_long_field,
-            is_environment ? KELPIE_ENVIRONMENT_BYTES_MAX : KELPIE_PATH_BYTES_MAX,
-            is_environment ? " or 256 entries; give the rest to the command itself" : ""));
-    }
+    check_too_long(&list, values->too_long_field);
     KELPIE_ASSERT(list.count <= KELPIE_CONFIG_PROBLEM_MAX);
     return list.count;
 }
@@ -281,6 +301,7 @@ int64_t kelpie__config_write(const struct kelpie_config_values *values, char *ou
         next += strlen(next) + 1;
     }
     kelpie__json_array_end(&writer);
+    kelpie__config_write_shares(values, &writer);
     kelpie__json_object_end(&writer);
     return kelpie__json_finish(&writer);
 }
@@ -317,7 +338,8 @@ static int name_find(const char *text, const char *const *names, size_t count) {
     M(working_directory)                                                                           \
     M(snapshot)                                                                                    \
     M(snapshot_transient)                                                                          \
-    M(environment)
+    M(environment)                                                                                 \
+    M(shares)
 
 /* As kelpie__config_write writes them. */
 enum config_member {
@@ -412,7 +434,8 @@ static bool read_values(const struct kelpie_json_member *members,
 #undef READ_U64
 #undef READ_BOOL
     return has_numbers && has_flags && has_texts && read_enums(members, values) &&
-           read_environment(&members[CONFIG_environment].value, values);
+           read_environment(&members[CONFIG_environment].value, values) &&
+           kelpie__config_read_shares(&members[CONFIG_shares].value, values);
 }
 
 int kelpie__config_read(const char *text, size_t length, struct kelpie_config_values *out,

@@ -27,6 +27,13 @@
 #define KELPIE_ENVIRONMENT_MAX 256u         /* of a VM's configuration, entries */
 #define KELPIE_ENVIRONMENT_BYTES_MAX 32768u /* of a VM's configuration, in all */
 
+/* Directories that a VM shares with its host. A tag is virtio's (36 bytes); the paths and tags of
+ * all stand in one place, and a request to the agent holds a guest path six times as long. */
+#define KELPIE_SHARE_COUNT_MAX 16u
+#define KELPIE_SHARE_TAG_BYTES_MAX 36u
+#define KELPIE_SHARE_GUEST_BYTES_MAX 1024u
+#define KELPIE_SHARE_BYTES_MAX 12288u
+
 /* ---- times ----------------------------------------------------------------------------------- */
 #define KELPIE_BOOT_TIMEOUT_MS_DEFAULT 30000u
 #define KELPIE_BOOT_TIMEOUT_MS_MAX 3600000u

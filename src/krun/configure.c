@@ -209,6 +209,36 @@ static bool configure_disks(const struct configure *configure) {
     return true;
 }
 
+/* Read-only by libkrun itself, and nobody else's word for it: what a library cannot is refused. No
+ * DAX window: it would cost address space for each, and its pages are the host's. */
+static bool configure_shares(const struct configure *configure) {
+    const struct kelpie_krun_library *library = configure->library;
+    const struct kelpie_krun_options *options = configure->options;
+    bool is_good = true;
+    KELPIE_ASSERT(options->share_count <= KELPIE_KRUN_SHARE_COUNT_MAX);
+    for (uint32_t i = 0; i < options->share_count && is_good; i += 1) {
+        const struct kelpie_krun_share *share = &options->shares[i];
+        KELPIE_ASSERT(share->tag[0] != '\0' && share->path[0] == '/');
+        if (access(share->path, R_OK | X_OK) <
+            0) { /* libkrun would not look until the guest does */
+            kelpie__krun_tell_error("share \"%s\": %s", share->path, strerror(errno));
+            is_good = false;
+        } else if (library->add_virtiofs3 != NULL) {
+            is_good = CONFIGURE_CALL(add_virtiofs3, configure->ctx, share->tag, share->path, 0,
+                                     share->is_read_only);
+        } else if (share->is_read_only) {
+            kelpie__krun_tell_missing("share \"%s\" is to be read-only, and this libkrun has no "
+                                      "krun_add_virtiofs3 to keep a guest from writing; install "
+                                      "libkrun 1.18.0 or newer, or leave out :ro",
+                                      share->path);
+            is_good = false;
+        } else {
+            is_good = CONFIGURE_CALL(add_virtiofs2, configure->ctx, share->tag, share->path, 0);
+        }
+    }
+    return is_good;
+}
+
 /* vsock without TSI, so that the guest has no other way out, and one port, which the guest dials.
  * The socket's path is short, wherever the directory lies. */
 static bool configure_channels(const struct configure *configure) {
@@ -244,6 +274,6 @@ int64_t kelpie__krun_configure(const struct kelpie_krun_library *library,
     made.ctx = (uint32_t)ctx;
     bool is_good = configure_machine(configure) && configure_kernel(configure) &&
                    configure_root(configure) && configure_disks(configure) &&
-                   configure_channels(configure);
+                   configure_shares(configure) && configure_channels(configure);
     return is_good ? (int64_t)made.ctx : -1;
 }

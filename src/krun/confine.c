@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * Landlock (Documentation/userspace-api/landlock.rst) around the process that runs the guest: it
- * reads what the user may read, and writes nothing but the VM's own disks and KVM. Descriptors that
- * are open already are not concerned.
+ * reads what the user may read, and writes nothing but the VM's own disks, its writable shares and
+ * KVM. Descriptors that are open already are not concerned.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,6 +22,13 @@
 #define CONFINE_TRUNCATE (UINT64_C(1) << 14) /* LANDLOCK_ACCESS_FS_TRUNCATE, of Linux 6.2 */
 #define CONFINE_TRUNCATE_VERSION 3
 
+/* LANDLOCK_ACCESS_FS_REFER, of Linux 5.19: from one directory into another; before, that fails. */
+#define CONFINE_REFER (UINT64_C(1) << 13)
+#define CONFINE_REFER_VERSION 2
+/* In a share: all but devices, which whoever uses the directory on the host could open. */
+#define CONFINE_SHARE_WRITES                                                                       \
+    (CONFINE_WRITES & ~(uint64_t)(LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_BLOCK))
+
 static_assert((CONFINE_WRITES & LANDLOCK_ACCESS_FS_READ_FILE) == 0, "reading stays allowed");
 static_assert((CONFINE_WRITES & CONFINE_TRUNCATE) == 0, "that right is asked for by version");
 
@@ -38,23 +45,26 @@ static uint64_t confine_truncate(long version) {
     return version >= CONFINE_TRUNCATE_VERSION ? CONFINE_TRUNCATE : 0;
 }
 
+static uint64_t confine_refer(long version) {
+    KELPIE_ASSERT(version > 0);
+    return version >= CONFINE_REFER_VERSION ? CONFINE_REFER : 0;
+}
+
 static int confine_create(long version) {
     const struct landlock_ruleset_attr attributes = {
-        .handled_access_fs = CONFINE_WRITES | confine_truncate(version)};
+        .handled_access_fs = CONFINE_WRITES | confine_truncate(version) | confine_refer(version)};
     return (int)syscall(SYS_landlock_create_ruleset, &attributes, sizeof(attributes), 0);
 }
 
 /* A file that is not there needs no rule. */
-static bool confine_allow(int rules, long version, const char *path) {
+static bool confine_allow(int rules, const char *path, uint64_t rights) {
     int file = open(path, O_PATH | O_CLOEXEC);
     KELPIE_ASSERT(rules >= 0);
     KELPIE_ASSERT(path[0] == '/');
     if (file < 0) {
         return errno == ENOENT;
     }
-    const struct landlock_path_beneath_attr rule = {
-        .allowed_access = LANDLOCK_ACCESS_FS_WRITE_FILE | confine_truncate(version),
-        .parent_fd = file};
+    const struct landlock_path_beneath_attr rule = {.allowed_access = rights, .parent_fd = file};
     long status = syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &rule, 0);
     int error_number = errno;
     close(file);
@@ -64,13 +74,20 @@ static bool confine_allow(int rules, long version, const char *path) {
 
 static bool confine_apply(int rules, long version, const struct kelpie_krun_options *options) {
     static const char *const devices[] = {"/dev/kvm", "/dev/null"};
+    const uint64_t file_rights = LANDLOCK_ACCESS_FS_WRITE_FILE | confine_truncate(version);
+    const uint64_t share_rights =
+        CONFINE_SHARE_WRITES | confine_truncate(version) | confine_refer(version);
     bool is_good = true;
     for (size_t i = 0; is_good && i < KELPIE_ARRAY_COUNT(devices); i += 1) {
-        is_good = confine_allow(rules, version, devices[i]);
+        is_good = confine_allow(rules, devices[i], file_rights);
     }
     for (uint32_t i = 0; is_good && i < options->disk_count; i += 1) {
         const struct kelpie_krun_disk *disk = &options->disks[i];
-        is_good = disk->is_read_only || confine_allow(rules, version, disk->path);
+        is_good = disk->is_read_only || confine_allow(rules, disk->path, file_rights);
+    }
+    for (uint32_t i = 0; is_good && i < options->share_count; i += 1) {
+        const struct kelpie_krun_share *share = &options->shares[i];
+        is_good = share->is_read_only || confine_allow(rules, share->path, share_rights);
     }
     KELPIE_ASSERT(options->disk_count <= KELPIE_ARRAY_COUNT(options->disks));
     return is_good && syscall(SYS_landlock_restrict_self, rules, 0) == 0;

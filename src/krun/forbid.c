@@ -31,33 +31,26 @@
 #define FORBID_SETXATTRAT 463u
 #define FORBID_REMOVEXATTRAT 466u
 
-static const uint32_t forbid_calls[] = {
-    /* of files, by whatever name */
-    SYS_fchmod,
-    SYS_fchmodat,
-    FORBID_FCHMODAT2,
-    SYS_fchown,
-    SYS_fchownat,
-    SYS_utimensat,
-    SYS_setxattr,
-    SYS_lsetxattr,
-    SYS_fsetxattr,
-    FORBID_SETXATTRAT,
-    SYS_removexattr,
-    SYS_lremovexattr,
-    SYS_fremovexattr,
-    FORBID_REMOVEXATTRAT,
+/* of files, by whatever name */
+static const uint32_t forbid_file_calls[] = {
+    SYS_fchmod,       SYS_fchmodat,
+    FORBID_FCHMODAT2, SYS_fchown,
+    SYS_fchownat,     SYS_utimensat,
+    SYS_setxattr,     SYS_lsetxattr,
+    SYS_fsetxattr,    FORBID_SETXATTRAT,
+    SYS_removexattr,  SYS_lremovexattr,
+    SYS_fremovexattr, FORBID_REMOVEXATTRAT,
     SYS_linkat,
 #if defined(__x86_64__)
-    SYS_chmod,
-    SYS_chown,
-    SYS_lchown,
-    SYS_utime,
-    SYS_utimes,
-    SYS_futimesat,
+    SYS_chmod,        SYS_chown,
+    SYS_lchown,       SYS_utime,
+    SYS_utimes,       SYS_futimesat,
     SYS_link,
 #endif
-    /* of processes and the system */
+};
+
+/* of processes and the system */
+static const uint32_t forbid_other_calls[] = {
     SYS_execve,
     SYS_execveat,
     SYS_ptrace,
@@ -77,7 +70,9 @@ static const uint32_t forbid_calls[] = {
 };
 
 #define FORBID_HEAD 6u
-#define FORBID_COUNT (FORBID_HEAD + 2u * KELPIE_ARRAY_COUNT(forbid_calls) + 1u)
+#define FORBID_COUNT                                                                               \
+    (FORBID_HEAD +                                                                                 \
+     2u * (KELPIE_ARRAY_COUNT(forbid_file_calls) + KELPIE_ARRAY_COUNT(forbid_other_calls)) + 1u)
 
 #define FORBID_LOAD(member)                                                                        \
     BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)offsetof(struct seccomp_data, member))
@@ -85,7 +80,17 @@ static const uint32_t forbid_calls[] = {
 
 /* Each call is a comparison of its own with a return of its own: a list of a few dozen is walked
  * faster than any of these calls is made, and nothing has to jump far. */
-static void forbid_build(struct sock_filter out[FORBID_COUNT]) {
+static size_t forbid_add(struct sock_filter *out, const uint32_t *calls, size_t count) {
+    KELPIE_ASSERT(count > 0);
+    for (size_t i = 0; i < count; i += 1) {
+        out[2 * i] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, calls[i], 0, 1);
+        out[2 * i + 1] = (struct sock_filter)FORBID_RETURN(SECCOMP_RET_ERRNO | EPERM);
+    }
+    return 2 * count;
+}
+
+/* The count of instructions. */
+static size_t forbid_build(bool has_file_calls, struct sock_filter out[FORBID_COUNT]) {
     const struct sock_filter head[FORBID_HEAD] = {
         FORBID_LOAD(arch),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, FORBID_MACHINE, 1, 0),
@@ -96,21 +101,34 @@ static void forbid_build(struct sock_filter out[FORBID_COUNT]) {
     };
     size_t used = FORBID_HEAD;
     memcpy(out, head, sizeof(head));
-    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(forbid_calls); i += 1) {
-        out[used] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, forbid_calls[i], 0, 1);
-        out[used + 1] = (struct sock_filter)FORBID_RETURN(SECCOMP_RET_ERRNO | EPERM);
-        used += 2;
+    if (!has_file_calls) {
+        used += forbid_add(out + used, forbid_file_calls, KELPIE_ARRAY_COUNT(forbid_file_calls));
     }
+    used += forbid_add(out + used, forbid_other_calls, KELPIE_ARRAY_COUNT(forbid_other_calls));
     out[used] = (struct sock_filter)FORBID_RETURN(SECCOMP_RET_ALLOW);
-    KELPIE_ASSERT(used + 1 == FORBID_COUNT);
+    KELPIE_ASSERT(used + 1 <= FORBID_COUNT);
+    return used + 1;
 }
 
-bool kelpie__krun_forbid(void) {
+/* A guest that may write to a share sets modes and times there as well, as any program does that
+ * unpacks files. A library that cannot keep it from its staged root leaves that to the filter. */
+static bool forbid_leaves_files(const struct kelpie_krun_library *library,
+                                const struct kelpie_krun_options *options) {
+    bool has_writable_share = false;
+    KELPIE_ASSERT(options->share_count <= KELPIE_KRUN_SHARE_COUNT_MAX);
+    for (uint32_t i = 0; i < options->share_count; i += 1) {
+        has_writable_share = has_writable_share || !options->shares[i].is_read_only;
+    }
+    return has_writable_share && library->add_virtiofs3 != NULL;
+}
+
+bool kelpie__krun_forbid(const struct kelpie_krun_library *library,
+                         const struct kelpie_krun_options *options) {
     struct sock_filter filter[FORBID_COUNT];
-    const struct sock_fprog program = {.len = FORBID_COUNT, .filter = filter};
     static_assert(FORBID_COUNT <= BPF_MAXINSNS, "one program holds them");
-    forbid_build(filter);
-    KELPIE_ASSERT(program.len == FORBID_COUNT);
+    size_t count = forbid_build(forbid_leaves_files(library, options), filter);
+    const struct sock_fprog program = {.len = (unsigned short)count, .filter = filter};
+    KELPIE_ASSERT(program.len == count);
     /* The driver sets it, too; by hand nobody did, and a filter may not be set without. */
     bool is_good = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
                    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;

@@ -28,6 +28,12 @@ struct kelpie_krun_disk {
     bool is_read_only;
 };
 
+struct kelpie_krun_share {
+    char tag[37]; /* by which the agent mounts it */
+    const char *path;
+    bool is_read_only;
+};
+
 struct kelpie_krun_options {
     bool is_description;  /* asked what the libraries can do: the rest does not matter */
     const char *library;  /* KELPIE_KRUN_LIBRARY_NAME, or a path */
@@ -42,6 +48,8 @@ struct kelpie_krun_options {
     uint32_t port; /* vsock, of the agent */
     struct kelpie_krun_disk disks[KELPIE_KRUN_DISK_COUNT_MAX];
     uint32_t disk_count;
+    struct kelpie_krun_share shares[KELPIE_KRUN_SHARE_COUNT_MAX];
+    uint32_t share_count;
 };
 
 /* Calls of libkrun, by name; what an optional one is for stands in library.c. */
@@ -52,6 +60,7 @@ struct kelpie_krun_library {
     int32_t (*set_root)(uint32_t ctx, const char *path);
     int32_t (*set_exec)(uint32_t ctx, const char *path, const char *const *argv,
                         const char *const *environment);
+    int32_t (*add_virtiofs2)(uint32_t ctx, const char *tag, const char *path, uint64_t dax_bytes);
     int32_t (*set_console_output)(uint32_t ctx, const char *path);
     int32_t (*disable_implicit_vsock)(uint32_t ctx);
     int32_t (*add_vsock)(uint32_t ctx, uint32_t tsi_features);
@@ -119,7 +128,8 @@ int64_t kelpie__krun_configure(const struct kelpie_krun_library *library,
 
 /* ---- confine.c ---- */
 
-/* From here on nothing can be written but the disks that may be and the devices a VM needs. False
+/* From here on nothing can be written but the disks and shares that may be, and the devices a VM
+ * needs. False
  * after an error line. A kernel without Landlock is an error only where the library gives the guest
  * a directory of the host to write to. */
 KELPIE_MUST_CHECK bool kelpie__krun_confine(const struct kelpie_krun_library *library,
@@ -127,7 +137,10 @@ KELPIE_MUST_CHECK bool kelpie__krun_confine(const struct kelpie_krun_library *li
 
 /* ---- forbid.c ---- */
 
-/* Calls that no VM needs fail from here on. False after an error line. */
-KELPIE_MUST_CHECK bool kelpie__krun_forbid(void);
+/* Calls that no VM needs fail from here on. False after an error line. Owners, modes, times and
+ * attributes of files are a VM's to set where it has a share to write to and its library keeps the
+ * guest from the staged root. */
+KELPIE_MUST_CHECK bool kelpie__krun_forbid(const struct kelpie_krun_library *library,
+                                           const struct kelpie_krun_options *options);
 
 #endif

@@ -43,7 +43,8 @@ int kelpie_krun_main(int argc, char **argv) {
     }
     KELPIE_ASSERT(library.start_enter != NULL && options.agent != NULL);
     int64_t ctx = kelpie__krun_configure(&library, &options);
-    if (ctx < 0 || !kelpie__krun_confine(&library, &options) || !kelpie__krun_forbid()) {
+    if (ctx < 0 || !kelpie__krun_confine(&library, &options) ||
+        !kelpie__krun_forbid(&library, &options)) {
         return KELPIE_KRUN_FAILED;
     }
     kelpie__krun_tell("start");

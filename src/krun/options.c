@@ -12,6 +12,7 @@
 #define OPTIONS_PORT 1024u
 
 static_assert(sizeof(((struct kelpie_krun_disk *)0)->name) == 16, "as the scan below has it");
+static_assert(sizeof(((struct kelpie_krun_share *)0)->tag) == 37, "likewise");
 
 static bool options_number(const char *name, const char *text, uint32_t *out) {
     char *end = NULL;
@@ -53,6 +54,30 @@ static bool options_disk(const char *text, struct kelpie_krun_options *out) {
     return true;
 }
 
+/* TAG:ro|rw:PATH */
+static bool options_share(const char *text, struct kelpie_krun_options *out) {
+    if (out->share_count == KELPIE_KRUN_SHARE_COUNT_MAX) {
+        kelpie__krun_tell_error("more than %u shares", KELPIE_KRUN_SHARE_COUNT_MAX);
+        return false;
+    }
+    struct kelpie_krun_share *share = &out->shares[out->share_count];
+    char access[3] = "";
+    int used = 0;
+    int found = sscanf(text, "%36[A-Za-z0-9_.-]:%2[a-z]:%n", share->tag, access, &used);
+    bool is_good = found == 2 && used > 0 && text[used] == '/' &&
+                   (strcmp(access, "ro") == 0 || strcmp(access, "rw") == 0);
+    if (!is_good) {
+        kelpie__krun_tell_error("--share is \"%s\", not TAG:ro|rw:/PATH", text);
+        return false;
+    }
+    KELPIE_ASSERT(share->tag[0] != '\0');
+    share->path = text + used;
+    share->is_read_only = access[1] == 'o';
+    out->share_count += 1;
+    KELPIE_ASSERT(out->share_count <= KELPIE_KRUN_SHARE_COUNT_MAX);
+    return true;
+}
+
 static bool options_take(const char *name, const char *value, struct kelpie_krun_options *out) {
     const struct {
         const char *name;
@@ -78,6 +103,9 @@ static bool options_take(const char *name, const char *value, struct kelpie_krun
     }
     if (strcmp(name, "--disk") == 0) {
         return options_disk(value, out);
+    }
+    if (strcmp(name, "--share") == 0) {
+        return options_share(value, out);
     }
     kelpie__krun_tell_error("unknown argument \"%s\"; kelpie-krun is started by kelpie-monitor",
                             name);

@@ -107,9 +107,8 @@ void kelpie_config_set_accelerator(struct kelpie_config *config,
     config->values.given |= accelerator != KELPIE_ACCELERATOR_AUTO ? KELPIE_GIVEN_ACCELERATOR : 0u;
 }
 
-void kelpie_config_set_boot_timeout_ms(struct kelpie_config *config, uint64_t boot_timeout_ms) {
-    config->values.boot_timeout_ms =
-        boot_timeout_ms == 0 ? KELPIE_BOOT_TIMEOUT_MS_DEFAULT : boot_timeout_ms;
+void kelpie_config_set_boot_timeout_ms(struct kelpie_config *config, uint64_t ms) {
+    config->values.boot_timeout_ms = ms == 0 ? KELPIE_BOOT_TIMEOUT_MS_DEFAULT : ms;
 }
 
 void kelpie_config_set_lifetime(struct kelpie_config *config, enum kelpie_lifetime lifetime) {
@@ -192,7 +191,7 @@ int kelpie_config_check(struct kelpie_config *config, struct kelpie_error *error
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_config_check: config is NULL");
     }
     config->problem_count = kelpie__config_problems(&config->values, config->problems);
-    KELPIE_ASSERT(config->problem_count + 2 <= KELPIE_CONFIG_PROBLEM_MAX);
+    KELPIE_ASSERT(config->problem_count + 3 <= KELPIE_CONFIG_PROBLEM_MAX);
     if (config->values.root[0] != '\0') {
         check_path(config, "root", config->values.root, true, KELPIE_E_ROOT_NOT_FOUND,
                    KELPIE_E_ROOT_ACCESS);
@@ -200,6 +199,11 @@ int kelpie_config_check(struct kelpie_config *config, struct kelpie_error *error
     if (config->values.kernel[0] != '\0') {
         check_path(config, "kernel", config->values.kernel, false, KELPIE_E_CONFIG,
                    KELPIE_E_CONFIG);
+    }
+    struct kelpie_error share = {0};
+    if (kelpie__config_check_shares(&config->values, NULL) == 0 &&
+        kelpie__config_find_shares(&config->values, config->kelpie->os, &share) < 0) {
+        *problem_add(config) = share;
     }
     if (config->problem_count == 0) {
         return 0;

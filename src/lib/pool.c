@@ -177,6 +177,11 @@ static int create_config(struct kelpie *kelpie, struct kelpie_config *given, uin
                          struct kelpie_error *error) {
     KELPIE_ASSERT(out != scratch);
     int status = given == NULL ? 0 : kelpie_config_check(given, error);
+    if (status == 0 && given != NULL && given->values.share_count > 0) {
+        status = kelpie__fail_field(error, KELPIE_E_UNSUPPORTED, "share",
+                                    "share: members of a pool share no directory with the host, "
+                                    "since whom they will belong to is not known yet");
+    }
     if (status < 0) {
         return status;
     }

@@ -45,13 +45,23 @@ static enum kelpie_vmm_backend backend_pick(struct kelpie_monitor *monitor, bool
     case KELPIE_BACKEND_AUTO:
         break;
     }
-    return needs_snapshot ? backend_take(monitor, KELPIE_VMM_BACKEND_QEMU, "a snapshot needs it")
-                          : backend_auto(monitor);
+    if (needs_snapshot) {
+        return backend_take(monitor, KELPIE_VMM_BACKEND_QEMU, "a snapshot needs it");
+    }
+    return monitor->config.share_count > 0
+               ? backend_take(monitor, KELPIE_VMM_BACKEND_KRUN, "only libkrun shares directories")
+               : backend_auto(monitor);
 }
 
-int kelpie__backend_check_channel(const struct kelpie_monitor *monitor, const char *operation,
-                                  struct kelpie_error *error) {
+int kelpie__backend_can_save(const struct kelpie_monitor *monitor, const char *operation,
+                             struct kelpie_error *error) {
     KELPIE_ASSERT(operation[0] != '\0');
+    if (monitor->config.share_count > 0) {
+        return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
+                            "%s: VM \"%s\" shares directories with its host, which no snapshot "
+                            "holds; make the VM without --share",
+                            operation, monitor->config.name);
+    }
     if (monitor->backend != KELPIE_VMM_BACKEND_QEMU ||
         monitor->config.channel != KELPIE_CHANNEL_VSOCK) {
         return 0;
@@ -73,7 +83,19 @@ int kelpie__backend_can_restore(struct kelpie_monitor *monitor, struct kelpie_er
         return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
                             "the backend \"%s\" cannot restore a VM; use qemu", driver->name);
     }
-    return kelpie__backend_check_channel(monitor, "restore", error);
+    return kelpie__backend_can_save(monitor, "restore", error);
+}
+
+/* Nobody asked for libkrun by name, so that it is said what wants it. */
+static int backend_check_shares(const struct kelpie_monitor *monitor, struct kelpie_error *error) {
+    KELPIE_ASSERT(monitor->config.share_count > 0);
+    KELPIE_ASSERT(monitor->backend ==
+                  KELPIE_VMM_BACKEND_KRUN); /* a configuration with QEMU is none */
+    if (monitor->config.backend == KELPIE_BACKEND_AUTO &&
+        kelpie__vmm_find(kelpie__vmm_driver(monitor->backend), monitor->os, error) < 0) {
+        return kelpie__fail_prefix(error, "start: only libkrun shares directories");
+    }
+    return kelpie__config_find_shares(&monitor->config, monitor->os, error);
 }
 
 int kelpie__backend_choose(struct kelpie_monitor *monitor, bool needs_snapshot,
@@ -88,8 +110,8 @@ int kelpie__backend_choose(struct kelpie_monitor *monitor, bool needs_snapshot,
                             "qemu",
                             driver->name);
     }
-    if (needs_snapshot && kelpie__backend_check_channel(monitor, "start", error) < 0) {
+    if (needs_snapshot && kelpie__backend_can_save(monitor, "start", error) < 0) {
         return KELPIE_E_UNSUPPORTED;
     }
-    return 0;
+    return monitor->config.share_count > 0 ? backend_check_shares(monitor, error) : 0;
 }

@@ -20,9 +20,9 @@ KELPIE_MUST_CHECK int kelpie__backend_choose(struct kelpie_monitor *monitor, boo
 KELPIE_MUST_CHECK int kelpie__backend_can_restore(struct kelpie_monitor *monitor,
                                                   struct kelpie_error *error);
 
-/* UNSUPPORTED when the agent's channel of this VM cannot be saved. */
-KELPIE_MUST_CHECK int kelpie__backend_check_channel(const struct kelpie_monitor *monitor,
-                                                    const char *operation,
-                                                    struct kelpie_error *error);
+/* UNSUPPORTED when this VM has what cannot be saved: the agent's channel over vsock, a shared
+ * directory. */
+KELPIE_MUST_CHECK int kelpie__backend_can_save(const struct kelpie_monitor *monitor,
+                                               const char *operation, struct kelpie_error *error);
 
 #endif

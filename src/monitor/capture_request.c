@@ -25,14 +25,14 @@ static int capture_check(struct kelpie_capture *capture, struct kelpie_error *er
         return kelpie__fail(error, KELPIE_E_BUSY, 0,
                             "snapshot: another one of VM \"%s\" is being taken", name);
     }
+    status = kelpie__backend_can_save(monitor, "snapshot", error);
+    if (status < 0) {
+        return status;
+    }
     if ((lifecycle->vmm->operations->capabilities & KELPIE_VMM_CAN_SNAPSHOT) == 0) {
         return kelpie__fail(error, KELPIE_E_UNSUPPORTED, 0,
                             "snapshot: the backend \"%s\" cannot save a VM",
                             lifecycle->vmm->operations->name);
-    }
-    status = kelpie__backend_check_channel(monitor, "snapshot", error);
-    if (status < 0) {
-        return status;
     }
     if (monitor->pause.phase != KELPIE_PAUSE_IDLE) {
         return kelpie__fail(error, KELPIE_E_BUSY, 0,

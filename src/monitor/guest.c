@@ -14,6 +14,8 @@
 #include "os/os_mark.h"
 #include "wire/wire.h"
 
+/* a path and a tag, each byte escaped to six, and the keys */
+#define GUEST_SHARE_BYTES (6u * (KELPIE_SHARE_GUEST_BYTES_MAX + KELPIE_SHARE_TAG_BYTES_MAX) + 128u)
 #define GUEST_ENTROPY_BYTES 32u
 #define GUEST_TEXT_BYTES_MAX 512u
 
@@ -96,6 +98,70 @@ static void guest_ask(struct kelpie_guest *guest, enum kelpie_guest_phase phase,
     }
 }
 
+/* Its root and its shares are there. */
+static void guest_is_furnished(struct kelpie_guest *guest) {
+    KELPIE_ASSERT(guest->phase == KELPIE_GUEST_SETTING_UP);
+    KELPIE_ASSERT(guest->share_next == guest->monitor->config.share_count);
+    if (guest->is_clock_doubtful) {
+        guest_ask(guest, KELPIE_GUEST_TIMING, "guest.clock", "{}", guest_timed);
+        return;
+    }
+    guest_live(guest);
+}
+
+static void guest_next_share(struct kelpie_guest *guest);
+
+/* One that could not be mounted is told with its path on the host, which the guest does not know.
+ */
+static void guest_shared(void *context, const struct kelpie_error *error, const char *result,
+                         size_t length) {
+    struct kelpie_guest *guest = guest_of(context);
+    const struct kelpie_config_values *config = &guest->monitor->config;
+    KELPIE_ASSERT(guest->share_next < config->share_count);
+    kelpie__ignore(result != NULL && length > 0); /* it says nothing */
+    if (error == NULL) {
+        guest->share_next += 1;
+        guest_next_share(guest);
+        return;
+    }
+    if (error->code != KELPIE_E_SHARE) {
+        guest_boot_failed(guest, error);
+        return;
+    }
+    struct kelpie_error failure = *error;
+    kelpie__ignore(kelpie__fail_prefix(
+        &failure, "share \"%.300s\"",
+        kelpie__config_share_text(config, config->shares[guest->share_next].host)));
+    kelpie__lifecycle_fail(guest->monitor, &failure);
+}
+
+static void guest_next_share(struct kelpie_guest *guest) {
+    const struct kelpie_config_values *config = &guest->monitor->config;
+    KELPIE_ASSERT(guest->phase == KELPIE_GUEST_SETTING_UP);
+    KELPIE_ASSERT(guest->share_next <= config->share_count);
+    if (guest->share_next == config->share_count) {
+        guest_is_furnished(guest);
+        return;
+    }
+    const struct kelpie_config_share *share = &config->shares[guest->share_next];
+    char params[GUEST_SHARE_BYTES];
+    struct kelpie_error error = {0};
+    struct kelpie_json_writer writer;
+    kelpie__json_begin(&writer, params, sizeof(params));
+    kelpie__json_object_begin(&writer, NULL);
+    kelpie__json_write_string(&writer, "tag", kelpie__config_share_text(config, share->tag));
+    kelpie__json_write_string(&writer, "path", kelpie__config_share_text(config, share->guest));
+    kelpie__json_write_bool(&writer, "read_only", share->is_read_only);
+    kelpie__json_object_end(&writer);
+    int64_t length = kelpie__json_finish(&writer);
+    KELPIE_ASSERT(length > 0);
+    /* The boot's own deadline covers this, too. */
+    if (kelpie__wire_call(guest->wire, "guest.mount", params, KELPIE_TIMEOUT_NONE, guest_shared,
+                          guest, NULL, &error) < 0) {
+        guest_boot_failed(guest, &error);
+    }
+}
+
 static void guest_set_up(void *context, const struct kelpie_error *error, const char *result,
                          size_t length) {
     struct kelpie_guest *guest = guest_of(context);
@@ -105,12 +171,8 @@ static void guest_set_up(void *context, const struct kelpie_error *error, const 
         guest_boot_failed(guest, error);
         return;
     }
-    KELPIE_ASSERT(guest->phase == KELPIE_GUEST_SETTING_UP);
-    if (guest->is_clock_doubtful) {
-        guest_ask(guest, KELPIE_GUEST_TIMING, "guest.clock", "{}", guest_timed);
-        return;
-    }
-    guest_live(guest);
+    guest->share_next = 0;
+    guest_next_share(guest);
 }
 
 static void guest_write_root(struct kelpie_json_writer *writer,

@@ -58,6 +58,7 @@ struct kelpie_guest {
     struct kelpie_relay *relay;     /* borrowed: for ever; its commands */
     struct kelpie_wire *wire;       /* owned; NULL in None */
     enum kelpie_guest_phase phase;
+    uint32_t share_next; /* of the configuration's shares: the guest has those before */
     bool is_clock_doubtful;
     bool has_said_goodbye;
     struct kelpie_vmm_guest_clock clock;

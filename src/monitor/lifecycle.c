@@ -341,6 +341,21 @@ static void lifecycle_launched(struct kelpie_lifecycle *lifecycle,
     kelpie__relay_begin(&monitor->relay);
 }
 
+static void lifecycle_add_shares(struct kelpie_lifecycle *lifecycle) {
+    const struct kelpie_config_values *config = &lifecycle->monitor->config;
+    static_assert(KELPIE_SHARE_COUNT_MAX <= KELPIE_VMM_SHARE_COUNT_MAX, "all have their place");
+    KELPIE_ASSERT(config->share_count <= KELPIE_SHARE_COUNT_MAX);
+    for (uint32_t i = 0; i < config->share_count; i += 1) {
+        const struct kelpie_config_share *share = &config->shares[i];
+        lifecycle->shares[i] =
+            (struct kelpie_vmm_share){.path = kelpie__config_share_text(config, share->host),
+                                      .tag = kelpie__config_share_text(config, share->tag),
+                                      .is_read_only = share->is_read_only};
+    }
+    lifecycle->spec.shares = lifecycle->shares;
+    lifecycle->spec.share_count = config->share_count;
+}
+
 void kelpie__lifecycle_launch(struct kelpie_lifecycle *lifecycle,
                               enum kelpie_vmm_accelerator accelerator) {
     struct kelpie_monitor *monitor = lifecycle->monitor;
@@ -358,6 +373,7 @@ void kelpie__lifecycle_launch(struct kelpie_lifecycle *lifecycle,
     kelpie__prepare_spec(&monitor->prepare, &lifecycle->spec, lifecycle->disks);
     KELPIE_ASSERT(lifecycle->spec.disk_count <= KELPIE_VMM_DISK_COUNT_MAX);
     lifecycle->spec.accelerator = accelerator;
+    lifecycle_add_shares(lifecycle);
     kelpie__template_plan(&monitor->template, &lifecycle->spec);
     int status =
         kelpie__vmm_create(kelpie__vmm_driver(monitor->backend), &create, &lifecycle->vmm, &error);

@@ -23,6 +23,7 @@ struct kelpie_lifecycle {
     struct kelpie_vmm *vmm;         /* owned; NULL: none */
     struct kelpie_vmm_spec spec;
     struct kelpie_vmm_disk disks[KELPIE_VMM_DISK_COUNT_MAX];
+    struct kelpie_vmm_share shares[KELPIE_VMM_SHARE_COUNT_MAX];
     int64_t start_ns;
     int64_t boot_deadline_ns;
     int64_t stop_deadline_ns; /* while is_stopping */

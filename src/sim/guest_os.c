@@ -105,6 +105,9 @@ static int mount_any(struct kelpie_os *os, const char *source, const char *targe
         machine->guest->kernel->is_root_read_only = false;
         return 0;
     }
+    if (strcmp(type, "virtiofs") == 0) {
+        return source != NULL ? 0 : -EINVAL; /* an empty directory, whatever the host's holds */
+    }
     if (source != NULL && source[0] == '/') {
         return mount_disk(machine, source, flags);
     }

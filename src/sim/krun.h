@@ -25,6 +25,8 @@ struct sim_krun_options {
     struct sim_guest_disk disks[KELPIE_KRUN_DISK_COUNT_MAX];
     char serials[KELPIE_KRUN_DISK_COUNT_MAX][16];
     uint32_t disk_count;
+    const char *shares[KELPIE_KRUN_SHARE_COUNT_MAX]; /* TAG:ro|rw:PATH */
+    uint32_t share_count;
 };
 
 /* Bytes that have left their source, and are not with their reader yet. */

@@ -89,6 +89,10 @@ static bool launch_options(struct sim_krun *krun) {
             options->staging = value;
         } else if (strcmp(name, "--disk") == 0) {
             is_good = launch_disk(options, value);
+        } else if (strcmp(name, "--share") == 0) {
+            is_good = options->share_count < KELPIE_KRUN_SHARE_COUNT_MAX;
+            options->shares[options->share_count] = value;
+            options->share_count += is_good ? 1 : 0;
         }
     }
     return is_good && options->cpu_count > 0 && options->memory_mib > 0 && options->agent != NULL &&
@@ -191,6 +195,26 @@ static bool launch_disks(struct sim_krun *krun) {
     return is_good;
 }
 
+/* This library is older than the call by which one is read-only. */
+static bool launch_shares(struct sim_krun *krun) {
+    bool is_good = true;
+    KELPIE_ASSERT(krun->options.share_count <= KELPIE_KRUN_SHARE_COUNT_MAX);
+    for (uint32_t i = 0; i < krun->options.share_count && is_good; i += 1) {
+        const char *access = strchr(krun->options.shares[i], ':');
+        KELPIE_ASSERT(access != NULL); /* the driver gave it */
+        if (strncmp(access, ":ro:", 4) == 0) {
+            kelpie__sim_krun_tell(krun,
+                                  "missing share \"%.256s\" is to be read-only, and this "
+                                  "libkrun has no krun_add_virtiofs3",
+                                  access + 4);
+            kelpie__sim_krun_exit(krun, KELPIE_KRUN_FAILED);
+            return false;
+        }
+        is_good = launch_call(krun, "add_virtiofs2");
+    }
+    return is_good;
+}
+
 bool kelpie__sim_krun_launch(struct sim_krun *krun) {
     KELPIE_ASSERT(krun->guest == NULL);
     if (!launch_options(krun)) {
@@ -199,8 +223,9 @@ bool kelpie__sim_krun_launch(struct sim_krun *krun) {
     if (!launch_call(krun, "init_log") || !launch_call(krun, "create_ctx") ||
         !launch_limits(krun) || !launch_call(krun, "set_vm_config") ||
         !launch_call(krun, "set_root") || !launch_call(krun, "set_exec") || !launch_disks(krun) ||
-        !launch_call(krun, "disable_implicit_vsock") || !launch_call(krun, "add_vsock") ||
-        !launch_call(krun, "add_vsock_port2") || !launch_call(krun, "set_console_output")) {
+        !launch_shares(krun) || !launch_call(krun, "disable_implicit_vsock") ||
+        !launch_call(krun, "add_vsock") || !launch_call(krun, "add_vsock_port2") ||
+        !launch_call(krun, "set_console_output")) {
         return false;
     }
     kelpie__sim_krun_tell(krun, "start");

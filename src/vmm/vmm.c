@@ -75,6 +75,10 @@ int kelpie__vmm_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
     KELPIE_ASSERT(vmm->state == KELPIE_VMM_NEW);
     KELPIE_ASSERT(spec->disk_count <= KELPIE_VMM_DISK_COUNT_MAX);
     KELPIE_ASSERT(spec->cpu_count >= 1 && spec->memory_mib >= 1);
+    KELPIE_ASSERT(spec->share_count <= KELPIE_VMM_SHARE_COUNT_MAX);
+    if (spec->share_count > 0) {
+        KELPIE_ASSERT((vmm->operations->capabilities & KELPIE_VMM_CAN_SHARE) != 0);
+    }
     const struct kelpie_vmm_restore *restore = spec->restore;
     if (restore != NULL) {
         KELPIE_ASSERT((vmm->operations->capabilities & KELPIE_VMM_CAN_SNAPSHOT) != 0);

@@ -28,12 +28,14 @@ struct kelpie_loop;
 struct kelpie_vmm;
 
 #define KELPIE_VMM_DISK_COUNT_MAX 4u
+#define KELPIE_VMM_SHARE_COUNT_MAX 16u
 #define KELPIE_VMM_TEXT_BYTES_MAX 512u
 
 enum kelpie_vmm_capability {
     KELPIE_VMM_CAN_PAUSE = 1,    /* pause and resume are there */
     KELPIE_VMM_CAN_SNAPSHOT = 2, /* save_ahead, save, restore, describe, check_devices,
                                   * make_overlay, switch_disk, identify are there */
+    KELPIE_VMM_CAN_SHARE = 4,    /* directories of the host */
 };
 
 enum kelpie_vmm_accelerator {
@@ -61,6 +63,13 @@ struct kelpie_vmm_disk {
     const char *path;   /* absolute */
     const char *serial; /* by which the guest finds it */
     enum kelpie_vmm_disk_format format;
+    bool is_read_only;
+};
+
+/* A directory of the host, which the guest mounts by its tag. */
+struct kelpie_vmm_share {
+    const char *path; /* absolute */
+    const char *tag;
     bool is_read_only;
 };
 
@@ -102,6 +111,8 @@ struct kelpie_vmm_spec {
     enum kelpie_vmm_kernel kernel_kind;
     const struct kelpie_vmm_disk *disks;
     uint32_t disk_count;
+    const struct kelpie_vmm_share *shares; /* needs CAN_SHARE */
+    uint32_t share_count;
     uint32_t cpu_count;
     uint32_t memory_mib;
     enum kelpie_vmm_accelerator accelerator;

@@ -295,6 +295,120 @@ static void test_krun_confined(const struct harness *harness) {
     }
 }
 
+/* A configuration with this directory of the host, made, at /work. */
+static struct kelpie_config *share_config(const struct harness *harness, struct contract *contract,
+                                          bool is_read_only) {
+    char path[512];
+    struct kelpie_config *config = krun_config(contract);
+    backend_path(harness, "shared", path, sizeof(path));
+    contract_host("mkdir -p '%s'", path);
+    kelpie_config_add_share(config, path, "/work/", "work", is_read_only);
+    return config;
+}
+
+/* What libkrun is told of shares, and what is refused before it is asked. */
+static void test_krun_shares(const struct harness *harness) {
+    struct kelpie_config *config;
+    char guest[16];
+    backend_needs_kvm();
+    fake_use(harness, "fake-krun-17", "krun_start_enter.exit.so");
+    struct contract contract = contract_open(harness);
+    config = share_config(harness, &contract, false);
+    start_fails_with(&contract, config, KELPIE_E_BOOT, "share work rw /");
+    config = share_config(harness, &contract, true);
+    start_fails_with(&contract, config, KELPIE_E_UNAVAILABLE, "no krun_add_virtiofs3");
+    config = share_config(harness, &contract, false);
+    for (unsigned i = 0; i < 5; i += 1) {
+        snprintf(guest, sizeof(guest), "/more%u", i);
+        kelpie_config_add_share(config, "/etc", guest, NULL, false);
+    }
+    start_fails_with(&contract, config, KELPIE_E_TOO_MANY_SHARES,
+                     "6 shared directories are above libkrun's maximum of 5 for a VM with 1 disk;");
+    fake_remove();
+    fake_use(harness, "fake-krun-17", "krun_add_virtiofs2.fail.so");
+    config = share_config(harness, &contract, false);
+    start_fails_with(&contract, config, KELPIE_E_BOOT, "krun_add_virtiofs2 failed: Invalid");
+    fake_remove();
+    fake_use(harness, "fake-krun-19", "krun_start_enter.exit.so");
+    config = share_config(harness, &contract, true);
+    start_fails_with(&contract, config, KELPIE_E_BOOT, "share work ro /");
+    contract_host("rmdir '%s/shared'", harness->root_directory);
+    contract_close(&contract);
+    fake_remove();
+}
+
+/* A directory that is not there, when the VM is made and when it is started; backends that cannot.
+ */
+static void test_shares_refused(const struct harness *harness) {
+    struct kelpie_error error = {0};
+    struct kelpie_vm *vm = NULL;
+    backend_needs_kvm();
+    fake_use(harness, "fake-krun-17", "krun_start_enter.exit.so");
+    struct contract contract = contract_open(harness);
+    struct kelpie_config *config = krun_config(&contract);
+    kelpie_config_add_share(config, "/no/such/place", "/work", NULL, false);
+    contract_fails(kelpie_vm_create(contract.kelpie, NULL, config, &vm, &error), &error,
+                   KELPIE_E_SHARE, "\"/no/such/place\" does not exist");
+    kelpie_config_destroy(config);
+    config = krun_config(&contract);
+    kelpie_config_add_share(config, "/etc/passwd", "/work", NULL, false);
+    contract_fails(kelpie_vm_create(contract.kelpie, NULL, config, &vm, &error), &error,
+                   KELPIE_E_SHARE, "is no directory");
+    kelpie_config_destroy(config);
+    vm = contract_create(&contract, NULL, share_config(harness, &contract, false));
+    contract_host("rmdir '%s/shared'", harness->root_directory);
+    contract_fails(kelpie_vm_start(vm, 0, &error), &error, KELPIE_E_SHARE, "does not exist");
+    contract_state_is(vm, KELPIE_VM_CREATED);
+    struct kelpie_share share = {.struct_size = sizeof(share)};
+    HARNESS_CHECK(kelpie_vm_share(vm, 0, &share) && strcmp(share.guest_path, "/work") == 0 &&
+                      strcmp(share.tag, "work") == 0 && !share.is_read_only,
+                  "its share is told");
+    HARNESS_CHECK(!kelpie_vm_share(vm, 1, &share), "it has one");
+    contract_fails(kelpie_vm_restore(vm, "none", 0, &error), &error, KELPIE_E_UNSUPPORTED,
+                   "restore");
+    contract_end(vm);
+    vm = NULL;
+    config = share_config(harness, &contract, false);
+    kelpie_config_set_backend(config, KELPIE_BACKEND_QEMU);
+    contract_fails(kelpie_vm_create(contract.kelpie, NULL, config, &vm, &error), &error,
+                   KELPIE_E_UNSUPPORTED, "virtiofsd");
+    kelpie_config_set_backend(config, KELPIE_BACKEND_AUTO); /* though QEMU is there */
+    start_fails_with(&contract, config, KELPIE_E_BOOT, "share work rw /");
+    fake_remove();
+    config = share_config(harness, &contract, false);
+    kelpie_config_set_backend(config, KELPIE_BACKEND_AUTO);
+    start_fails_with(&contract, config, KELPIE_E_UNAVAILABLE, "only libkrun shares directories");
+    contract_host("rmdir '%s/shared'", harness->root_directory);
+    contract_close(&contract);
+}
+
+/* A writable share is all that can be written, and of a library that keeps the guest from its first
+ * root the modes of files there. */
+static void test_krun_share_confined(const struct harness *harness) {
+    static const struct {
+        const char *library;
+        bool is_read_only;
+        const char *found;
+    } cases[] = {
+        {"fake-krun-17", false, "create=EACCES mkdir=EACCES write=EACCES chmod=EPERM"},
+        {"fake-krun-17", false, "share=ok mode=EPERM"},
+        {"fake-krun-19", false, "create=EACCES mkdir=EACCES write=EACCES"},
+        {"fake-krun-19", false, "share=ok mode=ok"},
+        {"fake-krun-19", true, "create=EACCES mkdir=EACCES write=EACCES chmod=EPERM"},
+    };
+    backend_needs_kvm();
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i += 1) {
+        fake_use(harness, cases[i].library, "krun_start_enter.probe.so");
+        struct contract contract = contract_open(harness);
+        struct kelpie_config *config = share_config(harness, &contract, cases[i].is_read_only);
+        kelpie_config_set_disk_size_mib(config, 16);
+        start_fails_with(&contract, config, KELPIE_E_BOOT, cases[i].found);
+        contract_host("rmdir '%s/shared'", harness->root_directory);
+        contract_close(&contract);
+        fake_remove();
+    }
+}
+
 struct told {
     const char *name; /* NULL: "libkrun" */
     enum kelpie_check_status status;
@@ -466,6 +580,9 @@ int main(int argc, char **argv) {
         {"krun_stale_socket", test_krun_stale_socket, 60},
         {"krun_without_kvm", test_krun_without_kvm, 60},
         {"krun_confined", test_krun_confined, 60},
+        {"krun_shares", test_krun_shares, 60},
+        {"krun_share_confined", test_krun_share_confined, 60},
+        {"shares_refused", test_shares_refused, 60},
         {"doctor_libkrun", test_doctor_libkrun, 60},
         {"kvm_hangs", test_kvm_hangs, 120},
         {"kvm_open_hangs", test_kvm_open_hangs, 60},

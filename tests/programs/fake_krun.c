@@ -26,6 +26,7 @@
 #define CONSOLE 4 /* vmm/krun/launch.h */
 
 static char writable_disk[512];
+static char writable_share[512];
 
 /* ---- what this process may do ---------------------------------------------------------------- */
 
@@ -78,6 +79,12 @@ static void probe(const char *library) {
     tell_other_process();
     tell_open("kvm", "/dev/kvm", O_RDWR);
     tell_open("disk", writable_disk, O_RDWR);
+    if (writable_share[0] != '\0') {
+        snprintf(path, sizeof(path), "%.480s/probe", writable_share);
+        tell_open("share", path, O_WRONLY | O_CREAT | O_EXCL);
+        tell("mode", chmod(path, 0755) == 0);
+        unlink(path);
+    }
 }
 
 /* ---- the calls ------------------------------------------------------------------------------- */
@@ -119,6 +126,14 @@ static int32_t act(const char *call) {
     return act_or(call, 0);
 }
 
+/* A directory of the host for the guest, told on the console; the first root is none. */
+static void share(const char *tag, const char *path, bool is_read_only) {
+    if (path != NULL && strcmp(tag, "/dev/root") != 0) {
+        dprintf(CONSOLE, "share %s %s %s\n", tag, is_read_only ? "ro" : "rw", path);
+        snprintf(writable_share, sizeof(writable_share), "%s", is_read_only ? "" : path);
+    }
+}
+
 #define CALL(name, ...)                                                                            \
     __attribute__((visibility("default"))) int32_t name(__VA_ARGS__);                              \
     int32_t name(__VA_ARGS__)
@@ -137,6 +152,11 @@ CALL(krun_set_vm_config, uint32_t ctx, uint8_t cpu_count, uint32_t memory_mib) {
 CALL(krun_set_root, uint32_t ctx, const char *path) {
     (void)ctx, (void)path;
     return act("krun_set_root");
+}
+CALL(krun_add_virtiofs2, uint32_t ctx, const char *tag, const char *path, uint64_t dax_bytes) {
+    (void)ctx, (void)dax_bytes;
+    share(tag, path, false);
+    return act("krun_add_virtiofs2");
 }
 CALL(krun_set_exec, uint32_t ctx, const char *path, const char *const *argv,
      const char *const *environment) {
@@ -190,7 +210,8 @@ CALL(krun_has_feature, uint64_t feature) {
 }
 CALL(krun_add_virtiofs3, uint32_t ctx, const char *tag, const char *path, uint64_t dax_bytes,
      bool is_read_only) {
-    (void)ctx, (void)tag, (void)path, (void)dax_bytes, (void)is_read_only;
+    (void)ctx, (void)dax_bytes;
+    share(tag, path, is_read_only);
     return act("krun_add_virtiofs3");
 }
 CALL(krun_disable_implicit_init, uint32_t ctx) {

@@ -114,7 +114,7 @@ static void test_info_of_control_characters_has_room(void **state) {
     memset(info.kernel, 1, sizeof(info.kernel) - 1);
     memset(info.reason, 1, sizeof(info.reason) - 1);
     memset(info.accelerator_reason, 1, sizeof(info.accelerator_reason) - 1);
-    assert_true(kelpie__cli_write_info(&info, text, sizeof(text)) > 6 * 8192);
+    assert_true(kelpie__cli_write_info(&info, NULL, text, sizeof(text)) > 6 * 8192);
 }
 
 int main(void) {

@@ -92,7 +92,7 @@ static void test_all_problems_are_told_at_once(void **state) {
                                   "read_only",   "root",       "kernel",
                                   "environment", "root",       "working_directory"};
     assert_true(count >= KELPIE_ARRAY_COUNT(fields));
-    assert_true(count + 2 <= KELPIE_CONFIG_PROBLEM_MAX); /* the library adds two of its own */
+    assert_true(count + 3 <= KELPIE_CONFIG_PROBLEM_MAX); /* the library adds three of its own */
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(fields); i += 1) {
         bool is_told = false;
         for (uint32_t k = 0; k < count; k += 1) {
@@ -125,6 +125,120 @@ static void test_environment_has_limits_and_a_form(void **state) {
     kelpie__config_add_environment(&values, "A=1");
     assert_int_equal(kelpie__config_problems(&values, problems), 1);
     assert_string_equal(problems[0].field, "environment");
+}
+
+/* What is wrong with one share, or with the last of several. */
+static void assert_share(int code, const char *says) {
+    uint32_t count = kelpie__config_problems(&values, problems);
+    assert_int_equal(count, 1);
+    assert_int_equal(problems[0].code, code);
+    assert_string_equal(problems[0].field, "share");
+    if (strstr(problems[0].message, says) == NULL) {
+        fail_msg("\"%s\" does not say \"%s\"", problems[0].message, says);
+    }
+    kelpie__config_defaults(&values);
+}
+
+static void test_shares_each_have_their_message(void **state) {
+    static const struct {
+        const char *guest;
+        const char *says;
+    } guests[] = {
+        {"", "absolute"},
+        {"work", "\"work\" is no place"},
+        {"/", "other than /"},
+        {"//", "other than /"},
+        {"/a/../b", "empty, . or .."},
+        {"/a/.", "empty, . or .."},
+        {"/a//b", "empty, . or .."},
+        {"/proc", "the guest's own"},
+        {"/dev/x", "the guest's own"},
+        {"/sys", "the guest's own"},
+        {"/.kelpie/root", "the guest's own"},
+    };
+    char tag[KELPIE_SHARE_TAG_BYTES_MAX + 2];
+    char guest[KELPIE_SHARE_GUEST_BYTES_MAX + 2];
+    assert_non_null(state);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(guests); i += 1) {
+        kelpie__config_add_share(&values, "/h", guests[i].guest, NULL, false);
+        assert_share(KELPIE_E_CONFIG, guests[i].says);
+    }
+    memset(tag, 't', sizeof(tag) - 1);
+    tag[sizeof(tag) - 1] = '\0';
+    kelpie__config_add_share(&values, "/h", "/a", tag, false);
+    assert_share(KELPIE_E_CONFIG, "has 37 bytes, the limit is 36");
+    kelpie__config_add_share(&values, "/h", "/a", "a:b", false);
+    assert_share(KELPIE_E_CONFIG, "\"a:b\" is no tag");
+    memset(guest, 'g', sizeof(guest) - 1);
+    guest[0] = '/';
+    guest[sizeof(guest) - 1] = '\0';
+    kelpie__config_add_share(&values, "/h", guest, NULL, false);
+    assert_share(KELPIE_E_CONFIG, "1025 bytes is above the maximum of 1024");
+    kelpie__config_add_share(&values, "", "/a", NULL, false);
+    assert_share(KELPIE_E_CONFIG, "a host path of 0 bytes");
+    kelpie__config_add_share(&values, "/\xff", "/a", NULL, false);
+    assert_share(KELPIE_E_CONFIG, "not UTF-8");
+    tag[KELPIE_SHARE_TAG_BYTES_MAX] = '\0';
+    kelpie__config_add_share(&values, "/h", "/processes/", tag, true);
+    assert_int_equal(kelpie__config_problems(&values, problems), 0);
+}
+
+static void test_shares_against_each_other(void **state) {
+    assert_non_null(state);
+    kelpie__config_add_share(&values, "/h", "/a", NULL, false);
+    kelpie__config_add_share(&values, "/h", "/ab", NULL, true); /* the same directory twice */
+    assert_int_equal(kelpie__config_problems(&values, problems), 0);
+    kelpie__config_add_share(&values, "/i", "/a/b", NULL, false);
+    assert_share(KELPIE_E_CONFIG, "\"/a\" and \"/a/b\"");
+    kelpie__config_add_share(&values, "/h", "/a/b/", NULL, false);
+    kelpie__config_add_share(&values, "/i", "/a", NULL, false);
+    assert_share(KELPIE_E_CONFIG, "in one another");
+    kelpie__config_add_share(&values, "/h", "/a", "share1", false);
+    kelpie__config_add_share(&values, "/i", "/b", NULL, false); /* which is made to be that */
+    assert_share(KELPIE_E_CONFIG, "\"share1\" is the tag of two");
+}
+
+static void test_shares_have_limits_and_no_snapshots(void **state) {
+    static char path[KELPIE_PATH_BYTES_MAX + 1];
+    char guest[16];
+    assert_non_null(state);
+    for (unsigned i = 0; i <= KELPIE_SHARE_COUNT_MAX; i += 1) {
+        snprintf(guest, sizeof(guest), "/g%u", i);
+        kelpie__config_add_share(&values, "/h", guest, NULL, false);
+        if (i + 1 == KELPIE_SHARE_COUNT_MAX) {
+            assert_int_equal(kelpie__config_problems(&values, problems), 0);
+        }
+    }
+    assert_share(KELPIE_E_TOO_MANY_SHARES, "17 directories are above the maximum of 16");
+    memset(path, 'p', sizeof(path) - 1);
+    path[0] = '/';
+    for (unsigned i = 0; i < 3; i += 1) {
+        snprintf(guest, sizeof(guest), "/g%u", i);
+        kelpie__config_add_share(&values, path, guest, NULL, false);
+    }
+    assert_share(KELPIE_E_CONFIG, "longer than the limit of 12288 bytes");
+    kelpie__config_add_share(&values, "/h", "/a", NULL, false);
+    values.backend = KELPIE_BACKEND_QEMU;
+    assert_share(KELPIE_E_UNSUPPORTED, "virtiofsd");
+    kelpie__config_add_share(&values, "/h", "/a", NULL, false);
+    snprintf(values.snapshot, sizeof(values.snapshot), "s");
+    assert_share(KELPIE_E_UNSUPPORTED, "made from a snapshot");
+}
+
+/* A file that was written before there were shares has none. */
+static void test_shares_in_files(void **state) {
+    static struct kelpie_config_values back;
+    struct kelpie_error error = {0};
+    assert_non_null(state);
+    int64_t length = kelpie__config_write(&values, text, sizeof(text));
+    assert_true(length > 0);
+    char *shares = strstr(text, ",\"shares\":[]}");
+    assert_non_null(shares);
+    memcpy(shares, "}", 2);
+    assert_int_equal(kelpie__config_read(text, strlen(text), &back, &error), 0);
+    assert_int_equal(back.share_count, 0);
+    memcpy(shares, ",\"shares\":[7]}", sizeof(",\"shares\":[7]}"));
+    assert_int_equal(kelpie__config_read(text, strlen(text), &back, &error), KELPIE_E_IO);
 }
 
 static void assert_name(const char *name, const char *says) {
@@ -168,6 +282,8 @@ static void test_json_there_and_back(void **state) {
     snprintf(values.working_directory, sizeof(values.working_directory), "/w");
     kelpie__config_add_environment(&values, "A=1\ttab");
     kelpie__config_add_environment(&values, "B=");
+    kelpie__config_add_share(&values, "/h \"quoted\"\n", "/g", NULL, true);
+    kelpie__config_add_share(&values, "/i", "/j/", "tag_2", false);
     int64_t length = kelpie__config_write(&values, text, sizeof(text));
     assert_true(length > 0);
     assert_int_equal(kelpie__config_read(text, (size_t)length, &back, &error), 0);
@@ -175,6 +291,7 @@ static void test_json_there_and_back(void **state) {
 }
 
 static void test_largest_configuration_fits_its_file(void **state) {
+    static char path[KELPIE_PATH_BYTES_MAX + 1];
     static char assignment[KELPIE_ENVIRONMENT_BYTES_MAX];
     assert_non_null(state);
     memset(assignment, '\x01', sizeof(assignment) - 1); /* six bytes each in JSON */
@@ -186,6 +303,9 @@ static void test_largest_configuration_fits_its_file(void **state) {
         memset(paths[i], '\x01', KELPIE_PATH_BYTES_MAX);
         paths[i][0] = '/';
     }
+    memset(path, '\x01', KELPIE_PATH_BYTES_MAX);
+    kelpie__config_add_share(&values, path, "/a", NULL, false);
+    kelpie__config_add_share(&values, path, "/b", NULL, false);
     assert_int_equal(kelpie__config_problems(&values, problems), 0);
     assert_true(kelpie__config_write(&values, text, sizeof(text)) > 0);
 }
@@ -221,6 +341,10 @@ int main(void) {
         cmocka_unit_test_setup(test_all_problems_are_told_at_once, reset),
         cmocka_unit_test_setup(test_texts_that_do_not_fit_are_problems, reset),
         cmocka_unit_test_setup(test_environment_has_limits_and_a_form, reset),
+        cmocka_unit_test_setup(test_shares_each_have_their_message, reset),
+        cmocka_unit_test_setup(test_shares_against_each_other, reset),
+        cmocka_unit_test_setup(test_shares_have_limits_and_no_snapshots, reset),
+        cmocka_unit_test_setup(test_shares_in_files, reset),
         cmocka_unit_test_setup(test_names_each_have_their_message, reset),
         cmocka_unit_test_setup(test_json_there_and_back, reset),
         cmocka_unit_test_setup(test_largest_configuration_fits_its_file, reset),

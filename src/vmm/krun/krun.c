@@ -15,11 +15,17 @@
 #include "vmm/kvm.h"
 
 #define KRUN_ARGUMENT_BYTES (KELPIE_PATH_BYTES_MAX + 32u)
-#define KRUN_ARGUMENT_COUNT_MAX (18u + 2u * KELPIE_VMM_DISK_COUNT_MAX)
+#define KRUN_ARGUMENT_COUNT_MAX                                                                    \
+    (18u + 2u * (KELPIE_VMM_DISK_COUNT_MAX + KELPIE_VMM_SHARE_COUNT_MAX))
+/* libkrun has so many interrupts for virtio (krun_start_enter fails beyond); a balloon, randomness,
+ * the console, vsock and the first root take theirs. */
+#define KRUN_DEVICE_COUNT_MAX 11u
+#define KRUN_DEVICE_COUNT_OWN 5u
 #define KRUN_SIGNAL_ABORT 6
 
 static_assert(KELPIE_VMM_DISK_COUNT_MAX == KELPIE_KRUN_DISK_COUNT_MAX,
               "kelpie-krun takes them all");
+static_assert(KELPIE_VMM_SHARE_COUNT_MAX == KELPIE_KRUN_SHARE_COUNT_MAX, "likewise");
 
 /* Too large for a stack. */
 struct krun_arguments {
@@ -29,6 +35,7 @@ struct krun_arguments {
     char cpus[16];
     char memory[16];
     char disks[KELPIE_VMM_DISK_COUNT_MAX][KRUN_ARGUMENT_BYTES];
+    char shares[KELPIE_VMM_SHARE_COUNT_MAX][KRUN_ARGUMENT_BYTES + KELPIE_SHARE_TAG_BYTES_MAX];
 };
 
 struct kelpie_krun *kelpie__krun_of(struct kelpie_vmm *vmm) {
@@ -201,8 +208,15 @@ static int krun_build(struct kelpie_krun *krun, const struct kelpie_vmm_spec *sp
                                            disk->path);
         krun_argument(arguments, "--disk", arguments->disks[i]);
     }
+    for (uint32_t i = 0; i < spec->share_count; i += 1) {
+        const struct kelpie_vmm_share *share = &spec->shares[i];
+        fits = fits &&
+               kelpie__text_format(arguments->shares[i], sizeof(arguments->shares[i]), "%s:%s:%s",
+                                   share->tag, share->is_read_only ? "ro" : "rw", share->path);
+        krun_argument(arguments, "--share", arguments->shares[i]);
+    }
     if (!fits || arguments->is_full) {
-        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "the path of a disk is too long");
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "the path of a disk or share is too long");
     }
     return 0;
 }
@@ -311,6 +325,21 @@ static int krun_find(struct kelpie_os *os, struct kelpie_error *error) {
     return krun_check_kvm(os, error);
 }
 
+static int krun_check_shares(const struct kelpie_vmm_spec *spec, struct kelpie_error *error) {
+    static_assert(KRUN_DEVICE_COUNT_OWN + KELPIE_VMM_DISK_COUNT_MAX <= KRUN_DEVICE_COUNT_MAX,
+                  "disks alone always fit");
+    KELPIE_ASSERT(spec->disk_count <= KELPIE_VMM_DISK_COUNT_MAX);
+    uint32_t most = KRUN_DEVICE_COUNT_MAX - KRUN_DEVICE_COUNT_OWN - spec->disk_count;
+    if (spec->share_count <= most) {
+        return 0;
+    }
+    return kelpie__fail(error, KELPIE_E_TOO_MANY_SHARES, 0,
+                        "%u shared directories are above libkrun's maximum of %u for a VM with %u "
+                        "disk%s; share a directory that holds several",
+                        spec->share_count, most, spec->disk_count,
+                        spec->disk_count == 1 ? "" : "s");
+}
+
 static int krun_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
                       struct kelpie_vmm_started *out, struct kelpie_error *error) {
     struct kelpie_krun *krun = kelpie__krun_of(vmm);
@@ -325,7 +354,10 @@ static int krun_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
         .accelerator_reason = "libkrun has no other",
         .pause_kind = kelpie__krun_freeze_probe(krun),
     };
-    int status = krun_check_kvm(krun->os, error);
+    int status = krun_check_shares(spec, error);
+    if (status == 0) {
+        status = krun_check_kvm(krun->os, error);
+    }
     if (status == 0) {
         status = kelpie__krun_place_make(krun, spec, error);
     }
@@ -391,7 +423,7 @@ static int krun_create(const struct kelpie_vmm_create *create, struct kelpie_vmm
 
 const struct kelpie_vmm_operations kelpie__krun_operations = {
     .name = "krun",
-    .capabilities = KELPIE_VMM_CAN_PAUSE,
+    .capabilities = KELPIE_VMM_CAN_PAUSE | KELPIE_VMM_CAN_SHARE,
     .find = krun_find,
     .create = krun_create,
     .start = krun_start,

@@ -27,6 +27,7 @@ enum kelpie_krun_exit {
 };
 
 #define KELPIE_KRUN_DISK_COUNT_MAX 4u
+#define KELPIE_KRUN_SHARE_COUNT_MAX 16u
 #define KELPIE_KRUN_LINE_BYTES_MAX 512u
 #define KELPIE_KRUN_SOCKET_NAME "agent.sock"
 
