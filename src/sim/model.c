@@ -224,6 +224,9 @@ static void mark_overlaps(struct sim_model_vm *vm) {
             entry->overlaps_fork = entry->overlaps_fork || (overlaps && other == SIM_MODEL_FORK);
             entry->overlaps_removal =
                 entry->overlaps_removal || (overlaps && other == SIM_MODEL_DELETE_FORCE);
+            entry->overlaps_snapshot =
+                entry->overlaps_snapshot || (overlaps && other == SIM_MODEL_SNAPSHOT &&
+                                             vm->entries[j].call.snapshot == entry->call.snapshot);
             entry->overlaps_failure = entry->overlaps_failure ||
                                       (overlaps && makes_vm(other) && vm->entries[j].status < 0 &&
                                        vm->entries[j].status != KELPIE_E_EXISTS);

@@ -71,12 +71,13 @@ struct sim_model_entry {
         overlaps_change; /* with a call that takes its time: refusals need no reason of their own */
     bool overlaps_fork;  /* with one that makes the VM, and then starts it */
     bool overlaps_end;   /* with one that ends the guest: what runs there may fail */
-    bool overlaps_removal; /* a deletion by force, which stops it first */
-    bool overlaps_failure; /* a creation that failed: for a moment its VM was there */
-    bool was_cut;          /* it began before the history that is still known */
-    bool fork_may;         /* the snapshot may be there */
-    bool fork_must;        /* it is, and nobody else does anything with it */
-    uint8_t overlaps_put;  /* files of writes that it overlaps with: bits */
+    bool overlaps_removal;  /* a deletion by force, which stops it first */
+    bool overlaps_snapshot; /* with the making of its own, which has its name at the end only */
+    bool overlaps_failure;  /* a creation that failed: for a moment its VM was there */
+    bool was_cut;           /* it began before the history that is still known */
+    bool fork_may;          /* the snapshot may be there */
+    bool fork_must;         /* it is, and nobody else does anything with it */
+    uint8_t overlaps_put;   /* files of writes that it overlaps with: bits */
     struct sim_model_guest fork;
     int status;
     uint64_t result;

@@ -626,7 +626,7 @@ static void step_vm(struct step *step) {
             allow_same(step);
         }
     } else if (entry->has_answer && entry->status == KELPIE_E_NOT_FOUND) {
-        if (is_of_snapshot && is_vague(step->from)) {
+        if (is_of_snapshot && (is_vague(step->from) || entry->overlaps_snapshot)) {
             allow_same(step);
         }
     } else if (entry->has_answer && entry->status == KELPIE_E_CRASHED) {
