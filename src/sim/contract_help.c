@@ -70,6 +70,7 @@ struct kelpie_vm *kelpie__row_make(struct sim_contract *contract) {
     kelpie_config_set_memory_mib(config, CONTRACT_MEMORY_MIB);
     kelpie_config_set_boot_timeout_ms(config, CONTRACT_BOOT_MS);
     kelpie_config_set_template(config, contract->has_templates);
+    kelpie_config_set_backend(config, contract->backend);
     int status = kelpie_vm_create(contract->kelpie, NULL, config, &vm, &error);
     kelpie_config_destroy(config);
     return kelpie__row_is_ok(contract, "create", status, &error) ? vm : NULL;

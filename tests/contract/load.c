@@ -41,9 +41,12 @@ static void test_boot_under_load(const struct harness *harness) {
     for (int i = 0; i < count; i += 1) {
         spinners[i] = spin(i % cores);
     }
-    uint32_t boots = harness->scale >= 4 ? 20 / 4 : 20;
+    uint32_t boots = harness_count(harness, 20);
     for (uint32_t i = 0; i < boots; i += 1) {
-        struct kelpie_vm *vm = contract_boot(&contract);
+        struct kelpie_config *config = contract_boot_config(&contract);
+        kelpie_config_set_boot_timeout_ms(config, UINT64_C(60000) * harness->limit_factor);
+        struct kelpie_vm *vm = contract_create(&contract, NULL, config);
+        CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
         contract_sh_says(vm, "echo up", "up\n");
         contract_end(vm);
     }

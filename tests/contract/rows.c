@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * The contract's 21 rows (src/sim/contract.c), which the simulator runs with faults, on real VMs:
- * the same source behind another table. What a real backend cannot do on demand (let a boot, a
+ * the same source behind another table. On libkrun (--backend krun, in tests/nested) those about
+ * snapshots assert that these are refused. What a real backend cannot do on demand (let a boot, a
  * pause, a command or a snapshot fail) it refuses; the row then checks the same calls where they
  * succeed.
  */
@@ -125,16 +126,20 @@ static void run_row(const struct harness *harness, const struct sim_contract_row
         .libexec_directory = harness->libexec_directory,
     };
     struct row_run run = {.harness = harness};
+    bool is_krun = strcmp(harness->backend, "krun") == 0;
     struct kelpie_error error = {0};
-    *contract = (struct sim_contract){.seed = harness->seed,
-                                      .scale = harness->scale,
-                                      .has_templates = !is_about_boots(row),
-                                      .fault = row_fault,
-                                      .fail = row_fail,
-                                      .random = row_random,
-                                      .damage = row_damage,
-                                      .relabel = row_relabel,
-                                      .context = &run};
+    *contract =
+        (struct sim_contract){.seed = harness->seed,
+                              .scale = harness->scale,
+                              .has_templates = !is_about_boots(row),
+                              .fault = row_fault,
+                              .fail = row_fail,
+                              .random = row_random,
+                              .damage = row_damage,
+                              .relabel = row_relabel,
+                              .context = &run,
+                              .backend = is_krun ? KELPIE_BACKEND_KRUN : KELPIE_BACKEND_AUTO,
+                              .lacks_snapshots = is_krun};
     int status = kelpie_open(&options, &contract->kelpie, &error);
     HARNESS_CHECK(status == 0, "open: %s", error.message);
     borrow_templates(harness, false);

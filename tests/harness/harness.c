@@ -187,6 +187,7 @@ static void test_run(const struct harness_test *test, struct harness_run *run) {
         .libexec_directory = getenv("KELPIE_LIBEXEC"),
         .seed = options->seed,
         .scale = options->scale,
+        .limit_factor = options->limit_factor,
     };
     uint64_t started_ms = harness_now_ms();
     fflush(NULL);

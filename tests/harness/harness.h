@@ -23,7 +23,8 @@ struct harness {
     const char *cache_directory;   /* shared by all runs: packed kernels and images */
     const char *libexec_directory; /* NULL: found beside the program */
     uint64_t seed;
-    uint32_t scale; /* counts of the contract are divided by it, never below 3 */
+    uint32_t scale;        /* counts of the contract are divided by it, never below 3 */
+    uint32_t limit_factor; /* of every time limit: an emulated KVM is slow */
 };
 
 struct harness_test {
