@@ -33,6 +33,15 @@ static void dial_failed(struct kelpie_agent *agent, const char *why) {
                       dial_retry_callback, agent);
 }
 
+/* What a read of a stream that is not connected answers. */
+static const char *dial_reason(struct kelpie_agent *agent) {
+    char byte = 0;
+    int64_t status = kelpie__os_read(agent->os, agent->port, &byte, sizeof(byte));
+    const char *text = status < 0 ? kelpie__errno_text((int)-status) : NULL;
+    KELPIE_ASSERT(status <= (int64_t)sizeof(byte));
+    return text != NULL ? text : "it hung up";
+}
+
 static void dial_ready_callback(void *context, uint32_t bits) {
     struct kelpie_agent *agent = context;
     KELPIE_ASSERT(agent->is_dialling);
@@ -40,12 +49,13 @@ static void dial_ready_callback(void *context, uint32_t bits) {
     KELPIE_ASSERT(bits != 0);
     kelpie__loop_unwatch(agent->loop, agent->dial_slot);
     agent->is_dialling = false;
-    /* Where a connect failed, SO_ERROR is set, and epoll tells of that: it is never writable alone.
-     * Which error it is the seam does not tell. */
+    /* Where a connect failed, the stream's error is set, and epoll tells of that: it is never
+     * writable alone. */
     if ((bits & KELPIE_OS_HANGUP) != 0) {
+        const char *why = dial_reason(agent);
         kelpie__ignore(kelpie__os_close(agent->os, agent->port));
         agent->port = KELPIE_OS_NO_HANDLE;
-        dial_failed(agent, "it refused, or did not answer in time");
+        dial_failed(agent, why);
         return;
     }
     agent->attempt_count = 0;

@@ -162,7 +162,8 @@ struct kelpie_os_guest {
     /* false: reboot; does not return when it works */
     int (*halt)(struct kelpie_os *, bool is_power_off);
     int (*link_up)(struct kelpie_os *, const char *interface);
-    /* a stream to the host over vsock: writable when it is connected, hung up when it is refused */
+    /* a stream to the host over vsock: writable when connected; else hung up, and a read says why
+     */
     int (*dial_host)(struct kelpie_os *, uint32_t port);
 };
 

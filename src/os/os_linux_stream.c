@@ -105,9 +105,23 @@ static int linux_peer(struct kelpie_os *os, int stream, struct kelpie_os_peer *o
     return 0;
 }
 
+/* Why a stream is not connected: a vsock(7), unlike others, keeps the error of its connect for
+ * those who ask for it. */
+static int64_t unconnected_reason(int stream) {
+    int reason = 0;
+    socklen_t size = sizeof(reason);
+    KELPIE_ASSERT(stream >= 0);
+    int status = getsockopt(stream, SOL_SOCKET, SO_ERROR, &reason, &size);
+    KELPIE_ASSERT(reason >= 0);
+    return status == 0 && reason != 0 ? -(int64_t)reason : -ENOTCONN;
+}
+
 static int64_t linux_read(struct kelpie_os *os, int handle, void *out, size_t count) {
     kelpie__ignore(os != NULL);
     ssize_t got = read(handle, out, count);
+    if (got < 0 && errno == ENOTCONN) {
+        return unconnected_reason(handle);
+    }
     if (got < 0) {
         return errno == EINTR ? -EAGAIN : -errno;
     }

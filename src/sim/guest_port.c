@@ -131,6 +131,9 @@ static int64_t port_read(struct sim_process *process, struct sim_object *object,
                          size_t count) {
     struct sim_guest *guest = process->machine->guest;
     KELPIE_ASSERT(guest->kernel->port == object);
+    if (guest->kernel->vsock == SIM_VSOCK_REFUSED) {
+        return -ECONNRESET; /* libkrun's answer */
+    }
     size_t taken = kelpie__sim_queue_take(&guest->kernel->to_guest, out, count);
     if (taken == 0) {
         return -EAGAIN;
