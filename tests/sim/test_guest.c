@@ -84,6 +84,28 @@ static void test_clock_is_right(void **state) {
     kelpie__sim_world_destroy(world);
 }
 
+/* A directory of the host is mounted where it is told to be, which is made; what is no directory
+ * fails with its name. */
+static void test_shares_are_mounted(void **state) {
+    struct sim_world *world = client_world(31);
+    struct client *client = client_boot_ready(client_os(world));
+    kelpie__ignore(state != NULL);
+    client_says(client, "echo x >/tmp/file", "", 0);
+    assert_int_equal(client_call(client, "guest.mount",
+                                 "{\"tag\":\"share0\",\"path\":\"/tmp/a/b\",\"read_only\":true}"),
+                     0);
+    client_says(client, "ls /tmp/a", "b\n", 0);
+    assert_int_equal(
+        client_call(client, "guest.mount",
+                    "{\"tag\":\"share1\",\"path\":\"/tmp/file/c\",\"read_only\":false}"),
+        KELPIE_E_SHARE);
+    assert_non_null(strstr(client->error.message, "make \"/tmp/file/c\" in the guest"));
+    assert_int_equal(client_call(client, "guest.mount", "{\"tag\":\"share1\",\"path\":\"c\"}"),
+                     KELPIE_E_PROTOCOL);
+    client_end(client);
+    kelpie__sim_world_destroy(world);
+}
+
 static void test_exec_ends_as_told(void **state) {
     struct sim_world *world = client_world(5);
     struct client *client = client_boot_ready(client_os(world));
@@ -620,6 +642,7 @@ int main(void) {
         cmocka_unit_test(test_exec_echo),
         cmocka_unit_test(test_guest_is_set_up_and_asked),
         cmocka_unit_test(test_clock_is_right),
+        cmocka_unit_test(test_shares_are_mounted),
         cmocka_unit_test(test_exec_ends_as_told),
         cmocka_unit_test(test_streams_pass_every_byte),
         cmocka_unit_test(test_two_mebibytes_of_arguments),
