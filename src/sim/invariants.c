@@ -124,8 +124,13 @@ static void check_published(struct sim_invariants *invariants, struct invariant_
                                    vm->path);
         }
     }
-    /* written again, it may be about to be resumed */
-    bool is_new = vm->state == KELPIE_VM_PAUSED && before != KELPIE_VM_PAUSED;
+    /* written again, or late for a full disk, it may be about to be resumed */
+    uint32_t index = 0;
+    struct sim_process *vmm =
+        kelpie__sim_process_find(kelpie__sim_world_host(invariants->world), record->vmm_pid);
+    bool is_resuming = vmm != NULL && kelpie__sim_truth_vm_index(vmm, &index) &&
+                       kelpie__sim_judge_is_resuming(invariants->judge, index);
+    bool is_new = vm->state == KELPIE_VM_PAUSED && before != KELPIE_VM_PAUSED && !is_resuming;
     if (is_new && guest != NULL && kelpie__sim_guest_is_running(guest) &&
         !kelpie__sim_truth_is_mute(guest)) {
         kelpie__sim_world_fail(invariants->world,

@@ -463,6 +463,18 @@ bool kelpie__sim_judge_waits_for_command(const struct sim_judge *judge, uint32_t
     return true;
 }
 
+bool kelpie__sim_judge_is_resuming(const struct sim_judge *judge, uint32_t vm) {
+    bool is_resuming = false;
+    KELPIE_ASSERT(vm < SIM_MODEL_VM_MAX);
+    for (uint32_t i = 0; i < SIM_JUDGE_CLIENT_MAX; i += 1) {
+        const struct judge_call *call = &judge->calls[i];
+        is_resuming =
+            is_resuming || (call->is_open && !call->operation.is_look &&
+                            call->operation.op == SIM_MODEL_RESUME && call->operation.vm == vm);
+    }
+    return is_resuming;
+}
+
 void kelpie__sim_judge_tamper(struct sim_judge *judge, uint32_t vm) {
     KELPIE_ASSERT(vm < SIM_MODEL_VM_MAX);
     judge->tampered |= UINT64_C(1) << vm;

@@ -56,6 +56,9 @@ void kelpie__sim_judge_watch(struct sim_judge *judge, struct sim_snapshots *snap
 bool kelpie__sim_judge_waits_for_command(const struct sim_judge *judge, uint32_t client,
                                          uint32_t *out_vm);
 
+/* Whether somebody waits for this VM to be resumed. */
+bool kelpie__sim_judge_is_resuming(const struct sim_judge *judge, uint32_t vm);
+
 const struct sim_judge_counts *kelpie__sim_judge_counts(const struct sim_judge *judge);
 
 #endif
