@@ -111,6 +111,7 @@ static void fixture_open(struct fixture *fixture) {
     vmm_kills = 0;
     monitor->os = kelpie__os_linux_create();
     assert_int_equal(kelpie__loop_create(monitor->os, 16, &monitor->loop, NULL), 0);
+    kelpie__relay_spares_init(&monitor->spares, monitor->os);
     monitor->directory.vm = open(fixture->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     snprintf(monitor->config.name, sizeof(monitor->config.name), "test");
     snprintf(monitor->config.id, sizeof(monitor->config.id), "%s", CLIENT_EPOCH);
@@ -135,6 +136,7 @@ static void fixture_close(struct fixture *fixture) {
     int status = 0;
     kelpie__guest_detach(&monitor->guest, &over);
     kelpie__relay_deinit(&monitor->relay);
+    kelpie__relay_spares_deinit(&monitor->spares);
     kelpie__timer_disarm(monitor->loop, &monitor->lifecycle.closed_timer);
     shutdown(fixture->socket, SHUT_WR);
     for (ssize_t got = 1; got != 0;) { /* closed with bytes to read it would be a reset */
