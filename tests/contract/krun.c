@@ -162,6 +162,65 @@ static void test_krun_bare_root(const struct harness *harness) {
     contract_close(&contract);
 }
 
+/* A directory of the host that the guest writes to, and reads from: each sees what the other did.
+ */
+static void shares_writable(const struct harness *harness, const char *path) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_error error = {0};
+    struct kelpie_config *config = contract_boot_config(&contract);
+    kelpie_config_add_share(config, path, "/srv/work", NULL, false);
+    struct kelpie_vm *vm = contract_create(&contract, NULL, config);
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    contract_sh_says(vm,
+                     "cd /srv/work && cat given && mkdir one two && echo guest >one/made && "
+                     "mv one/made two/moved && rmdir one && rm given && cat two/moved",
+                     "host\nguest\n");
+    contract_host("test \"$(cat '%s/two/moved')\" = guest && test ! -e '%s/given' && "
+                  "test ! -e '%s/one' && echo later >'%s/two/moved'",
+                  path, path, path, path);
+    contract_sh_says(vm, "cat /srv/work/two/moved; rm -r /srv/work/two", "later\n");
+    contract_fails(kelpie_vm_snapshot(vm, NULL, NULL, &error), &error, KELPIE_E_UNSUPPORTED,
+                   "shares directories");
+    contract_end(vm);
+    contract_close(&contract);
+}
+
+/* Read-only is enforced, or refused by a library that cannot. */
+static void shares_read_only(const struct harness *harness, const char *path) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_error error = {0};
+    struct kelpie_config *config = contract_boot_config(&contract);
+    kelpie_config_add_share(config, path, "/srv/work", NULL, true);
+    struct kelpie_vm *vm = contract_create(&contract, NULL, config);
+    int status = kelpie_vm_start(vm, 0, &error);
+    if (status < 0) {
+        contract_fails(status, &error, KELPIE_E_UNAVAILABLE, "no krun_add_virtiofs3");
+        contract_state_is(vm, KELPIE_VM_CREATED);
+    } else {
+        /* A mount of the guest's own is no way around it. */
+        contract_sh_says(vm,
+                         "cat /srv/work/given; touch /srv/work/x 2>&1 | grep -o Read-only; "
+                         "mkdir /tmp/x && mount -t virtiofs share0 /tmp/x && "
+                         "{ echo evil >/tmp/x/given || rm /tmp/x/given || mkdir /tmp/x/y; } "
+                         "2>/dev/null || echo refused",
+                         "host\nRead-only\nrefused\n");
+        contract_host("test \"$(ls '%s')\" = given && test \"$(cat '%s/given')\" = host", path,
+                      path);
+    }
+    contract_end(vm);
+    contract_close(&contract);
+}
+
+static void test_krun_shared_directory(const struct harness *harness) {
+    char path[512];
+    int length = snprintf(path, sizeof(path), "%s/shared", harness->root_directory);
+    HARNESS_CHECK(length > 0 && (size_t)length < sizeof(path), "a path");
+    contract_host("mkdir '%s' && echo host >'%s/given'", path, path);
+    shares_read_only(harness, path);
+    shares_writable(harness, path);
+    contract_host("rmdir '%s'", path);
+}
+
 static unsigned descriptors_of(int pid) {
     char command[64];
     unsigned count = 0;
@@ -235,6 +294,7 @@ int main(int argc, char **argv) {
         {"krun_doctor", test_krun_doctor, 60},
         {"krun_long_path", test_krun_long_path, 60},
         {"krun_bare_root", test_krun_bare_root, 60},
+        {"krun_shared_directory", test_krun_shared_directory, 60},
         {"krun_again", test_krun_again, 600},
         {"krun_own_kernel", test_krun_own_kernel, 60}, /* where there is one */
     };
