@@ -233,7 +233,7 @@ static bool configure_shares(const struct configure *configure) {
                                       share->path);
             is_good = false;
         } else {
-            is_good = CONFIGURE_CALL(add_virtiofs2, configure->ctx, share->tag, share->path, 0);
+            is_good = CONFIGURE_CALL(add_virtiofs, configure->ctx, share->tag, share->path);
         }
     }
     return is_good;

@@ -60,7 +60,7 @@ struct kelpie_krun_library {
     int32_t (*set_root)(uint32_t ctx, const char *path);
     int32_t (*set_exec)(uint32_t ctx, const char *path, const char *const *argv,
                         const char *const *environment);
-    int32_t (*add_virtiofs2)(uint32_t ctx, const char *tag, const char *path, uint64_t dax_bytes);
+    int32_t (*add_virtiofs)(uint32_t ctx, const char *tag, const char *path);
     int32_t (*set_console_output)(uint32_t ctx, const char *path);
     int32_t (*disable_implicit_vsock)(uint32_t ctx);
     int32_t (*add_vsock)(uint32_t ctx, uint32_t tsi_features);

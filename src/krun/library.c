@@ -29,7 +29,7 @@ static const struct library_call library_calls[] = {
     LIBRARY_CALL(set_vm_config, true),
     LIBRARY_CALL(set_root, true),
     LIBRARY_CALL(set_exec, true),
-    LIBRARY_CALL(add_virtiofs2, true), /* 1.9.5 */
+    LIBRARY_CALL(add_virtiofs, true), /* without a DAX window; 2 makes one of no bytes, and fails */
     LIBRARY_CALL(set_console_output, true),
     LIBRARY_CALL(disable_implicit_vsock, true), /* 1.17: without it the guest reaches our network */
     LIBRARY_CALL(add_vsock, true),              /* 1.17 */

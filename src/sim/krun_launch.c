@@ -210,7 +210,7 @@ static bool launch_shares(struct sim_krun *krun) {
             kelpie__sim_krun_exit(krun, KELPIE_KRUN_FAILED);
             return false;
         }
-        is_good = launch_call(krun, "add_virtiofs2");
+        is_good = launch_call(krun, "add_virtiofs");
     }
     return is_good;
 }

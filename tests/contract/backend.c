@@ -325,9 +325,9 @@ static void test_krun_shares(const struct harness *harness) {
     start_fails_with(&contract, config, KELPIE_E_TOO_MANY_SHARES,
                      "6 shared directories are above libkrun's maximum of 5 for a VM with 1 disk;");
     fake_remove();
-    fake_use(harness, "fake-krun-17", "krun_add_virtiofs2.fail.so");
+    fake_use(harness, "fake-krun-17", "krun_add_virtiofs.fail.so");
     config = share_config(harness, &contract, false);
-    start_fails_with(&contract, config, KELPIE_E_BOOT, "krun_add_virtiofs2 failed: Invalid");
+    start_fails_with(&contract, config, KELPIE_E_BOOT, "krun_add_virtiofs failed: Invalid");
     fake_remove();
     fake_use(harness, "fake-krun-19", "krun_start_enter.exit.so");
     config = share_config(harness, &contract, true);

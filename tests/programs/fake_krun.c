@@ -153,10 +153,10 @@ CALL(krun_set_root, uint32_t ctx, const char *path) {
     (void)ctx, (void)path;
     return act("krun_set_root");
 }
-CALL(krun_add_virtiofs2, uint32_t ctx, const char *tag, const char *path, uint64_t dax_bytes) {
-    (void)ctx, (void)dax_bytes;
+CALL(krun_add_virtiofs, uint32_t ctx, const char *tag, const char *path) {
+    (void)ctx;
     share(tag, path, false);
-    return act("krun_add_virtiofs2");
+    return act("krun_add_virtiofs");
 }
 CALL(krun_set_exec, uint32_t ctx, const char *path, const char *const *argv,
      const char *const *environment) {
