@@ -119,7 +119,6 @@ static void fixture_open(struct fixture *fixture) {
     monitor->lifecycle.state = KELPIE_VM_STARTING;
     monitor->lifecycle.vmm = &fixture->vmm;
     kelpie__guest_init(&monitor->guest, monitor, &monitor->relay);
-    kelpie__relay_spares_init(&monitor->spares, monitor->os);
     kelpie__relay_init(&monitor->relay, monitor, &monitor->guest);
     kelpie__pause_init(&monitor->pause, monitor);
     assert_int_equal(
