@@ -26,10 +26,15 @@ static struct kelpie_guest *across_guest(void *context) {
     return guest;
 }
 
-static void greet_forget_setup(struct kelpie_guest *guest) {
-    if (guest->setup_call != 0 && guest->wire != NULL) {
-        kelpie__wire_forget(guest->wire, guest->setup_call);
+/* What a greeting has asked is nobody's question any more, in whichever order it is answered. */
+static void greet_forget(struct kelpie_guest *guest) {
+    const uint64_t calls[] = {guest->call, guest->setup_call};
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(calls); i += 1) {
+        if (calls[i] != 0 && guest->wire != NULL) {
+            kelpie__wire_forget(guest->wire, calls[i]);
+        }
     }
+    guest->call = 0;
     guest->setup_call = 0;
 }
 
@@ -203,7 +208,7 @@ int kelpie__guest_attach_restored(struct kelpie_guest *guest, int stream,
 /* The greeting has failed: what it made is undone, so that another one can be tried. */
 static void greet_failed(struct kelpie_guest *guest, const struct kelpie_error *why) {
     KELPIE_ASSERT(why->code < 0);
-    greet_forget_setup(guest);
+    greet_forget(guest);
     if (guest->phase != KELPIE_GUEST_CLOSED) {
         guest->phase = KELPIE_GUEST_RESTORED;
     }
@@ -298,7 +303,7 @@ static void greet_hello(struct kelpie_guest *guest) {
     char hello[KELPIE_GUEST_HELLO_BYTES_MAX];
     char setup[KELPIE_GUEST_SETUP_BYTES_MAX];
     guest->hello_count += 1;
-    greet_forget_setup(guest);
+    greet_forget(guest);
     int status = kelpie__guest_write_hello(guest, hello, sizeof(hello), &error);
     if (status == 0) {
         status = kelpie__guest_write_setup(guest, false, setup, sizeof(setup), &error);
@@ -309,9 +314,6 @@ static void greet_hello(struct kelpie_guest *guest) {
     }
     if (status == 0) {
         status = greet_ask(guest, "setup", setup, greet_identified, &guest->setup_call, &error);
-        if (status < 0) {
-            kelpie__wire_forget(guest->wire, guest->call);
-        }
     }
     if (status < 0) {
         greet_failed(guest, &error);
@@ -351,11 +353,7 @@ void kelpie__guest_stop_greeting(struct kelpie_guest *guest) {
         return;
     }
     across_guest(guest);
-    if (guest->call != 0) {
-        kelpie__wire_forget(guest->wire, guest->call);
-    }
-    greet_forget_setup(guest);
-    guest->call = 0;
+    greet_forget(guest);
     guest->done = NULL;
     guest->phase = KELPIE_GUEST_RESTORED;
     kelpie__relay_forget_adopted(guest->relay);
@@ -370,7 +368,6 @@ void kelpie__guest_ready_again(struct kelpie_guest *guest) {
         kelpie__guest_break(guest, "R21: `ready` again and again");
         return;
     }
-    kelpie__wire_forget(guest->wire, guest->call);
     greet_hello(guest);
 }
 

@@ -459,15 +459,31 @@ static void test_greeting_of_a_fresh_or_hanging_guest_fails(void **state) {
 
 struct liar {
     struct kelpie_wire *wire;
+    uint64_t hello;
     const char *token;
-    const char *offsets;
+    const char *offsets; /* NULL: it never says hello, and refuses to be set up */
 };
+
+/* Out of order: what was asked second is answered first, and the first by an error, too. */
+static void liar_refuses(struct liar *liar, uint64_t id, const char *method) {
+    const struct kelpie_error refusal = {.code = KELPIE_E_IO};
+    if (strcmp(method, "hello") == 0) {
+        liar->hello = id;
+        return;
+    }
+    kelpie__wire_refuse(liar->wire, id, &refusal);
+    kelpie__wire_refuse(liar->wire, liar->hello, &refusal);
+}
 
 static void liar_request(void *context, uint64_t id, const char *method, const char *params,
                          size_t length) {
     struct liar *liar = context;
     char epoch[2 * KELPIE_EPOCH_BYTES + 1] = "";
     char text[512] = "{}";
+    if (liar->offsets == NULL) {
+        liar_refuses(liar, id, method);
+        return;
+    }
     kelpie__ignore(kelpie__json_find_string(params, length, "epoch", epoch, sizeof(epoch)));
     if (strcmp(method, "hello") == 0) {
         snprintf(text, sizeof(text),
@@ -497,13 +513,37 @@ static void liar_closed(void *context, const struct kelpie_error *error) {
     assert_true(context != NULL && error->code < 0);
 }
 
-/* The monitor aborted at the first byte of a stream that went on at the end of the numbers. */
-static void test_offsets_that_no_stream_has_end_the_guest(void **state) {
+/* In the guest's place, and greeted. */
+static void liar_open(struct liar *liar, struct fixture *fixture) {
     static const struct kelpie_wire_callbacks callbacks = {.request = liar_request,
                                                            .notification = liar_notification,
                                                            .credit = liar_credit,
                                                            .drained = liar_drained,
                                                            .closed = liar_closed};
+    struct kelpie_monitor *monitor = fixture->monitor;
+    int sockets[2];
+    assert_int_equal(quiesce(fixture), 0);
+    const struct kelpie_guest_continuity continuity = monitor->guest.continuity;
+    liar->token = monitor->guest.continuity.token;
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sockets),
+                     0);
+    const struct kelpie_wire_create create = {.os = monitor->os,
+                                              .loop = monitor->loop,
+                                              .handle = sockets[1],
+                                              .owns_handle = true,
+                                              .callbacks = &callbacks,
+                                              .context = liar};
+    assert_int_equal(kelpie__wire_create(&create, &liar->wire, NULL), 0);
+    int kept = fixture->socket;
+    fixture->socket = sockets[0];
+    restore(fixture, &continuity);
+    fixture->socket = kept;
+    close(sockets[0]); /* the monitor has a duplicate */
+    kelpie__guest_greet(&monitor->guest, note_done, fixture);
+}
+
+/* The monitor aborted at the first byte of a stream that went on at the end of the numbers. */
+static void test_offsets_that_no_stream_has_end_the_guest(void **state) {
     static const char *const lies[] = {
         "\"stdout_offset\":18446744073709551615,\"stderr_offset\":0,\"stdin_offset\":0",
         "\"stdout_offset\":0,\"stderr_offset\":18446744073709551615,\"stdin_offset\":0",
@@ -511,27 +551,10 @@ static void test_offsets_that_no_stream_has_end_the_guest(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof(lies) / sizeof(lies[0]); i += 1) {
         struct fixture fixture;
-        int sockets[2];
+        struct liar liar = {.offsets = lies[i]};
         fixture_open(&fixture);
         struct kelpie_monitor *monitor = fixture.monitor;
-        assert_int_equal(quiesce(&fixture), 0);
-        const struct kelpie_guest_continuity continuity = monitor->guest.continuity;
-        struct liar liar = {.token = continuity.token, .offsets = lies[i]};
-        assert_int_equal(
-            socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sockets), 0);
-        const struct kelpie_wire_create create = {.os = monitor->os,
-                                                  .loop = monitor->loop,
-                                                  .handle = sockets[1],
-                                                  .owns_handle = true,
-                                                  .callbacks = &callbacks,
-                                                  .context = &liar};
-        assert_int_equal(kelpie__wire_create(&create, &liar.wire, NULL), 0);
-        int kept = fixture.socket;
-        fixture.socket = sockets[0];
-        restore(&fixture, &continuity);
-        fixture.socket = kept;
-        close(sockets[0]); /* the monitor has a duplicate */
-        kelpie__guest_greet(&monitor->guest, note_done, &fixture);
+        liar_open(&liar, &fixture);
         while (monitor->guest.phase != KELPIE_GUEST_CLOSED && fixture.done_count == 1) {
             step(&fixture);
         }
@@ -541,6 +564,24 @@ static void test_offsets_that_no_stream_has_end_the_guest(void **state) {
         kelpie__wire_destroy(liar.wire);
         fixture_close(&fixture);
     }
+}
+
+/* The monitor aborted at the answer to a hello whose greeting had failed by that of its setup. */
+static void test_setup_refused_before_hello_fails_the_greeting_once(void **state) {
+    struct fixture fixture;
+    struct liar liar = {0};
+    (void)state;
+    fixture_open(&fixture);
+    struct kelpie_guest *guest = &fixture.monitor->guest;
+    liar_open(&liar, &fixture);
+    assert_int_equal(wait_done(&fixture, 2), KELPIE_E_IO);
+    assert_int_equal(guest->phase, KELPIE_GUEST_RESTORED);
+    pass_time(&fixture, 20); /* hello's answer */
+    assert_int_equal(fixture.done_count, 2);
+    kelpie__guest_greet(guest, note_done, &fixture);
+    assert_int_equal(wait_done(&fixture, 3), KELPIE_E_IO); /* another try is another one */
+    kelpie__wire_destroy(liar.wire);
+    fixture_close(&fixture);
 }
 
 /* ---- pause, and who else uses the VMM -------------------------------------------------------- */
@@ -646,6 +687,7 @@ int main(void) {
         cmocka_unit_test(test_another_guest_is_not_taken_for_the_saved_one),
         cmocka_unit_test(test_greeting_of_a_fresh_or_hanging_guest_fails),
         cmocka_unit_test(test_offsets_that_no_stream_has_end_the_guest),
+        cmocka_unit_test(test_setup_refused_before_hello_fails_the_greeting_once),
         cmocka_unit_test(test_pause_makes_the_guest_quiet_and_resume_proves_it),
         cmocka_unit_test(test_the_vmm_can_be_taken_for_another_operation),
     };
