@@ -579,7 +579,7 @@ KELPIE_MUST_CHECK int kelpie_vm_exec_start_async(struct kelpie_vm *vm,
 
 /* Attaches to a command by its id: output goes on from these absolute offsets of its streams, or
  * from the oldest byte that is kept when it is newer; stdin is accepted. Errors: NOT_FOUND, BUSY
- * (attached elsewhere), STATE. */
+ * (attached elsewhere), STATE, MISUSE (it has not written so much: a restore takes it back). */
 KELPIE_MUST_CHECK int kelpie_vm_exec_attach(struct kelpie_vm *vm, const char *exec_id,
                                             uint64_t stdout_offset, uint64_t stderr_offset,
                                             const struct kelpie_exec_callbacks *callbacks,
@@ -610,7 +610,8 @@ KELPIE_MUST_CHECK int kelpie_vm_exec_list_async(struct kelpie_vm *vm,
                                                 void *context, struct kelpie_operation **out,
                                                 struct kelpie_error *error);
 void kelpie_exec_list_free(struct kelpie *kelpie, struct kelpie_exec_info *list, size_t count);
-const char *kelpie_exec_id(const struct kelpie_exec *exec); /* 32 digits; "" until it runs */
+/* 32 digits; "" until it runs; until kelpie_exec_close */
+const char *kelpie_exec_id(const struct kelpie_exec *exec);
 
 /* Takes what there is room for, *out_written; 0: wait for `writable`. Errors: EXEC (stdin is closed
  * or the command has ended), MISUSE. */

@@ -219,7 +219,8 @@ static bool is_loss(int status) {
     return status == KELPIE_E_CRASHED || status == KELPIE_E_NOT_FOUND;
 }
 
-/* One try. What the answer is without a monitor, the request says itself. */
+/* One try. What the answer is without a monitor, the request says itself. 1: somebody only looked
+ * at the VM, and held its lock for that; again. */
 typedef int (*end_begin)(struct kelpie_vm *vm, const struct kelpie_call_form *form,
                          struct call *call, struct kelpie_error *error);
 
@@ -232,11 +233,12 @@ static int end_call(struct kelpie_vm *vm, end_begin begin, const struct kelpie_c
     }
     unsigned tries = form->is_blocking ? CALL_END_TRIES : 1u;
     status = KELPIE_E_CRASHED;
-    for (unsigned i = 0; i < tries && is_loss(status); i += 1) {
+    for (unsigned i = 0; i < tries && (is_loss(status) || status == 1); i += 1) {
         struct call call = {0};
         status = begin(vm, form, &call, &kept);
-        status = status < 0 ? status : kelpie__call_send(vm, form, &call.request, &kept);
+        status = status != 0 ? status : kelpie__call_send(vm, form, &call.request, &kept);
     }
+    status = status == 1 ? KELPIE_E_BUSY : status;
     KELPIE_ASSERT(status == 0 || kept.code == status);
     if (status < 0 && error != NULL) {
         *error = kept;
@@ -323,7 +325,8 @@ static int delete_begin(struct kelpie_vm *vm, bool is_forced, const struct kelpi
     }
     if (status == 1 || is_damaged) {
         KELPIE_SOMETIMES(vm->kelpie->os, "a damaged VM was deleted", is_damaged);
-        return delete_without_monitor(vm, error);
+        status = delete_without_monitor(vm, error);
+        return status == KELPIE_E_BUSY && form->is_blocking ? 1 : status;
     }
     if (error != NULL) {
         *error = kept;
