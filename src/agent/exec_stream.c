@@ -375,7 +375,6 @@ void kelpie__agent_exec_rings_init(struct kelpie_agent *agent) {
     kelpie__ring_pool_init(rings, agent->os);
     kelpie__ring_pool_keep(rings, STREAM_OUTPUT_BYTES, STREAM_SPARE_OUTPUTS);
     kelpie__ring_pool_keep(rings, STREAM_INPUT_BYTES, 1);
-    kelpie__ring_pool_keep(rings, KELPIE_EXEC_STREAM_BYTES, 1);
 }
 
 int kelpie__agent_exec_streams_init(struct kelpie_agent_exec *exec, struct kelpie_error *error) {

@@ -22,9 +22,9 @@
 #define HEAP_SMALL_BITS 9u /* 512 = 2^9 */
 #define HEAP_LARGE_BITS_MAX 40u
 #define HEAP_LOOSE_BYTES_MIN                                                                       \
-    (32u * 1024u)                        /* of a block; less is not worth a call of the kernel     \
-                                          */
-#define HEAP_LOOSE_BYTES_MAX (12u << 20) /* of all such blocks */
+    (32u * 1024u)                       /* of a block; less is not worth a call of the kernel      \
+                                         */
+#define HEAP_LOOSE_BYTES_MAX (4u << 20) /* of all such blocks */
 
 struct heap_free {
     struct heap_free *next;

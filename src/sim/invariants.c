@@ -108,6 +108,18 @@ static void check_resumed(struct sim_invariants *invariants, struct invariant_vm
     memcpy(vm->paused_nonce, truth.nonce, SIM_GUEST_NONCE_BYTES);
 }
 
+/* A pause that is written again, or late for a full disk, may be about to be undone. */
+static bool is_resuming(const struct sim_invariants *invariants,
+                        const struct invariant_record *record) {
+    uint32_t index = 0;
+    const struct sim_process *vmm =
+        kelpie__sim_process_find(kelpie__sim_world_host(invariants->world), record->vmm_pid);
+    KELPIE_ASSERT(invariants->judge != NULL);
+    return vmm != NULL && kelpie__sim_truth_is_alive(vmm) &&
+           kelpie__sim_truth_vm_index(vmm, &index) &&
+           kelpie__sim_judge_is_resuming(invariants->judge, index);
+}
+
 static void check_published(struct sim_invariants *invariants, struct invariant_vm *vm,
                             enum kelpie_vm_state before, const struct invariant_record *record) {
     struct sim_guest_truth truth;
@@ -124,15 +136,9 @@ static void check_published(struct sim_invariants *invariants, struct invariant_
                                    vm->path);
         }
     }
-    /* written again, or late for a full disk, it may be about to be resumed */
-    uint32_t index = 0;
-    struct sim_process *vmm =
-        kelpie__sim_process_find(kelpie__sim_world_host(invariants->world), record->vmm_pid);
-    bool is_resuming = vmm != NULL && kelpie__sim_truth_vm_index(vmm, &index) &&
-                       kelpie__sim_judge_is_resuming(invariants->judge, index);
-    bool is_new = vm->state == KELPIE_VM_PAUSED && before != KELPIE_VM_PAUSED && !is_resuming;
+    bool is_new = vm->state == KELPIE_VM_PAUSED && before != KELPIE_VM_PAUSED;
     if (is_new && guest != NULL && kelpie__sim_guest_is_running(guest) &&
-        !kelpie__sim_truth_is_mute(guest)) {
+        !kelpie__sim_truth_is_mute(guest) && !is_resuming(invariants, record)) {
         kelpie__sim_world_fail(invariants->world,
                                "invariant 15: %s is published as paused, and its guest runs",
                                vm->path);
