@@ -30,6 +30,25 @@ def memory_and_cpus_out_of_range(kelpie):
 
 
 @case
+def shares_that_cannot_be(kelpie):
+    file = path_of(kelpie, "file", b"x")
+    folder = kelpie.folder
+    for words, share in (
+        (['"nothing"', "HOST:GUEST:ro"], "nothing"),
+        ([":data", "absolute path"], f"{folder}:data"),
+        (["HOST:GUEST:rw"], f"{folder}:/data:xx"),
+        (["/no/folder", "does not exist", "make it"], "/no/folder:/data"),
+        (["no directory"], f"{file}:/data"),
+        (["/proc/x", "another path"], f"{folder}:/proc/x"),
+    ):
+        kelpie.refuse(words, "create", "--share", share, "x")
+    kelpie.refuse(["/a/b", "separate paths"], "create", "--share", f"{folder}:/a", "--share", f"{folder}:/a/b", "x")
+    kelpie.refuse(["qemu", "virtiofsd", "--root"], "create", "--backend", "qemu", "--share", f"{folder}:/data:ro", "x")
+    many = [word for i in range(17) for word in ("--share", f"{folder}:/data{i}")]
+    kelpie.refuse(["one more than", "16"], "create", *many, "x")
+
+
+@case
 def all_problems_at_once(kelpie):
     err = kelpie.refuse(
         ["kelpie: memory_mib: 64 ", "kelpie: cpus: 33 ", 'kelpie: root: "/no/root"', '"hax"'],
