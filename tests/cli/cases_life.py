@@ -174,7 +174,7 @@ def kill_of_run_leaves_nothing(kelpie):
 def ctrl_c_ends_a_boot(kelpie):
     before = kelpie.files()
     for number in (signal.SIGINT, signal.SIGTERM):
-        process = kelpie.start("run", "--name", "victim", "true")
+        process = kelpie.start("run", "--no-template", "--name", "victim", "true")
         wait_for(lambda: kelpie.states().get("victim") == "starting", 5, "it does not start")
         time.sleep(0.2)
         start = time.monotonic()
