@@ -33,8 +33,9 @@ struct sim_contract {
     /* The snapshot says that it was made on this architecture. */
     bool (*relabel)(struct sim_contract *contract, const char *snapshot, const char *architecture);
     void *context;
-    enum kelpie_backend backend; /* AUTO: what the host has */
-    bool lacks_snapshots;        /* the backend has none: what needs them is refused, and says so */
+    enum kelpie_backend backend;  /* AUTO: what the host has */
+    uint32_t boot_timeout_factor; /* where an emulated KVM is slow; 0: as 1 */
+    bool lacks_snapshots; /* the backend has none: what needs them is refused, and says so */
     bool has_failed;
     /* What the calls gave, in order: row 10 compares it between two runs of a seed. */
     uint32_t outcome_count;

@@ -68,7 +68,8 @@ struct kelpie_vm *kelpie__row_make(struct sim_contract *contract) {
     }
     kelpie_config_set_cpus(config, 1);
     kelpie_config_set_memory_mib(config, CONTRACT_MEMORY_MIB);
-    kelpie_config_set_boot_timeout_ms(config, CONTRACT_BOOT_MS);
+    kelpie_config_set_boot_timeout_ms(
+        config, CONTRACT_BOOT_MS * kelpie__max_u64(1, contract->boot_timeout_factor));
     kelpie_config_set_template(config, contract->has_templates);
     kelpie_config_set_backend(config, contract->backend);
     int status = kelpie_vm_create(contract->kelpie, NULL, config, &vm, &error);

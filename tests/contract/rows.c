@@ -131,6 +131,7 @@ static void run_row(const struct harness *harness, const struct sim_contract_row
     *contract =
         (struct sim_contract){.seed = harness->seed,
                               .scale = harness->scale,
+                              .boot_timeout_factor = harness->limit_factor,
                               .has_templates = !is_about_boots(row),
                               .fault = row_fault,
                               .fail = row_fail,
