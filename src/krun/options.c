@@ -26,6 +26,12 @@ static bool options_number(const char *name, const char *text, uint32_t *out) {
     return true;
 }
 
+static bool options_access(const char *access, bool *out_is_read_only) {
+    *out_is_read_only = strcmp(access, "ro") == 0;
+    KELPIE_ASSERT(strlen(access) <= 2);
+    return *out_is_read_only || strcmp(access, "rw") == 0;
+}
+
 /* NAME:ro|rw:raw|qcow2:PATH */
 static bool options_disk(const char *text, struct kelpie_krun_options *out) {
     if (out->disk_count == KELPIE_KRUN_DISK_COUNT_MAX) {
@@ -39,7 +45,7 @@ static bool options_disk(const char *text, struct kelpie_krun_options *out) {
     int found =
         sscanf(text, "%15[a-z0-9]:%2[a-z]:%5[a-z0-9]:%n", disk->name, access, format, &used);
     bool is_good = found == 3 && used > 0 && text[used] == '/' &&
-                   (strcmp(access, "ro") == 0 || strcmp(access, "rw") == 0) &&
+                   options_access(access, &disk->is_read_only) &&
                    (strcmp(format, "raw") == 0 || strcmp(format, "qcow2") == 0);
     if (!is_good) {
         kelpie__krun_tell_error("--disk is \"%s\", not NAME:ro|rw:raw|qcow2:/PATH", text);
@@ -48,7 +54,6 @@ static bool options_disk(const char *text, struct kelpie_krun_options *out) {
     KELPIE_ASSERT(disk->name[0] != '\0');
     disk->path = text + used;
     disk->is_qcow2 = format[0] == 'q';
-    disk->is_read_only = access[1] == 'o';
     out->disk_count += 1;
     KELPIE_ASSERT(out->disk_count <= KELPIE_KRUN_DISK_COUNT_MAX);
     return true;
@@ -64,15 +69,14 @@ static bool options_share(const char *text, struct kelpie_krun_options *out) {
     char access[3] = "";
     int used = 0;
     int found = sscanf(text, "%36[A-Za-z0-9_.-]:%2[a-z]:%n", share->tag, access, &used);
-    bool is_good = found == 2 && used > 0 && text[used] == '/' &&
-                   (strcmp(access, "ro") == 0 || strcmp(access, "rw") == 0);
+    bool is_good =
+        found == 2 && used > 0 && text[used] == '/' && options_access(access, &share->is_read_only);
     if (!is_good) {
         kelpie__krun_tell_error("--share is \"%s\", not TAG:ro|rw:/PATH", text);
         return false;
     }
     KELPIE_ASSERT(share->tag[0] != '\0');
     share->path = text + used;
-    share->is_read_only = access[1] == 'o';
     out->share_count += 1;
     KELPIE_ASSERT(out->share_count <= KELPIE_KRUN_SHARE_COUNT_MAX);
     return true;
