@@ -11,7 +11,7 @@
 
 struct kelpie_os;
 
-#define KELPIE_RING_POOL_SIZE_COUNT 3u
+#define KELPIE_RING_POOL_SIZE_COUNT 2u
 #define KELPIE_RING_POOL_SPARE_COUNT 8u /* of one size */
 
 struct kelpie_ring_pool_size {

@@ -60,8 +60,6 @@ static int list_check(const struct kelpie_vm *vm, struct kelpie_exec_info **out,
 
 static int list_send(struct kelpie_vm *vm, struct kelpie_exec_info **out, size_t *out_count,
                      const struct kelpie_call_form *form, struct kelpie_error *error) {
-    struct kelpie_vm_record record = {0};
-    struct kelpie_error kept = {0};
     const struct kelpie_request request = {.method = "exec.list",
                                            .params = "{}",
                                            .timeout_ms = KELPIE_CALL_TIMEOUT_MS,
@@ -69,14 +67,7 @@ static int list_send(struct kelpie_vm *vm, struct kelpie_exec_info **out, size_t
                                            .result = out,
                                            .result_count = out_count};
     kelpie__request_check(&request);
-    int status = kelpie__call_connect(vm, form, false, &record, &kept);
-    if (status == KELPIE_E_STATE) {
-        KELPIE_ASSERT(record.state != KELPIE_VM_RUNNING);
-        return kelpie__state_allow(record.state, KELPIE_VERB_EXEC, vm->directory.name, error);
-    }
-    if (status < 0 && error != NULL) {
-        *error = kept;
-    }
+    int status = kelpie__call_connect_live(vm, form, KELPIE_VERB_EXEC, error);
     return status < 0 ? status : kelpie__call_send(vm, form, &request, error);
 }
 

@@ -233,6 +233,11 @@ KELPIE_MUST_CHECK int kelpie__call_connect(struct kelpie_vm *vm,
                                            const struct kelpie_call_form *form, bool may_start,
                                            struct kelpie_vm_record *out_record,
                                            struct kelpie_error *error);
+/* Connects for a call that needs a VM that lives: where none does, the state table refuses it. */
+KELPIE_MUST_CHECK int kelpie__call_connect_live(struct kelpie_vm *vm,
+                                                const struct kelpie_call_form *form,
+                                                enum kelpie_vm_verb verb,
+                                                struct kelpie_error *error);
 /* Sends the request over the open connection; a call that blocks waits for its end. */
 KELPIE_MUST_CHECK int kelpie__call_send(struct kelpie_vm *vm, const struct kelpie_call_form *form,
                                         const struct kelpie_request *request,

@@ -200,6 +200,21 @@ int kelpie__call_connect(struct kelpie_vm *vm, const struct kelpie_call_form *fo
                              : kelpie__vm_connect(vm, may_start, out_record, error);
 }
 
+int kelpie__call_connect_live(struct kelpie_vm *vm, const struct kelpie_call_form *form,
+                              enum kelpie_vm_verb verb, struct kelpie_error *error) {
+    struct kelpie_vm_record record = {0};
+    struct kelpie_error kept = {0};
+    int status = kelpie__call_connect(vm, form, false, &record, &kept);
+    if (status == KELPIE_E_STATE) {
+        KELPIE_ASSERT(!kelpie__state_is_live(record.state));
+        status = kelpie__state_allow(record.state, verb, vm->directory.name, error);
+        KELPIE_ASSERT(status < 0);
+    } else if (status < 0 && error != NULL) {
+        *error = kept;
+    }
+    return status;
+}
+
 int kelpie__call_send(struct kelpie_vm *vm, const struct kelpie_call_form *form,
                       const struct kelpie_request *request, struct kelpie_error *error) {
     KELPIE_ASSERT(vm->wire != NULL || request->is_answered);

@@ -96,8 +96,6 @@ static int take(struct kelpie_vm *vm, const struct kelpie_snapshot_options *give
                 const struct kelpie_call_form *form, struct kelpie_error *error) {
     struct snapshot_call call = {.is_transient = is_transient};
     struct kelpie_snapshot_options options;
-    struct kelpie_vm_record record = {0};
-    struct kelpie_error kept = {0};
     int status = kelpie__call_check(vm, form, error);
     if (status == 0 && out != NULL && !kelpie__struct_is_sized(out)) {
         status = kelpie__fail(error, KELPIE_E_MISUSE, 0, "%s: struct_size of the result is not set",
@@ -119,13 +117,7 @@ static int take(struct kelpie_vm *vm, const struct kelpie_snapshot_options *give
         .result_bytes = out == NULL ? 0 : out->struct_size,
     };
     KELPIE_ASSERT(call.params[0] == '{');
-    status = kelpie__call_connect(vm, form, false, &record, &kept);
-    if (status == KELPIE_E_STATE) { /* nothing runs: the answer is the state table's */
-        status = kelpie__state_allow(record.state, KELPIE_VERB_SNAPSHOT, vm->directory.name, error);
-        KELPIE_ASSERT(status < 0);
-    } else if (status < 0 && error != NULL) {
-        *error = kept;
-    }
+    status = kelpie__call_connect_live(vm, form, KELPIE_VERB_SNAPSHOT, error);
     return status < 0 ? status : kelpie__call_send(vm, form, &call.request, error);
 }
 

@@ -87,20 +87,6 @@ static int connect_or_record(struct kelpie_vm *vm, const struct kelpie_call_form
     return status;
 }
 
-/* Where nothing runs, the answer is the state table's. */
-static int connect_and_send(struct kelpie_vm *vm, enum kelpie_vm_verb verb,
-                            const struct kelpie_call_form *form, const struct call *call,
-                            struct kelpie_error *error) {
-    struct kelpie_vm_record record = {0};
-    call_check(call);
-    int status = connect_or_record(vm, form, &record, error);
-    if (status == 1) {
-        status = kelpie__state_allow(record.state, verb, vm->directory.name, error);
-        KELPIE_ASSERT(status < 0);
-    }
-    return status < 0 ? status : kelpie__call_send(vm, form, &call->request, error);
-}
-
 /* ---- start ----------------------------------------------------------------------------------- */
 
 static int start(struct kelpie_vm *vm, uint64_t timeout_ms, const struct kelpie_call_form *form,
@@ -157,7 +143,9 @@ static int stop(struct kelpie_vm *vm, uint64_t timeout_ms, struct kelpie_stop_re
     call.request.read = stop_read;
     call.request.result = out;
     KELPIE_ASSERT(call.request.timeout_ms > chosen);
-    return connect_and_send(vm, KELPIE_VERB_STOP, form, &call, error);
+    call_check(&call);
+    status = kelpie__call_connect_live(vm, form, KELPIE_VERB_STOP, error);
+    return status < 0 ? status : kelpie__call_send(vm, form, &call.request, error);
 }
 
 int kelpie_vm_stop(struct kelpie_vm *vm, uint64_t timeout_ms, struct kelpie_stop_result *out,
@@ -185,7 +173,9 @@ static int pause_or_resume(struct kelpie_vm *vm, enum kelpie_vm_verb verb,
         return status;
     }
     call_set(&call, verb == KELPIE_VERB_PAUSE ? "vm.pause" : "vm.resume", CALL_PAUSE_MS);
-    return connect_and_send(vm, verb, form, &call, error);
+    call_check(&call);
+    status = kelpie__call_connect_live(vm, form, verb, error);
+    return status < 0 ? status : kelpie__call_send(vm, form, &call.request, error);
 }
 
 int kelpie_vm_pause(struct kelpie_vm *vm, struct kelpie_error *error) {
