@@ -17,6 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#define HOST_ROUNDS_MIN 2u /* whatever time they take */
+
 extern char **environ;
 
 void kelpie__bench_die(const char *format, ...) {
@@ -48,6 +50,14 @@ double kelpie__bench_now_ms(void) {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (double)time.tv_sec * 1e3 + (double)time.tv_nsec / 1e6;
+}
+
+bool kelpie__bench_goes_on(const struct bench_host *host, uint32_t round) {
+    if (round < HOST_ROUNDS_MIN || host->limit_s == 0) {
+        return round < host->rounds;
+    }
+    double passed_ms = kelpie__bench_now_ms() - host->section_begun_ms;
+    return round < host->rounds && passed_ms < host->limit_s * 1e3;
 }
 
 double kelpie__bench_cpu_ms(int32_t pid) {

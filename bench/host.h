@@ -30,7 +30,10 @@ struct bench_host {
     enum kelpie_accelerator accelerator; /* of Kelpie's VMs, and so of the raw side's */
     uint32_t rounds;
     uint32_t memory_mib;
-    uint32_t fill_mib; /* of a guest with much in use */
+    uint32_t fill_mib;       /* of a guest with much in use */
+    uint32_t stream_mib;     /* what a stream carries */
+    uint32_t limit_s;        /* for the rounds of a section; 0: none */
+    double section_begun_ms; /* its first round, or its preparation */
     struct kelpie *kelpie;
     struct bench_recipe recipe; /* of the raw side: taken from a VM of Kelpie's */
 };
@@ -40,7 +43,10 @@ __attribute__((format(printf, 1, 2), noreturn)) void kelpie__bench_die(const cha
 void kelpie__bench_must(int status, const struct kelpie_error *error, const char *what);
 
 struct kelpie *kelpie__bench_open(const struct bench_host *host); /* of the run's directory */
-double kelpie__bench_now_ms(void);                                /* the monotonic clock */
+/* Whether a section's round `round` is to be: not when there were enough of them, and, once two are
+ * there, not when the section's time is over. */
+bool kelpie__bench_goes_on(const struct bench_host *host, uint32_t round);
+double kelpie__bench_now_ms(void); /* the monotonic clock */
 /* Processor time of a process, all its threads: a busy machine disturbs it little. */
 double kelpie__bench_cpu_ms(int32_t pid);
 /* One value of one round, on stdout for the report: "value SERIES UNIT NUMBER". */

@@ -87,5 +87,5 @@ fi
 if [ $# -gt 0 ]; then
     mkdir -p /tmp/nested-bench
     "$build/bench/bench-vm" --accel kvm --directory /tmp/nested-bench --programs "$build/bench" \
-        --rounds "${KELPIE_NESTED_ROUNDS:-5}" "$@" </dev/null
+        --rounds "${KELPIE_NESTED_ROUNDS:-5}" --limit "${KELPIE_NESTED_LIMIT:-240}" --stream 4 "$@" </dev/null
 fi

@@ -11,13 +11,14 @@
 #define EXEC_BLOCK 50u /* commands of a round */
 #define EXEC_ROUNDS_MAX 200u
 #define EXEC_COMMANDS 3u
-#define STREAM_BYTES (16u << 20)
 
 struct exec {
     const struct bench_host *host;
     struct kelpie_vm *vm;
     struct bench_raw raw;
-    char *bytes; /* STREAM_BYTES */
+    char *bytes; /* what goes into a command */
+    size_t stream_bytes;
+    char stream_count[24]; /* dd's option: its pieces */
     uint64_t output_bytes;
     bool has_ended;
     uint32_t count;
@@ -112,12 +113,11 @@ static void exec_end(struct exec *exec) {
 
 void kelpie__bench_exec(const struct bench_host *host) {
     struct exec *exec = malloc(sizeof(*exec));
-    uint32_t rounds = host->rounds < EXEC_ROUNDS_MAX ? host->rounds : EXEC_ROUNDS_MAX;
     if (exec == NULL) {
         kelpie__bench_die("no memory");
     }
     exec_begin(exec, host);
-    for (uint32_t i = 0; i < rounds; i += 1) {
+    for (uint32_t i = 0; i < EXEC_ROUNDS_MAX && kelpie__bench_goes_on(host, i); i += 1) {
         kelpie__bench_both(i, exec_mine, exec_raw, exec);
         exec_echo(exec);
         exec_command(exec);
@@ -148,23 +148,24 @@ static void stream_ended(void *context, struct kelpie_exec *handle,
     exec->has_ended = status != NULL && status->exit_code == 0;
 }
 
-static double mib_per_second(double begun_ms) {
-    return (double)STREAM_BYTES / (1 << 20) / (kelpie__bench_now_ms() - begun_ms) * 1e3;
+static double mib_per_second(const struct exec *exec, double begun_ms) {
+    return (double)exec->stream_bytes / (1 << 20) / (kelpie__bench_now_ms() - begun_ms) * 1e3;
 }
 
 /* Programs that do next to nothing for each byte (busybox' head goes byte by byte, which takes
  * longer under TCG than all the way to the client), in pieces of a pipe's size. */
-static const char *const stream_writer[] = {"/bin/dd",   "if=/dev/zero", "bs=65536",
-                                            "count=256", "status=none",  NULL};
-static const char *const stream_reader[] = {"/bin/dd", "of=/dev/null", "bs=65536", "status=none",
-                                            NULL};
+#define STREAM_PIECE "65536"
+#define STREAM_PIECES_PER_MIB 16u
+static const char *const stream_reader[] = {"/bin/dd", "of=/dev/null", "bs=" STREAM_PIECE,
+                                            "status=none", NULL};
 
 static void stream_mine(void *context) {
     struct exec *exec = context;
     struct kelpie_exec *handle = NULL;
     struct kelpie_error error = {0};
-    const struct kelpie_exec_options options = {.struct_size = sizeof(options),
-                                                .argv = stream_writer};
+    const char *const writer[] = {"/bin/dd",          "if=/dev/zero", "bs=" STREAM_PIECE,
+                                  exec->stream_count, "status=none",  NULL};
+    const struct kelpie_exec_options options = {.struct_size = sizeof(options), .argv = writer};
     const struct kelpie_exec_callbacks callbacks = {
         .struct_size = sizeof(callbacks), .output = stream_output, .ended = stream_ended};
     exec->output_bytes = 0;
@@ -173,36 +174,39 @@ static void stream_mine(void *context) {
     kelpie__bench_must(kelpie_vm_exec_start(exec->vm, &options, &callbacks, exec, &handle, &error),
                        &error, "dd");
     kelpie__bench_must(kelpie_exec_wait(handle, 0, NULL, &error), &error, "dd");
-    kelpie__bench_tell("stream/out-kelpie", "MiB/s", mib_per_second(begun_ms));
+    kelpie__bench_tell("stream/out-kelpie", "MiB/s", mib_per_second(exec, begun_ms));
     kelpie_exec_close(handle);
-    if (exec->output_bytes != STREAM_BYTES || !exec->has_ended) {
+    if (exec->output_bytes != exec->stream_bytes || !exec->has_ended) {
         kelpie__bench_die("%llu bytes of output", (unsigned long long)exec->output_bytes);
     }
     struct kelpie_exec_result result = {.struct_size = sizeof(result)};
     const struct kelpie_exec_options reading = {.struct_size = sizeof(reading),
                                                 .argv = stream_reader,
                                                 .stdin_bytes = exec->bytes,
-                                                .stdin_count = STREAM_BYTES};
+                                                .stdin_count = exec->stream_bytes};
     begun_ms = kelpie__bench_now_ms();
     kelpie__bench_must(kelpie_vm_exec(exec->vm, &reading, &result, &error), &error, "dd");
-    kelpie__bench_tell("stream/in-kelpie", "MiB/s", mib_per_second(begun_ms));
+    kelpie__bench_tell("stream/in-kelpie", "MiB/s", mib_per_second(exec, begun_ms));
     kelpie_exec_result_release(&result);
 }
 
 static void stream_raw(void *context) {
     struct exec *exec = context;
     double begun_ms = kelpie__bench_now_ms();
+    const char *const writer[] = {"/bin/dd",          "if=/dev/zero", "bs=" STREAM_PIECE,
+                                  exec->stream_count, "status=none",  NULL};
     uint64_t count =
-        kelpie__bench_raw_exec(&exec->raw, &(struct bench_raw_command){.argv = stream_writer});
-    kelpie__bench_tell("stream/out-raw", "MiB/s", mib_per_second(begun_ms));
-    if (count != STREAM_BYTES) {
+        kelpie__bench_raw_exec(&exec->raw, &(struct bench_raw_command){.argv = writer});
+    kelpie__bench_tell("stream/out-raw", "MiB/s", mib_per_second(exec, begun_ms));
+    if (count != exec->stream_bytes) {
         kelpie__bench_die("%llu bytes of raw output", (unsigned long long)count);
     }
     begun_ms = kelpie__bench_now_ms();
-    kelpie__bench_raw_exec(&exec->raw, &(struct bench_raw_command){.argv = stream_reader,
-                                                                   .input = exec->bytes,
-                                                                   .input_bytes = STREAM_BYTES});
-    kelpie__bench_tell("stream/in-raw", "MiB/s", mib_per_second(begun_ms));
+    kelpie__bench_raw_exec(&exec->raw,
+                           &(struct bench_raw_command){.argv = stream_reader,
+                                                       .input = exec->bytes,
+                                                       .input_bytes = exec->stream_bytes});
+    kelpie__bench_tell("stream/in-raw", "MiB/s", mib_per_second(exec, begun_ms));
 }
 
 void kelpie__bench_stream(const struct bench_host *host) {
@@ -211,11 +215,14 @@ void kelpie__bench_stream(const struct bench_host *host) {
         kelpie__bench_die("no memory");
     }
     exec_begin(exec, host);
-    exec->bytes = calloc(1, STREAM_BYTES);
+    exec->stream_bytes = (size_t)host->stream_mib << 20;
+    snprintf(exec->stream_count, sizeof(exec->stream_count), "count=%u",
+             host->stream_mib * STREAM_PIECES_PER_MIB);
+    exec->bytes = calloc(1, exec->stream_bytes);
     if (exec->bytes == NULL) {
         kelpie__bench_die("no memory");
     }
-    for (uint32_t i = 0; i < host->rounds; i += 1) {
+    for (uint32_t i = 0; kelpie__bench_goes_on(host, i); i += 1) {
         kelpie__bench_both(i, stream_mine, stream_raw, exec);
     }
     exec_end(exec);

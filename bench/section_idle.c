@@ -195,7 +195,7 @@ void kelpie__bench_idle(const struct bench_host *host) {
     /* The first leaves the template that the others are made from. */
     kelpie__bench_side_end(
         kelpie__bench_side_start(&small, &(struct bench_side_order){.is_from_template = true}));
-    for (uint32_t i = 0; i < host->rounds && i < IDLE_ROUNDS_MAX; i += 1) {
+    for (uint32_t i = 0; i < IDLE_ROUNDS_MAX && kelpie__bench_goes_on(host, i); i += 1) {
         idle_mine(&small, "kelpie", true);
         idle_mine(&small, "booted", false);
         idle_naive(&small);

@@ -231,7 +231,7 @@ void kelpie__bench_peer(const struct bench_host *host) {
         kelpie__bench_side_hello(peer.vm);
         peer_hello(&peer, 0);
     }
-    for (uint32_t i = 0; i < host->rounds; i += 1) {
+    for (uint32_t i = 0; kelpie__bench_goes_on(host, i); i += 1) {
         kelpie__bench_both(i, peer_mine, peer_other, &peer);
     }
     close(peer.socket);

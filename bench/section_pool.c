@@ -56,7 +56,7 @@ static void pool_round(struct kelpie_pool *pool) {
 
 void kelpie__bench_pool(const struct bench_host *host) {
     struct kelpie_pool *pool = pool_create(host);
-    for (uint32_t i = 0; i < host->rounds; i += 1) {
+    for (uint32_t i = 0; kelpie__bench_goes_on(host, i); i += 1) {
         pool_round(pool);
     }
     kelpie_pool_close(pool);

@@ -147,7 +147,7 @@ void kelpie__bench_parallel(const struct bench_host *host) {
     struct parallel parallel = {.host = host};
     parallel.vm = kelpie__bench_side_start(host, &(struct bench_side_order){0});
     kelpie__bench_raw_start(host, &(struct bench_raw_order){0}, &parallel.raw);
-    for (uint32_t i = 0; i < host->rounds + 1; i += 1) {
+    for (uint32_t i = 0; kelpie__bench_goes_on(host, i); i += 1) {
         kelpie__bench_both(i, parallel_mine, parallel_raw, &parallel);
     }
     kelpie__bench_side_end(parallel.vm);
@@ -172,7 +172,7 @@ void kelpie__bench_queue(const struct bench_host *host) {
     struct parallel parallel = {.host = host};
     parallel.vm = kelpie__bench_side_start(host, &(struct bench_side_order){0});
     parallel_run(&parallel, PARALLEL_COMMANDS); /* warm */
-    for (uint32_t i = 0; i < host->rounds && i < QUEUE_ROUNDS_MAX; i += 1) {
+    for (uint32_t i = 0; i < QUEUE_ROUNDS_MAX && kelpie__bench_goes_on(host, i); i += 1) {
         for (uint32_t count = 1; count <= QUEUE_COMMANDS_MAX; count *= 10) {
             queue_round(&parallel, count);
         }

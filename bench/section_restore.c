@@ -85,7 +85,7 @@ static void restore_in_place(const struct restore *restore) {
 void kelpie__bench_restore(const struct bench_host *host) {
     struct restore restore;
     restore_begin(&restore, host);
-    for (uint32_t i = 0; i < host->rounds; i += 1) {
+    for (uint32_t i = 0; kelpie__bench_goes_on(host, i); i += 1) {
         kelpie__bench_both(i, restore_mine, restore_raw, &restore);
         restore_in_place(&restore);
     }
@@ -168,7 +168,7 @@ void kelpie__bench_fork(const struct bench_host *host) {
     kelpie__bench_raw_hello(&restore.raw);
     kelpie__bench_raw_state(host, RESTORE_RAW_ROUND, &restore.round);
     restore.round.base = restore.base.memory;
-    for (uint32_t i = 0; i < host->rounds; i += 1) {
+    for (uint32_t i = 0; kelpie__bench_goes_on(host, i); i += 1) {
         kelpie__bench_both(i, fork_mine, fork_raw, &restore);
         kelpie__bench_both(i, fork_waiting_mine, fork_waiting_raw, &restore);
         fork_some(&restore, FORK_MANY, "fork/kelpie-4");
@@ -177,7 +177,7 @@ void kelpie__bench_fork(const struct bench_host *host) {
     kelpie__bench_side_ticker(host, restore.vm, 0);
     kelpie__bench_ticks_find(&restore.ticks, kelpie__bench_side_vmm(restore.vm),
                              (uint64_t)host->memory_mib << 20);
-    for (uint32_t i = 0; i < host->rounds; i += 1) {
+    for (uint32_t i = 0; kelpie__bench_goes_on(host, i); i += 1) {
         fork_pause(&restore);
     }
     restore_end(&restore);

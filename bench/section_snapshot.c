@@ -114,7 +114,7 @@ static void snapshot_others_rounds(const struct snapshot *snapshot) {
     struct kelpie_error error = {0};
     kelpie__bench_must(kelpie_vm_open(other, kelpie_vm_name(snapshot->vm), &same, &error), &error,
                        "open the VM once more");
-    for (uint32_t i = 0; i < snapshot->host->rounds; i += 1) {
+    for (uint32_t i = 0; kelpie__bench_goes_on(snapshot->host, i); i += 1) {
         snapshot_others(snapshot, other, same);
     }
     kelpie_vm_close(same);
@@ -155,7 +155,7 @@ static void snapshot_booted(const struct bench_host *host) {
     kelpie__bench_raw_start(host, &(struct bench_raw_order){0}, &snapshot.raw);
     snapshot_begin(&snapshot, host->fill_mib);
     snapshot_add_disk(&snapshot, host->fill_mib);
-    for (uint32_t i = 0; i < host->rounds; i += 1) {
+    for (uint32_t i = 0; kelpie__bench_goes_on(host, i); i += 1) {
         kelpie__bench_both(i, snapshot_mine, snapshot_raw, &snapshot);
         snapshot_savevm(&snapshot);
     }
@@ -185,7 +185,7 @@ static void snapshot_small(const struct bench_host *host) {
     kelpie__bench_raw_start(host, &(struct bench_raw_order){.state = &base}, &snapshot.raw);
     snapshot_begin(&snapshot, SNAPSHOT_SMALL_MIB);
     snapshot_add_disk(&snapshot, SNAPSHOT_SMALL_MIB); /* savevm writes all that is in use anyway */
-    for (uint32_t i = 0; i < host->rounds; i += 1) {
+    for (uint32_t i = 0; kelpie__bench_goes_on(host, i); i += 1) {
         kelpie__bench_both(i, snapshot_mine, snapshot_raw, &snapshot);
         snapshot_savevm(&snapshot);
     }

@@ -12,6 +12,7 @@
 #define VM_ROUNDS_DEFAULT 10u
 #define VM_MEMORY_DEFAULT_MIB 256u
 #define VM_FILL_DEFAULT_MIB 30u /* about 100 MB are in use then */
+#define VM_STREAM_DEFAULT_MIB 16u
 
 static const struct {
     const char *name;
@@ -28,7 +29,7 @@ static const struct {
 
 static const char vm_usage[] =
     "usage: bench-vm --directory PATH --programs PATH [--guest-agent FILE] [--rounds N] "
-    "[--memory MIB] [--fill MIB] [--accel kvm|tcg] SECTION..\n";
+    "[--memory MIB] [--fill MIB] [--stream MIB] [--limit SECONDS] [--accel kvm|tcg] SECTION..\n";
 
 static uint32_t number(const char *text) {
     unsigned long value = strtoul(text, NULL, 10);
@@ -59,6 +60,10 @@ static int read_options(struct bench_host *host, int argc, char **argv) {
             host->memory_mib = number(value);
         } else if (strcmp(name, "--fill") == 0) {
             host->fill_mib = number(value);
+        } else if (strcmp(name, "--stream") == 0) {
+            host->stream_mib = number(value);
+        } else if (strcmp(name, "--limit") == 0) {
+            host->limit_s = number(value);
         } else {
             kelpie__bench_die("there is no option \"%s\"", name);
         }
@@ -78,10 +83,11 @@ static void warm_up(struct bench_host *host) {
     kelpie__bench_side_end(vm);
 }
 
-static void run_section(const struct bench_host *host, const char *name) {
+static void run_section(struct bench_host *host, const char *name) {
     for (size_t i = 0; i < sizeof(vm_sections) / sizeof(vm_sections[0]); i += 1) {
         if (strcmp(vm_sections[i].name, name) == 0) {
             fprintf(stderr, "bench-vm: %s\n", name);
+            host->section_begun_ms = kelpie__bench_now_ms();
             vm_sections[i].run(host);
             return;
         }
@@ -92,7 +98,8 @@ static void run_section(const struct bench_host *host, const char *name) {
 int main(int argc, char **argv) {
     struct bench_host host = {.rounds = VM_ROUNDS_DEFAULT,
                               .memory_mib = VM_MEMORY_DEFAULT_MIB,
-                              .fill_mib = VM_FILL_DEFAULT_MIB};
+                              .fill_mib = VM_FILL_DEFAULT_MIB,
+                              .stream_mib = VM_STREAM_DEFAULT_MIB};
     int first = read_options(&host, argc, argv);
     host.kelpie = kelpie__bench_open(&host);
     warm_up(&host);
