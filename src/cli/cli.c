@@ -34,7 +34,7 @@ static const struct kelpie_cli_verb verbs[] = {
     {"resume", KELPIE_CLI_RESUME, 1, WORDS_MANY, false, "NAME...", "let paused VMs go on",
      kelpie__cli_resume},
     {"snapshot", KELPIE_CLI_SNAPSHOT, 1, WORDS_MANY, false,
-     "create|ls|inspect|rm|verify|tree [OPTIONS] [NAME...]",
+     "create|ls|inspect|rm|verify|tree|export|import [OPTIONS] [NAME...]",
      "save VMs as they are, and look after what was saved", kelpie__cli_snapshot},
     {"restore", KELPIE_CLI_RESTORE, 2, 2, false, "NAME SNAPSHOT",
      "make a VM what it was at a snapshot", kelpie__cli_restore},

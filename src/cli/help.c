@@ -10,7 +10,7 @@ static void print_overview(struct kelpie_cli *cli) {
     for (size_t i = 0; kelpie__cli_verb_at(i) != NULL; i += 1) {
         const struct kelpie_cli_verb *verb = kelpie__cli_verb_at(i);
         KELPIE_ASSERT(verb->summary != NULL);
-        kelpie__cli_print(cli, "  %-8s  %s\n", verb->name, verb->summary);
+        kelpie__cli_print(cli, "  %-10s  %s\n", verb->name, verb->summary);
     }
     kelpie__cli_print(
         cli,

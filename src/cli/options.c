@@ -196,6 +196,36 @@ static bool add_share(struct kelpie_cli *cli, const char *value) {
     return true;
 }
 
+/* An empty value is most often a script's variable that was not set. Passed over in silence it
+ * would run a command as root (--user), or boot a VM where a snapshot was meant (--from). */
+static bool set_text(struct kelpie_cli *cli, const struct option *option, const char *value,
+                     const char **out) {
+    KELPIE_ASSERT(option->kind == OPTION_TEXT);
+    KELPIE_ASSERT(option->value != NULL);
+    if (value[0] == '\0' && !kelpie__text_equal(option->name, "label")) {
+        kelpie__ignore(kelpie__cli_fail(cli, "--%s: it is empty; give %s, or leave it out",
+                                        option->name, option->value));
+        return false;
+    }
+    *out = value;
+    return true;
+}
+
+/* Of the right form but for the number itself: with another one it would be taken. */
+static bool is_too_large(const struct option *option, const char *value) {
+    char other[32];
+    uint64_t number = 0;
+    size_t length = strspn(value, "0123456789");
+    KELPIE_ASSERT(option->kind != OPTION_TEXT);
+    if (length == 0 || !kelpie__text_format(other, sizeof(other), "1%s", value + length)) {
+        return false;
+    }
+    KELPIE_ASSERT(other[0] == '1');
+    return option->kind == OPTION_NUMBER     ? kelpie__text_u64(other, &number)
+           : option->kind == OPTION_SIZE_MIB ? kelpie__cli_size_mib(other, &number)
+                                             : kelpie__cli_duration(other, &number);
+}
+
 static bool set_number(struct kelpie_cli *cli, const struct option *option, const char *value,
                        uint64_t *out) {
     bool is_valid = false;
@@ -217,7 +247,9 @@ static bool set_number(struct kelpie_cli *cli, const struct option *option, cons
             return false;
         }
     }
-    if (!is_valid) {
+    if (!is_valid && is_too_large(option, value)) {
+        kelpie__ignore(kelpie__cli_fail(cli, "--%s: \"%s\" is too large", option->name, value));
+    } else if (!is_valid) {
         kelpie__ignore(kelpie__cli_fail(cli, "--%s: \"%s\" is not %s", option->name, value, form));
     }
     return is_valid;
@@ -234,8 +266,7 @@ static bool apply(struct kelpie_cli *cli, const struct option *option, const cha
         *(bool *)(void *)place = true;
         return true;
     case OPTION_TEXT:
-        *(const char **)(void *)place = value;
-        return true;
+        return set_text(cli, option, value, (const char **)(void *)place);
     case OPTION_ENVIRONMENT:
         return add_environment(cli, value);
     case OPTION_SHARE:

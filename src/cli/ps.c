@@ -14,6 +14,9 @@ static void print_row(struct kelpie_cli *cli, const struct kelpie_vm_info *info,
     char age[32];
     char memory[32];
     kelpie__cli_age(now_ms - info->changed_ms, age, sizeof(age));
+    if (info->changed_ms == 0) { /* its state cannot be told */
+        kelpie__ignore(kelpie__text_copy(age, sizeof(age), "-"));
+    }
     kelpie__text_format(memory, sizeof(memory), "%u MiB", info->memory_mib);
     kelpie__cli_print(cli, "%-20s  %-8s  %-8s  %4u  %10s  %-5s  %s\n", info->name,
                       kelpie_vm_state_name(info->state), age, info->cpus, memory,

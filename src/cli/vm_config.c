@@ -9,10 +9,7 @@
 
 static bool set_path(struct kelpie_cli *cli, const char *option, const char *path, char *out) {
     KELPIE_ASSERT(out == cli->root_path || out == cli->kernel_path);
-    if (path[0] == '\0') {
-        kelpie__ignore(kelpie__cli_fail(cli, "--%s: it is empty; give a path", option));
-        return false;
-    }
+    KELPIE_ASSERT(path[0] != '\0'); /* options.c refuses it */
     if (!kelpie__cli_absolute(cli, path, out, KELPIE_PATH_BYTES_MAX + 1)) {
         kelpie__ignore(kelpie__cli_fail(cli,
                                         "--%s: \"%.40s...\" is longer than the limit of %u bytes",

@@ -14,7 +14,7 @@ MANUAL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../man/kel
 
 def verbs(kelpie):
     out, _ = kelpie.expect(0, "help")
-    return re.findall(r"^  ([a-z]+) +\S", out.decode(), re.MULTILINE)
+    return re.findall(r"^  ([a-z-]+) +\S", out.decode(), re.MULTILINE)
 
 
 def options(text):
@@ -24,7 +24,7 @@ def options(text):
 @case
 def help_lists_all_verbs(kelpie):
     wanted = (
-        "run create start exec attach ps inspect logs pause resume snapshot restore fork pool stop kill rm "
+        "run create start exec attach ps inspect logs boot-chart pause resume snapshot restore fork pool stop kill rm "
         "prune doctor version help".split()
     )
     check_equal(verbs(kelpie), wanted, "verbs")
@@ -103,6 +103,34 @@ def options_need_their_values(kelpie):
     kelpie.refuse(["two names"], "create", "--name", "a", "b")
     kelpie.refuse(["no command", "-d"], "run")
     kelpie.refuse(["-d and -i"], "run", "-di", "cat")
+
+
+@case
+def empty_values_are_refused(kelpie):
+    for words in (
+        ("run", "--user", "", "--", "true"),
+        ("exec", "-u", "", "x", "true"),
+        ("run", "--workdir=", "--", "true"),
+        ("create", "--from", ""),
+        ("create", "--root", ""),
+        ("run", "--pool", "", "--", "true"),
+    ):
+        _, err = kelpie.expect(125, *words)
+        check("it is empty; give" in str(err), words, err)
+    check_equal(kelpie.expect(0, "ps", "-a")[0].count(b"\n"), 1, "VMs")
+
+
+@case
+def numbers_that_are_too_large_are_told_so(kelpie):
+    for words in (
+        ("create", "--cpus", "99999999999999999999999"),
+        ("create", "--memory", "99999999999999999999g"),
+        ("prune", "--older-than", "9999999999999999999d"),
+    ):
+        _, err = kelpie.expect(125, *words)
+        check("is too large" in str(err), words, err)
+    _, err = kelpie.expect(125, "create", "--cpus", "1.5")
+    check("is not a whole number" in str(err), err)
 
 
 @case
