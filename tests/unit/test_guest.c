@@ -5,6 +5,7 @@
  * while the monitor's connection ends and another one takes its place: to the agent this is what a
  * restore is.
  */
+#include <signal.h>
 #include <sys/stat.h>
 
 #include "agent_client.h"
@@ -99,10 +100,30 @@ static void step(struct fixture *fixture) {
     assert_int_equal(kelpie__loop_step(loop, loop->now_ns + CLIENT_STEP_NS, NULL), 0);
 }
 
+static char left_folder[sizeof(TEST_FOLDER)]; /* the fixture's, while it is open */
+static pid_t left_owner;
+
+/* What a test that failed or aborted has left; its agent is another process, and owns nothing. */
+static void remove_left_folder(int signal) {
+    char command[64];
+    (void)signal;
+    if (left_folder[0] != '\0' && left_owner == getpid()) {
+        snprintf(command, sizeof(command), "rm -r %s", left_folder);
+        left_folder[0] = '\0';
+        if (system(command) != 0) {
+            perror(command);
+        }
+    }
+}
+
 static void fixture_open(struct fixture *fixture) {
     struct kelpie_monitor *monitor = calloc(1, sizeof(*monitor));
     *fixture = (struct fixture){.monitor = monitor, .folder = TEST_FOLDER};
     assert_non_null(mkdtemp(fixture->folder));
+    remove_left_folder(0);
+    memcpy(left_folder, fixture->folder, sizeof(left_folder));
+    left_owner = getpid();
+    assert_true(signal(SIGABRT, remove_left_folder) != SIG_ERR);
     agent_start(fixture);
     fixture->vmm = (struct kelpie_vmm){.operations = &vmm_operations,
                                        .state = KELPIE_VMM_RUNNING,
@@ -132,7 +153,6 @@ static void fixture_open(struct fixture *fixture) {
 static void fixture_close(struct fixture *fixture) {
     struct kelpie_monitor *monitor = fixture->monitor;
     const struct kelpie_error over = {.code = KELPIE_E_CRASHED};
-    char command[64];
     int status = 0;
     kelpie__guest_detach(&monitor->guest, &over);
     kelpie__relay_deinit(&monitor->relay);
@@ -150,8 +170,9 @@ static void fixture_close(struct fixture *fixture) {
     close(monitor->directory.vm);
     kelpie__loop_destroy(monitor->loop);
     kelpie__os_linux_destroy(monitor->os);
-    snprintf(command, sizeof(command), "rm -r %s", fixture->folder);
-    assert_int_equal(system(command), 0);
+    assert_string_equal(left_folder, fixture->folder);
+    remove_left_folder(0);
+    assert_int_equal(access(fixture->folder, F_OK), -1);
     free(monitor);
 }
 

@@ -26,7 +26,7 @@
 #define PAGE_COUNT (MEMORY_MIB * 256u)
 #define MAP_BYTES (PAGE_COUNT / 8u)
 
-static char base_path[] = "/tmp/kelpie-test-work-XXXXXX";
+static char base_path[] = "/dev/shm/kelpie-test-work-XXXXXX";
 static struct kelpie_os *os;
 static struct kelpie_snapshot_store store;
 
@@ -38,7 +38,10 @@ static int run(const char *command) {
 
 static int set_up(void **state) {
     assert_non_null(state);
-    snprintf(base_path, sizeof(base_path), "/tmp/kelpie-test-work-XXXXXX");
+    /* In memory where there is room for that: it is about bytes, and each test syncs many of them.
+     */
+    snprintf(base_path, sizeof(base_path), "%s/kelpie-test-work-XXXXXX",
+             access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
     assert_non_null(mkdtemp(base_path));
     os = kelpie__os_linux_create();
     assert_non_null(os);
