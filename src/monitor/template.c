@@ -4,6 +4,7 @@
  */
 #include "monitor/template.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "core/text.h"
@@ -137,7 +138,12 @@ bool kelpie__template_start(struct kelpie_template *template) {
 }
 
 /* Whether what happened says something against the template itself. */
-static bool template_is_to_blame(int code) {
+static bool template_is_to_blame(const struct kelpie_error *why) {
+    const int code = why->code;
+    if (why->os_error == EMFILE || why->os_error == ENFILE || why->os_error == ENOMEM ||
+        why->os_error == ENOSPC || why->os_error == EDQUOT || why->os_error == EAGAIN) {
+        return false; /* this process or the host is short of something; others can use it */
+    }
     return code != KELPIE_E_MEMORY && code != KELPIE_E_LIMIT && code != KELPIE_E_UNAVAILABLE &&
            code != KELPIE_E_NOT_FOUND && code != KELPIE_E_BUSY;
 }
@@ -156,7 +162,7 @@ static void template_drop(struct kelpie_template *template) {
 
 void kelpie__template_failed(struct kelpie_template *template, const struct kelpie_error *why) {
     struct kelpie_monitor *monitor = template_monitor(template);
-    bool is_dropped = template_is_to_blame(why->code);
+    bool is_dropped = template_is_to_blame(why);
     KELPIE_ASSERT(why->code < 0);
     KELPIE_REACHED(monitor->os, "a start from a template failed, and the VM was booted");
     kelpie__event_log_write(monitor, "notice", "booting, for the template could not be used%s: %s",
