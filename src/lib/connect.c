@@ -198,9 +198,11 @@ static void hello_answer(void *context, const struct kelpie_error *error, const 
     KELPIE_ASSERT(vm->wire != NULL);
     if (error != NULL && error->code == KELPIE_E_TIMEOUT) { /* it has no time, and breaks no rule */
         struct kelpie_error late;
-        kelpie__ignore(kelpie__fail(&late, KELPIE_E_TIMEOUT, 0,
-                                    "the monitor of VM \"%s\" did not answer within %u ms",
-                                    vm->directory.name, KELPIE_HELLO_TIMEOUT_MS));
+        kelpie__ignore(
+            kelpie__fail(&late, KELPIE_E_TIMEOUT, 0,
+                         "the monitor of VM \"%s\" did not answer within %u ms; try again, "
+                         "or end it with its VM: kill -9 the process that inspect names",
+                         vm->directory.name, KELPIE_HELLO_TIMEOUT_MS));
         kelpie__wire_close(vm->wire, &late);
         return;
     }
