@@ -202,10 +202,10 @@ static void stream_raw(void *context) {
         kelpie__bench_die("%llu bytes of raw output", (unsigned long long)count);
     }
     begun_ms = kelpie__bench_now_ms();
-    kelpie__bench_raw_exec(&exec->raw,
-                           &(struct bench_raw_command){.argv = stream_reader,
-                                                       .input = exec->bytes,
-                                                       .input_bytes = exec->stream_bytes});
+    kelpie__bench_raw_exec(
+        &exec->raw, &(struct bench_raw_command){.argv = stream_reader,
+                                                .input = exec->bytes,
+                                                .input_bytes = (uint32_t)exec->stream_bytes});
     kelpie__bench_tell("stream/in-raw", "MiB/s", mib_per_second(exec, begun_ms));
 }
 
