@@ -255,6 +255,12 @@ static bool configure_channels(const struct configure *configure) {
            CONFIGURE_CALL(set_console_output, configure->ctx, console);
 }
 
+void kelpie__krun_release(const struct kelpie_krun_library *library, uint32_t ctx) {
+    KELPIE_ASSERT(library->free_ctx != NULL);
+    kelpie__krun_tell_call("krun_free_ctx");
+    kelpie__ignore(library->free_ctx(ctx)); /* the driver has been told why there is no VM */
+}
+
 int64_t kelpie__krun_configure(const struct kelpie_krun_library *library,
                                const struct kelpie_krun_options *options) {
     struct configure made = {.library = library, .options = options};
@@ -275,5 +281,9 @@ int64_t kelpie__krun_configure(const struct kelpie_krun_library *library,
     bool is_good = configure_machine(configure) && configure_kernel(configure) &&
                    configure_root(configure) && configure_disks(configure) &&
                    configure_shares(configure) && configure_channels(configure);
-    return is_good ? (int64_t)made.ctx : -1;
+    if (!is_good) {
+        kelpie__krun_release(library, made.ctx);
+        return -1;
+    }
+    return (int64_t)made.ctx;
 }

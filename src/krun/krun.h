@@ -66,6 +66,7 @@ struct kelpie_krun_library {
     int32_t (*add_vsock)(uint32_t ctx, uint32_t tsi_features);
     int32_t (*add_vsock_port2)(uint32_t ctx, uint32_t port, const char *path, bool is_listening);
     int32_t (*start_enter)(uint32_t ctx);
+    int32_t (*free_ctx)(uint32_t ctx);
     /* NULL where the library has none */
     int32_t (*add_disk2)(uint32_t ctx, const char *id, const char *path, uint32_t format,
                          bool is_read_only);
@@ -122,9 +123,11 @@ int kelpie__krun_describe(const struct kelpie_krun_options *options);
 
 /* ---- configure.c ---- */
 
-/* Makes the VM's context, ready for start_enter; -1 after an error line. */
+/* Makes the VM's context, ready for start_enter; -1 after an error line, and none is left. */
 int64_t kelpie__krun_configure(const struct kelpie_krun_library *library,
                                const struct kelpie_krun_options *options);
+/* Gives a context back that start_enter did not take; what went wrong has been told. */
+void kelpie__krun_release(const struct kelpie_krun_library *library, uint32_t ctx);
 
 /* ---- confine.c ---- */
 

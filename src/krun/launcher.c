@@ -43,12 +43,15 @@ int kelpie_krun_main(int argc, char **argv) {
     }
     KELPIE_ASSERT(library.start_enter != NULL && options.agent != NULL);
     int64_t ctx = kelpie__krun_configure(&library, &options);
-    if (ctx < 0 || !kelpie__krun_confine(&library, &options) ||
-        !kelpie__krun_forbid(&library, &options)) {
+    if (ctx < 0) {
         return KELPIE_KRUN_FAILED;
     }
-    kelpie__krun_tell("start");
     KELPIE_ASSERT(ctx <= UINT32_MAX);
+    if (!kelpie__krun_confine(&library, &options) || !kelpie__krun_forbid(&library, &options)) {
+        kelpie__krun_release(&library, (uint32_t)ctx);
+        return KELPIE_KRUN_FAILED;
+    }
+    kelpie__krun_tell("start"); /* start_enter takes the context, whatever becomes of it */
     int32_t result = library.start_enter((uint32_t)ctx);
     kelpie__krun_tell("returned %d", result < 0 ? -result : 0);
     return KELPIE_KRUN_RETURNED;

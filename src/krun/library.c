@@ -35,6 +35,7 @@ static const struct library_call library_calls[] = {
     LIBRARY_CALL(add_vsock, true),              /* 1.17 */
     LIBRARY_CALL(add_vsock_port2, true),
     LIBRARY_CALL(start_enter, true),
+    LIBRARY_CALL(free_ctx, true),
     LIBRARY_CALL(add_disk2, false),             /* built with block devices */
     LIBRARY_CALL(add_virtiofs3, false),         /* 1.18: shares that the guest cannot write */
     LIBRARY_CALL(disable_implicit_init, false), /* 1.19: our agent without a host directory */

@@ -52,6 +52,7 @@ struct sim_krun {
     int stream; /* to who listens for the agent; KELPIE_OS_NO_HANDLE: none, or it has gone */
     uint32_t stream_watch;
     bool has_dialled;
+    bool has_context; /* libkrun's, which is not started */
     bool is_hung;
     bool is_ended;
     int exit_code;

@@ -39,11 +39,21 @@ void kelpie__sim_krun_tell(struct sim_krun *krun, const char *format, ...) {
     kelpie__ignore(kelpie__os_write(krun->os, KELPIE_KRUN_STATUS, line, (size_t)length + 1));
 }
 
+/* What was told is known; a context that was made is given back. */
+static bool launch_end(struct sim_krun *krun) {
+    KELPIE_ASSERT(krun->guest == NULL);
+    if (krun->has_context) {
+        kelpie__sim_krun_tell(krun, "call krun_free_ctx");
+        krun->has_context = false;
+    }
+    kelpie__sim_krun_exit(krun, KELPIE_KRUN_FAILED);
+    return false;
+}
+
 static bool launch_give_up(struct sim_krun *krun, const char *text) {
     KELPIE_ASSERT(text[0] != '\0');
     kelpie__sim_krun_tell(krun, "error %s", text);
-    kelpie__sim_krun_exit(krun, KELPIE_KRUN_FAILED);
-    return false;
+    return launch_end(krun);
 }
 
 /* ---- arguments ------------------------------------------------------------------------------- */
@@ -207,8 +217,7 @@ static bool launch_shares(struct sim_krun *krun) {
                                   "missing share \"%.256s\" is to be read-only, and this "
                                   "libkrun has no krun_add_virtiofs3",
                                   access + 4);
-            kelpie__sim_krun_exit(krun, KELPIE_KRUN_FAILED);
-            return false;
+            return launch_end(krun);
         }
         is_good = launch_call(krun, "add_virtiofs");
     }
@@ -220,14 +229,18 @@ bool kelpie__sim_krun_launch(struct sim_krun *krun) {
     if (!launch_options(krun)) {
         return launch_give_up(krun, "--agent, --staging, --cpus and --memory-mib have to be given");
     }
-    if (!launch_call(krun, "init_log") || !launch_call(krun, "create_ctx") ||
-        !launch_limits(krun) || !launch_call(krun, "set_vm_config") ||
+    if (!launch_call(krun, "init_log") || !launch_call(krun, "create_ctx")) {
+        return false;
+    }
+    krun->has_context = true;
+    if (!launch_limits(krun) || !launch_call(krun, "set_vm_config") ||
         !launch_call(krun, "set_root") || !launch_call(krun, "set_exec") || !launch_disks(krun) ||
         !launch_shares(krun) || !launch_call(krun, "disable_implicit_vsock") ||
         !launch_call(krun, "add_vsock") || !launch_call(krun, "add_vsock_port2") ||
         !launch_call(krun, "set_console_output")) {
         return false;
     }
+    krun->has_context = false; /* libkrun takes it, whatever becomes of it */
     kelpie__sim_krun_tell(krun, "start");
     return launch_act(krun, "start_enter");
 }

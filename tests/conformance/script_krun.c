@@ -14,6 +14,8 @@
 
 #define KRUN_TEXT_BYTES 4096u
 #define KRUN_PATH_BYTES 700u
+#define KRUN_SIGNAL_KILL 9
+#define KRUN_SIGNAL_CONT 18
 
 /* By the environment on Linux; in a simulated world the installed one. */
 static const char *krun_program(const struct conform *conform, char out[KRUN_PATH_BYTES]) {
@@ -30,8 +32,9 @@ static void krun_link(struct conform *conform, const char *library, const char *
     said(conform, conform->make_link(conform, target, name), "link");
 }
 
-/* All that it tells; in how many pieces it comes means nothing. */
-static void krun_say_status(struct conform *conform, int status) {
+/* All that it tells, or what it tells until this word; in how many pieces it comes means nothing.
+ */
+static void krun_say_status(struct conform *conform, int status, const char *until) {
     char text[KRUN_TEXT_BYTES] = "";
     size_t length = 0;
     int64_t count = -EAGAIN;
@@ -39,20 +42,24 @@ static void krun_say_status(struct conform *conform, int status) {
     struct kelpie_os_event event;
     int64_t deadline_ns = kelpie__os_now(os, KELPIE_OS_CLOCK_MONOTONIC) + CONFORM_WAIT_NS;
     said(conform, kelpie__os_watch(os, status, KELPIE_OS_READABLE, 1), "watch");
-    while ((count > 0 || count == -EAGAIN) && length + 1 < sizeof(text)) {
+    while ((count > 0 || count == -EAGAIN) && length + 1 < sizeof(text) &&
+           (until == NULL || strstr(text, until) == NULL)) {
         count = kelpie__os_read(os, status, text + length, sizeof(text) - 1 - length);
         length += count > 0 ? (size_t)count : 0;
+        text[length] = '\0';
         if (count == -EAGAIN && kelpie__os_wait(os, &event, 1, deadline_ns) <= 0) {
             say(conform, "it does not end");
             break;
         }
     }
-    text[length] = '\0';
     kelpie__ignore(kelpie__os_watch(os, status, 0, 0));
     say(conform, "%s", text);
 }
 
-static void krun_run(struct conform *conform, const char *library, const char *const *more) {
+/* Started with this library, a link to the one that does what such a name says. The read ends of
+ * its console and of what it tells are the caller's. */
+static struct conform_child krun_start(struct conform *conform, const char *library,
+                                       const char *const *more, int *out_told) {
     char program[KRUN_PATH_BYTES];
     char path[KRUN_PATH_BYTES];
     char firmware[KRUN_PATH_BYTES];
@@ -95,9 +102,16 @@ static void krun_run(struct conform *conform, const char *library, const char *c
     said(conform, kelpie__os_spawn(conform->os, &spawn, &child.process, &child.pid, &step), step);
     say_close(conform, told[1]);
     say_close(conform, console[1]);
-    krun_say_status(conform, told[0]);
+    *out_told = told[0];
+    return child;
+}
+
+static void krun_run(struct conform *conform, const char *library, const char *const *more) {
+    int told = CONFORM_NONE;
+    struct conform_child child = krun_start(conform, library, more, &told);
+    krun_say_status(conform, told, NULL);
     child_end(conform, &child);
-    say_close(conform, told[0]);
+    say_close(conform, told);
 }
 
 static const char *const krun_small[] = {"--cpus", "1", "--memory-mib", "256", NULL};
@@ -125,6 +139,23 @@ static void krun_exits(struct conform *conform) {
     krun_run(conform, "krun_start_enter.exit.so", krun_small);
 }
 
+/* krun_start_enter never comes back: the process is the VM, stands still when it is stopped, and
+ * only a signal ends it. */
+static void krun_stays(struct conform *conform) {
+    int told = CONFORM_NONE;
+    krun_link(conform, "fake-krunfw", "firmware.so");
+    struct conform_child child = krun_start(conform, "krun_start_enter.hang.so", krun_small, &told);
+    krun_say_status(conform, told, "start\n");
+    child_stop(conform, &child);
+    say_ready(conform, told, "what a stopped one tells");
+    child_kill(conform, &child, KRUN_SIGNAL_CONT);
+    say_ready(conform, child.process, "its end");
+    child_kill(conform, &child, KRUN_SIGNAL_KILL);
+    child_end(conform, &child);
+    say_ready(conform, told, "what it told");
+    say_close(conform, told);
+}
+
 /* What it refuses by itself. */
 static void krun_limits(struct conform *conform) {
     static const char *const cpus[] = {"--cpus", "17", "--memory-mib", "256", NULL};
@@ -143,5 +174,6 @@ const struct conform_script conform_scripts_krun[] = {
     {"krun_calls", krun_calls, 0},
     {"krun_exits", krun_exits, 0},
     {"krun_limits", krun_limits, 0},
+    {"krun_stays", krun_stays, 0},
     {NULL, NULL, 0},
 };

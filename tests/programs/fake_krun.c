@@ -3,8 +3,9 @@
  * A libkrun.so.1 that goes wrong on purpose. Its file's name says how: "CALL.ACTION.so", where the
  * action of that call is fail (-EINVAL), abort (a panic), kill, hang, exit (with 0, of
  * krun_start_enter), or probe, which tells on the console what this process may do at that moment;
- * all other calls succeed. FAKE_VERSION says what it has: 16 lacks calls that are needed, 17 has
- * these alone, 19 has all.
+ * all other calls succeed. A process that exits with a context that it neither freed nor started
+ * ends with EXIT_CONTEXT_LEFT. FAKE_VERSION says what it has: 16 lacks calls that are needed, 17
+ * has these alone, 19 has all.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -23,10 +24,13 @@
 #include <unistd.h>
 
 #define CPUS_OF_KVM 64
+#define CONTEXT 7
+#define EXIT_CONTEXT_LEFT 99
 #define CONSOLE 4 /* vmm/krun/launch.h */
 
 static char writable_disk[512];
 static char writable_share[512];
+static bool has_context;
 
 /* ---- what this process may do ---------------------------------------------------------------- */
 
@@ -139,7 +143,19 @@ static void share(const char *tag, const char *path, bool is_read_only) {
     int32_t name(__VA_ARGS__)
 
 CALL(krun_create_ctx, void) {
-    return act("krun_create_ctx");
+    int32_t result = act_or("krun_create_ctx", CONTEXT);
+    has_context = result >= 0;
+    return result;
+}
+CALL(krun_free_ctx, uint32_t ctx) {
+    bool is_known = has_context && ctx == CONTEXT;
+    has_context = has_context && !is_known;
+    return is_known ? act("krun_free_ctx") : -ENOENT;
+}
+__attribute__((destructor)) static void look_for_context(void) {
+    if (has_context) {
+        _exit(EXIT_CONTEXT_LEFT);
+    }
 }
 CALL(krun_init_log, int file, uint32_t level, uint32_t style, uint32_t options) {
     (void)file, (void)level, (void)style, (void)options;
@@ -184,7 +200,10 @@ CALL(krun_add_disk2, uint32_t ctx, const char *id, const char *path, uint32_t fo
     return act("krun_add_disk2");
 }
 CALL(krun_start_enter, uint32_t ctx) {
-    (void)ctx;
+    if (ctx != CONTEXT || !has_context) {
+        return -ENOENT;
+    }
+    has_context = false;
     return act("krun_start_enter");
 }
 
