@@ -2,8 +2,9 @@
  *
  * Copies of guests' memory without what is zero in it, which is most: for guests that share a slot,
  * and for images. A copy is one block: its pages, each with a bit for each line of 64 bytes that is
- * not zeros, then these lines. Pages that nobody reads before they are written (below a stack's
- * pointer, within a free block) are dead: they are listed without a line, and not looked at.
+ * not zeros, then these lines, but for those that the slot's model has in the same place. Pages
+ * that nobody reads before they are written (below a stack's pointer, within a free block) are
+ * dead: they are listed without a line, and not looked at.
  */
 #include <string.h>
 
@@ -63,8 +64,10 @@ static void copy_pack(struct sim_guest_copy *copy, const uint8_t *bytes) {
     uint8_t *out = copy_first_line(copy);
     for (uint32_t i = 0; i < copy->page_count; i += 1) {
         const uint8_t *page = bytes + copy->pages[i].number * COPY_PAGE_BYTES;
+        copy->pages[i].kept = out;
         /* bound: the bits */
-        for (uint64_t left = copy->pages[i].lines; left != 0; left &= left - 1) {
+        for (uint64_t left = copy->pages[i].lines & ~copy->pages[i].same; left != 0;
+             left &= left - 1) {
             size_t line = (size_t)__builtin_ctzll(left);
             memcpy(out, page + line * COPY_LINE_BYTES, COPY_LINE_BYTES);
             out += COPY_LINE_BYTES;
@@ -127,11 +130,68 @@ static void dead_find(const struct sim_machine *machine, const uint8_t *bytes, u
     }
 }
 
+/* ---- models ---------------------------------------------------------------------------------- */
+
+/* Guests of one slot have most of their memory in common: what the same kernel and agent have laid
+ * out there. And a guest that makes room for its image has hardly changed since that was taken. */
+static bool line_is_same(const uint8_t *a, const uint8_t *b) {
+    copy_words first[COPY_WORDS_PER_LINE];
+    copy_words second[COPY_WORDS_PER_LINE];
+    memcpy(first, a, sizeof(first));
+    memcpy(second, b, sizeof(second));
+    copy_words other = (first[0] ^ second[0]) | (first[1] ^ second[1]) | (first[2] ^ second[2]) |
+                       (first[3] ^ second[3]);
+    return (other[0] | other[1]) == 0;
+}
+
+/* The model's page of this number, asked for with growing numbers; NULL: it does not list it. */
+static const struct sim_guest_page *model_page(const struct sim_guest_copy *model, uint64_t number,
+                                               uint32_t *inout_next) {
+    while (*inout_next < model->page_count && model->pages[*inout_next].number < number) {
+        *inout_next += 1;
+    }
+    bool has = *inout_next < model->page_count && model->pages[*inout_next].number == number;
+    return has ? &model->pages[*inout_next] : NULL;
+}
+
+static uint64_t model_lines_same(const struct sim_guest_page *model, uint64_t lines,
+                                 const uint8_t *bytes) {
+    uint64_t same = 0;
+    const uint8_t *line = model->kept;
+    for (uint64_t left = model->lines; left != 0; left &= left - 1) { /* bound: the bits */
+        size_t i = (size_t)__builtin_ctzll(left);
+        same |= (uint64_t)line_is_same(bytes + i * COPY_LINE_BYTES, line) << i;
+        line += COPY_LINE_BYTES;
+    }
+    return same & lines;
+}
+
 /* ---- copies ---------------------------------------------------------------------------------- */
+
+static void copy_list(struct sim_guest_copy *copy, struct sim_guest_copy_scratch *scratch,
+                      const struct sim_guest_copy *model, const uint8_t *bytes) {
+    uint32_t next = 0;
+    for (size_t at = 0; at < copy->extent; at += COPY_PAGE_BYTES) {
+        size_t number = at / COPY_PAGE_BYTES;
+        bool is_dead = (scratch->dead[number / 64] >> number % 64 & 1) != 0;
+        uint64_t lines = is_dead ? 0 : copy_lines(bytes + at);
+        if (!is_dead && lines == 0) {
+            continue;
+        }
+        struct sim_guest_page page = {.lines = lines, .number = number};
+        page.model = lines == 0 ? NULL : model_page(model, number, &next);
+        page.same = page.model == NULL ? 0 : model_lines_same(page.model, lines, bytes + at);
+        KELPIE_ASSERT((page.same & ~lines) == 0);
+        scratch->pages[copy->page_count] = page;
+        copy->page_count += 1;
+        copy->line_count += (uint32_t)__builtin_popcountll(lines & ~page.same);
+    }
+}
 
 /* Slots begin at a page and are made of whole ones. */
 bool kelpie__sim_guest_copy_fill(struct sim_guest_copy *copy, struct sim_heap *heap,
                                  struct sim_guest_copy_scratch *scratch,
+                                 const struct sim_guest_copy *model,
                                  const struct sim_machine *machine) {
     uint8_t *bytes = (uint8_t *)machine->heap; /* at the base of its slot */
     size_t extent = kelpie__sim_heap_extent(machine->heap);
@@ -140,16 +200,7 @@ bool kelpie__sim_guest_copy_fill(struct sim_guest_copy *copy, struct sim_heap *h
     *copy = (struct sim_guest_copy){.heap = heap, .extent = extent};
     memset(scratch->dead, 0, (extent / COPY_PAGE_BYTES / 64 + 1) * sizeof(scratch->dead[0]));
     dead_find(machine, bytes, scratch->dead);
-    for (size_t at = 0; at < extent; at += COPY_PAGE_BYTES) {
-        size_t page = at / COPY_PAGE_BYTES;
-        bool is_dead = (scratch->dead[page / 64] >> page % 64 & 1) != 0;
-        uint64_t lines = is_dead ? 0 : copy_lines(bytes + at);
-        if (is_dead || lines != 0) {
-            scratch->pages[copy->page_count] = (struct sim_guest_page){lines, page};
-            copy->page_count += 1;
-            copy->line_count += (uint32_t)__builtin_popcountll(lines);
-        }
-    }
+    copy_list(copy, scratch, model, bytes);
     copy->pages = kelpie__sim_heap_alloc_raw(heap, copy_block_bytes(copy));
     if (copy->pages == NULL) {
         return false;
@@ -162,12 +213,20 @@ bool kelpie__sim_guest_copy_fill(struct sim_guest_copy *copy, struct sim_heap *h
 /* Gives the first line behind those of the page. */
 static const uint8_t *copy_unpack(const struct sim_guest_page *page, const uint8_t *line,
                                   uint8_t *out) {
+    const uint64_t modelled = page->model == NULL ? 0 : page->model->lines;
+    const uint8_t *model = page->model == NULL ? NULL : page->model->kept;
+    KELPIE_ASSERT((page->same & ~(modelled & page->lines)) == 0);
     for (unsigned i = 0; i < COPY_LINES_PER_PAGE; i += 1) {
-        if ((page->lines >> i & 1) != 0) {
+        if ((page->same >> i & 1) != 0) {
+            memcpy(out + i * COPY_LINE_BYTES, model, COPY_LINE_BYTES);
+        } else if ((page->lines >> i & 1) != 0) {
             memcpy(out + i * COPY_LINE_BYTES, line, COPY_LINE_BYTES);
             line += COPY_LINE_BYTES;
         } else {
             memset(out + i * COPY_LINE_BYTES, 0, COPY_LINE_BYTES);
+        }
+        if ((modelled >> i & 1) != 0) {
+            model += COPY_LINE_BYTES;
         }
     }
     return line;

@@ -67,18 +67,20 @@ static struct sim_guest_slot *slot_choose(struct sim_world *world, struct guest_
     return best;
 }
 
-static bool slot_copy(struct sim_guest *guest, struct sim_guest_copy *out) {
+/* `model`: without a page, the copy is whole. */
+static bool slot_copy(struct sim_guest *guest, const struct sim_guest_copy *model,
+                      struct sim_guest_copy *out) {
     struct guest_slots *slots = slots_of(guest->world);
     struct sim_heap *heap = kelpie__sim_world_host(guest->world)->heap;
     KELPIE_ASSERT(guest->slot->resident == guest && slots != NULL);
     KELPIE_ASSERT(guest->machine->heap == guest->slot->base);
-    return kelpie__sim_guest_copy_fill(out, heap, &slots->scratch, guest->machine);
+    return kelpie__sim_guest_copy_fill(out, heap, &slots->scratch, model, guest->machine);
 }
 
 static bool slot_swap_out(struct sim_guest *guest) {
     kelpie__sim_guest_look_inside(guest, &guest->away);
     kelpie__sim_guest_look(guest);
-    if (!slot_copy(guest, &guest->swapped)) {
+    if (!slot_copy(guest, &guest->slot->model, &guest->swapped)) {
         return false;
     }
     guest->slot->resident = NULL;
@@ -139,6 +141,26 @@ void kelpie__sim_guest_slot_enter(struct sim_guest *guest) {
     slot->resident = guest;
 }
 
+/* What an image has is a difference from the slot's model, or whole, and then the next model. */
+static bool slot_keep(struct sim_guest *guest, struct sim_guest_copy *out) {
+    const struct sim_guest_copy whole = {0};
+    struct sim_guest_copy *model = &guest->slot->model;
+    if (model->pages != NULL) {
+        if (!slot_copy(guest, model, out)) {
+            return false;
+        }
+        if (out->line_count <= model->line_count / 2) {
+            return true;
+        }
+        kelpie__sim_guest_copy_drop(out);
+    }
+    if (!slot_copy(guest, &whole, out)) {
+        return false;
+    }
+    *model = *out;
+    return true;
+}
+
 uint64_t kelpie__sim_guest_copy_keep(struct sim_guest *guest) {
     struct guest_slots *slots = slots_of(guest->world);
     KELPIE_ASSERT(slots != NULL);
@@ -158,7 +180,7 @@ uint64_t kelpie__sim_guest_copy_keep(struct sim_guest *guest) {
         .machine = guest->machine,
         .kernel = guest->kernel,
     };
-    if (!slot_copy(guest, &kept->copy)) {
+    if (!slot_keep(guest, &kept->copy)) {
         return 0;
     }
     slots->copy_count += 1;

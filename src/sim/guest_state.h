@@ -96,12 +96,13 @@ struct sim_kernel {
     uint32_t mounts;        /* of the kernel's own file systems: bits */
 };
 
-/* Of a guest's memory, without what is zero in it. */
+/* Of a guest's memory, without what is zero in it, and without what a model has as well: a whole
+ * copy that stays until the world ends. */
 struct sim_guest_copy {
     struct sim_heap *heap;
     struct sim_guest_page *pages; /* owned: of `heap`, with the lines behind them; NULL: none */
     uint32_t page_count;
-    uint32_t line_count;
+    uint32_t line_count; /* that lie behind the pages */
     size_t extent;
 };
 
@@ -109,7 +110,10 @@ struct sim_guest_copy {
 
 struct sim_guest_page {
     uint64_t lines; /* bits; 0: it is dead */
+    uint64_t same;  /* those of them that are read from `model` */
     uint64_t number;
+    const struct sim_guest_page *model; /* the model's page of this number; NULL: none */
+    const uint8_t *kept;                /* the first of its lines that lie behind the pages */
 };
 
 /* What is needed while a copy is made. */
@@ -120,8 +124,9 @@ struct sim_guest_copy_scratch {
 
 struct sim_guest_slot {
     void *base;
-    uint32_t guest_count;       /* that lie here, one of them resident */
-    struct sim_guest *resident; /* NULL: none */
+    uint32_t guest_count;        /* that lie here, one of them resident */
+    struct sim_guest *resident;  /* NULL: none */
+    struct sim_guest_copy model; /* borrowed until the world ends: a whole copy that an image has */
 };
 
 /* What the truth of a guest has from its memory. */
@@ -166,10 +171,12 @@ struct sim_guest {
 /* ---- guest_copy.c ---------------------------------------------------------------------------- */
 
 /* An empty one of all that the machine's heap holds, with memory of `heap`. False: there is none.
+ * `model`: what it is a difference from, and has to outlive it; one without a page: from nothing.
  */
 KELPIE_MUST_CHECK bool kelpie__sim_guest_copy_fill(struct sim_guest_copy *copy,
                                                    struct sim_heap *heap,
                                                    struct sim_guest_copy_scratch *scratch,
+                                                   const struct sim_guest_copy *model,
                                                    const struct sim_machine *machine);
 /* `before`: a copy of what is in the range now; NULL: nobody knows what that is. */
 void kelpie__sim_guest_copy_restore(const struct sim_guest_copy *copy, void *base,
