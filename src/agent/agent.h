@@ -12,6 +12,7 @@
 
 #include "agent/exec.h"
 #include "agent/group.h"
+#include "agent/ready.h"
 #include "agent/sync.h"
 #include "core/base.h"
 #include "core/error.h"
@@ -66,6 +67,7 @@ struct kelpie_agent {
     struct kelpie_agent_groups groups;
     struct kelpie_agent_execs execs;
     struct kelpie_agent_sync sync;
+    struct kelpie_agent_ready ready;
 };
 
 /* The program. In a guest it does not return. Arguments: none in a guest; in tests --channel-fd N

@@ -417,7 +417,8 @@ bool kelpie__agent_exec_reap(struct kelpie_agent *agent) {
         }
         if (found != NULL) {
             exec_end(found, &exit);
-        } else if (!kelpie__agent_sync_reaped(agent, pid, &exit)) {
+        } else if (!kelpie__agent_sync_reaped(agent, pid, &exit) &&
+                   !kelpie__agent_ready_reaped(agent, pid)) {
             KELPIE_REACHED(agent->os, "an orphan was collected");
             execs->orphan_count += 1;
         }

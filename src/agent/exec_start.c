@@ -99,56 +99,76 @@ static uint32_t start_limits(const struct kelpie_agent_exec *exec,
     return count;
 }
 
-static int start_spawn(struct kelpie_agent_exec *exec, const struct kelpie_agent_command *command,
-                       const struct kelpie_agent_user *user, const struct start_pipes *pipes,
-                       struct kelpie_error *error) {
-    struct kelpie_agent *agent = exec->agent;
-    struct kelpie_os_limit limits[KELPIE_EXEC_LIMIT_COUNT_MAX + 1];
-    bool has_terminal = exec->options.has_terminal;
-    const int terminal[3] = {pipes->theirs[0], pipes->theirs[0], pipes->theirs[0]};
-    const char *directory = exec->options.directory[0] == '\0' ? NULL : exec->options.directory;
-    struct kelpie_os_spawn spawn = {
+/* What a child needs to know, in the memory of the caller: but for its handles and its cgroup. */
+static void start_describe(const struct kelpie_agent_exec *exec,
+                           const struct kelpie_agent_command *command,
+                           const struct kelpie_agent_user *user, struct kelpie_os_limit *limits,
+                           struct kelpie_os_spawn *out) {
+    KELPIE_ASSERT(exec->state == KELPIE_AGENT_EXEC_RECEIVING);
+    KELPIE_ASSERT(command->path[0] != '\0');
+    *out = (struct kelpie_os_spawn){
         .path = command->path,
         .argv = command->vector,
         .environment = command->environment,
-        .directory = directory,
-        .handles = has_terminal ? terminal : pipes->theirs,
+        .directory = exec->options.directory[0] == '\0' ? NULL : exec->options.directory,
         .handle_count = 3,
         .flags = KELPIE_OS_SPAWN_NEW_SESSION,
         .limits = limits,
         .limit_count = start_limits(exec, command, limits),
         .cgroup = KELPIE_OS_NO_HANDLE,
     };
-    spawn.flags |= has_terminal ? (uint32_t)KELPIE_OS_SPAWN_CONTROLLING_TERMINAL : 0;
     if (exec->options.user[0] != '\0') {
-        spawn.flags |= KELPIE_OS_SPAWN_CREDENTIALS;
-        spawn.uid = user->uid;
-        spawn.gid = user->gid;
-        spawn.groups = user->groups;
-        spawn.group_count = user->group_count;
+        out->flags |= KELPIE_OS_SPAWN_CREDENTIALS;
+        out->uid = user->uid;
+        out->gid = user->gid;
+        out->groups = user->groups;
+        out->group_count = user->group_count;
     }
-    kelpie__agent_group_acquire(&agent->groups, &exec->group);
-    spawn.cgroup = exec->group.directory;
-    const char *step = NULL;
-    int32_t pid = 0;
-    int64_t start_ns = kelpie__os_now(agent->os, KELPIE_OS_CLOCK_MONOTONIC);
-    int process = KELPIE_OS_NO_HANDLE;
-    int status = kelpie__os_spawn(agent->os, &spawn, &process, &pid, &step);
+}
+
+/* The process that was made in advance becomes the command: its number, or a negative errno value.
+ * -ESRCH: there is none. Its pipes are `ours` then. */
+static int start_ready(struct kelpie_agent_exec *exec, struct kelpie_os_spawn *spawn,
+                       struct start_pipes *pipes, const char **out_step) {
+    struct kelpie_agent_ready ready;
+    struct kelpie_agent *agent = exec->agent;
+    if (exec->options.has_terminal || !kelpie__agent_ready_take(agent, &ready)) {
+        return -ESRCH;
+    }
+    const int handles[3] = {exec->options.has_input ? 0 : KELPIE_OS_NO_HANDLE, 1, 2};
+    spawn->handles = handles;
+    int status = kelpie__os_run_ready(agent->os, ready.pid, spawn, out_step);
+    start_close(agent->os, ready.ours, status < 0 ? 3 : exec->options.has_input ? 0 : 1);
+    memcpy(pipes->ours, ready.ours, sizeof(pipes->ours));
+    exec->group = ready.group;
     if (status < 0) {
         kelpie__agent_group_release(&agent->groups, &exec->group, 0);
-        return kelpie__agent_command_explain(agent->os, command->path, directory, status, step,
-                                             error);
+        return status;
     }
-    KELPIE_ASSERT(pid > 1);
+    return ready.pid;
+}
+
+/* As all others are. Its number, or a negative errno value. */
+static int start_birth(struct kelpie_agent_exec *exec, struct kelpie_os_spawn *spawn,
+                       const struct start_pipes *pipes, const char **out_step) {
+    struct kelpie_agent *agent = exec->agent;
+    bool has_terminal = exec->options.has_terminal;
+    const int terminal[3] = {pipes->theirs[0], pipes->theirs[0], pipes->theirs[0]};
+    spawn->handles = has_terminal ? terminal : pipes->theirs;
+    spawn->flags |= has_terminal ? (uint32_t)KELPIE_OS_SPAWN_CONTROLLING_TERMINAL : 0;
+    kelpie__agent_group_acquire(&agent->groups, &exec->group);
+    spawn->cgroup = exec->group.directory;
+    int process = KELPIE_OS_NO_HANDLE;
+    int32_t pid = 0;
+    int status = kelpie__os_spawn(agent->os, spawn, &process, &pid, out_step);
+    if (status < 0) {
+        kelpie__agent_group_release(&agent->groups, &exec->group, 0);
+        return status;
+    }
     /* Process 1 collects whoever ends, by number; a handle for each would be one more thing to wait
      * for. */
     kelpie__ignore(kelpie__os_close(agent->os, process));
-    exec->pid = pid;
-    exec->group.leader = pid;
-    exec->start_ns = start_ns;
-    exec->orphan_count_at_start = agent->execs.orphan_count;
-    exec->state = KELPIE_AGENT_EXEC_RUNNING;
-    return 0;
+    return pid;
 }
 
 static void start_timeout_callback(void *context) {
@@ -159,6 +179,41 @@ static void start_timeout_callback(void *context) {
     kelpie__agent_exec_kill(exec, KELPIE_AGENT_EXEC_BY_TIMEOUT);
 }
 
+static int start_spawn(struct kelpie_agent_exec *exec, const struct kelpie_agent_command *command,
+                       const struct kelpie_agent_user *user, struct start_pipes *pipes,
+                       struct kelpie_error *error) {
+    struct kelpie_agent *agent = exec->agent;
+    struct kelpie_os_limit limits[KELPIE_EXEC_LIMIT_COUNT_MAX + 1];
+    struct kelpie_os_spawn spawn;
+    const char *step = NULL;
+    start_describe(exec, command, user, limits, &spawn);
+    int64_t start_ns = kelpie__os_now(agent->os, KELPIE_OS_CLOCK_MONOTONIC);
+    int pid = start_ready(exec, &spawn, pipes, &step);
+    if (pid == -ESRCH) {
+        int status = exec->options.has_terminal ? start_open_terminal(exec, pipes, error)
+                                                : start_open_pipes(exec, pipes, error);
+        if (status < 0) {
+            return status;
+        }
+        pid = start_birth(exec, &spawn, pipes, &step);
+        start_close(agent->os, pipes->theirs, 3);
+    }
+    if (pid < 0) {
+        KELPIE_REACHED(agent->os, "a command could not be spawned");
+        start_close(agent->os, pipes->ours, 3);
+        start_close_terminal(exec);
+        return kelpie__agent_command_explain(agent->os, command->path, spawn.directory, pid, step,
+                                             error);
+    }
+    KELPIE_ASSERT(pid > 1);
+    exec->pid = pid;
+    exec->group.leader = pid;
+    exec->start_ns = start_ns;
+    exec->orphan_count_at_start = agent->execs.orphan_count;
+    exec->state = KELPIE_AGENT_EXEC_RUNNING;
+    return 0;
+}
+
 /* Spawns with streams; on failure nothing of it is left. */
 static int start_with_streams(struct kelpie_agent_exec *exec,
                               const struct kelpie_agent_command *command,
@@ -167,17 +222,8 @@ static int start_with_streams(struct kelpie_agent_exec *exec,
     KELPIE_ASSERT(exec->terminal < 0);
     struct kelpie_agent *agent = exec->agent;
     struct start_pipes pipes = {.ours = {-1, -1, -1}, .theirs = {-1, -1, -1}};
-    int status = exec->options.has_terminal ? start_open_terminal(exec, &pipes, error)
-                                            : start_open_pipes(exec, &pipes, error);
+    int status = start_spawn(exec, command, user, &pipes, error);
     if (status < 0) {
-        return status;
-    }
-    status = start_spawn(exec, command, user, &pipes, error);
-    start_close(agent->os, pipes.theirs, 3);
-    if (status < 0) {
-        KELPIE_REACHED(agent->os, "a command could not be spawned");
-        start_close(agent->os, pipes.ours, 3);
-        start_close_terminal(exec);
         return status;
     }
     if (exec->options.has_terminal) {

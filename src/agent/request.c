@@ -311,6 +311,7 @@ static void request_quiesce(struct kelpie_agent *agent, uint64_t id,
     KELPIE_ASSERT(is_hex);
     memcpy(agent->token, token, sizeof(token));
     kelpie__agent_sync_give_up(agent);
+    kelpie__agent_ready_make(agent); /* for the first command after a restore */
     kelpie__wire_result(agent->wire, id, "{}");
     /* What was told before this answer has arrived with it. */
     kelpie__agent_exec_forget_told(agent);
@@ -332,7 +333,9 @@ static void request_guest_stats(struct kelpie_agent *agent, uint64_t id,
     kelpie__json_write_u64(&writer, "load1_milli", stats.load1_milli);
     kelpie__json_write_u64(&writer, "memory_total_kib", stats.memory_total_kib);
     kelpie__json_write_u64(&writer, "memory_available_kib", stats.memory_available_kib);
-    kelpie__json_write_u64(&writer, "process_count", stats.process_count);
+    uint64_t own_count = agent->ready.pid == 0 ? 0 : 1; /* nobody has asked for it */
+    kelpie__json_write_u64(&writer, "process_count",
+                           stats.process_count - kelpie__min_u64(own_count, stats.process_count));
     kelpie__json_write_u64(&writer, "disk_total_kib", stats.disk_total_kib);
     kelpie__json_write_u64(&writer, "disk_used_kib", stats.disk_used_kib);
     kelpie__json_write_u64(&writer, "cpu_ms", stats.cpu_ms);

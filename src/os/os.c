@@ -487,6 +487,30 @@ int kelpie__os_kill_pid(struct kelpie_os *os, int32_t pid, int signal) {
     return answer(guest(os)->kill_pid(os, pid, signal));
 }
 
+bool kelpie__os_has_ready(struct kelpie_os *os) {
+    return guest(os)->make_ready != NULL;
+}
+
+int kelpie__os_make_ready(struct kelpie_os *os, const struct kelpie_os_spawn *spawn,
+                          int32_t *out_pid) {
+    KELPIE_ASSERT(spawn->handle_count <= KELPIE_OS_SPAWN_HANDLES_MAX);
+    int32_t pid = 0;
+    int status = answer(guest(os)->make_ready(os, spawn, &pid));
+    KELPIE_ASSERT(status < 0 || pid > 1);
+    if (status == 0) {
+        *out_pid = pid;
+    }
+    return status;
+}
+
+int kelpie__os_run_ready(struct kelpie_os *os, int32_t pid, const struct kelpie_os_spawn *spawn,
+                         const char **out_step) {
+    KELPIE_ASSERT(pid > 1);
+    KELPIE_ASSERT(spawn->path != NULL && spawn->argv != NULL && spawn->argv[0] != NULL);
+    KELPIE_ASSERT((spawn->flags & KELPIE_OS_SPAWN_CONTROLLING_TERMINAL) == 0);
+    return answer(guest(os)->run_ready(os, pid, spawn, out_step));
+}
+
 int kelpie__os_sync_all(struct kelpie_os *os) {
     return answer(guest(os)->sync_all(os));
 }

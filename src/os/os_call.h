@@ -134,6 +134,12 @@ KELPIE_MUST_CHECK int kelpie__os_make_node(struct kelpie_os *os, const char *pat
                                            uint32_t major, uint32_t minor);
 KELPIE_MUST_CHECK int kelpie__os_make_link(struct kelpie_os *os, const char *target,
                                            const char *path);
+bool kelpie__os_has_ready(struct kelpie_os *os);
+KELPIE_MUST_CHECK int kelpie__os_make_ready(struct kelpie_os *os,
+                                            const struct kelpie_os_spawn *spawn, int32_t *out_pid);
+KELPIE_MUST_CHECK int kelpie__os_run_ready(struct kelpie_os *os, int32_t pid,
+                                           const struct kelpie_os_spawn *spawn,
+                                           const char **out_step);
 KELPIE_MUST_CHECK int kelpie__os_reap_any(struct kelpie_os *os, int32_t *out_pid,
                                           struct kelpie_os_exit *out_exit);
 KELPIE_MUST_CHECK int kelpie__os_kill_pid(struct kelpie_os *os, int32_t pid, int signal);

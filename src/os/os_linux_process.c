@@ -13,7 +13,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -27,39 +26,17 @@
 #include <unistd.h>
 
 #include "os/os_linux.h"
+#include "os/os_linux_spawn.h"
 
-#define SPAWN_STACK_BYTES (24u * 1024u)
 #define SPAWN_PATH_BYTES 4096u
 #define SPAWN_STANDARD_COUNT 3
 #define SPAWN_SIGNAL_MAX 64
-#ifndef CLONE_CLEAR_SIGHAND
-#define CLONE_CLEAR_SIGHAND 0x100000000ULL
-#endif
-#ifndef CLONE_INTO_CGROUP
-#define CLONE_INTO_CGROUP 0x200000000ULL
-#endif
 
 static_assert(SPAWN_STACK_BYTES % 16u == 0, "a stack begins at such a border");
 static_assert(SPAWN_STACK_BYTES >= SPAWN_PATH_BYTES + 8192u, "the search's path lies on it");
 static_assert(SPAWN_STANDARD_COUNT <= KELPIE_OS_SPAWN_HANDLES_MAX, "the streams are handles");
 
-/* The child runs on a stack that no sanitizer knows. */
-#define SPAWN_CHILD __attribute__((no_sanitize("address", "undefined")))
-
 extern char **environ;
-
-/* What parent and child share. The child writes, then ends or replaces itself; only then the parent
- * goes on. */
-struct spawn_plan {
-    const struct kelpie_os_spawn *spawn;
-    pid_t parent;
-    bool has_cleared_handlers; /* by clone3 */
-    bool is_in_cgroup;         /* by clone3 */
-    const char *step;
-    int error; /* 0: the child replaced itself */
-    pid_t orphan;
-    uint8_t *orphan_stack;
-};
 
 /* ---- in the child: only system calls --------------------------------------------------------- */
 
@@ -158,7 +135,7 @@ SPAWN_CHILD static int child_limit(struct spawn_plan *plan) {
 }
 
 /* By system call: libc's setuid synchronises threads, and this is not one of its threads. */
-SPAWN_CHILD static int child_become(struct spawn_plan *plan) {
+SPAWN_CHILD static int child_credentials(struct spawn_plan *plan) {
     const struct kelpie_os_spawn *spawn = plan->spawn;
     if ((spawn->flags & KELPIE_OS_SPAWN_CREDENTIALS) == 0) {
         return 0;
@@ -261,12 +238,20 @@ SPAWN_CHILD static void child_leave_batch(const struct spawn_plan *plan) {
     }
 }
 
-SPAWN_CHILD static int child_main(void *context) {
-    struct spawn_plan *plan = context;
+SPAWN_CHILD int kelpie__os_linux_child_begin(struct spawn_plan *plan) {
+    if (child_join_cgroup(plan) < 0 || child_die_with_parent(plan) < 0 ||
+        child_place_handles(plan) < 0) {
+        return -1;
+    }
+    child_reset_signals(plan);
+    child_leave_batch(plan);
+    return 0;
+}
+
+SPAWN_CHILD void kelpie__os_linux_child_become(struct spawn_plan *plan) {
     const struct kelpie_os_spawn *spawn = plan->spawn;
-    bool is_ready = child_join_cgroup(plan) == 0 && child_die_with_parent(plan) == 0 &&
-                    child_place_handles(plan) == 0 && child_session(plan) == 0 &&
-                    child_limit(plan) == 0 && child_become(plan) == 0;
+    bool is_ready =
+        child_session(plan) == 0 && child_limit(plan) == 0 && child_credentials(plan) == 0;
     if (is_ready && spawn->directory != NULL && chdir(spawn->directory) < 0) {
         is_ready = child_fail(plan, "working directory") == 0;
     }
@@ -275,11 +260,18 @@ SPAWN_CHILD static int child_main(void *context) {
         is_ready = child_fail(plan, "no_new_privs") == 0;
     }
     if (is_ready) {
-        child_reset_signals(plan);
-        child_leave_batch(plan);
         child_exec(plan);
     }
     _exit(127);
+}
+
+SPAWN_CHILD static int child_main(void *context) {
+    struct spawn_plan *plan = context;
+    if (kelpie__os_linux_child_begin(plan) < 0) {
+        _exit(127);
+    }
+    kelpie__os_linux_child_become(plan);
+    return 127;
 }
 
 /* The helper of an orphan. */
@@ -297,9 +289,7 @@ SPAWN_CHILD static int helper_main(void *context) {
 /* ---- in the parent --------------------------------------------------------------------------- */
 
 #if defined(__x86_64__)
-/* clone3(2) with a stack of the child's own. libc has no wrapper; the child must not return into
- * this frame. */
-static long spawn_clone3(struct clone_args *arguments, int (*function)(void *), void *context) {
+long kelpie__os_linux_clone3(struct clone_args *arguments, int (*function)(void *), void *context) {
     register int (*child)(void *) __asm__("r12") = function;
     register void *child_context __asm__("r13") = context;
     long result = SYS_clone3;
@@ -332,7 +322,7 @@ static long spawn_quick(struct spawn_plan *plan, uint8_t *stack, int *out_proces
     };
     plan->has_cleared_handlers = true;
     plan->is_in_cgroup = has_cgroup;
-    return spawn_clone3(&arguments, child_main, plan);
+    return kelpie__os_linux_clone3(&arguments, child_main, plan);
 }
 #else
 static long spawn_quick(struct spawn_plan *plan, uint8_t *stack, int *out_process) {

@@ -400,8 +400,32 @@ static void test_snapshot_streams(const struct harness *harness) {
     contract_close(&contract);
 }
 
+/* The first command after a snapshot becomes a process that was made before it: nobody can tell. */
+static void test_snapshot_ready(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_vm *vm = contract_boot_durable(&contract, "source");
+    static const char script[] = "readlink /proc/$$/fd/0; echo $(ls /proc/$$/fd); pwd;"
+                                 "test $(cut -d' ' -f6 /proc/$$/stat) = $$ && echo leads;"
+                                 "grep -E 'Sig(Blk|Ign)' /proc/$$/status | tr -d '\\t\\n'";
+    /* 3 is the pipe of $(), and this shell ignores SIGQUIT. */
+    static const char says[] = "/dev/null\n0 1 2 3\n/\nleads\n"
+                               "SigBlk:0000000000000000SigIgn:0000000000000004";
+    contract_take(vm, "one");
+    contract_sh_says(vm, script, says); /* made in advance */
+    contract_sh_says(vm, script, says); /* born as usual */
+    contract_take(vm, "two");
+    contract_sh_says(vm, "sleep 1000 & echo ends", "ends\n");
+    contract_sh_says(vm, "ps | grep -c '[s]leep 1000'; ps | grep -c '[/]init'", "0\n1\n");
+    contract_end(vm);
+    contract_remove_snapshot(&contract, "two");
+    contract_remove_snapshot(&contract, "one");
+    contract_store_is_empty(&contract);
+    contract_close(&contract);
+}
+
 const struct harness_test contract_tests_snapshot[] = {
     {"snapshot_basic", test_snapshot_basic, 60},
+    {"snapshot_ready", test_snapshot_ready, 60},
     {"snapshot_paused", test_snapshot_paused, 60},
     {"snapshot_states", test_snapshot_states, 60},
     {"snapshot_damaged", test_snapshot_damaged, 60},
