@@ -523,6 +523,9 @@ static void test_kvm_open_hangs(const struct harness *harness) {
     HARNESS_CHECK(tcg_ms - begun_ms <= 5000, "TCG was taken after %llu ms",
                   (unsigned long long)(tcg_ms - begun_ms));
     contract_end(vm);
+    struct kelpie_config *config = contract_boot_config(&contract);
+    kelpie_config_set_backend(config, KELPIE_BACKEND_KRUN);
+    start_fails_with(&contract, config, KELPIE_E_UNAVAILABLE, "libkrun needs KVM: open /dev/kvm");
     told.name = "kvm";
     CONTRACT_OK(kelpie_doctor(contract.kelpie, false, on_check, &told, &broken));
     HARNESS_CHECK(strstr(told.detail, "/dev/kvm hangs") != NULL, "%s", told.detail);

@@ -185,6 +185,40 @@ static void shares_writable(const struct harness *harness, const char *path) {
     contract_close(&contract);
 }
 
+/* As many as libkrun has room for beside a disk, each at its own place. */
+static void shares_most(const struct harness *harness, const char *path) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_config *config = contract_boot_config(&contract);
+    char host[600];
+    char guest[32];
+    for (unsigned i = 0; i < 5; i += 1) {
+        snprintf(host, sizeof(host), "%s/%u", path, i);
+        snprintf(guest, sizeof(guest), "/srv/%u", i);
+        contract_host("mkdir '%s' && echo %u >'%s/me'", host, i, host);
+        kelpie_config_add_share(config, host, guest, NULL, false);
+    }
+    struct kelpie_vm *vm = contract_create(&contract, NULL, config);
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    contract_sh_says(vm, "cat /srv/*/me", "0\n1\n2\n3\n4\n");
+    contract_end(vm);
+    contract_host("rm -r '%s'/[0-4]", path);
+    contract_close(&contract);
+}
+
+/* A place that cannot be mounted on is known in the guest alone: the start fails, and says which.
+ */
+static void shares_nowhere(const struct harness *harness, const char *path) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_error error = {0};
+    struct kelpie_config *config = contract_boot_config(&contract);
+    kelpie_config_add_share(config, path, "/bin/busybox/work", NULL, false);
+    struct kelpie_vm *vm = contract_create(&contract, NULL, config);
+    contract_fails(kelpie_vm_start(vm, 0, &error), &error, KELPIE_E_SHARE, "/bin/busybox");
+    contract_state_is(vm, KELPIE_VM_CREATED);
+    contract_end(vm);
+    contract_close(&contract);
+}
+
 /* Read-only is enforced, or refused by a library that cannot. */
 static void shares_read_only(const struct harness *harness, const char *path) {
     struct contract contract = contract_open(harness);
@@ -217,7 +251,9 @@ static void test_krun_shared_directory(const struct harness *harness) {
     HARNESS_CHECK(length > 0 && (size_t)length < sizeof(path), "a path");
     contract_host("mkdir '%s' && echo host >'%s/given'", path, path);
     shares_read_only(harness, path);
+    shares_nowhere(harness, path);
     shares_writable(harness, path);
+    shares_most(harness, path);
     contract_host("rmdir '%s'", path);
 }
 
