@@ -230,6 +230,8 @@ void kelpie__os_linux_prepare_process(void) {
     struct sigaction ignore = {.sa_handler = SIG_IGN};
     int status = sigaction(SIGPIPE, &ignore, NULL);
     KELPIE_ASSERT(status == 0);
+    status = sigaction(SIGXFSZ, &ignore, NULL); /* a limit of file size is EFBIG, which is told */
+    KELPIE_ASSERT(status == 0);
     for (int stream = STDIN_FILENO; stream <= STDERR_FILENO; stream += 1) {
         occupy_stream(stream);
     }

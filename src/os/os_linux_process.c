@@ -225,6 +225,7 @@ SPAWN_CHILD static void child_reset_signals(const struct spawn_plan *plan) {
         }
     }
     sigaction(SIGPIPE, &fallback, NULL);
+    sigaction(SIGXFSZ, &fallback, NULL);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
 }

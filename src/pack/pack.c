@@ -47,6 +47,7 @@ int kelpie_pack_main(int argc, char **argv) {
     }
     umask(0077);
     signal(SIGPIPE, SIG_IGN); /* of a program that stops reading: an error, no death */
+    signal(SIGXFSZ, SIG_IGN); /* of a limit of file size: likewise */
     for (size_t i = 0; argc > 1 && i < KELPIE_ARRAY_COUNT(pack_verbs); i += 1) {
         if (strcmp(argv[1], pack_verbs[i].name) == 0) {
             KELPIE_ASSERT(pack_verbs[i].run != NULL);

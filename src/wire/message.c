@@ -3,6 +3,7 @@
  * JSON-RPC 2.0 over the wire: requests and their answers, notifications, how errors travel. Ids of
  * requests rise from 1 and are never used again, so that a late answer is known for what it is.
  */
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -154,7 +155,10 @@ static void pending_timed_out(void *context) {
     struct kelpie_wire *wire = pending->wire;
     struct kelpie_error error;
     KELPIE_REACHED(wire->os, "a request was not answered in time");
-    kelpie__ignore(kelpie__fail(&error, KELPIE_E_TIMEOUT, 0, "the peer did not answer in time"));
+    kelpie__ignore(kelpie__fail(&error, KELPIE_E_TIMEOUT, 0,
+                                "the peer did not answer within %" PRIu64 " ms; it may hang, or "
+                                "its machine be overloaded: try again, or end the VM",
+                                pending->timeout_ms));
     kelpie__wire_enter(wire);
     pending_end(pending, &error, NULL, 0);
     kelpie__ignore(kelpie__wire_leave(wire)); /* nothing follows */
@@ -184,8 +188,11 @@ int kelpie__wire_call(struct kelpie_wire *wire, const char *method, const char *
         return kelpie__fail(error, status, 0, "%s: the peer does not read; try again later",
                             method);
     }
-    *pending = (struct kelpie_wire_pending){
-        .id = wire->next_id, .callback = callback, .context = context, .wire = wire};
+    *pending = (struct kelpie_wire_pending){.id = wire->next_id,
+                                            .callback = callback,
+                                            .context = context,
+                                            .timeout_ms = timeout_ms,
+                                            .wire = wire};
     wire->next_id += 1;
     int64_t deadline_ns = kelpie__loop_deadline(wire->loop, timeout_ms);
     if (deadline_ns >= 0) {

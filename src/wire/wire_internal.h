@@ -14,7 +14,8 @@ struct kelpie_wire_pending {
     kelpie_wire_answer_callback callback;
     void *context;
     struct kelpie_timer timer; /* of the call's timeout */
-    struct kelpie_wire *wire;  /* borrowed: it contains this */
+    uint64_t timeout_ms;
+    struct kelpie_wire *wire; /* borrowed: it contains this */
 };
 
 struct kelpie_wire {
