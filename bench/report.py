@@ -106,12 +106,18 @@ def ratio(left, right):
 
 
 def compare(left, right):
-    """{"ratio", "low", "high", "is_clear"}; None where there is nothing to compare."""
+    """{"ratio", "low", "high", "is_clear", "is_single"}; None where there is nothing to compare."""
     if not left or not right or median(right) == 0:
         return None
     value, low, high = ratio(left, right)
     is_single = len(left) == 1 or len(right) == 1
-    return {"ratio": value, "low": low, "high": high, "is_clear": is_single or not low <= 1 <= high}
+    is_clear = is_single or not low <= 1 <= high
+    return {"ratio": value, "low": low, "high": high, "is_clear": is_clear, "is_single": is_single}
+
+
+def interval(result):
+    """Its ends as text; "" of one value alone, which has none."""
+    return "" if result["is_single"] else f"{result['low']:.3f} .. {result['high']:.3f}"
 
 
 def verdict(result, is_smaller_better, aim):
@@ -156,10 +162,10 @@ def comparison_lines(series):
             if result is None:
                 continue
             value = f"{result['ratio']:.3f}" if result["is_clear"] else "none seen"
-            interval = f"{result['low']:.3f} .. {result['high']:.3f}"
             limit = "" if aim is None else f"{'<=' if is_smaller_better else '>='} {aim}"
             end = verdict(result, is_smaller_better, aim)
-            yield f"{prefix.replace('-', ': ') + name:50} {value:>12} {interval:>16} {limit:>8} {end}"
+            ends = interval(result) or "one value"
+            yield f"{prefix.replace('-', ': ') + name:50} {value:>12} {ends:>16} {limit:>8} {end}"
 
 
 def ceiling_lines(series):
@@ -219,10 +225,11 @@ def markdown_rows(series, prefix, sections, when):
         both = (series[prefix + left], series[prefix + right])
         sides = [f"{number(median(entry['values']))} {entry['unit']}" for entry in both]
         limit = "" if aim is None else f"{'≤' if is_smaller_better else '≥'} {aim}"
-        interval = f"{result['low']:.2f} .. {result['high']:.2f}"
+        between = f"{result['low']:.2f} .. {result['high']:.2f}"
+        ends = f"{result['ratio']:.2f}" if result["is_single"] else between
         words = aim_words(limit, verdict(result, is_smaller_better, aim))
         shown.add(left)
-        yield markdown_row((name, *sides, interval, words), when)
+        yield markdown_row((name, *sides, ends, words), when)
     for name, key, aim in CEILINGS:
         values = values_of(series, prefix + key)
         if not values or key.split("/")[0] not in sections or (aim is None and key in shown):
