@@ -143,22 +143,22 @@ int kelpie__os_linux_make_ready(struct kelpie_os *os, const struct kelpie_os_spa
     if (ready_load(&ready->is_there) != 0) {
         return -EBUSY;
     }
-    KELPIE_ASSERT(spawn->cgroup != KELPIE_OS_NO_HANDLE);
+    bool has_cgroup = spawn->cgroup != KELPIE_OS_NO_HANDLE;
     struct clone_args arguments = {
-        .flags =
-            CLONE_VM | CLONE_CLEAR_SIGHAND | CLONE_CHILD_CLEARTID | (uint64_t)CLONE_INTO_CGROUP,
+        .flags = CLONE_VM | CLONE_CLEAR_SIGHAND | CLONE_CHILD_CLEARTID |
+                 (has_cgroup ? (uint64_t)CLONE_INTO_CGROUP : 0),
         .child_tid = (uint64_t)(uintptr_t)&ready->is_there,
         .exit_signal = SIGCHLD,
         .stack = (uint64_t)(uintptr_t)ready->stack,
         .stack_size = SPAWN_STACK_BYTES,
-        .cgroup = (uint32_t)spawn->cgroup,
+        .cgroup = has_cgroup ? (uint32_t)spawn->cgroup : 0,
     };
     ready->state = READY_MAKING;
     ready->is_there = 1;
     ready->plan = (struct spawn_plan){.spawn = spawn,
                                       .parent = getpid(),
                                       .has_cleared_handlers = true,
-                                      .is_in_cgroup = true,
+                                      .is_in_cgroup = has_cgroup,
                                       .step = ""};
     sigset_t all;
     sigset_t before;
