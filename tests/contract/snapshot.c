@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -423,9 +424,82 @@ static void test_snapshot_ready(const struct harness *harness) {
     contract_close(&contract);
 }
 
+/* Does this to it, from inside the guest: by a command with a terminal, which is born as usual. */
+static void ready_suffer(struct kelpie_vm *vm, const char *signal) {
+    char script[256];
+    snprintf(script, sizeof(script),
+             "ps | grep '[/]init' | grep -v '^ *1 ' | while read -r p rest; do kill -s %s $p; "
+             "echo sent; done",
+             signal);
+    const char *const argv[] = {"sh", "-c", script, NULL};
+    const struct kelpie_exec_options options = {
+        .struct_size = sizeof(options), .argv = argv, .has_terminal = true};
+    struct kelpie_exec_result result = {.struct_size = sizeof(result)};
+    CONTRACT_OK(kelpie_vm_exec(vm, &options, &result, &broken));
+    HARNESS_CHECK(strcmp(result.stdout_bytes, "sent\r\n") == 0, "%s", result.stdout_bytes);
+    kelpie_exec_result_release(&result);
+}
+
+/* Whoever ends it or stops it harms nobody. */
+static void test_snapshot_ready_gone(const struct harness *harness) {
+    static const char *const signals[] = {"kill", "stop"};
+    struct contract contract = contract_open(harness);
+    struct kelpie_vm *vm = contract_boot_durable(&contract, "source");
+    for (size_t i = 0; i < 2; i += 1) {
+        contract_take(vm, signals[i]);
+        ready_suffer(vm, signals[i]);
+        uint64_t begun_ms = harness_now_ms();
+        contract_sh_says(vm, "echo said; ps | grep -c '[/]init'", "said\n1\n");
+        printf("# after %s: %llu ms\n", signals[i],
+               (unsigned long long)(harness_now_ms() - begun_ms));
+    }
+    contract_end(vm);
+    contract_remove_snapshot(&contract, signals[1]);
+    contract_remove_snapshot(&contract, signals[0]);
+    contract_store_is_empty(&contract);
+    contract_close(&contract);
+}
+
+/* The first command of each clone has what it was given, and draws bytes of its own. */
+static void test_snapshot_ready_orders(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_vm *vm = contract_boot_durable(&contract, "source");
+    struct kelpie_vm *forks[2] = {NULL, NULL};
+    static const char *const argv[] = {
+        "sh", "-c", "id -u; echo $A; pwd; ulimit -n; head -c 16 /dev/urandom | md5sum", NULL};
+    static const char *const environment[] = {"A=given", NULL};
+    static const char says[] = "1234\ngiven\n/tmp\n77\n";
+    const struct kelpie_limit limits[] = {{RLIMIT_NOFILE, 77, 77}};
+    const struct kelpie_exec_options options = {.struct_size = sizeof(options),
+                                                .argv = argv,
+                                                .environment = environment,
+                                                .working_directory = "/tmp",
+                                                .user = "1234:1234",
+                                                .limits = limits,
+                                                .limit_count = 1};
+    struct kelpie_exec_result results[2] = {{.struct_size = sizeof(results[0])},
+                                            {.struct_size = sizeof(results[0])}};
+    CONTRACT_OK(kelpie_vm_fork(vm, NULL, NULL, 2, forks, &broken));
+    for (size_t i = 0; i < 2; i += 1) {
+        CONTRACT_OK(kelpie_vm_exec(forks[i], &options, &results[i], &broken));
+        HARNESS_CHECK(strncmp(results[i].stdout_bytes, says, strlen(says)) == 0, "%s",
+                      results[i].stdout_bytes);
+        contract_end(forks[i]);
+    }
+    HARNESS_CHECK(strcmp(results[0].stdout_bytes, results[1].stdout_bytes) != 0,
+                  "both draw the same");
+    kelpie_exec_result_release(&results[0]);
+    kelpie_exec_result_release(&results[1]);
+    contract_end(vm);
+    contract_store_is_empty(&contract);
+    contract_close(&contract);
+}
+
 const struct harness_test contract_tests_snapshot[] = {
     {"snapshot_basic", test_snapshot_basic, 60},
     {"snapshot_ready", test_snapshot_ready, 60},
+    {"snapshot_ready_gone", test_snapshot_ready_gone, 60},
+    {"snapshot_ready_orders", test_snapshot_ready_orders, 60},
     {"snapshot_paused", test_snapshot_paused, 60},
     {"snapshot_states", test_snapshot_states, 60},
     {"snapshot_damaged", test_snapshot_damaged, 60},
