@@ -142,9 +142,11 @@ static int start_ready(struct kelpie_agent_exec *exec, struct kelpie_os_spawn *s
     memcpy(pipes->ours, ready.ours, sizeof(pipes->ours));
     exec->group = ready.group;
     if (status < 0) {
+        KELPIE_SOMETIMES(agent->os, "the ready process did not hear", status == -ESRCH);
         kelpie__agent_group_release(&agent->groups, &exec->group, 0);
         return status;
     }
+    KELPIE_REACHED(agent->os, "a command became the ready process");
     return ready.pid;
 }
 

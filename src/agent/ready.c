@@ -9,6 +9,7 @@
 
 #include "agent/agent.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 
 static void ready_close(struct kelpie_os *os, int handles[3]) {
     for (int i = 0; i < 3; i += 1) {
@@ -36,8 +37,7 @@ static int ready_open_pipes(struct kelpie_os *os, int ours[3], int theirs[3]) {
 void kelpie__agent_ready_make(struct kelpie_agent *agent) {
     struct kelpie_agent_ready ready = {.ours = {-1, -1, -1}};
     int theirs[3] = {-1, -1, -1};
-    if (agent->ready.pid != 0 || !agent->is_guest || !agent->is_set_up ||
-        !kelpie__os_has_ready(agent->os)) {
+    if (agent->ready.pid != 0 || !agent->is_guest || !agent->is_set_up) {
         return;
     }
     kelpie__agent_group_acquire(&agent->groups, &ready.group);
@@ -53,6 +53,7 @@ void kelpie__agent_ready_make(struct kelpie_agent *agent) {
     }
     ready_close(agent->os, theirs);
     if (status < 0) {
+        KELPIE_REACHED(agent->os, "no process could be made ready");
         ready_close(agent->os, ready.ours);
         kelpie__agent_group_release(&agent->groups, &ready.group, 0);
         return;
@@ -78,6 +79,7 @@ bool kelpie__agent_ready_reaped(struct kelpie_agent *agent, int32_t pid) {
     if (agent->ready.pid != pid || !kelpie__agent_ready_take(agent, &ready)) {
         return false;
     }
+    KELPIE_REACHED(agent->os, "the ready process was gone");
     ready_close(agent->os, ready.ours);
     kelpie__agent_group_release(&agent->groups, &ready.group, 0);
     return true;

@@ -487,10 +487,6 @@ int kelpie__os_kill_pid(struct kelpie_os *os, int32_t pid, int signal) {
     return answer(guest(os)->kill_pid(os, pid, signal));
 }
 
-bool kelpie__os_has_ready(struct kelpie_os *os) {
-    return guest(os)->make_ready != NULL;
-}
-
 int kelpie__os_make_ready(struct kelpie_os *os, const struct kelpie_os_spawn *spawn,
                           int32_t *out_pid) {
     KELPIE_ASSERT(spawn->handle_count <= KELPIE_OS_SPAWN_HANDLES_MAX);

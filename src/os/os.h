@@ -158,9 +158,8 @@ struct kelpie_os_guest {
     int (*reap_any)(struct kelpie_os *, int32_t *out_pid, struct kelpie_os_exit *out_exit);
     /* negative pid: group; -1: all but us */
     int (*kill_pid)(struct kelpie_os *, int32_t pid, int signal);
-    /* NULL in a simulated guest, whose births cost nothing. A child that has its handles and its
-     * cgroup, and waits to be given a program: nothing else of `spawn` is looked at. Nothing is
-     * there when it fails; -ENOSYS: spawn must do. One at a time.
+    /* A child that has its handles and its cgroup, and waits to be given a program: nothing else of
+     * `spawn` is looked at. Nothing is there when it fails; -ENOSYS: spawn must do. One at a time.
      */
     int (*make_ready)(struct kelpie_os *, const struct kelpie_os_spawn *, int32_t *out_pid);
     /* As spawn, by that child, which has its handles already: handles[0] of KELPIE_OS_NO_HANDLE

@@ -134,7 +134,6 @@ KELPIE_MUST_CHECK int kelpie__os_make_node(struct kelpie_os *os, const char *pat
                                            uint32_t major, uint32_t minor);
 KELPIE_MUST_CHECK int kelpie__os_make_link(struct kelpie_os *os, const char *target,
                                            const char *path);
-bool kelpie__os_has_ready(struct kelpie_os *os);
 KELPIE_MUST_CHECK int kelpie__os_make_ready(struct kelpie_os *os,
                                             const struct kelpie_os_spawn *spawn, int32_t *out_pid);
 KELPIE_MUST_CHECK int kelpie__os_run_ready(struct kelpie_os *os, int32_t pid,

@@ -83,6 +83,8 @@ static const char *const operations[] = {
     "halt",
     "link_up",
     "dial_host",
+    "make_ready",
+    "run_ready",
 };
 
 #define ACTIONS_KRUN "fail hang die"
@@ -128,6 +130,7 @@ static const struct {
     {"guest.boot", "panic hang reset deaf late"},
     {"guest.load", "panic hang deaf corrupt"},
     {"guest.exec", "fail hang panic reset deaf"},
+    {"guest.ready", "die hang"},
     {"agent.frame", "mutate drop duplicate torn late flood"},
     {"pack.run", "fail hang die late"},
     {"krun.init_log", ACTIONS_KRUN},

@@ -113,13 +113,15 @@ static uint32_t count_of_agent(const struct sim_process *agent, bool *out_has_gr
     return count;
 }
 
-static bool is_own_of_agent(uint32_t count, bool has_groups) {
+/* Its ready process, if there is one, has a group. */
+static bool is_own_of_agent(uint32_t count, bool has_groups, uint32_t ready_count) {
     if (!has_groups || count < BELONGINGS_AGENT_HANDLES) {
         return !has_groups && count == BELONGINGS_GROUPLESS_HANDLES;
     }
     uint32_t of_groups = count - BELONGINGS_AGENT_HANDLES;
     return of_groups % BELONGINGS_GROUP_HANDLES == 0 &&
-           of_groups / BELONGINGS_GROUP_HANDLES <= KELPIE_AGENT_GROUP_SPARE_MAX;
+           of_groups / BELONGINGS_GROUP_HANDLES >= ready_count &&
+           of_groups / BELONGINGS_GROUP_HANDLES <= KELPIE_AGENT_GROUP_SPARE_MAX + ready_count;
 }
 
 static void check_agent(struct sim_world *world, struct sim_guest *guest) {
@@ -132,7 +134,7 @@ static void check_agent(struct sim_world *world, struct sim_guest *guest) {
     const struct sim_process *agent = kelpie__sim_guest_machine(guest)->processes;
     KELPIE_ASSERT(agent != NULL);
     uint32_t count = count_of_agent(agent, &has_groups);
-    if (!is_own_of_agent(count, has_groups)) {
+    if (!is_own_of_agent(count, has_groups, agent->next == NULL ? 0 : 1)) {
         kelpie__sim_world_fail(world,
                                "invariant 25: the agent of guest %llu has %u handles open, and "
                                "nothing to do",

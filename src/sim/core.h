@@ -179,7 +179,7 @@ bool kelpie__sim_handles_grow(struct sim_process *process, uint32_t count);
 /* A process that is not ready yet and has no handle; NULL: the machine is full. */
 struct sim_process *kelpie__sim_process_new(struct sim_machine *machine, struct sim_process *parent,
                                             const char *path, const char *role);
-/* Copies; false: no memory. */
+/* Copies, in the place of those that it has; false: no memory. */
 bool kelpie__sim_process_arguments(struct sim_process *process, const char *const *argv,
                                    const char *const *environment);
 /* Other arguments (a script's); false: no memory. */
@@ -215,6 +215,11 @@ void kelpie__sim_process_tell(struct sim_process *process);
 int kelpie__sim_process_handle(struct sim_process *process, struct sim_process *subject);
 int kelpie__sim_os_spawn(struct kelpie_os *os, const struct kelpie_os_spawn *spawn,
                          int *out_process, int32_t *out_pid, const char **out_step);
+/* A guest's alone. */
+int kelpie__sim_os_make_ready(struct kelpie_os *os, const struct kelpie_os_spawn *spawn,
+                              int32_t *out_pid);
+int kelpie__sim_os_run_ready(struct kelpie_os *os, int32_t pid, const struct kelpie_os_spawn *spawn,
+                             const char **out_step);
 int kelpie__sim_os_open_process(struct kelpie_os *os, int32_t pid);
 int kelpie__sim_os_signal(struct kelpie_os *os, int handle, int signal);
 int kelpie__sim_os_reap(struct kelpie_os *os, int handle, struct kelpie_os_exit *out);

@@ -110,10 +110,10 @@ struct sim_guest_truth {
     bool has_agent;                       /* process 1 lives */
     /* the agent has answered a hello on the port since boot or load, and it went out as it was */
     bool is_greeted;
-    bool is_damaged;       /* it comes from an image that was not whole */
-    bool was_asked_to_end; /* its agent has read the request to go, since boot or load */
-    bool went_by_itself;   /* it has reset or switched off its machine, and not by a panic */
-    uint32_t process_count;
+    bool is_damaged;        /* it comes from an image that was not whole */
+    bool was_asked_to_end;  /* its agent has read the request to go, since boot or load */
+    bool went_by_itself;    /* it has reset or switched off its machine, and not by a panic */
+    uint32_t process_count; /* but for the one that its agent has ready */
     char boot_id[40];
     char hostname[65];
 };
@@ -138,6 +138,14 @@ void kelpie__sim_guest_program(struct sim_world *world, const char *name, sim_ma
  * Negative: it is not born. */
 int kelpie__sim_guest_spawned(struct sim_process *parent, struct sim_process *child,
                               const struct kelpie_os_spawn *spawn, const char **out_step);
+/* Likewise, in advance: it joins its cgroup. And when it is told its program: it takes its limits
+ * and is counted; negative: it has to go. */
+int kelpie__sim_guest_made_ready(struct sim_process *parent, struct sim_process *child,
+                                 const struct kelpie_os_spawn *spawn);
+int kelpie__sim_guest_ordered(struct sim_process *parent, struct sim_process *child,
+                              const struct kelpie_os_spawn *spawn, const char **out_step);
+/* Between the two somebody in the guest may have killed or stopped it. */
+void kelpie__sim_guest_ready_fault(struct sim_process *parent, struct sim_process *child);
 /* It has just become a zombie, its `exit` is filled in: leaves its cgroup, accounts for CPU time
  * and memory. The end of process 1 is the kernel's panic. */
 void kelpie__sim_guest_ended(struct sim_process *process);

@@ -163,6 +163,18 @@ bool kelpie__sim_guest_image_apply(struct sim_guest *guest, const void *image, s
 
 /* ---- the truth ------------------------------------------------------------------------------- */
 
+/* The agent's ready process is a part of the agent, while it lives. */
+static uint32_t image_process_count(const struct sim_machine *machine) {
+    uint32_t count = 0;
+    const struct sim_process *process = machine->processes;
+    for (; process != NULL; process = process->next) { /* bound: the list */
+        bool is_part = process->awaits_program && process->state < SIM_PROCESS_ZOMBIE;
+        count += is_part ? 0 : 1;
+    }
+    KELPIE_ASSERT(count <= machine->process_count);
+    return count;
+}
+
 void kelpie__sim_guest_look_inside(struct sim_guest *guest, struct sim_guest_inside *out) {
     const struct sim_kernel *kernel = guest->kernel;
     const struct sim_machine *machine = guest->machine;
@@ -173,7 +185,7 @@ void kelpie__sim_guest_look_inside(struct sim_guest *guest, struct sim_guest_ins
         .entropy = kernel->entropy,
         .wall_offset_ns = machine->wall_offset_ns,
         .has_init = init != NULL && init->state != SIM_PROCESS_ZOMBIE,
-        .process_count = machine->process_count,
+        .process_count = image_process_count(machine),
     };
     memcpy(out->nonce, kernel->nonce, sizeof(out->nonce));
     memcpy(out->boot_id, machine->boot_id, sizeof(out->boot_id));

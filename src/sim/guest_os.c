@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "sim/core.h"
 #include "sim/guest_state.h"
 #include "sim/stream.h"
 
@@ -395,6 +396,8 @@ static const struct kelpie_os_guest guest_operations = {
     .make_link = guest_make_link,
     .reap_any = guest_reap_any,
     .kill_pid = guest_kill_pid,
+    .make_ready = kelpie__sim_os_make_ready,
+    .run_ready = kelpie__sim_os_run_ready,
     .sync_all = guest_sync_all,
     .halt = guest_halt,
     .link_up = guest_link_up,

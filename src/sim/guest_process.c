@@ -100,24 +100,36 @@ static int process_fault(struct sim_process *parent, struct sim_process *child,
     return 0;
 }
 
-int kelpie__sim_guest_spawned(struct sim_process *parent, struct sim_process *child,
-                              const struct kelpie_os_spawn *spawn, const char **out_step) {
+void kelpie__sim_guest_ready_fault(struct sim_process *parent, struct sim_process *child) {
+    struct sim_guest *guest = parent->machine->guest;
+    uint64_t argument = 0;
+    const char *fault = kelpie__sim_faults_point(kelpie__sim_world_faults(guest->world), parent,
+                                                 "guest.ready", &argument);
+    if (fault != NULL) {
+        bool dies = strcmp(fault, "die") == 0;
+        KELPIE_ASSERT(dies || strcmp(fault, "hang") == 0);
+        kelpie__sim_process_signal(child, dies ? SIGKILL : SIGSTOP);
+    }
+}
+
+/* Its parent's, when the spawn names none. */
+static int process_choose_cgroup(struct sim_process *parent, const struct kelpie_os_spawn *spawn,
+                                 struct sim_cgroup **out, const char **out_step) {
+    const struct sim_guest_process *above = parent->extra;
+    *out = above == NULL ? NULL : above->cgroup;
+    if (spawn->cgroup == KELPIE_OS_NO_HANDLE) {
+        return 0;
+    }
+    *out_step = "cgroup";
+    return process_find_cgroup(parent, spawn->cgroup, out);
+}
+
+/* What it has from its parent, and its place in the cgroup. */
+static int process_join(const struct sim_process *parent, struct sim_process *child,
+                        struct sim_cgroup *cgroup, const char **out_step) {
     struct sim_machine *machine = parent->machine;
     const struct sim_guest_process *above = parent->extra;
-    struct sim_kernel *kernel = machine->guest->kernel;
     KELPIE_ASSERT(child->machine == machine && child->extra == NULL);
-    struct sim_cgroup *cgroup = above == NULL ? NULL : above->cgroup;
-    if (spawn->cgroup != KELPIE_OS_NO_HANDLE) {
-        int status = process_find_cgroup(parent, spawn->cgroup, &cgroup);
-        if (status < 0) {
-            *out_step = "cgroup";
-            return status;
-        }
-    }
-    int status = parent->pid == 1 ? process_fault(parent, child, out_step) : 0;
-    if (status < 0) {
-        return status;
-    }
     struct sim_guest_process *extra = kelpie__sim_heap_alloc(machine->heap, sizeof(*extra));
     if (extra == NULL) {
         *out_step = "clone";
@@ -128,18 +140,52 @@ int kelpie__sim_guest_spawned(struct sim_process *parent, struct sim_process *ch
         memcpy(extra->limits, above->limits, sizeof(extra->limits));
         extra->limit_count = above->limit_count;
     }
-    process_take_limits(extra, spawn);
     extra->cgroup = cgroup;
     if (cgroup != NULL) {
         cgroup->process_count += 1;
     }
     child->extra = extra;
-    kernel->fork_count += 1;
-    kernel->command_starts += parent->pid == 1 ? 1 : 0;
+    machine->guest->kernel->fork_count += 1;
+    return 0;
+}
+
+int kelpie__sim_guest_spawned(struct sim_process *parent, struct sim_process *child,
+                              const struct kelpie_os_spawn *spawn, const char **out_step) {
+    struct sim_cgroup *cgroup = NULL;
+    int status = process_choose_cgroup(parent, spawn, &cgroup, out_step);
+    if (status == 0 && parent->pid == 1) {
+        status = process_fault(parent, child, out_step);
+    }
+    status = status < 0 ? status : process_join(parent, child, cgroup, out_step);
+    if (status < 0) {
+        return status;
+    }
+    process_take_limits(child->extra, spawn);
+    parent->machine->guest->kernel->command_starts += parent->pid == 1 ? 1 : 0;
     if (spawn->cgroup != KELPIE_OS_NO_HANDLE && cgroup != NULL && cgroup->was_killed) {
         kelpie__sim_process_signal(child, SIGKILL);
     }
     return 0;
+}
+
+int kelpie__sim_guest_made_ready(struct sim_process *parent, struct sim_process *child,
+                                 const struct kelpie_os_spawn *spawn) {
+    struct sim_cgroup *cgroup = NULL;
+    const char *step = NULL; /* nobody asks */
+    KELPIE_ASSERT(parent->pid == 1);
+    int status = process_choose_cgroup(parent, spawn, &cgroup, &step);
+    return status < 0 ? status : process_join(parent, child, cgroup, &step);
+}
+
+int kelpie__sim_guest_ordered(struct sim_process *parent, struct sim_process *child,
+                              const struct kelpie_os_spawn *spawn, const char **out_step) {
+    KELPIE_ASSERT(parent->pid == 1 && child->extra != NULL);
+    int status = process_fault(parent, child, out_step);
+    if (status == 0) {
+        process_take_limits(child->extra, spawn);
+        parent->machine->guest->kernel->command_starts += 1;
+    }
+    return status;
 }
 
 uint64_t kelpie__sim_guest_cpu_us(const struct sim_process *process) {

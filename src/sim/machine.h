@@ -145,6 +145,7 @@ struct sim_process {
     bool is_ending;   /* killed or exited: the scheduler is about to take it away */
     bool dies_with_parent;
     bool is_orphan;
+    bool awaits_program; /* made in advance, by a guest's process 1: it has no stack yet */
     int argc;
     char **argv;        /* in the heap */
     char **environment; /* in the heap, NULL-terminated */
@@ -296,7 +297,8 @@ struct sim_object *kelpie__sim_handle_object(struct sim_process *process, int ha
     X(set_terminal_size) X(set_terminal_raw) X(exit) X(mount) X(enter_root) \
     X(load_module) X(open_terminal) X(set_wall_clock) X(add_entropy) X(set_hostname) \
     X(make_node) X(make_link) X(reap_any) X(kill_pid) X(sync_all) X(halt) X(link_up) \
-    X(link) X(lock_shared) X(next_data) X(write_memory) X(dial_host)
+    X(link) X(lock_shared) X(next_data) X(write_memory) X(dial_host) \
+    X(make_ready) X(run_ready)
 /* clang-format on */
 
 enum sim_op {

@@ -224,6 +224,8 @@ bool kelpie__sim_process_arguments(struct sim_process *process, const char *cons
     static const char *const none[] = {NULL};
     struct sim_heap *heap = process->machine->heap;
     int unused = 0;
+    kelpie__sim_heap_free(heap, process->argv, process->argument_bytes);
+    kelpie__sim_heap_free(heap, process->environment, process->environment_bytes);
     process->argv = strings_copy(heap, argv, &process->argc, &process->argument_bytes);
     process->environment = strings_copy(heap, environment != NULL ? environment : none, &unused,
                                         &process->environment_bytes);

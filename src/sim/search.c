@@ -21,8 +21,10 @@ static const char *errno_of(enum sim_op op) {
     switch ((uint32_t)op) {
     case SIM_OP_memory:
     case SIM_OP_watch:
+    case SIM_OP_run_ready:
         return "ENOMEM";
     case SIM_OP_spawn:
+    case SIM_OP_make_ready:
     case SIM_OP_connect:
         return "EAGAIN";
     case SIM_OP_open:

@@ -5,14 +5,18 @@
  * has seen a child that was not born.
  */
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 
+#include "core/limits.h"
 #include "sim/core.h"
 #include "sim/disk.h"
 #include "sim/guest.h"
 
 #define SCRIPT_LINE_BYTES 255u /* BINPRM_BUF_SIZE - 1 */
 #define SCRIPT_ARGUMENTS_MAX 64u
+#define READY_LOOK_COUNT 20u /* 200 ms in all: the real system's patience */
+#define READY_LOOK_NS (10 * KELPIE_NS_PER_MS)
 #define SEARCH_DEFAULT "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 static int spawn_handles(struct sim_process *parent, struct sim_process *child,
@@ -179,20 +183,12 @@ static int exec_script(struct sim_process *child, const char *path,
     return kelpie__sim_process_replace_argv(child, argv) ? 0 : -ENOMEM;
 }
 
-/* The child's program, or -errno with the step that failed. The cgroup comes last: a guest counts
- * what is born. */
-static int spawn_prepare(struct sim_process *parent, struct sim_process *child,
+/* What a child does behind its handles: session, user, directory; its program, or -errno with the
+ * step that failed. */
+static int spawn_program(const struct sim_process *parent, struct sim_process *child,
                          const struct kelpie_os_spawn *spawn, const struct sim_program **out,
                          const char **out_step) {
-    const char *const *environment =
-        spawn->environment != NULL ? spawn->environment : (const char *const *)parent->environment;
-    *out_step = "clone";
-    int status = kelpie__sim_process_arguments(child, spawn->argv, environment) ? 0 : -ENOMEM;
-    if (status == 0) {
-        *out_step = "pass handles";
-        status = spawn_handles(parent, child, spawn);
-    }
-    status = status < 0 ? status : spawn_session(child, spawn, out_step);
+    int status = spawn_session(child, spawn, out_step);
     status = status < 0 ? status : spawn_become(parent, child, spawn, out_step);
     if (status == 0) {
         *out_step = "working directory";
@@ -208,6 +204,23 @@ static int spawn_prepare(struct sim_process *parent, struct sim_process *child,
             status = exec_script(child, spawn->path, out);
         }
     }
+    return status;
+}
+
+/* The child's program, or -errno with the step that failed. The cgroup comes last: a guest counts
+ * what is born. */
+static int spawn_prepare(struct sim_process *parent, struct sim_process *child,
+                         const struct kelpie_os_spawn *spawn, const struct sim_program **out,
+                         const char **out_step) {
+    const char *const *environment =
+        spawn->environment != NULL ? spawn->environment : (const char *const *)parent->environment;
+    *out_step = "clone";
+    int status = kelpie__sim_process_arguments(child, spawn->argv, environment) ? 0 : -ENOMEM;
+    if (status == 0) {
+        *out_step = "pass handles";
+        status = spawn_handles(parent, child, spawn);
+    }
+    status = status < 0 ? status : spawn_program(parent, child, spawn, out, out_step);
     if (status == 0 && child->machine->guest != NULL) {
         status = kelpie__sim_guest_spawned(parent, child, spawn, out_step);
     }
@@ -271,6 +284,119 @@ int kelpie__sim_os_spawn(struct kelpie_os *os, const struct kelpie_os_spawn *spa
     }
     return (int)kelpie__sim_leave(&call, status, &pid, sizeof(pid));
 }
+
+/* ---- a child in advance (os_linux_ready.c) ------------------------------------------------------
+ */
+
+static int ready_make(struct sim_process *parent, const struct kelpie_os_spawn *spawn,
+                      int32_t *out_pid) {
+    struct sim_process *child =
+        kelpie__sim_process_new(parent->machine, parent, parent->path, "ready");
+    if (child == NULL) {
+        return -EAGAIN;
+    }
+    child->awaits_program = true;
+    bool is_made =
+        kelpie__sim_process_arguments(child, (const char *const *)parent->argv,
+                                      (const char *const *)parent->environment); /* its memory */
+    int status = is_made ? spawn_handles(parent, child, spawn) : -ENOMEM;
+    status = status < 0 ? status : kelpie__sim_guest_made_ready(parent, child, spawn);
+    if (status < 0) {
+        kelpie__sim_process_drop(child);
+        return status;
+    }
+    *out_pid = child->pid;
+    kelpie__sim_guest_ready_fault(parent, child);
+    return 0;
+}
+
+int kelpie__sim_os_make_ready(struct kelpie_os *os, const struct kelpie_os_spawn *spawn,
+                              int32_t *out_pid) {
+    struct sim_call call;
+    struct sim_process *parent = kelpie__sim_process_of(os);
+    int32_t pid = 0;
+    KELPIE_ASSERT(parent->machine->guest != NULL);
+    if (!kelpie__sim_enter(&call, os, SIM_OP_make_ready, KELPIE_OS_NO_HANDLE, NULL)) {
+        return (int)kelpie__sim_leave(&call, -call.fault_errno, NULL, 0);
+    }
+    int status = ready_make(parent, spawn, &pid);
+    if (status == 0) {
+        *out_pid = pid;
+    }
+    return (int)kelpie__sim_leave(&call, status, &pid, sizeof(pid));
+}
+
+/* Stopped by somebody, it may go on in time. False: it has ended, or does not hear. */
+static bool ready_hears(struct sim_process *parent, const struct sim_process *child) {
+    for (unsigned i = 0;
+         i < READY_LOOK_COUNT && child->is_stopped && child->state < SIM_PROCESS_ZOMBIE; i += 1) {
+        kelpie__sim_process_sleep(parent, READY_LOOK_NS);
+    }
+    return child->state < SIM_PROCESS_ZOMBIE && !child->is_stopped;
+}
+
+/* Its streams are there already; what it had of its parent's memory goes. */
+static int ready_replace(struct sim_process *child, const struct kelpie_os_spawn *spawn,
+                         const char **out_step) {
+    size_t length = strnlen(spawn->path, sizeof(child->path) - 1);
+    const char *const *environment = spawn->environment != NULL
+                                         ? spawn->environment
+                                         : (const char *const *)child->parent->environment;
+    if (spawn->handles[0] == KELPIE_OS_NO_HANDLE) {
+        struct sim_object *null = kelpie__sim_object_null(child->machine);
+        *out_step = "pass handles";
+        if (null == NULL) {
+            return -ENOMEM;
+        }
+        kelpie__ignore(kelpie__sim_handle_close(child, 0)); /* it has it */
+        int place = kelpie__sim_handle_install(child, null);
+        KELPIE_ASSERT(place == 0);
+        kelpie__sim_object_unref(null);
+    }
+    memcpy(child->path, spawn->path, length);
+    child->path[length] = '\0';
+    *out_step = "exec";
+    return kelpie__sim_process_arguments(child, spawn->argv, environment) ? 0 : -ENOMEM;
+}
+
+static int ready_run(struct sim_process *parent, struct sim_process *child,
+                     const struct kelpie_os_spawn *spawn, const char **out_step) {
+    const struct sim_program *program = NULL;
+    kelpie__sim_guest_ready_fault(parent, child);
+    if (!ready_hears(parent, child)) {
+        return -ESRCH;
+    }
+    int status = ready_replace(child, spawn, out_step);
+    status = status < 0 ? status : spawn_program(parent, child, spawn, &program, out_step);
+    status = status < 0 ? status : kelpie__sim_guest_ordered(parent, child, spawn, out_step);
+    if (status < 0) {
+        return status;
+    }
+    memcpy(child->role, program->role, sizeof(child->role));
+    child->awaits_program = false;
+    *out_step = "exec";
+    return kelpie__sim_process_begin(child, program->main, program->stack_bytes) ? 0 : -ENOMEM;
+}
+
+int kelpie__sim_os_run_ready(struct kelpie_os *os, int32_t pid, const struct kelpie_os_spawn *spawn,
+                             const char **out_step) {
+    struct sim_call call;
+    struct sim_process *parent = kelpie__sim_process_of(os);
+    struct sim_process *child = kelpie__sim_process_find(parent->machine, pid);
+    KELPIE_ASSERT(child != NULL && child->parent == parent);
+    KELPIE_ASSERT(child->awaits_program && !child->is_ending);
+    *out_step = "exec";
+    bool goes_on = kelpie__sim_enter(&call, os, SIM_OP_run_ready, KELPIE_OS_NO_HANDLE, spawn->path);
+    int status = goes_on ? ready_run(parent, child, spawn, out_step) : -call.fault_errno;
+    if (status < 0) { /* nothing of it is left */
+        kelpie__sim_process_end(child, true, SIGKILL);
+        kelpie__sim_process_collect(child);
+    }
+    return (int)kelpie__sim_leave(&call, status, &pid, sizeof(pid));
+}
+
+/* ---- a process by its handle -----------------------------------------------------------------
+ */
 
 int kelpie__sim_os_open_process(struct kelpie_os *os, int32_t pid) {
     struct sim_call call;

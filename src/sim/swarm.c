@@ -145,6 +145,9 @@ static const struct knob knobs[] = {
     {"clock", SCALE_TIME, "clock", "jump:-86400s"},
     {"clock", SCALE_TIME, "clock", "jump:86400s"},
     {"clock", SCALE_TIME, "clock", "jump:-3s"},
+    {"ready", SCALE_OPERATION, "make_ready", "EAGAIN"},
+    {"ready", SCALE_OPERATION, "guest.ready", "die"},
+    {"ready", SCALE_OPERATION, "guest.ready", "hang"},
 };
 
 /* A text that grows at its end; its whole length counts, even what does not fit. */

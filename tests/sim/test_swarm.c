@@ -28,9 +28,9 @@ static const struct {
     {"kill", {"=> kill", NULL}},   {"stop", {"=> stop", "=> swizzle", NULL}},
     {"delay", {"=> delay", NULL}}, {"power", {"=> power-loss", NULL}},
     {"memory", {"memory ", NULL}}, {"qemu", {"qemu.start", NULL}},
-    {"qmp", {"qmp.", NULL}},       {"guest", {"guest.", NULL}},
+    {"qmp", {"qmp.", NULL}},       {"guest", {"guest.boot", "guest.exec", NULL}},
     {"agent", {"agent.", NULL}},   {"pack", {"pack.", NULL}},
-    {"clock", {"=> jump", NULL}},
+    {"clock", {"=> jump", NULL}},  {"ready", {"make_ready", "guest.ready", NULL}},
 };
 
 static void test_swarm_is_a_function_of_the_seed(void **state) {
