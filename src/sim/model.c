@@ -287,10 +287,7 @@ static bool has_torn_fork(const struct sim_model_vm *vm) {
         for (uint32_t j = 0; j < history->call_count; j += 1) {
             bool overlaps = i != j && history->calls[i].begin < history->calls[j].end &&
                             history->calls[j].begin < history->calls[i].end;
-            /* one that nobody waits for is of what was there before, not of its name */
-            bool lingers = vm->entries[j].call.op == SIM_MODEL_DELETE_FORCE &&
-                           !vm->entries[j].is_open && !vm->entries[j].has_answer;
-            if (entry->call.op == SIM_MODEL_FORK && entry->has_answer && overlaps && !lingers &&
+            if (entry->call.op == SIM_MODEL_FORK && entry->has_answer && overlaps &&
                 takes_time(vm->entries[j].call.op)) {
                 return true;
             }
@@ -496,8 +493,8 @@ static bool has_met_pause(const struct sim_model_vm *vm, uint32_t at) {
     return false;
 }
 
-static bool model_end(struct sim_model *model, uint64_t ticket, int status, uint64_t result,
-                      char out_text[SIM_MODEL_TEXT_MAX]) {
+bool kelpie__sim_model_end(struct sim_model *model, uint64_t ticket, int status, uint64_t result,
+                           char out_text[SIM_MODEL_TEXT_MAX]) {
     uint32_t index = (uint32_t)(ticket >> 56);
     KELPIE_ASSERT(ticket != 0 && index < SIM_MODEL_VM_MAX);
     struct sim_model_vm *vm = &model->vms[index];
@@ -530,35 +527,6 @@ static bool model_end(struct sim_model *model, uint64_t ticket, int status, uint
         is_good = false;
     }
     vm->has_problem = vm->has_problem && vm->open_count > 0 && is_good;
-    return is_good;
-}
-
-/* Somebody deletes the VM whom nobody asked, and who answers nobody: now, later or not at all. */
-static void delete_in_silence(struct sim_model *model, uint32_t vm) {
-    struct sim_model_call call = {.op = SIM_MODEL_DELETE_FORCE, .vm = vm};
-    char text[SIM_MODEL_TEXT_MAX];
-    uint64_t ticket = kelpie__sim_model_begin(model, &call);
-    bool was_calm = model->is_calm;
-    KELPIE_ASSERT(vm < SIM_MODEL_VM_MAX);
-    model->is_calm = false; /* that there is no answer is no failure */
-    kelpie__ignore(model_end(model, ticket, SIM_MODEL_NO_ANSWER, 0, text));
-    model->is_calm = was_calm;
-}
-
-bool kelpie__sim_model_end(struct sim_model *model, uint64_t ticket, int status, uint64_t result,
-                           char out_text[SIM_MODEL_TEXT_MAX]) {
-    uint32_t index = (uint32_t)(ticket >> 56);
-    KELPIE_ASSERT(ticket != 0 && index < SIM_MODEL_VM_MAX);
-    uint32_t at = entry_of(&model->vms[index], ticket);
-    /* A fork that is given up asks its monitor to delete what it made, and does not wait for one
-     * that stands still. */
-    bool is_given_up = at != SIM_HISTORY_CALL_MAX &&
-                       model->vms[index].entries[at].call.op == SIM_MODEL_FORK &&
-                       status != SIM_MODEL_NO_ANSWER && kelpie__sim_model_is_ambiguous(status);
-    bool is_good = model_end(model, ticket, status, result, out_text);
-    if (is_given_up && is_good) {
-        delete_in_silence(model, index);
-    }
     return is_good;
 }
 
@@ -595,7 +563,13 @@ void kelpie__sim_model_settle(struct sim_model *model, uint32_t index) {
 }
 
 void kelpie__sim_model_owner_gone(struct sim_model *model, uint32_t vm) {
-    delete_in_silence(model, vm);
+    struct sim_model_call call = {.op = SIM_MODEL_DELETE_FORCE, .vm = vm};
+    char text[SIM_MODEL_TEXT_MAX];
+    uint64_t ticket = kelpie__sim_model_begin(model, &call);
+    bool was_calm = model->is_calm; /* nobody answers, and nobody was asked */
+    model->is_calm = false;
+    kelpie__ignore(kelpie__sim_model_end(model, ticket, SIM_MODEL_NO_ANSWER, 0, text));
+    model->is_calm = was_calm;
 }
 
 /* Behind the first `kept`, once. */
