@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "core/limits.h"
 #include "core/text.h"
 #include "os/os_call.h"
 
@@ -226,6 +227,25 @@ static bool is_too_large(const struct option *option, const char *value) {
                                              : kelpie__cli_duration(other, &number);
 }
 
+/* What a time may be, here: before anything is started that it would be refused for. */
+static bool check_duration(struct kelpie_cli *cli, const struct option *option, const char *value,
+                           uint64_t duration_ms) {
+    bool may_be_zero = cli->verb->bit == KELPIE_CLI_STOP; /* at once */
+    KELPIE_ASSERT(option->kind == OPTION_DURATION);
+    KELPIE_ASSERT(value[0] != '\0');
+    if (duration_ms == 0 && !may_be_zero) {
+        kelpie__ignore(kelpie__cli_fail(cli, "--%s: \"%s\": at least 1ms", option->name, value));
+        return false;
+    }
+    if (option->verbs == RUNS_COMMAND && duration_ms != KELPIE_CLI_UNSET &&
+        duration_ms > KELPIE_EXEC_TIMEOUT_MS_MAX) {
+        kelpie__ignore(kelpie__cli_fail(cli, "--%s: \"%s\" is too large; at most 365d, or none",
+                                        option->name, value));
+        return false;
+    }
+    return true;
+}
+
 static bool set_number(struct kelpie_cli *cli, const struct option *option, const char *value,
                        uint64_t *out) {
     bool is_valid = false;
@@ -240,10 +260,7 @@ static bool set_number(struct kelpie_cli *cli, const struct option *option, cons
     } else {
         is_valid = kelpie__cli_duration(value, out);
         form = "a time such as 5s, 1500ms or 2m";
-        bool may_be_zero = cli->verb->bit == KELPIE_CLI_STOP; /* at once */
-        if (is_valid && *out == 0 && !may_be_zero) {
-            kelpie__ignore(
-                kelpie__cli_fail(cli, "--%s: \"%s\": at least 1ms", option->name, value));
+        if (is_valid && !check_duration(cli, option, value, *out)) {
             return false;
         }
     }

@@ -126,6 +126,7 @@ def numbers_that_are_too_large_are_told_so(kelpie):
         ("create", "--cpus", "99999999999999999999999"),
         ("create", "--memory", "99999999999999999999g"),
         ("prune", "--older-than", "9999999999999999999d"),
+        ("run", "--timeout", "366d", "--", "true"),  # before a VM is booted for it
     ):
         _, err = kelpie.expect(125, *words)
         check("is too large" in str(err), words, err)
