@@ -218,7 +218,13 @@ static int open_own(struct kelpie_os *os, const char *path, uint32_t uid, enum p
     int directory =
         kelpie__os_open(os, KELPIE_OS_CWD, path, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_DIRECTORY, 0);
     if (directory < 0) {
-        return fail_place(error, directory, "open directory", path);
+        bool is_link = kelpie__os_stat(os, KELPIE_OS_CWD, path, false, &status) == 0 &&
+                       status.kind == KELPIE_OS_KIND_LINK;
+        result = fail_place(error, directory, "open directory", path);
+        if (is_link) { /* whose target may be changed by whom the directory is not */
+            kelpie__fail_append(error, "; it is a symbolic link: give the directory it leads to");
+        }
+        return result;
     }
     result = kelpie__os_stat(os, directory, "", false, &status);
     if (result < 0) {
