@@ -144,7 +144,8 @@ static void refused(struct contract *contract, const char *root, int code, const
 static void test_bad_roots(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     char path[600];
-    refused(&contract, "/nonexistent", KELPIE_E_ROOT_NOT_FOUND, "/nonexistent");
+    snprintf(path, sizeof(path), "%s/nonexistent", harness->root_directory);
+    refused(&contract, path, KELPIE_E_ROOT_NOT_FOUND, path);
     snprintf(path, sizeof(path), "%s/socket", harness->root_directory);
     contract_host(
         "python3 -c 'import socket,sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])' '%s'",
