@@ -146,8 +146,10 @@ void kelpie__sim_snapshots_renamed(struct sim_snapshots *snapshots, const char *
         strchr(path + length + 1, '/') != NULL || snapshots->count == TRUTH_COUNT_MAX) {
         return;
     }
+    const struct truth *before = find(snapshots, path + length + 1);
+    bool may_go = before != NULL && before->id[0] == '\0' && before->may_go; /* it never was */
     struct truth *truth = &snapshots->truths[snapshots->count];
-    *truth = (struct truth){.is_there = true};
+    *truth = (struct truth){.is_there = true, .may_go = may_go};
     bool fits = kelpie__text_copy(truth->name, sizeof(truth->name), path + length + 1) &&
                 kelpie__text_copy(directory, sizeof(directory), path);
     KELPIE_ASSERT(fits);
@@ -202,6 +204,13 @@ void kelpie__sim_snapshots_taken(struct sim_snapshots *snapshots, const char *na
 
 void kelpie__sim_snapshots_forgotten(struct sim_snapshots *snapshots, const char *name) {
     struct truth *truth = find(snapshots, name);
+    if (truth == NULL && snapshots->count < TRUTH_COUNT_MAX) { /* it may get its name meanwhile */
+        truth = &snapshots->truths[snapshots->count];
+        *truth = (struct truth){0};
+        bool fits = kelpie__text_copy(truth->name, sizeof(truth->name), name);
+        KELPIE_ASSERT(fits);
+        snapshots->count += 1;
+    }
     if (truth != NULL) {
         truth->may_go = true;
     }
