@@ -176,17 +176,23 @@ static void test_krun_calls_fail(const struct harness *harness) {
     calls_go_wrong(harness, "fake-krun-19", calls_new);
 }
 
-/* A call that does not come back is named, and ended with the boot's time. */
-static void test_krun_calls_hang(const struct harness *harness) {
+static void calls_hang(const struct harness *harness, const char *library,
+                       const char *const *calls) {
     char name[96];
-    backend_needs_kvm();
-    for (size_t i = 0; calls_old[i] != NULL; i += 1) {
-        snprintf(name, sizeof(name), "%s.hang.so", calls_old[i]);
-        fake_use(harness, "fake-krun-17", name);
-        bool is_start = strcmp(calls_old[i], "krun_start_enter") == 0;
-        krun_start_fails(harness, 500, KELPIE_E_BOOT_TIMEOUT, is_start ? "500 ms" : calls_old[i]);
+    for (size_t i = 0; calls[i] != NULL; i += 1) {
+        snprintf(name, sizeof(name), "%s.hang.so", calls[i]);
+        fake_use(harness, library, name);
+        bool is_start = strcmp(calls[i], "krun_start_enter") == 0;
+        krun_start_fails(harness, 500, KELPIE_E_BOOT_TIMEOUT, is_start ? "500 ms" : calls[i]);
         fake_remove();
     }
+}
+
+/* A call that does not come back is named, and ended with the boot's time. */
+static void test_krun_calls_hang(const struct harness *harness) {
+    backend_needs_kvm();
+    calls_hang(harness, "fake-krun-17", calls_old);
+    calls_hang(harness, "fake-krun-19", calls_new);
 }
 
 /* 0 without a word of the agent is a kernel that found no root, or panicked: no success. */
@@ -246,7 +252,8 @@ static void test_krun_stale_socket(const struct harness *harness) {
     struct kelpie_config *config = krun_config(&contract);
     kelpie_config_set_ephemeral(config, false);
     struct kelpie_vm *vm = contract_create(&contract, "one", config);
-    contract_host("mkdir '%s/vms/one/krun' && touch '%s/vms/one/krun/agent.sock' && "
+    contract_host("mkdir '%s/vms/one/krun' && cd '%s/vms/one/krun' && python3 -c 'import socket; "
+                  "socket.socket(socket.AF_UNIX).bind(\"agent.sock\")' && "
                   "mkdir -p '%s/vms/one/krun-root/tmp' && touch '%s/vms/one/krun-root/agent'",
                   harness->state_directory, harness->state_directory, harness->state_directory,
                   harness->state_directory);
