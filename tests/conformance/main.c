@@ -21,7 +21,7 @@
 #include "sim/machine.h"
 #include "sim/stream.h"
 
-#define SCRIPTS_MAX 128u
+#define SCRIPTS_MAX 192u
 #define SCRIPT_TIMEOUT_S 60u
 #define SCRIPT_TIMEOUT_S_DRAWN 900u
 #define SIM_CHILD_PATH "/usr/libexec/conformance-child"
@@ -271,7 +271,8 @@ int main(int argc, char **argv) {
         return code;
     }
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(conform_files); i += 1) {
-        for (size_t j = 0; conform_files[i][j].name != NULL && count < SCRIPTS_MAX; j += 1) {
+        for (size_t j = 0; conform_files[i][j].name != NULL; j += 1) {
+            HARNESS_CHECK(count < SCRIPTS_MAX, "more than %u scripts", SCRIPTS_MAX);
             const struct conform_script *script = &conform_files[i][j];
             uint32_t limit_s = script->seeds > 0 ? SCRIPT_TIMEOUT_S_DRAWN : SCRIPT_TIMEOUT_S;
             tests[count] = (struct harness_test){script->name, conformance_run, limit_s};
