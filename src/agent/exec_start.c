@@ -11,6 +11,7 @@
 #include "agent/agent.h"
 #include "agent/command.h"
 #include "agent/exec.h"
+#include "agent/pipes.h"
 #include "agent/users.h"
 #include "core/json.h"
 #include "os/os_call.h"
@@ -27,15 +28,6 @@ struct start_pipes {
     int ours[3]; /* of input, output, error output */
     int theirs[3];
 };
-
-static void start_close(struct kelpie_os *os, int *handles, size_t count) {
-    for (size_t i = 0; i < count; i += 1) {
-        if (handles[i] >= 0) {
-            kelpie__ignore(kelpie__os_close(os, handles[i]));
-        }
-        handles[i] = KELPIE_OS_NO_HANDLE;
-    }
-}
 
 static void start_close_terminal(struct kelpie_agent_exec *exec) {
     if (exec->terminal >= 0) {
@@ -64,18 +56,9 @@ static int start_open_pipes(struct kelpie_agent_exec *exec, struct start_pipes *
                             struct kelpie_error *error) {
     KELPIE_ASSERT(!exec->options.has_terminal);
     KELPIE_ASSERT(out->ours[1] < 0 && out->theirs[1] < 0);
-    for (size_t i = exec->options.has_input ? 0 : 1; i < 3; i += 1) {
-        int ends[2];
-        int status = kelpie__os_pipe(exec->agent->os, ends);
-        if (status < 0) {
-            start_close(exec->agent->os, out->ours, 3);
-            start_close(exec->agent->os, out->theirs, 3);
-            return kelpie__fail(error, KELPIE_E_EXEC, -status, "make a pipe");
-        }
-        out->ours[i] = ends[i == 0 ? 1 : 0];
-        out->theirs[i] = ends[i == 0 ? 0 : 1];
-    }
-    return 0;
+    int status =
+        kelpie__agent_pipes_open(exec->agent->os, exec->options.has_input, out->ours, out->theirs);
+    return status < 0 ? kelpie__fail(error, KELPIE_E_EXEC, -status, "make a pipe") : 0;
 }
 
 /* The limits that were asked for, and a larger stack for a command line that the kernel would
@@ -138,7 +121,10 @@ static int start_ready(struct kelpie_agent_exec *exec, struct kelpie_os_spawn *s
     const int handles[3] = {exec->options.has_input ? 0 : KELPIE_OS_NO_HANDLE, 1, 2};
     spawn->handles = handles;
     int status = kelpie__os_run_ready(agent->os, ready.pid, spawn, out_step);
-    start_close(agent->os, ready.ours, status < 0 ? 3 : exec->options.has_input ? 0 : 1);
+    kelpie__agent_pipes_close(agent->os, ready.ours,
+                              status < 0                ? 3
+                              : exec->options.has_input ? 0
+                                                        : 1);
     memcpy(pipes->ours, ready.ours, sizeof(pipes->ours));
     exec->group = ready.group;
     if (status < 0) {
@@ -198,11 +184,11 @@ static int start_spawn(struct kelpie_agent_exec *exec, const struct kelpie_agent
             return status;
         }
         pid = start_birth(exec, &spawn, pipes, &step);
-        start_close(agent->os, pipes->theirs, 3);
+        kelpie__agent_pipes_close(agent->os, pipes->theirs, 3);
     }
     if (pid < 0) {
         KELPIE_REACHED(agent->os, "a command could not be spawned");
-        start_close(agent->os, pipes->ours, 3);
+        kelpie__agent_pipes_close(agent->os, pipes->ours, 3);
         start_close_terminal(exec);
         return kelpie__agent_command_explain(agent->os, command->path, spawn.directory, pid, step,
                                              error);
