@@ -315,6 +315,16 @@ static void ready_ends(struct ready *ready, int wanted) {
     ready_close(ready);
 }
 
+static void ready_says(struct ready *ready, struct kelpie_os_spawn *spawn, const char *script,
+                       const char *wanted) {
+    const char *step = NULL;
+    char out[1024];
+    assert_int_equal(ready_run(ready, spawn, script, false, &step), 0);
+    ready_read(ready, 1, out);
+    assert_string_equal(out, wanted);
+    ready_ends(ready, 0);
+}
+
 /* Nothing of what it is told is older than its orders, but for its streams. */
 static void test_ready_is_as_its_orders_say(void **state) {
     const struct kelpie_os_limit limits[] = {{RLIMIT_NOFILE, 77, 88}};
@@ -351,14 +361,9 @@ static void test_ready_is_as_its_orders_say(void **state) {
 
 static void test_ready_without_input(void **state) {
     struct kelpie_os_spawn spawn = {.flags = KELPIE_OS_SPAWN_NEW_SESSION};
-    const char *step = NULL;
-    char out[1024];
     assert_non_null(*state);
     struct ready ready = ready_make();
-    assert_int_equal(ready_run(&ready, &spawn, "readlink /proc/$$/fd/0; cat", false, &step), 0);
-    ready_read(&ready, 1, out);
-    assert_string_equal(out, "/dev/null\n");
-    ready_ends(&ready, 0);
+    ready_says(&ready, &spawn, "readlink /proc/$$/fd/0; cat", "/dev/null\n");
 }
 
 static void test_ready_as_another_user(void **state) {
@@ -368,17 +373,12 @@ static void test_ready_as_another_user(void **state) {
                                     .gid = 34,
                                     .groups = groups,
                                     .group_count = 2};
-    const char *step = NULL;
-    char out[1024];
     assert_non_null(*state);
     if (geteuid() != 0) {
         skip();
     }
     struct ready ready = ready_make();
-    assert_int_equal(ready_run(&ready, &spawn, "id -u; id -g; id -G", false, &step), 0);
-    ready_read(&ready, 1, out);
-    assert_string_equal(out, "12\n34\n34 7 9\n");
-    ready_ends(&ready, 0);
+    ready_says(&ready, &spawn, "id -u; id -g; id -G", "12\n34\n34 7 9\n");
 }
 
 /* It is used up all the same. */
@@ -439,8 +439,6 @@ static void test_ready_was_stopped(void **state) {
 /* What stood still and goes on is as good as before. */
 static void test_ready_goes_on(void **state) {
     struct kelpie_os_spawn spawn = {.flags = 0};
-    const char *step = NULL;
-    char out[1024];
     int status = 0;
     assert_non_null(*state);
     struct ready ready = ready_make();
@@ -448,10 +446,7 @@ static void test_ready_goes_on(void **state) {
     assert_int_equal(waitpid(ready.pid, &status, WUNTRACED), ready.pid);
     assert_true(WIFSTOPPED(status));
     assert_int_equal(kill(ready.pid, SIGCONT), 0);
-    assert_int_equal(ready_run(&ready, &spawn, "echo here", false, &step), 0);
-    ready_read(&ready, 1, out);
-    assert_string_equal(out, "here\n");
-    ready_ends(&ready, 0);
+    ready_says(&ready, &spawn, "echo here", "here\n");
 }
 
 /* One at a time; and when it is gone, the next. */
