@@ -180,6 +180,7 @@ struct sim_qemu_qmp {
     int handle;
     uint32_t watch;
     bool is_watched;
+    bool is_reading; /* as far as its watch says */
     bool is_serving; /* commands are executed */
     bool is_negotiated;
     bool has_events;           /* capability "events" */

@@ -96,6 +96,7 @@ static bool guest_pump_out(struct sim_qemu *qemu, struct sim_qemu_channel *chann
  * comes stays in the stream: it is no part of what is saved. */
 static bool guest_pump_in(struct sim_qemu *qemu) {
     struct sim_qemu_channel *channel = &qemu->agent;
+    bool has_more = true;
     if (qemu->state != SIM_QEMU_RUNNING) {
         return false;
     }
@@ -110,7 +111,7 @@ static bool guest_pump_in(struct sim_qemu *qemu) {
                 return true;
             }
         }
-        if (channel->handle == KELPIE_OS_NO_HANDLE) {
+        if (channel->handle == KELPIE_OS_NO_HANDLE || !has_more) {
             return false;
         }
         int64_t count =
@@ -124,6 +125,7 @@ static bool guest_pump_in(struct sim_qemu *qemu) {
         }
         channel->in_start = 0;
         channel->in_count = (size_t)count;
+        has_more = channel->in_count == sizeof(channel->in); /* else we are woken when it comes */
         guest_look(qemu, false, channel->in, channel->in_count);
     }
     return false;

@@ -35,7 +35,9 @@ static void qmp_check(const struct sim_qemu_qmp *qmp) {
 
 /* ---- output ---------------------------------------------------------------------------------- */
 
-static void qmp_watch(struct sim_qemu *qemu) {
+/* While a command is under way nothing is read. Mostly nothing comes then: the watch is kept for
+ * the next command, and taken back by whoever is woken meanwhile (`is_woken`). */
+static void qmp_watch(struct sim_qemu *qemu, bool is_woken) {
     struct sim_qemu_qmp *qmp = &qemu->qmp;
     if (!qmp->is_watched || qemu->is_hung) {
         return;
@@ -43,8 +45,9 @@ static void qmp_watch(struct sim_qemu *qemu) {
     bool is_held = qmp->held_until_ns > qemu->loop->now_ns;
     bool is_reading = qmp->is_serving && !qmp->is_busy && qmp->input_count == 0;
     bool is_writing = qmp->output_count > 0 && !is_held;
+    qmp->is_reading = is_reading || (qmp->is_reading && !is_woken);
     kelpie__loop_watch_change(qemu->loop, qmp->watch,
-                              (is_reading ? (uint32_t)KELPIE_OS_READABLE : 0u) |
+                              (qmp->is_reading ? (uint32_t)KELPIE_OS_READABLE : 0u) |
                                   (is_writing ? (uint32_t)KELPIE_OS_WRITABLE : 0u));
 }
 
@@ -77,14 +80,14 @@ static void qmp_flush(struct sim_qemu *qemu) {
     } else if (count != -EAGAIN && count != -EINTR) {
         kelpie__sim_qemu_qmp_close(qemu);
     }
-    qmp_watch(qemu);
+    qmp_watch(qemu, false);
 }
 
 static void qmp_hold_due(void *context) {
     struct sim_qemu *qemu = context;
     KELPIE_ASSERT(!qemu->is_hung);
     qmp_flush(qemu);
-    qmp_watch(qemu);
+    qmp_watch(qemu, false);
 }
 
 /* From now on nothing is written for so long. */
@@ -430,7 +433,7 @@ static void qmp_serve_input(struct sim_qemu *qemu) {
         qmp->input_start += is_taken ? 1 : 0;
         qmp->input_count -= is_taken ? 1 : 0;
     }
-    qmp_watch(qemu);
+    qmp_watch(qemu, false);
 }
 
 /* A newer handle replaces one that no command has taken. */
@@ -455,6 +458,7 @@ static void qmp_ready(void *context, uint32_t bits) {
     for (uint32_t i = 0; i < QMP_READS_PER_STEP_MAX; i += 1) {
         if (qmp->handle == KELPIE_OS_NO_HANDLE || !qmp->is_serving || qmp->is_busy ||
             qmp->input_count > 0 || qemu->is_hung || qemu->is_ended) {
+            qmp_watch(qemu, i == 0);
             return;
         }
         int handles[SIM_QEMU_FDS_MAX];
@@ -510,6 +514,6 @@ void kelpie__sim_qemu_qmp_open(struct sim_qemu *qemu) {
 void kelpie__sim_qemu_qmp_serve(struct sim_qemu *qemu) {
     KELPIE_ASSERT(!qemu->qmp.is_serving);
     qemu->qmp.is_serving = true;
-    qmp_watch(qemu);
+    qmp_watch(qemu, false);
     qmp_check(&qemu->qmp);
 }

@@ -19,10 +19,10 @@
 #define LOCATE_HIGH_ADDRESS (UINT64_C(4) << 30)
 #define LOCATE_ADDRESS_MAX (UINT64_C(1) << 56) /* of a process, with five levels of page tables */
 
-#define COPY_UNIT_PAGES                                                                            \
-    8192u                  /* whose bits are looked at together: 32 MiB of the guest's memory      \
-                            */
-#define COPY_RUN_PAGES 64u /* copied at once */
+/* Whose bits are looked at together, 64 MiB of the guest's memory: where all are present, the
+ * kernel takes 1.4 ms to tell. */
+#define COPY_UNIT_PAGES 16384u
+#define COPY_RUN_PAGES 64u                      /* copied at once */
 #define COPY_SLICE_NS (2500 * KELPIE_NS_PER_US) /* and what was begun: 4 ms at most */
 #define COPY_SLICE_STEPS 256u
 #define COPY_WRITES_MAX 16u
@@ -389,25 +389,28 @@ static int copy_run(struct kelpie_qemu_copy *copy, uint64_t page, size_t page_co
     return 0;
 }
 
-/* One unit's bits, or one run of its pages. */
-static int copy_step(struct kelpie_qemu_copy *copy, struct kelpie_error *error) {
-    copy_check(copy);
-    if (copy->unit_count == 0) {
-        return copy_unit_begin(copy, error);
-    }
+/* The next of its pages that are there, as many as follow each other: there are some. */
+static int copy_unit_run(struct kelpie_qemu_copy *copy, struct kelpie_error *error) {
     uint64_t next = copy_next(copy, copy->unit_next);
     uint64_t end = next;
+    KELPIE_ASSERT(next < copy->unit_count);
     while (end < copy->unit_count && end - next < COPY_RUN_PAGES && copy_bit(copy, end)) {
         end += 1;
     }
     copy->unit_next = end;
-    if (end > next) {
-        return copy_run(copy, copy->unit_page + next, (size_t)(end - next), error);
+    return copy_run(copy, copy->unit_page + next, (size_t)(end - next), error);
+}
+
+/* One unit's bits, or one run of its pages; where that was its last, the unit is over. */
+static int copy_step(struct kelpie_qemu_copy *copy, struct kelpie_error *error) {
+    copy_check(copy);
+    int status = copy->unit_count == 0 ? copy_unit_begin(copy, error) : copy_unit_run(copy, error);
+    if (status == 0 && copy_next(copy, copy->unit_next) == copy->unit_count) {
+        copy->unit_page += copy->unit_count;
+        copy->unit_count = 0;
+        copy->unit_next = 0;
     }
-    copy->unit_page += copy->unit_count;
-    copy->unit_count = 0;
-    copy->unit_next = 0;
-    return 0;
+    return status;
 }
 
 static void copy_finish(struct kelpie_qemu_copy *copy, int status,

@@ -151,7 +151,9 @@ int kelpie__qemu_execute(struct kelpie_qemu *qemu, const char *name, const char 
 static void qemu_qmp_ready(void *context) {
     struct kelpie_qemu *qemu = context;
     KELPIE_ASSERT(qemu->vmm.state == KELPIE_VMM_STARTING);
-    KELPIE_ASSERT(qemu_is_spawned(qemu));
+    if (!qemu_is_spawned(qemu)) {
+        return; /* the last drain: it was ready, and has ended */
+    }
     if (qemu->vmm.is_restored) {
         kelpie__qemu_restore_begin(qemu);
         return;

@@ -391,8 +391,9 @@ static void qmp_take(struct kelpie_qmp *qmp, const char *bytes, size_t count) {
     kelpie__qmp_check(qmp);
 }
 
-/* Reads up to `budget` times, until there is no more. */
-static void qmp_read(struct kelpie_qmp *qmp, uint32_t budget) {
+/* Reads up to `budget` times, until there is no more. Of the one to whom readiness is told, a read
+ * that was not filled was the last: what comes later makes the handle ready again. */
+static void qmp_read(struct kelpie_qmp *qmp, uint32_t budget, bool is_told) {
     KELPIE_ASSERT(budget > 0);
     for (uint32_t i = 0; i < budget && qmp->state != QMP_CLOSED; i += 1) {
         char bytes[4096];
@@ -408,6 +409,9 @@ static void qmp_read(struct kelpie_qmp *qmp, uint32_t budget) {
         }
         KELPIE_ASSERT((uint64_t)count <= sizeof(bytes));
         qmp_take(qmp, bytes, (size_t)count);
+        if (is_told && (size_t)count < sizeof(bytes)) {
+            return;
+        }
     }
 }
 
@@ -419,7 +423,7 @@ static void qmp_ready(void *context, uint32_t bits) {
         qmp_flush(qmp);
     }
     if ((bits & (KELPIE_OS_READABLE | KELPIE_OS_HANGUP)) != 0) {
-        qmp_read(qmp, QMP_READS_PER_STEP_MAX);
+        qmp_read(qmp, QMP_READS_PER_STEP_MAX, true);
     }
 }
 
@@ -509,7 +513,7 @@ const char *kelpie__qmp_version(const struct kelpie_qmp *qmp) {
 
 void kelpie__qmp_drain(struct kelpie_qmp *qmp) {
     kelpie__qmp_check(qmp);
-    qmp_read(qmp, QMP_DRAIN_READS_MAX);
+    qmp_read(qmp, QMP_DRAIN_READS_MAX, false);
 }
 
 void kelpie__qmp_destroy(struct kelpie_qmp *qmp) {
