@@ -541,7 +541,8 @@ void kelpie__lifecycle_guest_greeted(struct kelpie_monitor *monitor) {
         kelpie__timer_disarm(monitor->loop, &lifecycle->trial_timer);
         lifecycle->is_trial = false;
     }
-    kelpie__vmm_settle(lifecycle->vmm, true, "it booted a guest on this host");
+    bool is_against = kelpie__vmm_settle(lifecycle->vmm, NULL, "it booted a guest on this host");
+    KELPIE_ASSERT(!is_against);
 }
 
 void kelpie__lifecycle_booted(struct kelpie_lifecycle *lifecycle) {

@@ -198,14 +198,17 @@ static void lifecycle_note_reason(struct kelpie_lifecycle *lifecycle, const char
 
 /* KVM never brought the guest to its hello: the other accelerator takes over within the same start.
  */
-static void lifecycle_lost_trial(struct kelpie_lifecycle *lifecycle, const char *cause) {
+static void lifecycle_lost_trial(struct kelpie_lifecycle *lifecycle,
+                                 const struct kelpie_vmm_end *end, const char *cause) {
     struct kelpie_error why = {0};
+    bool is_lasting = kelpie__vmm_settle(lifecycle->vmm, end, cause);
     KELPIE_ASSERT(lifecycle->state == KELPIE_VM_STARTING);
     KELPIE_ASSERT(lifecycle->is_trial);
     kelpie__ignore(kelpie__fail(&why, KELPIE_E_BOOT, 0, "KVM did not boot a guest on this host"));
     kelpie__event_log_write(lifecycle->monitor, "notice",
-                            "KVM did not boot a guest on this host, TCG takes over from now on "
-                            "(kelpie doctor tries again): %s",
+                            "KVM did not boot a guest on this host, TCG takes over %s: %s",
+                            is_lasting ? "from now on (kelpie doctor tries again)"
+                                       : "for this start (the next one tries KVM again)",
                             cause);
     KELPIE_REACHED(lifecycle->monitor->os, "TCG took over from KVM");
     kelpie__timer_disarm(lifecycle->monitor->loop, &lifecycle->trial_timer);
@@ -253,8 +256,7 @@ void kelpie__lifecycle_ended(struct kelpie_lifecycle *lifecycle, const struct ke
         if (!lifecycle->is_trial_lost) { /* it died by itself, before its time */
             memcpy(cause, end->text, sizeof(cause));
         }
-        kelpie__vmm_settle(lifecycle->vmm, false, cause);
-        lifecycle_lost_trial(lifecycle, cause);
+        lifecycle_lost_trial(lifecycle, end, cause);
     } else if (lifecycle->state == KELPIE_VM_STARTING &&
                kelpie__template_takes_blame(&lifecycle->monitor->template) &&
                !lifecycle->is_kill_wanted) {

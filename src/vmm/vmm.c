@@ -118,11 +118,12 @@ int kelpie__vmm_load(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
     return status;
 }
 
-void kelpie__vmm_settle(struct kelpie_vmm *vmm, bool is_good, const char *reason) {
+bool kelpie__vmm_settle(struct kelpie_vmm *vmm, const struct kelpie_vmm_end *end,
+                        const char *reason) {
     kelpie__vmm_check(vmm);
-    KELPIE_ASSERT(vmm->state != KELPIE_VMM_NEW);
-    KELPIE_ASSERT(is_good || reason[0] != '\0');
-    vmm->operations->settle(vmm, is_good, reason);
+    KELPIE_ASSERT(end == NULL ? vmm->state != KELPIE_VMM_NEW : vmm->state == KELPIE_VMM_ENDED);
+    KELPIE_ASSERT(reason[0] != '\0');
+    return vmm->operations->settle(vmm, end, reason);
 }
 
 int kelpie__vmm_check_clock(struct kelpie_vmm *vmm, const struct kelpie_vmm_guest_clock *clock,

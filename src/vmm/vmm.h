@@ -245,9 +245,10 @@ struct kelpie_vmm_operations {
     int (*load)(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
                 struct kelpie_error *error);
 
-    /* Starting to Ended: tells the driver whether the guest that ran on trial said hello in time,
-     * or that one which was on none said hello. It remembers. */
-    void (*settle)(struct kelpie_vmm *vmm, bool is_good, const char *reason);
+    /* Starting to Ended: tells the driver that its guest said hello (`end` is NULL), or how one
+     * that ran on trial ended without. It remembers what that proves of the accelerator. True: it
+     * speaks against it, and later starts go by it. */
+    bool (*settle)(struct kelpie_vmm *vmm, const struct kelpie_vmm_end *end, const char *reason);
 
     /* Starting, Running: KELPIE_E_BOOT when the guest's clock does not run as the host's does. */
     int (*check_clock)(struct kelpie_vmm *vmm, const struct kelpie_vmm_guest_clock *clock,
@@ -343,7 +344,8 @@ KELPIE_MUST_CHECK int kelpie__vmm_start(struct kelpie_vmm *vmm, const struct kel
                                         struct kelpie_vmm_started *out, struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__vmm_load(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec,
                                        struct kelpie_error *error);
-void kelpie__vmm_settle(struct kelpie_vmm *vmm, bool is_good, const char *reason);
+bool kelpie__vmm_settle(struct kelpie_vmm *vmm, const struct kelpie_vmm_end *end,
+                        const char *reason);
 KELPIE_MUST_CHECK int kelpie__vmm_check_clock(struct kelpie_vmm *vmm,
                                               const struct kelpie_vmm_guest_clock *clock,
                                               struct kelpie_error *error);

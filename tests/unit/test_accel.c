@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -232,6 +233,68 @@ static void test_damaged_memory_of_the_verdict_means_a_new_trial(void **state) {
     assert_true(choose(world).trial_ns > 0);
 }
 
+/* How a guest on trial ended before its hello, and whether that is KVM's fault. */
+static void test_only_what_says_so_speaks_against_kvm(void **state) {
+    static const struct {
+        struct kelpie_vmm_end end;
+        bool is_blamed;
+    } rows[] = {
+        {{.kind = KELPIE_VMM_END_KILLED, .text = "no hello in time"}, true},
+        {{.kind = KELPIE_VMM_END_RESET, .has_exit = true, .text = "QEMU exited with code 0"}, true},
+        {{.kind = KELPIE_VMM_END_FAILED, .text = "QEMU never ran"}, false},
+        {{.kind = KELPIE_VMM_END_FAILED,
+          .code = KELPIE_E_TIMEOUT,
+          .has_exit = true,
+          .exit = {.is_signalled = true, .value = SIGKILL},
+          .text = "QEMU did not answer"},
+         true},
+        {{.kind = KELPIE_VMM_END_FAILED,
+          .has_exit = true,
+          .exit = {.is_signalled = true, .value = SIGABRT},
+          .text = "QEMU was killed by signal 6: Assertion `ret == cpu->kvm_msr_buf->nmsrs'"},
+         true},
+        {{.kind = KELPIE_VMM_END_FAILED,
+          .code = KELPIE_E_CRASHED,
+          .has_exit = true,
+          .exit = {.is_signalled = true, .value = SIGKILL},
+          .text = "QEMU closed QMP; QEMU was killed by signal 9"},
+         false}, /* the kernel's, for lack of memory */
+        {{.kind = KELPIE_VMM_END_FAILED,
+          .has_exit = true,
+          .exit = {.is_signalled = true, .value = SIGTRAP},
+          .text = "QEMU was killed by signal 5: GLib-ERROR: failed to allocate 4096 bytes"},
+         false},
+        {{.kind = KELPIE_VMM_END_FAILED,
+          .has_exit = true,
+          .exit = {.value = 1},
+          .text = "QEMU exited with code 1: ioctl(KVM_CREATE_VM) failed: Device busy"},
+         true},
+        {{.kind = KELPIE_VMM_END_FAILED,
+          .has_exit = true,
+          .exit = {.value = 1},
+          .text =
+              "QEMU exited with code 1: ioctl(KVM_CREATE_VM) failed: 12 Cannot allocate memory"},
+         false},
+        {{.kind = KELPIE_VMM_END_FAILED,
+          .has_exit = true,
+          .exit = {.value = 1},
+          .text = "QEMU exited with code 1: cannot set up guest memory 'ram': Cannot allocate "
+                  "memory"},
+         false},
+        {{.kind = KELPIE_VMM_END_FAILED,
+          .has_exit = true,
+          .exit = {.value = 1},
+          .text = "QEMU exited with code 1: Failed to get \"write\" lock"},
+         false},
+    };
+    (void)state;
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(rows); i += 1) {
+        if (kelpie__accel_is_blamed(&rows[i].end) != rows[i].is_blamed) {
+            fail_msg("row %zu: %s", i, rows[i].end.text);
+        }
+    }
+}
+
 static void test_kvm_that_is_asked_for_and_boots_is_proved(void **state) {
     struct world *world = *state;
     struct kelpie_accel accel = choose(world);
@@ -343,6 +406,7 @@ int main(void) {
         ROW(test_verdict_is_void_for_another_kernel_or_qemu),
         ROW(test_eight_verdicts_are_kept),
         ROW(test_damaged_memory_of_the_verdict_means_a_new_trial),
+        ROW(test_only_what_says_so_speaks_against_kvm),
         ROW(test_kvm_that_is_asked_for_and_boots_is_proved),
         ROW(test_kvm_that_is_asked_for_and_missing_says_why),
         ROW(test_tsc_is_measured_and_recalled),

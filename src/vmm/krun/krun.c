@@ -372,9 +372,11 @@ static int krun_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
     return 0;
 }
 
-static void krun_settle(struct kelpie_vmm *vmm, bool is_good, const char *reason) {
-    KELPIE_ASSERT(is_good || reason[0] != '\0');
-    KELPIE_ASSERT(vmm->state != KELPIE_VMM_NEW); /* nothing is ever on trial */
+static bool krun_settle(struct kelpie_vmm *vmm, const struct kelpie_vmm_end *end,
+                        const char *reason) {
+    KELPIE_ASSERT(reason[0] != '\0');
+    KELPIE_ASSERT(vmm->state != KELPIE_VMM_NEW && end == NULL); /* nothing is ever on trial */
+    return false;
 }
 
 static int krun_check_clock(struct kelpie_vmm *vmm, const struct kelpie_vmm_guest_clock *clock,

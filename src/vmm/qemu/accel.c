@@ -6,6 +6,7 @@
 #include "vmm/qemu/accel.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 
 #include "core/hash.h"
@@ -215,6 +216,29 @@ int kelpie__accel_choose(struct kelpie_os *os, const char *cache_directory, cons
     KELPIE_ASSERT(accel.accelerator != KELPIE_VMM_ACCELERATOR_AUTO);
     *out = accel;
     return 0;
+}
+
+/* Signals by which a program ends for a fault of its own: an assertion of QEMU's about what KVM
+ * answered, most often. */
+static bool accel_is_fault(int signal) {
+    KELPIE_ASSERT(signal > 0);
+    return signal == SIGABRT || signal == SIGSEGV || signal == SIGILL || signal == SIGFPE;
+}
+
+bool kelpie__accel_is_blamed(const struct kelpie_vmm_end *end) {
+    KELPIE_ASSERT(end->text[0] != '\0');
+    bool lacks_memory = strstr(end->text, "Cannot allocate memory") != NULL ||
+                        strstr(end->text, "failed to allocate") != NULL; /* QEMU's, and GLib's */
+    if (lacks_memory || (end->kind == KELPIE_VMM_END_FAILED && !end->has_exit)) {
+        return false;
+    }
+    if (end->kind != KELPIE_VMM_END_FAILED || end->code == KELPIE_E_TIMEOUT) {
+        return true; /* out of time, a guest that reset itself, a QEMU that hangs */
+    }
+    if (end->exit.is_signalled) {
+        return accel_is_fault(end->exit.value);
+    }
+    return strstr(end->text, "kvm") != NULL || strstr(end->text, "KVM") != NULL;
 }
 
 static void accel_write_verdict(struct kelpie_json_writer *writer, const char *key, bool is_usable,

@@ -33,6 +33,11 @@ KELPIE_MUST_CHECK int kelpie__accel_choose(struct kelpie_os *os, const char *cac
 int kelpie__accel_cpu(struct kelpie_os *os, enum kelpie_vmm_accelerator accelerator, char *out,
                       size_t capacity);
 
+/* Whether this end of a guest on trial, before its hello, speaks against KVM. A host without
+ * memory, a kill from outside and a QEMU that any accelerator would have seen end are no proof: the
+ * next start tries again. */
+bool kelpie__accel_is_blamed(const struct kelpie_vmm_end *end);
+
 /* Remembers the verdict of a trial; when that fails the next start tries again. */
 void kelpie__accel_remember(struct kelpie_os *os, const char *cache_directory,
                             const struct kelpie_accel *accel, bool is_usable, const char *reason);

@@ -412,16 +412,21 @@ static int qemu_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
     return 0;
 }
 
-static void qemu_settle(struct kelpie_vmm *vmm, bool is_good, const char *reason) {
+static bool qemu_settle(struct kelpie_vmm *vmm, const struct kelpie_vmm_end *end,
+                        const char *reason) {
     struct kelpie_qemu *qemu = kelpie__qemu_of(vmm);
+    bool is_good = end == NULL;
     KELPIE_ASSERT(qemu->vmm.state != KELPIE_VMM_NEW);
     /* One that was asked for and does not boot may have other reasons: that is no verdict. */
-    if (qemu->accel.trial_ns > 0 || (qemu->accel.is_unproved && is_good)) {
+    bool is_bad = !is_good && qemu->accel.trial_ns > 0 && kelpie__accel_is_blamed(end);
+    KELPIE_SOMETIMES(qemu->os, "a trial of KVM ended for a reason that is not KVM's",
+                     !is_good && !is_bad);
+    if (is_bad || (is_good && qemu->accel.is_unproved)) {
         kelpie__accel_remember(qemu->os, qemu->cache_directory, &qemu->accel, is_good, reason);
-        qemu->accel.trial_ns = 0;
-        qemu->accel.is_unproved = false;
     }
-    KELPIE_ASSERT(qemu->accel.trial_ns == 0);
+    qemu->accel.trial_ns = 0;
+    qemu->accel.is_unproved = false;
+    return is_bad;
 }
 
 static int qemu_check_clock(struct kelpie_vmm *vmm, const struct kelpie_vmm_guest_clock *clock,
