@@ -219,6 +219,9 @@ KELPIE_PRINTF(2, 3) void kelpie__cli_print(struct kelpie_cli *cli, const char *f
 void kelpie__cli_print_field(struct kelpie_cli *cli, const char *name, const char *text);
 void kelpie__cli_put(struct kelpie_cli *cli, const char *bytes, size_t count);
 void kelpie__cli_flush(struct kelpie_cli *cli);
+/* Flushes. False: standard output cannot be written, so that nobody has read the name of what was
+ * made: it is not to be left behind. kelpie__cli_finish_output says why. */
+KELPIE_MUST_CHECK bool kelpie__cli_is_told(struct kelpie_cli *cli);
 /* Flushes; gives `code`, or the exit code of output that could not be written. */
 KELPIE_MUST_CHECK int kelpie__cli_finish_output(struct kelpie_cli *cli, int code);
 /* All of the bytes, at once. 0, or an errno value. */
@@ -240,6 +243,11 @@ KELPIE_MUST_CHECK int kelpie__cli_make_vm(struct kelpie_cli *cli, const char *na
 
 /* The same without the VM. Gives *out (kelpie_config_destroy). */
 KELPIE_MUST_CHECK int kelpie__cli_make_config(struct kelpie_cli *cli, struct kelpie_config **out);
+
+/* Prints its name and closes it, or deletes it when nobody could be told. 0, or the exit code. */
+KELPIE_MUST_CHECK int kelpie__cli_give_vm(struct kelpie_cli *cli, struct kelpie_vm *vm);
+/* Kills it, deletes it and closes it; what went wrong is noted. */
+void kelpie__cli_delete_vm(struct kelpie_cli *cli, struct kelpie_vm *vm);
 
 /* ---- pool.c ---------------------------------------------------------------------------------- */
 

@@ -21,7 +21,5 @@ int kelpie__cli_create(struct kelpie_cli *cli) {
         return code;
     }
     KELPIE_ASSERT(vm != NULL);
-    kelpie__cli_print(cli, "%s\n", kelpie_vm_name(vm));
-    kelpie_vm_close(vm);
-    return KELPIE_CLI_OK;
+    return kelpie__cli_give_vm(cli, vm);
 }

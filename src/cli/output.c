@@ -58,6 +58,12 @@ void kelpie__cli_flush(struct kelpie_cli *cli) {
     cli->output_count = 0;
 }
 
+bool kelpie__cli_is_told(struct kelpie_cli *cli) {
+    kelpie__cli_flush(cli);
+    KELPIE_ASSERT(cli->output_count == 0);
+    return cli->output_error == 0;
+}
+
 int kelpie__cli_finish_output(struct kelpie_cli *cli, int code) {
     struct kelpie_error error = {0};
     kelpie__cli_check(cli);

@@ -238,12 +238,8 @@ static int run_claim(struct kelpie_cli *cli) {
     struct kelpie_vm *vm = NULL;
     KELPIE_ASSERT(cli->word_count == 2);
     int code = kelpie__cli_claim(cli, cli->words[1], KELPIE_LIFETIME_DETACHED, &vm);
-    if (code == KELPIE_CLI_OK) {
-        KELPIE_ASSERT(vm != NULL);
-        kelpie__cli_print(cli, "%s\n", kelpie_vm_name(vm));
-        kelpie_vm_close(vm);
-    }
-    return code;
+    KELPIE_ASSERT((code == KELPIE_CLI_OK) == (vm != NULL));
+    return code == KELPIE_CLI_OK ? kelpie__cli_give_vm(cli, vm) : code;
 }
 
 static int run_renew(struct kelpie_cli *cli) {

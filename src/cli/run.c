@@ -16,6 +16,7 @@ static int run_detached(struct kelpie_cli *cli, struct kelpie_vm *vm) {
     KELPIE_ASSERT(cli->options.is_detached);
     if (code == KELPIE_CLI_OK) {
         kelpie__cli_print(cli, "%s\n", kelpie_vm_name(vm));
+        code = kelpie__cli_is_told(cli) ? KELPIE_CLI_OK : KELPIE_CLI_FAILED;
     }
     return code;
 }
@@ -82,7 +83,6 @@ static int run_make(struct kelpie_cli *cli, struct kelpie_vm **out) {
 }
 
 int kelpie__cli_run(struct kelpie_cli *cli) {
-    struct kelpie_error error = {0};
     struct kelpie_vm *vm = NULL;
     if (!run_check(cli)) {
         return KELPIE_CLI_FAILED;
@@ -94,11 +94,11 @@ int kelpie__cli_run(struct kelpie_cli *cli) {
     KELPIE_ASSERT(vm != NULL);
     code = run_in_vm(cli, vm);
     bool is_left = cli->options.is_detached && code == KELPIE_CLI_OK;
-    if (!is_left && kelpie_vm_delete(vm, true, &error) < 0) {
-        /* Its monitor deletes it too, when this connection ends. */
-        kelpie__cli_note(cli, "delete VM \"%s\": %s", kelpie_vm_name(vm), error.message);
+    if (is_left) {
+        kelpie_vm_close(vm);
+    } else {
+        kelpie__cli_delete_vm(cli, vm);
     }
-    kelpie_vm_close(vm);
     KELPIE_ASSERT(code >= 0 && code <= 255);
     return code;
 }

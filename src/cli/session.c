@@ -11,6 +11,7 @@
 #include "core/text.h"
 #include "os/os_call.h"
 
+#define SESSION_KILL_MS 10000u    /* for a kill to be done */
 #define SESSION_INTERRUPTS_MAX 3u /* then the command is killed: docker's habit */
 
 /* ---- callbacks of the library ---------------------------------------------------------------- */
@@ -292,6 +293,18 @@ int kelpie__cli_session_attach(struct kelpie_cli *cli, struct kelpie_vm *vm, con
     return session_run(cli, vm, NULL, exec_id);
 }
 
+/* Nobody knows its id: it is not left behind. */
+static void session_kill_untold(struct kelpie_cli *cli, struct kelpie_exec *exec) {
+    struct kelpie_error error = {0};
+    struct kelpie_exec_status status;
+    KELPIE_ASSERT(cli->output_error != 0);
+    if (kelpie_exec_kill(exec, &error) < 0 ||
+        kelpie_exec_wait(exec, SESSION_KILL_MS, &status, &error) < 0) {
+        kelpie__cli_note(cli, "kill command %s: %s", kelpie_exec_id(exec), error.message);
+    }
+    kelpie_exec_close(exec);
+}
+
 int kelpie__cli_session_detached(struct kelpie_cli *cli, struct kelpie_vm *vm,
                                  const char *const *command, bool prints_id) {
     struct kelpie_error error = {0};
@@ -305,6 +318,10 @@ int kelpie__cli_session_detached(struct kelpie_cli *cli, struct kelpie_vm *vm,
     }
     if (prints_id) {
         kelpie__cli_print(cli, "%s\n", kelpie_exec_id(exec));
+        if (!kelpie__cli_is_told(cli)) {
+            session_kill_untold(cli, exec);
+            return KELPIE_CLI_FAILED;
+        }
     }
     if (kelpie_exec_detach(exec, &error) < 0) {
         KELPIE_ASSERT(error.code < 0);

@@ -225,3 +225,23 @@ int kelpie__cli_make_vm(struct kelpie_cli *cli, const char *name, struct kelpie_
     KELPIE_ASSERT((code == KELPIE_CLI_OK) == (*out != NULL));
     return code;
 }
+
+void kelpie__cli_delete_vm(struct kelpie_cli *cli, struct kelpie_vm *vm) {
+    struct kelpie_error error = {0};
+    KELPIE_ASSERT(vm != NULL);
+    if (kelpie_vm_delete(vm, true, &error) < 0) { /* of an owned one its monitor does it, too */
+        kelpie__cli_note(cli, "delete VM \"%s\": %s", kelpie_vm_name(vm), error.message);
+    }
+    kelpie_vm_close(vm);
+}
+
+int kelpie__cli_give_vm(struct kelpie_cli *cli, struct kelpie_vm *vm) {
+    KELPIE_ASSERT(vm != NULL);
+    kelpie__cli_print(cli, "%s\n", kelpie_vm_name(vm));
+    if (!kelpie__cli_is_told(cli)) {
+        kelpie__cli_delete_vm(cli, vm);
+        return KELPIE_CLI_FAILED;
+    }
+    kelpie_vm_close(vm);
+    return KELPIE_CLI_OK;
+}

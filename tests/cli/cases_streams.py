@@ -187,6 +187,28 @@ def full_disks_are_told(kelpie):
 
 
 @case
+def what_nobody_was_told_of_is_not_left(kelpie):
+    before = kelpie.states()
+    makers = (
+        ["exec", "-d", kelpie.vm, "sleep", "4321"],
+        ["create", "untold"],
+        ["run", "-d", "--name", "untold"],
+    )
+    for words in makers:
+        with open("/dev/full", "wb") as full:
+            code, _, err = kelpie.run(*words, stdout=full)
+        check(code == 125 and "ENOSPC" in err, "code and message", words, code, err)
+        check_equal(kelpie.states(), before, f"VMs after {words[0]}")
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    code, _, err = kelpie.run("create", stdout=write_end)
+    os.close(write_end)
+    check_equal((code, err), (141, ""), "a pipe without a reader")
+    check_equal(kelpie.states(), before, "VMs after create")
+    check_equal(kelpie.run("exec", kelpie.vm, "pidof", "sleep")[0], 1, "sleep runs on")
+
+
+@case
 def environment_directory_user(kelpie):
     out, _ = kelpie.execute(
         0,
