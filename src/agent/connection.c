@@ -303,6 +303,7 @@ void kelpie__agent_connect(struct kelpie_agent *agent) {
         .owns_handle = false,
         .callbacks = &connection_callbacks,
         .context = agent,
+        .peer = "the monitor",
     };
     struct kelpie_error error = {0};
     if (kelpie__wire_create(&create, &agent->wire, &error) < 0) {

@@ -224,6 +224,9 @@ static void hello_answer(void *context, const struct kelpie_error *error, const 
 /* Takes the stream in any case. Hello goes first; requests may follow it at once. */
 static int connection_open(struct kelpie_vm *vm, int stream, struct kelpie_error *error) {
     char params[160];
+    char peer[KELPIE_WIRE_PEER_BYTES];
+    bool fits =
+        kelpie__text_format(peer, sizeof(peer), "the monitor of VM \"%s\"", vm->directory.name);
     const struct kelpie_wire_create create = {
         .os = vm->kelpie->os,
         .loop = vm->kelpie->loop,
@@ -231,8 +234,9 @@ static int connection_open(struct kelpie_vm *vm, int stream, struct kelpie_error
         .owns_handle = true,
         .callbacks = &connection_callbacks,
         .context = vm,
+        .peer = peer,
     };
-    KELPIE_ASSERT(vm->wire == NULL);
+    KELPIE_ASSERT(fits && vm->wire == NULL);
     KELPIE_ASSERT(stream >= 0);
     KELPIE_ASSERT(vm->operations == NULL || vm->operations->request == 0);
     for (const struct kelpie_exec *exec = vm->execs; exec != NULL; exec = exec->next) {
@@ -246,7 +250,7 @@ static int connection_open(struct kelpie_vm *vm, int stream, struct kelpie_error
     vm->channel_last = 0;
     vm->is_greeted = false;
     vm->has_goodbye = false;
-    bool fits = kelpie__text_format(
+    fits = kelpie__text_format(
         params, sizeof(params),
         "{\"version\":%u,\"version_min\":%u,\"features\":[],\"role\":\"%s\"}",
         KELPIE_PROTOCOL_VERSION, KELPIE_PROTOCOL_VERSION_MIN, vm->is_creator ? "owner" : "client");

@@ -70,7 +70,7 @@ void kelpie__capture_refuse(struct kelpie_capture *capture) {
         kelpie__template_sealed(&capture->monitor->template, &why);
         return;
     }
-    kelpie__ignore(kelpie__fail_prefix(&why, "snapshot"));
+    kelpie__ignore(kelpie__fail_prefix(&why, "snapshot: VM \"%s\"", capture->monitor->config.name));
     kelpie__event_log_write(capture->monitor, "notice", "%s", why.message);
     capture_idle(capture);
     kelpie__reply_refuse(capture->monitor, &capture->reply, &why);

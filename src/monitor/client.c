@@ -239,6 +239,7 @@ static int clients_add(struct kelpie_clients *clients, int stream, int32_t pid, 
         .owns_handle = true,
         .callbacks = &client_callbacks,
         .context = client,
+        .peer = "the client",
     };
     struct kelpie_wire *wire = NULL;
     int status = kelpie__wire_create(&create, &wire, error);

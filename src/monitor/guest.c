@@ -445,6 +445,7 @@ int kelpie__guest_open(struct kelpie_guest *guest, int stream, enum kelpie_guest
         .owns_handle = true,
         .callbacks = &guest_callbacks,
         .context = guest,
+        .peer = "the guest's agent",
     };
     struct kelpie_wire *wire = NULL;
     int status = kelpie__wire_create(&create, &wire, error);

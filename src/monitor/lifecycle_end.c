@@ -304,7 +304,6 @@ void kelpie__lifecycle_guest_closed(struct kelpie_monitor *monitor,
         KELPIE_REACHED(monitor->os, "a guest broke the protocol");
         struct kelpie_error broken = *error;
         broken.code = lifecycle->state == KELPIE_VM_STARTING ? KELPIE_E_BOOT : KELPIE_E_PROTOCOL;
-        kelpie__fail_prefix(&broken, "the guest's agent");
         kelpie__lifecycle_fail(monitor, &broken);
         return;
     }

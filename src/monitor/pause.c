@@ -108,7 +108,8 @@ void kelpie__pause_refuse(struct kelpie_pause *pause, int code, const struct kel
     KELPIE_ASSERT(code == KELPIE_E_PAUSE || code == KELPIE_E_RESUME);
     KELPIE_ASSERT(why->code < 0);
     error.code = why->code == KELPIE_E_CRASHED || why->code == KELPIE_E_STATE ? why->code : code;
-    kelpie__fail_prefix(&error, code == KELPIE_E_PAUSE ? "pause" : "resume");
+    kelpie__fail_prefix(&error, "%s: VM \"%s\"", code == KELPIE_E_PAUSE ? "pause" : "resume",
+                        pause->monitor->config.name);
     kelpie__reply_refuse(pause->monitor, &pause->reply, &error);
 }
 
@@ -129,8 +130,7 @@ static void pause_abandon(struct kelpie_pause *pause) {
     KELPIE_SOMETIMES(pause->monitor->os, "a resume met the end of its VM", !is_pause);
     kelpie__pause_idle(pause);
     if (!lifecycle->is_kill_wanted && !lifecycle->has_failure) {
-        kelpie__ignore(kelpie__fail(&error, KELPIE_E_STATE, 0, "VM \"%s\" is being stopped",
-                                    pause->monitor->config.name));
+        kelpie__ignore(kelpie__fail(&error, KELPIE_E_STATE, 0, "it is being stopped"));
         kelpie__pause_refuse(pause, code, &error);
     }
 }
@@ -335,7 +335,8 @@ static void pause_stop(struct kelpie_pause *pause) {
     int status = 0;
     if (lifecycle->vmm->state != KELPIE_VMM_RUNNING) { /* it has paused by itself, or hangs */
         KELPIE_REACHED(pause->monitor->os, "a pause came to a VMM that was not running");
-        status = kelpie__fail(&error, KELPIE_E_PAUSE, 0, "the VMM has not answered yet");
+        status = kelpie__fail(&error, KELPIE_E_PAUSE, 0,
+                              "its VMM has not answered yet; try again, or kill the VM");
     } else {
         status = kelpie__vmm_pause(lifecycle->vmm, pause_paused, pause, &error);
     }

@@ -156,9 +156,9 @@ static void pending_timed_out(void *context) {
     struct kelpie_error error;
     KELPIE_REACHED(wire->os, "a request was not answered in time");
     kelpie__ignore(kelpie__fail(&error, KELPIE_E_TIMEOUT, 0,
-                                "the peer did not answer within %" PRIu64 " ms; it may hang, or "
+                                "%s did not answer \"%s\" within %" PRIu64 " ms; it may hang, or "
                                 "its machine be overloaded: try again, or end the VM",
-                                pending->timeout_ms));
+                                wire->peer, pending->method, pending->timeout_ms));
     kelpie__wire_enter(wire);
     pending_end(pending, &error, NULL, 0);
     kelpie__ignore(kelpie__wire_leave(wire)); /* nothing follows */
@@ -185,13 +185,14 @@ int kelpie__wire_call(struct kelpie_wire *wire, const char *method, const char *
                             strlen(params), KELPIE_MESSAGE_BYTES_MAX);
     }
     if (status < 0) {
-        return kelpie__fail(error, status, 0, "%s: the peer does not read; try again later",
-                            method);
+        return kelpie__fail(error, status, 0, "%s: %s does not read; try again later", method,
+                            wire->peer);
     }
     *pending = (struct kelpie_wire_pending){.id = wire->next_id,
                                             .callback = callback,
                                             .context = context,
                                             .timeout_ms = timeout_ms,
+                                            .method = method,
                                             .wire = wire};
     wire->next_id += 1;
     int64_t deadline_ns = kelpie__loop_deadline(wire->loop, timeout_ms);
@@ -325,8 +326,8 @@ static void protocol_error_receive(struct kelpie_wire *wire, const char *params,
     kelpie__ignore(kelpie__json_find_string(params, length, "message", text, sizeof(text)));
     KELPIE_REACHED(wire->os, "the peer says that this side broke a rule");
     kelpie__ignore(kelpie__fail(&error, KELPIE_E_PROTOCOL, 0,
-                                "the peer says that this side broke the protocol's rule %s: %s",
-                                rule, text));
+                                "%s says that this side broke the protocol's rule %s: %s",
+                                wire->peer, rule, text));
     kelpie__wire_close(wire, &error);
 }
 

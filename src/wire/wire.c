@@ -117,8 +117,8 @@ void kelpie__wire_break(struct kelpie_wire *wire, const char *rule, const char *
         params, sizeof(params), "{\"rule\":\"%s\",\"message\":\"rule %s is broken\"}", rule, rule));
     kelpie__ignore(kelpie__wire_notify(wire, "protocol_error", params)); /* the peer may not read */
     kelpie__wire_flush(wire);
-    kelpie__ignore(kelpie__fail(&error, KELPIE_E_PROTOCOL, 0,
-                                "the peer broke the protocol's rule %s: %s", rule, text));
+    kelpie__ignore(kelpie__fail(&error, KELPIE_E_PROTOCOL, 0, "%s broke the protocol's rule %s: %s",
+                                wire->peer, rule, text));
     kelpie__wire_close(wire, &error);
 }
 
@@ -141,7 +141,8 @@ static void wire_fail_io(struct kelpie_wire *wire, int64_t status, const char *w
     struct kelpie_error error;
     KELPIE_ASSERT(status <= 0);
     if (status == 0) {
-        kelpie__ignore(kelpie__fail(&error, KELPIE_E_IO, 0, "the peer closed the connection"));
+        kelpie__ignore(
+            kelpie__fail(&error, KELPIE_E_IO, 0, "%s closed the connection", wire->peer));
     } else {
         kelpie__ignore(kelpie__fail(&error, KELPIE_E_IO, (int)-status, "%s the connection", what));
     }
@@ -549,6 +550,9 @@ int kelpie__wire_create(const struct kelpie_wire_create *create, struct kelpie_w
         kelpie__ignore(kelpie__fail(error, status, 0, "watch a connection"));
         goto fail_memory;
     }
+    bool fits = kelpie__text_copy(wire->peer, sizeof(wire->peer),
+                                  create->peer != NULL ? create->peer : "the peer");
+    KELPIE_ASSERT(fits);
     kelpie__wire_check(wire);
     *out = wire;
     return 0;

@@ -53,11 +53,15 @@ struct kelpie_wire_callbacks {
     void (*closed)(void *context, const struct kelpie_error *error);
 };
 
+#define KELPIE_WIRE_PEER_BYTES 96u
+
 struct kelpie_wire_create {
     struct kelpie_os *os;     /* borrowed: until destroy */
     struct kelpie_loop *loop; /* borrowed: until destroy */
     int handle;
     bool owns_handle; /* true: taken, closed by destroy. false: borrowed until destroy */
+    /* borrowed: who is there, for errors, at most KELPIE_WIRE_PEER_BYTES - 1; NULL: "the peer" */
+    const char *peer;
     const struct kelpie_wire_callbacks *callbacks; /* borrowed: until destroy */
     void *context;
 };
@@ -89,8 +93,8 @@ void kelpie__wire_set_context(struct kelpie_wire *wire, void *context);
 typedef void (*kelpie_wire_answer_callback)(void *context, const struct kelpie_error *error,
                                             const char *result, size_t length);
 
-/* Sends a request. timeout_ms KELPIE_TIMEOUT_NONE: none. out_id may be NULL. Errors: LIMIT, IO
- * (closed). */
+/* Sends a request; `method` is borrowed until its end. timeout_ms KELPIE_TIMEOUT_NONE: none. out_id
+ * may be NULL. Errors: LIMIT, IO (closed). */
 KELPIE_MUST_CHECK int kelpie__wire_call(struct kelpie_wire *wire, const char *method,
                                         const char *params, uint64_t timeout_ms,
                                         kelpie_wire_answer_callback callback, void *context,

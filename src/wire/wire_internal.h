@@ -15,6 +15,7 @@ struct kelpie_wire_pending {
     void *context;
     struct kelpie_timer timer; /* of the call's timeout */
     uint64_t timeout_ms;
+    const char *method;       /* borrowed: until the answer */
     struct kelpie_wire *wire; /* borrowed: it contains this */
 };
 
@@ -23,7 +24,8 @@ struct kelpie_wire {
     struct kelpie_loop *loop; /* borrowed: until destroy */
     const struct kelpie_wire_callbacks *callbacks;
     void *context;
-    int handle; /* owned when owns_handle */
+    char peer[KELPIE_WIRE_PEER_BYTES]; /* who is there, for errors */
+    int handle;                        /* owned when owns_handle */
     bool owns_handle;
     uint32_t slot;
 

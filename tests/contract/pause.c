@@ -405,6 +405,9 @@ static void test_pause_unconfirmed(const struct harness *harness) {
     int pid = contract_inspect(vm).vmm_pid;
     kill(pid, SIGSTOP);
     contract_fails(kelpie_vm_pause(vm, &error), &error, KELPIE_E_PAUSE, "did not answer");
+    HARNESS_CHECK(strstr(error.message, "VM \"unconfirmed\"") != NULL &&
+                      strstr(error.message, "kill the VM") != NULL,
+                  "%s", error.message);
     contract_state_is(vm, KELPIE_VM_RUNNING);
     kill(pid, SIGCONT);
     contract_sh_says(vm, "echo runs", "runs\n");

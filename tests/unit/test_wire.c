@@ -97,6 +97,7 @@ static void test_late_answer_is_dropped(void **state) {
     pair_settle(pair, 51 * KELPIE_NS_PER_MS);
     assert_int_equal(asker->answer_count, 1);
     assert_int_equal(asker->answer.code, KELPIE_E_TIMEOUT);
+    assert_non_null(strstr(asker->answer.message, "did not answer \"slow\" within 50 ms"));
     kelpie__wire_result(pair->sides[1].wire, pair->sides[1].last_id, "{}");
     pair_settle(pair, 10);
     assert_int_equal(asker->answer_count, 1);

@@ -19,6 +19,11 @@
 /* QMP has room for few commands at a time: one that was lost may not keep its place for ever. */
 #define PAUSE_UNDO_MS (2 * KELPIE_QEMU_TIMEOUT_MS)
 #define PAUSE_UNDO_AGAIN_MS 250u
+/* Who asked has waited for the command already: one that QEMU did not answer it will most often not
+ * undo either, and what comes of it later is heard all the same. */
+#define PAUSE_UNDO_PATIENCE_MS 1000u
+
+static_assert(PAUSE_UNDO_PATIENCE_MS < PAUSE_UNDO_MS, "a late answer is still heard");
 
 /* QEMU's own event comes before its answer; it is missing when QEMU was there already. */
 static void pause_note(struct kelpie_qemu *qemu, bool is_paused) {
@@ -97,7 +102,7 @@ static bool pause_send_undo(struct kelpie_qemu *qemu) {
         return false;
     }
     kelpie__timer_arm(qemu->loop, &qemu->change_timer,
-                      qemu->loop->now_ns + (int64_t)KELPIE_QEMU_TIMEOUT_MS * KELPIE_NS_PER_MS,
+                      qemu->loop->now_ns + (int64_t)PAUSE_UNDO_PATIENCE_MS * KELPIE_NS_PER_MS,
                       pause_undo_is_late, qemu);
     return true;
 }
@@ -115,6 +120,8 @@ static void pause_done(void *context, int status, const struct kelpie_json_value
     if (status == KELPIE_E_TIMEOUT) {
         KELPIE_REACHED(qemu->os, "a pause or resume was not answered in time");
         qemu->change_error = *error;
+        kelpie__fail_append(&qemu->change_error, "; it may hang, or its machine be overloaded: try "
+                                                 "again, or kill the VM");
         if (!pause_send_undo(qemu)) {
             pause_give_up(qemu);
         }
@@ -155,7 +162,11 @@ int kelpie__qemu_check_settled(const struct kelpie_qemu *qemu, struct kelpie_err
         return 0;
     }
     KELPIE_REACHED(qemu->os, "something was asked of a QEMU that had not answered");
-    return kelpie__fail(error, KELPIE_E_BUSY, 0, "QEMU has not answered yet what was asked before");
+    return kelpie__fail(
+        error, KELPIE_E_BUSY, 0,
+        "QEMU (process %d) has not answered yet what was asked before: it hangs, is "
+        "stopped, or its machine overloaded; try again, or kill the VM",
+        qemu->vmm.pid);
 }
 
 int kelpie__qemu_pause(struct kelpie_vmm *vmm, struct kelpie_error *error) {
