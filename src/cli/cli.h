@@ -200,10 +200,19 @@ void kelpie__cli_print_options(struct kelpie_cli *cli, const struct kelpie_cli_v
 
 /* ---- values.c -------------------------------------------------------------------------------- */
 
+/* What a text is: nothing is given but for a good one. */
+enum kelpie_cli_value {
+    KELPIE_CLI_VALUE_GOOD,
+    KELPIE_CLI_VALUE_NONE,      /* not of that form */
+    KELPIE_CLI_VALUE_TOO_LARGE, /* of that form, but no number of ours holds it */
+};
+
+/* Decimal digits. */
+KELPIE_MUST_CHECK enum kelpie_cli_value kelpie__cli_number(const char *text, uint64_t *out);
 /* "5s", "1500ms", "2m", "1h", "10" (seconds), "none". */
-KELPIE_MUST_CHECK bool kelpie__cli_duration(const char *text, uint64_t *out_ms);
+KELPIE_MUST_CHECK enum kelpie_cli_value kelpie__cli_duration(const char *text, uint64_t *out_ms);
 /* "512" (MiB), "512m", "2g", "1t". */
-KELPIE_MUST_CHECK bool kelpie__cli_size_mib(const char *text, uint64_t *out_mib);
+KELPIE_MUST_CHECK enum kelpie_cli_value kelpie__cli_size_mib(const char *text, uint64_t *out_mib);
 /* Makes a path absolute, without following links. False: it does not fit, or the working directory
  * is gone. */
 KELPIE_MUST_CHECK bool kelpie__cli_absolute(struct kelpie_cli *cli, const char *path, char *out,

@@ -212,21 +212,6 @@ static bool set_text(struct kelpie_cli *cli, const struct option *option, const 
     return true;
 }
 
-/* Of the right form but for the number itself: with another one it would be taken. */
-static bool is_too_large(const struct option *option, const char *value) {
-    char other[32];
-    uint64_t number = 0;
-    size_t length = strspn(value, "0123456789");
-    KELPIE_ASSERT(option->kind != OPTION_TEXT);
-    if (length == 0 || !kelpie__text_format(other, sizeof(other), "1%s", value + length)) {
-        return false;
-    }
-    KELPIE_ASSERT(other[0] == '1');
-    return option->kind == OPTION_NUMBER     ? kelpie__text_u64(other, &number)
-           : option->kind == OPTION_SIZE_MIB ? kelpie__cli_size_mib(other, &number)
-                                             : kelpie__cli_duration(other, &number);
-}
-
 /* What a time may be, here: before anything is started that it would be refused for. */
 static bool check_duration(struct kelpie_cli *cli, const struct option *option, const char *value,
                            uint64_t duration_ms) {
@@ -248,28 +233,26 @@ static bool check_duration(struct kelpie_cli *cli, const struct option *option, 
 
 static bool set_number(struct kelpie_cli *cli, const struct option *option, const char *value,
                        uint64_t *out) {
-    bool is_valid = false;
+    enum kelpie_cli_value found = KELPIE_CLI_VALUE_NONE;
     const char *form = "a whole number";
     KELPIE_ASSERT(option->kind != OPTION_FLAG && option->kind != OPTION_TEXT);
     KELPIE_ASSERT(option->kind != OPTION_ENVIRONMENT && option->kind != OPTION_SHARE);
     if (option->kind == OPTION_NUMBER) {
-        is_valid = kelpie__text_u64(value, out) && *out != KELPIE_CLI_UNSET;
+        found = kelpie__cli_number(value, out);
     } else if (option->kind == OPTION_SIZE_MIB) {
-        is_valid = kelpie__cli_size_mib(value, out);
+        found = kelpie__cli_size_mib(value, out);
         form = "a size in MiB such as 512, 512m or 2g";
     } else {
-        is_valid = kelpie__cli_duration(value, out);
+        found = kelpie__cli_duration(value, out);
         form = "a time such as 5s, 1500ms or 2m";
-        if (is_valid && !check_duration(cli, option, value, *out)) {
-            return false;
-        }
     }
-    if (!is_valid && is_too_large(option, value)) {
+    if (found == KELPIE_CLI_VALUE_TOO_LARGE) {
         kelpie__ignore(kelpie__cli_fail(cli, "--%s: \"%s\" is too large", option->name, value));
-    } else if (!is_valid) {
+    } else if (found == KELPIE_CLI_VALUE_NONE) {
         kelpie__ignore(kelpie__cli_fail(cli, "--%s: \"%s\" is not %s", option->name, value, form));
     }
-    return is_valid;
+    return found == KELPIE_CLI_VALUE_GOOD &&
+           (option->kind != OPTION_DURATION || check_duration(cli, option, value, *out));
 }
 
 static bool apply(struct kelpie_cli *cli, const struct option *option, const char *value) {

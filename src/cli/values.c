@@ -8,56 +8,64 @@
 #include "core/text.h"
 #include "os/os_call.h"
 
-#define VALUE_DIGITS_MAX 20u
-
 struct unit {
     const char *name;
     uint64_t factor;
 };
 
-/* Digits, then a unit of the list; the first unit is for none. */
-static bool read_value(const char *text, const struct unit *units, size_t unit_count,
-                       uint64_t *out) {
-    char digits[VALUE_DIGITS_MAX + 1];
+/* False: it is more than a number holds. */
+static bool read_digits(const char *text, size_t length, uint64_t *out) {
     uint64_t number = 0;
-    size_t length = strspn(text, "0123456789");
-    KELPIE_ASSERT(unit_count > 0);
-    KELPIE_ASSERT(units[0].name[0] == '\0');
-    if (length == 0 || length > VALUE_DIGITS_MAX) {
-        return false;
+    bool fits = true;
+    KELPIE_ASSERT(length > 0);
+    for (size_t i = 0; i < length && fits; i += 1) {
+        KELPIE_ASSERT(text[i] >= '0' && text[i] <= '9');
+        fits = !__builtin_mul_overflow(number, UINT64_C(10), &number) &&
+               !__builtin_add_overflow(number, (uint64_t)(text[i] - '0'), &number);
     }
-    memcpy(digits, text, length);
-    KELPIE_ASSERT(length < sizeof(digits));
-    digits[length] = '\0';
-    if (!kelpie__text_u64(digits, &number)) {
-        return false;
-    }
-    for (size_t i = 0; i < unit_count; i += 1) {
-        if (kelpie__text_equal(text + length, units[i].name)) {
-            KELPIE_ASSERT(units[i].factor > 0);
-            uint64_t value = 0;
-            if (__builtin_mul_overflow(number, units[i].factor, &value) ||
-                value >= KELPIE_CLI_UNSET - 1) {
-                return false;
-            }
-            *out = value;
-            return true;
-        }
-    }
-    return false;
+    *out = number;
+    return fits;
 }
 
-bool kelpie__cli_duration(const char *text, uint64_t *out_ms) {
+/* Digits, then a unit of the list; the first unit is for none. */
+static enum kelpie_cli_value read_value(const char *text, const struct unit *units,
+                                        size_t unit_count, uint64_t *out) {
+    uint64_t value = 0;
+    size_t length = strspn(text, "0123456789");
+    const struct unit *unit = NULL;
+    KELPIE_ASSERT(unit_count > 0);
+    KELPIE_ASSERT(units[0].name[0] == '\0');
+    for (size_t i = 0; i < unit_count && unit == NULL; i += 1) {
+        unit = kelpie__text_equal(text + length, units[i].name) ? &units[i] : NULL;
+    }
+    if (length == 0 || unit == NULL) {
+        return KELPIE_CLI_VALUE_NONE;
+    }
+    KELPIE_ASSERT(unit->factor > 0);
+    if (!read_digits(text, length, &value) || __builtin_mul_overflow(value, unit->factor, &value) ||
+        value >= KELPIE_CLI_UNSET - 1) {
+        return KELPIE_CLI_VALUE_TOO_LARGE;
+    }
+    *out = value;
+    return KELPIE_CLI_VALUE_GOOD;
+}
+
+enum kelpie_cli_value kelpie__cli_number(const char *text, uint64_t *out) {
+    static const struct unit units[] = {{"", 1}};
+    return read_value(text, units, KELPIE_ARRAY_COUNT(units), out);
+}
+
+enum kelpie_cli_value kelpie__cli_duration(const char *text, uint64_t *out_ms) {
     static const struct unit units[] = {{"", 1000},   {"ms", 1},      {"s", 1000},
                                         {"m", 60000}, {"h", 3600000}, {"d", 86400000}};
     if (kelpie__text_equal(text, "none")) {
         *out_ms = KELPIE_TIMEOUT_NONE;
-        return true;
+        return KELPIE_CLI_VALUE_GOOD;
     }
     return read_value(text, units, KELPIE_ARRAY_COUNT(units), out_ms);
 }
 
-bool kelpie__cli_size_mib(const char *text, uint64_t *out_mib) {
+enum kelpie_cli_value kelpie__cli_size_mib(const char *text, uint64_t *out_mib) {
     static const struct unit units[] = {
         {"", 1},     {"m", 1},      {"M", 1},       {"MiB", 1},     {"g", 1024},
         {"G", 1024}, {"GiB", 1024}, {"t", 1048576}, {"T", 1048576}, {"TiB", 1048576}};

@@ -37,12 +37,15 @@ static void test_duration_with_and_without_unit(void **state) {
                                       "18446744073709551615"};
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(good); i += 1) {
         uint64_t ms = 1;
-        assert_true(kelpie__cli_duration(good[i].text, &ms));
+        assert_int_equal(kelpie__cli_duration(good[i].text, &ms), KELPIE_CLI_VALUE_GOOD);
         assert_int_equal(ms, good[i].ms);
     }
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(bad); i += 1) {
         uint64_t ms = 1;
-        assert_false(kelpie__cli_duration(bad[i], &ms));
+        assert_int_equal(kelpie__cli_duration(bad[i], &ms),
+                         strspn(bad[i], "0123456789") == strlen(bad[i]) && bad[i][0] != '\0'
+                             ? KELPIE_CLI_VALUE_TOO_LARGE
+                             : KELPIE_CLI_VALUE_NONE);
         assert_int_equal(ms, 1);
     }
 }
@@ -53,16 +56,21 @@ static void test_size_with_and_without_unit(void **state) {
         const char *text;
         uint64_t mib;
     } good[] = {{"512", 512}, {"512M", 512}, {"1G", 1024}, {"2g", 2048}, {"1T", 1048576}, {"0", 0}};
-    static const char *const bad[] = {"",    "G", "1K", "1GG", "1.5G", "18446744073709551615G",
-                                      "-512"};
+    static const char *const bad[] = {"", "G", "1K", "1GG", "1.5G", "-512"};
+    uint64_t untouched = 1;
+    assert_int_equal(kelpie__cli_size_mib("18446744073709551615G", &untouched),
+                     KELPIE_CLI_VALUE_TOO_LARGE);
+    assert_int_equal(kelpie__cli_size_mib("18446744073709551616", &untouched),
+                     KELPIE_CLI_VALUE_TOO_LARGE);
+    assert_int_equal(untouched, 1);
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(good); i += 1) {
         uint64_t mib = 1;
-        assert_true(kelpie__cli_size_mib(good[i].text, &mib));
+        assert_int_equal(kelpie__cli_size_mib(good[i].text, &mib), KELPIE_CLI_VALUE_GOOD);
         assert_int_equal(mib, good[i].mib);
     }
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(bad); i += 1) {
         uint64_t mib = 1;
-        assert_false(kelpie__cli_size_mib(bad[i], &mib));
+        assert_int_equal(kelpie__cli_size_mib(bad[i], &mib), KELPIE_CLI_VALUE_NONE);
         assert_int_equal(mib, 1);
     }
 }
