@@ -3,6 +3,7 @@
  * kelpie-sim's main: its own files and clock are the real system's; what it runs is not.
  */
 #include <malloc.h>
+#include <stdio.h>
 
 #include "os/os.h"
 #include "simcli/simcli.h"
@@ -19,6 +20,8 @@ int main(int argc, char **argv) {
     kelpie__ignore(mallopt(M_TRIM_THRESHOLD, MAIN_FREE_BYTES_MAX) == 1);
 #endif
     kelpie__os_linux_prepare_process();
+    /* What a campaign of hours has found is in its log when somebody ends it. */
+    kelpie__ignore(setvbuf(stdout, NULL, _IOLBF, 0) == 0);
     struct kelpie_os *os = kelpie__os_linux_create();
     int code = os == NULL ? KELPIE_SIM_USAGE : kelpie_simcli_main(os, argc, argv);
     kelpie__os_linux_destroy(os);

@@ -253,7 +253,6 @@ int kelpie__simcli_run(struct simcli *simcli) {
     int64_t end_ns = totals.begun_ns + (int64_t)(simcli->minutes * 60) * KELPIE_NS_PER_S;
     printf("seed %llu, %llu run%s\n", (unsigned long long)simcli->seed_first,
            (unsigned long long)simcli->seed_count, simcli->seed_count == 1 ? "" : "s");
-    fflush(stdout);
     if (simcli->jobs > 1 && !simcli->is_check) {
         return run_many(simcli, simcli->minutes > 0 ? end_ns : 0);
     }
