@@ -703,8 +703,8 @@ KELPIE_MUST_CHECK int kelpie_vm_restore_async(struct kelpie_vm *vm, const char *
  * environment, ..); NULL: the defaults, owned VMs. Gives `count` handles in `out`
  * (kelpie_vm_close). A VM that is forked goes on after a pause of milliseconds; a Paused one stays
  * so, and its forks are Paused. The snapshot between is removed when they no longer need it. On
- * failure no VM is left. Errors: those of kelpie_vm_snapshot, kelpie_vm_create and
- * kelpie_vm_start; LIMIT. */
+ * failure no VM is left (one whose monitor stands still: when that goes on). Errors: those of
+ * kelpie_vm_snapshot, kelpie_vm_create and kelpie_vm_start; LIMIT. */
 KELPIE_MUST_CHECK int kelpie_vm_fork(struct kelpie_vm *vm, const struct kelpie_config *config,
                                      const char *const *names, size_t count, struct kelpie_vm **out,
                                      struct kelpie_error *error);

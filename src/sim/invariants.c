@@ -38,9 +38,11 @@ struct invariant_vm {
     uint64_t paused_guest; /* its number; one that was restored since is another */
     uint8_t paused_nonce[SIM_GUEST_NONCE_BYTES];
     uint64_t paused_ticks;
-    int32_t vmm_pid;    /* of the VMM that it was last published with */
-    int32_t arrived;    /* of the VMM whose guest was published last */
-    bool has_vmm_ended; /* and how: */
+    uint64_t halted_guest; /* the number of the guest that stood still last, since it was published
+                              as running; 0: none has */
+    int32_t vmm_pid;       /* of the VMM that it was last published with */
+    int32_t arrived;       /* of the VMM whose guest was published last */
+    bool has_vmm_ended;    /* and how: */
     struct kelpie_os_exit vmm_exit;
 };
 
@@ -108,14 +110,17 @@ static void check_resumed(struct sim_invariants *invariants, struct invariant_vm
     memcpy(vm->paused_nonce, truth.nonce, SIM_GUEST_NONCE_BYTES);
 }
 
-/* A pause that is written again, or late for a full disk, may be about to be undone. */
-static bool is_resuming(const struct sim_invariants *invariants,
-                        const struct invariant_record *record) {
+/* A pause that is written again, or late for a full disk, may be about to be undone: the guest has
+ * stood still by then, and somebody waits for it to go on. */
+static bool is_resuming(const struct sim_invariants *invariants, const struct invariant_vm *vm,
+                        const struct invariant_record *record, struct sim_guest *guest) {
+    struct sim_guest_truth truth;
     uint32_t index = 0;
     const struct sim_process *vmm =
         kelpie__sim_process_find(kelpie__sim_world_host(invariants->world), record->vmm_pid);
-    KELPIE_ASSERT(invariants->judge != NULL);
-    return vmm != NULL && kelpie__sim_truth_is_alive(vmm) &&
+    KELPIE_ASSERT(invariants->judge != NULL && guest != NULL);
+    kelpie__sim_guest_truth(guest, &truth);
+    return vmm != NULL && truth.id == vm->halted_guest && kelpie__sim_truth_is_alive(vmm) &&
            kelpie__sim_truth_vm_index(vmm, &index) &&
            kelpie__sim_judge_is_resuming(invariants->judge, index);
 }
@@ -138,10 +143,13 @@ static void check_published(struct sim_invariants *invariants, struct invariant_
     }
     bool is_new = vm->state == KELPIE_VM_PAUSED && before != KELPIE_VM_PAUSED;
     if (is_new && guest != NULL && kelpie__sim_guest_is_running(guest) &&
-        !kelpie__sim_truth_is_mute(guest) && !is_resuming(invariants, record)) {
+        !kelpie__sim_truth_is_mute(guest) && !is_resuming(invariants, vm, record, guest)) {
         kelpie__sim_world_fail(invariants->world,
                                "invariant 15: %s is published as paused, and its guest runs",
                                vm->path);
+    }
+    if (vm->state == KELPIE_VM_RUNNING) {
+        vm->halted_guest = 0;
     }
     check_resumed(invariants, vm, guest, before);
     bool is_live = vm->state == KELPIE_VM_RUNNING || vm->state == KELPIE_VM_PAUSED;
@@ -416,6 +424,19 @@ static void check_only_one(struct sim_invariants *invariants, const struct sim_p
     }
 }
 
+/* Of whichever VM it is the guest. */
+static void note_halted(struct sim_invariants *invariants, struct sim_guest *guest) {
+    struct sim_guest_truth truth;
+    const struct sim_process *owner = kelpie__sim_guest_owner(guest);
+    for (uint32_t i = 0; owner != NULL && i < invariants->vm_count; i += 1) {
+        struct invariant_vm *vm = &invariants->vms[i];
+        if (vm->vmm_pid == owner->pid) {
+            kelpie__sim_guest_truth(guest, &truth);
+            vm->halted_guest = truth.id;
+        }
+    }
+}
+
 /* Of all VMMs of a VM, one at most has a guest that runs. */
 static void check_runs_alone(struct sim_invariants *invariants, struct sim_guest *started) {
     const struct sim_process *owner = kelpie__sim_guest_owner(started);
@@ -515,6 +536,8 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
         kelpie__sim_snapshots_guest(invariants->snapshots, event->guest, event->detail);
         if (strcmp(event->detail, "runs") == 0) {
             check_runs_alone(invariants, event->guest);
+        } else if (strcmp(event->detail, "halted") == 0) {
+            note_halted(invariants, event->guest);
         }
         break;
     case SIM_EVENT_PROCESS_STOPPED:

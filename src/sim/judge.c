@@ -40,7 +40,8 @@ struct judge_machine {
 struct judge_call {
     struct judge_machine before; /* of a RESTORE or SNAPSHOT */
     bool is_open;
-    uint64_t ticket; /* 0: the model does not know this operation */
+    uint32_t activity; /* of the VM, with this call's own begin */
+    uint64_t ticket;   /* 0: the model does not know this operation */
     struct sim_operation operation;
     int64_t begun_ns;
     int64_t stop_ns; /* when the first stop since the VM was started began; 0: none */
@@ -127,6 +128,18 @@ static void note_activity(struct sim_judge *judge, const struct sim_operation *o
     }
 }
 
+/* Whether another call that changes the VM is under way. */
+static bool others_change(const struct sim_judge *judge, const struct judge_call *call) {
+    bool is_found = false;
+    KELPIE_ASSERT(call->operation.vm < SIM_MODEL_VM_MAX);
+    for (uint32_t i = 0; i < SIM_JUDGE_CLIENT_MAX; i += 1) {
+        const struct judge_call *other = &judge->calls[i];
+        is_found = is_found || (other != call && other->is_open && changes_vm(&other->operation) &&
+                                other->operation.vm == call->operation.vm);
+    }
+    return is_found;
+}
+
 static void note_machine(struct sim_judge *judge, struct judge_call *call) {
     char path[32];
     uint32_t vm = call->operation.vm;
@@ -143,12 +156,8 @@ static void note_machine(struct sim_judge *judge, struct judge_call *call) {
         };
         kelpie__sim_guest_truth(guest, &call->before.guest);
     }
-    for (uint32_t i = 0; i < SIM_JUDGE_CLIENT_MAX; i += 1) {
-        const struct judge_call *other = &judge->calls[i];
-        if (other != call && other->is_open && other->operation.vm == vm &&
-            changes_vm(&other->operation)) {
-            call->before.vmm_pid = 0; /* whose work it would be, nobody knows */
-        }
+    if (others_change(judge, call)) {
+        call->before.vmm_pid = 0; /* whose work it would be, nobody knows */
     }
 }
 
@@ -202,6 +211,23 @@ static void check_machine(struct sim_judge *judge, const struct judge_call *call
     }
 }
 
+/* 15: a resume that failed leaves the guest standing, unless somebody else lets it run. */
+static void check_stands(struct sim_judge *judge, const struct judge_call *call) {
+    char path[32];
+    uint32_t vm = call->operation.vm;
+    bool fits = kelpie__text_format(path, sizeof(path), SIM_TRUTH_VMS "vm-%u/", vm);
+    KELPIE_ASSERT(fits && call->operation.op == SIM_MODEL_RESUME);
+    struct sim_guest *guest = kelpie__sim_truth_guest(judge->world, path);
+    bool is_alone = judge->activity[vm] == call->activity && !others_change(judge, call);
+    if (guest != NULL && is_alone && kelpie__sim_guest_is_running(guest) &&
+        !kelpie__sim_truth_is_mute(guest)) {
+        char text[128];
+        kelpie__sim_operation_text(&call->operation, text, sizeof(text));
+        kelpie__sim_world_fail(judge->world, "invariant 15: %s has failed, and the guest runs",
+                               text);
+    }
+}
+
 /* What is asked of snapshots, and what was answered. */
 static void judge_tell_begin(struct sim_judge *judge, const struct sim_operation *operation) {
     char name[SIM_SNAPSHOT_NAME_BYTES];
@@ -220,6 +246,9 @@ static void judge_tell_end(struct sim_judge *judge, const struct judge_call *cal
     } else if (!operation->is_look && status == 0 &&
                (operation->op == SIM_MODEL_SNAPSHOT || operation->op == SIM_MODEL_CLONE)) {
         check_source(judge, call);
+    } else if (!operation->is_look && status == KELPIE_E_RESUME &&
+               operation->op == SIM_MODEL_RESUME) {
+        check_stands(judge, call);
     }
     note_activity(judge, operation);
     if (judge->snapshots == NULL || !is_of_snapshot || status != 0) {
@@ -287,6 +316,7 @@ void kelpie__sim_judge_begin(struct sim_judge *judge, const struct sim_operation
     }
     judge_tell_begin(judge, operation);
     note_activity(judge, operation);
+    call->activity = judge->activity[operation->vm];
     if (!operation->is_look &&
         (operation->op == SIM_MODEL_RESTORE || operation->op == SIM_MODEL_SNAPSHOT ||
          operation->op == SIM_MODEL_CLONE)) {

@@ -15,14 +15,38 @@
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
+static const struct sim_model_state *state_at(const struct sim_model_vm *vm, uint32_t index) {
+    KELPIE_ASSERT(index < vm->history.end_count);
+    return (const struct sim_model_state *)(const void *)vm->history.ends[index].state;
+}
+
 static void set_only(struct sim_model_vm *vm, const struct sim_model_state *state) {
     vm->history.end_count = 1;
     memset(&vm->history.ends[0], 0, sizeof(vm->history.ends[0]));
     memcpy(vm->history.ends[0].state, state, sizeof(*state));
 }
 
-/* Nothing is known any more. */
+/* Somebody who does not wait any more has asked for its deletion. */
+static bool may_be_going(const struct sim_model_vm *vm) {
+    for (uint32_t i = 0; i < vm->history.call_count; i += 1) {
+        const struct sim_model_entry *entry = &vm->entries[i];
+        bool is_deletion =
+            entry->call.op == SIM_MODEL_DELETE_FORCE || entry->call.op == SIM_MODEL_DELETE;
+        if (is_deletion && !entry->is_open && !entry->has_answer) {
+            return true;
+        }
+    }
+    for (uint32_t i = 0; i < vm->history.end_count; i += 1) {
+        if ((state_at(vm, i)->flags & SIM_MODEL_GOING) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Nothing is known any more but what is still to come. */
 static void set_unknown(struct sim_model_vm *vm) {
+    unsigned more = may_be_going(vm) ? SIM_MODEL_GOING : 0;
     vm->history.call_count = 0;
     vm->history.end_count = 0;
     for (uint32_t i = 0; i <= STATE_COUNT; i += 1) {
@@ -32,7 +56,7 @@ static void set_unknown(struct sim_model_vm *vm) {
             continue;
         }
         if (i < STATE_COUNT) {
-            state.flags |= SIM_MODEL_EXISTS | SIM_MODEL_DIRTY;
+            state.flags |= (uint8_t)(SIM_MODEL_EXISTS | SIM_MODEL_DIRTY | more);
             state.state = (uint8_t)i;
         }
         struct sim_history_end *end = &vm->history.ends[vm->history.end_count];
@@ -106,11 +130,6 @@ uint32_t kelpie__sim_model_content_put(struct sim_model *model, uint32_t content
     memcpy(model->contents[model->content_count], wanted, sizeof(wanted));
     model->content_count += 1;
     return model->content_count - 1;
-}
-
-static const struct sim_model_state *state_at(const struct sim_model_vm *vm, uint32_t index) {
-    KELPIE_ASSERT(index < vm->history.end_count);
-    return (const struct sim_model_state *)(const void *)vm->history.ends[index].state;
 }
 
 /* ---- words ----------------------------------------------------------------------------------- */
@@ -615,7 +634,7 @@ static void lose_power(struct sim_model_vm *vm, uint32_t kept, const struct sim_
     if (vm->is_ephemeral || !exists) {
         return;
     }
-    state.flags = (uint8_t)(state.flags & ~(unsigned)SIM_MODEL_SHAKY);
+    state.flags = (uint8_t)(state.flags & ~(unsigned)(SIM_MODEL_SHAKY | SIM_MODEL_GOING));
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(found); i += 1) {
         state.state = (uint8_t)found[i];
         state.flags |= SIM_MODEL_DIRTY;

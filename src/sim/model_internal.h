@@ -26,6 +26,7 @@ enum sim_model_flag {
     SIM_MODEL_FROM = 8,   /* its first start will bring back `first` */
     SIM_MODEL_SHAKY = 16, /* made or deleted by a call without an answer: perhaps not on the disk */
     SIM_MODEL_BASED = 32, /* its guest was not booted: its memory lies over what was saved */
+    SIM_MODEL_GOING = 64, /* its deletion was given up by who asked for it, and may go on */
 };
 
 /* Files as bits. What a guest that was saved in the midst of a write has of a file, nobody knows:

@@ -324,9 +324,11 @@ static void done_create_from(struct step *step) {
     }
 }
 
+/* One that is given up deletes what it made, and does not wait for a monitor that stands still. */
 static void done_fork(struct step *step) {
     struct sim_model_state next = *step->from;
     const struct sim_model_guest *guest = &step->entry->fork;
+    bool is_given_up = !step->entry->has_answer && step->entry->status != SIM_MODEL_NO_ANSWER;
     if (!step->entry->has_answer) { /* it came to that, and no further */
         done_create_from(step);
     }
@@ -335,6 +337,7 @@ static void done_fork(struct step *step) {
     }
     kelpie__sim_model_remove(&next);
     bring_back(&next, guest, 0);
+    next.flags |= is_given_up ? SIM_MODEL_GOING : 0;
     allow(step, &next);
     if (!step->entry->fork_must) {
         next.state = guest->is_paused != 0 ? KELPIE_VM_RUNNING : KELPIE_VM_PAUSED;
@@ -353,6 +356,21 @@ static void done_delete(struct step *step) {
     kelpie__sim_model_remove(&next);
     next.flags |= (uint8_t)shaky(step);
     allow(step, &next);
+}
+
+/* Without an answer it may have come as far as the guest's end, and go on later. */
+static void done_delete_force(struct step *step) {
+    done_delete(step);
+    if (!step->entry->has_answer && (BIT(step->from->state) & WITH_GUEST) != 0) {
+        allow_state(step, KELPIE_VM_STOPPED, SIM_MODEL_DIRTY | SIM_MODEL_GOING);
+    }
+}
+
+/* Who was saved, or was to be replaced, and then could not go on: RESUME would have said so. */
+static void left_paused(struct step *step) {
+    if (!step->entry->has_answer && step->from->state == KELPIE_VM_RUNNING) {
+        allow_state(step, KELPIE_VM_PAUSED, 0);
+    }
 }
 
 /* One that a stop ends early, by a signal, has an end like any other. */
@@ -407,9 +425,11 @@ static void done(struct step *step) {
         break;
     case SIM_MODEL_SNAPSHOT:
         done_snapshot(step);
+        left_paused(step);
         break;
     case SIM_MODEL_RESTORE:
         done_restore(step);
+        left_paused(step);
         break;
     case SIM_MODEL_FORK:
         done_fork(step);
@@ -421,15 +441,14 @@ static void done(struct step *step) {
         done_forget(step);
         break;
     case SIM_MODEL_DELETE_FORCE:
+        done_delete_force(step);
+        break;
     case SIM_MODEL_DELETE:
         done_delete(step);
-        if (entry->call.op == SIM_MODEL_DELETE_FORCE && !entry->has_answer &&
-            (BIT(step->from->state) & WITH_GUEST) != 0) {
-            allow_state(step, KELPIE_VM_STOPPED, SIM_MODEL_DIRTY); /* to that, and no further */
-        }
         break;
     case SIM_MODEL_CLONE: /* the source goes on */
         allow_same(step);
+        left_paused(step);
         break;
     case SIM_MODEL_PREPARE:
         done_prepare(step);
@@ -692,8 +711,12 @@ uint32_t kelpie__sim_model_drift(void *context, const void *state, uint8_t *out)
     if (exists && !own->model->is_calm && (BIT(step.from->state) & WITH_GUEST) != 0) {
         allow_state(&step, KELPIE_VM_CRASHED, SIM_MODEL_DIRTY);
     }
-    if (exists && !own->model->is_calm && own->vm->is_ephemeral) {
-        done_delete(&step); /* its monitor died, and who found that cleaned up */
+    bool is_going = (step.from->flags & SIM_MODEL_GOING) != 0;
+    if (exists && !own->model->is_calm && (own->vm->is_ephemeral || is_going)) {
+        done_delete(&step); /* its monitor died, and who found that cleaned up; or it goes on */
+    }
+    if (exists && is_going && (BIT(step.from->state) & WITH_GUEST) != 0) {
+        allow_state(&step, KELPIE_VM_STOPPED, SIM_MODEL_DIRTY);
     }
     return step.count;
 }

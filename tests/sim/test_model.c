@@ -464,6 +464,44 @@ static void test_histories_that_never_rest(void **state) {
     assert_true(found >= 34); /* but for calls that a cut goes through */
 }
 
+/* A deletion that was given up has ended the guest; the rest comes when its monitor goes on, which
+ * nobody is told. One of a fork that was given up likewise; a new VM of that name is another. */
+static void test_deletion_that_goes_on_later(void **state) {
+    struct sim_model *model = model_in(false, KELPIE_VM_RUNNING);
+    (void)state;
+    MUST(call(model, SIM_MODEL_DELETE_FORCE, KELPIE_E_TIMEOUT, 0, 0));
+    MUST(see(model, KELPIE_VM_STOPPED));
+    MUST(call(model, SIM_MODEL_GET, KELPIE_E_NOT_FOUND, 0, 0));
+    MUST(call(model, SIM_MODEL_CREATE, 0, 0, 0));
+    MUST(see(model, KELPIE_VM_CREATED));
+    assert_false(kelpie__sim_model_observe(model, 3, KELPIE_E_NOT_FOUND, 0, text));
+    kelpie__sim_model_destroy(model);
+
+    model = model_in(false, KELPIE_VM_RUNNING);
+    MUST(call(model, SIM_MODEL_SNAPSHOT, 0, 0, 7));
+    MUST(call(model, SIM_MODEL_FORK, KELPIE_E_TIMEOUT, 0, 7));
+    MUST(kelpie__sim_model_observe(model, 4, 0, KELPIE_VM_RUNNING, text));
+    MUST(kelpie__sim_model_observe(model, 4, KELPIE_E_NOT_FOUND, 0, text));
+    assert_false(kelpie__sim_model_observe(model, 4, 0, KELPIE_VM_RUNNING, text));
+    kelpie__sim_model_destroy(model);
+}
+
+/* Who was saved may be unable to go on, and who asked for that has given up before he was told. */
+static void test_pause_that_nobody_was_told(void **state) {
+    static const enum sim_model_op ops[] = {SIM_MODEL_SNAPSHOT, SIM_MODEL_CLONE};
+    (void)state;
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(ops); i += 1) {
+        struct sim_model *model = model_in(false, KELPIE_VM_RUNNING);
+        MUST(call(model, ops[i], KELPIE_E_TIMEOUT, 0, 7));
+        MUST(see(model, KELPIE_VM_PAUSED));
+        kelpie__sim_model_destroy(model);
+        model = model_in(false, KELPIE_VM_RUNNING);
+        MUST(call(model, ops[i], 0, 7, 7));
+        assert_false(see(model, KELPIE_VM_PAUSED)); /* it was told that all is well */
+        kelpie__sim_model_destroy(model);
+    }
+}
+
 /* Forty calls side by side whose effects all can be in any order: too many, and said so. */
 static void test_too_much_is_counted(void **state) {
     struct sim_model *model = model_in(false, KELPIE_VM_RUNNING);
@@ -502,6 +540,8 @@ int main(void) {
         cmocka_unit_test(test_restore_of_nothing_that_is_ended),
         cmocka_unit_test(test_histories_that_never_rest),
         cmocka_unit_test(test_too_much_is_counted),
+        cmocka_unit_test(test_deletion_that_goes_on_later),
+        cmocka_unit_test(test_pause_that_nobody_was_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
