@@ -88,6 +88,7 @@ void kelpie__capture_init(struct kelpie_capture *capture, struct kelpie_monitor 
     *capture = (struct kelpie_capture){.monitor = monitor,
                                        .phase = KELPIE_CAPTURE_IDLE,
                                        .base = KELPIE_OS_NO_HANDLE,
+                                       .device_check = KELPIE_OS_NO_HANDLE,
                                        .files = {.device = KELPIE_OS_NO_HANDLE,
                                                  .memory = KELPIE_OS_NO_HANDLE,
                                                  .map = KELPIE_OS_NO_HANDLE}};

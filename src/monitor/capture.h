@@ -60,7 +60,8 @@ struct kelpie_capture {
     uint32_t disk_count;
     struct kelpie_snapshot_store store;
     struct kelpie_snapshot snapshot; /* temporary, with its lock */
-    struct kelpie_vmm_save files;    /* owned */
+    struct kelpie_vmm_save files;    /* owned, until the child has ended */
+    int device_check;                /* files.device once more, for reading */
     struct kelpie_vmm_saved saved;
     int64_t stopped_ns;
     uint64_t pause_us;
@@ -130,7 +131,9 @@ KELPIE_MUST_CHECK int kelpie__capture_make(struct kelpie_capture *capture, const
 void kelpie__capture_close_files(struct kelpie_capture *capture);
 /* The new layer is not used: the VM's disk is what it was. */
 void kelpie__capture_take_back(struct kelpie_capture *capture);
-/* Whether the VMM wrote all that it said. */
+/* Whether the VMM wrote all that it said. The handle is kept as long as the others: who lets go of
+ * a file first that was cut off and written anew may wait for the disk (ext4, XFS write it out
+ * there and then), and that is to be the child. */
 KELPIE_MUST_CHECK int kelpie__capture_check_devices(struct kelpie_capture *capture,
                                                     struct kelpie_error *error);
 /* The manifest as far as it is known, for the child. */

@@ -116,7 +116,6 @@ void kelpie__capture_seal(struct kelpie_capture *capture) {
     KELPIE_ASSERT(capture->snapshot.is_temporary);
     /* the guest of a last one is given back by its end */
     KELPIE_ASSERT(capture->is_holding == capture->is_last);
-    kelpie__capture_close_files(capture);
     kelpie__capture_enter(capture, KELPIE_CAPTURE_SEALING);
     int status = kelpie__capture_check_devices(capture, &error);
     if (status == 0) {

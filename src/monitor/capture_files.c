@@ -290,6 +290,7 @@ static void close_file(struct kelpie_capture *capture, int *file) {
 
 void kelpie__capture_close_files(struct kelpie_capture *capture) {
     close_file(capture, &capture->files.device);
+    close_file(capture, &capture->device_check);
     close_file(capture, &capture->files.memory);
     close_file(capture, &capture->files.map);
     KELPIE_ASSERT(capture->files.device == KELPIE_OS_NO_HANDLE);
@@ -520,15 +521,15 @@ static int draft_machine(const struct kelpie_capture *capture, struct kelpie_man
 int kelpie__capture_check_devices(struct kelpie_capture *capture, struct kelpie_error *error) {
     struct kelpie_os *os = capture->monitor->os;
     KELPIE_ASSERT(capture->snapshot.is_temporary);
-    KELPIE_ASSERT(capture->files.device == KELPIE_OS_NO_HANDLE);
+    KELPIE_ASSERT(capture->files.device >= 0);
+    KELPIE_ASSERT(capture->device_check == KELPIE_OS_NO_HANDLE);
     int file = kelpie__os_open(os, capture->snapshot.directory, KELPIE_SNAPSHOT_DEVICE_FILE,
                                KELPIE_OS_OPEN_READ, 0);
     if (file < 0) {
         return kelpie__fail(error, KELPIE_E_IO, -file, "open the state of the devices");
     }
-    int status = kelpie__vmm_check_devices(kelpie__vmm_driver(0), os, file, error);
-    kelpie__ignore(kelpie__os_close(os, file)); /* it was only read */
-    return status;
+    capture->device_check = file;
+    return kelpie__vmm_check_devices(kelpie__vmm_driver(0), os, file, error);
 }
 
 int kelpie__capture_write_draft(struct kelpie_capture *capture, struct kelpie_error *error) {

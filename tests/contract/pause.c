@@ -308,10 +308,15 @@ static void test_pause_stops_deadlines(const struct harness *harness) {
     struct kelpie_vm *vm = contract_start(&contract);
     struct end good;
     struct end late;
+    struct kelpie_error error = {0};
     struct kelpie_exec *quick = start_script(vm, "sleep 1; exit 7", 3000, &good);
     struct kelpie_exec *slow = start_script(vm, "sleep 1000", 3000, &late);
     CONTRACT_OK(kelpie_vm_pause(vm, &broken));
-    pass_time(&contract, 9000); /* 3,000 and 5,000 ms, and some more */
+    pass_time(&contract, 8500);           /* 3,000 and 5,000 ms, and some more */
+    uint64_t asked_ms = harness_now_ms(); /* the client's own deadline is not put off */
+    contract_fails(kelpie_exec_wait(slow, 500, NULL, &error), &error, KELPIE_E_TIMEOUT, "500 ms");
+    HARNESS_CHECK(harness_now_ms() - asked_ms < 2500, "it waited for %llu ms",
+                  (unsigned long long)(harness_now_ms() - asked_ms));
     HARNESS_CHECK(!good.has_ended && !late.has_ended, "both stand still");
     contract_state_is(vm, KELPIE_VM_PAUSED);
     CONTRACT_OK(kelpie_vm_resume(vm, &broken));

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "contract.h"
@@ -167,37 +168,77 @@ static void finish(struct contract *contract, const int *code) {
     HARNESS_CHECK(*code != 1, "the snapshot comes to its end");
 }
 
-/* What the monitor answers by itself, it answers at once. */
+/* How long a process has waited for a processor since it began. */
+static uint64_t queued_us(int pid) {
+    char path[64];
+    unsigned long long running_ns = 0;
+    unsigned long long queued_ns = 0;
+    snprintf(path, sizeof(path), "/proc/%d/schedstat", pid);
+    FILE *file = fopen(path, "re");
+    HARNESS_CHECK(file != NULL, "open %s", path);
+    int found = fscanf(file, "%llu %llu", &running_ns, &queued_ns);
+    fclose(file);
+    HARNESS_CHECK(found == 2, "read %s", path);
+    return queued_ns / 1000;
+}
+
+/* How long an answer took that the monitor gives by itself; without what it and this program waited
+ * for a processor, which is others' doing: what is left is work, and waits for the disk. */
+static uint64_t ask_us(struct kelpie *kelpie, struct kelpie_vm *vm, int monitor) {
+    struct kelpie_exec_info *list = NULL;
+    struct timespec from;
+    struct timespec to;
+    size_t count = 0;
+    uint64_t before_us = queued_us(monitor) + queued_us(getpid());
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    CONTRACT_OK(kelpie_vm_exec_list(vm, &list, &count, &broken));
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    uint64_t after_us = queued_us(monitor) + queued_us(getpid());
+    kelpie_exec_list_free(kelpie, list, count);
+    int64_t took_us = (to.tv_sec - from.tv_sec) * 1000000 + (to.tv_nsec - from.tv_nsec) / 1000;
+    int64_t own_us = took_us - (int64_t)(after_us - before_us);
+    return own_us > 0 ? (uint64_t)own_us : 0; /* both may have waited at once */
+}
+
+/* Another client asks again and again while a snapshot is taken and removed. Gives how long the
+ * slowest answer took. */
+static uint64_t ask_during_snapshot(struct contract *contract, struct kelpie_vm *vm,
+                                    struct kelpie *other, struct kelpie_vm *same) {
+    int monitor = contract_inspect(vm).monitor_pid;
+    uint64_t worst_us = 0;
+    unsigned asked = 0;
+    int code = 1;
+    take_async(vm, "large", &code, NULL);
+    while (code == 1) {
+        uint64_t took_us = ask_us(other, same, monitor);
+        worst_us = took_us > worst_us ? took_us : worst_us;
+        asked += 1;
+        CONTRACT_OK(kelpie_wait(contract->kelpie, 1, &broken));
+    }
+    HARNESS_CHECK(code == 0, "%s", kelpie_code_name(code));
+    HARNESS_CHECK(asked > 10, "asked %u times", asked);
+    printf("# asked %u times during the snapshot, the slowest answer took %llu us\n", asked,
+           (unsigned long long)worst_us);
+    contract_remove_snapshot(contract, "large");
+    return worst_us;
+}
+
+/* What the monitor answers by itself, it answers within 10 ms. Three tries, for each ends with a
+ * state.json that is renamed, and a busy disk may hold that up. */
 static void test_snapshot_others_served(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct contract other = contract_open(harness);
     struct kelpie_vm *vm = contract_boot_durable(&contract, "busy");
     struct kelpie_vm *same = NULL;
-    uint64_t worst_ms = 0;
-    uint64_t asked = 0;
-    int code = 1;
+    uint64_t worst_us = UINT64_MAX;
     CONTRACT_OK(kelpie_vm_open(other.kelpie, "busy", &same, &broken));
     contract_sh_says(vm, "dd if=/dev/urandom of=/tmp/much bs=1M count=80 2>/dev/null", "");
-    take_async(vm, "large", &code, NULL);
-    while (code == 1) {
-        struct kelpie_exec_info *list = NULL;
-        size_t count = 0;
-        uint64_t from_ms = harness_now_ms();
-        CONTRACT_OK(kelpie_vm_exec_list(same, &list, &count, &broken));
-        uint64_t took_ms = harness_now_ms() - from_ms;
-        kelpie_exec_list_free(other.kelpie, list, count);
-        worst_ms = took_ms > worst_ms ? took_ms : worst_ms;
-        asked += 1;
-        CONTRACT_OK(kelpie_wait(contract.kelpie, 1, &broken));
+    for (unsigned i = 0; i < 3 && worst_us > 10000; i += 1) {
+        worst_us = ask_during_snapshot(&contract, vm, other.kelpie, same);
     }
-    HARNESS_CHECK(code == 0, "%s", kelpie_code_name(code));
-    printf("# asked %llu times during the snapshot, the slowest answer took %llu ms\n",
-           (unsigned long long)asked, (unsigned long long)worst_ms);
-    /* Ten milliseconds on an idle machine (bench); here others run beside it. */
-    HARNESS_CHECK(asked > 10 && worst_ms <= 200, "%llu ms", (unsigned long long)worst_ms);
+    HARNESS_CHECK(worst_us <= 10000, "%llu us", (unsigned long long)worst_us);
     kelpie_close(other.kelpie);
     contract_end(vm);
-    contract_remove_snapshot(&contract, "large");
     contract_close(&contract);
 }
 

@@ -227,6 +227,57 @@ static void test_space_is_looked_at_first(void **state) {
     assert_int_equal(run("test -z \"$(ls -A snapshots)\""), 0);
 }
 
+/* ---- templates ------------------------------------------------------------------------------- */
+
+/* Four of 64 KiB each, made so many days ago; the oldest of them was used a day ago. */
+static void make_templates(void) {
+    assert_int_equal(run("for age in 40 30 20 10; do d=snapshots/age-$age; mkdir $d; "
+                         "head -c 65536 /dev/urandom >$d/memory; echo x >$d/manifest.json; "
+                         "touch -d \"$age days ago\" $d/manifest.json; done; "
+                         "touch -d '1 day ago' snapshots/age-40/used"),
+                     0);
+}
+
+/* Which of them stay under these bounds, and what is said of the others. */
+static void templates_stay(const struct kelpie_template_bounds *bounds, const char *keep,
+                           uint32_t gone_count, const char *left) {
+    char command[256];
+    struct kelpie_leftovers gone = {0};
+    struct kelpie_leftovers trial = {0};
+    make_templates();
+    kelpie__template_prune(&store, bounds, keep, true, &trial);
+    assert_int_equal(run("test $(ls snapshots | wc -l) = 4"), 0);
+    kelpie__template_prune(&store, bounds, keep, false, &gone);
+    assert_int_equal(gone.count, gone_count);
+    assert_true(gone.bytes >= gone_count * UINT64_C(65536));
+    assert_int_equal(trial.count, gone.count);
+    assert_int_equal(trial.bytes, gone.bytes);
+    snprintf(command, sizeof(command), "test \"$(ls -A snapshots | xargs)\" = '%s'", left);
+    assert_int_equal(run(command), 0);
+    assert_int_equal(run("rm -rf snapshots/*"), 0);
+}
+
+static void test_templates_go_by_age_number_and_size(void **state) {
+    const struct kelpie_template_bounds usual = kelpie__template_bounds_default();
+    struct kelpie_template_bounds bounds = usual;
+    (void)state;
+    assert_int_equal(usual.age_ms, UINT64_C(30) * 24 * 3600 * 1000);
+    bounds.age_ms += 3600 * 1000; /* they are a moment older than that by now */
+    templates_stay(&bounds, NULL, 0, "age-10 age-20 age-30 age-40");
+    bounds.age_ms = UINT64_C(25) * 24 * 3600 * 1000;
+    templates_stay(&bounds, NULL, 1, "age-10 age-20 age-40");
+    bounds = usual;
+    bounds.count = 2;
+    templates_stay(&bounds, NULL, 2, "age-10 age-40");
+    templates_stay(&bounds, "age-20", 2, "age-20 age-40");
+    bounds = usual;
+    bounds.bytes = UINT64_C(100) << 10; /* one of them, and not two */
+    templates_stay(&bounds, NULL, 3, "age-40");
+    bounds = usual;
+    bounds.age_ms = 0;
+    templates_stay(&bounds, "age-30", 3, "age-30");
+}
+
 /* ---- damage ---------------------------------------------------------------------------------- */
 
 static void flip(const char *name, off_t offset, int bit) {
@@ -408,6 +459,7 @@ int main(void) {
         TEST(test_one_in_use_is_not_removed),
         TEST(test_prune_takes_what_nobody_holds),
         TEST(test_space_is_looked_at_first),
+        TEST(test_templates_go_by_age_number_and_size),
         TEST(test_every_flipped_bit_is_found),
         TEST(test_what_was_verified_is_remembered_until_it_changes),
         TEST(test_a_newer_format_is_named),
