@@ -18,20 +18,32 @@ static enum kelpie_vmm_backend backend_take(struct kelpie_monitor *monitor,
     return backend;
 }
 
+static int backend_find(const struct kelpie_monitor *monitor, enum kelpie_vmm_backend backend,
+                        bool *out_is_proved, struct kelpie_error *error) {
+    KELPIE_ASSERT(!*out_is_proved);
+    return kelpie__vmm_find(kelpie__vmm_driver(backend), monitor->os,
+                            monitor->options.cache_directory, out_is_proved, error);
+}
+
 /* libkrun only where QEMU is not installed for certain: what could not be looked at is told by the
  * start on QEMU that follows. */
 static enum kelpie_vmm_backend backend_auto(struct kelpie_monitor *monitor) {
     struct kelpie_error error = {0};
-    int status = kelpie__vmm_find(kelpie__vmm_driver(KELPIE_VMM_BACKEND_QEMU), monitor->os, &error);
+    bool is_proved = false;
+    int status = backend_find(monitor, KELPIE_VMM_BACKEND_QEMU, &is_proved, &error);
     if (status == 0) {
+        KELPIE_ASSERT(is_proved);
         return backend_take(monitor, KELPIE_VMM_BACKEND_QEMU, "QEMU is installed, and can do all");
     }
     KELPIE_ASSERT(error.code < 0);
     bool fits_krun =
         monitor->config.accelerator != KELPIE_ACCELERATOR_TCG && monitor->config.kernel[0] == '\0';
     if (status == KELPIE_E_UNAVAILABLE && fits_krun &&
-        kelpie__vmm_find(kelpie__vmm_driver(KELPIE_VMM_BACKEND_KRUN), monitor->os, &error) == 0) {
-        return backend_take(monitor, KELPIE_VMM_BACKEND_KRUN, "there is no QEMU, but KVM");
+        backend_find(monitor, KELPIE_VMM_BACKEND_KRUN, &is_proved, &error) == 0) {
+        return backend_take(monitor, KELPIE_VMM_BACKEND_KRUN,
+                            is_proved ? "there is no QEMU, and libkrun booted a guest on this host"
+                                      : "there is no QEMU, and no guest was booted with libkrun on "
+                                        "this host so far");
     }
     return backend_take(monitor, KELPIE_VMM_BACKEND_QEMU, "none was found");
 }
@@ -91,8 +103,9 @@ static int backend_check_shares(const struct kelpie_monitor *monitor, struct kel
     KELPIE_ASSERT(monitor->config.share_count > 0);
     KELPIE_ASSERT(monitor->backend ==
                   KELPIE_VMM_BACKEND_KRUN); /* a configuration with QEMU is none */
+    bool is_proved = false;
     if (monitor->config.backend == KELPIE_BACKEND_AUTO &&
-        kelpie__vmm_find(kelpie__vmm_driver(monitor->backend), monitor->os, error) < 0) {
+        backend_find(monitor, monitor->backend, &is_proved, error) < 0) {
         return kelpie__fail_prefix(error, "start: only libkrun shares directories");
     }
     return kelpie__config_find_shares(&monitor->config, monitor->os, error);

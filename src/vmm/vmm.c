@@ -43,8 +43,9 @@ const struct kelpie_vmm_operations *kelpie__vmm_driver(enum kelpie_vmm_backend b
 }
 
 int kelpie__vmm_find(const struct kelpie_vmm_operations *operations, struct kelpie_os *os,
-                     struct kelpie_error *error) {
-    int status = operations->find(os, error);
+                     const char *cache_directory, bool *out_is_proved, struct kelpie_error *error) {
+    KELPIE_ASSERT(cache_directory[0] == '/');
+    int status = operations->find(os, cache_directory, out_is_proved, error);
     KELPIE_ASSERT(status <= 0);
     return status;
 }

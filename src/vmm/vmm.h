@@ -226,8 +226,10 @@ struct kelpie_vmm_operations {
     uint32_t capabilities;
 
     /* Without an instance: whether this host has what it needs, as far as that is known without
-     * starting it. UNAVAILABLE says what is missing. */
-    int (*find)(struct kelpie_os *os, struct kelpie_error *error);
+     * starting it, and whether it was proved to run a guest here. UNAVAILABLE says what is missing.
+     */
+    int (*find)(struct kelpie_os *os, const char *cache_directory, bool *out_is_proved,
+                struct kelpie_error *error);
 
     /* Makes an instance in New: memory only. */
     int (*create)(const struct kelpie_vmm_create *create, struct kelpie_vmm **out,
@@ -336,7 +338,8 @@ enum kelpie_vmm_backend {
 const struct kelpie_vmm_operations *kelpie__vmm_driver(enum kelpie_vmm_backend backend);
 
 KELPIE_MUST_CHECK int kelpie__vmm_find(const struct kelpie_vmm_operations *operations,
-                                       struct kelpie_os *os, struct kelpie_error *error);
+                                       struct kelpie_os *os, const char *cache_directory,
+                                       bool *out_is_proved, struct kelpie_error *error);
 KELPIE_MUST_CHECK int kelpie__vmm_create(const struct kelpie_vmm_operations *operations,
                                          const struct kelpie_vmm_create *create,
                                          struct kelpie_vmm **out, struct kelpie_error *error);

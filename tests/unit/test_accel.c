@@ -22,7 +22,7 @@
 #include "core/limits.h"
 #include "core/loop.h"
 #include "os/os_call.h"
-#include "vmm/qemu/accel.h"
+#include "vmm/accel.h"
 #include "vmm/qemu/tsc.h"
 
 struct world {
@@ -106,7 +106,7 @@ static int set_up(void **state) {
 
 static int tear_down(void **state) {
     struct world *world = *state;
-    static const char *const names[] = {"qemu", "accel.json", "tsc.json", "release"};
+    static const char *const names[] = {"qemu", "library", "accel.json", "tsc.json", "release"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i += 1) {
         char path[128];
         snprintf(path, sizeof(path), "%s/%s", world->directory, names[i]);
@@ -312,6 +312,27 @@ static void test_kvm_that_is_asked_for_and_boots_is_proved(void **state) {
     assert_false(accel.is_unproved);
 }
 
+/* libkrun: no device is opened, and what QEMU found is another's. */
+static void test_a_vmm_without_tcg_is_proved_by_a_guest(void **state) {
+    struct world *world = *state;
+    char library[96];
+    struct kelpie_accel accel = choose(world);
+    kelpie__accel_remember(&world->os, world->directory, &accel, true, "it booted");
+    snprintf(library, sizeof(library), "%s/library", world->directory);
+    write_file(library, "not really");
+    world->kvm_error = EDOM; /* which nobody is to see */
+    kelpie__accel_recall(&world->os, world->directory, library, &accel);
+    assert_int_equal(accel.accelerator, KELPIE_VMM_ACCELERATOR_KVM);
+    assert_int_equal(accel.trial_ns, 0);
+    assert_true(accel.is_unproved);
+    kelpie__accel_remember(&world->os, world->directory, &accel, true, "it booted");
+    kelpie__accel_recall(&world->os, world->directory, library, &accel);
+    assert_false(accel.is_unproved);
+    write_file(library, "another build");
+    kelpie__accel_recall(&world->os, world->directory, library, &accel);
+    assert_true(accel.is_unproved);
+}
+
 static void test_kvm_that_is_asked_for_and_missing_says_why(void **state) {
     struct world *world = *state;
     struct kelpie_accel accel;
@@ -408,6 +429,7 @@ int main(void) {
         ROW(test_damaged_memory_of_the_verdict_means_a_new_trial),
         ROW(test_only_what_says_so_speaks_against_kvm),
         ROW(test_kvm_that_is_asked_for_and_boots_is_proved),
+        ROW(test_a_vmm_without_tcg_is_proved_by_a_guest),
         ROW(test_kvm_that_is_asked_for_and_missing_says_why),
         ROW(test_tsc_is_measured_and_recalled),
         ROW(test_tsc_that_is_unsteady_is_refused),

@@ -7,6 +7,7 @@
 #define KELPIE_VMM_KRUN_INSTANCE_H
 
 #include "core/limits.h"
+#include "vmm/accel.h"
 #include "vmm/krun/krun.h"
 #include "vmm/krun/launch.h"
 #include "vmm/process.h"
@@ -51,6 +52,8 @@ struct kelpie_krun {
     uint32_t listener_watch;
     bool is_listener_watched;
     bool is_kill_requested;
+    struct kelpie_accel accel; /* what was booted here before; no key: not known where it lies */
+    char cache_directory[KELPIE_PATH_BYTES_MAX];
     char program[KELPIE_PATH_BYTES_MAX];
     char agent[KELPIE_PATH_BYTES_MAX];
     char staging[KELPIE_PATH_BYTES_MAX];

@@ -302,27 +302,54 @@ static int krun_check_kvm(struct kelpie_os *os, struct kelpie_error *error) {
                               "the user to the group kvm, or use the backend qemu");
 }
 
-/* Where the dynamic linker looks on most systems. It may know more places: a start that asks for
- * libkrun by name finds it there. */
-static int krun_find(struct kelpie_os *os, struct kelpie_error *error) {
+/* Where the one lies that a start would load: where the environment says, else where the dynamic
+ * linker looks on most systems. It may know more places: a start that asks for libkrun by name
+ * finds it there. */
+static bool krun_find_library(struct kelpie_os *os, char *out, size_t capacity) {
     const char *const places[] = {
-        kelpie__os_environment(os, "KELPIE_LIBKRUN"),
-        "/usr/local/lib64/libkrun.so.1",
-        "/usr/local/lib/libkrun.so.1",
-        "/usr/lib64/libkrun.so.1",
-        "/usr/lib/x86_64-linux-gnu/libkrun.so.1",
+        "/usr/local/lib64/libkrun.so.1", "/usr/local/lib/libkrun.so.1",
+        "/usr/lib64/libkrun.so.1",       "/usr/lib/x86_64-linux-gnu/libkrun.so.1",
         "/usr/lib/libkrun.so.1",
     };
+    const char *told = kelpie__os_environment(os, "KELPIE_LIBKRUN");
+    bool is_told = told != NULL && told[0] != '\0';
+    size_t count = is_told ? 1 : KELPIE_ARRAY_COUNT(places);
     struct kelpie_os_stat stat;
     bool is_found = false;
-    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(places) && !is_found; i += 1) {
-        is_found = places[i] != NULL && places[i][0] == '/' &&
-                   kelpie__os_stat(os, KELPIE_OS_CWD, places[i], true, &stat) == 0;
+    for (size_t i = 0; i < count && !is_found; i += 1) {
+        const char *place = is_told ? told : places[i];
+        is_found = place[0] == '/' && kelpie__os_stat(os, KELPIE_OS_CWD, place, true, &stat) == 0 &&
+                   kelpie__text_copy(out, capacity, place);
     }
-    if (!is_found) {
+    KELPIE_ASSERT(!is_found || out[0] == '/');
+    return is_found;
+}
+
+static int krun_find(struct kelpie_os *os, const char *cache_directory, bool *out_is_proved,
+                     struct kelpie_error *error) {
+    char library[KELPIE_PATH_BYTES_MAX];
+    struct kelpie_accel accel;
+    KELPIE_ASSERT(cache_directory[0] == '/');
+    if (!krun_find_library(os, library, sizeof(library))) {
         return kelpie__fail(error, KELPIE_E_UNAVAILABLE, 0, "libkrun is not installed");
     }
-    return krun_check_kvm(os, error);
+    int status = krun_check_kvm(os, error);
+    if (status == 0) {
+        kelpie__accel_recall(os, cache_directory, library, &accel);
+        *out_is_proved = !accel.is_unproved;
+    }
+    return status;
+}
+
+/* What a guest that boots will prove. */
+static void krun_recall(struct kelpie_krun *krun, const char *cache_directory) {
+    char library[KELPIE_PATH_BYTES_MAX];
+    KELPIE_ASSERT(krun->accel.key[0] == '\0');
+    if (kelpie__text_copy(krun->cache_directory, sizeof(krun->cache_directory), cache_directory) &&
+        krun_find_library(krun->os, library, sizeof(library))) {
+        kelpie__accel_recall(krun->os, cache_directory, library, &krun->accel);
+    }
+    KELPIE_ASSERT(krun->accel.trial_ns == 0);
 }
 
 static int krun_check_shares(const struct kelpie_vmm_spec *spec, struct kelpie_error *error) {
@@ -367,6 +394,7 @@ static int krun_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
     if (status < 0) {
         return status;
     }
+    krun_recall(krun, spec->cache_directory);
     KELPIE_ASSERT(krun->vmm.pid > 0);
     *out = started;
     return 0;
@@ -374,8 +402,14 @@ static int krun_start(struct kelpie_vmm *vmm, const struct kelpie_vmm_spec *spec
 
 static bool krun_settle(struct kelpie_vmm *vmm, const struct kelpie_vmm_end *end,
                         const char *reason) {
+    struct kelpie_krun *krun = kelpie__krun_of(vmm);
     KELPIE_ASSERT(reason[0] != '\0');
-    KELPIE_ASSERT(vmm->state != KELPIE_VMM_NEW && end == NULL); /* nothing is ever on trial */
+    KELPIE_ASSERT(vmm->state != KELPIE_VMM_NEW);
+    /* One that does not boot may have other reasons, and nothing takes its place: no verdict. */
+    if (end == NULL && krun->accel.is_unproved) {
+        kelpie__accel_remember(krun->os, krun->cache_directory, &krun->accel, true, reason);
+        krun->accel.is_unproved = false;
+    }
     return false;
 }
 

@@ -7,7 +7,7 @@
 #include "core/hash.h"
 #include "core/limits.h"
 #include "os/os_call.h"
-#include "vmm/qemu/accel.h"
+#include "vmm/accel.h"
 #include "vmm/qemu/arguments.h"
 #include "vmm/qemu/program.h"
 

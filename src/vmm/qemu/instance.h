@@ -7,8 +7,8 @@
 #define KELPIE_VMM_QEMU_INSTANCE_H
 
 #include "core/loop.h"
+#include "vmm/accel.h"
 #include "vmm/process.h"
-#include "vmm/qemu/accel.h"
 #include "vmm/qemu/memory.h"
 #include "vmm/qemu/qemu.h"
 #include "vmm/qemu/qmp.h"

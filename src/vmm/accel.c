@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * The choice of the accelerator: see accel.h. accel.json holds the latest verdicts, the newest
- * first: who tries one QEMU and then another does not try KVM anew each time.
+ * first: who tries one VMM and then another does not try KVM anew each time.
  */
-#include "vmm/qemu/accel.h"
+#include "vmm/accel.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -74,7 +74,7 @@ int kelpie__accel_cpu(struct kelpie_os *os, enum kelpie_vmm_accelerator accelera
 
 /* What the verdict depends on. What cannot be read counts as empty: the key is then less sharp, and
  * the same again. */
-static void accel_key(struct kelpie_os *os, const char *qemu_path, char out[]) {
+static void accel_key(struct kelpie_os *os, const char *vmm_path, char out[]) {
     struct kelpie_hash hash;
     char text[ACCEL_CPU_BYTES_MAX];
     static const char *const kernel_files[] = {"/proc/sys/kernel/osrelease",
@@ -85,9 +85,9 @@ static void accel_key(struct kelpie_os *os, const char *qemu_path, char out[]) {
         kelpie__hash_text(&hash, is_read ? text : "");
     }
     kelpie__ignore(accel_hash_cpu(os, &hash));
-    kelpie__hash_text(&hash, qemu_path);
+    kelpie__hash_text(&hash, vmm_path);
     struct kelpie_os_stat stat = {0};
-    if (kelpie__os_stat(os, KELPIE_OS_CWD, qemu_path, true, &stat) == 0) {
+    if (kelpie__os_stat(os, KELPIE_OS_CWD, vmm_path, true, &stat) == 0) {
         KELPIE_ASSERT(stat.kind == KELPIE_OS_KIND_FILE);
         kelpie__hash_u64(&hash, stat.size_bytes);
         kelpie__hash_u64(&hash, (uint64_t)stat.modified_ns);
@@ -134,7 +134,7 @@ static enum accel_verdict accel_recall(struct kelpie_os *os, const char *cache_d
         kelpie__json_find_bool(verdict.text, verdict.length, "kvm_usable", &is_usable) == 0 &&
         kelpie__json_find_string(verdict.text, verdict.length, "reason", out_reason, capacity) == 0;
     if (!is_ours) {
-        return ACCEL_UNKNOWN; /* of another kernel, CPU or QEMU, or damaged */
+        return ACCEL_UNKNOWN; /* of another kernel, CPU or VMM, or damaged */
     }
     return is_usable ? ACCEL_USABLE : ACCEL_UNUSABLE;
 }
@@ -158,6 +158,17 @@ static int accel_choose_kvm(struct kelpie_os *os, const char *cache_directory,
     kelpie__text_format(out->reason, sizeof(out->reason), "asked for");
     KELPIE_ASSERT(out->trial_ns == 0);
     return 0;
+}
+
+void kelpie__accel_recall(struct kelpie_os *os, const char *cache_directory, const char *vmm_path,
+                          struct kelpie_accel *out) {
+    KELPIE_ASSERT(vmm_path[0] == '/');
+    struct kelpie_accel accel = {.accelerator = KELPIE_VMM_ACCELERATOR_KVM};
+    accel_key(os, vmm_path, accel.key);
+    accel.is_unproved = accel_recall(os, cache_directory, accel.key, accel.reason,
+                                     sizeof(accel.reason)) != ACCEL_USABLE;
+    KELPIE_ASSERT(accel.trial_ns == 0);
+    *out = accel;
 }
 
 /* What an earlier trial found is asked first: a device that goes nowhere is left alone. */
@@ -190,13 +201,13 @@ static void accel_choose_auto(struct kelpie_os *os, const char *cache_directory,
     KELPIE_ASSERT(out->reason[0] != '\0');
 }
 
-int kelpie__accel_choose(struct kelpie_os *os, const char *cache_directory, const char *qemu_path,
+int kelpie__accel_choose(struct kelpie_os *os, const char *cache_directory, const char *vmm_path,
                          enum kelpie_vmm_accelerator wanted, struct kelpie_accel *out,
                          struct kelpie_error *error) {
-    KELPIE_ASSERT(qemu_path[0] == '/');
+    KELPIE_ASSERT(vmm_path[0] == '/');
     struct kelpie_accel accel = {.accelerator = KELPIE_VMM_ACCELERATOR_TCG};
     if (wanted != KELPIE_VMM_ACCELERATOR_TCG) {
-        accel_key(os, qemu_path, accel.key);
+        accel_key(os, vmm_path, accel.key);
     }
     switch (wanted) {
     case KELPIE_VMM_ACCELERATOR_TCG:

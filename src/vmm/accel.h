@@ -2,10 +2,10 @@
  *
  * KVM or TCG. A /dev/kvm that answers its API may still never get an ordinary Linux through boot,
  * so `auto` believes KVM only after it booted our guest on this host, once per host kernel, CPU and
- * QEMU build. The verdict is remembered.
+ * VMM: a build of QEMU, or of libkrun, which has no TCG to go to. The verdict is remembered.
  */
-#ifndef KELPIE_VMM_QEMU_ACCEL_H
-#define KELPIE_VMM_QEMU_ACCEL_H
+#ifndef KELPIE_VMM_ACCEL_H
+#define KELPIE_VMM_ACCEL_H
 
 #include "core/error.h"
 #include "os/os.h"
@@ -18,15 +18,19 @@ struct kelpie_accel {
     enum kelpie_vmm_accelerator accelerator; /* KVM or TCG */
     int64_t trial_ns;                        /* not 0: KVM on trial, for so long */
     bool is_unproved;                        /* a guest that boots is news worth remembering */
-    char key[KELPIE_ACCEL_KEY_BYTES];        /* this host kernel, CPU and QEMU build */
+    char key[KELPIE_ACCEL_KEY_BYTES];        /* this host kernel, CPU and VMM */
     char reason[KELPIE_ACCEL_REASON_BYTES_MAX];
 };
 
 /* Decides. KELPIE_E_UNAVAILABLE when KVM is asked for and cannot be opened; the error says why. */
 KELPIE_MUST_CHECK int kelpie__accel_choose(struct kelpie_os *os, const char *cache_directory,
-                                           const char *qemu_path,
-                                           enum kelpie_vmm_accelerator wanted,
+                                           const char *vmm_path, enum kelpie_vmm_accelerator wanted,
                                            struct kelpie_accel *out, struct kelpie_error *error);
+
+/* For a VMM that has KVM alone, by the path of its program or library: KVM, and whether a guest
+ * booted so before. No device is opened. */
+void kelpie__accel_recall(struct kelpie_os *os, const char *cache_directory, const char *vmm_path,
+                          struct kelpie_accel *out);
 
 /* The processor that guests see: "max", or "host-" and a digest of what /proc/cpuinfo says of it.
  * Gives 0, or -errno when that cannot be read (and counts as empty). */
