@@ -81,8 +81,6 @@ struct kelpie_krun_library {
     int32_t (*get_max_vcpus)(void);
     int32_t (*set_kernel)(uint32_t ctx, const char *path, uint32_t format, const char *initramfs,
                           const char *command_line);
-    int32_t (*vm_pause)(uint32_t ctx);
-    int32_t (*vm_resume)(uint32_t ctx);
 };
 
 /* The program: an enum kelpie_krun_exit, or what the VM ended with. */

@@ -44,8 +44,6 @@ static const struct library_call library_calls[] = {
     LIBRARY_CALL(has_feature, false), /* 1.17.3 */
     LIBRARY_CALL(get_max_vcpus, false),
     LIBRARY_CALL(set_kernel, false), /* 1.11, but not where it was built for confidential guests */
-    LIBRARY_CALL(vm_pause, false),   /* of no release on Linux so far: looked for, not called */
-    LIBRARY_CALL(vm_resume, false),
 };
 
 /* What a library calls itself (DT_SONAME, elf(5)), or "". glibc has made the table's pointers ready

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Pause and resume of a libkrun VM. No release of libkrun can pause on Linux, so that the whole
- * process stands still: virtual processors, devices, vsock. By the freezer of a cgroup of its own
- * where we may make one (Documentation/admin-guide/cgroup-v2.rst), which a stray SIGCONT does not
- * undo; by SIGSTOP elsewhere. Either is looked at until it is true. The guest's clocks go on: its
- * timers fire at once afterwards.
+ * Pause and resume of a libkrun VM. No libkrun.so.1 has a call for it (docs/backends.md), so that
+ * the whole process stands still: virtual processors, devices, vsock. By the freezer of a cgroup of
+ * its own where we may make one (Documentation/admin-guide/cgroup-v2.rst), which a stray SIGCONT
+ * does not undo; by SIGSTOP elsewhere. Either is looked at until it is true. The guest's clocks go
+ * on: its timers fire at once afterwards.
  *
  * The cgroup lives as long as the pause, so that a monitor that is killed leaves one only then; the
  * next pause on this host removes it.
