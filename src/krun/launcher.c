@@ -25,6 +25,17 @@ static void launcher_prepare(void) {
     KELPIE_ASSERT(core.rlim_max == 0);
 }
 
+static bool launcher_confine(const struct kelpie_krun_library *library,
+                             const struct kelpie_krun_options *options) {
+    KELPIE_ASSERT(library->start_enter != NULL);
+    kelpie__krun_tell_call("landlock_restrict_self");
+    if (!kelpie__krun_confine(library, options)) {
+        return false;
+    }
+    kelpie__krun_tell_call("seccomp");
+    return kelpie__krun_forbid(library, options);
+}
+
 int kelpie_krun_main(int argc, char **argv) {
     struct kelpie_krun_options options;
     struct kelpie_krun_library library;
@@ -38,6 +49,7 @@ int kelpie_krun_main(int argc, char **argv) {
         return kelpie__krun_describe(&options);
     }
     launcher_prepare();
+    kelpie__krun_tell_call("dlopen");
     if (!kelpie__krun_library_load(&options, &library)) {
         return KELPIE_KRUN_FAILED;
     }
@@ -47,7 +59,7 @@ int kelpie_krun_main(int argc, char **argv) {
         return KELPIE_KRUN_FAILED;
     }
     KELPIE_ASSERT(ctx <= UINT32_MAX);
-    if (!kelpie__krun_confine(&library, &options) || !kelpie__krun_forbid(&library, &options)) {
+    if (!launcher_confine(&library, &options)) {
         kelpie__krun_release(&library, (uint32_t)ctx);
         return KELPIE_KRUN_FAILED;
     }

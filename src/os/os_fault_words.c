@@ -161,6 +161,7 @@ static const struct kelpie_fault_word words[] = {
     CALL_ERRNO(ENOMEM),
     CALL_ERRNO(EMFILE),
     CALL_ERRNO(EACCES),
+    CALL_ERRNO(ENOENT),
     CALL_ERRNO(EROFS),
     CALL_ERRNO(EAGAIN),
     CALL_ERRNO(EPIPE),

@@ -185,6 +185,12 @@ static bool launch_call(struct sim_krun *krun, const char *call) {
     return launch_act(krun, call);
 }
 
+/* A step that is no call of libkrun's. */
+static void launch_step(struct sim_krun *krun, const char *name) {
+    KELPIE_ASSERT(name[0] != '\0');
+    kelpie__sim_krun_tell(krun, "call %s", name);
+}
+
 static bool launch_disks(struct sim_krun *krun) {
     bool is_good = true;
     char text[128 + 256];
@@ -229,6 +235,7 @@ bool kelpie__sim_krun_launch(struct sim_krun *krun) {
     if (!launch_options(krun)) {
         return launch_give_up(krun, "--agent, --staging, --cpus and --memory-mib have to be given");
     }
+    launch_step(krun, "dlopen");
     if (!launch_call(krun, "init_log") || !launch_call(krun, "create_ctx")) {
         return false;
     }
@@ -240,6 +247,8 @@ bool kelpie__sim_krun_launch(struct sim_krun *krun) {
         !launch_call(krun, "set_console_output")) {
         return false;
     }
+    launch_step(krun, "landlock_restrict_self");
+    launch_step(krun, "seccomp");
     krun->has_context = false; /* libkrun takes it, whatever becomes of it */
     kelpie__sim_krun_tell(krun, "start");
     return launch_act(krun, "start_enter");

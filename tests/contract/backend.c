@@ -23,6 +23,7 @@ static const char *const calls_old[] = {
     "krun_set_root",
     "krun_set_exec",
     "krun_add_disk2",
+    "krun_add_virtiofs",
     "krun_disable_implicit_vsock",
     "krun_add_vsock",
     "krun_add_vsock_port2",
@@ -31,13 +32,10 @@ static const char *const calls_old[] = {
     NULL,
 };
 static const char *const calls_new[] = {
-    "krun_get_max_vcpus",
-    "krun_disable_implicit_init",
-    "krun_add_virtiofs3",
-    "krun_fs_add_overlay_dir",
-    "krun_fs_add_overlay_file",
-    "krun_has_feature",
-    NULL,
+    "krun_get_max_vcpus",         "krun_set_kernel",
+    "krun_disable_implicit_init", "krun_add_virtiofs3",
+    "krun_fs_add_overlay_dir",    "krun_fs_add_overlay_file",
+    "krun_has_feature",           NULL,
 };
 
 static void backend_path(const struct harness *harness, const char *name, char *out,
@@ -129,6 +127,37 @@ static void test_krun_library(const struct harness *harness) {
     HARNESS_CHECK(unlink(getenv("KELPIE_LIBKRUN")) == 0, "the last one");
 }
 
+/* What a configuration needs to take every call that its library has: a share, and for the newer
+ * one a kernel, which is an ELF file with this word. */
+static void sequence_make(const struct harness *harness) {
+    contract_host(
+        "cd '%s' && mkdir shared && cp \"$KELPIE_TEST_PROGRAMS/fake-krunfw.so\" vmlinux && "
+        "printf virtio-mmio-cmdline >>vmlinux",
+        harness->root_directory);
+}
+
+static void sequence_remove(const struct harness *harness) {
+    contract_host("cd '%s' && rmdir shared && rm vmlinux", harness->root_directory);
+}
+
+static void sequence_fails(const struct harness *harness, const char *library, uint64_t timeout_ms,
+                           int code, const char *text) {
+    char path[512];
+    struct contract contract = contract_open(harness);
+    struct kelpie_config *config = krun_config(&contract);
+    backend_path(harness, "shared", path, sizeof(path));
+    kelpie_config_add_share(config, path, "/work", NULL, false);
+    if (strcmp(library, "fake-krun-19") == 0) {
+        backend_path(harness, "vmlinux", path, sizeof(path));
+        kelpie_config_set_kernel(config, path);
+    }
+    if (timeout_ms > 0) {
+        kelpie_config_set_boot_timeout_ms(config, timeout_ms);
+    }
+    start_fails_with(&contract, config, code, text);
+    contract_close(&contract);
+}
+
 /* How it is told, by action: a call that answers is named with its errno, others by where it ended.
  */
 static void call_goes_wrong(const struct harness *harness, const char *library, const char *call,
@@ -150,11 +179,11 @@ static void call_goes_wrong(const struct harness *harness, const char *library, 
                  call);
     }
     if (strcmp(call, "krun_get_max_vcpus") == 0 && is_failure) {
-        krun_start_fails(harness, 0, KELPIE_E_UNAVAILABLE, "KVM cannot be used");
+        sequence_fails(harness, library, 0, KELPIE_E_UNAVAILABLE, "KVM cannot be used");
     } else if (strcmp(call, "krun_has_feature") == 0 && is_failure) {
-        krun_start_fails(harness, 0, KELPIE_E_UNAVAILABLE, "built without block devices");
+        sequence_fails(harness, library, 0, KELPIE_E_UNAVAILABLE, "built without block devices");
     } else {
-        krun_start_fails(harness, 0, KELPIE_E_BOOT, text);
+        sequence_fails(harness, library, 0, KELPIE_E_BOOT, text);
     }
     fake_remove();
 }
@@ -172,8 +201,52 @@ static void calls_go_wrong(const struct harness *harness, const char *library,
 /* Every call of the sequence fails, panics, and is where the launcher is killed. */
 static void test_krun_calls_fail(const struct harness *harness) {
     backend_needs_kvm();
+    sequence_make(harness);
     calls_go_wrong(harness, "fake-krun-17", calls_old);
     calls_go_wrong(harness, "fake-krun-19", calls_new);
+    sequence_remove(harness);
+}
+
+/* Killed before it has said a word: a program that does so in its place. */
+static void killed_at_once(const struct harness *harness) {
+    char path[512];
+    struct harness other = *harness;
+    backend_path(harness, "programs", path, sizeof(path));
+    contract_host(
+        "mkdir '%s' && cp \"$KELPIE_LIBEXEC\"/kelpie-monitor \"$KELPIE_LIBEXEC\"/kelpie-pack "
+        "\"$KELPIE_LIBEXEC\"/kelpie-agent '%s' && cd '%s' && "
+        "printf '#!/bin/sh\nkill -9 $$\n' >kelpie-krun && chmod 755 kelpie-krun",
+        path, path, path);
+    other.libexec_directory = path;
+    krun_start_fails(&other, 0, KELPIE_E_BOOT, "hello: kelpie-krun was killed by signal 9");
+    contract_host("rm -r '%s'", path);
+}
+
+/* Killed between the calls: where the library is loaded, confinement and filter are made. */
+static void test_krun_steps_killed(const struct harness *harness) {
+    static const struct {
+        const char *library;
+        const char *text;
+    } steps[] = {
+        {"load.kill.so", "ended within dlopen; kelpie-krun was killed by signal 9"},
+        {"load.abort.so", "panicked in dlopen"},
+        {"tell.step.so", "ended within dlopen; kelpie-krun was killed by signal 31"},
+        {"rules.step.so", "ended within landlock_restrict_self; kelpie-krun was killed"},
+        {"rule.step.so", "ended within landlock_restrict_self; kelpie-krun was killed"},
+        {"confine.step.so", "ended within landlock_restrict_self; kelpie-krun was killed"},
+        {"privileges.step.so", "ended within seccomp; kelpie-krun was killed by signal 31"},
+        {"forbid.step.so", "ended within seccomp; kelpie-krun was killed by signal 31"},
+        {"start.step.so", "ended within seccomp; kelpie-krun was killed by signal 31"},
+    };
+    backend_needs_kvm();
+    for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i += 1) {
+        fake_use(harness, "fake-krun-17", steps[i].library);
+        krun_start_fails(harness, 0, KELPIE_E_BOOT, steps[i].text);
+        fake_remove();
+    }
+    fake_use(harness, "fake-krun-17", "whole.so");
+    killed_at_once(harness);
+    fake_remove();
 }
 
 static void calls_hang(const struct harness *harness, const char *library,
@@ -183,16 +256,31 @@ static void calls_hang(const struct harness *harness, const char *library,
         snprintf(name, sizeof(name), "%s.hang.so", calls[i]);
         fake_use(harness, library, name);
         bool is_start = strcmp(calls[i], "krun_start_enter") == 0;
-        krun_start_fails(harness, 500, KELPIE_E_BOOT_TIMEOUT, is_start ? "500 ms" : calls[i]);
+        sequence_fails(harness, library, 500, KELPIE_E_BOOT_TIMEOUT,
+                       is_start ? "500 ms" : calls[i]);
         fake_remove();
     }
 }
 
-/* A call that does not come back is named, and ended with the boot's time. */
+/* A call that does not come back is named, and ended with the boot's time; so is the loading of a
+ * library. Where the context is given back, it is known already why there is no VM. */
 static void test_krun_calls_hang(const struct harness *harness) {
     backend_needs_kvm();
+    sequence_make(harness);
     calls_hang(harness, "fake-krun-17", calls_old);
     calls_hang(harness, "fake-krun-19", calls_new);
+    sequence_remove(harness);
+    fake_use(harness, "fake-krun-17", "load.hang.so");
+    krun_start_fails(harness, 500, KELPIE_E_BOOT_TIMEOUT, "within dlopen");
+    fake_remove();
+    fake_use(harness, "fake-krun-17", "krun_free_ctx.hang.so");
+    struct contract contract = contract_open(harness);
+    struct kelpie_config *config = krun_config(&contract);
+    kelpie_config_set_cpus(config, 32);
+    kelpie_config_set_boot_timeout_ms(config, 500);
+    start_fails_with(&contract, config, KELPIE_E_BOOT_TIMEOUT, "libkrun takes at most 16");
+    contract_close(&contract);
+    fake_remove();
 }
 
 /* 0 without a word of the agent is a kernel that found no root, or panicked: no success. */
@@ -266,7 +354,8 @@ static void test_krun_stale_socket(const struct harness *harness) {
 /* What is told of a device that is not there, or not ours. */
 static void test_krun_without_kvm(const struct harness *harness) {
     static const char *const plans[] = {"open path=/dev/kvm every=1 => ENOMEM",
-                                        "open path=/dev/kvm every=1 => EACCES"};
+                                        "open path=/dev/kvm every=1 => EACCES",
+                                        "open path=/dev/kvm every=1 => ENOENT"};
     fake_use(harness, "fake-krun-17", "whole.so");
     for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i += 1) {
         struct contract contract = contract_open_faulty(harness, plans[i]);
@@ -582,6 +671,7 @@ int main(int argc, char **argv) {
     static const struct harness_test tests[] = {
         {"krun_library", test_krun_library, 60},
         {"krun_calls_fail", test_krun_calls_fail, 120},
+        {"krun_steps_killed", test_krun_steps_killed, 60},
         {"krun_calls_hang", test_krun_calls_hang, 60},
         {"krun_ends_at_once", test_krun_ends_at_once, 60},
         {"krun_limits", test_krun_limits, 60},

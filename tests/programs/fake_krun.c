@@ -4,13 +4,16 @@
  * action of that call is fail (-EINVAL), abort (a panic), kill, hang, exit (with 0, of
  * krun_start_enter), or probe, which tells on the console what this process may do at that moment;
  * all other calls succeed. A process that exits with a context that it neither freed nor started
- * ends with EXIT_CONTEXT_LEFT. FAKE_VERSION says what it has: 16 lacks calls that are needed, 17
- * has these alone, 19 has all.
+ * ends with EXIT_CONTEXT_LEFT. "load.ACTION.so" goes wrong while it is loaded, "STEP.step.so" has
+ * the process killed (SIGSYS) where it comes to that step of its own. FAKE_VERSION says what it
+ * has: 16 lacks calls that are needed, 17 has these alone, 19 has all.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -18,7 +21,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -26,7 +31,8 @@
 #define CPUS_OF_KVM 64
 #define CONTEXT 7
 #define EXIT_CONTEXT_LEFT 99
-#define CONSOLE 4 /* vmm/krun/launch.h */
+#define STATUS 3 /* vmm/krun/launch.h */
+#define CONSOLE 4
 
 static char writable_disk[512];
 static char writable_share[512];
@@ -128,6 +134,60 @@ static int32_t act_or(const char *call, int32_t good) {
 
 static int32_t act(const char *call) {
     return act_or(call, 0);
+}
+
+/* ---- the launcher's own steps ---------------------------------------------------------------- */
+
+/* A system call that is made at this step alone, with an argument that tells it from others. */
+static const struct step {
+    const char *name;
+    uint32_t call;
+    uint32_t argument;
+    uint32_t value;
+} steps[] = {
+    {"tell", SYS_write, 0, STATUS},
+    {"rules", SYS_landlock_create_ruleset, 1, sizeof(uint64_t)},
+    {"rule", SYS_landlock_add_rule, 3, 0},
+    {"confine", SYS_landlock_restrict_self, 1, 0},
+    {"privileges", SYS_prctl, 0, PR_SET_NO_NEW_PRIVS},
+    {"forbid", SYS_prctl, 0, PR_SET_SECCOMP},
+    {"start", SYS_write, 2, sizeof("start\n") - 1},
+};
+
+/* Killed by the kernel at that call: nobody has to find the moment. */
+static void step_kills(const struct step *step) {
+    const uint32_t number = (uint32_t)offsetof(struct seccomp_data, nr);
+    const uint32_t argument = (uint32_t)offsetof(struct seccomp_data, args) + 8 * step->argument;
+    const struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, number),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, step->call, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, argument),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, step->value, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    const struct sock_fprog program = {.len = sizeof(filter) / sizeof(filter[0]),
+                                       .filter = (struct sock_filter *)(uintptr_t)filter};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) {
+        abort();
+    }
+}
+
+__attribute__((constructor)) static void loaded(void) {
+    Dl_info info;
+    char wanted[96];
+    act("load");
+    if (dladdr((void *)(uintptr_t)&act_or, &info) == 0 || info.dli_fname == NULL) {
+        return;
+    }
+    const char *slash = strrchr(info.dli_fname, '/');
+    for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i += 1) {
+        snprintf(wanted, sizeof(wanted), "%s.step.so", steps[i].name);
+        if (strcmp(slash != NULL ? slash + 1 : info.dli_fname, wanted) == 0) {
+            step_kills(&steps[i]);
+        }
+    }
 }
 
 /* A directory of the host for the guest, told on the console; the first root is none. */

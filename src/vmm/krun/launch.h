@@ -2,9 +2,10 @@
  *
  * What passes between the driver and kelpie-krun, the process that becomes the VM: descriptors,
  * exit codes, and lines on the status descriptor. The name of each call of libkrun is told before
- * it is made, so that one that panics, hangs or is killed is known by name:
+ * it is made, so that one that panics, hangs or is killed is known by name; and so are the steps
+ * that are not libkrun's, by the call that each is for:
  *
- *     call NAME        about to be made
+ *     call NAME        about to be made: krun_..., dlopen, landlock_restrict_self, seccomp
  *     error TEXT       why it gives up
  *     missing TEXT     why it gives up: what the host lacks
  *     start            the last line of a launch that went well
