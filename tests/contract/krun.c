@@ -162,6 +162,104 @@ static void test_krun_bare_root(const struct harness *harness) {
     contract_close(&contract);
 }
 
+/* Programs as they are, but for the agent: what this command makes in its place. */
+static struct harness krun_other_agent(const struct harness *harness, char path[512],
+                                       const char *command) {
+    struct harness other = *harness;
+    int length = snprintf(path, 512, "%s/programs", harness->root_directory);
+    HARNESS_CHECK(length > 0 && length < 512, "a path");
+    contract_host("mkdir '%s' && cd '%s' && cp kelpie-monitor kelpie-pack kelpie-krun '%s' && "
+                  "cd '%s' && %s && chmod 755 kelpie-agent",
+                  path, harness->libexec_directory, path, path, command);
+    other.libexec_directory = path;
+    return other;
+}
+
+/* A guest that is up and never says hello is a boot timeout, with what its console said last. A
+ * slow host may take longer to say anything. */
+static void test_krun_silent_guest(const struct harness *harness) {
+    static const uint64_t timeouts_ms[] = {12000, 60000};
+    char path[512];
+    bool has_tail = false;
+    struct kelpie_error error = {0};
+    struct harness other =
+        krun_other_agent(harness, path, "cp \"$KELPIE_TEST_PROGRAMS/mute-agent\" kelpie-agent");
+    struct contract contract = contract_open(&other);
+    for (size_t i = 0; i < sizeof(timeouts_ms) / sizeof(timeouts_ms[0]) && !has_tail; i += 1) {
+        struct kelpie_config *config = contract_boot_config(&contract);
+        kelpie_config_set_boot_timeout_ms(config, timeouts_ms[i]);
+        struct kelpie_vm *vm = contract_create(&contract, NULL, config);
+        contract_fails(kelpie_vm_start(vm, 0, &error), &error, KELPIE_E_BOOT_TIMEOUT,
+                       "the console ends with");
+        has_tail = strstr(error.message, "mute: up, and silent") != NULL;
+        contract_state_is(vm, KELPIE_VM_CREATED);
+        contract_end(vm);
+    }
+    HARNESS_CHECK(has_tail, "%s", error.message);
+    contract_close(&contract);
+    contract_host("rm -r '%s'", path);
+}
+
+/* A first root from which nothing can be started: libkrun exits with 0, and that is a boot that
+ * failed. */
+static void test_krun_wrong_root(const struct harness *harness) {
+    char path[512];
+    struct kelpie_error error = {0};
+    struct harness other = krun_other_agent(harness, path, "echo not a program >kelpie-agent");
+    struct contract contract = contract_open(&other);
+    struct kelpie_vm *vm = contract_create(&contract, NULL, contract_boot_config(&contract));
+    contract_fails(kelpie_vm_start(vm, 0, &error), &error, KELPIE_E_BOOT,
+                   "the VM ended before its agent said hello");
+    HARNESS_CHECK(strstr(error.message, "exited with code 0") != NULL, "%s", error.message);
+    contract_state_is(vm, KELPIE_VM_CREATED);
+    contract_end(vm);
+    contract_close(&contract);
+    contract_host("rm -r '%s'", path);
+}
+
+/* Output that nobody takes any more fills all there is between the command and us; the VM is
+ * stopped in order all the same. */
+static void test_krun_unread_output(const struct harness *harness) {
+    static const char *const argv[] = {"cat", "/dev/zero", NULL};
+    const struct kelpie_exec_options options = {.struct_size = sizeof(options), .argv = argv};
+    struct contract contract = contract_open(harness);
+    struct kelpie_vm *vm = contract_start_durable(&contract, "one");
+    struct kelpie_exec *exec = NULL;
+    struct kelpie_stop_result stopped = {0};
+    CONTRACT_OK(kelpie_vm_exec_start(vm, &options, NULL, NULL, &exec, &broken));
+    kelpie_exec_pause_output(exec);
+    uint64_t until_ms = harness_now_ms() + 1500;
+    while (harness_now_ms() < until_ms) {
+        CONTRACT_OK(kelpie_wait(contract.kelpie, 100, &broken));
+    }
+    CONTRACT_OK(kelpie_vm_stop(vm, 10000 * harness->limit_factor, &stopped, &broken));
+    kelpie_exec_close(exec);
+    contract_state_is(vm, KELPIE_VM_STOPPED);
+    contract_end(vm);
+    contract_close(&contract);
+}
+
+/* Without QEMU auto takes libkrun; that a guest booted with it here is known from then on. */
+static void test_krun_auto(const struct harness *harness) {
+    setenv("KELPIE_QEMU", "/no/such/qemu", 1);
+    struct contract contract = contract_open(harness);
+    bool is_proved = false;
+    for (unsigned i = 0; i < 2 && !is_proved; i += 1) { /* another row may have been the first */
+        struct kelpie_config *config = contract_boot_config(&contract);
+        kelpie_config_set_backend(config, KELPIE_BACKEND_AUTO);
+        struct kelpie_vm *vm = contract_create(&contract, NULL, config);
+        CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+        struct kelpie_vm_info info = contract_inspect(vm);
+        HARNESS_CHECK(strcmp(info.backend, "krun") == 0, "it runs on %s", info.backend);
+        HARNESS_CHECK(strstr(info.backend_reason, "there is no QEMU") != NULL, "%s",
+                      info.backend_reason);
+        is_proved = strstr(info.backend_reason, "libkrun booted a guest on this host") != NULL;
+        contract_end(vm);
+    }
+    HARNESS_CHECK(is_proved, "the second start knows of the first");
+    contract_close(&contract);
+}
+
 /* A directory of the host that the guest writes to, and reads from: each sees what the other did.
  */
 static void shares_writable(const struct harness *harness, const char *path) {
@@ -330,6 +428,10 @@ int main(int argc, char **argv) {
         {"krun_doctor", test_krun_doctor, 60},
         {"krun_long_path", test_krun_long_path, 60},
         {"krun_bare_root", test_krun_bare_root, 60},
+        {"krun_silent_guest", test_krun_silent_guest, 120},
+        {"krun_wrong_root", test_krun_wrong_root, 60},
+        {"krun_unread_output", test_krun_unread_output, 60},
+        {"krun_auto", test_krun_auto, 60},
         {"krun_shared_directory", test_krun_shared_directory, 60},
         {"krun_again", test_krun_again, 600},
         {"krun_own_kernel", test_krun_own_kernel, 60}, /* where there is one */
