@@ -54,15 +54,17 @@ static bool take_word(struct scanner *scanner, const char *word) {
     return true;
 }
 
-static bool take_digits(struct scanner *scanner) {
-    size_t start = scanner->at;
-    while (peek(scanner) >= '0' && peek(scanner) <= '9') {
-        scanner->at += 1;
+static inline bool take_digits(struct scanner *scanner) {
+    size_t at = scanner->at;
+    while (at < scanner->length && (unsigned)(scanner->text[at] - '0') <= 9) {
+        at += 1;
     }
-    return scanner->at > start;
+    bool has_some = at > scanner->at;
+    scanner->at = at;
+    return has_some;
 }
 
-static bool skip_number(struct scanner *scanner) {
+static inline bool skip_number(struct scanner *scanner) {
     kelpie__ignore(take(scanner, '-'));
     if (!take(scanner, '0') && !take_digits(scanner)) {
         return false;
@@ -221,10 +223,11 @@ static bool skip_key(struct scanner *scanner) {
     return take(scanner, ':');
 }
 
-static bool skip_scalar(struct scanner *scanner, bool *out_is_plain) {
-    switch (peek(scanner)) {
-    case '"':
+static inline bool skip_scalar(struct scanner *scanner, bool *out_is_plain) {
+    if (peek(scanner) == '"') { /* most of them */
         return skip_string(scanner, out_is_plain);
+    }
+    switch (peek(scanner)) {
     case 't':
         return take_word(scanner, "true");
     case 'f':
@@ -278,7 +281,7 @@ static bool value_skip(struct scanner *scanner, uint32_t depth_max) {
     return true;
 }
 
-static enum kelpie_json_kind kind_of(char first) {
+static inline enum kelpie_json_kind kind_of(char first) {
     switch (first) {
     case '{':
         return KELPIE_JSON_OBJECT;
@@ -296,7 +299,8 @@ static enum kelpie_json_kind kind_of(char first) {
     }
 }
 
-static bool value_take(struct scanner *scanner, uint32_t depth_max, struct kelpie_json_value *out) {
+static inline bool value_take(struct scanner *scanner, uint32_t depth_max,
+                              struct kelpie_json_value *out) {
     skip_space(scanner);
     size_t start = scanner->at;
     if (start == scanner->length) {
@@ -353,16 +357,16 @@ static int iterator_next(struct kelpie_json_iterator *iterator, uint32_t depth_m
     if (!is_first && !take(&scanner, ',')) {
         return -1;
     }
-    struct kelpie_json_value key = {0};
+    size_t start = scanner.at;
+    size_t end = start;
+    bool is_plain = false;
     if (iterator->is_object) {
         skip_space(&scanner);
-        size_t start = scanner.at;
-        bool is_plain = false;
+        start = scanner.at;
         if (!skip_string(&scanner, &is_plain)) {
             return -1;
         }
-        key = (struct kelpie_json_value){scanner.text + start, scanner.at - start,
-                                         KELPIE_JSON_STRING, is_plain};
+        end = scanner.at;
         skip_space(&scanner);
         if (!take(&scanner, ':')) {
             return -1;
@@ -372,7 +376,8 @@ static int iterator_next(struct kelpie_json_iterator *iterator, uint32_t depth_m
         return -1;
     }
     if (iterator->is_object && out_key != NULL) {
-        *out_key = key;
+        *out_key = (struct kelpie_json_value){scanner.text + start, end - start, KELPIE_JSON_STRING,
+                                              is_plain};
     }
     iterator->at = scanner.at;
     return 1;
@@ -421,14 +426,31 @@ static bool string_equals(const struct kelpie_json_value *value, const char *tex
     return left == 0;
 }
 
+/* Whether the bytes, in which no zero is, are this text. */
+static inline bool bytes_equal(const char *bytes, size_t count, const char *text) {
+    size_t same = 0;
+    while (same < count && bytes[same] == text[same]) {
+        same += 1;
+    }
+    return same == count && text[same] == '\0';
+}
+
 /* Which of them has this name, beginning with the one that is likely; count: none. */
 static size_t members_find(const struct kelpie_json_member *wanted, size_t count, size_t likely,
                            const struct kelpie_json_value *name) {
-    if (likely < count && string_equals(name, wanted[likely].key)) {
+    const char *bytes = NULL;
+    size_t length = 0;
+    size_t i = 0;
+    if (!string_is_plain(name, &bytes, &length)) {
+        while (i < count && !string_equals(name, wanted[i].key)) { /* bound: count */
+            i += 1;
+        }
+        return i;
+    }
+    if (likely < count && bytes_equal(bytes, length, wanted[likely].key)) {
         return likely;
     }
-    size_t i = 0;
-    while (i < count && !string_equals(name, wanted[i].key)) { /* bound: count */
+    while (i < count && !bytes_equal(bytes, length, wanted[i].key)) { /* bound: count */
         i += 1;
     }
     return i;
