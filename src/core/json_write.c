@@ -54,8 +54,29 @@ static void append_character(struct kelpie_json_writer *writer, const char *byte
     }
 }
 
+/* Most texts need no escapes, and fit: they are written in one piece, with what comes behind them.
+ * False: nothing was written. */
+static bool append_plain(struct kelpie_json_writer *writer, const char *bytes, size_t count,
+                         const char *end, size_t end_count) {
+    char *out = writer->text + writer->length;
+    KELPIE_ASSERT(writer->length < writer->capacity);
+    if (writer->is_full || count + end_count + 1 >= writer->capacity - writer->length ||
+        kelpie__text_plain_length(bytes, count) != count) {
+        return false;
+    }
+    out[0] = '"';
+    memcpy(out + 1, bytes, count);
+    memcpy(out + 1 + count, end, end_count);
+    out[1 + count + end_count] = '\0';
+    writer->length += 1 + count + end_count;
+    return true;
+}
+
 static void append_quoted(struct kelpie_json_writer *writer, const char *bytes, size_t count) {
     size_t at = 0;
+    if (append_plain(writer, bytes, count, "\"", 1)) {
+        return;
+    }
     append_byte(writer, '"');
     while (at < count) { /* every turn takes a byte at least */
         size_t plain = kelpie__text_plain_length(bytes + at, count - at);
@@ -83,8 +104,11 @@ static void open_value(struct kelpie_json_writer *writer, const char *key) {
         append_byte(writer, ',');
     }
     if (key != NULL) {
-        append_quoted(writer, key, strlen(key));
-        append_byte(writer, ':');
+        size_t length = strlen(key);
+        if (!append_plain(writer, key, length, "\":", 2)) {
+            append_quoted(writer, key, length);
+            append_byte(writer, ':');
+        }
     }
     writer->needs_comma = true;
 }

@@ -150,7 +150,7 @@ static char *arguments_take(struct sim_qemu_options *options, const char **inout
 static const struct arguments_key *arguments_find(const char *option, const char *key) {
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(arguments_keys); i += 1) {
         const struct arguments_key *known = &arguments_keys[i];
-        bool may_be = known->key[0] == key[0] && known->option[0] == option[0]; /* mostly not */
+        bool may_be = known->key[0] == key[0] && known->option[1] == option[1]; /* mostly not */
         if (may_be && strcmp(known->option, option) == 0 && strcmp(known->key, key) == 0) {
             return known;
         }
@@ -486,13 +486,24 @@ const struct sim_qemu_block *kelpie__sim_qemu_block(const struct sim_qemu_option
     return NULL;
 }
 
+/* Its place among those whose value has a structure; their count: it is none of them. */
+static size_t arguments_structured_find(const char *option) {
+    size_t i = 0;
+    KELPIE_ASSERT(option[0] == '-');
+    while (i < KELPIE_ARRAY_COUNT(arguments_structured) && /* mostly the first letter differs */
+           (arguments_structured[i].option[1] != option[1] ||
+            strcmp(arguments_structured[i].option, option) != 0)) {
+        i += 1;
+    }
+    return i;
+}
+
 static bool arguments_take_value(const struct arguments *arguments) {
-    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(arguments_structured); i += 1) {
-        if (strcmp(arguments_structured[i].option, arguments->option) == 0) {
-            struct arguments_item item = {0};
-            return arguments_read_item(arguments, &item) &&
-                   arguments_structured[i].take(arguments, &item);
-        }
+    size_t i = arguments_structured_find(arguments->option);
+    if (i < KELPIE_ARRAY_COUNT(arguments_structured)) {
+        struct arguments_item item = {0};
+        return arguments_read_item(arguments, &item) &&
+               arguments_structured[i].take(arguments, &item);
     }
     bool is_known = false;
     bool is_good = arguments_plain(arguments, &is_known);
@@ -507,12 +518,8 @@ static bool arguments_take_value(const struct arguments *arguments) {
 /* Whether an option takes a value, so that a missing one is told as QEMU does. */
 static bool arguments_is_known(const char *option) {
     static const char plain[] = "|-m|-smp|-serial|-global|-incoming|-cpu|-kernel|-initrd|-append|";
-    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(arguments_structured); i += 1) {
-        if (strcmp(arguments_structured[i].option, option) == 0) {
-            return true;
-        }
-    }
-    return arguments_is_one_of(plain, option);
+    return arguments_structured_find(option) < KELPIE_ARRAY_COUNT(arguments_structured) ||
+           arguments_is_one_of(plain, option);
 }
 
 bool kelpie__sim_qemu_arguments(struct sim_qemu_options *options, int argc, char **argv,

@@ -49,6 +49,7 @@ struct seal {
     uint32_t capacity;
     uint32_t format;
     uint32_t block_count; /* of the extent that is being summed */
+    uint64_t empty_sum;   /* of an extent of zeros */
     struct seal_block blocks[SEAL_BLOCKS_MAX];
 };
 
@@ -68,6 +69,7 @@ static int seal_init(struct seal *seal, struct kelpie_os *os, int directory,
     seal->os = os;
     seal->directory = directory;
     seal->format = manifest->format;
+    seal->empty_sum = kelpie__checksum_u64(seal->blocks, 0);
     KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
     KELPIE_ASSERT(directory >= 0);
     for (uint32_t i = 0; i < manifest->file_count; i += 1) {
@@ -185,6 +187,8 @@ static int sum_extent(struct seal *seal, int file, uint64_t offset, size_t count
     if (seal->format == SEAL_FORMAT_WHOLE) {
         status = read_piece(seal, file, seal->buffer, count, offset);
         sum = kelpie__checksum_u64(seal->buffer, count);
+    } else if (inout->end > offset && inout->begin >= offset + count) {
+        sum = seal->empty_sum; /* within a hole, as most of a guest's memory */
     } else {
         seal->block_count = 0;
         status = sum_pieces(seal, file, offset, count, inout);
