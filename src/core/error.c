@@ -107,7 +107,7 @@ static int fail_list(struct kelpie_error *error, int code, int os_error, const c
     error->code = code;
     error->os_error = os_error;
     kelpie__ignore(kelpie__text_copy(error->field, sizeof(error->field), field));
-    kelpie__ignore(vsnprintf(error->message, sizeof(error->message), format, arguments));
+    kelpie__text_format_list(error->message, sizeof(error->message), format, arguments);
     kelpie__text_trim(error->message);
     if (os_error > 0) {
         append_os_error(error, os_error);

@@ -5,9 +5,9 @@
 #include "core/small_file.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
+#include "core/text.h"
 #include "os/os_call.h"
 
 #define SMALL_FILE_MODE 0600u
@@ -115,9 +115,8 @@ static int small_file_replace(struct kelpie_os *os, int directory, const char *n
                               struct kelpie_error *error) {
     KELPIE_ASSERT(length > 0);
     char temporary[SMALL_FILE_NAME_BYTES_MAX];
-    int name_length = snprintf(temporary, sizeof(temporary), "%s.new", name);
-    KELPIE_ASSERT(name_length > 0);
-    KELPIE_ASSERT((size_t)name_length < sizeof(temporary));
+    bool is_whole = kelpie__text_format(temporary, sizeof(temporary), "%s.new", name);
+    KELPIE_ASSERT(is_whole && name[0] != '\0');
     int file = kelpie__os_open(
         os, directory, temporary,
         KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE | KELPIE_OS_OPEN_TRUNCATE, SMALL_FILE_MODE);

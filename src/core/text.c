@@ -4,19 +4,7 @@
  */
 #include "core/text.h"
 
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
-
-bool kelpie__text_format(char *out, size_t capacity, const char *format, ...) {
-    KELPIE_ASSERT(capacity > 0);
-    va_list arguments;
-    va_start(arguments, format);
-    int length = vsnprintf(out, capacity, format, arguments);
-    va_end(arguments);
-    KELPIE_ASSERT(length >= 0);
-    return (size_t)length < capacity;
-}
 
 bool kelpie__text_copy(char *out, size_t capacity, const char *text) {
     KELPIE_ASSERT(capacity > 0);

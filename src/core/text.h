@@ -6,12 +6,16 @@
 #ifndef KELPIE_CORE_TEXT_H
 #define KELPIE_CORE_TEXT_H
 
+#include <stdarg.h>
 #include <string.h>
 
 #include "core/base.h"
 
 /* Formats into `out`. True: all of it fitted. False: it was cut, at a byte. */
 KELPIE_PRINTF(3, 4) bool kelpie__text_format(char *out, size_t capacity, const char *format, ...);
+/* The same with a list; the length of the whole text, also when that was cut. */
+KELPIE_PRINTF(3, 0)
+size_t kelpie__text_format_list(char *out, size_t capacity, const char *format, va_list arguments);
 
 /* Copies a text. False: it was cut. */
 bool kelpie__text_copy(char *out, size_t capacity, const char *text);

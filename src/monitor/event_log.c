@@ -5,11 +5,11 @@
 #include "monitor/event_log.h"
 
 #include <stdarg.h>
-#include <stdio.h>
 
 #include "core/json.h"
 #include "core/limits.h"
 #include "core/state.h"
+#include "core/text.h"
 #include "monitor/monitor.h"
 #include "os/os_call.h"
 
@@ -33,7 +33,7 @@ void kelpie__event_log_write(struct kelpie_monitor *monitor, const char *type, c
     struct kelpie_json_writer writer;
     va_list arguments;
     va_start(arguments, format);
-    kelpie__ignore(vsnprintf(detail, sizeof(detail), format, arguments));
+    kelpie__text_format_list(detail, sizeof(detail), format, arguments); /* a cut one will do */
     va_end(arguments);
     kelpie__json_begin(&writer, line, sizeof(line) - 1);
     kelpie__json_object_begin(&writer, NULL);

@@ -119,13 +119,14 @@ static void qmp_put_late(struct sim_qemu *qemu) {
 
 void kelpie__sim_qemu_event(struct sim_qemu *qemu, const char *name, const char *format, ...) {
     struct sim_qemu_qmp *qmp = &qemu->qmp;
-    char data[QMP_LINE_BYTES] = "";
+    char data[QMP_LINE_BYTES];
     char line[QMP_LINE_BYTES + 256];
     uint64_t argument = 0;
     va_list list;
+    data[0] = '\0';
     if (format != NULL) {
         va_start(list, format);
-        kelpie__ignore(vsnprintf(data, sizeof(data), format, list));
+        kelpie__text_format_list(data, sizeof(data), format, list);
         va_end(list);
     }
     if (!qmp->is_negotiated || qmp->handle == KELPIE_OS_NO_HANDLE) {
@@ -208,7 +209,7 @@ void kelpie__sim_qemu_refuse(struct sim_qemu *qemu, const char *class_name, cons
     struct kelpie_json_writer writer;
     va_list list;
     va_start(list, format);
-    kelpie__ignore(vsnprintf(words, sizeof(words), format, list)); /* a cut text will do */
+    kelpie__text_format_list(words, sizeof(words), format, list); /* a cut text will do */
     va_end(list);
     kelpie__json_begin(&writer, text, sizeof(text));
     kelpie__json_write_string(&writer, NULL, words); /* quotes and escapes it */

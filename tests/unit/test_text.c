@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,6 +26,35 @@ static void test_format_and_copy_tell_a_cut(void **state) {
         assert_memory_equal(text, "12-ab", strlen(text));
         test_free(text);
     }
+}
+
+/* What the C library makes of it, whole and cut. */
+#define SAME_TEXT(...)                                                                             \
+    do {                                                                                           \
+        for (size_t capacity = 1; capacity < 64; capacity += 1) {                                  \
+            char *text = test_malloc(capacity);                                                    \
+            char wanted[64];                                                                       \
+            int length = snprintf(wanted, capacity, __VA_ARGS__);                                  \
+            assert_int_equal(kelpie__text_format(text, capacity, __VA_ARGS__),                     \
+                             (size_t)length < capacity);                                           \
+            assert_string_equal(text, wanted);                                                     \
+            test_free(text);                                                                       \
+        }                                                                                          \
+    } while (false)
+
+static void test_format_is_the_c_librarys(void **state) {
+    (void)state;
+    SAME_TEXT("plain %% %s|%s %c.", "abc", "", 'x');
+    SAME_TEXT("%.*s|%.3s|%.9s|%.*s", 2, "abcd", "abcd", "abcd", -1, "all");
+    SAME_TEXT("%d %d %d", 0, INT32_MIN, INT32_MAX);
+    SAME_TEXT("%ld %lld", INT64_MIN, (long long)INT64_MAX);
+    SAME_TEXT("%u %x %lu", 0u, UINT32_MAX, UINT64_MAX);
+    SAME_TEXT("%llu %llx %zu", (unsigned long long)UINT64_MAX, 0xabcdefull, (size_t)7);
+    SAME_TEXT("%02x %04x %016llx %03u %020llu", 5u, 0xfffffu, 0x1234ull, 1234u, 12ull);
+    /* What only the C library does, also behind what has been done. */
+    SAME_TEXT("%s %5d|%-4d|%+d|%#x", "first", 12, 3, 4, 5u);
+    SAME_TEXT("%d %6s|%06d %.2d %X", 1, "ab", -5, 7, 0xabu);
+    SAME_TEXT("%022u %hhd %o", 9u, 100, 8u);
 }
 
 static void test_join_makes_one_slash_or_nothing(void **state) {
@@ -141,6 +171,7 @@ static void test_word_holds_no_byte_from_beyond(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_format_and_copy_tell_a_cut),
+        cmocka_unit_test(test_format_is_the_c_librarys),
         cmocka_unit_test(test_join_makes_one_slash_or_nothing),
         cmocka_unit_test(test_hex_there_and_back),
         cmocka_unit_test(test_u64_is_all_digits_that_fit),

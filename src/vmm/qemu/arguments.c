@@ -6,8 +6,9 @@
 #include "vmm/qemu/arguments.h"
 
 #include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
+
+#include "core/text.h"
 
 /* TCG's buffer of translated code. The default is an eighth of the guest's memory at most 1 GiB;
  * translated code is private memory of each VM, and a shell's working set stays far below this. */
@@ -53,10 +54,9 @@ static void arguments_add(struct kelpie_qemu_arguments *arguments, const char *f
     char *place = arguments->text + arguments->used_bytes;
     va_list list;
     va_start(list, format);
-    int length = vsnprintf(place, arguments_room(arguments), format, list);
+    size_t length = kelpie__text_format_list(place, arguments_room(arguments), format, list);
     va_end(list);
-    KELPIE_ASSERT(length >= 0);
-    arguments_take(arguments, (size_t)length);
+    arguments_take(arguments, length);
 }
 
 /* Continues the last argument with a value of QEMU's key=value syntax, where a comma is written

@@ -5,11 +5,11 @@
 #include "vmm/qemu/memory.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "core/checksum.h"
 #include "core/limits.h"
+#include "core/text.h"
 #include "os/os_call.h"
 
 #define LOCATE_TIMEOUT_MS 5000u
@@ -71,9 +71,10 @@ static void locate_answer(void *context, int status, const struct kelpie_json_va
 
 static int locate_ask(struct kelpie_qemu_locate *locate, struct kelpie_error *error) {
     char arguments[96];
-    int length = snprintf(arguments, sizeof(arguments), "{\"command-line\":\"gpa2hva 0x%llx\"}",
-                          (unsigned long long)locate_guest_address(locate));
-    KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(arguments));
+    bool is_whole =
+        kelpie__text_format(arguments, sizeof(arguments), "{\"command-line\":\"gpa2hva 0x%llx\"}",
+                            (unsigned long long)locate_guest_address(locate));
+    KELPIE_ASSERT(is_whole);
     const struct kelpie_qmp_command command = {.name = "human-monitor-command",
                                                .arguments = arguments,
                                                .handle = KELPIE_OS_NO_HANDLE,

@@ -6,11 +6,12 @@
 #include "vmm/qemu/qmp.h"
 
 #include <errno.h>
-#include <stdio.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "core/json.h"
 #include "core/limits.h"
+#include "core/text.h"
 #include "os/os_call.h"
 #include "os/os_mark.h"
 
@@ -172,18 +173,19 @@ static bool qmp_send(struct kelpie_qmp *qmp, const struct kelpie_qmp_command *co
     size_t room = sizeof(qmp->send) - qmp->send_bytes;
     bool has_handle = command->handle != KELPIE_OS_NO_HANDLE;
     const char *arguments = command->arguments != NULL ? command->arguments : "";
-    int length = snprintf(
-        qmp->send + qmp->send_bytes, room, "{\"execute\":\"%s\"%s%s,\"id\":%llu}\n", command->name,
-        arguments[0] != '\0' ? ",\"arguments\":" : "", arguments, (unsigned long long)id);
-    KELPIE_ASSERT(length > 0);
-    if ((size_t)length >= room || (has_handle && qmp->handle != KELPIE_OS_NO_HANDLE)) {
+    char *text = qmp->send + qmp->send_bytes;
+    if (room == 0 ||
+        !kelpie__text_format(text, room, "{\"execute\":\"%s\"%s%s,\"id\":%llu}\n", command->name,
+                             arguments[0] != '\0' ? ",\"arguments\":" : "", arguments,
+                             (unsigned long long)id) ||
+        (has_handle && qmp->handle != KELPIE_OS_NO_HANDLE)) {
         return false; /* never half a text: see the head of qmp.h */
     }
     if (has_handle) {
         qmp->handle = command->handle;
         qmp->handle_at = qmp->send_bytes;
     }
-    qmp->send_bytes += (size_t)length;
+    qmp->send_bytes += strlen(text);
     qmp_flush(qmp);
     return true;
 }
@@ -199,10 +201,10 @@ static void qmp_greeting_version(struct kelpie_qmp *qmp, const struct kelpie_jso
         kelpie__json_find_u64(qemu.text, qemu.length, "minor", &number[1]) == 0 &&
         kelpie__json_find_u64(qemu.text, qemu.length, "micro", &number[2]) == 0 &&
         number[0] <= UINT16_MAX && number[1] <= UINT16_MAX && number[2] <= UINT16_MAX) {
-        int length = snprintf(qmp->version, sizeof(qmp->version), "%llu.%llu.%llu",
-                              (unsigned long long)number[0], (unsigned long long)number[1],
-                              (unsigned long long)number[2]);
-        KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(qmp->version));
+        bool is_whole = kelpie__text_format(
+            qmp->version, sizeof(qmp->version), "%llu.%llu.%llu", (unsigned long long)number[0],
+            (unsigned long long)number[1], (unsigned long long)number[2]);
+        KELPIE_ASSERT(is_whole);
     }
 }
 
@@ -448,10 +450,11 @@ int kelpie__qmp_create(struct kelpie_os *os, struct kelpie_loop *loop, int strea
                        struct kelpie_qmp **out, struct kelpie_error *error) {
     KELPIE_ASSERT(stream >= 0);
     KELPIE_ASSERT(callbacks->ready != NULL && callbacks->closed != NULL);
-    struct kelpie_qmp *qmp = kelpie__alloc(os, sizeof(*qmp));
+    struct kelpie_qmp *qmp = kelpie__alloc_raw(os, sizeof(*qmp));
     if (qmp == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "allocate %zu bytes for QMP", sizeof(*qmp));
     }
+    memset(qmp, 0, offsetof(struct kelpie_qmp, line)); /* behind it are buffers */
     qmp->os = os;
     qmp->loop = loop;
     qmp->state = QMP_GREETING;
