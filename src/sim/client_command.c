@@ -15,6 +15,7 @@
 #include "kelpie.h"
 #include "sim/client.h"
 #include "sim/client_stream.h"
+#include "sim/core.h"
 #include "sim/fault.h"
 #include "sim/programs.h"
 #include "sim/truth.h"
@@ -87,8 +88,8 @@ struct command {
     char text[COMMAND_TEXT_MAX];
     const char *argv[4];
     struct kelpie_exec_options options;
-    uint8_t *input; /* owned: of cat */
-    size_t input_count;
+    uint8_t *input; /* owned by the process, which may be killed at any call: of cat */
+    size_t input_bytes;
 };
 
 KELPIE_PRINTF(2, 3)
@@ -107,21 +108,24 @@ static void set_argv(struct command *command, const char *first, const char *sec
     command->argv[2] = third;
 }
 
-static bool prepare_cat(struct command *command, const struct sim_operation *operation) {
+static bool prepare_cat(struct sim_world *world, struct command *command,
+                        const struct sim_operation *operation) {
     size_t count = byte_count(operation);
-    command->input = malloc(count + 1);
+    command->input_bytes = count + 1;
+    command->input =
+        kelpie__sim_process_memory(kelpie__sim_world_current(world), NULL, 0, command->input_bytes);
     if (command->input == NULL) {
         return false;
     }
     kelpie__sim_pattern_fill(command->input, count, 0);
-    command->input_count = count;
     command->options.stdin_bytes = command->input;
     command->options.stdin_count = count;
     set_argv(command, "cat", NULL, NULL);
     return true;
 }
 
-static bool prepare_exec(struct command *command, const struct sim_operation *operation) {
+static bool prepare_exec(struct sim_world *world, struct command *command,
+                         const struct sim_operation *operation) {
     unsigned long long value = operation->value;
     switch ((enum sim_command)operation->kind) {
     case SIM_COMMAND_ECHO:
@@ -152,9 +156,9 @@ static bool prepare_exec(struct command *command, const struct sim_operation *op
         set_argv(command, "source", command->text, NULL);
         break;
     case SIM_COMMAND_CAT:
-        return prepare_cat(command, operation);
+        return prepare_cat(world, command, operation);
     case SIM_COMMAND_DEAF: {
-        bool is_made = prepare_cat(command, operation);
+        bool is_made = prepare_cat(world, command, operation);
         set_argv(command, "true", NULL, NULL);
         return is_made;
     }
@@ -172,7 +176,8 @@ static bool prepare_exec(struct command *command, const struct sim_operation *op
     return true;
 }
 
-static bool prepare(struct command *command, const struct sim_operation *operation) {
+static bool prepare(struct sim_world *world, struct command *command,
+                    const struct sim_operation *operation) {
     *command = (struct command){.options = {.struct_size = sizeof(command->options)}};
     command->options.argv = command->argv;
     if (operation->op == SIM_MODEL_PUT) {
@@ -187,7 +192,7 @@ static bool prepare(struct command *command, const struct sim_operation *operati
         set_argv(command, "sh", "-c", command->text);
         return true;
     }
-    return prepare_exec(command, operation);
+    return prepare_exec(world, command, operation);
 }
 
 /* ---- what it answers ------------------------------------------------------------------------- */
@@ -330,7 +335,7 @@ int kelpie__sim_command_run(struct sim_world *world, struct kelpie_vm *vm,
         size_t factor = operation->value % COMMAND_LARGE_OF == 0 ? COMMAND_LARGE_FACTOR : 1;
         return kelpie__sim_stream_run(world, vm, operation, factor * byte_count(operation), error);
     }
-    if (!prepare(&command, operation)) {
+    if (!prepare(world, &command, operation)) {
         return KELPIE_E_MEMORY;
     }
     int status = kelpie_vm_exec(vm, &command.options, &result, error);
@@ -353,6 +358,9 @@ int kelpie__sim_command_run(struct sim_world *world, struct kelpie_vm *vm,
                                error->message);
     }
     kelpie_exec_result_release(&result);
-    free(command.input);
+    if (command.input != NULL) {
+        kelpie__ignore(kelpie__sim_process_memory(kelpie__sim_world_current(world), command.input,
+                                                  command.input_bytes, 0) == NULL);
+    }
     return status;
 }

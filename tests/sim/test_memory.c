@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +34,17 @@
 #define RUN_PEAK_KIB_MAX (64u * 1024u)
 /* of the first 30,000, one that needs more than all but a few */
 #define RUN_HUNGRY_SEED 5566u
+
+#define KILLED_SEEDS 24u
+#define KILLED_COMMANDS 6u
+#define KILLED_VALUE 20u /* and more: of 158,000 bytes and more */
+#define KILLED_GROWTH_BYTES_MAX (64u * 1024u)
+
+/* What the C library has given out. */
+static size_t heap_bytes(void) {
+    const struct mallinfo2 info = mallinfo2();
+    return info.uordblks + info.hblkhd;
+}
 
 static uint64_t status_kib(const char *name) {
     char line[256];
@@ -149,9 +161,45 @@ static void test_worlds_leave_nothing_and_fit(void **state) {
     kelpie__sim_nursery_destroy(nursery);
 }
 
+/* What a client holds belongs to its process, which may be killed at any call. */
+static void test_a_killed_client_leaves_nothing(void **state) {
+    struct sim_operation operations[KILLED_COMMANDS + 2] = {
+        {.op = SIM_MODEL_CREATE},
+        {.op = SIM_MODEL_START},
+    };
+    (void)state;
+    for (uint32_t i = 0; i < KILLED_COMMANDS; i += 1) {
+        operations[i + 2] = (struct sim_operation){
+            .op = SIM_MODEL_EXEC, .kind = SIM_COMMAND_CAT, .value = KILLED_VALUE + i};
+    }
+    struct sim_nursery *nursery = kelpie__sim_nursery_create();
+    size_t before = 0;
+    uint64_t fired = 0;
+    for (uint64_t seed = 0; seed < KILLED_SEEDS; seed += 1) {
+        const struct sim_run_options options = {.seed = seed,
+                                                .faults = SIM_RUN_FAULTS_PLAN,
+                                                .plan = "* role=client p=0.02 => kill\n",
+                                                .operations = operations,
+                                                .operation_count = KILLED_COMMANDS + 2,
+                                                .nursery = nursery};
+        struct sim_run_result result;
+        kelpie__sim_run(&options, &result);
+        assert_int_equal(result.verdict, KELPIE_SIM_PASS);
+        fired += result.faults_fired;
+        kelpie__sim_run_release(&result);
+        before = seed == 0 ? heap_bytes() : before;
+    }
+    size_t after = heap_bytes();
+    print_message("%llu kills; %zu bytes, then %zu\n", (unsigned long long)fired, before, after);
+    assert_true(fired >= KILLED_SEEDS / 2);
+    assert_true(after <= before + KILLED_GROWTH_BYTES_MAX);
+    kelpie__sim_nursery_destroy(nursery);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_worlds_leave_nothing_and_fit),
+        cmocka_unit_test(test_a_killed_client_leaves_nothing),
         cmocka_unit_test(test_large_free_blocks_keep_little),
         cmocka_unit_test(test_a_guest_sees_nothing_of_one_before),
     };
