@@ -15,7 +15,8 @@
  *
  * Threads. A `struct kelpie` and all that came from it belong to one thread at a time. Two threads
  * open two, and both may attach to the same VM. The library makes no threads, installs no signal
- * handlers, lets no SIGCHLD of its own be seen, never prints or exits. After fork(2), open anew.
+ * handlers, lets no SIGCHLD of its own be seen, never prints or exits. A child of fork(2) opens
+ * anew: there, calls with what its parent opened are MISUSE, and closing it does nothing.
  *
  * Blocking and asynchronous. A blocking call drives the event loop until its operation has ended;
  * inside a callback it is refused with KELPIE_E_MISUSE. Its twin ends in _async: a start that fails

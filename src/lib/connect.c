@@ -271,6 +271,9 @@ static int connection_open(struct kelpie_vm *vm, int stream, struct kelpie_error
 }
 
 void kelpie__vm_disconnect(struct kelpie_vm *vm) {
+    if (vm->is_creator && vm->wire != NULL) {
+        kelpie__wire_end(vm->wire);
+    }
     kelpie__wire_destroy(vm->wire);
     vm->wire = NULL;
 }

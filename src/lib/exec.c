@@ -281,6 +281,9 @@ static int exec_ask(struct kelpie_exec *exec, const char *method, const char *mo
     struct kelpie_vm *vm = exec->vm;
     kelpie__exec_handle_check(exec);
     KELPIE_ASSERT(more[0] == '\0' || more[0] == ',');
+    if (kelpie__check_process(exec->kelpie, method, error) < 0) {
+        return KELPIE_E_MISUSE;
+    }
     if (exec->phase == KELPIE_EXEC_HAS_ENDED) {
         return 0;
     }
@@ -381,7 +384,7 @@ static void exec_stop_streams(struct kelpie_exec *exec) {
 }
 
 void kelpie_exec_close(struct kelpie_exec *exec) {
-    if (exec == NULL) {
+    if (exec == NULL || kelpie__is_inherited(exec->kelpie)) {
         return;
     }
     kelpie__exec_handle_check(exec);

@@ -325,6 +325,9 @@ int kelpie_exec_write(struct kelpie_exec *exec, const void *bytes, size_t count,
     if (exec == NULL || out_written == NULL || (bytes == NULL && count > 0)) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_exec_write: an argument is NULL");
     }
+    if (kelpie__check_process(exec->kelpie, "kelpie_exec_write", error) < 0) {
+        return KELPIE_E_MISUSE;
+    }
     if (exec->phase == KELPIE_EXEC_HAS_ENDED || exec->channel == 0) {
         return kelpie__fail(error, KELPIE_E_EXEC, 0, "the command has ended");
     }

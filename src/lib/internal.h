@@ -27,6 +27,7 @@ struct kelpie {
     kelpie_log_callback log_callback;
     void *log_context;
     bool is_simulated;             /* `os` came from kelpie__os_sim_open */
+    int32_t pid;                   /* of the process that opened it; 0: the system did not say */
     uint32_t callback_depth;       /* above 0: inside a callback of the embedder's */
     struct kelpie_vm *vms;         /* list of open handles */
     struct kelpie_pool *pools;     /* list of open handles */
@@ -142,7 +143,13 @@ void kelpie__log(struct kelpie *kelpie, enum kelpie_log_level level, const char 
 /* Around every callback of the embedder's. */
 void kelpie__callback_enter(struct kelpie *kelpie);
 void kelpie__callback_leave(struct kelpie *kelpie);
-/* MISUSE inside a callback. */
+/* This process is a child that the embedder has forked: what it has of the handle's descriptors,
+ * the event loop's among them, is its parent's as well, and is left alone. */
+bool kelpie__is_inherited(const struct kelpie *kelpie);
+/* MISUSE in such a child. */
+KELPIE_MUST_CHECK int kelpie__check_process(const struct kelpie *kelpie, const char *what,
+                                            struct kelpie_error *error);
+/* The same, and inside a callback. */
 KELPIE_MUST_CHECK int kelpie__check_may_block(const struct kelpie *kelpie, const char *what,
                                               struct kelpie_error *error);
 /* One turn of the loop, for blocking calls; deadline -1: none. */

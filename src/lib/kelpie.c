@@ -78,6 +78,9 @@ int kelpie__open_with_os(struct kelpie_os *os, const struct kelpie_open_options 
     kelpie->os = os;
     kelpie->log_callback = chosen.log_callback;
     kelpie->log_context = chosen.log_context;
+    struct kelpie_os_identity self = {0};
+    kelpie__ignore(kelpie__os_identity(os, &self)); /* then a fork is not noticed */
+    kelpie->pid = self.pid;
     status = kelpie__loop_create(os, KELPIE_LIB_HANDLE_MAX, &kelpie->loop, error);
     if (status < 0) {
         goto fail_loop;
@@ -140,9 +143,29 @@ void kelpie__callback_leave(struct kelpie *kelpie) {
     kelpie->callback_depth -= 1;
 }
 
+bool kelpie__is_inherited(const struct kelpie *kelpie) {
+    struct kelpie_os_identity self = {0};
+    kelpie__handle_check(kelpie);
+    return kelpie->pid != 0 && kelpie__os_identity(kelpie->os, &self) == 0 &&
+           self.pid != kelpie->pid;
+}
+
+int kelpie__check_process(const struct kelpie *kelpie, const char *what,
+                          struct kelpie_error *error) {
+    if (kelpie__is_inherited(kelpie)) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "%s: the handle is that of process %d; after fork(2), open anew", what,
+                            (int)kelpie->pid);
+    }
+    return 0;
+}
+
 int kelpie__check_may_block(const struct kelpie *kelpie, const char *what,
                             struct kelpie_error *error) {
-    kelpie__handle_check(kelpie);
+    int status = kelpie__check_process(kelpie, what, error);
+    if (status < 0) {
+        return status;
+    }
     if (kelpie->callback_depth > 0 || kelpie->loop->is_dispatching) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0,
                             "%s: a blocking call inside a callback; use its _async form", what);

@@ -190,7 +190,8 @@ int kelpie__call_check(const struct kelpie_vm *vm, const struct kelpie_call_form
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "%s: vm is NULL", form->function);
     }
     kelpie__vm_check(vm);
-    return form->is_blocking ? kelpie__check_may_block(vm->kelpie, form->function, error) : 0;
+    return form->is_blocking ? kelpie__check_may_block(vm->kelpie, form->function, error)
+                             : kelpie__check_process(vm->kelpie, form->function, error);
 }
 
 int kelpie__call_connect(struct kelpie_vm *vm, const struct kelpie_call_form *form, bool may_start,

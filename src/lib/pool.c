@@ -107,7 +107,7 @@ int kelpie_pool_open(struct kelpie *kelpie, const char *name, struct kelpie_pool
 }
 
 void kelpie_pool_close(struct kelpie_pool *pool) {
-    if (pool == NULL) {
+    if (pool == NULL || kelpie__is_inherited(pool->kelpie)) {
         return;
     }
     kelpie__pool_handle_check(pool);

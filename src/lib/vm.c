@@ -152,7 +152,8 @@ static int create_checks(struct kelpie *kelpie, const char *name, struct kelpie_
         return kelpie__fail(error, KELPIE_E_MISUSE, 0,
                             "kelpie_vm_create: the configuration belongs to another handle");
     }
-    int status = may_wait ? kelpie__check_may_block(kelpie, "kelpie_vm_create", error) : 0;
+    int status = may_wait ? kelpie__check_may_block(kelpie, "kelpie_vm_create", error)
+                          : kelpie__check_process(kelpie, "kelpie_vm_create", error);
     if (status == 0 && name != NULL) {
         status = kelpie__config_check_name(name, error);
     }
@@ -416,10 +417,11 @@ void kelpie__vm_release(struct kelpie_vm *vm) {
 }
 
 void kelpie_vm_close(struct kelpie_vm *vm) {
-    if (vm != NULL) {
-        kelpie__forks_drop(vm->kelpie, vm);
-        kelpie__vm_release_waiting(vm);
+    if (vm == NULL || kelpie__is_inherited(vm->kelpie)) {
+        return;
     }
+    kelpie__forks_drop(vm->kelpie, vm);
+    kelpie__vm_release_waiting(vm);
     kelpie__vm_release(vm);
 }
 

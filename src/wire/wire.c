@@ -563,6 +563,15 @@ fail_memory:
     return status;
 }
 
+void kelpie__wire_end(struct kelpie_wire *wire) {
+    kelpie__wire_check(wire);
+    KELPIE_ASSERT(!wire->is_destroyed);
+    kelpie__wire_flush(wire);
+    if (!wire->is_closed) {
+        kelpie__ignore(kelpie__os_shut_write(wire->os, wire->handle)); /* or the peer has gone */
+    }
+}
+
 void kelpie__wire_destroy(struct kelpie_wire *wire) {
     if (wire == NULL) {
         return;

@@ -71,6 +71,8 @@ KELPIE_MUST_CHECK int kelpie__wire_create(const struct kelpie_wire_create *creat
                                           struct kelpie_wire **out, struct kelpie_error *error);
 /* Pending calls end without a callback. What is queued is tried once more. NULL is allowed. */
 void kelpie__wire_destroy(struct kelpie_wire *wire);
+/* Before that: the peer sees the end, whoever else has the handle, as a child that was forked. */
+void kelpie__wire_end(struct kelpie_wire *wire);
 void kelpie__wire_check(const struct kelpie_wire *wire);
 
 /* Ends the connection for a rule the receiver found broken ("R7", "text"): the peer is told,

@@ -115,6 +115,67 @@ static void test_owner_killed(const struct harness *harness) {
     }
 }
 
+/* What a child does with the handles that it has from its parent; 0: all of it is refused, and
+ * nothing else happens. */
+static int child_of_an_embedder(struct contract *contract, struct kelpie_vm *vm,
+                                struct kelpie_exec *exec) {
+    struct kelpie_error error = {0};
+    size_t written = 0;
+    bool is_refused = kelpie_vm_pause(vm, &error) == KELPIE_E_MISUSE &&
+                      kelpie_exec_write(exec, "b", 1, &written, &error) == KELPIE_E_MISUSE &&
+                      kelpie_exec_kill(exec, &error) == KELPIE_E_MISUSE &&
+                      kelpie_dispatch(contract->kelpie, &error) == KELPIE_E_MISUSE &&
+                      strstr(error.message, "fork(2)") != NULL;
+    kelpie_exec_close(exec);
+    kelpie_vm_close(vm);
+    kelpie_close(contract->kelpie);
+    return is_refused ? 0 : 1;
+}
+
+/* A child has copies of all descriptors, the event loop's among them: whatever it does, its parent
+ * goes on; and while it holds them, its parent's close is the end of an owned VM all the same. */
+static void test_forked_embedder(const struct harness *harness) {
+    struct contract contract = contract_open(harness);
+    struct kelpie_vm *vm = contract_create(&contract, "forks", contract_config(&contract));
+    CONTRACT_OK(kelpie_vm_start(vm, 0, &broken));
+    const char *const argv[] = {"cat", NULL};
+    const struct kelpie_exec_options options = {
+        .struct_size = sizeof(options), .argv = argv, .has_stdin = true};
+    struct kelpie_exec *exec = NULL;
+    CONTRACT_OK(kelpie_vm_exec_start(vm, &options, NULL, NULL, &exec, &broken));
+    int status = 0;
+    pid_t child = fork();
+    HARNESS_CHECK(child >= 0, "fork");
+    if (child == 0) {
+        _exit(child_of_an_embedder(&contract, vm, exec));
+    }
+    waitpid(child, &status, 0);
+    HARNESS_CHECK(status == 0, "the child ended with 0x%x", (unsigned)status);
+    contract_sh_says(vm, "echo here", "here\n");
+    CONTRACT_OK(kelpie_exec_close_stdin(exec, &broken));
+    struct kelpie_exec_status ended = {0};
+    CONTRACT_OK(kelpie_exec_wait(exec, 20000, &ended, &broken));
+    HARNESS_CHECK(ended.reason == KELPIE_EXEC_EXITED, "cat was ended by the child");
+    kelpie_exec_close(exec);
+    child = fork();
+    HARNESS_CHECK(child >= 0, "fork");
+    if (child == 0) {
+        pause();
+        _exit(0);
+    }
+    contract_close(&contract);
+    contract = contract_open(harness);
+    uint64_t deadline_ms = harness_now_ms() + 10000;
+    while (kelpie_vm_open(contract.kelpie, "forks", &vm, NULL) == 0) {
+        HARNESS_CHECK(harness_now_ms() < deadline_ms, "an owned VM outlives its owner's close");
+        kelpie_vm_close(vm);
+        usleep(20000);
+    }
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    contract_close(&contract);
+}
+
 /* The guest's own doings: each has one name. */
 static void guest_ends(struct kelpie_vm *vm, const char *script, enum kelpie_vm_state state,
                        const char *reason) {
@@ -265,6 +326,7 @@ const struct harness_test contract_tests_ends[] = {
     {"monitor_killed", test_monitor_killed, 60},
     {"all_killed", test_all_killed, 60},
     {"owner_killed", test_owner_killed, 1200},
+    {"forked_embedder", test_forked_embedder, 60},
     {"guest_panics", test_guest_panics, 60},
     {"guest_powers_off", test_guest_powers_off, 60},
     {"boot_timeout", test_boot_timeout, 60},
