@@ -122,6 +122,19 @@ static int share_check_tag(const char *tag, struct kelpie_error *error) {
     return good == length ? 0 : share_fail(error, tag, "is no tag; use A-Z a-z 0-9 _ . - alone");
 }
 
+static int share_check_utf8(const char *path, struct kelpie_error *error) {
+    size_t length = strlen(path);
+    for (size_t at = 0; at < length;) { /* bound: the path */
+        size_t step = kelpie__text_utf8_length(path + at, length - at);
+        if (step == 0) {
+            return share_fail(error, path, "is not UTF-8; give a path that is");
+        }
+        KELPIE_ASSERT(step <= length - at);
+        at += step;
+    }
+    return 0;
+}
+
 static int share_check_host(const char *host, struct kelpie_error *error) {
     size_t length = strlen(host);
     if (length == 0 || length > KELPIE_PATH_BYTES_MAX) {
@@ -129,16 +142,7 @@ static int share_check_host(const char *host, struct kelpie_error *error) {
                                   SHARE_FIELD ": a host path of %zu bytes; give 1 to %u", length,
                                   KELPIE_PATH_BYTES_MAX);
     }
-    for (size_t at = 0; at < length;) { /* bound: the path */
-        size_t step = kelpie__text_utf8_length(host + at, length - at);
-        if (step == 0) {
-            return share_fail(error, host, "is not UTF-8; give a path that is");
-        }
-        KELPIE_ASSERT(step <= length - at);
-        at += step;
-    }
-    KELPIE_ASSERT(length <= KELPIE_PATH_BYTES_MAX);
-    return 0;
+    return share_check_utf8(host, error);
 }
 
 /* This one against those before it. */
@@ -170,10 +174,8 @@ static int share_check(const struct kelpie_config_values *values, uint32_t index
     KELPIE_ASSERT(index < values->share_count);
     KELPIE_ASSERT(share->host < share->guest && share->guest < share->tag);
     int status = share_check_host(kelpie__config_share_text(values, share->host), error);
-    for (size_t at = 0; status == 0 && guest[at] != '\0';) { /* bound: the path */
-        size_t step = kelpie__text_utf8_length(guest + at, strlen(guest + at));
-        status = step > 0 ? 0 : share_fail(error, guest, "is not UTF-8; give a path that is");
-        at += step;
+    if (status == 0) {
+        status = share_check_utf8(guest, error);
     }
     if (status == 0) {
         status = share_check_guest(guest, error);
