@@ -21,6 +21,10 @@ struct contract_result {
     struct kelpie_error error;
 };
 
+/* harness_main with the rows of these files, {0} the last one of each: `suite` gets them. */
+int contract_main(int argc, char **argv, struct harness_suite *suite,
+                  const struct harness_test *const *files, size_t file_count);
+
 struct contract contract_open(const struct harness *harness);
 /* With the test builds, and this plan for the monitors it starts; its probabilities are drawn from
  * the run's seed. */

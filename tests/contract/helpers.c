@@ -14,6 +14,8 @@
 #include "contract.h"
 #include "harness/prepared.h"
 
+#define CONTRACT_TESTS_MAX 192
+
 void contract_host(const char *format, ...) {
     char command[4096];
     va_list arguments;
@@ -21,6 +23,24 @@ void contract_host(const char *format, ...) {
     vsnprintf(command, sizeof(command), format, arguments);
     va_end(arguments);
     HARNESS_CHECK(system(command) == 0, "%s", command);
+}
+
+int contract_main(int argc, char **argv, struct harness_suite *suite,
+                  const struct harness_test *const *files, size_t file_count) {
+    struct harness_test tests[CONTRACT_TESTS_MAX];
+    size_t count = 0;
+    for (size_t i = 0; i < file_count; i += 1) {
+        for (const struct harness_test *test = files[i]; test->name != NULL; test += 1) {
+            if (count == CONTRACT_TESTS_MAX) {
+                abort();
+            }
+            tests[count] = *test;
+            count += 1;
+        }
+    }
+    suite->tests = tests;
+    suite->test_count = count;
+    return harness_main(argc, argv, suite);
 }
 
 struct contract contract_open(const struct harness *harness) {

@@ -2,11 +2,7 @@
  *
  * The contract of a VM (docs/testing.md) as a test program: all files' tests, or the ones named.
  */
-#include <stdlib.h>
-
 #include "contract.h"
-
-#define TESTS_MAX 192
 
 /* They measure, or keep every core busy by themselves. */
 static const char *const alone[] = {
@@ -25,18 +21,6 @@ int main(int argc, char **argv) {
         contract_tests_templates,       contract_tests_fork_waiting,
         contract_tests_costs,
     };
-    struct harness_test tests[TESTS_MAX];
-    size_t count = 0;
-    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i += 1) {
-        for (const struct harness_test *test = files[i]; test->name != NULL; test += 1) {
-            if (count == TESTS_MAX) {
-                abort();
-            }
-            tests[count] = *test;
-            count += 1;
-        }
-    }
-    const struct harness_suite suite = {
-        .name = "contract", .tests = tests, .test_count = count, .alone = alone};
-    return harness_main(argc, argv, &suite);
+    struct harness_suite suite = {.name = "contract", .alone = alone};
+    return contract_main(argc, argv, &suite, files, sizeof(files) / sizeof(files[0]));
 }
