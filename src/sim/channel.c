@@ -22,7 +22,7 @@ bool kelpie__sim_bytes_reserve(struct sim_bytes *bytes, struct sim_heap *heap, s
     while (capacity < wanted) { /* bound: doubles */
         capacity *= 2;
     }
-    uint8_t *grown = kelpie__sim_heap_alloc(heap, capacity);
+    uint8_t *grown = kelpie__sim_heap_alloc_raw(heap, capacity);
     if (grown == NULL) {
         return false;
     }

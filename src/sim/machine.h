@@ -254,7 +254,11 @@ struct sim_process *kelpie__sim_process_start(struct sim_machine *machine,
  * a world. */
 struct sim_process *kelpie__sim_process_adopt(struct sim_world *world, const char *role);
 
-struct sim_process *kelpie__sim_process_of(struct kelpie_os *os);
+static inline struct sim_process *kelpie__sim_process_of(struct kelpie_os *os) {
+    struct sim_process *process = (struct sim_process *)os->context;
+    KELPIE_ASSERT(process != NULL && process->os.context == process);
+    return process;
+}
 /* A further table of the same process, whose `watch` and `wait` know nothing of the others': for a
  * program with more than one event loop. Goes with the process, or before. NULL: no memory. */
 struct kelpie_os *kelpie__sim_table_create(struct sim_process *process);

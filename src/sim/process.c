@@ -47,12 +47,6 @@ int64_t kelpie__sim_machine_now(const struct sim_machine *machine) {
     return machine->world->now_ns + machine->monotonic_offset_ns;
 }
 
-struct sim_process *kelpie__sim_process_of(struct kelpie_os *os) {
-    struct sim_process *process = os->context;
-    KELPIE_ASSERT(process != NULL && process->os.context == process);
-    return process;
-}
-
 struct sim_process *kelpie__sim_machine_init(struct sim_machine *machine) {
     bool is_there = machine->guest != NULL && machine->processes != NULL &&
                     machine->processes->pid == 1 && machine->processes->state < SIM_PROCESS_ZOMBIE;

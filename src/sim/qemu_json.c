@@ -37,7 +37,7 @@ static bool stream_is_space(char byte) {
 }
 
 static bool stream_is_structure(char byte) {
-    return byte != '\0' && strchr("{}[],:", byte) != NULL;
+    return byte == '{' || byte == '}' || byte == '[' || byte == ']' || byte == ',' || byte == ':';
 }
 
 static bool stream_is_word(char byte) {
