@@ -17,22 +17,22 @@
 #define MACHINE_ID_COPY "/run/kelpie-machine-id"
 
 /* What is longer than an id is cut off behind it. Not before: after a restore there is one of the
- * same length, and to cut a file costs a translated guest more than all the rest of this. */
+ * same length, and to cut a file costs a translated guest more than all the rest of this. Calls
+ * that a command needs as well cost it least. */
 static int machine_id_put(struct kelpie_os *os, const char *path, const char *line) {
-    struct kelpie_os_stat stat = {0};
+    char rest = '\0';
     KELPIE_ASSERT(path[0] == '/');
     size_t length = strlen(line);
     KELPIE_ASSERT(length == KELPIE_AGENT_MACHINE_ID_BYTES);
-    int file = kelpie__os_open(os, KELPIE_OS_CWD, path,
-                               KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE, 0444);
+    int file =
+        kelpie__os_open(os, KELPIE_OS_CWD, path,
+                        KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE, 0444);
     if (file < 0) {
         return file;
     }
-    int64_t written = kelpie__os_write(os, file, line, length);
-    int status = kelpie__os_stat(os, file, "", false, &stat);
-    if (status == 0 && stat.size_bytes > length) {
-        status = kelpie__os_truncate(os, file, length);
-    }
+    int64_t written = kelpie__os_pwrite(os, file, line, length, 0);
+    int64_t more = kelpie__os_pread(os, file, &rest, sizeof(rest), length);
+    int status = more > 0 ? kelpie__os_truncate(os, file, length) : (int)more;
     int closed = kelpie__os_close(os, file);
     if (written != (int64_t)length) {
         return written < 0 ? (int)written : -EIO;

@@ -181,6 +181,7 @@ struct kelpie_os *kelpie__os_linux_create(void) {
     if (linux_os == NULL) {
         return NULL;
     }
+    linux_os->entropy = -1;
     linux_os->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (linux_os->epoll < 0) {
         free(linux_os);
@@ -214,6 +215,9 @@ void kelpie__os_linux_destroy(struct kelpie_os *os) {
     struct kelpie_os_linux *linux_os = kelpie__os_linux_of(os);
     KELPIE_ASSERT(linux_os->epoll >= 0);
     close(linux_os->epoll);
+    if (linux_os->entropy >= 0) {
+        close(linux_os->entropy);
+    }
     free(linux_os);
 }
 

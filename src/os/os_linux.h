@@ -24,6 +24,7 @@ struct spawn_ready;
 struct kelpie_os_linux {
     struct kelpie_os os; /* first: the table's context is this */
     int epoll;
+    int entropy; /* /dev/urandom of a guest, once it was asked for; else -1 */
     bool has_saved_terminal;
     struct termios saved_terminal;
     struct spawn_ready *ready; /* os_linux_ready.c; NULL: none was ever made */

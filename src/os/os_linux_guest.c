@@ -85,28 +85,27 @@ static int guest_set_wall_clock(struct kelpie_os *os, int64_t unix_ns) {
     return kelpie__os_linux_result(clock_settime(CLOCK_REALTIME, &time));
 }
 
-/* random(4): credited, then mixed in at once, so that the next byte anybody draws depends on it. */
+/* random(4): credited, then mixed in at once, so that the next byte anybody draws depends on it.
+ * The device stays open: a restored guest needs it before all else, and has less to do then. */
 static int guest_add_entropy(struct kelpie_os *os, const void *bytes, size_t count) {
     struct { /* struct rand_pool_info with room */
         int entropy_count;
         int buf_size;
         uint8_t bytes[GUEST_ENTROPY_BYTES_MAX];
     } pool = {.entropy_count = (int)(count * 8), .buf_size = (int)count};
-    kelpie__ignore(os != NULL);
+    struct kelpie_os_linux *linux_os = kelpie__os_linux_of(os);
     if (count > sizeof(pool.bytes)) {
         return -EINVAL;
     }
     memcpy(pool.bytes, bytes, count);
-    int device = open("/dev/urandom", O_RDWR | O_CLOEXEC);
-    if (device < 0) {
+    if (linux_os->entropy < 0) {
+        linux_os->entropy = open("/dev/urandom", O_RDWR | O_CLOEXEC);
+    }
+    if (linux_os->entropy < 0 || ioctl(linux_os->entropy, RNDADDENTROPY, &pool) < 0 ||
+        ioctl(linux_os->entropy, RNDRESEEDCRNG) < 0) {
         return -errno;
     }
-    int status = 0;
-    if (ioctl(device, RNDADDENTROPY, &pool) < 0 || ioctl(device, RNDRESEEDCRNG) < 0) {
-        status = -errno;
-    }
-    close(device);
-    return status;
+    return 0;
 }
 
 static int guest_set_hostname(struct kelpie_os *os, const char *name) {
