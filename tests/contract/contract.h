@@ -56,6 +56,8 @@ struct kelpie_vm *contract_create_from(struct contract *contract, const char *na
                                        const char *snapshot);
 /* Stops, deletes and closes. */
 void contract_end(struct kelpie_vm *vm);
+/* Ends two that run: each was told its own commands, and one goes on when the other is killed. */
+void contract_end_apart(struct kelpie_vm *one, struct kelpie_vm *two);
 
 /* Snapshots, by name. */
 struct kelpie_snapshot_result contract_take(struct kelpie_vm *vm, const char *name);

@@ -231,6 +231,15 @@ struct kelpie_vm_info contract_inspect(struct kelpie_vm *vm) {
     return info;
 }
 
+void contract_end_apart(struct kelpie_vm *one, struct kelpie_vm *two) {
+    contract_sh_says(one, "echo 1 >/tmp/me; cat /tmp/me", "1\n");
+    contract_sh_says(two, "test ! -e /tmp/me && echo 2 >/tmp/me; cat /tmp/me", "2\n");
+    CONTRACT_OK(kelpie_vm_kill(two, &broken));
+    contract_sh_says(one, "cat /tmp/me", "1\n");
+    contract_end(two);
+    contract_end(one);
+}
+
 void contract_state_is(struct kelpie_vm *vm, enum kelpie_vm_state state) {
     struct kelpie_vm_info info = contract_inspect(vm);
     HARNESS_CHECK(info.state == state, "the VM is %s, not %s (%s)",

@@ -92,12 +92,7 @@ static void test_krun_two(const struct harness *harness) {
     struct contract contract = contract_open(harness);
     struct kelpie_vm *one = contract_start_durable(&contract, "one");
     struct kelpie_vm *two = contract_start_durable(&contract, "two");
-    contract_sh_says(one, "echo 1 >/tmp/me; cat /tmp/me", "1\n");
-    contract_sh_says(two, "test ! -e /tmp/me && echo 2 >/tmp/me; cat /tmp/me", "2\n");
-    CONTRACT_OK(kelpie_vm_kill(two, &broken));
-    contract_sh_says(one, "cat /tmp/me", "1\n");
-    contract_end(two);
-    contract_end(one);
+    contract_end_apart(one, two);
     contract_close(&contract);
 }
 
