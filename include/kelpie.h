@@ -957,8 +957,8 @@ struct kelpie_prune_result {
     size_t struct_size; /* set by the caller */
     uint32_t template_count;
     uint64_t template_bytes; /* on the disk; so below */
-    /* What dead processes left: unfinished snapshots and templates, VMs without a monitor to keep
-     * them. Most of it was removed by kelpie_open, and is counted here for once. */
+    /* What dead processes left: unfinished snapshots and templates, those of forks, VMs without a
+     * monitor to keep them. Most was removed by kelpie_open, and is counted here for once. */
     uint32_t leftover_count;
     uint64_t leftover_bytes;
 };

@@ -10,8 +10,6 @@
 #include "lib/fork.h"
 #include "os/os_call.h"
 
-#define FORK_NAME_BYTES 8u
-#define FORK_LABEL "made by fork"
 #define FORK_BUSY_NS (5 * KELPIE_NS_PER_MS) /* somebody holds a lock for a moment */
 
 static void fork_state_check(const struct kelpie_fork *fork) {
@@ -294,18 +292,20 @@ static void fork_taken(void *context, const struct kelpie_error *error) {
 }
 
 static int fork_take(struct kelpie_fork *fork, struct kelpie_error *error) {
-    uint8_t bytes[FORK_NAME_BYTES];
-    char digits[2 * FORK_NAME_BYTES + 1];
+    uint8_t bytes[KELPIE_FORK_NAME_BYTES];
+    char digits[2 * KELPIE_FORK_NAME_BYTES + 1];
     char name[32];
     int status = kelpie__os_random(fork->kelpie->os, bytes, sizeof(bytes));
     if (status < 0) {
         return kelpie__fail(error, KELPIE_E_IO, -status, "draw the name of a snapshot");
     }
     kelpie__text_hex(digits, sizeof(digits), bytes, sizeof(bytes));
-    bool fits = kelpie__text_format(name, sizeof(name), "fork-%s", digits);
+    bool fits = kelpie__text_format(name, sizeof(name), KELPIE_FORK_PREFIX "%s", digits);
     KELPIE_ASSERT(fits);
-    const struct kelpie_snapshot_options options = {
-        .struct_size = sizeof(options), .name = name, .label = FORK_LABEL, .is_unsynced = true};
+    const struct kelpie_snapshot_options options = {.struct_size = sizeof(options),
+                                                    .name = name,
+                                                    .label = KELPIE_FORK_LABEL,
+                                                    .is_unsynced = true};
     fork->taken = (struct kelpie_snapshot_result){.struct_size = sizeof(fork->taken)};
     return kelpie_vm_snapshot_async(fork->source, &options, &fork->taken, fork_taken, fork,
                                     &fork->taking, error);

@@ -12,6 +12,11 @@
 /* the answer of vm.base: a path, which JSON may make longer, and some words */
 #define KELPIE_FORK_BASE_BYTES_MAX (2u * KELPIE_PATH_BYTES_MAX)
 
+/* The snapshot that VMs are forked from: its name ends with random bytes in hexadecimal. */
+#define KELPIE_FORK_PREFIX "fork-"
+#define KELPIE_FORK_NAME_BYTES 8u
+#define KELPIE_FORK_LABEL "made by fork"
+
 /* One of the VMs. */
 struct kelpie_fork_child {
     struct kelpie_fork *fork;

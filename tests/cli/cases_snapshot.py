@@ -39,6 +39,24 @@ def snapshot_life(kelpie):
 
 
 @case
+def snapshot_of_a_killed_fork_is_pruned(kelpie):
+    def prune():
+        kelpie.expect(0, "prune")
+        return [info["name"] for info in listed(kelpie)]
+
+    name = "fork-0123456789abcdef"  # as one that `kelpie fork` made, and did not come to use
+    kelpie.expect(0, "snapshot", "create", "--label", "made by fork", kelpie.vm, name)
+    check_equal(prune(), [name], "a fork that may be under way")
+    manifest = os.path.join(kelpie.state, "snapshots", name, "manifest.json")
+    os.utime(manifest, (os.stat(manifest).st_mtime - 100,) * 2)
+    kelpie.expect(0, "create", "--from", name, "wanted")
+    check_equal(prune(), [name], "a VM is to be made from it")
+    kelpie.expect(0, "rm", "wanted")
+    check_equal(prune(), [], "nobody wants it")
+    check_equal(os.listdir(os.path.join(kelpie.state, "snapshots")), [], "files")
+
+
+@case
 def snapshot_verify_finds_damage(kelpie):
     kelpie.expect(0, "snapshot", "create", kelpie.vm, "hurt")
     check(b"hurt" in kelpie.expect(0, "snapshot", "verify", "hurt")[0], "it is whole")
