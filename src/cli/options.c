@@ -46,7 +46,7 @@ static const struct option table[] = {
      "auto, qemu or krun (auto: QEMU where it is installed)"},
     {"boot-timeout", 0, OPTION_DURATION, CONFIGURES, PLACE(boot_timeout_ms), "TIME",
      "how long a boot may take (30s)"},
-    {"channel", 0, OPTION_TEXT, CONFIGURES, PLACE(channel), "NAME",
+    {"channel", 0, OPTION_TEXT, MAKES_VM, PLACE(channel), "NAME",
      "serial or vsock (QEMU's; vsock: no snapshots)"},
     {"concurrency", 0, OPTION_NUMBER, KELPIE_CLI_POOL, PLACE(concurrency), "N",
      "create: how many are made at once, 1 to 16 (1)"},

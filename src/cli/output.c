@@ -104,7 +104,8 @@ void kelpie__cli_print(struct kelpie_cli *cli, const char *format, ...) {
     int length = vsnprintf(text, sizeof(text), format, arguments);
     va_end(arguments);
     KELPIE_ASSERT(length >= 0);
-    kelpie__cli_put(cli, text, (size_t)kelpie__min_u64((uint64_t)length, sizeof(text) - 1));
+    kelpie__text_clean(text); /* a label may have come with somebody else's snapshot */
+    kelpie__cli_put(cli, text, strlen(text));
 }
 
 void kelpie__cli_print_field(struct kelpie_cli *cli, const char *name, const char *text) {
@@ -125,6 +126,7 @@ static void write_line(struct kelpie_cli *cli, const char *place, const char *fo
     KELPIE_ASSERT(used < sizeof(line) / 2);
     kelpie__ignore(vsnprintf(line + used, sizeof(line) - used - 1, format, arguments));
     kelpie__text_trim(line);
+    kelpie__text_clean(line);
     used = strlen(line);
     KELPIE_ASSERT(used + 1 < sizeof(line));
     line[used] = '\n';

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * See error.h. Messages are cut at a character, never silently longer than their buffer; texts of
- * errno values are ours, since strerror asks the locale and is not thread-safe.
+ * errno values are ours, since strerror asks the locale and is not thread-safe. Whatever was put
+ * into a message, it is UTF-8 without control characters.
  */
 #include "core/error.h"
 
@@ -109,6 +110,7 @@ static int fail_list(struct kelpie_error *error, int code, int os_error, const c
     kelpie__ignore(kelpie__text_copy(error->field, sizeof(error->field), field));
     kelpie__text_format_list(error->message, sizeof(error->message), format, arguments);
     kelpie__text_trim(error->message);
+    kelpie__text_clean(error->message);
     if (os_error > 0) {
         append_os_error(error, os_error);
     }
@@ -143,6 +145,7 @@ int kelpie__fail_prefix(struct kelpie_error *error, const char *format, ...) {
     kelpie__ignore(vsnprintf(prefix, sizeof(prefix) - 2, format, arguments));
     va_end(arguments);
     kelpie__text_trim(prefix);
+    kelpie__text_clean(prefix);
     size_t added = strlen(prefix);
     memcpy(prefix + added, ": ", 3);
     added += 2;
@@ -170,4 +173,5 @@ void kelpie__fail_append(struct kelpie_error *error, const char *format, ...) {
         vsnprintf(error->message + length, sizeof(error->message) - length, format, arguments));
     va_end(arguments);
     kelpie__text_trim(error->message);
+    kelpie__text_clean(error->message + length);
 }

@@ -164,3 +164,27 @@ void kelpie__text_trim(char *text) {
         text[length - back] = '\0';
     }
 }
+
+/* Those of ASCII, and U+0080 to U+009F, which terminals take for escapes as well. */
+static bool is_control(const char *text, size_t step) {
+    uint8_t first = (uint8_t)text[0];
+    KELPIE_ASSERT(step >= 1 && step <= 4);
+    if (step == 1) {
+        return (first < 0x20 && first != '\n' && first != '\t') || first == 0x7f;
+    }
+    return step == 2 && first == 0xc2 && (uint8_t)text[1] < 0xa0;
+}
+
+void kelpie__text_clean(char *text) {
+    size_t length = strlen(text);
+    size_t at = 0;
+    while (at < length) { /* bound: the text */
+        size_t step = kelpie__text_utf8_length(text + at, length - at);
+        if (step == 0 || is_control(text + at, step)) {
+            step = step == 0 ? 1 : step;
+            memset(text + at, '?', step);
+        }
+        at += step;
+    }
+    KELPIE_ASSERT(at == length);
+}

@@ -73,6 +73,10 @@ bool kelpie__text_has_prefix(const char *text, const char *prefix);
 /* Takes away the beginning of a UTF-8 sequence that a cut has left at the end. */
 void kelpie__text_trim(char *text);
 
+/* For people, and their terminals: what is not UTF-8, and every control character but newline and
+ * tab, becomes '?'. A guest, a file or a path may have chosen it. */
+void kelpie__text_clean(char *text);
+
 /* The bytes of the UTF-8 sequence at `text`, 1 to 4, or 0 when it is not valid within `length`
  * bytes. */
 size_t kelpie__text_utf8_length(const char *text, size_t length);

@@ -268,6 +268,7 @@ static void error_read(const struct kelpie_json_value *value, struct kelpie_erro
         kelpie__ignore(kelpie__text_copy(out->message, sizeof(out->message),
                                          "the peer refused without a message"));
     }
+    kelpie__text_clean(out->message); /* a guest's may be meant for a terminal */
     if (kelpie__json_find(value->text, value->length, "data", &data) == 0 &&
         data.kind == KELPIE_JSON_OBJECT) {
         kelpie__ignore(kelpie__json_find_string(data.text, data.length, "field", out->field,

@@ -154,6 +154,24 @@ def terminal_is_needed_for_t(kelpie):
 
 
 @case
+def every_option_that_help_shows_is_taken(kelpie):
+    values = {"N": "1", "SIZE": "512m", "TIME": "1s"}
+    for verb, parts in (
+        ("pool", ("create", "ls", "inspect", "rm", "claim", "renew")),
+        ("snapshot", ("create", "ls", "inspect", "rm", "verify", "tree", "export", "import")),
+    ):
+        text = kelpie.expect(0, verb, "--help")[0].decode()
+        options = re.findall(r"--([a-z-]+)(?: ([A-Z]+))?[^\n]*  ", text)
+        check(len(options) > 3, "options in the help", text)
+        for name, value in options:
+            if name in ("help", "size"):  # with a size a pool is made
+                continue
+            option = f"--{name}={values.get(value, 'x')}" if value else f"--{name}"
+            errors = [kelpie.run(verb, part, option, "nobody")[2] for part in parts]
+            check(any(f"takes no --{name}" not in err for err in errors), verb, option, errors[0])
+
+
+@case
 def output_that_cannot_be_written_is_told(kelpie):
     with open("/dev/full", "wb") as full:
         code, _, err = kelpie.run("version", stdout=full)

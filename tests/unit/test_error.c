@@ -75,6 +75,19 @@ static void test_long_messages_are_cut_at_a_character(void **state) {
     }
 }
 
+/* A path, a guest's words and a file's label are others' bytes; a message is UTF-8 all the same,
+ * and tells a terminal nothing. */
+static void test_messages_are_utf8_without_controls(void **state) {
+    struct kelpie_error error;
+    (void)state;
+    kelpie__ignore(
+        kelpie__fail(&error, KELPIE_E_IO, 0, "a\x1b[2J\xc3(\xc2\x9b\n\t\xc3\xa9\x7f%s", "\xff"));
+    assert_string_equal(error.message, "a?[2J?(??\n\t\xc3\xa9?");
+    kelpie__ignore(kelpie__fail_prefix(&error, "\x1b%c.", 0xe2));
+    kelpie__fail_append(&error, "%c\xe2\x82\xac", 7);
+    assert_string_equal(error.message, "??.: a?[2J?(??\n\t\xc3\xa9??\xe2\x82\xac");
+}
+
 static void test_every_code_has_a_name_of_its_own(void **state) {
     (void)state;
     for (int code = KELPIE_CODE_LAST; code <= 0; code += 1) {
@@ -108,6 +121,7 @@ int main(void) {
         cmocka_unit_test(test_fail_returns_the_code_and_names_the_errno),
         cmocka_unit_test(test_field_prefix_and_append),
         cmocka_unit_test(test_long_messages_are_cut_at_a_character),
+        cmocka_unit_test(test_messages_are_utf8_without_controls),
         cmocka_unit_test(test_every_code_has_a_name_of_its_own),
         cmocka_unit_test(test_properties_of_codes),
     };

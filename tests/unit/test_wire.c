@@ -43,15 +43,16 @@ static void test_refusal_keeps_code_field_and_errno(void **state) {
     assert_int_equal(kelpie__wire_call(asker->wire, "x", "{}", 1000, on_answer, asker, NULL, NULL),
                      0);
     pair_settle(pair, 10);
-    kelpie__ignore(kelpie__fail_field(&why, KELPIE_E_EXEC_DENIED, "argv", "run \"\x01\xff\""));
+    kelpie__ignore(kelpie__fail_field(&why, KELPIE_E_EXEC_DENIED, "argv", "run"));
     why.os_error = EACCES;
+    snprintf(why.message, sizeof(why.message), "run \"\x01\xff\""); /* as a guest may word it */
     kelpie__wire_refuse(answerer->wire, answerer->last_id, &why);
     pair_settle(pair, 10);
     assert_int_equal(asker->answer_count, 1);
     assert_int_equal(asker->answer.code, KELPIE_E_EXEC_DENIED);
     assert_int_equal(asker->answer.os_error, EACCES);
     assert_string_equal(asker->answer.field, "argv");
-    assert_string_equal(asker->answer.message, "run \"\x01\xef\xbf\xbd\"");
+    assert_string_equal(asker->answer.message, "run \"?\xef\xbf\xbd\"");
     pair_destroy(pair);
 }
 
@@ -69,6 +70,7 @@ static void test_largest_error_fits_and_long_result_is_refused(void **state) {
     pair_settle(pair, 10);
     kelpie__wire_refuse(pair->sides[1].wire, 1, &why);
     pair_settle(pair, 10);
+    memset(why.message, '?', sizeof(why.message) - 1); /* no control character comes through */
     assert_memory_equal(asker->answer.message, why.message, sizeof(why.message));
     char *large = calloc(1, KELPIE_MESSAGE_BYTES_MAX + 1);
     assert_non_null(large);
