@@ -159,7 +159,7 @@ int kelpie__cli_inspect_each(struct kelpie_cli *cli, uint32_t first,
     KELPIE_ASSERT(cli->words[cli->word_count] == NULL);
     KELPIE_ASSERT(cli->word_count > first);
     if (cli->options.is_json) {
-        kelpie__cli_put(cli, "[", 1);
+        kelpie__cli_array_begin(cli);
     }
     for (uint32_t i = first; i < cli->word_count; i += 1) {
         int one = inspect(cli, cli->words[i], is_first);
@@ -167,7 +167,7 @@ int kelpie__cli_inspect_each(struct kelpie_cli *cli, uint32_t first,
         is_first = is_first && one != KELPIE_CLI_OK;
     }
     if (cli->options.is_json) {
-        kelpie__cli_print(cli, is_first ? "]\n" : "\n]\n");
+        kelpie__cli_array_end(cli);
     }
     return code;
 }

@@ -138,7 +138,8 @@ struct kelpie_cli {
     void *signal_context; /* borrowed: while the callback is set */
     struct kelpie_cli_timings timings;
     size_t output_count;
-    int output_error; /* errno value of the first write that failed; 0: none */
+    uint32_t array_count; /* objects of the array that is being printed */
+    int output_error;     /* errno value of the first write that failed; 0: none */
     char output[KELPIE_CLI_OUTPUT_BYTES];
     char state_path[KELPIE_PATH_BYTES_MAX + 1];
     char root_path[KELPIE_PATH_BYTES_MAX + 1];
@@ -227,6 +228,10 @@ KELPIE_PRINTF(2, 3) void kelpie__cli_print(struct kelpie_cli *cli, const char *f
 /* A line of what `inspect` shows; nothing for an empty text. */
 void kelpie__cli_print_field(struct kelpie_cli *cli, const char *name, const char *text);
 void kelpie__cli_put(struct kelpie_cli *cli, const char *bytes, size_t count);
+/* A JSON array, an object for each line. Nothing else is printed between begin and end. */
+void kelpie__cli_array_begin(struct kelpie_cli *cli);
+void kelpie__cli_array_add(struct kelpie_cli *cli, const char *object, size_t length);
+void kelpie__cli_array_end(struct kelpie_cli *cli);
 void kelpie__cli_flush(struct kelpie_cli *cli);
 /* Flushes. False: standard output cannot be written, so that nobody has read the name of what was
  * made: it is not to be left behind. kelpie__cli_finish_output says why. */

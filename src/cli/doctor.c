@@ -39,8 +39,7 @@ static void print_json(struct doctor *doctor, const struct kelpie_check *check) 
     int64_t length = kelpie__json_finish(&writer);
     KELPIE_ASSERT(length < (int64_t)sizeof(text));
     if (length > 0) { /* else texts of thousands of control characters */
-        kelpie__cli_print(doctor->cli, "%s", doctor->count == 1 ? "\n" : ",\n");
-        kelpie__cli_put(doctor->cli, text, (size_t)length);
+        kelpie__cli_array_add(doctor->cli, text, (size_t)length);
     }
 }
 
@@ -70,11 +69,11 @@ int kelpie__cli_doctor(struct kelpie_cli *cli) {
         return KELPIE_CLI_FAILED;
     }
     if (cli->options.is_json) {
-        kelpie__cli_put(cli, "[", 1);
+        kelpie__cli_array_begin(cli);
     }
     int status = kelpie_doctor(cli->kelpie, true, on_check, &doctor, &error);
     if (cli->options.is_json) {
-        kelpie__cli_print(cli, "\n]\n");
+        kelpie__cli_array_end(cli);
     }
     if (status < 0) {
         return kelpie__cli_fail_error(cli, &error);

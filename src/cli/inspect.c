@@ -128,8 +128,7 @@ static int show_info(struct kelpie_cli *cli, const struct kelpie_vm_info *info,
     }
     int64_t length = kelpie__cli_write_info(info, vm, text, capacity);
     KELPIE_ASSERT(length > 0);
-    kelpie__cli_put(cli, is_first ? "\n" : ",\n", is_first ? 1 : 2);
-    kelpie__cli_put(cli, text, (size_t)length);
+    kelpie__cli_array_add(cli, text, (size_t)length);
     kelpie__free(cli->os, text, capacity);
     return KELPIE_CLI_OK;
 }

@@ -108,6 +108,24 @@ void kelpie__cli_print(struct kelpie_cli *cli, const char *format, ...) {
     kelpie__cli_put(cli, text, strlen(text));
 }
 
+void kelpie__cli_array_begin(struct kelpie_cli *cli) {
+    KELPIE_ASSERT(cli->array_count == 0);
+    kelpie__cli_put(cli, "[", 1);
+}
+
+void kelpie__cli_array_add(struct kelpie_cli *cli, const char *object, size_t length) {
+    KELPIE_ASSERT(length >= 2);
+    KELPIE_ASSERT(object[0] == '{' && object[length - 1] == '}');
+    kelpie__cli_put(cli, ",\n" + (cli->array_count == 0 ? 1 : 0), cli->array_count == 0 ? 1 : 2);
+    kelpie__cli_put(cli, object, length);
+    cli->array_count += 1;
+}
+
+void kelpie__cli_array_end(struct kelpie_cli *cli) {
+    kelpie__cli_print(cli, cli->array_count == 0 ? "]\n" : "\n]\n");
+    cli->array_count = 0;
+}
+
 void kelpie__cli_print_field(struct kelpie_cli *cli, const char *name, const char *text) {
     KELPIE_ASSERT(strlen(name) <= 14);
     if (text[0] != '\0') {

@@ -24,20 +24,18 @@ static void print_row(struct kelpie_cli *cli, const struct kelpie_vm_info *info,
                       info->root[0] == '\0' ? "(built-in)" : info->root);
 }
 
-static void print_json(struct kelpie_cli *cli, const struct kelpie_vm_info *info, bool is_first) {
+static void print_json(struct kelpie_cli *cli, const struct kelpie_vm_info *info) {
     char text[KELPIE_CLI_INFO_BYTES];
     int64_t length = kelpie__cli_write_info(info, NULL, text, sizeof(text));
     KELPIE_ASSERT(length > 0);
     KELPIE_ASSERT((size_t)length < sizeof(text));
-    kelpie__cli_put(cli, is_first ? "\n" : ",\n", is_first ? 1 : 2);
-    kelpie__cli_put(cli, text, (size_t)length);
+    kelpie__cli_array_add(cli, text, (size_t)length);
 }
 
 int kelpie__cli_ps(struct kelpie_cli *cli) {
     struct kelpie_error error = {0};
     struct kelpie_vm_info *list = NULL;
     size_t count = 0;
-    bool is_first = true;
     KELPIE_ASSERT(cli->word_count == 0);
     if (!kelpie__cli_open(cli)) {
         return KELPIE_CLI_FAILED;
@@ -47,7 +45,7 @@ int kelpie__cli_ps(struct kelpie_cli *cli) {
     }
     int64_t now_ms = kelpie__os_now(cli->os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
     if (cli->options.is_json) {
-        kelpie__cli_print(cli, "[");
+        kelpie__cli_array_begin(cli);
     } else {
         kelpie__cli_print(cli, "%-20s  %-8s  %-8s  %4s  %10s  %-5s  %s\n", "NAME", "STATE", "SINCE",
                           "CPUS", "MEMORY", "ACCEL", "ROOT");
@@ -57,14 +55,13 @@ int kelpie__cli_ps(struct kelpie_cli *cli) {
             continue;
         }
         if (cli->options.is_json) {
-            print_json(cli, &list[i], is_first);
+            print_json(cli, &list[i]);
         } else {
             print_row(cli, &list[i], now_ms);
         }
-        is_first = false;
     }
     if (cli->options.is_json) {
-        kelpie__cli_print(cli, is_first ? "]\n" : "\n]\n");
+        kelpie__cli_array_end(cli);
     }
     kelpie_list_free(cli->kelpie, list, count);
     return KELPIE_CLI_OK;

@@ -83,14 +83,12 @@ static int64_t write_snapshot(const struct kelpie_snapshot_info *info, char *out
     return kelpie__json_finish(&writer);
 }
 
-static void print_json(struct kelpie_cli *cli, const struct kelpie_snapshot_info *info,
-                       bool is_first) {
+static void print_json(struct kelpie_cli *cli, const struct kelpie_snapshot_info *info) {
     char text[SNAPSHOT_JSON_BYTES];
     int64_t length = write_snapshot(info, text, sizeof(text));
     KELPIE_ASSERT(length > 0); /* every field is bounded far below the buffer */
     KELPIE_ASSERT((size_t)length < sizeof(text));
-    kelpie__cli_put(cli, is_first ? "\n" : ",\n", is_first ? 1 : 2);
-    kelpie__cli_put(cli, text, (size_t)length);
+    kelpie__cli_array_add(cli, text, (size_t)length);
 }
 
 static void print_row(struct kelpie_cli *cli, const struct kelpie_snapshot_info *info,
@@ -120,20 +118,20 @@ static int run_ls(struct kelpie_cli *cli) {
     }
     int64_t now_ms = kelpie__os_now(cli->os, KELPIE_OS_CLOCK_WALL) / KELPIE_NS_PER_MS;
     if (cli->options.is_json) {
-        kelpie__cli_print(cli, "[");
+        kelpie__cli_array_begin(cli);
     } else {
         kelpie__cli_print(cli, "%-24s  %-20s  %-8s  %10s  %10s  %s\n", "NAME", "VM", "AGE", "SIZE",
                           "MEMORY", "LABEL");
     }
     for (size_t i = 0; i < count; i += 1) {
         if (cli->options.is_json) {
-            print_json(cli, &list[i], i == 0);
+            print_json(cli, &list[i]);
         } else {
             print_row(cli, &list[i], now_ms);
         }
     }
     if (cli->options.is_json) {
-        kelpie__cli_print(cli, count == 0 ? "]\n" : "\n]\n");
+        kelpie__cli_array_end(cli);
     }
     kelpie_snapshot_list_free(cli->kelpie, list, count);
     return KELPIE_CLI_OK;
@@ -176,7 +174,7 @@ static int inspect_one(struct kelpie_cli *cli, const char *name, bool is_first) 
         return kelpie__cli_fail_error(cli, &error);
     }
     if (cli->options.is_json) {
-        print_json(cli, &info, is_first);
+        print_json(cli, &info);
     } else {
         kelpie__cli_print(cli, is_first ? "" : "\n");
         print_snapshot(cli, &info);
