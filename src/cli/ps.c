@@ -6,21 +6,28 @@
 #include "core/text.h"
 #include "os/os_call.h"
 
-static bool is_live(enum kelpie_vm_state state) {
-    return state == KELPIE_VM_STARTING || state == KELPIE_VM_RUNNING || state == KELPIE_VM_PAUSED;
+/* Its files are damaged, or its monitor cannot write them: the library lists it as Crashed, but for
+ * all that is known it runs. */
+static bool is_untold(const struct kelpie_vm_info *info) {
+    return info->changed_ms == 0;
+}
+
+static bool is_live(const struct kelpie_vm_info *info) {
+    return info->state == KELPIE_VM_STARTING || info->state == KELPIE_VM_RUNNING ||
+           info->state == KELPIE_VM_PAUSED || is_untold(info);
 }
 
 static void print_row(struct kelpie_cli *cli, const struct kelpie_vm_info *info, int64_t now_ms) {
     char age[32];
     char memory[32];
     kelpie__cli_age(now_ms - info->changed_ms, age, sizeof(age));
-    if (info->changed_ms == 0) { /* its state cannot be told */
+    if (is_untold(info)) {
         kelpie__ignore(kelpie__text_copy(age, sizeof(age), "-"));
     }
     kelpie__text_format(memory, sizeof(memory), "%u MiB", info->memory_mib);
     kelpie__cli_print(cli, "%-20s  %-8s  %-8s  %4u  %10s  %-5s  %s\n", info->name,
-                      kelpie_vm_state_name(info->state), age, info->cpus, memory,
-                      info->accelerator[0] == '\0' ? "-" : info->accelerator,
+                      is_untold(info) ? "unknown" : kelpie_vm_state_name(info->state), age,
+                      info->cpus, memory, info->accelerator[0] == '\0' ? "-" : info->accelerator,
                       info->root[0] == '\0' ? "(built-in)" : info->root);
 }
 
@@ -51,7 +58,7 @@ int kelpie__cli_ps(struct kelpie_cli *cli) {
                           "CPUS", "MEMORY", "ACCEL", "ROOT");
     }
     for (size_t i = 0; i < count; i += 1) {
-        if (!cli->options.shows_all && !is_live(list[i].state)) {
+        if (!cli->options.shows_all && !is_live(&list[i])) {
             continue;
         }
         if (cli->options.is_json) {

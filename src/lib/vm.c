@@ -354,6 +354,7 @@ static int open_read(struct kelpie_vm *vm, struct kelpie_error *error) {
     if (status == KELPIE_E_IO && is_there) {
         KELPIE_ASSERT(kept.code == KELPIE_E_IO);
         KELPIE_REACHED(vm->kelpie->os, "a VM with damaged files was opened");
+        kelpie__fail_prefix(&kept, "VM \"%s\"", vm->directory.name);
         vm->damage = kept;
         kelpie__config_defaults(vm->config);
         return 0;

@@ -184,6 +184,18 @@ def output_that_cannot_be_written_is_told(kelpie):
 
 
 @case
+def state_that_cannot_be_told_is_unknown(kelpie):
+    kelpie.expect(0, "create", "untold")
+    with open(os.path.join(kelpie.state, "vms", "untold", "config.json"), "w") as file:
+        file.write("{")
+    for words in (["ps"], ["ps", "-a"]):
+        line = [line for line in kelpie.expect(0, *words)[0].decode().splitlines() if line.startswith("untold ")]
+        check(line and line[0].split()[1:3] == ["unknown", "-"], "its line", words, line)
+    kelpie.refuse(["untold", "damaged"], "inspect", "untold")
+    kelpie.expect(0, "rm", "-f", "untold")
+
+
+@case
 def state_directory_before_the_verb(kelpie):
     other = os.path.join(kelpie.folder, "other")
     kelpie.expect(0, "--state-dir", other, "create", "there")
