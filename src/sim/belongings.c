@@ -8,6 +8,7 @@
 
 #include "agent/group.h"
 #include "core/text.h"
+#include "sim/client_command.h"
 #include "sim/disk.h"
 #include "sim/fault.h"
 #include "sim/guest.h"
@@ -16,6 +17,7 @@
 #include "store/vm_directory.h"
 
 #define BELONGINGS_RUN_VMS SIM_RUNTIME_DIRECTORY "/vms"
+#define BELONGINGS_SNAPSHOTS SIM_STATE_DIRECTORY "/snapshots"
 /* Of an agent without commands: its port, its console, the directory of its groups; and of each
  * group that it keeps for the next commands the directory and two files. */
 #define BELONGINGS_AGENT_HANDLES 3u
@@ -41,7 +43,8 @@ void kelpie__sim_belongings_at_end(struct sim_world *world, const struct sim_pro
     }
 }
 
-/* ---- 5, 25: at rest -------------------------------------------------------------------------- */
+/* ---- 5, 14, 17, 25: at rest
+ * -------------------------------------------------------------------------- */
 
 static bool is_monitor(const struct sim_process *process) {
     return strcmp(process->role, "monitor") == 0 && kelpie__sim_truth_is_alive(process);
@@ -142,6 +145,51 @@ static void check_agent(struct sim_world *world, struct sim_guest *guest) {
     }
 }
 
+/* 14: who let go of a command has ended it. A guest that was brought back has those that ran when
+ * it was saved. */
+static void check_left_behind(struct sim_world *world, struct sim_guest *guest) {
+    static const char *const hindrances[] = {"agent", "guest", "memory"};
+    struct sim_guest_truth truth;
+    char path[256];
+    kelpie__sim_guest_truth(guest, &truth);
+    bool is_known = truth.lineage == truth.id && kelpie__sim_guest_is_running(guest) &&
+                    kelpie__sim_truth_vm_path(kelpie__sim_guest_owner(guest), path);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(hindrances); i += 1) {
+        is_known = is_known && !kelpie__sim_faults_has_class_fired(kelpie__sim_world_faults(world),
+                                                                   hindrances[i]);
+    }
+    uint32_t count = is_known ? kelpie__sim_truth_commands(world, path, SIM_COMMAND_LEFT) : 0;
+    if (count > 0) {
+        kelpie__sim_world_fail(
+            world, "invariant 14: %u commands of %s live, their clients are gone", count, path);
+    }
+}
+
+/* 17: who fails to take a snapshot removes what was made of it, and leaves that to nobody else. */
+static void check_snapshots(struct sim_world *world) {
+    uint64_t cursor = 0;
+    char name[256];
+    while (kelpie__sim_disk_walk(kelpie__sim_world_disk(world), BELONGINGS_SNAPSHOTS, &cursor,
+                                 name)) { /* bound: its names */
+        if (name[0] == '.') {
+            kelpie__sim_world_fail(world, "invariant 17: " BELONGINGS_SNAPSHOTS "/%.64s is left",
+                                   name);
+        }
+    }
+}
+
+/* Nobody was killed, and the disk took what it was given. */
+static bool is_tidy(struct sim_world *world) {
+    static const char *const hindrances[] = {"kill", "power", "disk", "process", "memory"};
+    const struct sim_faults *faults = kelpie__sim_world_faults(world);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(hindrances); i += 1) {
+        if (kelpie__sim_faults_has_class_fired(faults, hindrances[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void kelpie__sim_belongings_at_rest(struct sim_world *world) {
     const struct sim_machine *host = kelpie__sim_world_host(world);
     struct sim_guest *guest = kelpie__sim_world_guest(world, 0);
@@ -155,10 +203,14 @@ void kelpie__sim_belongings_at_rest(struct sim_world *world) {
     if (kelpie__sim_faults_fired(kelpie__sim_world_faults(world)) == 0) { /* nobody was killed */
         check_sockets(world);
     }
+    if (is_tidy(world)) {
+        check_snapshots(world);
+    }
     for (uint32_t i = 1; guest != NULL; i += 1) { /* bound: the guests */
         const struct sim_process *owner = kelpie__sim_guest_owner(guest);
         if (owner != NULL && kelpie__sim_truth_is_alive(owner)) {
             check_agent(world, guest);
+            check_left_behind(world, guest);
         }
         guest = kelpie__sim_world_guest(world, i);
     }

@@ -27,12 +27,15 @@
 #define CLIENT_REST_NS (50 * KELPIE_NS_PER_MS)
 #define CLIENT_WAKER SIM_SWARM_CLIENT_MAX /* the index of the one that resumes */
 #define CLIENT_WAKE_NS (10 * KELPIE_NS_PER_S)
+#define CLIENT_EXIT_ABRUPT 1 /* without closing the library */
 #define CLIENT_MEET_NS (1500 * KELPIE_NS_PER_MS)
 
 /* Of one subscription. */
 struct client_events {
     struct client *client;
     uint64_t last; /* a hash of the event that came last */
+    bool was_told; /* a state, and that was: */
+    enum kelpie_vm_state state;
 };
 
 struct client {
@@ -302,6 +305,18 @@ static void client_list(struct client *client) {
     }
 }
 
+/* Whoever heard that a VM runs hears that it was paused before he hears that it goes on. */
+static void check_order(const struct client_events *events, const struct kelpie_event *event) {
+    struct sim_world *world = events->client->clients->world;
+    bool is_resumed =
+        strcmp(event->type, "state") == 0 && strcmp(event->detail, "resumed on request") == 0;
+    if (is_resumed && events->was_told && events->state != KELPIE_VM_PAUSED &&
+        kelpie__sim_faults_fired(kelpie__sim_world_faults(world)) == 0) {
+        kelpie__sim_world_fail(world, "contract: an event is missing: %s, then \"%s\"",
+                               kelpie_vm_state_name(events->state), event->detail);
+    }
+}
+
 /* A change of the state is told once: no two events of a VM are the same. */
 static void on_event(void *context, const struct kelpie_event *event) {
     struct client_events *events = context;
@@ -313,7 +328,10 @@ static void on_event(void *context, const struct kelpie_event *event) {
                                "invariant 27: the event \"%s\" (%s) comes twice",
                                kelpie_vm_state_name(event->state), event->detail);
     }
+    check_order(events, event);
     events->last = hash;
+    events->was_told = true;
+    events->state = event->state;
 }
 
 /* In the units that the header says: no guest has more memory than it was given, is older than the
@@ -497,6 +515,9 @@ static int client_main(struct kelpie_os *os, int argc, char **argv) {
         if (operation->client == index) {
             client_do(&client, operation);
         }
+    }
+    if (index % 2 == 1) { /* as programs do: its connections are all that says that it is gone */
+        return CLIENT_EXIT_ABRUPT;
     }
     client_close(&client);
     return 0;

@@ -30,6 +30,11 @@
 #define COMMAND_TEXT_MAX 128u
 #define COMMAND_CUT_OF 5u     /* of one in so many that write, half is kept */
 #define COMMAND_SLEEP_S 1000u /* for ever; with its value added, which tells it from all others */
+#define COMMAND_LEFT_OF 4u    /* of those that sleep, one in so many is left behind */
+#define COMMAND_TIMEOUT_MS 500u
+#define COMMAND_TIMEOUT_LONG_MS 3000u /* one in so many: its VM may be paused meanwhile */
+#define COMMAND_TIMEOUT_LONG_OF 3u
+#define COMMAND_WALL_SLACK_US 1000000u
 
 int kelpie__sim_command_must_fail(const struct sim_operation *operation) {
     if (operation->op != SIM_MODEL_EXEC) {
@@ -53,6 +58,13 @@ int kelpie__sim_command_must_fail(const struct sim_operation *operation) {
         break;
     }
     return 0;
+}
+
+uint64_t kelpie__sim_command_timeout_ms(const struct sim_operation *operation) {
+    bool has_one = operation->op == SIM_MODEL_EXEC && operation->kind == SIM_COMMAND_TIMEOUT;
+    bool is_long = operation->value % COMMAND_TIMEOUT_LONG_OF == 0;
+    KELPIE_ASSERT(operation->op < SIM_MODEL_OP_COUNT);
+    return !has_one ? 0 : is_long ? COMMAND_TIMEOUT_LONG_MS : COMMAND_TIMEOUT_MS;
 }
 
 bool kelpie__sim_command_is_end(int status) {
@@ -134,7 +146,8 @@ static bool prepare_exec(struct sim_world *world, struct command *command,
         break;
     case SIM_COMMAND_CODE:
         if (value % 2 == 0) {
-            set_text(command, "exit %llu", (unsigned long long)kelpie__sim_command_code(operation));
+            set_text(command, "echo error-%llu >&2; exit %llu", value,
+                     (unsigned long long)kelpie__sim_command_code(operation));
         } else { /* with somebody whom it leaves behind */
             set_text(command, "sleep %llu.5 & exit %llu", COMMAND_SLEEP_S + value,
                      (unsigned long long)kelpie__sim_command_code(operation));
@@ -145,7 +158,7 @@ static bool prepare_exec(struct sim_world *world, struct command *command,
         set_argv(command, "sh", "-c", "kill -9 $$");
         break;
     case SIM_COMMAND_TIMEOUT:
-        command->options.timeout_ms = SIM_COMMAND_TIMEOUT_MS;
+        command->options.timeout_ms = kelpie__sim_command_timeout_ms(operation);
         set_text(command, "fork 2; setsid; ignore TERM; sleep %llus", COMMAND_SLEEP_S + value);
         set_argv(command, "script", command->text, NULL);
         break;
@@ -222,6 +235,19 @@ static bool is_output_right(const struct sim_operation *operation,
     return count == 0;
 }
 
+/* Of every other `code` a line, of all others nothing. */
+static bool is_complaint_right(const struct sim_operation *operation,
+                               const struct kelpie_exec_result *result) {
+    char line[COMMAND_TEXT_MAX] = "";
+    bool has_line = operation->op == SIM_MODEL_EXEC && operation->kind == SIM_COMMAND_CODE &&
+                    operation->value % 2 == 0;
+    bool fits = !has_line || kelpie__text_format(line, sizeof(line), "error-%llu\n",
+                                                 (unsigned long long)operation->value);
+    KELPIE_ASSERT(fits);
+    return result->stderr_count == strlen(line) &&
+           memcmp(result->stderr_bytes, line, result->stderr_count) == 0;
+}
+
 static void compare(struct sim_world *world, const struct sim_operation *operation,
                     const struct kelpie_exec_result *result) {
     char text[COMMAND_TEXT_MAX];
@@ -246,9 +272,11 @@ static void compare(struct sim_world *world, const struct sim_operation *operati
                                "invariant 11: %s: %zu bytes, and not the right ones: "
                                "\"%.60s\"",
                                text, result->stdout_count, result->stdout_bytes);
-    } else if (result->stderr_count > 0) {
-        kelpie__sim_world_fail(world, "invariant 11: %s: the command complains: %.100s", text,
-                               result->stderr_bytes);
+    } else if (!is_complaint_right(operation, result)) {
+        kelpie__sim_world_fail(world,
+                               "invariant 11: %s: %zu bytes of complaints, and not the right "
+                               "ones: \"%.60s\"",
+                               text, result->stderr_count, result->stderr_bytes);
     }
 }
 
@@ -324,6 +352,59 @@ static uint64_t result_of(const struct sim_operation *operation,
                                                           : (uint64_t)result->status.exit_code;
 }
 
+/* In microseconds, as the header says: no command runs for longer than its caller waits for it. */
+static void check_wall(struct sim_world *world, const struct sim_operation *operation,
+                       int64_t begun_ns, const struct kelpie_exec_status *status) {
+    const struct sim_clients *clients = kelpie__sim_world_context(world);
+    uint64_t waited_us = (uint64_t)(kelpie__sim_now(world) - begun_ns) / 1000;
+    char text[COMMAND_TEXT_MAX];
+    KELPIE_ASSERT(kelpie__sim_now(world) >= begun_ns);
+    if (status->wall_us > waited_us + COMMAND_WALL_SLACK_US &&
+        !kelpie__sim_judge_is_tampered(clients->judge, operation->vm) &&
+        !kelpie__sim_truth_has_lied(world)) {
+        kelpie__sim_operation_text(operation, text, sizeof(text));
+        kelpie__sim_world_fail(
+            world, "contract: %s: it has run for %llu us, and its caller waited %llu", text,
+            (unsigned long long)status->wall_us, (unsigned long long)waited_us);
+    }
+}
+
+static void check_named(struct sim_world *world, uint64_t timeout_ms,
+                        const struct kelpie_error *error) {
+    char number[24];
+    bool fits = kelpie__text_format(number, sizeof(number), "%llu", (unsigned long long)timeout_ms);
+    KELPIE_ASSERT(fits && error->code < 0);
+    if (strstr(error->message, number) == NULL) {
+        kelpie__sim_world_fail(world, "invariant 13: a timeout that does not name itself: %s",
+                               error->message);
+    }
+}
+
+static bool is_left_behind(const struct sim_operation *operation) {
+    return operation->op == SIM_MODEL_EXEC && operation->kind == SIM_COMMAND_SLEEP &&
+           operation->value % COMMAND_LEFT_OF == 1;
+}
+
+/* Begun, and let go of: at once, or when the client goes, whose connection ends it
+ * (belongings.c looks whether it has). */
+static int command_leave(struct kelpie_vm *vm, const struct sim_operation *operation,
+                         struct kelpie_error *error) {
+    static const struct kelpie_exec_callbacks none = {.struct_size = sizeof(none)};
+    char seconds[24];
+    struct kelpie_exec *exec = NULL;
+    bool fits = kelpie__text_format(seconds, sizeof(seconds), "%llu" SIM_COMMAND_LEFT,
+                                    COMMAND_SLEEP_S + (unsigned long long)operation->value);
+    const char *const argv[] = {"sleep", seconds, NULL};
+    const struct kelpie_exec_options options = {
+        .struct_size = sizeof(options), .argv = argv, .timeout_ms = KELPIE_TIMEOUT_NONE};
+    KELPIE_ASSERT(fits && is_left_behind(operation));
+    int status = kelpie_vm_exec_start(vm, &options, &none, NULL, &exec, error);
+    if (status == 0 && operation->value / COMMAND_LEFT_OF % 2 == 0) {
+        kelpie_exec_close(exec);
+    }
+    return status;
+}
+
 int kelpie__sim_command_run(struct sim_world *world, struct kelpie_vm *vm,
                             const struct sim_operation *operation, uint64_t *out_result,
                             struct kelpie_error *error) {
@@ -335,11 +416,19 @@ int kelpie__sim_command_run(struct sim_world *world, struct kelpie_vm *vm,
         size_t factor = operation->value % COMMAND_LARGE_OF == 0 ? COMMAND_LARGE_FACTOR : 1;
         return kelpie__sim_stream_run(world, vm, operation, factor * byte_count(operation), error);
     }
+    if (is_left_behind(operation)) {
+        *out_result = 0;
+        return command_leave(vm, operation, error);
+    }
     if (!prepare(world, &command, operation)) {
         return KELPIE_E_MEMORY;
     }
+    int64_t begun_ns = kelpie__sim_now(world);
     int status = kelpie_vm_exec(vm, &command.options, &result, error);
     check_end(world, operation, status);
+    if (status == 0) {
+        check_wall(world, operation, begun_ns, &result.status);
+    }
     if (status == 0 && was_ended(world, operation, &result)) {
         status = kelpie__fail(error, KELPIE_E_CANCELLED, 0, "the command was ended by signal %d",
                               result.status.signal);
@@ -352,10 +441,8 @@ int kelpie__sim_command_run(struct sim_world *world, struct kelpie_vm *vm,
         if (operation->op == SIM_MODEL_GET || *out_result == kelpie__sim_command_code(operation)) {
             compare(world, operation, &result);
         }
-    } else if (status == KELPIE_E_EXEC_TIMEOUT && command.options.timeout_ms > 0 &&
-               strstr(error->message, "500") == NULL) {
-        kelpie__sim_world_fail(world, "invariant 13: a timeout that does not name itself: %s",
-                               error->message);
+    } else if (status == KELPIE_E_EXEC_TIMEOUT && command.options.timeout_ms > 0) {
+        check_named(world, command.options.timeout_ms, error);
     }
     kelpie_exec_result_release(&result);
     if (command.input != NULL) {

@@ -11,7 +11,7 @@ struct kelpie_error;
 struct kelpie_vm;
 struct sim_world;
 
-#define SIM_COMMAND_TIMEOUT_MS 500u
+#define SIM_COMMAND_LEFT ".75" /* the end of an argument of those that are left behind */
 
 /* Runs the command of an EXEC, PUT or GET, and compares its answer byte by byte: what is wrong
  * fails the world. Gives the library's status, or CANCELLED when the command was ended from
@@ -22,6 +22,8 @@ int kelpie__sim_command_run(struct sim_world *world, struct kelpie_vm *vm,
 /* The code that is its only success: 0, or of an EXEC what it has to fail with (EXEC_TIMEOUT,
  * EXEC_NOT_FOUND). */
 int kelpie__sim_command_must_fail(const struct sim_operation *operation);
+/* Its own timeout; 0: it is not one that meets it. */
+uint64_t kelpie__sim_command_timeout_ms(const struct sim_operation *operation);
 /* A status that only the guest can give: how a command ended, or why it did not begin. */
 bool kelpie__sim_command_is_end(int status);
 /* The exit code that it has to give. */

@@ -17,7 +17,7 @@
 
 #define POOL_MEMORY_MIB 128u
 #define POOL_WAIT_MS 20000u
-#define POOL_LEASE_MS 6000u
+#define POOL_LEASE_MS 25000u /* longer than the slack: one that was cut short is seen to last */
 #define POOL_SHORT_LEASE_MS 300u
 #define POOL_SLACK_NS (10 * KELPIE_NS_PER_S) /* after a lease's end */
 /* beyond a call's own time: kelpie-pack may take 110 s, a keeper is started, members are asked */

@@ -12,12 +12,14 @@
 #include "core/limits.h"
 #include "core/text.h"
 #include "kelpie.h"
+#include "sim/client.h"
 #include "sim/machine.h"
 #include "sim/programs.h"
 #include "sim/truth.h"
 #include "sim/world.h"
 
 #define STREAM_STEP_BYTES 24000u /* between two breaks: some of them, and less than the credit */
+#define STREAM_BREAKS_MAX 64u    /* of one command, however small its reader's buffer is */
 #define STREAM_BREAK_MS_MAX 64u
 #define STREAM_TURNS_MAX 4096u
 #define STREAM_WAIT_MS 10u
@@ -27,6 +29,7 @@ struct stream {
     const struct sim_operation *operation;
     struct kelpie_exec *exec; /* owned; NULL: let go of */
     uint64_t received;
+    uint64_t step; /* bytes from one break to the next */
     uint64_t next_break;
     bool is_paused;
     bool is_attached; /* for the second time */
@@ -61,7 +64,7 @@ static void on_output(void *context, struct kelpie_exec *exec, enum kelpie_strea
     stream->received += kind == KELPIE_STDOUT ? count : 0;
     if (stream->received >= stream->next_break) {
         stream->is_paused = true;
-        stream->next_break = stream->received + STREAM_STEP_BYTES;
+        stream->next_break = stream->received + stream->step;
         kelpie_exec_pause_output(exec);
     }
 }
@@ -138,6 +141,15 @@ static int stream_read(struct stream *stream, struct kelpie_vm *vm, size_t count
     return status;
 }
 
+/* What the reader's buffer holds. */
+static uint64_t step_of(struct sim_world *world, size_t count) {
+    const struct sim_clients *clients = kelpie__sim_world_context(world);
+    uint64_t buffer = clients->swarm->buffer_bytes;
+    uint64_t least = count / STREAM_BREAKS_MAX + 1;
+    KELPIE_ASSERT(buffer <= UINT32_MAX);
+    return buffer == 0 ? STREAM_STEP_BYTES : buffer < least ? least : buffer;
+}
+
 int kelpie__sim_stream_run(struct sim_world *world, struct kelpie_vm *vm,
                            const struct sim_operation *operation, size_t count,
                            struct kelpie_error *error) {
@@ -145,9 +157,9 @@ int kelpie__sim_stream_run(struct sim_world *world, struct kelpie_vm *vm,
     bool fits = kelpie__text_format(text, sizeof(text), "%zu", count);
     const char *const argv[] = {"source", text, NULL};
     const struct kelpie_exec_options options = {.struct_size = sizeof(options), .argv = argv};
-    struct stream stream = {
-        .world = world, .operation = operation, .next_break = STREAM_STEP_BYTES};
+    struct stream stream = {.world = world, .operation = operation, .step = step_of(world, count)};
     KELPIE_ASSERT(fits);
+    stream.next_break = stream.step;
     int status =
         kelpie_vm_exec_start(vm, &options, &stream_callbacks, &stream, &stream.exec, error);
     if (status < 0) {

@@ -28,6 +28,7 @@
 #define INVARIANT_DELETED "/.deleted-" /* what a VM is renamed to when it is deleted */
 #define INVARIANT_REASON_BYTES 520u
 #define INVARIANT_STATE_TAIL "/" KELPIE_RECORD_FILE
+#define INVARIANT_MONITOR_DIED "its monitor died"
 #define INVARIANT_FRAME "agent.frame "
 
 struct invariant_vm {
@@ -38,18 +39,22 @@ struct invariant_vm {
     uint64_t paused_guest; /* its number; one that was restored since is another */
     uint8_t paused_nonce[SIM_GUEST_NONCE_BYTES];
     uint64_t paused_ticks;
-    uint64_t halted_guest; /* the number of the guest that stood still last, since it was published
-                              as running; 0: none has */
-    int32_t vmm_pid;       /* of the VMM that it was last published with */
-    int32_t arrived;       /* of the VMM whose guest was published last */
-    bool has_vmm_ended;    /* and how: */
+    int64_t runs_ns;        /* since when its guest runs */
+    uint64_t halted_guest;  /* the number of the guest that stood still last, since it was published
+                               as running; 0: none has */
+    int32_t vmm_pid;        /* of the VMM that it was last published with */
+    int32_t arrived;        /* of the VMM whose guest was published last */
+    int32_t monitor_pid;    /* that it was published with last */
+    bool has_monitor_ended; /* since the host went down last */
+    bool has_vmm_ended;     /* and how: */
     struct kelpie_os_exit vmm_exit;
 };
 
 /* Of a state file. */
 struct invariant_record {
     enum kelpie_vm_state state;
-    int32_t vmm_pid; /* 0: none */
+    int32_t vmm_pid;     /* 0: none */
+    int32_t monitor_pid; /* likewise */
     char reason[INVARIANT_REASON_BYTES];
     char parent[33];
 };
@@ -87,6 +92,27 @@ static struct invariant_vm *vm_of(struct sim_invariants *invariants, const char 
 
 /* ---- 1, 15: what is published is true -------------------------------------------------------- */
 
+/* Its clock stood, too: it was told the time before anybody was told that it runs. Not one of a
+ * pool, which is told with the claim's answer. */
+static void check_clock(struct sim_invariants *invariants, const struct invariant_vm *vm,
+                        struct sim_guest *guest, const struct sim_guest_truth *truth) {
+    struct sim_world *world = invariants->world;
+    uint32_t index = 0;
+    if (!kelpie__sim_truth_vm_index(kelpie__sim_guest_owner(guest), &index) ||
+        index >= SIM_SWARM_VM_MAX) {
+        return;
+    }
+    int64_t now_ns = kelpie__sim_now(world);
+    int64_t wall_ns = now_ns + kelpie__sim_world_host(world)->wall_offset_ns;
+    int64_t off_ns = truth->wall_ns > wall_ns ? truth->wall_ns - wall_ns : wall_ns - truth->wall_ns;
+    KELPIE_ASSERT(vm->runs_ns <= now_ns);
+    if (off_ns > KELPIE_NS_PER_S + now_ns - vm->runs_ns &&
+        kelpie__sim_faults_fired(kelpie__sim_world_faults(world)) == 0) {
+        kelpie__sim_world_fail(world, "invariant 15: %s was resumed, and its clock is %lld ms off",
+                               vm->path, (long long)(off_ns / KELPIE_NS_PER_MS));
+    }
+}
+
 /* Between the two its processor stood still, and it is still the same guest. */
 static void check_resumed(struct sim_invariants *invariants, struct invariant_vm *vm,
                           struct sim_guest *guest, enum kelpie_vm_state before) {
@@ -103,6 +129,9 @@ static void check_resumed(struct sim_invariants *invariants, struct invariant_vm
          truth.ticks < vm->paused_ticks)) {
         kelpie__sim_world_fail(invariants->world,
                                "invariant 15: %s was resumed, and is another guest", vm->path);
+    }
+    if (is_resumed) {
+        check_clock(invariants, vm, guest, &truth);
     }
     vm->has_paused = vm->state == KELPIE_VM_PAUSED;
     vm->paused_guest = truth.id;
@@ -182,11 +211,9 @@ static bool read_state(struct sim_world *world, const char *path, struct invaria
     char name[16];
     char origin[16];
     int64_t pid = 0;
-    struct kelpie_json_member members[] = {{.key = "state"},
-                                           {.key = "reason"},
-                                           {.key = "parent"},
-                                           {.key = "vmm_pid"},
-                                           {.key = "origin"}};
+    struct kelpie_json_member members[] = {{.key = "state"},  {.key = "reason"},
+                                           {.key = "parent"}, {.key = "vmm_pid"},
+                                           {.key = "origin"}, {.key = "monitor_pid"}};
     int64_t size =
         kelpie__sim_disk_peek(kelpie__sim_world_disk(world), false, path, text, sizeof(text));
     *out = (struct invariant_record){0};
@@ -197,6 +224,9 @@ static bool read_state(struct sim_world *world, const char *path, struct invaria
         kelpie__ignore(kelpie__json_member_string(&members[2], out->parent, sizeof(out->parent)) &&
                        members[3].is_there && kelpie__json_i64(&members[3].value, &pid) == 0);
         out->vmm_pid = (int32_t)pid;
+        pid = 0;
+        kelpie__ignore(members[5].is_there && kelpie__json_i64(&members[5].value, &pid) == 0);
+        out->monitor_pid = (int32_t)pid;
         if (!members[4].is_there ||
             !kelpie__json_member_string(&members[4], origin, sizeof(origin)) ||
             strcmp(origin, "snapshot") != 0) { /* then it is only the last that was taken of it */
@@ -258,6 +288,33 @@ static void note_vmm_ended(struct sim_invariants *invariants, const struct sim_p
             vm->has_vmm_ended = true;
             vm->vmm_exit = process->exit;
         }
+    }
+}
+
+static void note_monitor_ended(struct sim_invariants *invariants,
+                               const struct sim_process *process) {
+    for (uint32_t i = 0; i < invariants->vm_count; i += 1) {
+        struct invariant_vm *vm = &invariants->vms[i];
+        vm->has_monitor_ended = vm->has_monitor_ended || vm->monitor_pid == process->pid;
+    }
+}
+
+/* Who recovers a VM tells a monitor that died from a host that went down: by its boot id, which no
+ * fault may have kept from being read. */
+static void check_recovered(struct sim_invariants *invariants, const struct invariant_vm *vm,
+                            const char *reason) {
+    const struct sim_faults *faults = kelpie__sim_world_faults(invariants->world);
+    KELPIE_ASSERT(vm->is_known);
+    if (kelpie__sim_faults_has_class_fired(faults, "disk") ||
+        kelpie__sim_faults_has_class_fired(faults, "stream")) {
+        return;
+    }
+    if (strncmp(reason, INVARIANT_MONITOR_DIED, strlen(INVARIANT_MONITOR_DIED)) == 0 &&
+        !vm->has_monitor_ended) {
+        kelpie__sim_world_fail(invariants->world,
+                               "invariant 9: %s: \"%.100s\", and no monitor of it has died since "
+                               "the host went down",
+                               vm->path, reason);
     }
 }
 
@@ -330,6 +387,8 @@ static void check_state_file(struct sim_invariants *invariants, const char *path
     }
     note_vmm(vm, &record);
     check_published(invariants, vm, was_known ? before : KELPIE_VM_CREATED, &record);
+    check_recovered(invariants, vm, record.reason);
+    vm->monitor_pid = record.monitor_pid > 0 ? record.monitor_pid : vm->monitor_pid;
     if (state == KELPIE_VM_CRASHED) {
         check_rule(invariants, vm, record.reason);
     }
@@ -424,15 +483,16 @@ static void check_only_one(struct sim_invariants *invariants, const struct sim_p
     }
 }
 
-/* Of whichever VM it is the guest. */
-static void note_halted(struct sim_invariants *invariants, struct sim_guest *guest) {
+/* It runs, or stands still; of whichever VM it is the guest. */
+static void note_guest(struct sim_invariants *invariants, struct sim_guest *guest, bool runs) {
     struct sim_guest_truth truth;
     const struct sim_process *owner = kelpie__sim_guest_owner(guest);
     for (uint32_t i = 0; owner != NULL && i < invariants->vm_count; i += 1) {
         struct invariant_vm *vm = &invariants->vms[i];
         if (vm->vmm_pid == owner->pid) {
             kelpie__sim_guest_truth(guest, &truth);
-            vm->halted_guest = truth.id;
+            vm->halted_guest = runs ? vm->halted_guest : truth.id;
+            vm->runs_ns = kelpie__sim_now(invariants->world);
         }
     }
 }
@@ -506,6 +566,8 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
         kelpie__sim_belongings_at_end(world, event->process);
         if (is_vmm(event->process)) {
             note_vmm_ended(invariants, event->process);
+        } else if (strcmp(event->process->role, "monitor") == 0) {
+            note_monitor_ended(invariants, event->process);
         }
         tell_judge(invariants, event->process);
         break;
@@ -536,8 +598,9 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
         kelpie__sim_snapshots_guest(invariants->snapshots, event->guest, event->detail);
         if (strcmp(event->detail, "runs") == 0) {
             check_runs_alone(invariants, event->guest);
+            note_guest(invariants, event->guest, true);
         } else if (strcmp(event->detail, "halted") == 0) {
-            note_halted(invariants, event->guest);
+            note_guest(invariants, event->guest, false);
         }
         break;
     case SIM_EVENT_PROCESS_STOPPED:

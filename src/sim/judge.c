@@ -24,6 +24,8 @@
 /* a command's time stands still while its VM is paused: somebody, or the one that resumes, may fail
  * to resume it for long */
 #define JUDGE_SLOW_COST 100u
+#define JUDGE_PROMPT_COST 10u /* up to that a timeout comes within so long: */
+#define JUDGE_PROMPT_MS 1400u
 #define JUDGE_PAUSED_NS (600 * KELPIE_NS_PER_S)
 /* what a start may wait for kelpie-pack, which a fault can make hang */
 #define JUDGE_PREPARE_NS (120 * KELPIE_NS_PER_S)
@@ -251,11 +253,18 @@ static void judge_tell_end(struct sim_judge *judge, const struct judge_call *cal
         check_stands(judge, call);
     }
     note_activity(judge, operation);
-    if (judge->snapshots == NULL || !is_of_snapshot || status != 0) {
+    if (judge->snapshots == NULL || !is_of_snapshot) {
+        return;
+    }
+    kelpie__sim_snapshot_name(operation->snapshot, name);
+    if (operation->op == SIM_MODEL_FORGET &&
+        (status == KELPIE_E_NOT_FOUND || status == KELPIE_E_BUSY)) {
+        kelpie__sim_snapshots_kept(judge->snapshots, name);
+    }
+    if (status != 0) {
         return;
     }
     judge->counts.snapshots += 1;
-    kelpie__sim_snapshot_name(operation->snapshot, name);
     if (operation->op == SIM_MODEL_SNAPSHOT) {
         bool is_durable = !kelpie__sim_workload_is_owned(judge->swarm, operation->vm) ||
                           kelpie__sim_snapshot_is_synced(operation);
@@ -341,9 +350,9 @@ static void blame(struct sim_judge *judge, const struct sim_operation *operation
 /* What a timeout that was reported stands for, at least. */
 static uint64_t earliest_ms(const struct sim_judge *judge, const struct sim_operation *operation,
                             int status) {
-    bool is_short = operation->op == SIM_MODEL_EXEC && operation->kind == SIM_COMMAND_TIMEOUT;
+    uint64_t own_ms = kelpie__sim_command_timeout_ms(operation);
     if (status == KELPIE_E_EXEC_TIMEOUT) {
-        return is_short ? SIM_COMMAND_TIMEOUT_MS : KELPIE_EXEC_TIMEOUT_MS_DEFAULT;
+        return own_ms > 0 ? own_ms : KELPIE_EXEC_TIMEOUT_MS_DEFAULT;
     }
     if (status == KELPIE_E_BOOT_TIMEOUT) {
         return KELPIE_BOOT_TIMEOUT_MS_DEFAULT * (uint64_t)judge->timeout_tenths / 10;
@@ -361,6 +370,35 @@ static void check_early(struct sim_judge *judge, const struct judge_call *call, 
     int64_t took_ns = kelpie__sim_now(judge->world) - call->begun_ns;
     uint64_t wanted_ms = earliest_ms(judge, &call->operation, status);
     if (!call->operation.is_look && took_ns < (int64_t)wanted_ms * KELPIE_NS_PER_MS) {
+        kelpie__sim_operation_text(&call->operation, text, sizeof(text));
+        kelpie__sim_world_fail(
+            judge->world, "invariant 27: %s answered %s after %lld ms, its timeout is %llu ms",
+            text, kelpie_code_name(status), (long long)(took_ns / KELPIE_NS_PER_MS),
+            (unsigned long long)wanted_ms);
+    }
+}
+
+/* Neither the host nor anybody on it was slow, and nothing else was done with the VM. */
+static bool is_prompt(const struct sim_judge *judge, const struct judge_call *call) {
+    static const char *const hindrances[] = {"stop", "delay", "power", "pack", "disk"};
+    bool is_slow = judge->swarm->options.cost_factor > JUDGE_PROMPT_COST ||
+                   judge->activity[call->operation.vm] != call->activity ||
+                   others_change(judge, call);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(hindrances); i += 1) {
+        is_slow = is_slow || judge_has_fault(judge, hindrances[i]);
+    }
+    return !is_slow;
+}
+
+/* A timeout that has come has come in time. */
+static void check_timeout(struct sim_judge *judge, const struct judge_call *call, int status) {
+    char text[128];
+    int64_t took_ns = kelpie__sim_now(judge->world) - call->begun_ns;
+    uint64_t wanted_ms = earliest_ms(judge, &call->operation, status);
+    bool is_one = status == KELPIE_E_EXEC_TIMEOUT || status == KELPIE_E_BOOT_TIMEOUT;
+    if (is_one && !call->operation.is_look && call->operation.op != SIM_MODEL_CLONE &&
+        took_ns > (int64_t)(wanted_ms + JUDGE_PROMPT_MS) * KELPIE_NS_PER_MS &&
+        is_prompt(judge, call)) {
         kelpie__sim_operation_text(&call->operation, text, sizeof(text));
         kelpie__sim_world_fail(
             judge->world, "invariant 27: %s answered %s after %lld ms, its timeout is %llu ms",
@@ -458,6 +496,7 @@ void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status,
     call->is_open = false;
     check_time(judge, call);
     check_early(judge, call, status);
+    check_timeout(judge, call, status);
     if (is_killing(&call->operation)) {
         judge->killed_ns[call->operation.vm] = kelpie__sim_now(judge->world);
     }

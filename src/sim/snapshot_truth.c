@@ -32,8 +32,8 @@ struct truth {
     char id[33];
     bool is_there; /* by its name */
     bool is_whole;
-    bool is_durable; /* and acknowledged */
-    bool may_go;     /* somebody wants it removed */
+    bool is_durable;   /* and acknowledged */
+    uint32_t removals; /* that were asked for, and may have been made or be made yet */
     uint64_t hash;
     struct sim_guest_truth guest; /* of one that is whole */
 };
@@ -147,9 +147,9 @@ void kelpie__sim_snapshots_renamed(struct sim_snapshots *snapshots, const char *
         return;
     }
     const struct truth *before = find(snapshots, path + length + 1);
-    bool may_go = before != NULL && before->id[0] == '\0' && before->may_go; /* it never was */
+    bool is_awaited = before != NULL && before->id[0] == '\0'; /* it never was */
     struct truth *truth = &snapshots->truths[snapshots->count];
-    *truth = (struct truth){.is_there = true, .may_go = may_go};
+    *truth = (struct truth){.is_there = true, .removals = is_awaited ? before->removals : 0};
     bool fits = kelpie__text_copy(truth->name, sizeof(truth->name), path + length + 1) &&
                 kelpie__text_copy(directory, sizeof(directory), path);
     KELPIE_ASSERT(fits);
@@ -180,7 +180,7 @@ void kelpie__sim_snapshots_taken(struct sim_snapshots *snapshots, const char *na
     struct sim_disk *disk = kelpie__sim_world_disk(snapshots->world);
     const struct sim_options *options = kelpie__sim_world_options(snapshots->world);
     bool can_last = is_durable && options->disk_profile != SIM_DISK_TMPFS;
-    if (snapshots->count == TRUTH_COUNT_MAX || (truth != NULL && truth->may_go)) {
+    if (snapshots->count == TRUTH_COUNT_MAX || (truth != NULL && truth->removals > 0)) {
         return;
     }
     snapshots->compared += 1;
@@ -212,7 +212,15 @@ void kelpie__sim_snapshots_forgotten(struct sim_snapshots *snapshots, const char
         snapshots->count += 1;
     }
     if (truth != NULL) {
-        truth->may_go = true;
+        truth->removals += 1;
+    }
+}
+
+void kelpie__sim_snapshots_kept(struct sim_snapshots *snapshots, const char *name) {
+    struct truth *truth = find(snapshots, name);
+    KELPIE_ASSERT(name[0] != '\0');
+    if (truth != NULL && truth->removals > 0) {
+        truth->removals -= 1;
     }
 }
 
@@ -223,7 +231,7 @@ static void compare(struct sim_snapshots *snapshots, struct truth *truth, unsign
     }
     truth->is_there = is_there(disk, truth->name);
     snapshots->compared += 1;
-    bool is_lost = !truth->is_there && truth->is_durable && !truth->may_go;
+    bool is_lost = !truth->is_there && truth->is_durable && truth->removals == 0;
     bool is_other =
         truth->is_there && !snapshots->has_rot && hash_of(disk, truth->name, false) != truth->hash;
     if (is_lost || is_other) {

@@ -33,8 +33,9 @@ void kelpie__sim_snapshots_power_loss(struct sim_snapshots *snapshots);
 /* Whoever asked for it was told that it is there. `is_durable`: it outlives the machine's death. */
 void kelpie__sim_snapshots_taken(struct sim_snapshots *snapshots, const char *name,
                                  bool is_durable);
-/* Somebody wants it removed. */
+/* Somebody wants it removed; and was told that he has removed nothing. */
 void kelpie__sim_snapshots_forgotten(struct sim_snapshots *snapshots, const char *name);
+void kelpie__sim_snapshots_kept(struct sim_snapshots *snapshots, const char *name);
 /* The VM of this directory ("/vms/NAME/", whatever is before it) is published with a guest that is
  * not the one it had before; `parent`: the id of the snapshot that it is from. */
 void kelpie__sim_snapshots_arrived(struct sim_snapshots *snapshots, struct sim_guest *guest,

@@ -16,6 +16,7 @@
 /* of the runs that are not calm */
 #define LYING_DISK_ONE_IN 16u
 #define KNOB_TEXT_MAX 192
+#define HOSTILE_FIRST 2u /* two draws were a knob that is no more: the others keep theirs */
 
 struct swarm_random {
     uint64_t seed;
@@ -284,13 +285,11 @@ static void draw_clones(struct sim_swarm *swarm) {
 static void draw_hostile(struct sim_swarm *swarm) {
     struct swarm_random random = {.seed = swarm->seed, .stream = "hostile"};
     static const uint32_t tenths[] = {1, 2, 5, 20, 50, 100};
-    bool has_credit = is_one_in(&random, 3);
-    uint32_t credit = 1u << between(&random, 0, 16);
+    random.count = HOSTILE_FIRST;
     bool has_buffer = is_one_in(&random, 2);
     uint32_t buffer = 1u << between(&random, 0, 16);
     bool has_timeouts = is_one_in(&random, 3);
     uint32_t tenth = tenths[between(&random, 0, KELPIE_ARRAY_COUNT(tenths) - 1)];
-    swarm->credit_bytes = has_credit && !swarm->is_calm ? credit : 0;
     swarm->buffer_bytes = has_buffer ? buffer : 0;
     swarm->timeout_tenths = has_timeouts && !swarm->is_calm ? tenth : 10;
 }

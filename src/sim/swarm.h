@@ -33,8 +33,7 @@ struct sim_swarm {
     uint32_t operation_count;   /* of all clients together: 20..200 */
     bool has_clones;            /* VMs that live are forked, besides what the weights say */
     uint32_t weights[SIM_MODEL_OP_COUNT]; /* 0 (never) or 1..100; START and EXEC never 0 */
-    uint32_t credit_bytes;                /* window of a stream; 0: as the product has it */
-    uint32_t buffer_bytes;                /* clients read and write so much at once; 0: likewise */
+    uint32_t buffer_bytes;                /* clients read so much at once; 0: what comes */
     uint32_t timeout_tenths;              /* of every timeout: 1 (a tenth) .. 100; 10: as it is */
     uint32_t pool_size;                   /* 0..5 */
     enum sim_swarm_damage damage;
