@@ -116,7 +116,8 @@ void kelpie__cli_array_begin(struct kelpie_cli *cli) {
 void kelpie__cli_array_add(struct kelpie_cli *cli, const char *object, size_t length) {
     KELPIE_ASSERT(length >= 2);
     KELPIE_ASSERT(object[0] == '{' && object[length - 1] == '}');
-    kelpie__cli_put(cli, ",\n" + (cli->array_count == 0 ? 1 : 0), cli->array_count == 0 ? 1 : 2);
+    bool is_first = cli->array_count == 0;
+    kelpie__cli_put(cli, is_first ? "\n" : ",\n", is_first ? 1 : 2);
     kelpie__cli_put(cli, object, length);
     cli->array_count += 1;
 }
