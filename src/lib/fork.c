@@ -9,6 +9,7 @@
 #include "core/text.h"
 #include "lib/fork.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 
 #define FORK_BUSY_NS (5 * KELPIE_NS_PER_MS) /* somebody holds a lock for a moment */
 
@@ -501,6 +502,26 @@ static struct fork_order order_of_waiting(struct kelpie_vm *vm, size_t count) {
     return order;
 }
 
+/* A lock that somebody holds for a look at a VM that does not live is waited for. */
+static int fork_begin_wait(const struct fork_order *order, struct kelpie_fork **out,
+                           struct kelpie_error *error) {
+    struct kelpie_loop *loop = order->kelpie->loop;
+    struct kelpie_error kept = {0};
+    int64_t deadline_ns = kelpie__loop_deadline(loop, KELPIE_CALL_TIMEOUT_MS);
+    KELPIE_ASSERT(order->kelpie->callback_depth == 0);
+    int status = fork_begin(order, out, &kept);
+    while (status == KELPIE_E_BUSY && loop->now_ns < deadline_ns) { /* bound: the deadline */
+        KELPIE_REACHED(order->kelpie->os, "a fork waited for another's look");
+        status = kelpie__turn(order->kelpie, loop->now_ns + FORK_BUSY_NS, &kept);
+        status = status < 0 ? status : fork_begin(order, out, &kept);
+    }
+    KELPIE_ASSERT(status == 0 || kept.code == status);
+    if (status < 0 && error != NULL) {
+        *error = kept;
+    }
+    return status;
+}
+
 static int fork_run(struct fork_order order, struct kelpie_error *error) {
     struct kelpie_waiter waiter = {0};
     struct kelpie_fork *fork = NULL;
@@ -514,7 +535,7 @@ static int fork_run(struct fork_order order, struct kelpie_error *error) {
         kelpie__ignore(kelpie__vm_connect_wait(order.source, false, NULL, NULL));
     }
     if (status == 0) {
-        status = fork_begin(&order, &fork, error);
+        status = fork_begin_wait(&order, &fork, error);
     }
     if (status < 0) {
         return status;
