@@ -231,11 +231,12 @@ static int keeper_open_pool(struct kelpie_keeper *keeper, const char *name,
     if (status == 0) {
         status = kelpie__pool_directory_open(&keeper->pool, &keeper->store, name, error);
     }
-    if (status < 0) {
-        return status;
+    if (status == 0) { /* it may have been removed, and made anew, since we were started */
+        status = kelpie__pool_directory_adopt_lock(&keeper->pool, KELPIE_KEEPER_HANDLE_LOCK, error);
     }
-    keeper->pool.lock = KELPIE_KEEPER_HANDLE_LOCK;
-    status = kelpie_config_create(keeper->kelpie, &keeper->config, error);
+    if (status == 0) {
+        status = kelpie_config_create(keeper->kelpie, &keeper->config, error);
+    }
     if (status == 0) {
         status = kelpie__pool_directory_config(&keeper->pool, &keeper->config->values, error);
     }

@@ -64,6 +64,13 @@ void kelpie__stages_tell(struct kelpie_monitor *monitor, struct kelpie_reply rep
     const struct kelpie_stage_times *stages = &monitor->stages;
     char text[STAGES_TEXT_BYTES];
     struct kelpie_json_writer writer;
+    enum kelpie_vm_state state = monitor->lifecycle.state;
+    if (!kelpie__state_is_live(state)) { /* as the library says when we are gone, soon */
+        kelpie__reply_refuse_text(monitor, &reply, KELPIE_E_STATE,
+                                  "VM \"%s\" is %s: the stages of a start are known while it lives",
+                                  monitor->config.name, kelpie_vm_state_name(state));
+        return;
+    }
     kelpie__json_begin(&writer, text, sizeof(text));
     kelpie__json_object_begin(&writer, NULL);
     for (uint32_t i = 0; i < KELPIE_STAGE_COUNT; i += 1) {

@@ -17,6 +17,7 @@
 #include "sim/disk.h"
 #include "sim/fault.h"
 #include "sim/guest.h"
+#include "sim/keepers.h"
 #include "sim/machine.h"
 #include "sim/snapshot_truth.h"
 #include "sim/trace.h"
@@ -65,6 +66,7 @@ struct sim_invariants {
     struct sim_judge *judge;         /* borrowed */
     uint32_t vm_count;
     struct invariant_vm vms[INVARIANT_VM_MAX];
+    struct sim_keepers keepers;
     uint32_t leaver_count;
     int32_t leavers[INVARIANT_LEAVER_MAX];      /* pids of the last that deleted a VM: a ring */
     uint8_t started[SIM_OPERATION_MAX / 8 + 1]; /* bits: operations whose command has started */
@@ -576,6 +578,7 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
         note_leaver(invariants, event);
         forget_former(invariants, event->detail);
         kelpie__sim_snapshots_renamed(invariants->snapshots, event->detail);
+        kelpie__sim_keepers_renamed(&invariants->keepers, world, event->process, event->detail);
         if (ends_with(event->detail, INVARIANT_STATE_TAIL)) {
             check_state_file(invariants, event->detail);
         }

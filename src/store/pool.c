@@ -162,6 +162,26 @@ int kelpie__pool_directory_lock(struct kelpie_pool_directory *pool, struct kelpi
                : fail_io(error, status, "lock", pool->values.name);
 }
 
+int kelpie__pool_directory_adopt_lock(struct kelpie_pool_directory *pool, int lock,
+                                      struct kelpie_error *error) {
+    struct kelpie_os *os = pool->store->os;
+    struct kelpie_os_stat locked;
+    struct kelpie_os_stat mine;
+    kelpie__pool_directory_check(pool);
+    KELPIE_ASSERT(pool->lock == KELPIE_OS_NO_HANDLE);
+    int status = kelpie__os_stat(os, lock, "", false, &locked);
+    status = status < 0 ? status : kelpie__os_stat(os, pool->directory, "", false, &mine);
+    if (status < 0) {
+        return fail_io(error, status, "look at the lock of", pool->values.name);
+    }
+    if (locked.inode != mine.inode || locked.device != mine.device) {
+        KELPIE_REACHED(os, "a keeper found another pool under its name");
+        return fail_not_found(error, pool->values.name);
+    }
+    pool->lock = lock;
+    return 0;
+}
+
 void kelpie__pool_directory_unlock(struct kelpie_pool_directory *pool) {
     close_handle(pool->store->os, &pool->lock);
     KELPIE_ASSERT(pool->lock == KELPIE_OS_NO_HANDLE);
