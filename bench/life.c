@@ -206,6 +206,7 @@ static int seam_main(struct kelpie_os *os, int argc, char **argv) {
                   kelpie__os_pread(os, handle, bytes, sizeof(bytes), 0) >= 0);
         }
         living->read_ns = (double)(kelpie__bench_cpu_ns() - begun_ns) / SEAM_CALLS;
+        kelpie__ignore(kelpie__os_close(os, handle)); /* it was read only */
     }
     living->ended += 1;
     return 0;

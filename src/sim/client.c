@@ -178,12 +178,27 @@ static int client_end_vm(struct client *client, const struct sim_operation *oper
     return status;
 }
 
-/* NOT_FOUND: the VM of this handle, or is it the snapshot that is not there? */
-static bool is_stale(struct kelpie_vm *vm, const struct sim_operation *operation, int status) {
+/* NOT_FOUND: the VM of this handle, or is it the snapshot that is not there? CRASHED: it may have
+ * been an earlier one's end that nobody had told this handle of. */
+static bool is_stale(struct client *client, const struct sim_operation *operation, int status) {
     struct kelpie_vm_info info = {.struct_size = sizeof(info)};
-    bool needs_snapshot = operation->op == SIM_MODEL_RESTORE || operation->op == SIM_MODEL_START;
-    return status == KELPIE_E_NOT_FOUND &&
-           (!needs_snapshot || kelpie_vm_inspect(vm, &info, NULL) == KELPIE_E_NOT_FOUND);
+    struct kelpie_vm *vm = client->vms[operation->vm];
+    struct kelpie_vm *now = NULL;
+    char name[16];
+    bool needs_look = operation->op == SIM_MODEL_RESTORE || operation->op == SIM_MODEL_START ||
+                      status == KELPIE_E_CRASHED;
+    KELPIE_ASSERT(vm != NULL);
+    if (status != KELPIE_E_NOT_FOUND && status != KELPIE_E_CRASHED) {
+        return false;
+    }
+    if (needs_look && kelpie_vm_inspect(vm, &info, NULL) != KELPIE_E_NOT_FOUND) {
+        return false;
+    }
+    client_name(operation->vm, name);
+    bool is_another =
+        status == KELPIE_E_CRASHED && kelpie_vm_open(client->kelpie, name, &now, NULL) == 0;
+    kelpie_vm_close(now);
+    return status == KELPIE_E_NOT_FOUND || is_another;
 }
 
 /* A handle is of a VM, not of its name: one that says that its VM is gone is opened anew, once. */
@@ -207,7 +222,7 @@ static int client_call(struct client *client, const struct sim_operation *operat
         if (status == 0) {
             status = client_ask(client, operation, client->vms[index], out_result, error);
         }
-        if (client->vms[index] == NULL || !is_stale(client->vms[index], operation, status)) {
+        if (client->vms[index] == NULL || !is_stale(client, operation, status)) {
             break;
         }
         client_forget(client, index); /* who owns a VM owns it by this handle */
