@@ -178,27 +178,31 @@ static int client_end_vm(struct client *client, const struct sim_operation *oper
     return status;
 }
 
+static bool is_gone(struct kelpie_vm *vm) {
+    struct kelpie_vm_info info = {.struct_size = sizeof(info)};
+    KELPIE_ASSERT(vm != NULL);
+    return kelpie_vm_inspect(vm, &info, NULL) == KELPIE_E_NOT_FOUND;
+}
+
+/* There is a VM of this name, by a handle of its own. */
+static bool is_there(struct client *client, uint32_t index) {
+    char name[16];
+    struct kelpie_vm *vm = NULL;
+    client_name(index, name);
+    int status = kelpie_vm_open(client->kelpie, name, &vm, NULL);
+    kelpie_vm_close(vm);
+    return status == 0;
+}
+
 /* NOT_FOUND: the VM of this handle, or is it the snapshot that is not there? CRASHED: it may have
  * been an earlier one's end that nobody had told this handle of. */
 static bool is_stale(struct client *client, const struct sim_operation *operation, int status) {
-    struct kelpie_vm_info info = {.struct_size = sizeof(info)};
     struct kelpie_vm *vm = client->vms[operation->vm];
-    struct kelpie_vm *now = NULL;
-    char name[16];
-    bool needs_look = operation->op == SIM_MODEL_RESTORE || operation->op == SIM_MODEL_START ||
-                      status == KELPIE_E_CRASHED;
-    KELPIE_ASSERT(vm != NULL);
-    if (status != KELPIE_E_NOT_FOUND && status != KELPIE_E_CRASHED) {
-        return false;
+    bool needs_snapshot = operation->op == SIM_MODEL_RESTORE || operation->op == SIM_MODEL_START;
+    if (status == KELPIE_E_CRASHED) {
+        return is_gone(vm) && is_there(client, operation->vm);
     }
-    if (needs_look && kelpie_vm_inspect(vm, &info, NULL) != KELPIE_E_NOT_FOUND) {
-        return false;
-    }
-    client_name(operation->vm, name);
-    bool is_another =
-        status == KELPIE_E_CRASHED && kelpie_vm_open(client->kelpie, name, &now, NULL) == 0;
-    kelpie_vm_close(now);
-    return status == KELPIE_E_NOT_FOUND || is_another;
+    return status == KELPIE_E_NOT_FOUND && (!needs_snapshot || is_gone(vm));
 }
 
 /* A handle is of a VM, not of its name: one that says that its VM is gone is opened anew, once. */

@@ -164,18 +164,10 @@ int kelpie__pool_directory_lock(struct kelpie_pool_directory *pool, struct kelpi
 
 int kelpie__pool_directory_adopt_lock(struct kelpie_pool_directory *pool, int lock,
                                       struct kelpie_error *error) {
-    struct kelpie_os *os = pool->store->os;
-    struct kelpie_os_stat locked;
-    struct kelpie_os_stat mine;
     kelpie__pool_directory_check(pool);
     KELPIE_ASSERT(pool->lock == KELPIE_OS_NO_HANDLE);
-    int status = kelpie__os_stat(os, lock, "", false, &locked);
-    status = status < 0 ? status : kelpie__os_stat(os, pool->directory, "", false, &mine);
-    if (status < 0) {
-        return fail_io(error, status, "look at the lock of", pool->values.name);
-    }
-    if (locked.inode != mine.inode || locked.device != mine.device) {
-        KELPIE_REACHED(os, "a keeper found another pool under its name");
+    if (!is_current(pool->store, pool->entry, lock)) {
+        KELPIE_REACHED(pool->store->os, "a keeper found another pool under its name");
         return fail_not_found(error, pool->values.name);
     }
     pool->lock = lock;

@@ -77,8 +77,8 @@ bool kelpie__pool_directory_is_current(const struct kelpie_pool_directory *pool)
 /* Errors: BUSY (it is kept), NOT_FOUND (removed meanwhile), IO. */
 KELPIE_MUST_CHECK int kelpie__pool_directory_lock(struct kelpie_pool_directory *pool,
                                                   struct kelpie_error *error);
-/* A lock that came from whoever started this process. Errors: NOT_FOUND (it is of another pool that
- * had this name: the entry was opened after the start), IO. The lock stays the caller's then. */
+/* A lock that came from whoever started this process. NOT_FOUND: its pool has lost the name, to
+ * another one perhaps, which is what was opened then. The lock stays the caller's in that case. */
 KELPIE_MUST_CHECK int kelpie__pool_directory_adopt_lock(struct kelpie_pool_directory *pool,
                                                         int lock, struct kelpie_error *error);
 void kelpie__pool_directory_unlock(struct kelpie_pool_directory *pool);
