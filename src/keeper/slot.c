@@ -182,7 +182,7 @@ bool kelpie__keeper_slot_adopt(struct kelpie_keeper_slot *slot, const char *name
     KELPIE_ASSERT(slot->phase == KELPIE_KEEPER_EMPTY);
     int status = kelpie_vm_open(slot->keeper->kelpie, name, &vm, NULL);
     if (status == KELPIE_E_NOT_FOUND) {
-        kelpie__pool_ready_forget(&slot->keeper->pool, name);
+        kelpie__ignore(kelpie__pool_ready_forget(&slot->keeper->pool, name));
     }
     if (status < 0) {
         return false;

@@ -185,7 +185,7 @@ static bool claim_one(struct kelpie_claim *claim, const char *name) {
     int status = kelpie_vm_open(kelpie, name, &claim->vm, NULL);
     if (status == KELPIE_E_NOT_FOUND) {
         KELPIE_REACHED(kelpie->os, "a member that was to be claimed was gone");
-        kelpie__pool_ready_forget(&claim->pool->directory, name);
+        kelpie__ignore(kelpie__pool_ready_forget(&claim->pool->directory, name));
     }
     if (status < 0) {
         claim->vm = NULL;

@@ -36,8 +36,9 @@ void kelpie__pool_end_members(struct kelpie *kelpie,
     KELPIE_ASSERT(directory->lock >= 0);
     while (kelpie__pool_ready_list(directory, &cursor, name) == 1) { /* bound: the directory */
         kelpie__ignore(end_member(kelpie, name));                    /* its monitor decides */
-        kelpie__pool_ready_forget(directory, name);
-        cursor = 0; /* of a directory that changes */
+        if (kelpie__pool_ready_forget(directory, name)) {
+            cursor = 0; /* of a directory that changes */
+        }
     }
 }
 

@@ -412,9 +412,10 @@ uint32_t kelpie__pool_ready_count(const struct kelpie_pool_directory *pool) {
     return count;
 }
 
-void kelpie__pool_ready_forget(const struct kelpie_pool_directory *pool, const char *name) {
+bool kelpie__pool_ready_forget(const struct kelpie_pool_directory *pool, const char *name) {
     KELPIE_ASSERT(kelpie__config_check_name(name, NULL) == 0);
-    kelpie__ignore(kelpie__os_unlink(pool->store->os, pool->ready, name, false));
+    int status = kelpie__os_unlink(pool->store->os, pool->ready, name, false);
+    return status == 0 || status == -ENOENT;
 }
 
 int kelpie__pool_ready_write(struct kelpie_os *os, const char *state_path, const char *pool_name,

@@ -119,8 +119,9 @@ KELPIE_MUST_CHECK int kelpie__pool_ready_list(const struct kelpie_pool_directory
                                               uint64_t *cursor,
                                               char out_name[KELPIE_NAME_BYTES_MAX + 1]);
 uint32_t kelpie__pool_ready_count(const struct kelpie_pool_directory *pool);
-/* Of a VM that is gone. */
-void kelpie__pool_ready_forget(const struct kelpie_pool_directory *pool, const char *name);
+/* Of a VM that is gone. False: the note stays, as a disk that cannot be written has it. */
+KELPIE_MUST_CHECK bool kelpie__pool_ready_forget(const struct kelpie_pool_directory *pool,
+                                                 const char *name);
 /* For a member's monitor: writes its note. Gives the handle of the notes' directory. NOT_FOUND: the
  * pool is gone. */
 KELPIE_MUST_CHECK int kelpie__pool_ready_write(struct kelpie_os *os, const char *state_path,
