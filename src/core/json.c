@@ -345,8 +345,8 @@ int kelpie__json_iterate(const struct kelpie_json_value *value, struct kelpie_js
     return 0;
 }
 
-static int iterator_next(struct kelpie_json_iterator *iterator, uint32_t depth_max,
-                         struct kelpie_json_value *out_key, struct kelpie_json_value *out) {
+int kelpie__json_next(struct kelpie_json_iterator *iterator, struct kelpie_json_value *out_key,
+                      struct kelpie_json_value *out) {
     struct scanner scanner = {iterator->text, iterator->length, iterator->at};
     KELPIE_ASSERT(scanner.at >= 1 && scanner.at <= scanner.length);
     skip_space(&scanner);
@@ -372,7 +372,7 @@ static int iterator_next(struct kelpie_json_iterator *iterator, uint32_t depth_m
             return -1;
         }
     }
-    if (!value_take(&scanner, depth_max, out)) {
+    if (!value_take(&scanner, KELPIE_JSON_DEPTH_MAX, out)) {
         return -1;
     }
     if (iterator->is_object && out_key != NULL) {
@@ -381,11 +381,6 @@ static int iterator_next(struct kelpie_json_iterator *iterator, uint32_t depth_m
     }
     iterator->at = scanner.at;
     return 1;
-}
-
-int kelpie__json_next(struct kelpie_json_iterator *iterator, struct kelpie_json_value *out_key,
-                      struct kelpie_json_value *out) {
-    return iterator_next(iterator, KELPIE_JSON_DEPTH_MAX, out_key, out);
 }
 
 /* What stands between the quotes; true: it has no escapes, as most have none, and is the string. */
@@ -398,19 +393,25 @@ static bool string_is_plain(const struct kelpie_json_value *value, const char **
     return value->is_plain || memchr(*out_inner, '\\', *out_count) == NULL;
 }
 
+/* Whether the bytes, in which no zero is, are this text. */
+static inline bool bytes_equal(const char *bytes, size_t count, const char *text) {
+    size_t same = 0;
+    while (same < count && bytes[same] == text[same]) { /* bound: count */
+        same += 1;
+    }
+    return same == count && text[same] == '\0';
+}
+
 /* Whether a string value is this text, escapes and all. */
 static bool string_equals(const struct kelpie_json_value *value, const char *text) {
     struct scanner scanner = {value->text, value->length, 1};
     const char *inner = NULL;
     size_t inner_count = 0;
     KELPIE_ASSERT(value->length >= 2);
-    if (value->text[1] != text[0] && value->text[1] != '\\' && text[0] != '\0') {
-        return false; /* most that are asked about differ here */
+    if (string_is_plain(value, &inner, &inner_count)) {
+        return bytes_equal(inner, inner_count, text);
     }
     size_t left = strlen(text);
-    if (string_is_plain(value, &inner, &inner_count)) {
-        return inner_count == left && memcmp(inner, text, left) == 0;
-    }
     char bytes[4];
     size_t count = 1;
     while (count > 0) { /* bound: the value */
@@ -426,89 +427,110 @@ static bool string_equals(const struct kelpie_json_value *value, const char *tex
     return left == 0;
 }
 
-/* Whether the bytes, in which no zero is, are this text. */
-static inline bool bytes_equal(const char *bytes, size_t count, const char *text) {
+/* Takes a key that stands there as it is spelt here, which is plain, and its colon. */
+static inline bool take_key(struct scanner *scanner, const char *key) {
+    const char *text = scanner->text + scanner->at;
+    size_t left = scanner->length - scanner->at;
     size_t same = 0;
-    while (same < count && bytes[same] == text[same]) {
+    while (same + 2 < left && text[same + 1] == key[same] && key[same] != '\0') { /* bound: left */
         same += 1;
     }
-    return same == count && text[same] == '\0';
+    if (same + 2 >= left || key[same] != '\0' || text[0] != '"' || text[same + 1] != '"' ||
+        text[same + 2] != ':') {
+        return false;
+    }
+    scanner->at += same + 3;
+    return true;
 }
 
-/* Which of them has this name, beginning with the one that is likely; count: none. */
-static size_t members_find(const struct kelpie_json_member *wanted, size_t count, size_t likely,
-                           const struct kelpie_json_value *name) {
-    const char *bytes = NULL;
-    size_t length = 0;
+/* A key, and which of those that are wanted it is, the likely one being looked at first; count:
+ * none of them. */
+static bool members_take_key(struct scanner *scanner, const struct kelpie_json_member *wanted,
+                             size_t count, size_t likely, size_t *out) {
+    skip_space(scanner);
+    if (likely < count && take_key(scanner, wanted[likely].key)) {
+        *out = likely;
+        return true;
+    }
+    struct kelpie_json_value name = {.text = scanner->text + scanner->at,
+                                     .kind = KELPIE_JSON_STRING};
+    if (!skip_string(scanner, &name.is_plain)) {
+        return false;
+    }
+    name.length = (size_t)(scanner->text + scanner->at - name.text);
     size_t i = 0;
-    if (!string_is_plain(name, &bytes, &length)) {
-        while (i < count && !string_equals(name, wanted[i].key)) { /* bound: count */
-            i += 1;
-        }
-        return i;
-    }
-    if (likely < count && bytes_equal(bytes, length, wanted[likely].key)) {
-        return likely;
-    }
-    while (i < count && !bytes_equal(bytes, length, wanted[i].key)) { /* bound: count */
+    while (i < count && !string_equals(&name, wanted[i].key)) { /* bound: count */
         i += 1;
     }
-    return i;
+    *out = i;
+    skip_space(scanner);
+    return take(scanner, ':');
+}
+
+/* Into the object; false: there is none. *out_has_member: it is not empty. */
+static bool object_enter(struct scanner *scanner, bool *out_has_member) {
+    skip_space(scanner);
+    if (!take(scanner, '{')) {
+        return false;
+    }
+    skip_space(scanner);
+    *out_has_member = peek(scanner) != '}';
+    return true;
 }
 
 int kelpie__json_members(const char *text, size_t length, struct kelpie_json_member *wanted,
                          size_t count) {
     struct scanner scanner = {text, length, 0};
-    struct kelpie_json_value name = {0};
-    struct kelpie_json_value value = {0};
-    skip_space(&scanner);
-    if (peek(&scanner) != '{') {
+    bool has_member = false;
+    size_t likely = 0;
+    if (!object_enter(&scanner, &has_member)) {
         return -1;
     }
     for (size_t i = 0; i < count; i += 1) {
         wanted[i].is_there = false;
         wanted[i].value = (struct kelpie_json_value){.kind = KELPIE_JSON_NULL};
     }
-    size_t expected = 0;
-    struct kelpie_json_iterator iterator = {text + scanner.at, length - scanner.at, 1, true};
-    int found = iterator_next(&iterator, KELPIE_JSON_DEPTH_MAX - 1, &name, &value);
-    while (found == 1) { /* bound: the text */
-        size_t i = members_find(wanted, count, expected, &name);
+    while (has_member) { /* bound: the text */
+        struct kelpie_json_value value;
+        size_t i = count;
+        if (!members_take_key(&scanner, wanted, count, likely, &i) ||
+            !value_take(&scanner, KELPIE_JSON_DEPTH_MAX - 1, &value)) {
+            return -1;
+        }
         if (i < count && !wanted[i].is_there) {
             wanted[i].is_there = true;
             wanted[i].value = value;
         }
-        expected = i < count ? i + 1 : expected;
-        found = iterator_next(&iterator, KELPIE_JSON_DEPTH_MAX - 1, &name, &value);
+        likely = i < count ? i + 1 : likely;
+        skip_space(&scanner);
+        has_member = take(&scanner, ',');
     }
-    scanner.at += iterator.at;
-    skip_space(&scanner);
-    bool is_ended = found == 0 && take(&scanner, '}');
+    bool is_ended = take(&scanner, '}');
     skip_space(&scanner);
     return is_ended && scanner.at == length ? 0 : -1;
 }
 
 int kelpie__json_find(const char *text, size_t length, const char *key,
                       struct kelpie_json_value *out) {
+    const struct kelpie_json_member wanted = {.key = key};
     struct scanner scanner = {text, length, 0};
-    skip_space(&scanner);
-    if (peek(&scanner) != '{') {
+    bool has_member = false;
+    if (!object_enter(&scanner, &has_member)) {
         return -1;
     }
-    struct kelpie_json_iterator iterator = {text, length, scanner.at + 1, true};
-    struct kelpie_json_value name = {0};
-    struct kelpie_json_value value = {0};
-    /* The iterator tells the first member by its place. */
-    iterator.text += scanner.at;
-    iterator.length -= scanner.at;
-    iterator.at = 1;
-    int found = kelpie__json_next(&iterator, &name, &value);
-    while (found == 1) { /* bound: the text */
-        if (string_equals(&name, key)) {
+    while (has_member) { /* bound: the text */
+        struct kelpie_json_value value;
+        size_t i = 1;
+        if (!members_take_key(&scanner, &wanted, 1, 0, &i) ||
+            !value_take(&scanner, KELPIE_JSON_DEPTH_MAX, &value)) {
+            return -1;
+        }
+        if (i == 0) {
             *out = value;
             return 0;
         }
-        found = kelpie__json_next(&iterator, &name, &value);
+        skip_space(&scanner);
+        has_member = take(&scanner, ',');
     }
     return -1;
 }

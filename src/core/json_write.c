@@ -54,27 +54,31 @@ static void append_character(struct kelpie_json_writer *writer, const char *byte
     }
 }
 
-/* Most texts need no escapes, and fit: they are written in one piece, with what comes behind them.
- * False: nothing was written. */
-static bool append_plain(struct kelpie_json_writer *writer, const char *bytes, size_t count,
-                         const char *end, size_t end_count) {
+/* Most texts need no escapes, and fit: they are written in one piece, a key with its colon. False:
+ * nothing was written. */
+static inline bool append_plain(struct kelpie_json_writer *writer, const char *bytes, size_t count,
+                                bool is_key) {
     char *out = writer->text + writer->length;
+    size_t length = count + (is_key ? 3 : 2);
     KELPIE_ASSERT(writer->length < writer->capacity);
-    if (writer->is_full || count + end_count + 1 >= writer->capacity - writer->length ||
+    if (writer->is_full || length >= writer->capacity - writer->length ||
         kelpie__text_plain_length(bytes, count) != count) {
         return false;
     }
     out[0] = '"';
     memcpy(out + 1, bytes, count);
-    memcpy(out + 1 + count, end, end_count);
-    out[1 + count + end_count] = '\0';
-    writer->length += 1 + count + end_count;
+    out[1 + count] = '"';
+    if (is_key) {
+        out[2 + count] = ':';
+    }
+    out[length] = '\0';
+    writer->length += length;
     return true;
 }
 
 static void append_quoted(struct kelpie_json_writer *writer, const char *bytes, size_t count) {
     size_t at = 0;
-    if (append_plain(writer, bytes, count, "\"", 1)) {
+    if (append_plain(writer, bytes, count, false)) {
         return;
     }
     append_byte(writer, '"');
@@ -105,7 +109,7 @@ static void open_value(struct kelpie_json_writer *writer, const char *key) {
     }
     if (key != NULL) {
         size_t length = strlen(key);
-        if (!append_plain(writer, key, length, "\":", 2)) {
+        if (!append_plain(writer, key, length, true)) {
             append_quoted(writer, key, length);
             append_byte(writer, ':');
         }

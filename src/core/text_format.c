@@ -144,10 +144,11 @@ static bool format_all(struct format_output *output, const char *format, va_list
     const char *at = format;
     struct format_directive directive;
     while (*at != '\0') { /* bound: the format */
-        size_t plain = strcspn(at, "%");
+        const char *next = strchr(at, '%');
+        size_t plain = next != NULL ? (size_t)(next - at) : strlen(at);
         format_put(output, at, plain);
         at += plain;
-        if (*at == '%') {
+        if (next != NULL) {
             if (!format_read(&at, arguments, &directive)) {
                 return false;
             }
