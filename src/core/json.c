@@ -402,16 +402,11 @@ static inline bool bytes_equal(const char *bytes, size_t count, const char *text
     return same == count && text[same] == '\0';
 }
 
-/* Whether a string value is this text, escapes and all. */
-static bool string_equals(const struct kelpie_json_value *value, const char *text) {
+/* Whether a string value that has escapes is this text. */
+static bool escaped_equals(const struct kelpie_json_value *value, const char *text) {
     struct scanner scanner = {value->text, value->length, 1};
-    const char *inner = NULL;
-    size_t inner_count = 0;
-    KELPIE_ASSERT(value->length >= 2);
-    if (string_is_plain(value, &inner, &inner_count)) {
-        return bytes_equal(inner, inner_count, text);
-    }
     size_t left = strlen(text);
+    KELPIE_ASSERT(value->length >= 2);
     char bytes[4];
     size_t count = 1;
     while (count > 0) { /* bound: the value */
@@ -458,8 +453,12 @@ static bool members_take_key(struct scanner *scanner, const struct kelpie_json_m
         return false;
     }
     name.length = (size_t)(scanner->text + scanner->at - name.text);
+    const char *bytes = NULL;
+    size_t length = 0;
     size_t i = 0;
-    while (i < count && !string_equals(&name, wanted[i].key)) { /* bound: count */
+    bool is_plain = string_is_plain(&name, &bytes, &length);
+    while (i < count && !(is_plain ? bytes_equal(bytes, length, wanted[i].key)
+                                   : escaped_equals(&name, wanted[i].key))) { /* bound: count */
         i += 1;
     }
     *out = i;

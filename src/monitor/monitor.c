@@ -227,10 +227,11 @@ int kelpie_monitor_main(struct kelpie_os *os, int argc, char **argv) {
     if (argc > 1 && kelpie__text_equal(argv[1], KELPIE_WORKER_OPTION)) {
         return kelpie__worker_main(os, argc, argv);
     }
-    struct kelpie_monitor *monitor = kelpie__alloc(os, sizeof(*monitor));
+    struct kelpie_monitor *monitor = kelpie__alloc_raw(os, sizeof(*monitor));
     if (monitor == NULL) {
         return 1;
     }
+    memset(monitor, 0, offsetof(struct kelpie_monitor, config));
     monitor->os = os;
     int status = monitor_open(monitor, argc, argv, &error);
     if (status == 0) {

@@ -33,7 +33,6 @@ struct kelpie_monitor {
     struct kelpie_monitor_options options;
     struct kelpie_places places;          /* of its two directories only */
     struct kelpie_vm_directory directory; /* with the VM's lock */
-    struct kelpie_config_values config;
     struct kelpie_os_identity identity;
     struct kelpie_clients clients;
     struct kelpie_lifecycle lifecycle;
@@ -55,6 +54,8 @@ struct kelpie_monitor {
     uint32_t owner_watch;
     bool is_owner_watched;
     bool is_deleted; /* the VM's directory is gone, or is to go when the monitor ends */
+    /* Last, for it is not cleared with what is above: reading it sets what has to be set. */
+    struct kelpie_config_values config;
 };
 
 /* Deletes the VM's directory and answers, perhaps a moment later; the monitor then ends. */

@@ -24,7 +24,8 @@ static void source_destroy(struct kelpie_os *os, struct kelpie_source *source) {
 
 struct kelpie_candidate *kelpie__candidate_create(struct kelpie_monitor *monitor) {
     struct kelpie_candidate *candidate = kelpie__alloc(monitor->os, sizeof(*candidate));
-    struct kelpie_source *source = kelpie__alloc(monitor->os, sizeof(*source));
+    struct kelpie_source *source =
+        kelpie__alloc_raw(monitor->os, sizeof(*source)); /* opened next */
     if (candidate == NULL || source == NULL) {
         kelpie__free(monitor->os, candidate, sizeof(*candidate));
         kelpie__free(monitor->os, source, sizeof(*source));

@@ -89,7 +89,7 @@ static int source_check_manifest(const struct kelpie_source *source, struct kelp
 static int source_check_config(const struct kelpie_source *source, struct kelpie_error *error) {
     const struct kelpie_config_values *here = &source->monitor->config;
     struct kelpie_os *os = source->monitor->os;
-    struct kelpie_config_values *saved = kelpie__alloc(os, sizeof(*saved));
+    struct kelpie_config_values *saved = kelpie__alloc_raw(os, sizeof(*saved));
     if (saved == NULL) {
         return kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for a configuration");
     }

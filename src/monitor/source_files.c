@@ -427,11 +427,14 @@ void kelpie__source_sweep(struct kelpie_monitor *monitor, const struct kelpie_vm
     char name[256];
     uint64_t cursor = 0;
     int directory = monitor->directory.vm;
-    struct kelpie_vm_record *written = kelpie__alloc(monitor->os, sizeof(*written));
-    bool is_known = sweep_read_written(monitor, written);
     if (monitor->lifecycle.vmm == NULL) {
         kelpie__ignore(kelpie__remove_directory(monitor->os, directory, SOURCE_KEPT_DIRECTORY));
     }
+    if (monitor->config.root[0] == '\0') {
+        return; /* nor has any snapshot that it may be made from (source_check_config) a disk */
+    }
+    struct kelpie_vm_record *written = kelpie__alloc(monitor->os, sizeof(*written));
+    bool is_known = sweep_read_written(monitor, written);
     /* bound: the directory */
     while (is_known && kelpie__os_list(monitor->os, directory, &cursor, name, sizeof(name)) == 1) {
         bool is_layer = kelpie__text_has_prefix(name, SOURCE_LAYER_PREFIX);

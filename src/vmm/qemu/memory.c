@@ -424,7 +424,7 @@ static void copy_finish(struct kelpie_qemu_copy *copy, int status,
 static void copy_slice(void *context) {
     struct kelpie_qemu_copy *copy = context;
     struct kelpie_error error = {0};
-    int64_t start_ns = kelpie__os_now(copy->os, KELPIE_OS_CLOCK_MONOTONIC);
+    const int64_t start_ns = copy->loop->now_ns;
     uint64_t page_count = copy->order.memory_bytes / KELPIE_QEMU_PAGE_BYTES;
     copy_check(copy);
     for (uint32_t budget = COPY_SLICE_STEPS; budget > 0; budget -= 1) {
