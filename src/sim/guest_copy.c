@@ -138,26 +138,37 @@ static bool line_is_same(const uint8_t *a, const uint8_t *b) {
     return (other[0] | other[1]) == 0;
 }
 
-/* The model's page of this number, asked for with growing numbers; NULL: it does not list it. */
-static const struct sim_guest_page *model_page(const struct sim_guest_copy *model, uint64_t number,
-                                               uint32_t *inout_next) {
-    while (*inout_next < model->page_count && model->pages[*inout_next].number < number) {
+/* The copy's page of this number, asked for with growing numbers; NULL: it does not list it. */
+static const struct sim_guest_page *copy_page(const struct sim_guest_copy *copy, uint64_t number,
+                                              uint32_t *inout_next) {
+    while (*inout_next < copy->page_count && copy->pages[*inout_next].number < number) {
         *inout_next += 1;
     }
-    bool has = *inout_next < model->page_count && model->pages[*inout_next].number == number;
-    return has ? &model->pages[*inout_next] : NULL;
+    bool has = *inout_next < copy->page_count && copy->pages[*inout_next].number == number;
+    return has ? &copy->pages[*inout_next] : NULL;
 }
 
-static uint64_t model_lines_same(const struct sim_guest_page *model, uint64_t lines,
-                                 const uint8_t *bytes) {
+/* The lines of a page that the model lists, too. One that is as the model's is not zeros, for the
+ * model has none of these: most lines are looked at once. */
+static void model_compare(struct sim_guest_page *page, const uint8_t *bytes) {
+    const uint64_t modelled = page->model->lines;
+    const uint8_t *kept = page->model->kept;
+    uint64_t lines = 0;
     uint64_t same = 0;
-    const uint8_t *line = model->kept;
-    for (uint64_t left = model->lines; left != 0; left &= left - 1) { /* bound: the bits */
-        size_t i = (size_t)__builtin_ctzll(left);
-        same |= (uint64_t)line_is_same(bytes + i * COPY_LINE_BYTES, line) << i;
-        line += COPY_LINE_BYTES;
+    for (unsigned i = 0; i < COPY_LINES_PER_PAGE; i += 1) {
+        const uint8_t *line = bytes + (size_t)i * COPY_LINE_BYTES;
+        if ((modelled >> i & 1) != 0) {
+            same |= (uint64_t)line_is_same(line, kept) << i;
+            kept += COPY_LINE_BYTES;
+        }
+        if ((same >> i & 1) == 0) {
+            copy_words all = copy_line(line);
+            lines |= (uint64_t)((all[0] | all[1]) != 0) << i;
+        }
     }
-    return same & lines;
+    page->lines = lines | same;
+    page->same = same;
+    KELPIE_ASSERT((same & ~modelled) == 0);
 }
 
 /* ---- copies ---------------------------------------------------------------------------------- */
@@ -168,17 +179,21 @@ static void copy_list(struct sim_guest_copy *copy, struct sim_guest_copy_scratch
     for (size_t at = 0; at < copy->extent; at += COPY_PAGE_BYTES) {
         size_t number = at / COPY_PAGE_BYTES;
         bool is_dead = (scratch->dead[number / 64] >> number % 64 & 1) != 0;
-        uint64_t lines = is_dead ? 0 : copy_lines(bytes + at);
-        if (!is_dead && lines == 0) {
-            continue;
+        struct sim_guest_page page = {.number = number};
+        if (!is_dead) {
+            page.model = copy_page(model, number, &next);
+            if (page.model != NULL) {
+                model_compare(&page, bytes + at);
+            } else {
+                page.lines = copy_lines(bytes + at);
+            }
+            if (page.lines == 0) {
+                continue;
+            }
         }
-        struct sim_guest_page page = {.lines = lines, .number = number};
-        page.model = lines == 0 ? NULL : model_page(model, number, &next);
-        page.same = page.model == NULL ? 0 : model_lines_same(page.model, lines, bytes + at);
-        KELPIE_ASSERT((page.same & ~lines) == 0);
         scratch->pages[copy->page_count] = page;
         copy->page_count += 1;
-        copy->line_count += (uint32_t)__builtin_popcountll(lines & ~page.same);
+        copy->line_count += (uint32_t)__builtin_popcountll(page.lines & ~page.same);
     }
 }
 
@@ -204,26 +219,43 @@ bool kelpie__sim_guest_copy_fill(struct sim_guest_copy *copy, struct sim_heap *h
     return true;
 }
 
-/* Gives the first line behind those of the page. */
+/* The lines of a page that are in the range already: what lies there now shares them with the
+ * model, or has none of them either. `before`: its page; NULL: nobody knows what lies there. */
+static uint64_t copy_lines_there(const struct sim_guest_page *page,
+                                 const struct sim_guest_page *before) {
+    if (before == NULL || before->lines == 0) { /* dead: it was not looked at */
+        return 0;
+    }
+    uint64_t zeros = ~(page->lines | before->lines);
+    if (before->model == NULL || page->lines == 0) {
+        return zeros;
+    }
+    uint64_t same = before->model == page ? page->lines : 0; /* it is the model */
+    same = before->model == page->model ? page->same : same;
+    return zeros | (before->same & same);
+}
+
+/* Gives the first line behind those of the page. `there`: lines that need no writing. */
 static const uint8_t *copy_unpack(const struct sim_guest_page *page, const uint8_t *line,
-                                  uint8_t *out) {
+                                  uint64_t there, uint8_t *out) {
     const uint64_t modelled = page->model == NULL ? 0 : page->model->lines;
-    const uint8_t *model = page->model == NULL ? NULL : page->model->kept;
+    const uint64_t own = page->lines & ~page->same;
     KELPIE_ASSERT((page->same & ~(modelled & page->lines)) == 0);
-    for (unsigned i = 0; i < COPY_LINES_PER_PAGE; i += 1) {
+    for (uint64_t left = ~there; left != 0; left &= left - 1) { /* bound: the bits */
+        unsigned i = (unsigned)__builtin_ctzll(left);
+        const uint64_t below = (UINT64_C(1) << i) - 1;
+        uint8_t *to = out + (size_t)i * COPY_LINE_BYTES;
         if ((page->same >> i & 1) != 0) {
-            memcpy(out + i * COPY_LINE_BYTES, model, COPY_LINE_BYTES);
-        } else if ((page->lines >> i & 1) != 0) {
-            memcpy(out + i * COPY_LINE_BYTES, line, COPY_LINE_BYTES);
-            line += COPY_LINE_BYTES;
+            size_t at = (size_t)__builtin_popcountll(modelled & below);
+            memcpy(to, page->model->kept + at * COPY_LINE_BYTES, COPY_LINE_BYTES);
+        } else if ((own >> i & 1) != 0) {
+            size_t at = (size_t)__builtin_popcountll(own & below);
+            memcpy(to, line + at * COPY_LINE_BYTES, COPY_LINE_BYTES);
         } else {
-            memset(out + i * COPY_LINE_BYTES, 0, COPY_LINE_BYTES);
-        }
-        if ((modelled >> i & 1) != 0) {
-            model += COPY_LINE_BYTES;
+            memset(to, 0, COPY_LINE_BYTES);
         }
     }
-    return line;
+    return line + (size_t)__builtin_popcountll(own) * COPY_LINE_BYTES;
 }
 
 static size_t copy_extent_pages(size_t bytes) {
@@ -235,11 +267,7 @@ static size_t copy_extent_pages(size_t bytes) {
 static void copy_clear_page(const struct sim_guest_copy *copy, uint8_t *bytes, uint64_t number,
                             uint32_t *inout_next) {
     uint8_t *page = bytes + number * COPY_PAGE_BYTES;
-    while (*inout_next < copy->page_count && copy->pages[*inout_next].number < number) {
-        *inout_next += 1;
-    }
-    bool has = *inout_next < copy->page_count && copy->pages[*inout_next].number == number;
-    if (!has && copy_lines(page) != 0) {
+    if (copy_page(copy, number, inout_next) == NULL && copy_lines(page) != 0) {
         memset(page, 0, COPY_PAGE_BYTES);
     }
 }
@@ -266,11 +294,15 @@ void kelpie__sim_guest_copy_restore(const struct sim_guest_copy *copy, void *bas
     const uint8_t *line = copy_first_line(copy);
     /* Stacks lie in there, and the address sanitizer remembers what lay on them. */
     kelpie__sim_fiber_forget(base, used > copy->extent ? used : copy->extent);
+    uint32_t next = 0;
     copy_clear(copy, before, bytes, used);
     for (uint32_t i = 0; i < copy->page_count; i += 1) {
         const struct sim_guest_page *page = &copy->pages[i];
         if (page->lines != 0) {
-            line = copy_unpack(page, line, bytes + page->number * COPY_PAGE_BYTES);
+            const struct sim_guest_page *old =
+                before == NULL ? NULL : copy_page(before, page->number, &next);
+            line = copy_unpack(page, line, copy_lines_there(page, old),
+                               bytes + page->number * COPY_PAGE_BYTES);
         }
     }
     KELPIE_ASSERT(line == (const uint8_t *)copy->pages + copy_block_bytes(copy));
