@@ -57,6 +57,9 @@ int kelpie__sim_disk_put_hook(struct sim_disk *disk, const char *path, sim_direc
 
 /* ---- for the other parts of the simulated kernel --------------------------------------------- */
 
+/* Memory of the machine's heap that nobody reads between two calls; NULL: none. */
+const void *kelpie__sim_disk_scratch(const struct sim_disk *disk, size_t *out_bytes);
+
 /* Names of sockets. A node carries a number and points nowhere: it outlives its listener, and a
  * machine. As bind(2): makes the node; -EADDRINUSE when the name exists, and what a path may
  * answer. */

@@ -40,6 +40,12 @@ static bool scratch_grow(struct sim_disk *disk, size_t bytes) {
     return true;
 }
 
+const void *kelpie__sim_disk_scratch(const struct sim_disk *disk, size_t *out_bytes) {
+    *out_bytes = disk->scratch_bytes;
+    KELPIE_ASSERT(disk->scratch != NULL || disk->scratch_bytes == 0);
+    return disk->scratch;
+}
+
 static bool content_keep(struct sim_file *file, const char *bytes, size_t length) {
     struct sim_heap *heap = file_disk(file)->heap;
     if (file->content_bytes < length) {

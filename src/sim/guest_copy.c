@@ -18,32 +18,41 @@ static_assert(COPY_LINES_PER_PAGE == 64, "a bit for each line");
 static_assert(SIM_GUEST_SLOT_BYTES / COPY_PAGE_BYTES == SIM_GUEST_COPY_PAGES,
               "whatever a slot holds can be listed");
 
-/* What a register holds, on every machine that we run on. */
-typedef uint64_t copy_words __attribute__((vector_size(16)));
-
-#define COPY_WORDS_PER_LINE (COPY_LINE_BYTES / sizeof(copy_words))
-
-static inline copy_words copy_line(const uint8_t *line) {
-    copy_words words[COPY_WORDS_PER_LINE];
-    memcpy(words, line, sizeof(words));
-    return (words[0] | words[1]) | (words[2] | words[3]);
+/* Of so many lines that lie one behind another, those in which both have the same. By what the
+ * processor has for that; and mostly all of them have. */
+static uint64_t run_same(const uint8_t *a, const uint8_t *b, unsigned count) {
+    uint64_t same = 0;
+    KELPIE_ASSERT(count > 0 && count <= COPY_LINES_PER_PAGE);
+    if (memcmp(a, b, (size_t)count * COPY_LINE_BYTES) == 0) {
+        return UINT64_MAX >> (COPY_LINES_PER_PAGE - count);
+    }
+    for (unsigned i = 0; i < count; i += 1) {
+        const size_t at = (size_t)i * COPY_LINE_BYTES;
+        same |= (uint64_t)(memcmp(a + at, b + at, COPY_LINE_BYTES) == 0) << i;
+    }
+    return same;
 }
 
-static bool copy_is_zero(const uint8_t *page) {
+/* Of these lines of a page, those that are as the other's, of which only these are there, one
+ * behind another; NULL: those that are zeros. */
+static uint64_t lines_same(const uint8_t *page, uint64_t lines, const uint8_t *packed) {
     static const uint8_t zeros[COPY_PAGE_BYTES];
-    return memcmp(page, zeros, sizeof(zeros)) == 0; /* by what the processor has for that */
+    uint64_t same = 0;
+    while (lines != 0) { /* bound: its runs of bits */
+        unsigned first = (unsigned)__builtin_ctzll(lines);
+        const uint64_t rest = ~(lines >> first);
+        unsigned count = rest == 0 ? COPY_LINES_PER_PAGE : (unsigned)__builtin_ctzll(rest);
+        const uint8_t *other = packed == NULL ? zeros : packed;
+        same |= run_same(page + (size_t)first * COPY_LINE_BYTES, other, count) << first;
+        packed += packed == NULL ? 0 : (size_t)count * COPY_LINE_BYTES;
+        lines &= ~(UINT64_MAX >> (COPY_LINES_PER_PAGE - count) << first);
+    }
+    return same;
 }
 
+/* Those that are not zeros. */
 static uint64_t copy_lines(const uint8_t *page) {
-    uint64_t lines = 0;
-    if (copy_is_zero(page)) {
-        return 0;
-    }
-    for (unsigned i = 0; i < COPY_LINES_PER_PAGE; i += 1) {
-        copy_words all = copy_line(page + (size_t)i * COPY_LINE_BYTES);
-        lines |= (uint64_t)((all[0] | all[1]) != 0) << i;
-    }
-    return lines;
+    return ~lines_same(page, UINT64_MAX, NULL);
 }
 
 static size_t copy_block_bytes(const struct sim_guest_copy *copy) {
@@ -110,6 +119,11 @@ static void dead_find(const struct sim_machine *machine, const uint8_t *bytes, u
             dead_mark(dead, from, used < from ? from : used);
         }
     }
+    size_t scratch_bytes = 0;
+    const uint8_t *scratch = kelpie__sim_disk_scratch(machine->disk, &scratch_bytes);
+    if (scratch != NULL) {
+        dead_mark(dead, (size_t)(scratch - bytes), (size_t)(scratch - bytes) + scratch_bytes);
+    }
     dead_find_queue(&kernel->to_guest, bytes, dead);
     dead_find_queue(&kernel->to_host, bytes, dead);
     dead_find_queue(&kernel->console, bytes, dead);
@@ -126,18 +140,6 @@ static void dead_find(const struct sim_machine *machine, const uint8_t *bytes, u
 
 /* ---- models ---------------------------------------------------------------------------------- */
 
-/* Guests of one slot have most of their memory in common: what the same kernel and agent have laid
- * out there. And a guest that makes room for its image has hardly changed since that was taken. */
-static bool line_is_same(const uint8_t *a, const uint8_t *b) {
-    copy_words first[COPY_WORDS_PER_LINE];
-    copy_words second[COPY_WORDS_PER_LINE];
-    memcpy(first, a, sizeof(first));
-    memcpy(second, b, sizeof(second));
-    copy_words other = (first[0] ^ second[0]) | (first[1] ^ second[1]) | (first[2] ^ second[2]) |
-                       (first[3] ^ second[3]);
-    return (other[0] | other[1]) == 0;
-}
-
 /* The copy's page of this number, asked for with growing numbers; NULL: it does not list it. */
 static const struct sim_guest_page *copy_page(const struct sim_guest_copy *copy, uint64_t number,
                                               uint32_t *inout_next) {
@@ -148,27 +150,14 @@ static const struct sim_guest_page *copy_page(const struct sim_guest_copy *copy,
     return has ? &copy->pages[*inout_next] : NULL;
 }
 
-/* The lines of a page that the model lists, too. One that is as the model's is not zeros, for the
- * model has none of these: most lines are looked at once. */
+/* Guests of one slot have most of their memory in common: what the same kernel and agent have laid
+ * out there. And a guest that makes room for its image has hardly changed since that was taken. No
+ * line of a model is zeros, so that one that is as the model's need not be looked at again. */
 static void model_compare(struct sim_guest_page *page, const uint8_t *bytes) {
-    const uint64_t modelled = page->model->lines;
-    const uint8_t *kept = page->model->kept;
-    uint64_t lines = 0;
-    uint64_t same = 0;
-    for (unsigned i = 0; i < COPY_LINES_PER_PAGE; i += 1) {
-        const uint8_t *line = bytes + (size_t)i * COPY_LINE_BYTES;
-        if ((modelled >> i & 1) != 0) {
-            same |= (uint64_t)line_is_same(line, kept) << i;
-            kept += COPY_LINE_BYTES;
-        }
-        if ((same >> i & 1) == 0) {
-            copy_words all = copy_line(line);
-            lines |= (uint64_t)((all[0] | all[1]) != 0) << i;
-        }
-    }
-    page->lines = lines | same;
-    page->same = same;
-    KELPIE_ASSERT((same & ~modelled) == 0);
+    page->same = lines_same(bytes, page->model->lines, page->model->kept);
+    page->lines = ~lines_same(bytes, ~page->same, NULL);
+    KELPIE_ASSERT((page->same & ~page->model->lines) == 0);
+    KELPIE_ASSERT((page->same & ~page->lines) == 0);
 }
 
 /* ---- copies ---------------------------------------------------------------------------------- */
