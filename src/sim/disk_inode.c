@@ -62,20 +62,8 @@ struct sim_inode *kelpie__sim_inode_create(struct sim_mount *mount, enum kelpie_
     return inode;
 }
 
-void kelpie__sim_inode_ref(struct sim_inode *inode) {
-    KELPIE_ASSERT(inode->references > 0 && inode->references < UINT32_MAX);
-    inode->references += 1;
-}
-
-void kelpie__sim_inode_unref(struct sim_inode *inode) {
-    if (inode == NULL) {
-        return;
-    }
-    KELPIE_ASSERT(inode->references > 0);
-    inode->references -= 1;
-    if (inode->references > 0) {
-        return;
-    }
+void kelpie__sim_inode_lay_aside(struct sim_inode *inode) {
+    KELPIE_ASSERT(inode->references == 0);
     struct sim_disk *disk = inode->mount->disk;
     if (inode->next != NULL) {
         inode->next->previous = inode->previous;

@@ -275,10 +275,25 @@ struct sim_mount *kelpie__sim_mount_create(struct sim_disk *disk, enum sim_mount
 /* One reference. NULL: no memory. */
 struct sim_inode *kelpie__sim_inode_create(struct sim_mount *mount, enum kelpie_os_kind kind,
                                            uint32_t mode);
-void kelpie__sim_inode_ref(struct sim_inode *inode);
-/* Takes NULL. The last one only lays it aside; collect frees what lies there, at the end of each
- * operation. */
-void kelpie__sim_inode_unref(struct sim_inode *inode);
+static inline void kelpie__sim_inode_ref(struct sim_inode *inode) {
+    KELPIE_ASSERT(inode->references > 0 && inode->references < UINT32_MAX);
+    inode->references += 1;
+}
+
+/* Nobody refers to it any more: collect frees it, at the end of the operation. */
+void kelpie__sim_inode_lay_aside(struct sim_inode *inode);
+
+/* Takes NULL. */
+static inline void kelpie__sim_inode_unref(struct sim_inode *inode) {
+    if (inode != NULL) {
+        KELPIE_ASSERT(inode->references > 0);
+        inode->references -= 1;
+        if (inode->references == 0) {
+            kelpie__sim_inode_lay_aside(inode);
+        }
+    }
+}
+
 void kelpie__sim_disk_collect(struct sim_disk *disk);
 /* Its last name or its last open file is gone: without both, its space is free. */
 void kelpie__sim_inode_release(struct sim_inode *inode);

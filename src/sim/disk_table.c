@@ -11,21 +11,22 @@
 
 #define TABLE_SLOTS_MIN 4u
 
-static uint64_t mix(uint64_t value) {
-    value ^= value >> 32;
-    value *= 0xd6e8feb86659fd93u;
-    value ^= value >> 29;
-    value *= 0x9e3779b97f4a7c15u;
-    return value ^ (value >> 32);
+/* The product of both, its halves folded together: every bit of it depends on all of theirs. */
+static inline uint64_t fold(uint64_t value, uint64_t factor) {
+    __extension__ typedef unsigned __int128 wide;
+    wide product = (wide)value * factor;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
 uint64_t kelpie__sim_name_hash(uint64_t seed, const char *text, size_t length) {
     uint64_t hash = seed ^ (length * 0x9e3779b97f4a7c15u);
     KELPIE_ASSERT(length <= SIM_FILE_NAME_BYTES_MAX);
-    for (size_t at = 0; at < length; at += 8) {
-        size_t left = length - at;
-        hash = mix(hash ^ kelpie__text_word(text + at, left < 8 ? left : 8));
+    for (size_t at = 8; at < length; at += 8) { /* all words but the last */
+        hash = fold(hash ^ kelpie__text_word(text + at - 8, 8), 0xd6e8feb86659fd93u);
     }
+    /* the last, which may overlap with the one before */
+    const char *last = length < 8 ? text : text + length - 8;
+    hash = fold(hash ^ kelpie__text_word(last, length), 0x9e3779b97f4a7c15u);
     hash &= ((uint64_t)1 << SIM_HASH_BITS) - 1;
     return hash == 0 ? 1 : hash;
 }
@@ -52,18 +53,19 @@ void kelpie__sim_name_unref(struct sim_disk *disk, struct sim_name *name) {
     }
 }
 
+/* Hashes are even: where one lies among them tells nearly where its slot is. */
 uint32_t kelpie__sim_table_at(const struct sim_table *table, uint64_t hash) {
-    uint32_t low = 0;
-    uint32_t high = table->count;
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        if (table->slots[middle].hash < hash) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
+    __extension__ typedef unsigned __int128 wide;
+    const uint64_t most = ((uint64_t)1 << SIM_HASH_BITS) - 1;
+    const uint64_t bounded = hash < most ? hash : most;
+    uint32_t at = (uint32_t)((wide)bounded * table->count >> SIM_HASH_BITS);
+    while (at < table->count && table->slots[at].hash < hash) {
+        at += 1;
     }
-    return low;
+    while (at > 0 && table->slots[at - 1].hash >= hash) {
+        at -= 1;
+    }
+    return at;
 }
 
 struct sim_inode *kelpie__sim_table_get(const struct sim_table *table, uint64_t hash) {

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "core/checksum.h"
+#include "core/text.h"
 #include "sim/core.h"
 #include "sim/fault.h"
 #include "sim/heap.h"
@@ -183,6 +184,27 @@ static inline uint64_t hash_record(const uint64_t record[RECORD_WORDS]) {
     return hash_pair(first + last, second ^ (third << 32 | third >> 32));
 }
 
+#define HASH_SHORT_BYTES_MAX 64u
+
+/* Of a path, or of the data of a call: most have few bytes, and are hashed here in a few products,
+ * the last of which may take some bytes once more. */
+static inline uint64_t hash_bytes(const char *bytes, size_t count) {
+    uint64_t hash = count * UINT64_C(0x9e3779b97f4a7c15) + 1; /* none are not 0 */
+    if (count > HASH_SHORT_BYTES_MAX) {
+        return kelpie__checksum_u64(bytes, count);
+    }
+    if (count <= 8) {
+        return hash_pair(hash, kelpie__text_word(bytes, count));
+    }
+    for (size_t at = 16; at < count; at += 16) {
+        hash = hash_pair(hash ^ kelpie__text_word(bytes + at - 16, 8),
+                         kelpie__text_word(bytes + at - 8, 8));
+    }
+    const char *last = bytes + count - 8;
+    const char *before = count < 16 ? bytes : last - 8;
+    return hash_pair(hash ^ kelpie__text_word(before, 8), kelpie__text_word(last, 8));
+}
+
 int64_t kelpie__sim_leave(struct sim_call *call, int64_t result, const void *data, size_t count) {
     struct sim_process *process = call->process;
     struct sim_world *world = process->machine->world;
@@ -193,8 +215,8 @@ int64_t kelpie__sim_leave(struct sim_call *call, int64_t result, const void *dat
         (uint64_t)result,
         call->argument,
         process->birth,
-        call->path != NULL ? kelpie__checksum_u64(call->path, strlen(call->path)) : 0,
-        count > 0 ? kelpie__checksum_u64(data, count) : 0,
+        call->path != NULL ? hash_bytes(call->path, strlen(call->path)) : 0,
+        count > 0 ? hash_bytes(data, count) : 0,
     };
     world->hash = hash_record(record);
     if (world->options.trace != NULL) {

@@ -281,6 +281,9 @@ enum sim_qemu_streamed {
     SIM_QEMU_STREAMED_STRAY, /* streamer->text ends with what it does not know; taken */
 };
 enum sim_qemu_streamed kelpie__sim_qemu_stream(struct sim_qemu_streamer *streamer, char byte);
+/* Takes those of the first bytes that change nothing but the text. Gives their count. */
+size_t kelpie__sim_qemu_stream_plain(struct sim_qemu_streamer *streamer, const char *bytes,
+                                     size_t count);
 void kelpie__sim_qemu_stream_reset(struct sim_qemu_streamer *streamer);
 
 /* qemu_qmp.c */

@@ -117,3 +117,26 @@ enum sim_qemu_streamed kelpie__sim_qemu_stream(struct sim_qemu_streamer *streame
     streamer->is_word = !is_inside;
     return SIM_QEMU_STREAMED_NOTHING;
 }
+
+/* Within a string most bytes are none of those that mean something. */
+size_t kelpie__sim_qemu_stream_plain(struct sim_qemu_streamer *streamer, const char *bytes,
+                                     size_t count) {
+    size_t room = sizeof(streamer->text) - 1 - streamer->count;
+    size_t length = 0;
+    if (streamer->quote == '\0' || streamer->is_escaped) {
+        return 0;
+    }
+    count = count < room ? count : room;
+    while (length < count && bytes[length] >= ' ' && bytes[length] != '\\' &&
+           bytes[length] != streamer->quote) {
+        streamer->text[streamer->count + length] = bytes[length];
+        length += 1;
+    }
+    if (length > 0) {
+        streamer->count += length;
+        streamer->text[streamer->count] = '\0';
+        streamer->last = bytes[length - 1];
+    }
+    KELPIE_ASSERT(streamer->count < sizeof(streamer->text));
+    return length;
+}

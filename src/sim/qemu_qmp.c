@@ -429,10 +429,15 @@ static void qmp_byte(struct sim_qemu *qemu, char byte, bool *out_is_taken) {
 static void qmp_serve_input(struct sim_qemu *qemu) {
     struct sim_qemu_qmp *qmp = &qemu->qmp;
     while (qmp->input_count > 0 && !qmp->is_busy && !qemu->is_hung) { /* bound: the input */
-        bool is_taken = false;
-        qmp_byte(qemu, qmp->input[qmp->input_start], &is_taken);
-        qmp->input_start += is_taken ? 1 : 0;
-        qmp->input_count -= is_taken ? 1 : 0;
+        size_t count = kelpie__sim_qemu_stream_plain(&qmp->streamer, qmp->input + qmp->input_start,
+                                                     qmp->input_count);
+        if (count == 0) {
+            bool is_taken = false;
+            qmp_byte(qemu, qmp->input[qmp->input_start], &is_taken);
+            count = is_taken ? 1 : 0;
+        }
+        qmp->input_start += count;
+        qmp->input_count -= count;
     }
     qmp_watch(qemu, false);
 }
