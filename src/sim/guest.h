@@ -68,7 +68,8 @@ size_t kelpie__sim_guest_port_take(struct sim_guest *guest, void *out, size_t ca
 size_t kelpie__sim_guest_console_take(struct sim_guest *guest, void *out, size_t capacity);
 /* The same bytes go through a vsock, once the guest has dialled and its owner has answered. */
 bool kelpie__sim_guest_vsock_is_dialling(struct sim_guest *guest);
-void kelpie__sim_guest_vsock_answer(struct sim_guest *guest, bool is_connected);
+/* False: nobody waits for it any more. */
+bool kelpie__sim_guest_vsock_answer(struct sim_guest *guest, bool is_connected);
 /* Bytes go to a guest that does not listen yet, and come out when it does (virtio-serial's queue):
  * so do those that were in the queues when it was saved. */
 

@@ -241,13 +241,16 @@ bool kelpie__sim_guest_vsock_is_dialling(struct sim_guest *guest) {
     return guest->end == SIM_GUEST_LIVES && guest->kernel->vsock == SIM_VSOCK_DIALLING;
 }
 
-void kelpie__sim_guest_vsock_answer(struct sim_guest *guest, bool is_connected) {
-    kelpie__sim_guest_enter(guest);
-    KELPIE_ASSERT(guest->kernel->vsock == SIM_VSOCK_DIALLING && guest->kernel->port != NULL);
+bool kelpie__sim_guest_vsock_answer(struct sim_guest *guest, bool is_connected) {
+    if (!kelpie__sim_guest_vsock_is_dialling(guest)) {
+        return false;
+    }
+    KELPIE_ASSERT(guest->kernel->port != NULL);
     guest->kernel->vsock = is_connected ? SIM_VSOCK_CONNECTED : SIM_VSOCK_REFUSED;
     kelpie__sim_object_changed(guest->kernel->port);
     kelpie__sim_guest_look(guest);
     kelpie__sim_guest_update(guest);
+    return true;
 }
 
 /* ---- the console ----------------------------------------------------------------------------- */

@@ -124,7 +124,11 @@ static void guest_dial(struct sim_krun *krun) {
     }
     krun->has_dialled = stream >= 0;
     krun->stream = stream >= 0 ? stream : KELPIE_OS_NO_HANDLE;
-    kelpie__sim_guest_vsock_answer(krun->guest, stream >= 0);
+    bool is_awaited = kelpie__sim_guest_vsock_answer(krun->guest, stream >= 0);
+    if (!is_awaited && stream >= 0) { /* the guest ran meanwhile, and has hung up */
+        guest_close_stream(krun);
+        krun->has_dialled = false;
+    }
 }
 
 static void guest_pump_due(void *context) {
