@@ -16,7 +16,10 @@
  * world and belongs to one thread. Programs and guest programs are functions that run on stacks of
  * their own and are switched inside Kelpie's calls only; when the simulated process is killed, its
  * function is never resumed and nothing of it is cleaned up, as in life: what it allocated with
- * malloc is lost. They must not longjmp out of themselves.
+ * malloc is lost. A program has a stack of 1 MiB, a guest program one of 64 KiB. One that aborts,
+ * crashes, calls exit(), leaves by longjmp or never returns ends the test with KELPIE_SIM_CRASHED:
+ * its name, the seed and the line that replays it are on stderr. A handler of SIGABRT, SIGSEGV and
+ * the like that the embedder has stays.
  */
 #ifndef KELPIE_SIM_H
 #define KELPIE_SIM_H
@@ -49,7 +52,7 @@ struct kelpie_sim_options {
      * anything, so that nothing can go on. 0: 10 s; UINT32_MAX: it is waited for (a debugger needs
      * that). While a world runs, its thread's signal SIGRTMAX-1 is the library's. */
     uint32_t callback_limit_ms;
-    /* Virtual time after which kelpie_sim_run gives up; 0: one hour. */
+    /* Virtual time after which kelpie_sim_run gives up; 0: one hour; at most 100 years. */
     uint64_t time_limit_ms;
 };
 
@@ -61,7 +64,7 @@ enum kelpie_sim_verdict {
     KELPIE_SIM_NO_LIVENESS = 12,  /* something never ended */
     KELPIE_SIM_NOT_THE_SAME = 13, /* the same seed did something else */
     KELPIE_SIM_VACUOUS = 14,      /* nothing was checked */
-    KELPIE_SIM_CRASHED = 15,      /* an assertion, or a callback that did not return */
+    KELPIE_SIM_CRASHED = 15, /* a callback aborted, crashed, did not return, or not by returning */
     KELPIE_SIM_USAGE = 125,
 };
 
@@ -74,10 +77,12 @@ void kelpie_sim_destroy(struct kelpie_sim *sim);
 
 /* ---- what runs in it ------------------------------------------------------------------------- */
 
-/* A program of the host; gives its exit code. Inside, kelpie_open() with state_directory "sim:"
- * opens the Kelpie of the world that it runs in. */
+/* A program of the host; gives its exit code (kelpie_sim_exit_code): what another one means is for
+ * a check. Inside, kelpie_open() with state_directory "sim:" opens the Kelpie of the world that it
+ * runs in; only that one. */
 typedef int (*kelpie_sim_program_callback)(void *context, int argc, char **argv);
-/* `name` is borrowed; context is kept until the world's end. Errors: EXISTS, LIMIT, MISUSE. */
+/* `name`: 1 to 31 of A-Z a-z 0-9 . _ + -, borrowed; context is kept until the world's end. Errors:
+ * EXISTS, LIMIT (64 programs of both kinds), MISUSE. */
 KELPIE_MUST_CHECK int kelpie_sim_program(struct kelpie_sim *sim, const char *name,
                                          kelpie_sim_program_callback callback, void *context,
                                          struct kelpie_error *error);
@@ -89,12 +94,14 @@ typedef int (*kelpie_sim_guest_callback)(struct kelpie_sim_guest *guest, void *c
 KELPIE_MUST_CHECK int kelpie_sim_guest_program(struct kelpie_sim *sim, const char *name,
                                                kelpie_sim_guest_callback callback, void *context,
                                                struct kelpie_error *error);
-/* The same as a script: "print 1M; sleep 2s; exit 7" (docs/simulation.md). */
+/* The same as a script: "print 1M; sleep 2s; exit 7" (docs/simulation.md). Errors also: CONFIG (a
+ * command that is not known, or an argument that does not fit it). */
 KELPIE_MUST_CHECK int kelpie_sim_guest_script(struct kelpie_sim *sim, const char *name,
                                               const char *script, struct kelpie_error *error);
 
 /* Starts a program, with argv[0] its name; arguments: NULL-terminated, borrowed, may be NULL.
- * Before a run, or from a program. */
+ * Before a run, or from a program. Errors: NOT_FOUND, LIMIT (64 arguments; 256 spawns of a world),
+ * MISUSE. */
 KELPIE_MUST_CHECK int kelpie_sim_spawn(struct kelpie_sim *sim, const char *name,
                                        const char *const *arguments, struct kelpie_error *error);
 
@@ -124,14 +131,24 @@ uint64_t kelpie_sim_random(struct kelpie_sim *sim); /* of the seed */
 /* Outside a program of this world it moves the world instead. */
 void kelpie_sim_sleep_ms(struct kelpie_sim *sim, uint64_t duration_ms);
 /* A simulated process of a program dies at this instant, as by SIGKILL; index: of the spawns, from
- * 0. */
+ * 0. Of itself it does not return. */
 void kelpie_sim_kill(struct kelpie_sim *sim, uint32_t index);
+/* What a spawn's program returned, modulo 256; -1: it runs, was killed, or there is none. */
+int kelpie_sim_exit_code(const struct kelpie_sim *sim, uint32_t index);
 
 /* Inside a guest program. Reads give 0 at the end of input and a negative errno value on failure;
  * both wait. */
 int64_t kelpie_sim_guest_read(struct kelpie_sim_guest *guest, void *out, size_t count);
 int64_t kelpie_sim_guest_write(struct kelpie_sim_guest *guest, int descriptor, const void *bytes,
                                size_t count);
+/* A whole file of the guest, whose memory a snapshot carries. Give the bytes read (what fits) or
+ * written, or a negative errno value. */
+int64_t kelpie_sim_guest_read_file(struct kelpie_sim_guest *guest, const char *path, void *out,
+                                   size_t capacity);
+int64_t kelpie_sim_guest_write_file(struct kelpie_sim_guest *guest, const char *path,
+                                    const void *bytes, size_t count);
+/* Of the command; NULL: it has none of that name; borrowed until it ends. */
+const char *kelpie_sim_guest_environment(struct kelpie_sim_guest *guest, const char *name);
 void kelpie_sim_guest_sleep_ms(struct kelpie_sim_guest *guest, uint64_t duration_ms);
 uint64_t kelpie_sim_guest_random(struct kelpie_sim_guest *guest);
 
@@ -141,7 +158,7 @@ uint64_t kelpie_sim_guest_random(struct kelpie_sim_guest *guest);
  * KELPIE_SIM_BROKEN and is named; the call gives KELPIE_SIM_USAGE. */
 
 /* Runs until every spawned program has ended, a check fails, nothing can ever happen again, or the
- * time limit. */
+ * time limit. KELPIE_SIM_VACUOUS: nothing was ever spawned. */
 enum kelpie_sim_verdict kelpie_sim_run(struct kelpie_sim *sim);
 /* Faults off, stopped processes go on: then everything has to come to rest within 120 virtual
  * seconds, and a fresh VM has to start, run a command and go. */
@@ -159,7 +176,7 @@ enum kelpie_sim_trace_format {
     KELPIE_SIM_TRACE_SVG,
     KELPIE_SIM_TRACE_STORY
 };
-/* Into a real file. Errors: IO, MISUSE (nothing was traced). */
+/* Into a real file. Errors: IO, MISUSE (nothing was traced, an unknown format). */
 KELPIE_MUST_CHECK int kelpie_sim_write_trace(const struct kelpie_sim *sim, const char *path,
                                              enum kelpie_sim_trace_format format,
                                              struct kelpie_error *error);

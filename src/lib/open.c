@@ -62,6 +62,12 @@ int kelpie_open(const struct kelpie_open_options *options, struct kelpie **out,
         kelpie__os_linux_destroy(os);
         return open_simulated(simulated, &chosen, out, error);
     }
+    if (kelpie__os_sim_is_inside()) {
+        kelpie__os_linux_destroy(os);
+        return kelpie__fail_field(error, KELPIE_E_CONFIG, "state_directory",
+                                  "a program of a simulated world opens \"sim:\", its own Kelpie; "
+                                  "the real one is outside");
+    }
     status = kelpie__open_with_os(os, &chosen, out, error);
     if (status < 0) {
         kelpie__os_linux_destroy(os);

@@ -22,8 +22,8 @@ static const char *library_name(void) {
 
 /* The library stays loaded once it was used: its code may be on the stack of whoever closes it
  * last. */
-static bool load_symbol(const char *name, void *out_function, size_t function_bytes) {
-    void *library = dlopen(library_name(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+static bool load_symbol(const char *name, int flags, void *out_function, size_t function_bytes) {
+    void *library = dlopen(library_name(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE | flags);
     if (library == NULL) {
         return false;
     }
@@ -38,7 +38,7 @@ int kelpie__os_sim_open(const char *options, struct kelpie_os **out,
                         char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]) {
     KELPIE_ASSERT(options != NULL);
     kelpie_os_sim_open open = NULL;
-    if (!load_symbol(KELPIE_OS_SIM_OPEN, &open, sizeof(open))) {
+    if (!load_symbol(KELPIE_OS_SIM_OPEN, 0, &open, sizeof(open))) {
         int length = snprintf(out_problem, KELPIE_OS_SIM_PROBLEM_BYTES,
                               "the simulator is not available: cannot load \"%s\"; install "
                               "libkelpie-sim, or set KELPIE_SIM_LIBRARY to its path",
@@ -52,7 +52,13 @@ int kelpie__os_sim_open(const char *options, struct kelpie_os **out,
 void kelpie__os_sim_close(struct kelpie_os *os) {
     kelpie_os_sim_close close = NULL;
     KELPIE_ASSERT(os != NULL);
-    bool is_there = load_symbol(KELPIE_OS_SIM_CLOSE, &close, sizeof(close));
+    bool is_there = load_symbol(KELPIE_OS_SIM_CLOSE, 0, &close, sizeof(close));
     KELPIE_ASSERT(is_there); /* it came from there, and is never unloaded */
     close(os);
+}
+
+bool kelpie__os_sim_is_inside(void) {
+    kelpie_os_sim_is_inside is_inside = NULL;
+    return load_symbol(KELPIE_OS_SIM_IS_INSIDE, RTLD_NOLOAD, &is_inside, sizeof(is_inside)) &&
+           is_inside();
 }

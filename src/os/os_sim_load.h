@@ -21,11 +21,16 @@ typedef int (*kelpie_os_sim_open)(const char *options, const char *version, size
                                   struct kelpie_os **out,
                                   char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]);
 typedef void (*kelpie_os_sim_close)(struct kelpie_os *os);
+/* Whether the caller is a program of a world that runs (kelpie_sim.h). */
+#define KELPIE_OS_SIM_IS_INSIDE "kelpie_sim_os_is_inside"
+typedef bool (*kelpie_os_sim_is_inside)(void);
 
 /* `options`: what follows "sim:". -ENOENT: the library is not there; -EINVAL: it refuses the
  * options. Each time with the reason and the way out. */
 KELPIE_MUST_CHECK int kelpie__os_sim_open(const char *options, struct kelpie_os **out,
                                           char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]);
 void kelpie__os_sim_close(struct kelpie_os *os);
+/* False when the library was never loaded. */
+bool kelpie__os_sim_is_inside(void);
 
 #endif

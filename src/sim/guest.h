@@ -129,6 +129,10 @@ struct sim_machine *kelpie__sim_guest_machine(
 /* The builtin `script`: argv[1] is "print 1M; fork 3; ignore TERM; setsid; sleep 2s; write f;
  * exit 7". */
 int kelpie__sim_script_main(struct kelpie_os *os, int argc, char **argv);
+/* Whether every command of a script is one, with arguments that fit; else what was expected. */
+#define KELPIE_SIM_SCRIPT_PROBLEM_BYTES 192u
+KELPIE_MUST_CHECK bool kelpie__sim_script_is_good(
+    const char *script, char out_problem[KELPIE_SIM_SCRIPT_PROBLEM_BYTES]);
 /* programs.c registers the builtin ones (echo, cat, true, false, sleep, touch, ls, rm, env, pwd,
  * kill, sh -c of these, source, sink, script) at /bin and /usr/bin of every guest. A user's: */
 void kelpie__sim_guest_program(struct sim_world *world, const char *name, sim_main main);

@@ -247,6 +247,109 @@ int kelpie__sim_script_main(struct kelpie_os *os, int argc, char **argv) {
     return script.code < 0 ? 0 : script.code;
 }
 
+/* ---- before it runs -------------------------------------------------------------------------- */
+
+enum script_argument {
+    SCRIPT_NOTHING,
+    SCRIPT_WORD, /* or none */
+    SCRIPT_BYTES,
+    SCRIPT_DURATION,
+    SCRIPT_NUMBER,
+    SCRIPT_NUMBER_OR_NONE,
+    SCRIPT_SIGNAL,
+    SCRIPT_FILE, /* and how many bytes, or not */
+};
+
+static const struct {
+    const char *name;
+    enum script_argument argument;
+    const char *expected;
+} script_commands[] = {
+    {"sleep", SCRIPT_DURATION, "a time as 2s or 250ms"},
+    {"work", SCRIPT_DURATION, "a time as 2s or 250ms"},
+    {"print", SCRIPT_BYTES, "a number of bytes as 512 or 1M"},
+    {"error", SCRIPT_BYTES, "a number of bytes as 512 or 1M"},
+    {"take", SCRIPT_BYTES, "a number of bytes as 512 or 1M"},
+    {"say", SCRIPT_WORD, "a word"},
+    {"fork", SCRIPT_NUMBER_OR_NONE, "how many processes, or nothing"},
+    {"wait", SCRIPT_NOTHING, "nothing more"},
+    {"ignore", SCRIPT_SIGNAL, "a signal as TERM"},
+    {"kill", SCRIPT_SIGNAL, "a signal as TERM"},
+    {"write", SCRIPT_FILE, "a file, and how many bytes or nothing"},
+    {"sink", SCRIPT_NOTHING, "nothing more"},
+    {"setsid", SCRIPT_NOTHING, "nothing more"},
+    {"exit", SCRIPT_NUMBER, "a number"},
+};
+
+static bool argument_fits(enum script_argument kind, char **words, int count) {
+    const char *argument = count > 1 ? words[1] : NULL;
+    uint64_t number = 0;
+    switch (kind) {
+    case SCRIPT_NOTHING:
+        return count == 1;
+    case SCRIPT_WORD:
+        return count <= 2;
+    case SCRIPT_BYTES:
+        return count == 2 && kelpie__sim_parse_bytes(argument) >= 0;
+    case SCRIPT_DURATION:
+        return count == 2 && kelpie__sim_parse_duration(argument) >= 0;
+    case SCRIPT_NUMBER:
+        return count == 2 && kelpie__text_u64(argument, &number);
+    case SCRIPT_NUMBER_OR_NONE:
+        return count == 1 || (count == 2 && kelpie__text_u64(argument, &number));
+    case SCRIPT_SIGNAL:
+        return count == 2 && kelpie__sim_parse_signal(argument) > 0;
+    case SCRIPT_FILE:
+        return count == 2 || (count == 3 && kelpie__sim_parse_bytes(words[2]) >= 0);
+    }
+    return false;
+}
+
+static bool command_is_good(char **words, int count,
+                            char out_problem[KELPIE_SIM_SCRIPT_PROBLEM_BYTES]) {
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(script_commands); i += 1) {
+        if (strcmp(script_commands[i].name, words[0]) == 0) {
+            bool fits = argument_fits(script_commands[i].argument, words, count);
+            if (!fits) {
+                int length = snprintf(out_problem, KELPIE_SIM_SCRIPT_PROBLEM_BYTES,
+                                      "after \"%s\" comes %s, not \"%.32s\"", words[0],
+                                      script_commands[i].expected, count > 1 ? words[1] : "");
+                KELPIE_ASSERT(length > 0);
+            }
+            return fits;
+        }
+    }
+    int length =
+        snprintf(out_problem, KELPIE_SIM_SCRIPT_PROBLEM_BYTES,
+                 "there is no command \"%.32s\"; there are sleep work print error take say "
+                 "fork wait ignore kill write sink setsid exit",
+                 words[0]);
+    KELPIE_ASSERT(length > 0);
+    return false;
+}
+
+bool kelpie__sim_script_is_good(const char *script,
+                                char out_problem[KELPIE_SIM_SCRIPT_PROBLEM_BYTES]) {
+    char command[SCRIPT_COMMAND_BYTES];
+    char *words[SCRIPT_WORD_MAX];
+    bool is_good = true;
+    KELPIE_ASSERT(script != NULL && out_problem != NULL);
+    for (const char *at = script; *at != '\0' && is_good;) { /* bound: the text */
+        const char *end = at + strcspn(at, ";\n");
+        int count = script_split(at, end, command, words);
+        if (count < 0) {
+            int length = snprintf(out_problem, KELPIE_SIM_SCRIPT_PROBLEM_BYTES,
+                                  "a command has at most %u bytes", SCRIPT_COMMAND_BYTES - 1);
+            KELPIE_ASSERT(length > 0);
+            is_good = false;
+        } else if (count > 0) {
+            is_good = command_is_good(words, count, out_problem);
+        }
+        at = *end == '\0' ? end : end + 1;
+    }
+    return is_good;
+}
+
 static int script_begin(const struct sim_stdio *io, int argc, char **argv) {
     return kelpie__sim_script_main(io->os, argc, argv);
 }

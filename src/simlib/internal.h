@@ -6,6 +6,10 @@
 #ifndef KELPIE_SIMLIB_INTERNAL_H
 #define KELPIE_SIMLIB_INTERNAL_H
 
+#include <signal.h>
+#include <sys/types.h>
+#include <time.h>
+
 #include "core/error.h"
 #include "kelpie_sim.h"
 #include "sim/world.h"
@@ -17,7 +21,13 @@
 #define SIMLIB_SCRIPT_BYTES_MAX 1024u
 #define SIMLIB_PLAN_BYTES_MAX 32768u
 #define SIMLIB_TIME_LIMIT_MS 3600000u
+#define SIMLIB_TIME_LIMIT_MS_MAX                                                                   \
+    (100ull * 365u * 86400u * 1000u) /* a clock of ns has 292 years                                \
+                                      */
 #define SIMLIB_CALLBACK_LIMIT_MS 10000u
+#define SIMLIB_CRASH_SIGNALS 5u
+#define SIMLIB_SIGNAL_STACK_BYTES 32768u
+#define SIMLIB_STILL_RUNS (-1)
 
 struct simlib_program {
     char name[SIMLIB_NAME_BYTES_MAX];
@@ -32,6 +42,23 @@ struct simlib_check {
     char name[SIMLIB_NAME_BYTES_MAX];
     kelpie_sim_check_callback callback;
     void *context; /* borrowed: until the world's end */
+};
+
+/* See watch.c. It lies in its world: whoever leaves a run by longjmp leaves it on. */
+struct simlib_watch {
+    const struct kelpie_sim *sim; /* borrowed: it is a part of it */
+    struct simlib_watch *outer;   /* borrowed: of a world on the same stack; or NULL */
+    uint32_t depth;               /* 0: it is off */
+    pid_t process;
+    uint64_t progress; /* calls, callbacks and virtual time, when the timer last looked */
+    uint32_t quiet_ticks;
+    bool has_timer;
+    timer_t timer;
+    struct sigaction action_before;
+    sigset_t mask_before;
+    bool is_ours[SIMLIB_CRASH_SIGNALS];
+    struct sigaction crashes_before[SIMLIB_CRASH_SIGNALS];
+    stack_t stack_before;
 };
 
 struct kelpie_sim {
@@ -49,14 +76,17 @@ struct kelpie_sim {
     bool is_observed;   /* check_all is registered */
     struct simlib_program programs[SIMLIB_PROGRAM_MAX];
     struct simlib_check checks[SIMLIB_CHECK_MAX];
-    int32_t spawned[SIMLIB_SPAWN_MAX]; /* pids */
-    const char *check_name;            /* of the check on the stack: it calls nothing; or NULL */
-    uint64_t callback_count;           /* checks that were called: the watch sees that they end */
-    const char *replay;                /* borrowed: the command that runs this again; or NULL */
-    int event_handle;                  /* owned; of an embedder's world; else -1 */
+    int32_t spawned[SIMLIB_SPAWN_MAX];    /* pids */
+    int32_t exit_codes[SIMLIB_SPAWN_MAX]; /* SIMLIB_STILL_RUNS: also of one that was killed */
+    struct simlib_watch watch;
+    const char *check_name;  /* of the check on the stack: it calls nothing; or NULL */
+    uint64_t callback_count; /* checks that were called: the watch sees that they end */
+    const char *replay;      /* borrowed: the command that runs this again; or NULL */
+    int event_handle;        /* owned; of an embedder's world; else -1 */
     enum kelpie_sim_verdict verdict;
     char reason[512];
     char faults[SIMLIB_PLAN_BYTES_MAX]; /* the plan it was made with */
+    uint8_t signal_stack[SIMLIB_SIGNAL_STACK_BYTES];
 };
 
 /* The world in one of whose programs the caller runs now; NULL: none. */

@@ -92,7 +92,10 @@ static int add_scripts(struct kelpie_sim *sim, struct api_parse *parse,
         memcpy(name, parse->scripts[i], length);
         name[length] = '\0';
         if (kelpie_sim_guest_script(sim, name, colon + 1, &error) < 0) {
-            return refuse(out_problem, parse->scripts[i], error.message);
+            int said = snprintf(out_problem, KELPIE_OS_SIM_PROBLEM_BYTES, "sim: guest=: %.240s",
+                                error.message);
+            KELPIE_ASSERT(said > 0);
+            return -EINVAL;
         }
     }
     return 0;
@@ -145,10 +148,14 @@ static int open_world(const char *options, struct kelpie_os **out,
 }
 
 /* A table of its own for each handle: a program may have several, each with its loop. */
-static int open_inside(struct kelpie_sim *sim, struct kelpie_os **out,
+static int open_inside(struct kelpie_sim *sim, const char *options, struct kelpie_os **out,
                        char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]) {
     struct sim_process *process = kelpie__sim_world_current(sim->world);
     KELPIE_ASSERT(process != NULL);
+    if (options[0] != '\0') {
+        return refuse(out_problem, options,
+                      "nothing after \"sim:\" inside a run, which has a world");
+    }
     if (process->machine->guest != NULL) {
         int length = snprintf(out_problem, KELPIE_OS_SIM_PROBLEM_BYTES,
                               "sim: a guest's program has no Kelpie");
@@ -167,6 +174,7 @@ __attribute__((visibility("default"))) int kelpie_sim_os_open(
     const char *options, const char *version, size_t table_bytes, struct kelpie_os **out,
     char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]);
 __attribute__((visibility("default"))) void kelpie_sim_os_close(struct kelpie_os *os);
+__attribute__((visibility("default"))) bool kelpie_sim_os_is_inside(void);
 
 int kelpie_sim_os_open(const char *options, const char *version, size_t table_bytes,
                        struct kelpie_os **out, char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]) {
@@ -178,7 +186,7 @@ int kelpie_sim_os_open(const char *options, const char *version, size_t table_by
         return -EINVAL;
     }
     struct kelpie_sim *inside = kelpie__simlib_inside();
-    return inside != NULL ? open_inside(inside, out, out_problem)
+    return inside != NULL ? open_inside(inside, options, out, out_problem)
                           : open_world(options, out, out_problem);
 }
 
@@ -190,4 +198,8 @@ void kelpie_sim_os_close(struct kelpie_os *os) {
     } else {
         kelpie__sim_table_destroy(os);
     }
+}
+
+bool kelpie_sim_os_is_inside(void) {
+    return kelpie__simlib_inside() != NULL;
 }

@@ -8,6 +8,7 @@
 
 #include "core/limits.h"
 #include "os/os.h"
+#include "sim/core.h"
 #include "sim/fault.h"
 #include "sim/liveness.h"
 #include "sim/machine.h"
@@ -28,6 +29,7 @@ struct kelpie_sim *kelpie__simlib_inside(void) {
 bool kelpie__simlib_is_misplaced(struct kelpie_sim *sim, const char *function, bool runs_worlds) {
     const struct kelpie_sim *inside = api_running != NULL ? api_running : sim;
     KELPIE_ASSERT(function != NULL);
+    kelpie__simlib_watch_call(inside);
     bool is_misplaced = inside->check_name != NULL || (runs_worlds && inside->is_running);
     if (is_misplaced) {
         struct simlib_caller caller = kelpie__simlib_caller(inside);
@@ -78,13 +80,12 @@ static enum kelpie_sim_verdict give_up(struct kelpie_sim *sim, enum kelpie_sim_v
 enum kelpie_sim_verdict kelpie__simlib_run(struct kelpie_sim *sim, bool (*is_done)(void *context),
                                            void *context, int64_t deadline_ns) {
     struct kelpie_sim *before = api_running;
-    struct simlib_watch watch;
     KELPIE_ASSERT(!sim->is_running);
     sim->is_running = true;
     api_running = sim;
-    kelpie__simlib_watch_begin(&watch, sim);
+    kelpie__simlib_watch_begin(sim);
     enum sim_run_end end = kelpie__sim_world_run(sim->world, is_done, context, deadline_ns);
-    kelpie__simlib_watch_end(&watch);
+    kelpie__simlib_watch_end(sim);
     api_running = before;
     sim->is_running = false;
     if (sim->check_name != NULL) {
@@ -133,8 +134,11 @@ enum kelpie_sim_verdict kelpie_sim_run(struct kelpie_sim *sim) {
         kelpie__sim_world_observe(sim->world, check_all, sim);
         sim->is_observed = true;
     }
-    int64_t deadline_ns =
-        kelpie__sim_now(sim->world) + (int64_t)sim->time_limit_ms * KELPIE_NS_PER_MS;
+    if (sim->spawn_count == 0) {
+        return give_up(sim, KELPIE_SIM_VACUOUS, "no program was spawned: nothing was checked");
+    }
+    uint64_t limit_ms = kelpie__min_u64(sim->time_limit_ms, SIMLIB_TIME_LIMIT_MS_MAX);
+    int64_t deadline_ns = kelpie__sim_now(sim->world) + (int64_t)limit_ms * KELPIE_NS_PER_MS;
     return kelpie__simlib_run(sim, programs_have_ended, sim, deadline_ns);
 }
 
@@ -144,46 +148,49 @@ enum kelpie_sim_verdict kelpie_sim_liveness(struct kelpie_sim *sim) {
     }
     char pending[SIM_PENDING_BYTES_MAX] = "";
     struct kelpie_sim *before = api_running;
-    struct simlib_watch watch;
     api_running = sim;
     sim->is_running = true;
-    kelpie__simlib_watch_begin(&watch, sim);
+    kelpie__simlib_watch_begin(sim);
     bool is_alive = kelpie__sim_liveness(sim->world, SIM_SWARM_DAMAGE_NONE, pending);
-    kelpie__simlib_watch_end(&watch);
+    kelpie__simlib_watch_end(sim);
     sim->is_running = false;
     api_running = before;
     return is_alive ? KELPIE_SIM_PASS : give_up(sim, KELPIE_SIM_NO_LIVENESS, pending);
 }
 
 const char *kelpie_sim_reason(const struct kelpie_sim *sim) {
-    return sim->reason;
+    return sim == NULL ? "there is no world" : sim->reason;
 }
 
 uint64_t kelpie_sim_hash(const struct kelpie_sim *sim) {
-    return kelpie__sim_world_hash(sim->world);
+    return sim == NULL ? 0 : kelpie__sim_world_hash(sim->world);
 }
 
 size_t kelpie_sim_plan(const struct kelpie_sim *sim, char *out, size_t capacity) {
-    return kelpie__sim_faults_concrete(kelpie__sim_world_faults(sim->world), out, capacity);
+    if (sim == NULL) {
+        return 0;
+    }
+    return kelpie__sim_faults_concrete(kelpie__sim_world_faults(sim->world), out,
+                                       out == NULL ? 0 : capacity);
 }
 
 /* ---- time, inside and outside ---------------------------------------------------------------- */
 
 int64_t kelpie_sim_now_ns(struct kelpie_sim *sim) {
-    return kelpie__sim_now(sim->world);
+    return sim == NULL ? 0 : kelpie__sim_now(sim->world);
 }
 
 uint64_t kelpie_sim_random(struct kelpie_sim *sim) {
-    return kelpie__sim_draw(sim->world, SIM_STREAM_USER);
+    return sim == NULL ? 0 : kelpie__sim_draw(sim->world, SIM_STREAM_USER);
 }
 
 void kelpie_sim_sleep_ms(struct kelpie_sim *sim, uint64_t duration_ms) {
     uint64_t bounded_ms = duration_ms < UINT32_MAX ? duration_ms : UINT32_MAX;
     int64_t duration_ns = (int64_t)bounded_ms * KELPIE_NS_PER_MS;
-    struct sim_process *process = kelpie__sim_world_current(sim->world);
-    if (kelpie__simlib_is_misplaced(sim, "kelpie_sim_sleep_ms", false)) {
+    if (sim == NULL || kelpie__simlib_is_misplaced(sim, "kelpie_sim_sleep_ms", false)) {
         return;
     }
+    struct sim_process *process = kelpie__sim_world_current(sim->world);
     if (process != NULL) {
         kelpie__sim_process_sleep(process, duration_ns);
     } else if (!sim->is_running) {
@@ -194,13 +201,22 @@ void kelpie_sim_sleep_ms(struct kelpie_sim *sim, uint64_t duration_ms) {
 }
 
 void kelpie_sim_kill(struct kelpie_sim *sim, uint32_t index) {
-    if (index < sim->spawn_count && !kelpie__simlib_is_misplaced(sim, "kelpie_sim_kill", false)) {
-        struct sim_process *process =
-            kelpie__sim_process_find(kelpie__sim_world_host(sim->world), sim->spawned[index]);
-        if (process != NULL) {
-            kelpie__sim_process_signal(process, SIGKILL);
+    if (sim == NULL || index >= sim->spawn_count ||
+        kelpie__simlib_is_misplaced(sim, "kelpie_sim_kill", false)) {
+        return;
+    }
+    struct sim_process *process =
+        kelpie__sim_process_find(kelpie__sim_world_host(sim->world), sim->spawned[index]);
+    if (process != NULL && process->state != SIM_PROCESS_ZOMBIE) {
+        kelpie__sim_process_signal(process, SIGKILL);
+        if (process == kelpie__sim_world_current(sim->world)) {
+            kelpie__sim_process_leave(process); /* itself: this was its last call */
         }
     }
+}
+
+int kelpie_sim_exit_code(const struct kelpie_sim *sim, uint32_t index) {
+    return sim == NULL || index >= sim->spawn_count ? SIMLIB_STILL_RUNS : sim->exit_codes[index];
 }
 
 /* ---- traces ---------------------------------------------------------------------------------- */
@@ -222,9 +238,18 @@ static void write_format(const struct kelpie_sim *sim, enum kelpie_sim_trace_for
 
 int kelpie_sim_write_trace(const struct kelpie_sim *sim, const char *path,
                            enum kelpie_sim_trace_format format, struct kelpie_error *error) {
-    if (sim == NULL || path == NULL || sim->trace == NULL) {
+    if (sim == NULL || path == NULL || path[0] == '\0') {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "kelpie_sim_write_trace: a trace needs a world and a path");
+    }
+    if (sim->trace == NULL) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0,
                             "kelpie_sim_write_trace: nothing was traced; set trace_detail");
+    }
+    if ((unsigned)format > KELPIE_SIM_TRACE_STORY) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
+                            "kelpie_sim_write_trace: format %d; 0 to %d are known", (int)format,
+                            (int)KELPIE_SIM_TRACE_STORY);
     }
     /* The only file of the real system in this library. */
     struct kelpie_os *os = kelpie__os_linux_create();

@@ -29,6 +29,7 @@ struct main_options {
     const char *plan_path;
     const char *trace_path;
     const char *svg_path;
+    uint32_t trace_detail;
     bool is_check;
     bool is_shrunk;
     char replay[MAIN_PATH_BYTES_MAX]; /* the command that runs the seed again */
@@ -36,17 +37,25 @@ struct main_options {
     void *context;
 };
 
+static void print_usage(FILE *out, const char *program) {
+    fprintf(
+        out,
+        "usage: %s [--seed N | --seeds A..B] [--faults none|calm|swarm] [--plan FILE]\n"
+        "       [--check] [--trace FILE] [--svg FILE] [--no-shrink]\n"
+        "  --seed, --seeds  which runs; default: DST_SEED, else 0..%u\n"
+        "  --faults         beside the scenario's own\n"
+        "  --plan           the faults of a run that failed, instead of all others\n"
+        "  --check          every seed twice: the same seed has to do the same\n"
+        "  --trace, --svg   of the last run: Chrome's trace format, a picture\n"
+        "  --no-shrink      a run that fails is told as it is\n"
+        "exit code: 0 all passed, 10 a check, 11 an answer, 12 something never ended, 13 not the\n"
+        "same twice, 14 nothing was checked, 15 a crash, 125 usage\n",
+        program, MAIN_SEEDS_DEFAULT - 1);
+}
+
 static int usage(const struct main_options *options, const char *word) {
-    fprintf(stderr,
-            "%s: \"%s\" is not understood\n"
-            "usage: %s [--seed N | --seeds A..B] [--faults none|calm|swarm] [--plan FILE]\n"
-            "       [--check] [--trace FILE] [--svg FILE] [--no-shrink]\n"
-            "  --seed, --seeds  which runs; default: DST_SEED, else 0..%u\n"
-            "  --faults         beside the scenario's own\n"
-            "  --plan           the faults of a run that failed, instead of all others\n"
-            "  --check          every seed twice: the same seed has to do the same\n"
-            "  --trace, --svg   of the last run: Chrome's trace format, a picture\n",
-            options->program, word, options->program, MAIN_SEEDS_DEFAULT - 1);
+    fprintf(stderr, "%s: \"%s\" is not understood\n", options->program, word);
+    print_usage(stderr, options->program);
     return KELPIE_SIM_USAGE;
 }
 
@@ -59,20 +68,21 @@ struct main_run {
 };
 
 static bool set_up(const struct main_options *options, struct kelpie_sim *sim) {
-    struct simlib_watch watch;
     KELPIE_ASSERT(!sim->is_setting_up && !sim->is_running);
     sim->is_setting_up = true;
-    kelpie__simlib_watch_begin(&watch, sim);
+    kelpie__simlib_watch_begin(sim);
     int status = options->scenario(sim, options->context);
-    kelpie__simlib_watch_end(&watch);
+    kelpie__simlib_watch_end(sim);
     sim->is_setting_up = false;
     return status == 0;
 }
 
 static struct kelpie_sim *run_begin(const struct main_options *options, uint64_t seed,
                                     const char *faults, bool is_replay, struct main_run *out) {
-    struct kelpie_sim_options world = {
-        .struct_size = sizeof(world), .seed = seed, .faults = faults, .trace_detail = 1};
+    struct kelpie_sim_options world = {.struct_size = sizeof(world),
+                                       .seed = seed,
+                                       .faults = faults,
+                                       .trace_detail = options->trace_detail};
     struct kelpie_error error = {0};
     struct kelpie_sim *sim = NULL;
     if (kelpie_sim_create(&world, &sim, &error) < 0) {
@@ -216,6 +226,32 @@ static void name_replay(struct main_options *options, uint64_t seed) {
                             options->program, (unsigned long long)seed, word, value));
 }
 
+/* Both once more, with every call recorded. */
+static void tell_difference(const struct main_options *given, uint64_t seed, const char *faults) {
+    struct main_options options = *given;
+    struct main_run run;
+    char lines[2][256] = {"", ""};
+    options.trace_detail = SIM_TRACE_CALLS;
+    bool is_replay = options.plan_path != NULL;
+    struct kelpie_sim *first = run_once(&options, seed, faults, is_replay, &run);
+    struct kelpie_sim *second = run_once(&options, seed, faults, is_replay, &run);
+    bool is_different =
+        first != NULL && second != NULL &&
+        kelpie__sim_trace_compare(first->trace, second->trace, lines[0], lines[1], NULL);
+    if (is_different) {
+        fprintf(stderr, "the first call that differs\nfirst:  %s\nsecond: %s\n", lines[0],
+                lines[1]);
+    } else {
+        fprintf(stderr, "they did the same when they were recorded\n");
+    }
+    fprintf(stderr,
+            "a program of yours asks for something that is not of the seed: time, rand(), "
+            "addresses, what an earlier run has left\nreplay: %s --check\n",
+            options.replay);
+    kelpie_sim_destroy(first);
+    kelpie_sim_destroy(second);
+}
+
 static int run_seed(struct main_options *options, uint64_t seed, const char *faults,
                     uint64_t *out_hash) {
     struct main_run run;
@@ -232,8 +268,10 @@ static int run_seed(struct main_options *options, uint64_t seed, const char *fau
         kelpie_sim_destroy(second);
         if (again.hash != run.hash) {
             run.verdict = KELPIE_SIM_NOT_THE_SAME;
-            fprintf(stderr, "seed %llu: hash %016llx, then %016llx\n", (unsigned long long)seed,
-                    (unsigned long long)run.hash, (unsigned long long)again.hash);
+            fprintf(stderr, "seed %llu: hash %016llx, then %016llx (verdict %d)\n",
+                    (unsigned long long)seed, (unsigned long long)run.hash,
+                    (unsigned long long)again.hash, KELPIE_SIM_NOT_THE_SAME);
+            tell_difference(options, seed, faults);
         }
     } else if (run.verdict != KELPIE_SIM_PASS) {
         report(options, seed, &run, sim);
@@ -305,8 +343,9 @@ static bool parse_value(struct main_options *options, const char *name, const ch
 }
 
 int kelpie_sim_main(int argc, char **argv, kelpie_sim_scenario_callback scenario, void *context) {
-    struct main_options options = {.program = argc > 0 ? argv[0] : "test",
+    struct main_options options = {.program = argc > 0 && argv != NULL ? argv[0] : "test",
                                    .seed_last = MAIN_SEEDS_DEFAULT - 1,
+                                   .trace_detail = SIM_TRACE_EVENTS,
                                    .is_shrunk = true,
                                    .scenario = scenario,
                                    .context = context};
@@ -317,7 +356,11 @@ int kelpie_sim_main(int argc, char **argv, kelpie_sim_scenario_callback scenario
         return usage(&options, seed);
     }
     kelpie__os_linux_destroy(os);
-    for (int i = 1; i < argc; i += 1) {
+    for (int i = 1; i < argc && argv != NULL; i += 1) {
+        if (strcmp(argv[i], "--help") == 0) {
+            print_usage(stdout, options.program);
+            return KELPIE_SIM_PASS;
+        }
         if (strcmp(argv[i], "--check") == 0) {
             options.is_check = true;
         } else if (strcmp(argv[i], "--no-shrink") == 0) {
@@ -329,7 +372,8 @@ int kelpie_sim_main(int argc, char **argv, kelpie_sim_scenario_callback scenario
         }
     }
     if (scenario == NULL) {
-        return usage(&options, "no scenario");
+        fprintf(stderr, "%s: kelpie_sim_main: scenario is NULL\n", options.program);
+        return KELPIE_SIM_USAGE;
     }
     return run_all(&options);
 }

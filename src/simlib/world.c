@@ -12,6 +12,7 @@
 
 #include "core/limits.h"
 #include "core/text.h"
+#include "os/os_call.h"
 #include "sim/fault.h"
 #include "sim/guest.h"
 #include "sim/install.h"
@@ -21,6 +22,7 @@
 
 #define API_PROGRAM_DIRECTORY "/usr/local/bin"
 #define API_ARGUMENT_MAX 64u
+#define API_GUEST_FILE_MODE 0755u
 #define API_STRUCT_BYTES_MAX 65536u
 
 static int read_options(const struct kelpie_sim_options *given, struct kelpie_sim_options *out,
@@ -162,7 +164,16 @@ static int program_main(struct kelpie_os *os, int argc, char **argv) {
     struct sim_process *process = kelpie__sim_process_of(os);
     struct simlib_program *program = find_program(sim_of(os), last_component(process->path), false);
     KELPIE_ASSERT(program != NULL);
-    return program->callback(program->context, argc, argv);
+    struct kelpie_sim *sim = sim_of(os);
+    uint32_t index = 0;
+    while (index < sim->spawn_count && sim->spawned[index] != process->pid) {
+        index += 1;
+    }
+    int code = program->callback(program->context, argc, argv);
+    if (index < sim->spawn_count) { /* else another program has started it, which hears of it */
+        sim->exit_codes[index] = code & 0xff; /* as of every process */
+    }
+    return code;
 }
 
 struct kelpie_sim_guest {
@@ -177,16 +188,32 @@ static int guest_program_main(struct kelpie_os *os, int argc, char **argv) {
     return program->guest_callback(&guest, program->context, argc, argv);
 }
 
+static bool is_file_name(const char *name) {
+    static const char allowed[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._+-";
+    size_t length = strlen(name);
+    return length > 0 && strspn(name, allowed) == length && strcmp(name, ".") != 0 &&
+           strcmp(name, "..") != 0;
+}
+
 static int add_program(struct kelpie_sim *sim, const char *name, bool is_guest,
                        struct simlib_program **out, struct kelpie_error *error) {
-    if (sim == NULL || name == NULL || name[0] == '\0' || strchr(name, '/') != NULL) {
-        return kelpie__fail(error, KELPIE_E_MISUSE, 0,
-                            "a program needs a world and a name without a slash");
+    if (sim == NULL || name == NULL || !is_file_name(name)) {
+        return kelpie__fail(
+            error, KELPIE_E_MISUSE, 0,
+            "a program needs a world and the name of a file: of A-Z a-z 0-9 . _ + -, "
+            "not \"%.64s\"",
+            name == NULL ? "" : name);
     }
-    if (strlen(name) >= SIMLIB_NAME_BYTES_MAX || sim->program_count == SIMLIB_PROGRAM_MAX) {
+    if (strlen(name) >= SIMLIB_NAME_BYTES_MAX) {
         return kelpie__fail(error, KELPIE_E_LIMIT, 0,
-                            "program \"%s\": names have at most %u bytes, a world %u programs",
-                            name, SIMLIB_NAME_BYTES_MAX - 1, SIMLIB_PROGRAM_MAX);
+                            "program \"%.64s\": the name has %zu bytes; the limit is %u", name,
+                            strlen(name), SIMLIB_NAME_BYTES_MAX - 1);
+    }
+    if (sim->program_count == SIMLIB_PROGRAM_MAX) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
+                            "program \"%s\": a world has at most %u programs", name,
+                            SIMLIB_PROGRAM_MAX);
     }
     if (find_program(sim, name, is_guest) != NULL) {
         return kelpie__fail(error, KELPIE_E_EXISTS, 0, "there is a program \"%s\" already", name);
@@ -251,10 +278,18 @@ static int script_main(struct kelpie_os *os, int argc, char **argv) {
 int kelpie_sim_guest_script(struct kelpie_sim *sim, const char *name, const char *script,
                             struct kelpie_error *error) {
     struct simlib_program *program = NULL;
-    if (script == NULL || strlen(script) >= SIMLIB_SCRIPT_BYTES_MAX) {
+    char problem[KELPIE_SIM_SCRIPT_PROBLEM_BYTES] = "";
+    if (script == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_sim_guest_script: script is NULL");
+    }
+    if (strlen(script) >= SIMLIB_SCRIPT_BYTES_MAX) {
         return kelpie__fail(error, KELPIE_E_LIMIT, 0,
-                            "the script of \"%s\" is NULL or has more than %u bytes",
-                            name == NULL ? "" : name, SIMLIB_SCRIPT_BYTES_MAX - 1);
+                            "the script of \"%.64s\" has %zu bytes; the limit is %u",
+                            name == NULL ? "" : name, strlen(script), SIMLIB_SCRIPT_BYTES_MAX - 1);
+    }
+    if (!kelpie__sim_script_is_good(script, problem)) {
+        return kelpie__fail_field(error, KELPIE_E_CONFIG, "script", "the script of \"%.64s\": %s",
+                                  name == NULL ? "" : name, problem);
     }
     int status = add_program(sim, name, true, &program, error);
     if (status < 0) {
@@ -272,9 +307,12 @@ int kelpie_sim_spawn(struct kelpie_sim *sim, const char *name, const char *const
                                               "LC_ALL=C", "KELPIE_LIBEXEC=" SIM_LIBEXEC_DIRECTORY,
                                               NULL};
     char path[256];
-    if (sim == NULL || name == NULL || find_program(sim, name, false) == NULL) {
-        return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0, "there is no program \"%s\"",
-                            name == NULL ? "" : name);
+    if (sim == NULL || name == NULL) {
+        return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_sim_spawn: sim or name is NULL");
+    }
+    if (find_program(sim, name, false) == NULL) {
+        return kelpie__fail(error, KELPIE_E_NOT_FOUND, 0,
+                            "there is no program \"%.64s\"; kelpie_sim_program adds one", name);
     }
     if (kelpie__simlib_is_misplaced(sim, "kelpie_sim_spawn", false)) {
         return kelpie__fail(error, KELPIE_E_MISUSE, 0, "kelpie_sim_spawn: not from a check");
@@ -285,9 +323,15 @@ int kelpie_sim_spawn(struct kelpie_sim *sim, const char *name, const char *const
         count += 1;
     }
     bool is_whole = arguments == NULL || arguments[count] == NULL;
-    if (!is_whole || sim->spawn_count == SIMLIB_SPAWN_MAX) {
-        return kelpie__fail(error, KELPIE_E_LIMIT, 0, "at most %u arguments and %u processes",
-                            API_ARGUMENT_MAX, SIMLIB_SPAWN_MAX);
+    if (!is_whole) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
+                            "program \"%s\" has more than %u arguments, which is the limit", name,
+                            API_ARGUMENT_MAX);
+    }
+    if (sim->spawn_count == SIMLIB_SPAWN_MAX) {
+        return kelpie__fail(error, KELPIE_E_LIMIT, 0,
+                            "program \"%s\" would be spawn %u of this world; the limit is %u", name,
+                            sim->spawn_count + 1, SIMLIB_SPAWN_MAX);
     }
     bool fits = kelpie__text_format(path, sizeof(path), API_PROGRAM_DIRECTORY "/%s", name);
     KELPIE_ASSERT(fits);
@@ -303,6 +347,7 @@ int kelpie_sim_spawn(struct kelpie_sim *sim, const char *name, const char *const
         return kelpie__fail(error, KELPIE_E_LIMIT, 0, "the simulated host takes no more processes");
     }
     sim->spawned[sim->spawn_count] = process->pid;
+    sim->exit_codes[sim->spawn_count] = SIMLIB_STILL_RUNS;
     sim->spawn_count += 1;
     return 0;
 }
@@ -343,11 +388,14 @@ int kelpie_sim_check(struct kelpie_sim *sim, const char *name, kelpie_sim_check_
 }
 
 void kelpie_sim_fail(struct kelpie_sim *sim, const char *message) {
-    kelpie__sim_world_fail(sim->world, "%s", message == NULL ? "" : message);
+    if (sim != NULL) {
+        kelpie__sim_world_fail(sim->world, "%s",
+                               message == NULL ? "kelpie_sim_fail without a text" : message);
+    }
 }
 
 void kelpie_sim_mark(struct kelpie_sim *sim, const char *name) {
-    if (name != NULL) {
+    if (sim != NULL && name != NULL) {
         struct sim_event event = {.type = SIM_EVENT_MARK,
                                   .process = kelpie__sim_world_current(sim->world),
                                   .detail = name};
@@ -358,21 +406,81 @@ void kelpie_sim_mark(struct kelpie_sim *sim, const char *name) {
 /* ---- inside a guest program ------------------------------------------------------------------ */
 
 int64_t kelpie_sim_guest_read(struct kelpie_sim_guest *guest, void *out, size_t count) {
+    if (guest == NULL || out == NULL || count > INT32_MAX) {
+        return -EINVAL;
+    }
     return kelpie__sim_read_wait(guest->os, 0, out, count);
 }
 
 int64_t kelpie_sim_guest_write(struct kelpie_sim_guest *guest, int descriptor, const void *bytes,
                                size_t count) {
+    if (guest == NULL || bytes == NULL || count > INT32_MAX) {
+        return -EINVAL;
+    }
     return kelpie__sim_write_wait(guest->os, descriptor, bytes, count);
+}
+
+int64_t kelpie_sim_guest_read_file(struct kelpie_sim_guest *guest, const char *path, void *out,
+                                   size_t capacity) {
+    if (guest == NULL || path == NULL || path[0] == '\0' || out == NULL || capacity > INT32_MAX) {
+        return -EINVAL;
+    }
+    int file = kelpie__os_open(guest->os, KELPIE_OS_CWD, path,
+                               KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_FOLLOW, 0);
+    int64_t count = file;
+    size_t length = 0;
+    while (file >= 0 && count != 0 && length < capacity) { /* bound: capacity */
+        count = kelpie__os_pread(guest->os, file, (char *)out + length, capacity - length, length);
+        if (count < 0) {
+            break;
+        }
+        length += (size_t)count;
+    }
+    if (file >= 0) {
+        kelpie__ignore(kelpie__os_close(guest->os, file)); /* it was only read */
+    }
+    return count < 0 ? count : (int64_t)length;
+}
+
+int64_t kelpie_sim_guest_write_file(struct kelpie_sim_guest *guest, const char *path,
+                                    const void *bytes, size_t count) {
+    if (guest == NULL || path == NULL || path[0] == '\0' || (bytes == NULL && count > 0) ||
+        count > INT32_MAX) {
+        return -EINVAL;
+    }
+    int file = kelpie__os_open(guest->os, KELPIE_OS_CWD, path,
+                               KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE |
+                                   KELPIE_OS_OPEN_TRUNCATE | KELPIE_OS_OPEN_FOLLOW,
+                               API_GUEST_FILE_MODE);
+    int64_t written = file;
+    size_t length = 0;
+    while (file >= 0 && length < count) { /* bound: count */
+        written = kelpie__os_pwrite(guest->os, file, (const char *)bytes + length, count - length,
+                                    length);
+        if (written < 0) {
+            break;
+        }
+        length += (size_t)written;
+    }
+    if (file >= 0) {
+        kelpie__ignore(kelpie__os_close(guest->os, file)); /* a guest's files are memory */
+    }
+    return written < 0 ? written : (int64_t)length;
+}
+
+const char *kelpie_sim_guest_environment(struct kelpie_sim_guest *guest, const char *name) {
+    return guest == NULL || name == NULL ? NULL : kelpie__os_environment(guest->os, name);
 }
 
 void kelpie_sim_guest_sleep_ms(struct kelpie_sim_guest *guest, uint64_t duration_ms) {
     uint64_t bounded_ms = duration_ms < UINT32_MAX ? duration_ms : UINT32_MAX;
-    kelpie__sim_sleep(guest->os, (int64_t)bounded_ms * KELPIE_NS_PER_MS);
+    if (guest != NULL) {
+        kelpie__sim_sleep(guest->os, (int64_t)bounded_ms * KELPIE_NS_PER_MS);
+    }
 }
 
 uint64_t kelpie_sim_guest_random(struct kelpie_sim_guest *guest) {
     uint64_t value = 0;
-    int status = guest->os->random(guest->os, &value, sizeof(value));
+    int status = guest == NULL ? -EINVAL : guest->os->random(guest->os, &value, sizeof(value));
     return status < 0 ? 0 : value;
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Callbacks of an embedder's that do what they must not. Goal: one that never returns, or calls the
- * simulator where it must not, is named and ends the run; who only takes long is left alone.
- * Method: worlds with one such program, guest program, check or scenario each; what hangs runs in a
- * child, whose exit code and words are read.
+ * kelpie_sim.h as an embedder uses it, and misuses it. Goal: a callback that never returns, ends
+ * the process, or calls the simulator where it must not, is named and ends the run; who only takes
+ * long is left alone; what is not understood is said. Method: worlds with one such program, guest
+ * program, check or scenario each; what hangs runs in a child, whose exit code and words are read.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,6 +12,8 @@
 
 #include <cmocka.h>
 
+#include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -351,6 +353,296 @@ static void test_check_that_calls_is_told(void **state) {
     }
 }
 
+/* ---- callbacks that end the process, or would ------------------------------------------------ */
+
+static int program_exits(void *context, int argc, char **argv) {
+    (void)context;
+    (void)argc;
+    (void)argv;
+    exit(0); /* the test would pass */
+}
+
+static int program_aborts(void *context, int argc, char **argv) {
+    (void)context;
+    (void)argc;
+    (void)argv;
+    abort();
+}
+
+static int program_faults(void *context, int argc, char **argv) {
+    static volatile int *volatile nowhere;
+    (void)context;
+    (void)argc;
+    (void)argv;
+    return *nowhere;
+}
+
+static jmp_buf jump_out;
+
+static int program_leaves(void *context, int argc, char **argv) {
+    (void)context;
+    (void)argc;
+    (void)argv;
+    longjmp(jump_out, 1);
+}
+
+static bool check_exits(void *context) {
+    (void)context;
+    exit(0);
+}
+
+static void exit_in_a_program(void) {
+    struct world world = {.sim = make_world(0)};
+    run_program(&world, program_exits);
+}
+
+static void abort_in_a_program(void) {
+    struct world world = {.sim = make_world(0)};
+    run_program(&world, program_aborts);
+}
+
+/* With the system's own action, which cmocka and the sanitizers replace. */
+static void fault_in_a_program(void) {
+    struct world world = {.sim = make_world(0)};
+    signal(SIGSEGV, SIG_DFL);
+    run_program(&world, program_faults);
+}
+
+static void leave_a_program(void) {
+    struct kelpie_sim *sim = make_world(0);
+    struct world world = {.sim = sim};
+    if (setjmp(jump_out) == 0) {
+        run_program(&world, program_leaves);
+    } else {
+        kelpie_sim_destroy(sim);
+    }
+}
+
+static void exit_in_a_check(void) {
+    struct world world = {.sim = make_world(0)};
+    assert_int_equal(kelpie_sim_check(world.sim, "all is well", check_exits, NULL, NULL), 0);
+    run_program(&world, program_lives);
+}
+
+static void test_callback_that_ends_the_process_is_named(void **state) {
+    static const struct {
+        void (*run)(void);
+        const char *words;
+    } cases[] = {
+        {exit_in_a_program, "program \"tested\" has called exit()"},
+        {abort_in_a_program, "program \"tested\" has aborted (SIGABRT"},
+        {fault_in_a_program, "program \"tested\" has crashed (SIGSEGV"},
+        {leave_a_program, "program \"tested\" has left by longjmp"},
+        {exit_in_a_check, "check \"all is well\" has called exit()"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i += 1) {
+        char words[WORDS_BYTES_MAX];
+        assert_int_equal(words_of(cases[i].run, words), KELPIE_SIM_CRASHED);
+        if (strstr(words, cases[i].words) == NULL || strstr(words, "(seed 7, ") == NULL) {
+            fail_msg("\"%s\" does not say %s", words, cases[i].words);
+        }
+    }
+}
+
+/* ---- programs, and what they leave ----------------------------------------------------------- */
+
+static int program_returns_seven(void *context, int argc, char **argv) {
+    (void)context;
+    (void)argc;
+    (void)argv;
+    return 7;
+}
+
+static int program_kills_itself(void *context, int argc, char **argv) {
+    struct world *world = context;
+    (void)argc;
+    (void)argv;
+    kelpie_sim_kill(world->sim, 0);
+    world->runs += 1; /* nobody gets here */
+    return 0;
+}
+
+static int program_opens_others(void *context, int argc, char **argv) {
+    static const char *const others[] = {"sim:seed=3", "/nowhere", NULL};
+    struct world *world = context;
+    (void)argc;
+    (void)argv;
+    for (size_t i = 0; i < 3; i += 1) {
+        const struct kelpie_open_options options = {.struct_size = sizeof(options),
+                                                    .state_directory = others[i]};
+        struct kelpie *kelpie = NULL;
+        world->runs += kelpie_open(&options, &kelpie, NULL) == KELPIE_E_CONFIG ? 1 : 0;
+    }
+    return 0;
+}
+
+static void test_exit_code_is_of_the_one_who_returned(void **state) {
+    struct world world = {.sim = make_world(0)};
+    (void)state;
+    assert_int_equal(kelpie_sim_run(world.sim), KELPIE_SIM_VACUOUS);
+    assert_int_equal(run_program(&world, program_returns_seven), KELPIE_SIM_PASS);
+    assert_int_equal(kelpie_sim_exit_code(world.sim, 0), 7);
+    assert_int_equal(kelpie_sim_exit_code(world.sim, 1), -1);
+    kelpie_sim_destroy(world.sim);
+    world.sim = make_world(0);
+    assert_int_equal(run_program(&world, program_kills_itself), KELPIE_SIM_PASS);
+    assert_int_equal(kelpie_sim_exit_code(world.sim, 0), -1);
+    assert_int_equal(world.runs, 0);
+    kelpie_sim_destroy(world.sim);
+}
+
+static void test_program_has_no_other_kelpie(void **state) {
+    struct world world = {.sim = make_world(0)};
+    (void)state;
+    assert_int_equal(run_program(&world, program_opens_others), KELPIE_SIM_PASS);
+    assert_int_equal(world.runs, 3);
+    kelpie_sim_destroy(world.sim);
+}
+
+/* A note that grows in a file of the guest, by what the command's environment says. */
+static int guest_notes(struct kelpie_sim_guest *guest, void *context, int argc, char **argv) {
+    char note[16] = "";
+    const char *word = kelpie_sim_guest_environment(guest, "WORD");
+    struct world *world = context;
+    (void)argc;
+    (void)argv;
+    int64_t length = kelpie_sim_guest_read_file(guest, "/tmp/note", note, sizeof(note) - 4);
+    world->runs += length == -ENOENT ? 1 : 0;
+    length = length < 0 ? 0 : length;
+    size_t count = word == NULL ? 0 : strlen(word);
+    memcpy(note + length, word, count);
+    int64_t written = kelpie_sim_guest_write_file(guest, "/tmp/note", note, (size_t)length + count);
+    return kelpie_sim_guest_write(guest, 1, note, (size_t)written) == written ? 0 : 1;
+}
+
+static int program_notes(void *context, int argc, char **argv) {
+    static const char *const command[] = {"note", NULL};
+    static const char *const environment[] = {"WORD=ab", NULL};
+    const struct kelpie_exec_options options = {
+        .struct_size = sizeof(options), .argv = command, .environment = environment};
+    struct kelpie_exec_result result = {.struct_size = sizeof(result)};
+    struct kelpie *kelpie = NULL;
+    struct kelpie_config *config = NULL;
+    struct kelpie_vm *vm = NULL;
+    (void)context;
+    (void)argc;
+    (void)argv;
+    bool is_good = open_inside(&kelpie) == 0 && kelpie_config_create(kelpie, &config, NULL) == 0 &&
+                   kelpie_vm_create(kelpie, NULL, config, &vm, NULL) == 0 &&
+                   kelpie_vm_start(vm, 0, NULL) == 0;
+    for (int i = 0; i < 2 && is_good; i += 1) {
+        kelpie_exec_result_release(&result);
+        result = (struct kelpie_exec_result){.struct_size = sizeof(result)};
+        is_good = kelpie_vm_exec(vm, &options, &result, NULL) == 0;
+    }
+    is_good = is_good && result.stdout_count == 4 && memcmp(result.stdout_bytes, "abab", 4) == 0;
+    kelpie_exec_result_release(&result);
+    kelpie_close(kelpie);
+    return is_good ? 0 : 1;
+}
+
+static void test_guest_program_has_files_and_an_environment(void **state) {
+    struct world world = {.sim = make_world(0)};
+    (void)state;
+    assert_int_equal(kelpie_sim_guest_program(world.sim, "note", guest_notes, &world, NULL), 0);
+    assert_int_equal(run_program(&world, program_notes), KELPIE_SIM_PASS);
+    assert_int_equal(kelpie_sim_exit_code(world.sim, 0), 0);
+    assert_int_equal(world.runs, 1);
+    kelpie_sim_destroy(world.sim);
+}
+
+/* ---- what is not understood ------------------------------------------------------------------ */
+
+static void test_nothing_is_no_world(void **state) {
+    struct kelpie_error error = {0};
+    char byte = 'x';
+    (void)state;
+    kelpie_sim_destroy(NULL);
+    kelpie_sim_fail(NULL, "text");
+    kelpie_sim_mark(NULL, "mark");
+    kelpie_sim_sleep_ms(NULL, 1);
+    kelpie_sim_kill(NULL, 0);
+    kelpie_sim_guest_sleep_ms(NULL, 1);
+    assert_int_equal(kelpie_sim_now_ns(NULL), 0);
+    assert_int_equal(kelpie_sim_random(NULL), 0);
+    assert_int_equal(kelpie_sim_hash(NULL), 0);
+    assert_int_equal(kelpie_sim_plan(NULL, &byte, 1), 0);
+    assert_int_equal(kelpie_sim_exit_code(NULL, 0), -1);
+    assert_int_equal(kelpie_sim_run(NULL), KELPIE_SIM_USAGE);
+    assert_int_equal(kelpie_sim_liveness(NULL), KELPIE_SIM_USAGE);
+    assert_string_equal(kelpie_sim_reason(NULL), "there is no world");
+    assert_int_equal(kelpie_sim_guest_read(NULL, &byte, 1), -EINVAL);
+    assert_int_equal(kelpie_sim_guest_write(NULL, 1, &byte, 1), -EINVAL);
+    assert_int_equal(kelpie_sim_guest_random(NULL), 0);
+    assert_null(kelpie_sim_guest_environment(NULL, "PATH"));
+    assert_int_equal(kelpie_sim_spawn(NULL, "x", NULL, &error), KELPIE_E_MISUSE);
+    assert_int_equal(kelpie_sim_main(1, NULL, NULL, NULL), KELPIE_SIM_USAGE);
+}
+
+static void test_what_is_not_understood_is_said(void **state) {
+    struct kelpie_error error = {0};
+    struct world world = {.sim = make_world(0)};
+    (void)state;
+    assert_true(kelpie_sim_plan(world.sim, NULL, 100) > 0);
+    assert_int_equal(kelpie_sim_program(world.sim, "a/b", program_lives, NULL, NULL),
+                     KELPIE_E_MISUSE);
+    assert_int_equal(kelpie_sim_program(world.sim, "..", program_lives, NULL, NULL),
+                     KELPIE_E_MISUSE);
+    assert_int_equal(kelpie_sim_guest_script(world.sim, "s", "print 1; fly away", &error),
+                     KELPIE_E_CONFIG);
+    assert_non_null(strstr(error.message, "there is no command \"fly\""));
+    assert_int_equal(kelpie_sim_guest_script(world.sim, "s", "sleep fast", &error),
+                     KELPIE_E_CONFIG);
+    assert_non_null(strstr(error.message, "after \"sleep\" comes a time as 2s or 250ms"));
+    assert_int_equal(kelpie_sim_write_trace(world.sim, "", KELPIE_SIM_TRACE_SVG, &error),
+                     KELPIE_E_MISUSE);
+    kelpie_sim_destroy(world.sim);
+    const struct kelpie_sim_options for_ever = {
+        .struct_size = sizeof(for_ever), .trace_detail = 1, .time_limit_ms = UINT64_MAX};
+    assert_int_equal(kelpie_sim_create(&for_ever, &world.sim, NULL), 0);
+    assert_int_equal(run_program(&world, program_lives), KELPIE_SIM_PASS);
+    assert_int_equal(
+        kelpie_sim_write_trace(world.sim, "/dev/null", (enum kelpie_sim_trace_format)99, &error),
+        KELPIE_E_MISUSE);
+    kelpie_sim_destroy(world.sim);
+}
+
+/* ---- the same seed --------------------------------------------------------------------------- */
+
+static int program_has_a_memory(void *context, int argc, char **argv) {
+    struct world *world = context;
+    (void)argc;
+    (void)argv;
+    world->runs += 1;
+    kelpie_sim_sleep_ms(world->sim, (uint64_t)world->runs);
+    return 0;
+}
+
+static int scenario_has_a_memory(struct kelpie_sim *sim, void *context) {
+    struct world *world = context;
+    world->sim = sim;
+    int status = kelpie_sim_program(sim, "rememberer", program_has_a_memory, world, NULL);
+    return status < 0 ? status : kelpie_sim_spawn(sim, "rememberer", NULL, NULL);
+}
+
+static void check_a_memory(void) {
+    struct world world = {0};
+    char name[] = "grader";
+    char option[] = "--check";
+    char *argv[] = {name, option, NULL};
+    _exit(kelpie_sim_main(2, argv, scenario_has_a_memory, &world));
+}
+
+static void test_check_names_the_first_call_that_differs(void **state) {
+    char words[WORDS_BYTES_MAX];
+    (void)state;
+    assert_int_equal(words_of(check_a_memory, words), KELPIE_SIM_NOT_THE_SAME);
+    assert_non_null(strstr(words, "the first call that differs\nfirst:  call"));
+    assert_non_null(strstr(words, "remember (birth 1) exit"));
+    assert_non_null(strstr(words, "replay: grader --seed 0 --check"));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_program_that_never_returns_is_named),
@@ -361,6 +653,13 @@ int main(void) {
         cmocka_unit_test(test_without_a_limit_all_may),
         cmocka_unit_test(test_run_inside_a_run_is_told),
         cmocka_unit_test(test_check_that_calls_is_told),
+        cmocka_unit_test(test_callback_that_ends_the_process_is_named),
+        cmocka_unit_test(test_exit_code_is_of_the_one_who_returned),
+        cmocka_unit_test(test_program_has_no_other_kelpie),
+        cmocka_unit_test(test_guest_program_has_files_and_an_environment),
+        cmocka_unit_test(test_nothing_is_no_world),
+        cmocka_unit_test(test_what_is_not_understood_is_said),
+        cmocka_unit_test(test_check_names_the_first_call_that_differs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
