@@ -120,10 +120,9 @@ typedef void (*kelpie_log_callback)(void *context, enum kelpie_log_level level,
 
 struct kelpie_open_options {
     size_t struct_size;
-    /* Where durable VMs live. NULL: $KELPIE_STATE_DIR, else /var/lib/kelpie (root) or
-     * $XDG_STATE_HOME/kelpie, ~/.local/state/kelpie (others). When it is given, here or by the
-     * environment, and the next two are not, these are its "run" and "cache". "sim:seed=42": a
-     * simulated Kelpie, for tests (libkelpie-sim(3)). Borrows. */
+    /* Borrows; where durable VMs live. NULL: $KELPIE_STATE_DIR, else /var/lib/kelpie (root) or
+     * $XDG_STATE_HOME/kelpie, ~/.local/state/kelpie (others). "sim:seed=42": a simulated world, for
+     * tests. When it is given, and the next two are not, these are its "run" and "cache". */
     const char *state_directory;
     /* borrows; NULL: /run/kelpie (root), $XDG_RUNTIME_DIR/kelpie, else state/run */
     const char *runtime_directory;
