@@ -446,9 +446,10 @@ void kelpie__sim_fault_record(struct sim_faults *faults, const struct sim_fault_
     size_t length = kelpie__fault_rule_format(&concrete, line);
     uint64_t now_ms = (uint64_t)kelpie__sim_now(faults->world) / NS_PER_MS;
     kelpie__sim_world_mix(faults->world, line, length);
-    int added =
-        snprintf(line + length, WHERE_BYTES_MAX, " # %llu.%03llu s %s",
-                 (unsigned long long)(now_ms / 1000), (unsigned long long)(now_ms % 1000), where);
+    const char *vm = process == NULL ? "" : faults->processes[process->birth]->vm;
+    int added = snprintf(line + length, WHERE_BYTES_MAX, " # %llu.%03llu s %.110s%s%s",
+                         (unsigned long long)(now_ms / 1000), (unsigned long long)(now_ms % 1000),
+                         where, vm[0] == '\0' ? "" : " for ", vm);
     for (char *at = line + length; *at != '\0'; at += 1) {
         *at = (uint8_t)*at < 0x20 ? '?' : *at; /* a path with a line's end in it ends no line */
     }

@@ -12,7 +12,7 @@
 
 #include "core/base.h"
 
-#define SIM_SHRINK_RUNS_MAX 2000u
+#define SIM_SHRINK_RUNS_MAX 5000u
 #define SIM_SHRINK_TIME_NS INT64_C(60000000000)
 
 struct kelpie_os;
@@ -61,10 +61,11 @@ struct sim_shrink_case {
     uint32_t operation_count;
     /* Groups to try first as wholes, operation by operation (a client, a VM); NULL: none. */
     const uint32_t *groups;
+    bool has_groups_first; /* before the faults: what a fault is about does not move with them */
 };
 
-/* `run`: a plan, and the operations that are kept. First faults, then groups of operations, then
- * operations, then faults again. */
+/* `run`: a plan, and the operations that are kept. First faults, then groups of operations (or
+ * these first), then operations, then faults again. */
 void kelpie__sim_shrink_case(struct sim_shrink_case *inout,
                              enum sim_shrink_verdict (*run)(void *context, const char *plan,
                                                             const uint32_t *operations,

@@ -243,8 +243,11 @@ void kelpie__sim_shrink_case(struct sim_shrink_case *inout,
             shrink.rules[shrink.rule_count] = i;
             shrink.rule_count += shrink.lines.is_rule[i] ? 1 : 0;
         }
+        if (inout->has_groups_first) {
+            shrink_groups(&shrink, budget, &sum);
+        }
         bool is_smaller = shrink_rules(&shrink, budget, &sum) || sum.is_confirmed;
-        if (sum.is_confirmed) {
+        if (sum.is_confirmed && !inout->has_groups_first) {
             shrink_groups(&shrink, budget, &sum);
         }
         for (uint32_t round = 0; round < ROUNDS_MAX && sum.is_confirmed && is_smaller; round += 1) {

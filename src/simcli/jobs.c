@@ -204,8 +204,7 @@ void kelpie__simcli_campaign_release(struct simcli_campaign *campaign) {
 
 /* ---- telling --------------------------------------------------------------------------------- */
 
-/* Numbers, and whose they are, make no other kind. */
-static bool is_same_kind(const char *first, const char *second) {
+bool kelpie__simcli_is_same_kind(const char *first, const char *second) {
     static const char digits[] = "0123456789";
     while (*first != '\0' && *second != '\0') { /* bound: the texts */
         size_t a = strspn(first, digits);
@@ -228,8 +227,8 @@ int kelpie__simcli_campaign_tell(const struct simcli_campaign *campaign, simcli_
     for (uint32_t i = 0; i < campaign->failure_count; i += 1) {
         uint32_t count = 0;
         for (uint32_t j = i; !is_told[i] && j < campaign->failure_count; j += 1) {
-            if (is_same_kind(campaign->failures[i].outcome.reason,
-                             campaign->failures[j].outcome.reason)) {
+            if (kelpie__simcli_is_same_kind(campaign->failures[i].outcome.reason,
+                                            campaign->failures[j].outcome.reason)) {
                 is_told[j] = j > i;
                 count += 1;
             }

@@ -66,4 +66,7 @@ typedef void (*simcli_tell_one)(void *context, const struct simcli_failure *firs
 int kelpie__simcli_campaign_tell(const struct simcli_campaign *campaign, simcli_tell_one tell,
                                  void *context);
 
+/* Two reasons that say the same of others: numbers, and whose they are, make no other kind. */
+bool kelpie__simcli_is_same_kind(const char *first, const char *second);
+
 #endif

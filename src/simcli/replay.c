@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "core/small_file.h"
+#include "simcli/attempt.h"
 #include "simcli/simcli.h"
 
 static bool read_case(struct simcli *simcli, struct sim_case *out) {
@@ -30,6 +31,35 @@ static bool read_case(struct simcli *simcli, struct sim_case *out) {
     return is_read;
 }
 
+struct log {
+    struct simcli *simcli;
+    struct sim_trace *trace;
+};
+
+static void write_log(void *context) {
+    const struct log *log = context;
+    KELPIE_ASSERT(log->simcli != NULL);
+    kelpie__simcli_log_end(log->simcli, log->trace);
+}
+
+/* In a process of its own, for it may crash. False: there was none (told). */
+static bool run_apart(struct simcli *simcli, const struct sim_run_options *options,
+                      struct sim_run_result *out) {
+    struct log log = {simcli, kelpie__simcli_log_begin(simcli)};
+    struct simcli_attempt attempt = {.options = *options, .at_end = write_log, .context = &log};
+    struct simcli_attempts attempts;
+    attempt.options.trace = log.trace;
+    bool is_open = kelpie__simcli_attempts_open(&attempts);
+    if (is_open) {
+        kelpie__simcli_attempt(&attempts, &attempt, out);
+        kelpie__simcli_attempts_close(&attempts);
+    } else {
+        fprintf(stderr, "kelpie-sim: no memory for a run\n");
+    }
+    kelpie__sim_trace_destroy(log.trace);
+    return is_open;
+}
+
 static int run_case(struct simcli *simcli, bool is_shrunk) {
     struct sim_run_options options;
     struct sim_run_result result;
@@ -40,10 +70,10 @@ static int run_case(struct simcli *simcli, bool is_shrunk) {
     own.canary = simcli->canary > 0 ? simcli->canary : own.canary;
     kelpie__sim_case_options(&own, &options);
     options.nursery = simcli->nursery;
-    options.trace = kelpie__simcli_log_begin(simcli);
-    kelpie__sim_run(&options, &result);
-    kelpie__simcli_log_end(simcli, options.trace);
-    kelpie__sim_trace_destroy(options.trace);
+    if (!run_apart(simcli, &options, &result)) {
+        kelpie__sim_case_release(&own);
+        return KELPIE_SIM_CRASHED;
+    }
     int code = (int)result.verdict;
     if (code == KELPIE_SIM_PASS) {
         printf("seed %llu: pass hash %016llx\n", (unsigned long long)own.seed,

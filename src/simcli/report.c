@@ -10,9 +10,11 @@
 
 #include "core/limits.h"
 #include "core/text.h"
+#include "simcli/attempt.h"
 #include "simcli/simcli.h"
 
 #define REPORT_PATH_BYTES_MAX 64u
+#define REPORT_CUTS_MAX 50u /* where a run that crashes may be cut */
 
 static void tell(void *context, const char *text, size_t length) {
     fwrite(text, 1, length, context);
@@ -49,31 +51,49 @@ static void report_path(char out[REPORT_PATH_BYTES_MAX], uint64_t seed, const ch
     KELPIE_ASSERT(fits);
 }
 
-/* The run once more, with a trace. */
-static void tell_story(struct simcli *simcli, const struct sim_run_options *run) {
-    struct sim_run_options options = *run;
-    struct sim_run_result result;
+struct story {
+    struct simcli *simcli;
+    struct sim_trace *trace;
+    uint64_t seed;
+};
+
+static void write_story(void *context) {
+    const struct story *story = context;
     char path[REPORT_PATH_BYTES_MAX];
+    KELPIE_ASSERT(story->trace != NULL);
+    kelpie__sim_trace_story(story->trace, tell, stderr);
+    report_path(path, story->seed, "json");
+    write_trace(story->simcli, story->trace, path, kelpie__sim_trace_json);
+    report_path(path, story->seed, "svg");
+    write_trace(story->simcli, story->trace, path, kelpie__sim_trace_svg);
+    kelpie__simcli_write_traces(story->simcli, story->trace);
+}
+
+/* The run once more, with a trace. One that crashes is cut where it still lives, as late as that
+ * is: what it did in its last turn nobody hears of but from its reason. */
+static void tell_story(struct simcli *simcli, const struct sim_run_options *run) {
+    struct story story = {simcli, kelpie__sim_trace_create(SIM_TRACE_EVENTS), run->seed};
+    struct simcli_attempts attempts;
+    struct sim_run_result result = {.verdict = KELPIE_SIM_CRASHED};
     char title[REPORT_PATH_BYTES_MAX];
-    struct sim_trace *trace = kelpie__sim_trace_create(SIM_TRACE_EVENTS);
-    if (trace == NULL) {
-        return;
-    }
     bool fits =
         kelpie__text_format(title, sizeof(title), "seed %llu", (unsigned long long)run->seed);
     KELPIE_ASSERT(fits);
-    kelpie__sim_trace_title(trace, title);
-    options.trace = trace;
-    options.nursery = simcli->nursery;
-    kelpie__sim_run(&options, &result);
-    kelpie__sim_run_release(&result);
-    kelpie__sim_trace_story(trace, tell, stderr);
-    report_path(path, run->seed, "json");
-    write_trace(simcli, trace, path, kelpie__sim_trace_json);
-    report_path(path, run->seed, "svg");
-    write_trace(simcli, trace, path, kelpie__sim_trace_svg);
-    kelpie__simcli_write_traces(simcli, trace);
-    kelpie__sim_trace_destroy(trace);
+    bool is_open = kelpie__simcli_attempts_open(&attempts);
+    if (story.trace != NULL && is_open) {
+        struct simcli_attempt attempt = {.options = *run, .at_end = write_story, .context = &story};
+        kelpie__sim_trace_title(story.trace, title);
+        attempt.options.trace = story.trace;
+        attempt.options.nursery = simcli->nursery;
+        for (uint32_t i = 0; i < REPORT_CUTS_MAX && result.verdict == KELPIE_SIM_CRASHED; i += 1) {
+            kelpie__simcli_attempt(&attempts, &attempt, &result);
+            uint64_t events = kelpie__simcli_attempt_events(&attempts);
+            attempt.events_max = i == 0 ? events : attempt.events_max - 1;
+            attempt.events_max += attempt.events_max == 0 ? 1 : 0;
+        }
+    }
+    kelpie__simcli_attempts_close(&attempts);
+    kelpie__sim_trace_destroy(story.trace);
 }
 
 static bool write_case(struct simcli *simcli, const struct sim_case *written, const char *path) {
@@ -130,26 +150,48 @@ bool kelpie__simcli_report_case(struct simcli *simcli, struct sim_case *failing,
     return true;
 }
 
+/* A run that crashed could neither say why, nor what had fired: it crashes once more. The plan is
+ * the caller's. */
+static char *crash_again(struct simcli *simcli, uint64_t seed, struct sim_run_result *inout) {
+    struct simcli_attempts attempts;
+    struct simcli_attempt attempt = {.has_plan = true};
+    struct sim_run_result result = {0};
+    KELPIE_ASSERT(inout->verdict == KELPIE_SIM_CRASHED);
+    if (kelpie__simcli_attempts_open(&attempts)) {
+        kelpie__simcli_run_options(simcli, seed, &attempt.options);
+        kelpie__simcli_attempt(&attempts, &attempt, &result);
+        kelpie__simcli_attempts_close(&attempts);
+    }
+    if (result.verdict == KELPIE_SIM_CRASHED) {
+        memcpy(inout->reason, result.reason, sizeof(inout->reason));
+    }
+    return result.plan;
+}
+
+static char *copy_plan(const char *plan) {
+    const char *text = plan == NULL ? "" : plan;
+    char *copy = malloc(strlen(text) + 1);
+    if (copy != NULL) {
+        memcpy(copy, text, strlen(text) + 1);
+    }
+    return copy;
+}
+
 void kelpie__simcli_report(struct simcli *simcli, uint64_t seed,
                            const struct sim_run_result *result) {
     struct sim_run_options options;
+    struct sim_run_result told = *result;
     struct sim_case failing = {.seed = seed,
                                .faults = simcli->faults,
                                .is_krun = kelpie__simcli_is_krun(simcli, seed),
                                .canary = simcli->canary};
-    fprintf(stderr, "seed %llu: %s (verdict %d)\n", (unsigned long long)seed, result->reason,
-            (int)result->verdict);
-    if (simcli->goes_on) {
-        return;
-    }
     KELPIE_ASSERT(result->verdict != KELPIE_SIM_PASS);
-    const char *plan = result->plan == NULL ? "" : result->plan;
-    failing.plan = malloc(strlen(plan) + 1);
-    bool is_told = false;
-    if (failing.plan != NULL) {
-        memcpy(failing.plan, plan, strlen(plan) + 1);
-        is_told = kelpie__simcli_report_case(simcli, &failing, result);
-    }
+    bool has_crashed = result->verdict == KELPIE_SIM_CRASHED && !simcli->goes_on;
+    failing.plan = has_crashed ? crash_again(simcli, seed, &told) : copy_plan(result->plan);
+    fprintf(stderr, "seed %llu: %s (verdict %d)\n", (unsigned long long)seed, told.reason,
+            (int)told.verdict);
+    bool is_told = simcli->goes_on ||
+                   (failing.plan != NULL && kelpie__simcli_report_case(simcli, &failing, &told));
     if (!is_told) {
         kelpie__simcli_run_options(simcli, seed, &options);
         tell_story(simcli, &options);

@@ -5,12 +5,16 @@
 #include <malloc.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "core/limits.h"
 #include "core/small_file.h"
 #include "core/text.h"
 #include "os/os_call.h"
 #include "sim/fault.h"
+#include "simcli/crew.h"
 #include "simcli/jobs.h"
 #include "simcli/simcli.h"
 
@@ -192,6 +196,12 @@ static int run_seed(struct simcli *simcli, uint64_t seed, bool is_last, struct t
     return code;
 }
 
+static void report_crash(struct simcli *simcli, uint64_t seed) {
+    const struct sim_run_result result = {.verdict = KELPIE_SIM_CRASHED, .reason = "crash"};
+    KELPIE_ASSERT(seed >= simcli->seed_first);
+    kelpie__simcli_report(simcli, seed, &result);
+}
+
 /* ---- in several processes -------------------------------------------------------------------- */
 
 static void run_one_of_many(void *context, uint64_t index, struct sim_nursery *nursery,
@@ -242,32 +252,73 @@ static int run_many(struct simcli *simcli, int64_t end_ns) {
         tell_classes(simcli, &totals);
         code = check_classes(simcli, &totals);
     }
-    if (code != 0 && code != KELPIE_SIM_CRASHED && !simcli->goes_on) {
+    if (code == KELPIE_SIM_CRASHED && !simcli->goes_on) {
+        report_crash(simcli, simcli->seed_first + first);
+    } else if (code != 0 && !simcli->goes_on) {
         code = run_seed(simcli, simcli->seed_first + first, false, &totals);
     }
     return code;
 }
 
-int kelpie__simcli_run(struct simcli *simcli) {
+/* ---- one after the other --------------------------------------------------------------------- */
+
+/* What the process that runs them and the one that waits for it see. */
+struct place {
+    uint64_t index;
+};
+
+static int run_in_turn(struct simcli *simcli, int64_t end_ns, struct place *place) {
     struct totals totals = {.begun_ns = real_now(simcli), .told_ns = real_now(simcli)};
-    int64_t end_ns = totals.begun_ns + (int64_t)(simcli->minutes * 60) * KELPIE_NS_PER_S;
+    int code = 0;
+    bool goes_on = true;
+    while (goes_on && place->index < simcli->seed_count) { /* bound: the seeds */
+        bool is_late = simcli->minutes > 0 && real_now(simcli) >= end_ns;
+        bool is_last = place->index + 1 == simcli->seed_count || is_late;
+        int one = run_seed(simcli, simcli->seed_first + place->index, is_last, &totals);
+        place->index += 1;
+        code = code == 0 ? one : code;
+        goes_on = (code == 0 || simcli->goes_on) && !is_late;
+        progress(simcli, &totals);
+    }
+    return code == 0 ? check_classes(simcli, &totals) : code;
+}
+
+/* In a process of their own: a seed that crashes can be told as any other. */
+static int run_watched(struct simcli *simcli, int64_t end_ns) {
+    struct place *place = kelpie__simcli_crew_memory(sizeof(*place));
+    int code = 0;
+    bool goes_on = place != NULL;
+    while (goes_on) { /* bound: each turn but the last is a crash, which is a seed */
+        int status = 0;
+        pid_t pid = kelpie__simcli_fork();
+        if (pid == 0) {
+            int own = run_in_turn(simcli, end_ns, place);
+            fflush(stdout);
+            _exit(own);
+        }
+        bool has_ended = pid > 0 && waitpid(pid, &status, 0) == pid;
+        bool has_crashed = has_ended && WIFSIGNALED(status);
+        int one = has_ended && !has_crashed ? WEXITSTATUS(status) : KELPIE_SIM_CRASHED;
+        code = code == 0 ? one : code;
+        if (has_crashed) {
+            KELPIE_ASSERT(place->index < simcli->seed_count);
+            report_crash(simcli, simcli->seed_first + place->index);
+            place->index += 1;
+        }
+        goes_on = has_crashed && simcli->goes_on && place->index < simcli->seed_count;
+    }
+    if (place != NULL) {
+        munmap(place, sizeof(*place));
+    }
+    return place == NULL ? KELPIE_SIM_CRASHED : code;
+}
+
+int kelpie__simcli_run(struct simcli *simcli) {
+    int64_t end_ns = real_now(simcli) + (int64_t)(simcli->minutes * 60) * KELPIE_NS_PER_S;
     printf("seed %llu, %llu run%s\n", (unsigned long long)simcli->seed_first,
            (unsigned long long)simcli->seed_count, simcli->seed_count == 1 ? "" : "s");
     if (simcli->jobs > 1 && !simcli->is_check) {
         return run_many(simcli, simcli->minutes > 0 ? end_ns : 0);
     }
-    int code = 0;
-    bool goes_on = true;
-    for (uint64_t i = 0; i < simcli->seed_count && goes_on; i += 1) {
-        bool is_late = simcli->minutes > 0 && real_now(simcli) >= end_ns;
-        bool is_last = i + 1 == simcli->seed_count || is_late;
-        int one = run_seed(simcli, simcli->seed_first + i, is_last, &totals);
-        code = code == 0 ? one : code;
-        goes_on = code == 0 || simcli->goes_on;
-        progress(simcli, &totals);
-        if (is_late) {
-            break;
-        }
-    }
-    return code == 0 ? check_classes(simcli, &totals) : code;
+    return run_watched(simcli, end_ns);
 }
