@@ -417,9 +417,6 @@ static bool finish_rule(struct kelpie_fault_reader *reader, struct kelpie_fault_
     if (rule->kind == KELPIE_FAULT_POINT_WORLD && rule->mark[0] == '\0' && !rule->has_window) {
         return problem(reader, start, "expected window= or after= for this point");
     }
-    if (rule->kind == KELPIE_FAULT_POINT_WORLD && rule->mark[0] != '\0' && rule->has_window) {
-        return problem(reader, start, "expected either window= or after= for this point");
-    }
     if (rule->action == KELPIE_FAULT_ROT && rule->mark[0] == '\0') {
         return problem(reader, start, "expected after=, whose file rots,");
     }

@@ -421,13 +421,13 @@ void kelpie__sim_fault_record(struct sim_faults *faults, const struct sim_fault_
                               const char *where) {
     char line[KELPIE_FAULT_LINE_MAX + WHERE_BYTES_MAX];
     struct kelpie_fault_rule concrete = rule->rule;
-    bool is_of_world = rule->rule.kind == KELPIE_FAULT_POINT_WORLD;
-    KELPIE_ASSERT(is_of_world == (process == NULL));
+    bool is_of_world = process == NULL;
+    KELPIE_ASSERT(is_of_world == (rule->rule.kind == KELPIE_FAULT_POINT_WORLD));
     concrete.max = 0;
     concrete.needs_pending = false;
     concrete.vm[0] = '\0';
-    concrete.trigger =
-        is_of_world && rule->rule.has_window ? KELPIE_FAULT_ALWAYS : KELPIE_FAULT_NTH;
+    bool is_of_time = is_of_world && rule->rule.mark[0] == '\0';
+    concrete.trigger = is_of_time ? KELPIE_FAULT_ALWAYS : KELPIE_FAULT_NTH;
     concrete.value = nth;
     bool is_of_call = !is_of_world && rule->rule.kind != KELPIE_FAULT_POINT_NAMED;
     if (is_of_call && rule->is_added) { /* `nth` counts all calls since its birth */
@@ -438,8 +438,9 @@ void kelpie__sim_fault_record(struct sim_faults *faults, const struct sim_fault_
         snprintf(concrete.role, sizeof(concrete.role), "%s", process->role);
         concrete.birth = process->birth;
         concrete.mark[0] = '\0';
-        concrete.has_window = false;
-    } else if (rule->rule.has_window) {
+    }
+    concrete.has_window = is_of_time;
+    if (is_of_time) {
         concrete.window_begin_ns = (uint64_t)kelpie__sim_now(faults->world);
         concrete.window_end_ns = concrete.window_begin_ns + 1;
     }

@@ -56,6 +56,11 @@ const char *kelpie__sim_faults_class_name(uint32_t index);
 uint32_t kelpie__sim_faults_class_fired(const struct sim_faults *faults, uint32_t index);
 /* Whether one of the class of that name, which there is, has fired. */
 bool kelpie__sim_faults_has_class_fired(const struct sim_faults *faults, const char *name);
+uint32_t kelpie__sim_faults_rule_count(const struct sim_faults *faults);
+/* The index-th rule (below the count), with how often it has fired. */
+struct kelpie_fault_rule;
+const struct kelpie_fault_rule *kelpie__sim_faults_rule(const struct sim_faults *faults,
+                                                        uint32_t index);
 /* How often the index-th rule of the plan has fired; false: there is none. out: its text. */
 bool kelpie__sim_faults_rule_fired(const struct sim_faults *faults, uint32_t index, char out[512],
                                    uint64_t *out_fired);

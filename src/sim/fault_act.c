@@ -188,7 +188,8 @@ static void suffer(struct sim_faults *faults, const struct sim_fault_rule *rule,
     } else if (rule->rule.action == KELPIE_FAULT_SWIZZLE) {
         swizzle(faults, rule, nth);
     } else if (rule->rule.action == KELPIE_FAULT_ROT) {
-        rot(faults, path, kelpie__sim_fault_hash(faults->seed, rule->key, "rot", 0, nth));
+        uint64_t n = rule->rule.has_window ? 1 : nth; /* whatever else there was before */
+        rot(faults, path, kelpie__sim_fault_hash(faults->seed, rule->key, "rot", 0, n));
     }
     if (is_of_disk && argument > 0) {
         kelpie__sim_at(faults->world, kelpie__sim_now(faults->world) + argument, disk_recovers,
@@ -240,7 +241,8 @@ void kelpie__sim_fault_arm(struct sim_faults *faults, uint32_t first) {
     for (uint32_t i = first; i < faults->rule_count; i += 1) {
         const struct sim_fault_rule *rule = &faults->rules[i];
         has_marks = has_marks || rule->rule.mark[0] != '\0';
-        if (rule->rule.kind == KELPIE_FAULT_POINT_WORLD && rule->rule.has_window) {
+        if (rule->rule.kind == KELPIE_FAULT_POINT_WORLD && rule->rule.mark[0] == '\0') {
+            KELPIE_ASSERT(rule->rule.has_window);
             uint64_t span = rule->rule.window_end_ns - rule->rule.window_begin_ns;
             uint64_t at = kelpie__sim_fault_hash(faults->seed, rule->key, "window", 0,
                                                  rule->rule.window_begin_ns) %
@@ -292,6 +294,11 @@ static bool is_mark_of(const struct sim_fault_rule *rule, const struct sim_event
            kelpie__fault_glob(rule->rule.mark, slash + 1);
 }
 
+static bool is_in_window(const struct sim_world *world, const struct kelpie_fault_rule *rule) {
+    uint64_t now_ns = (uint64_t)kelpie__sim_now(world);
+    return !rule->has_window || (now_ns >= rule->window_begin_ns && now_ns < rule->window_end_ns);
+}
+
 void kelpie__sim_fault_observe(void *context, struct sim_world *world,
                                const struct sim_event *event) {
     struct sim_faults *faults = context;
@@ -307,7 +314,8 @@ void kelpie__sim_fault_observe(void *context, struct sim_world *world,
         rule->marks += 1;
         bool is_of_world = rule->rule.kind == KELPIE_FAULT_POINT_WORLD;
         rule->armed += is_of_world ? 0 : 1;
-        if (is_of_world && faults->pending_count < SIM_FAULT_PENDING_MAX &&
+        if (is_of_world && is_in_window(world, &rule->rule) &&
+            faults->pending_count < SIM_FAULT_PENDING_MAX &&
             world_rule_fires(faults, rule, rule->marks)) {
             struct sim_fault_pending *pending = &faults->pending[faults->pending_count];
             pending->rule = i;

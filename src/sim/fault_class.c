@@ -163,6 +163,17 @@ uint32_t kelpie__sim_faults_fired(const struct sim_faults *faults) {
     return faults->fired;
 }
 
+uint32_t kelpie__sim_faults_rule_count(const struct sim_faults *faults) {
+    KELPIE_ASSERT(faults->rule_count <= SIM_FAULT_RULE_MAX);
+    return faults->rule_count;
+}
+
+const struct kelpie_fault_rule *kelpie__sim_faults_rule(const struct sim_faults *faults,
+                                                        uint32_t index) {
+    KELPIE_ASSERT(index < faults->rule_count);
+    return &faults->rules[index].rule;
+}
+
 size_t kelpie__sim_faults_concrete(const struct sim_faults *faults, char *out, size_t capacity) {
     char header[128];
     bool is_cut = false;

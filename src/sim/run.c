@@ -241,6 +241,9 @@ static void run_collect(struct run *run, struct sim_run_result *out) {
     for (uint32_t i = 0; i < classes; i += 1) {
         out->class_fired[i] = kelpie__sim_faults_class_fired(faults, i);
     }
+    if (run->options->faults == SIM_RUN_FAULTS_SWARM) {
+        kelpie__sim_swarm_pairs_fired(faults, out->pairs_fired);
+    }
     if (out->verdict != KELPIE_SIM_PASS) {
         size_t length = kelpie__sim_faults_concrete(faults, NULL, 0);
         out->plan = malloc(length + 1);

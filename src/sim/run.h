@@ -50,8 +50,9 @@ struct sim_run_result {
     struct sim_judge_counts counts;
     uint32_t faults_fired;
     uint32_t class_fired[SIM_RUN_CLASS_MAX];
-    struct sim_marks marks; /* reached */
-    char *plan;             /* owned: the faults that fired, which replay alone; free() */
+    uint64_t pairs_fired[SIM_SWARM_PAIR_WORDS]; /* a bit for each pair of the swarm */
+    struct sim_marks marks;                     /* reached */
+    char *plan; /* owned: the faults that fired, which replay alone; free() */
 };
 
 /* Never fails but by its verdict. */

@@ -151,6 +151,12 @@ static const struct knob knobs[] = {
     {"ready", SCALE_OPERATION, "guest.ready", "hang"},
 };
 
+/* A disk that says of one sync in ten that it could not write, and forgets the bytes: nobody who
+ * tries again may believe it. As one of the knobs above it meets a snapshot in one run of some
+ * thousand. A worker's role, too. */
+static const struct knob lying_disk = {"lying disk", SCALE_CALL, "sync role=monitor max=8",
+                                       "EIO:lie"};
+
 /* A text that grows at its end; its whole length counts, even what does not fit. */
 struct swarm_text {
     char *out;
@@ -207,13 +213,10 @@ static size_t add_class(struct swarm_text *text, size_t first, uint64_t seed) {
     return end;
 }
 
-/* A disk that says of one sync in ten that it could not write, and forgets the bytes: nobody who
- * tries again may believe it. As one of the knobs above it meets a snapshot in one run of some
- * thousand. */
 static void add_lying_disk(struct swarm_text *text, uint64_t seed) {
-    struct swarm_random random = {.seed = seed, .stream = "lying disk"};
+    struct swarm_random random = {.seed = seed, .stream = lying_disk.class};
     if (is_one_in(&random, LYING_DISK_ONE_IN)) {
-        text_add(text, "sync role=monitor p=0.1 max=8 => EIO:lie\n"); /* a worker's role, too */
+        text_add(text, "%s p=0.1 => %s\n", lying_disk.before, lying_disk.after);
     }
 }
 
@@ -231,6 +234,63 @@ size_t kelpie__sim_faults_swarm(uint64_t seed, char *out, size_t capacity) {
     }
     KELPIE_ASSERT(capacity == 0 || text.length < capacity);
     return text.length;
+}
+
+/* ---- pairs of a point and an action -----------------------------------------------------------
+ */
+
+static const struct knob *pair(uint32_t index) {
+    KELPIE_ASSERT(index <= KELPIE_ARRAY_COUNT(knobs));
+    return index < KELPIE_ARRAY_COUNT(knobs) ? &knobs[index] : &lying_disk;
+}
+
+uint32_t kelpie__sim_swarm_pair_count(void) {
+    _Static_assert(KELPIE_ARRAY_COUNT(knobs) + 1 <= SIM_SWARM_PAIR_MAX, "a bit each");
+    return (uint32_t)KELPIE_ARRAY_COUNT(knobs) + 1;
+}
+
+void kelpie__sim_swarm_pair_name(uint32_t index, char out[SIM_SWARM_PAIR_BYTES]) {
+    int length =
+        snprintf(out, SIM_SWARM_PAIR_BYTES, "%s => %s", pair(index)->before, pair(index)->after);
+    KELPIE_ASSERT(length > 0 && length < (int)SIM_SWARM_PAIR_BYTES);
+}
+
+static bool is_of_pair(const struct kelpie_fault_rule *rule, uint32_t index) {
+    struct kelpie_fault_reader reader;
+    struct kelpie_fault_rule own;
+    char text[KNOB_TEXT_MAX];
+    bool is_timed = pair(index)->scale == SCALE_TIME;
+    int length = snprintf(text, sizeof(text), "%s %s => %s", pair(index)->before,
+                          is_timed ? "window=1s..2s" : "p=1", pair(index)->after);
+    KELPIE_ASSERT(length > 0 && length < (int)sizeof(text));
+    bool is_read =
+        kelpie__fault_reader_open(&reader, text) && kelpie__fault_reader_next(&reader, &own) == 1;
+    KELPIE_ASSERT(is_read);
+    return strcmp(rule->point, own.point) == 0 && strcmp(rule->role, own.role) == 0 &&
+           strcmp(rule->path, own.path) == 0 && strcmp(rule->mark, own.mark) == 0 &&
+           rule->needs_pending == own.needs_pending && rule->action_index == own.action_index &&
+           rule->argument == own.argument && rule->is_lie == own.is_lie;
+}
+
+/* Rules stand in the order of their knobs. */
+void kelpie__sim_swarm_pairs_fired(const struct sim_faults *faults,
+                                   uint64_t out[SIM_SWARM_PAIR_WORDS]) {
+    uint32_t next = 0;
+    memset(out, 0, SIM_SWARM_PAIR_WORDS * sizeof(out[0]));
+    for (uint32_t i = 0; i < kelpie__sim_faults_rule_count(faults); i += 1) {
+        const struct kelpie_fault_rule *rule = kelpie__sim_faults_rule(faults, i);
+        if (rule->fired == 0) {
+            continue;
+        }
+        uint32_t found = next;
+        while (found < kelpie__sim_swarm_pair_count() && !is_of_pair(rule, found)) {
+            found += 1;
+        }
+        if (found < kelpie__sim_swarm_pair_count()) { /* else it is of a plan by hand */
+            out[found / 64] |= UINT64_C(1) << found % 64;
+            next = found + 1;
+        }
+    }
 }
 
 /* ---- the rest -------------------------------------------------------------------------------- */

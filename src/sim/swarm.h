@@ -13,6 +13,9 @@
 #define SIM_SWARM_PLAN_BYTES 8192u
 #define SIM_SWARM_VM_MAX 20u
 #define SIM_SWARM_CLIENT_MAX 5u
+#define SIM_SWARM_PAIR_MAX 128u
+#define SIM_SWARM_PAIR_WORDS (SIM_SWARM_PAIR_MAX / 64)
+#define SIM_SWARM_PAIR_BYTES 96u
 
 /* What stays broken when the faults end; the rest must recover. */
 enum sim_swarm_damage {
@@ -42,5 +45,13 @@ struct sim_swarm {
 
 /* A function of the seed alone. */
 void kelpie__sim_swarm_draw(uint64_t seed, struct sim_swarm *out);
+
+/* The pairs of a fault's point and an action that can be drawn: "qmp.stop => hang". */
+struct sim_faults;
+uint32_t kelpie__sim_swarm_pair_count(void);
+void kelpie__sim_swarm_pair_name(uint32_t index, char out[SIM_SWARM_PAIR_BYTES]);
+/* A bit for each pair of which a fault has fired in a run. */
+void kelpie__sim_swarm_pairs_fired(const struct sim_faults *faults,
+                                   uint64_t out[SIM_SWARM_PAIR_WORDS]);
 
 #endif

@@ -73,7 +73,9 @@ static int work(const struct simcli *simcli, const struct simcli_campaign *campa
         KELPIE_ASSERT((shared->notes[index].flags & SIMCLI_RUN_DONE) == 0);
         shared->current[job] = index;
         campaign->work(campaign->context, index, nursery, &outcome);
-        shared->notes[index] = (struct simcli_note){outcome.flags | SIMCLI_RUN_DONE, outcome.value};
+        shared->notes[index].value = outcome.value;
+        memcpy(shared->notes[index].pairs, outcome.pairs, sizeof(outcome.pairs));
+        shared->notes[index].flags = outcome.flags | SIMCLI_RUN_DONE;
         if (outcome.verdict != KELPIE_SIM_PASS) {
             add_failure(shared, index, &outcome);
         }

@@ -23,14 +23,16 @@ enum simcli_run_flag {
 
 /* What is kept of each run. */
 struct simcli_note {
-    uint32_t flags; /* enum simcli_run_flag */
-    uint32_t value; /* whatever the campaign counts */
+    uint32_t flags;                       /* enum simcli_run_flag */
+    uint32_t value;                       /* whatever the campaign counts */
+    uint64_t pairs[SIM_SWARM_PAIR_WORDS]; /* that fired */
 };
 
 struct simcli_outcome {
     enum kelpie_sim_verdict verdict;
     uint32_t flags;
     uint32_t value;
+    uint64_t pairs[SIM_SWARM_PAIR_WORDS];
     char reason[SIM_RUN_REASON_BYTES_MAX];
 };
 

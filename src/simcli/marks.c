@@ -8,14 +8,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/small_file.h"
-#include "core/text.h"
 #include "sim/marks.h"
 #include "simcli/crew.h"
 #include "simcli/simcli.h"
-
-#define MARKS_LIST_BYTES_MAX 65536u
-#define MARKS_LIST_SEPARATOR " -- "
 
 struct marks_tally {
     struct simcli *simcli;
@@ -47,22 +42,6 @@ static void tally_crashed(void *context, uint64_t task) {
     printf("seed %llu crashed\n", (unsigned long long)(tally->simcli->seed_first + task));
 }
 
-/* NAME -- REASON, a line each. NULL: no reason is given. */
-static const char *reason_of(const char *list, const char *name) {
-    size_t length = strlen(name);
-    KELPIE_ASSERT(length > 0);
-    const char *line = list;
-    while (line[0] != '\0') { /* bound: the list */
-        if (strncmp(line, name, length) == 0 &&
-            kelpie__text_has_prefix(line + length, MARKS_LIST_SEPARATOR)) {
-            return line + length + strlen(MARKS_LIST_SEPARATOR);
-        }
-        line += strcspn(line, "\n");
-        line += line[0] == '\n' ? 1 : 0;
-    }
-    return NULL;
-}
-
 static uint32_t print_reached(struct marks_tally *tally) {
     uint32_t reached = 0;
     KELPIE_ASSERT(kelpie__sim_marks_count() <= SIM_MARK_MAX);
@@ -85,7 +64,7 @@ static uint32_t print_unreached(struct marks_tally *tally, const char *list) {
         if (atomic_load(&tally->reached[i]) > 0) {
             continue;
         }
-        const char *reason = reason_of(list, name);
+        const char *reason = kelpie__simcli_reason(list, name);
         int length = reason != NULL ? (int)strcspn(reason, "\n") : 0;
         printf("  none  %s%s%.*s\n", name, reason != NULL ? " -- " : "", length,
                reason != NULL ? reason : "");
@@ -95,20 +74,14 @@ static uint32_t print_unreached(struct marks_tally *tally, const char *list) {
 }
 
 int kelpie__simcli_marks(struct simcli *simcli) {
-    char list[MARKS_LIST_BYTES_MAX] = "";
+    char list[SIMCLI_REASONS_BYTES_MAX] = "";
     struct marks_tally *tally = kelpie__simcli_crew_memory(sizeof(*tally));
     if (kelpie__sim_marks_count() == 0) {
         fprintf(stderr, "kelpie-sim: this build has no marks; build with -Dsimulation=true\n");
         return KELPIE_SIM_USAGE;
     }
-    if (simcli->word != NULL) {
-        int64_t length =
-            kelpie__small_file_read_start(simcli->os, simcli->word, list, sizeof(list) - 1);
-        if (length < 0) {
-            fprintf(stderr, "kelpie-sim: cannot read \"%s\"\n", simcli->word);
-            return KELPIE_SIM_USAGE;
-        }
-        list[length] = '\0';
+    if (!kelpie__simcli_read_reasons(simcli, simcli->word, list)) {
+        return KELPIE_SIM_USAGE;
     }
     if (tally == NULL) {
         fprintf(stderr, "kelpie-sim: no memory\n");

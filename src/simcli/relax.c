@@ -43,48 +43,105 @@ static bool read_comment(const char *text, struct comment *out) {
 /* False: it has no such form. */
 static bool relax_rule(struct kelpie_fault_rule *rule, const struct comment *comment,
                        enum simcli_relaxed how) {
-    bool is_of_vm = how == SIMCLI_RELAXED_TIME_OF_VM || how == SIMCLI_RELAXED_NUMBER_OF_VM;
+    bool is_of_vm = how == SIMCLI_RELAXED_TIME_OF_VM || how == SIMCLI_RELAXED_NUMBER_OF_VM ||
+                    how == SIMCLI_RELAXED_NEAR_OF_VM;
+    bool has_window = how != SIMCLI_RELAXED_NUMBER && how != SIMCLI_RELAXED_NUMBER_OF_VM;
     bool is_by_time = how == SIMCLI_RELAXED_TIME_OF_VM || how == SIMCLI_RELAXED_TIME;
     KELPIE_ASSERT(rule->birth != 0 && rule->trigger == KELPIE_FAULT_NTH);
     rule->birth = 0;
     if (is_of_vm) {
         memcpy(rule->vm, comment->vm, sizeof(rule->vm));
     }
-    if (how != SIMCLI_RELAXED_NUMBER) {
+    rule->max = how == SIMCLI_RELAXED_NUMBER ? 0 : 1;
+    if (has_window) {
         uint64_t before_ms = is_by_time ? 0 : kelpie__min_u64(RELAX_NEAR_MS, comment->time_ms);
         uint64_t after_ms = is_by_time ? RELAX_AFTER_MS : RELAX_NEAR_MS;
         rule->has_window = true;
         rule->window_begin_ns = (comment->time_ms - before_ms) * KELPIE_NS_PER_MS;
         rule->window_end_ns = (comment->time_ms + after_ms) * KELPIE_NS_PER_MS;
-        rule->max = 1;
     }
     rule->trigger = is_by_time ? KELPIE_FAULT_ALWAYS : KELPIE_FAULT_NTH;
     KELPIE_ASSERT(!rule->has_window || rule->window_begin_ns < rule->window_end_ns);
     return !is_of_vm || comment->vm[0] != '\0';
 }
 
-bool kelpie__simcli_relax_line(const char *line, size_t length, enum simcli_relaxed how,
-                               char out[SIMCLI_RELAX_LINE_MAX]) {
+/* One that is about a number near a time, or the n-th mark of the world, becomes one about the
+ * time. */
+static bool loosen_rule(struct kelpie_fault_rule *rule, const struct comment *comment) {
+    bool is_near = rule->has_window && rule->max == 1;
+    bool is_of_mark = rule->kind == KELPIE_FAULT_POINT_WORLD && rule->mark[0] != '\0';
+    KELPIE_ASSERT(rule->birth == 0);
+    if (rule->trigger != KELPIE_FAULT_NTH || (!is_near && !is_of_mark)) {
+        return false;
+    }
+    rule->trigger = KELPIE_FAULT_ALWAYS;
+    rule->has_window = true;
+    rule->max = 1;
+    rule->window_begin_ns = comment->time_ms * KELPIE_NS_PER_MS;
+    rule->window_end_ns = (comment->time_ms + RELAX_AFTER_MS) * KELPIE_NS_PER_MS;
+    KELPIE_ASSERT(rule->window_begin_ns < rule->window_end_ns);
+    return true;
+}
+
+/* False: it is no rule with a comment. *out_behind: the comment. */
+static bool read_line(const char *line, size_t length, char text[SIMCLI_RELAX_LINE_MAX],
+                      struct kelpie_fault_rule *out, const char **out_behind) {
     struct kelpie_fault_reader reader;
-    struct kelpie_fault_rule rule;
-    struct comment comment;
-    char text[SIMCLI_RELAX_LINE_MAX];
-    if (length >= sizeof(text)) {
+    if (length >= SIMCLI_RELAX_LINE_MAX) {
         return false;
     }
     memcpy(text, line, length);
     text[length] = '\0';
-    const char *behind = strstr(text, RELAX_COMMENT_WORD);
-    bool is_rule = behind != NULL && read_comment(behind, &comment) &&
-                   kelpie__fault_reader_open(&reader, text) &&
-                   kelpie__fault_reader_next(&reader, &rule) == 1 && rule.birth != 0 &&
-                   rule.trigger == KELPIE_FAULT_NTH;
-    if (!is_rule || !relax_rule(&rule, &comment, how)) {
-        return false;
-    }
-    size_t written = kelpie__fault_rule_format(&rule, out);
+    *out_behind = strstr(text, RELAX_COMMENT_WORD);
+    KELPIE_ASSERT(strlen(text) == length);
+    return *out_behind != NULL && kelpie__fault_reader_open(&reader, text) &&
+           kelpie__fault_reader_next(&reader, out) == 1;
+}
+
+static bool write_line(const struct kelpie_fault_rule *rule, const char *behind,
+                       char out[SIMCLI_RELAX_LINE_MAX]) {
+    size_t written = kelpie__fault_rule_format(rule, out);
     KELPIE_ASSERT(written < KELPIE_FAULT_LINE_MAX);
     return kelpie__text_copy(out + written, SIMCLI_RELAX_LINE_MAX - written, behind);
+}
+
+bool kelpie__simcli_relax_line(const char *line, size_t length, enum simcli_relaxed how,
+                               char out[SIMCLI_RELAX_LINE_MAX]) {
+    struct kelpie_fault_rule rule;
+    struct comment comment;
+    char text[SIMCLI_RELAX_LINE_MAX];
+    const char *behind = NULL;
+    if (!read_line(line, length, text, &rule, &behind) || !read_comment(behind, &comment)) {
+        return false;
+    }
+    bool is_exact = rule.birth != 0 && rule.trigger == KELPIE_FAULT_NTH;
+    bool is_relaxed =
+        is_exact ? relax_rule(&rule, &comment, how)
+                 : rule.birth == 0 && how == SIMCLI_RELAXED_TIME && loosen_rule(&rule, &comment);
+    return is_relaxed && write_line(&rule, behind, out);
+}
+
+uint64_t kelpie__simcli_line_number(const char *line, size_t length) {
+    struct kelpie_fault_rule rule;
+    char text[SIMCLI_RELAX_LINE_MAX];
+    const char *behind = NULL;
+    bool has_number = read_line(line, length, text, &rule, &behind) && rule.birth == 0 &&
+                      rule.trigger == KELPIE_FAULT_NTH;
+    KELPIE_ASSERT(!has_number || rule.value > 0);
+    return has_number ? rule.value : 0;
+}
+
+bool kelpie__simcli_renumber_line(const char *line, size_t length, uint64_t number,
+                                  char out[SIMCLI_RELAX_LINE_MAX]) {
+    struct kelpie_fault_rule rule;
+    char text[SIMCLI_RELAX_LINE_MAX];
+    const char *behind = NULL;
+    KELPIE_ASSERT(number > 0);
+    if (!read_line(line, length, text, &rule, &behind) || rule.trigger != KELPIE_FAULT_NTH) {
+        return false;
+    }
+    rule.value = number;
+    return write_line(&rule, behind, out);
 }
 
 char *kelpie__simcli_relax_plan(const char *plan, enum simcli_relaxed how) {

@@ -10,79 +10,16 @@
 #include <unistd.h>
 
 #include "core/limits.h"
-#include "core/small_file.h"
-#include "core/text.h"
 #include "os/os_call.h"
-#include "sim/fault.h"
 #include "simcli/crew.h"
 #include "simcli/jobs.h"
 #include "simcli/simcli.h"
+#include "simcli/totals.h"
 
-/* A campaign of so many seeds of the swarm has to meet every class of faults in so many of them. */
-#define RUN_CLASSES_RUNS_MIN 400u
-#define RUN_CLASS_PERCENT_MIN 5u
-#define RUN_STATUS_BYTES_MAX 4096u
-#define RUN_NUMBER_BYTES 24u
 #define RUN_SETTLE_RUNS 64u
-#define RUN_PROGRESS_NS (2 * KELPIE_NS_PER_S)
-
-struct totals {
-    uint64_t runs;
-    uint64_t calls;
-    int64_t virtual_ns;
-    uint64_t commands;
-    uint64_t swarm_runs;
-    uint64_t class_runs[SIM_RUN_CLASS_MAX]; /* in which a fault of the class fired */
-    int64_t begun_ns;
-    int64_t told_ns;
-};
 
 static int64_t real_now(const struct simcli *simcli) {
     return kelpie__os_now(simcli->os, KELPIE_OS_CLOCK_MONOTONIC);
-}
-
-/* A bit for each class of which a fault fired. */
-static uint32_t classes_of(const struct sim_run_result *result) {
-    uint32_t classes = 0;
-    _Static_assert(SIM_RUN_CLASS_MAX <= 32, "a bit each");
-    for (uint32_t i = 0; i < SIM_RUN_CLASS_MAX; i += 1) {
-        classes |= result->class_fired[i] > 0 ? 1u << i : 0;
-    }
-    return classes;
-}
-
-static void add_classes(struct totals *totals, uint32_t classes) {
-    totals->runs += 1;
-    for (uint32_t i = 0; i < SIM_RUN_CLASS_MAX; i += 1) {
-        totals->class_runs[i] += classes >> i & 1;
-    }
-}
-
-static void add(struct totals *totals, const struct sim_run_result *result) {
-    totals->calls += result->calls;
-    totals->virtual_ns += result->virtual_ns;
-    totals->commands += result->counts.commands;
-    add_classes(totals, classes_of(result));
-}
-
-/* ---- memory ---------------------------------------------------------------------------------- */
-
-struct memory {
-    uint64_t peak_kib;
-    uint64_t resident_kib;
-};
-
-/* "VmHWM:      1234 kB" */
-static uint64_t memory_value(const char *status, const char *name) {
-    const char *at = strstr(status, name);
-    uint64_t kib = 0;
-    at = at == NULL ? "" : at + strlen(name);
-    at += strspn(at, ": \t");
-    size_t digits = strspn(at, "0123456789");
-    KELPIE_ASSERT(digits < RUN_NUMBER_BYTES);
-    char text[RUN_NUMBER_BYTES] = "";
-    memcpy(text, at, digits);
-    return kelpie__text_u64(text, &kib) ? kib : 0;
 }
 
 /* Pieces that live on between runs keep the C library's heap from shrinking at its end: the free
@@ -97,74 +34,8 @@ static void memory_settle(uint64_t seed) {
 #endif
 }
 
-/* Of this process; zeros where the system does not tell. */
-static void memory_look(const struct simcli *simcli, struct memory *out) {
-    char status[RUN_STATUS_BYTES_MAX] = "";
-    int64_t length =
-        kelpie__small_file_read_start(simcli->os, "/proc/self/status", status, sizeof(status));
-    status[length > 0 ? length : 0] = '\0';
-    *out = (struct memory){memory_value(status, "VmHWM"), memory_value(status, "VmRSS")};
-    KELPIE_ASSERT(out->peak_kib >= out->resident_kib || out->peak_kib == 0);
-}
-
-/* ---- what is told ---------------------------------------------------------------------------- */
-
-static void progress(const struct simcli *simcli, struct totals *totals) {
-    int64_t now_ns = real_now(simcli);
-    if (simcli->is_quiet || now_ns - totals->told_ns < RUN_PROGRESS_NS) {
-        return;
-    }
-    totals->told_ns = now_ns;
-    struct memory memory;
-    memory_look(simcli, &memory);
-    fprintf(stderr, "%llu of %llu runs, %llu calls, %llu commands, resident %llu KiB, peak %llu\n",
-            (unsigned long long)totals->runs, (unsigned long long)simcli->seed_count,
-            (unsigned long long)totals->calls, (unsigned long long)totals->commands,
-            (unsigned long long)memory.resident_kib, (unsigned long long)memory.peak_kib);
-}
-
-static void tell_classes(const struct simcli *simcli, const struct totals *totals) {
-    for (uint32_t i = 0; !simcli->is_quiet && i < kelpie__sim_faults_class_count(); i += 1) {
-        printf("  faults of class %-10s in %llu %% of the runs\n", kelpie__sim_faults_class_name(i),
-               (unsigned long long)(totals->class_runs[i] * 100 / totals->runs));
-    }
-}
-
-static void summary(const struct simcli *simcli, const struct totals *totals) {
-    int64_t real_ns = real_now(simcli) - totals->begun_ns;
-    if (simcli->is_quiet || totals->runs < 2) {
-        return;
-    }
-    printf("%llu runs in %lld ms: %lld times real time, %llu ns a call\n",
-           (unsigned long long)totals->runs, (long long)(real_ns / KELPIE_NS_PER_MS),
-           (long long)(totals->virtual_ns / (real_ns > 0 ? real_ns : 1)),
-           (unsigned long long)real_ns / (totals->calls > 0 ? totals->calls : 1));
-    struct memory memory;
-    memory_look(simcli, &memory);
-    printf("memory: %llu KiB between two runs, %llu at the peak\n",
-           (unsigned long long)memory.resident_kib, (unsigned long long)memory.peak_kib);
-    tell_classes(simcli, totals);
-}
-
-/* A class that hardly fires tests nothing: as bad as a run that checked nothing. */
-static int check_classes(const struct simcli *simcli, const struct totals *totals) {
-    int code = 0;
-    if (simcli->faults != SIM_RUN_FAULTS_SWARM || totals->runs < RUN_CLASSES_RUNS_MIN) {
-        return 0;
-    }
-    KELPIE_ASSERT(kelpie__sim_faults_class_count() <= SIM_RUN_CLASS_MAX);
-    for (uint32_t i = 0; i < kelpie__sim_faults_class_count(); i += 1) {
-        if (totals->class_runs[i] * 100 < totals->runs * RUN_CLASS_PERCENT_MIN) {
-            printf("class %s fired in %llu of %llu runs, at least %u %% are wanted\n",
-                   kelpie__sim_faults_class_name(i), (unsigned long long)totals->class_runs[i],
-                   (unsigned long long)totals->runs, RUN_CLASS_PERCENT_MIN);
-            code = KELPIE_SIM_VACUOUS;
-        }
-    }
-    return code;
-}
-
-static int run_seed(struct simcli *simcli, uint64_t seed, bool is_last, struct totals *totals) {
+static int run_seed(struct simcli *simcli, uint64_t seed, bool is_last,
+                    struct simcli_totals *totals) {
     struct sim_run_options options;
     struct sim_run_result result;
     kelpie__simcli_run_options(simcli, seed, &options);
@@ -176,7 +47,7 @@ static int run_seed(struct simcli *simcli, uint64_t seed, bool is_last, struct t
     kelpie__sim_run(&options, &result);
     int code = (int)result.verdict;
     kelpie__simcli_log_end(simcli, options.trace);
-    add(totals, &result);
+    kelpie__simcli_totals_add(totals, &result);
     if (code != 0) {
         kelpie__simcli_report(simcli, seed, &result);
     } else if (simcli->is_check) {
@@ -187,7 +58,7 @@ static int run_seed(struct simcli *simcli, uint64_t seed, bool is_last, struct t
         kelpie__sim_trace_destroy(options.trace);
     }
     if (code == 0 && is_last) {
-        summary(simcli, totals);
+        kelpie__simcli_totals_summary(simcli, totals);
         printf("seed %llu: pass hash %016llx\n", (unsigned long long)seed,
                (unsigned long long)result.hash);
     }
@@ -215,7 +86,8 @@ static void run_one_of_many(void *context, uint64_t index, struct sim_nursery *n
     kelpie__sim_run(&options, &result);
     out->verdict = result.verdict;
     out->flags = result.faults_fired > 0 ? SIMCLI_RUN_FIRED : 0u;
-    out->value = classes_of(&result);
+    out->value = kelpie__simcli_totals_classes(&result);
+    memcpy(out->pairs, result.pairs_fired, sizeof(out->pairs));
     memcpy(out->reason, result.reason, sizeof(out->reason));
     kelpie__sim_run_release(&result);
     memory_settle(options.seed);
@@ -223,7 +95,7 @@ static void run_one_of_many(void *context, uint64_t index, struct sim_nursery *n
 
 /* The first seed that failed is run again, here, to be told as one that was run alone. */
 static int run_many(struct simcli *simcli, int64_t end_ns) {
-    struct totals totals = {.begun_ns = real_now(simcli), .told_ns = real_now(simcli)};
+    struct simcli_totals totals = {.begun_ns = real_now(simcli), .told_ns = real_now(simcli)};
     struct simcli_campaign campaign = {.name = "run",
                                        .count = simcli->seed_count,
                                        .end_ns = end_ns,
@@ -244,13 +116,13 @@ static int run_many(struct simcli *simcli, int64_t end_ns) {
     uint64_t first = campaign.failure_count > 0 ? campaign.failures[0].index : 0;
     for (uint64_t i = 0; i < simcli->seed_count; i += 1) {
         if ((campaign.notes[i].flags & SIMCLI_RUN_DONE) != 0) {
-            add_classes(&totals, campaign.notes[i].value);
+            kelpie__simcli_totals_add_note(&totals, &campaign.notes[i]);
         }
     }
     kelpie__simcli_campaign_release(&campaign);
     if (code == 0) {
-        tell_classes(simcli, &totals);
-        code = check_classes(simcli, &totals);
+        kelpie__simcli_totals_tell(simcli, &totals);
+        code = kelpie__simcli_totals_check(simcli, &totals);
     }
     if (code == KELPIE_SIM_CRASHED && !simcli->goes_on) {
         report_crash(simcli, simcli->seed_first + first);
@@ -268,7 +140,7 @@ struct place {
 };
 
 static int run_in_turn(struct simcli *simcli, int64_t end_ns, struct place *place) {
-    struct totals totals = {.begun_ns = real_now(simcli), .told_ns = real_now(simcli)};
+    struct simcli_totals totals = {.begun_ns = real_now(simcli), .told_ns = real_now(simcli)};
     int code = 0;
     bool goes_on = true;
     while (goes_on && place->index < simcli->seed_count) { /* bound: the seeds */
@@ -278,9 +150,9 @@ static int run_in_turn(struct simcli *simcli, int64_t end_ns, struct place *plac
         place->index += 1;
         code = code == 0 ? one : code;
         goes_on = (code == 0 || simcli->goes_on) && !is_late;
-        progress(simcli, &totals);
+        kelpie__simcli_totals_progress(simcli, &totals);
     }
-    return code == 0 ? check_classes(simcli, &totals) : code;
+    return code == 0 ? kelpie__simcli_totals_check(simcli, &totals) : code;
 }
 
 /* In a process of their own: a seed that crashes can be told as any other. */
@@ -314,6 +186,10 @@ static int run_watched(struct simcli *simcli, int64_t end_ns) {
 }
 
 int kelpie__simcli_run(struct simcli *simcli) {
+    char list[SIMCLI_REASONS_BYTES_MAX];
+    if (!kelpie__simcli_read_reasons(simcli, simcli->unfired_path, list)) {
+        return KELPIE_SIM_USAGE; /* now rather than behind all seeds */
+    }
     int64_t end_ns = real_now(simcli) + (int64_t)(simcli->minutes * 60) * KELPIE_NS_PER_S;
     printf("seed %llu, %llu run%s\n", (unsigned long long)simcli->seed_first,
            (unsigned long long)simcli->seed_count, simcli->seed_count == 1 ? "" : "s");

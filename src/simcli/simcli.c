@@ -63,6 +63,8 @@ static void print_help(FILE *out) {
           "  --log short|full  of the last run every event, a line each; full: and every call\n"
           "  --at PLAN         sweep SCENARIO: only the run with these faults, and its story\n"
           "  --unreached FILE  sweep: sites that need not be hit, each with its reason\n"
+          "  --unfired FILE    run: fails when a pair of point and action of the swarm never\n"
+          "                    fired and is not in FILE with its reason\n"
           "  --keep-going      past seeds that fail, naming each: nothing is shrunk or told\n"
           "  --no-shrink       do not make a failing run smaller\n"
           "  --quiet           no progress\n"
@@ -189,6 +191,10 @@ static const char *parse_value(struct simcli *simcli, const char *name, const ch
     }
     if (strcmp(name, "--unreached") == 0) {
         simcli->unreached_path = value;
+        return NULL;
+    }
+    if (strcmp(name, "--unfired") == 0) {
+        simcli->unfired_path = value;
         return NULL;
     }
     if (strcmp(name, "--trace") == 0) {

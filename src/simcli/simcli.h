@@ -12,6 +12,7 @@
 
 #define SIMCLI_PLAN_BYTES_MAX (8u * 1024u * 1024u)
 #define SIMCLI_JOBS_MAX 64u
+#define SIMCLI_REASONS_BYTES_MAX 65536u
 
 enum simcli_log {
     SIMCLI_LOG_NONE,  /* the story of a run that fails */
@@ -48,6 +49,7 @@ struct simcli {
     const char *svg_path;
     const char *at;             /* a plan, for one run of a scenario; NULL: none */
     const char *unreached_path; /* sites that need not be hit, with reasons; NULL: none */
+    const char *unfired_path;   /* pairs that need not fire, with reasons; NULL: nobody asks */
     const char *word;           /* the verb's argument; NULL: none */
 };
 
@@ -93,6 +95,11 @@ struct simcli_shrunk {
 KELPIE_MUST_CHECK bool kelpie__simcli_shrink_case(struct simcli *simcli, struct sim_case *inout,
                                                   const struct sim_run_result *failed,
                                                   struct simcli_shrunk *out);
+/* reasons.c: a list of what need not happen; path NULL: an empty one. False: told. */
+KELPIE_MUST_CHECK bool kelpie__simcli_read_reasons(const struct simcli *simcli, const char *path,
+                                                   char out[SIMCLI_REASONS_BYTES_MAX]);
+/* Up to the line's end; NULL: none is given. */
+const char *kelpie__simcli_reason(const char *list, const char *name);
 /* A trace for a run whose log is asked for; NULL: none is. And the log, to stdout. */
 struct sim_trace *kelpie__simcli_log_begin(const struct simcli *simcli);
 void kelpie__simcli_log_end(const struct simcli *simcli, struct sim_trace *trace);

@@ -11,7 +11,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 status=0
-for canary in ${*:-1 2 7 8 9 10 11}; do
+for canary in ${*:-1 2 3 4 5 7 8 9 10 11 12 14 15 16}; do
     rm -f fail-*
     "$sim" run --quiet --canary "$canary" --seeds 0..999 >log 2>&1
     why=$(sed -n -E 's/^seed [0-9]+: ([^:]*):.*/\1/p' log | head -n 1)

@@ -208,7 +208,7 @@ static void test_faults_and_operations_together(void **state) {
         operations[i] = i;
         groups[i] = i % 5;
     }
-    struct sim_shrink_case shrunk = {plan, operations, 200, groups};
+    struct sim_shrink_case shrunk = {plan, operations, 200, groups, false};
     kelpie__sim_shrink_case(&shrunk, run_workload, &workload, &budget, &result);
     assert_string_equal(plan, "kelpie-plan 1 seed=1\nsync nth=60 => kill\n");
     assert_int_equal(shrunk.operation_count, 2);
