@@ -34,6 +34,23 @@ void kelpie__config_defaults(struct kelpie_config_values *values) {
     values->environment[0] = '\0';
 }
 
+static void copy_text(char *out, size_t capacity, const char *text) {
+    bool is_whole = kelpie__text_copy(out, capacity, text);
+    KELPIE_ASSERT(is_whole); /* it stood in a field of the same size */
+}
+
+void kelpie__config_copy(struct kelpie_config_values *out,
+                         const struct kelpie_config_values *from) {
+    KELPIE_ASSERT(from->environment_bytes <= sizeof(from->environment));
+    KELPIE_ASSERT(from->share_bytes <= sizeof(from->share_texts));
+    memcpy(out, from, offsetof(struct kelpie_config_values, root));
+    copy_text(out->root, sizeof(out->root), from->root);
+    copy_text(out->kernel, sizeof(out->kernel), from->kernel);
+    copy_text(out->working_directory, sizeof(out->working_directory), from->working_directory);
+    memcpy(out->environment, from->environment, from->environment_bytes);
+    memcpy(out->share_texts, from->share_texts, from->share_bytes);
+}
+
 void kelpie__config_set_text(struct kelpie_config_values *values, char *field, size_t capacity,
                              const char *field_name, const char *text) {
     KELPIE_ASSERT(capacity > 1);

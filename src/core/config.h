@@ -81,6 +81,8 @@ struct kelpie_config_values {
 };
 
 void kelpie__config_defaults(struct kelpie_config_values *values);
+/* As assignment does, but of the long texts only what there is. */
+void kelpie__config_copy(struct kelpie_config_values *out, const struct kelpie_config_values *from);
 
 /* Copies into one of the text fields; what does not fit is remembered as a problem. */
 void kelpie__config_set_text(struct kelpie_config_values *values, char *field, size_t capacity,

@@ -174,7 +174,7 @@ static int create(struct kelpie *kelpie, const char *name, struct kelpie_config 
         return KELPIE_E_MEMORY;
     }
     if (config != NULL) {
-        *vm->config = config->values;
+        kelpie__config_copy(vm->config, &config->values);
     }
     if (vm->config->snapshot[0] != '\0') {
         status = kelpie__config_from_snapshot(kelpie, vm->config, error);

@@ -458,8 +458,8 @@ bool kelpie__seal_is_known(struct kelpie_os *os, int directory,
     char now[KELPIE_MANIFEST_BYTES_MAX];
     char then[KELPIE_MANIFEST_BYTES_MAX];
     int64_t newest_ns = 0;
-    return describe_files(os, directory, manifest, now, sizeof(now), &newest_ns) &&
-           kelpie__small_file_read_at(os, directory, SEAL_KNOWN_FILE, then, sizeof(then)) > 0 &&
+    return kelpie__small_file_read_at(os, directory, SEAL_KNOWN_FILE, then, sizeof(then)) > 0 &&
+           describe_files(os, directory, manifest, now, sizeof(now), &newest_ns) &&
            strcmp(now, then) == 0;
 }
 

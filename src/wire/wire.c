@@ -526,7 +526,7 @@ int kelpie__wire_create(const struct kelpie_wire_create *create, struct kelpie_w
     struct kelpie_os *os = create->os;
     KELPIE_ASSERT(create->handle >= 0);
     KELPIE_ASSERT(create->callbacks->closed != NULL && create->callbacks->drained != NULL);
-    struct kelpie_wire *wire = kelpie__alloc(os, sizeof(*wire));
+    struct kelpie_wire *wire = kelpie__alloc_raw(os, sizeof(*wire));
     uint8_t *input = kelpie__alloc_raw(os, WIRE_INPUT_BYTES + 1);
     uint8_t *output = kelpie__alloc_raw(os, KELPIE_WIRE_OUTPUT_BYTES);
     int status = KELPIE_E_MEMORY;

@@ -290,6 +290,24 @@ static void test_json_there_and_back(void **state) {
     assert_memory_equal(&back, &values, sizeof(back));
 }
 
+static void test_a_copy_says_the_same(void **state) {
+    static struct kelpie_config_values copy;
+    static char copied[sizeof(text)];
+    assert_non_null(state);
+    memset(&copy, 0xa5, sizeof(copy));
+    snprintf(values.root, sizeof(values.root), "/r");
+    snprintf(values.kernel, sizeof(values.kernel), "/k");
+    snprintf(values.working_directory, sizeof(values.working_directory), "/w");
+    kelpie__config_add_environment(&values, "A=1");
+    kelpie__config_add_environment(&values, "B=2");
+    kelpie__config_add_share(&values, "/h", "/g", "tag", true);
+    kelpie__config_copy(&copy, &values);
+    int64_t length = kelpie__config_write(&values, text, sizeof(text));
+    assert_true(length > 0);
+    assert_int_equal(kelpie__config_write(&copy, copied, sizeof(copied)), length);
+    assert_string_equal(copied, text);
+}
+
 static void test_largest_configuration_fits_its_file(void **state) {
     static char path[KELPIE_PATH_BYTES_MAX + 1];
     static char assignment[KELPIE_ENVIRONMENT_BYTES_MAX];
@@ -347,6 +365,7 @@ int main(void) {
         cmocka_unit_test_setup(test_shares_in_files, reset),
         cmocka_unit_test_setup(test_names_each_have_their_message, reset),
         cmocka_unit_test_setup(test_json_there_and_back, reset),
+        cmocka_unit_test_setup(test_a_copy_says_the_same, reset),
         cmocka_unit_test_setup(test_largest_configuration_fits_its_file, reset),
         cmocka_unit_test_setup(test_damaged_and_newer_files_are_refused, reset),
     };
