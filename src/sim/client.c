@@ -112,11 +112,12 @@ static int client_create(struct client *client, const struct sim_operation *oper
     return status;
 }
 
-static int client_stop(struct client *client, struct kelpie_vm *vm, uint64_t *out_result,
-                       struct kelpie_error *error) {
+static int client_stop(struct client *client, const struct sim_operation *operation,
+                       struct kelpie_vm *vm, uint64_t *out_result, struct kelpie_error *error) {
     struct kelpie_stop_result result = {0};
-    int status =
-        kelpie_vm_stop(vm, scaled_ms(client, KELPIE_STOP_TIMEOUT_MS_DEFAULT), &result, error);
+    uint64_t timeout_ms = kelpie__sim_workload_stop_ms(client->clients->swarm, operation);
+    bool is_default = timeout_ms == KELPIE_STOP_TIMEOUT_MS_DEFAULT && operation->value % 2 == 0;
+    int status = kelpie_vm_stop(vm, is_default ? 0 : timeout_ms, &result, error);
     *out_result = result.was_graceful ? 0 : 1;
     return status;
 }
@@ -127,7 +128,7 @@ static int client_ask(struct client *client, const struct sim_operation *operati
     case SIM_MODEL_START:
         return kelpie_vm_start(vm, scaled_ms(client, KELPIE_BOOT_TIMEOUT_MS_DEFAULT), error);
     case SIM_MODEL_STOP:
-        return client_stop(client, vm, out_result, error);
+        return client_stop(client, operation, vm, out_result, error);
     case SIM_MODEL_KILL:
         return kelpie_vm_kill(vm, error);
     case SIM_MODEL_PAUSE:
@@ -244,7 +245,7 @@ static uint64_t deadline_ms(const struct client *client, const struct sim_operat
     case SIM_MODEL_START:
         return scaled_ms(client, KELPIE_BOOT_TIMEOUT_MS_DEFAULT) + CLIENT_CALL_MS;
     case SIM_MODEL_STOP:
-        return scaled_ms(client, KELPIE_STOP_TIMEOUT_MS_DEFAULT) + CLIENT_CALL_MS;
+        return kelpie__sim_workload_stop_ms(client->clients->swarm, operation) + CLIENT_CALL_MS;
     case SIM_MODEL_EXEC:
     case SIM_MODEL_PUT:
     case SIM_MODEL_GET:

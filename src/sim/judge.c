@@ -26,6 +26,7 @@
 #define JUDGE_SLOW_COST 100u
 #define JUDGE_PROMPT_COST 10u /* up to that a timeout comes within so long: */
 #define JUDGE_PROMPT_MS 1400u
+#define JUDGE_STOP_MS 1000u /* what a guest needs to go */
 #define JUDGE_PAUSED_NS (600 * KELPIE_NS_PER_S)
 /* what a start may wait for kelpie-pack, which a fault can make hang */
 #define JUDGE_PREPARE_NS (120 * KELPIE_NS_PER_S)
@@ -452,7 +453,8 @@ static void check_graceful(struct sim_judge *judge, const struct judge_call *cal
     /* who was stopped himself may hear of it when the VM has another guest */
     bool had_gone = ending->went_ns >= call->stop_ns;
     int64_t in_time_ns =
-        (int64_t)KELPIE_STOP_TIMEOUT_MS_DEFAULT * judge->timeout_tenths / 20 * KELPIE_NS_PER_MS;
+        (int64_t)(kelpie__sim_workload_stop_ms(judge->swarm, &call->operation) / 2) *
+        KELPIE_NS_PER_MS;
     bool is_undisturbed = kelpie__sim_faults_fired(kelpie__sim_world_faults(judge->world)) == 0 &&
                           ending->time_ns - call->begun_ns < in_time_ns &&
                           !is_killed_meanwhile(judge, call);
@@ -465,6 +467,29 @@ static void check_graceful(struct sim_judge *judge, const struct judge_call *cal
     } else if (was_killed && has_gone && is_undisturbed) { /* no fault fired */
         kelpie__sim_world_fail(
             judge->world, "invariant 7: %s counts as a kill, and its guest went by itself", text);
+    }
+}
+
+/* A guest that takes its time is given what was asked for, and no more; one that nothing is in the
+ * way of ends what runs in it before that. */
+static void check_stop(struct sim_judge *judge, const struct judge_call *call, bool was_killed) {
+    uint64_t timeout_ms = kelpie__sim_workload_stop_ms(judge->swarm, &call->operation);
+    int64_t took_ms = (kelpie__sim_now(judge->world) - call->begun_ns) / KELPIE_NS_PER_MS;
+    bool is_undisturbed = kelpie__sim_faults_fired(kelpie__sim_world_faults(judge->world)) == 0;
+    char text[128];
+    KELPIE_ASSERT(call->operation.op == SIM_MODEL_STOP && !call->operation.is_look);
+    if (!is_prompt(judge, call) || (judge->orphaned >> call->operation.vm & 1) != 0) {
+        return;
+    }
+    kelpie__sim_operation_text(&call->operation, text, sizeof(text));
+    if (took_ms > (int64_t)(timeout_ms + JUDGE_PROMPT_MS)) {
+        kelpie__sim_world_fail(judge->world, "invariant 27: %s took %lld ms, its timeout is %llu ms",
+                               text, (long long)took_ms, (unsigned long long)timeout_ms);
+    } else if (was_killed && is_undisturbed && timeout_ms >= JUDGE_STOP_MS) {
+        kelpie__sim_world_fail(judge->world,
+                               "invariant 7: %s killed the guest after %lld ms, and nothing was in "
+                               "its way",
+                               text, (long long)took_ms);
     }
 }
 
@@ -502,6 +527,7 @@ void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status,
     }
     if (status == 0 && !call->operation.is_look && call->operation.op == SIM_MODEL_STOP) {
         check_graceful(judge, call, result != 0);
+        check_stop(judge, call, result != 0);
     }
     judge_tell_end(judge, call, status);
     if (status == 0 && call->operation.op == SIM_MODEL_START && !call->operation.is_look) {

@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 
+#include "core/limits.h"
 #include "sim/fault.h"
 
 #define WORKLOAD_HERD_OF 5u /* one group of operations in so many */
@@ -18,6 +19,8 @@
 #define WORKLOAD_PREPARE_GROUP 8u
 #define WORKLOAD_HASTE_OF 4u   /* one in so many follows the one before at once */
 #define WORKLOAD_CLONE_MAX 3u  /* VMs that are only made from snapshots */
+#define WORKLOAD_SHORT_STOP_OF 3u
+#define WORKLOAD_SHORT_STOP_MS 3000u
 #define WORKLOAD_REST_BITS 11u /* the others: after 1 to 2,048 ms, short ones as often as long */
 
 static const char *const command_names[SIM_COMMAND_COUNT] = {
@@ -74,6 +77,14 @@ bool kelpie__sim_workload_is_owned(const struct sim_swarm *swarm, uint32_t vm) {
 uint32_t kelpie__sim_workload_vm_count(const struct sim_swarm *swarm) {
     uint32_t count = swarm->vm_count + WORKLOAD_CLONE_MAX;
     return count < SIM_SWARM_VM_MAX ? count : SIM_SWARM_VM_MAX;
+}
+
+uint64_t kelpie__sim_workload_stop_ms(const struct sim_swarm *swarm,
+                                      const struct sim_operation *operation) {
+    bool is_short = operation->value % WORKLOAD_SHORT_STOP_OF == 0;
+    uint64_t timeout_ms = is_short ? WORKLOAD_SHORT_STOP_MS : KELPIE_STOP_TIMEOUT_MS_DEFAULT;
+    KELPIE_ASSERT(swarm->timeout_tenths > 0);
+    return timeout_ms * swarm->timeout_tenths / 10;
 }
 
 static enum sim_model_op draw_op(const struct sim_swarm *swarm, uint64_t index) {

@@ -72,6 +72,9 @@ uint32_t kelpie__sim_workload_vm_count(const struct sim_swarm *swarm);
 bool kelpie__sim_workload_is_owned(const struct sim_swarm *swarm, uint32_t vm);
 const char *kelpie__sim_command_name(uint32_t command); /* enum sim_command: "cat" */
 const char *kelpie__sim_look_name(uint32_t look);       /* enum sim_look: "inspect" */
+/* What a stop gives its guest; one in three gives little. */
+uint64_t kelpie__sim_workload_stop_ms(const struct sim_swarm *swarm,
+                                      const struct sim_operation *operation);
 /* "client 2: exec cat on vm-3 (value 17)". */
 void kelpie__sim_operation_text(const struct sim_operation *operation, char *out, size_t capacity);
 
