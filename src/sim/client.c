@@ -117,6 +117,10 @@ static int client_stop(struct client *client, const struct sim_operation *operat
     struct kelpie_stop_result result = {0};
     uint64_t timeout_ms = kelpie__sim_workload_stop_ms(client->clients->swarm, operation);
     bool is_default = timeout_ms == KELPIE_STOP_TIMEOUT_MS_DEFAULT && operation->value % 2 == 0;
+    if (operation->value / 4 % 2 == 0) { /* a guest that takes its time */
+        kelpie__sim_command_stay(vm);
+    }
+    kelpie__sim_judge_stops(client->clients->judge, client->index);
     int status = kelpie_vm_stop(vm, is_default ? 0 : timeout_ms, &result, error);
     *out_result = result.was_graceful ? 0 : 1;
     return status;
@@ -245,7 +249,7 @@ static uint64_t deadline_ms(const struct client *client, const struct sim_operat
     case SIM_MODEL_START:
         return scaled_ms(client, KELPIE_BOOT_TIMEOUT_MS_DEFAULT) + CLIENT_CALL_MS;
     case SIM_MODEL_STOP:
-        return kelpie__sim_workload_stop_ms(client->clients->swarm, operation) + CLIENT_CALL_MS;
+        return kelpie__sim_workload_stop_ms(client->clients->swarm, operation) + 2 * CLIENT_CALL_MS;
     case SIM_MODEL_EXEC:
     case SIM_MODEL_PUT:
     case SIM_MODEL_GET:

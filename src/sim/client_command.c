@@ -394,21 +394,25 @@ static int command_leave(struct kelpie_vm *vm, const struct sim_operation *opera
     struct kelpie_exec *exec = NULL;
     bool fits = kelpie__text_format(seconds, sizeof(seconds), "%llu" SIM_COMMAND_LEFT,
                                     COMMAND_SLEEP_S + (unsigned long long)operation->value);
-    /* Every other does not go when its guest is asked to. */
-    char script[COMMAND_TEXT_MAX];
-    bool is_stubborn = operation->value / COMMAND_LEFT_OF % 4 > 1;
-    const char *const argv[] = {is_stubborn ? "script" : "sleep", is_stubborn ? script : seconds,
-                                NULL};
+    const char *const argv[] = {"sleep", seconds, NULL};
     const struct kelpie_exec_options options = {
         .struct_size = sizeof(options), .argv = argv, .timeout_ms = KELPIE_TIMEOUT_NONE};
-    fits = fits &&
-           kelpie__text_format(script, sizeof(script), "ignore TERM; sleep %ss", seconds);
     KELPIE_ASSERT(fits && is_left_behind(operation));
     int status = kelpie_vm_exec_start(vm, &options, &none, NULL, &exec, error);
     if (status == 0 && operation->value / COMMAND_LEFT_OF % 2 == 0) {
         kelpie_exec_close(exec);
     }
     return status;
+}
+
+void kelpie__sim_command_stay(struct kelpie_vm *vm) {
+    static const struct kelpie_exec_callbacks none = {.struct_size = sizeof(none)};
+    static const char *const argv[] = {"script", "ignore TERM; sleep 1000s", NULL};
+    static const struct kelpie_exec_options options = {
+        .struct_size = sizeof(options), .argv = argv, .timeout_ms = KELPIE_TIMEOUT_NONE};
+    struct kelpie_exec *exec = NULL;
+    /* It goes with the handle of its VM; one that does not begin makes the stop a quick one. */
+    kelpie__ignore(kelpie_vm_exec_start(vm, &options, &none, NULL, &exec, NULL));
 }
 
 int kelpie__sim_command_run(struct sim_world *world, struct kelpie_vm *vm,

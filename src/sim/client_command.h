@@ -19,6 +19,8 @@ struct sim_world;
 int kelpie__sim_command_run(struct sim_world *world, struct kelpie_vm *vm,
                             const struct sim_operation *operation, uint64_t *out_result,
                             struct kelpie_error *error);
+/* Begins a command that does not go when its guest is asked to. */
+void kelpie__sim_command_stay(struct kelpie_vm *vm);
 /* The code that is its only success: 0, or of an EXEC what it has to fail with (EXEC_TIMEOUT,
  * EXEC_NOT_FOUND). */
 int kelpie__sim_command_must_fail(const struct sim_operation *operation);

@@ -48,6 +48,7 @@ struct judge_call {
     struct sim_operation operation;
     int64_t begun_ns;
     int64_t stop_ns; /* when the first stop since the VM was started began; 0: none */
+    int64_t asked_ns; /* of a STOP: when it was asked for */
     int64_t limit_ns;
     int64_t wall_offset_ns; /* the host's, when it began */
 };
@@ -474,7 +475,7 @@ static void check_graceful(struct sim_judge *judge, const struct judge_call *cal
  * way of ends what runs in it before that. */
 static void check_stop(struct sim_judge *judge, const struct judge_call *call, bool was_killed) {
     uint64_t timeout_ms = kelpie__sim_workload_stop_ms(judge->swarm, &call->operation);
-    int64_t took_ms = (kelpie__sim_now(judge->world) - call->begun_ns) / KELPIE_NS_PER_MS;
+    int64_t took_ms = (kelpie__sim_now(judge->world) - call->asked_ns) / KELPIE_NS_PER_MS;
     bool is_undisturbed = kelpie__sim_faults_fired(kelpie__sim_world_faults(judge->world)) == 0;
     char text[128];
     KELPIE_ASSERT(call->operation.op == SIM_MODEL_STOP && !call->operation.is_look);
@@ -510,6 +511,13 @@ static int judge_known(const struct sim_judge *judge, const struct sim_operation
     bool looks_newer = status == KELPIE_E_SNAPSHOT_INCOMPATIBLE && judge->snapshots != NULL &&
                        kelpie__sim_snapshots_may_look_newer(judge->snapshots);
     return looks_newer ? KELPIE_E_SNAPSHOT_CORRUPTED : status;
+}
+
+void kelpie__sim_judge_stops(struct sim_judge *judge, uint32_t client) {
+    struct judge_call *call = &judge->calls[client];
+    KELPIE_ASSERT(client < SIM_JUDGE_CLIENT_MAX && call->is_open);
+    KELPIE_ASSERT(call->operation.op == SIM_MODEL_STOP);
+    call->asked_ns = kelpie__sim_now(judge->world);
 }
 
 void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status, uint64_t result,

@@ -33,6 +33,8 @@ void kelpie__sim_judge_destroy(struct sim_judge *judge); /* takes NULL */
  * SIM_LOOK_INSPECT is one. */
 void kelpie__sim_judge_begin(struct sim_judge *judge, const struct sim_operation *operation,
                              uint64_t deadline_ms);
+/* The STOP that it has begun is asked for now. */
+void kelpie__sim_judge_stops(struct sim_judge *judge, uint32_t client);
 /* `result`: of a GET the value, of an EXEC the exit code, of a STOP 1 if the guest had to be
  * killed, of an inspect the state. `error`: with status < 0. */
 void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status, uint64_t result,
