@@ -95,6 +95,10 @@ static int client_create(struct client *client, const struct sim_operation *oper
     kelpie_config_set_memory_mib(config, CLIENT_MEMORY_MIB);
     kelpie_config_set_ephemeral(config, is_owner);
     kelpie_config_set_template(config, false);
+    if (client->clients->swarm->has_disks) {
+        kelpie_config_set_root(config, SIM_ROOT_DIRECTORY);
+        kelpie_config_set_disk_size_mib(config, KELPIE_DISK_SIZE_MIB_MIN);
+    }
     kelpie_config_set_lifetime(config, is_owner ? KELPIE_LIFETIME_OWNED : KELPIE_LIFETIME_DETACHED);
     client_name(vm, name);
     status = is_from

@@ -259,7 +259,7 @@ int kelpie__sim_clone(const struct sim_clients *clients, struct sim_process *pro
     for (uint32_t i = 0; i < count; i += 1) {
         clone_use(&clones, i);
     }
-    bool is_prepared = operation->value / 16 % 2 == 0;
+    bool is_prepared = operation->value / 16 % 2 == 0 && !clients->swarm->has_disks;
     bool goes_on = !is_prepared || clone_prepare(&clones);
     if (goes_on && (is_prepared || operation->value % CLONE_AGAIN_OF == 0)) {
         clone_again(&clones);

@@ -72,6 +72,10 @@ bool kelpie__sim_command_is_end(int status) {
            status == KELPIE_E_EXEC_DENIED || status == KELPIE_E_EXEC_NOT_FOUND;
 }
 
+bool kelpie__sim_command_is_synced(const struct sim_operation *operation) {
+    return operation->op == SIM_MODEL_PUT && operation->value % 2 == 0;
+}
+
 uint64_t kelpie__sim_command_code(const struct sim_operation *operation) {
     if (operation->op != SIM_MODEL_EXEC) {
         return 0;
@@ -194,13 +198,13 @@ static bool prepare(struct sim_world *world, struct command *command,
     *command = (struct command){.options = {.struct_size = sizeof(command->options)}};
     command->options.argv = command->argv;
     if (operation->op == SIM_MODEL_PUT) {
-        set_text(command, "echo %llu > /tmp/file-%u", (unsigned long long)operation->value,
-                 operation->kind);
+        set_text(command, "echo %llu > /root/file-%u%s", (unsigned long long)operation->value,
+                 operation->kind, kelpie__sim_command_is_synced(operation) ? " && sync" : "");
         set_argv(command, "sh", "-c", command->text);
         return true;
     }
     if (operation->op == SIM_MODEL_GET) {
-        set_text(command, "test ! -e /tmp/file-%u || cat /tmp/file-%u", operation->kind,
+        set_text(command, "test ! -e /root/file-%u || cat /root/file-%u", operation->kind,
                  operation->kind);
         set_argv(command, "sh", "-c", command->text);
         return true;

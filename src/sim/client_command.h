@@ -28,6 +28,8 @@ int kelpie__sim_command_must_fail(const struct sim_operation *operation);
 uint64_t kelpie__sim_command_timeout_ms(const struct sim_operation *operation);
 /* A status that only the guest can give: how a command ended, or why it did not begin. */
 bool kelpie__sim_command_is_end(int status);
+/* A PUT that has synced its file when it is done. */
+bool kelpie__sim_command_is_synced(const struct sim_operation *operation);
 /* The exit code that it has to give. */
 uint64_t kelpie__sim_command_code(const struct sim_operation *operation);
 

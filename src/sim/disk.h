@@ -98,6 +98,10 @@ uint64_t kelpie__sim_disk_used_bytes(const struct sim_disk *disk);
 /* Less space from now on (or more): bytes that count as used by others. */
 void kelpie__sim_disk_set_quota(struct sim_disk *disk, uint64_t capacity_bytes);
 void kelpie__sim_disk_set_read_only(struct sim_disk *disk, bool is_read_only);
+/* As a process that writes into a file and syncs that: its bytes are durable, and what fsync brings
+ * along. 0 or -errno. */
+int kelpie__sim_disk_flush(struct sim_disk *disk, const char *path, uint64_t offset,
+                           const void *bytes, size_t count);
 /* Bit rot at rest: one bit of the file changes, cached and durable. -ENOENT. */
 int kelpie__sim_disk_rot(struct sim_disk *disk, const char *path, uint64_t hash);
 

@@ -215,6 +215,22 @@ int64_t kelpie__sim_disk_peek_at(struct sim_disk *disk, const char *path, uint64
     return result;
 }
 
+int kelpie__sim_disk_flush(struct sim_disk *disk, const char *path, uint64_t offset,
+                           const void *bytes, size_t count) {
+    struct sim_walk walk;
+    KELPIE_ASSERT(count > 0);
+    int64_t result = kelpie__sim_walk_disk(&walk, disk, path, true);
+    if (result == 0) {
+        bool is_file = walk.inode != NULL && walk.inode->kind == KELPIE_OS_KIND_FILE;
+        result = is_file ? kelpie__sim_inode_write(walk.inode, bytes, count, offset) : -ENOENT;
+    }
+    if (result == (int64_t)count) {
+        kelpie__sim_pending_sync(walk.inode);
+    }
+    kelpie__sim_walk_end(&walk);
+    return result == (int64_t)count ? 0 : result < 0 ? (int)result : -ENOSPC;
+}
+
 static uint64_t hash_word(uint64_t hash, uint64_t word) {
     hash = (hash ^ word) * UINT64_C(0x9e3779b97f4a7c15);
     return hash ^ hash >> 29;

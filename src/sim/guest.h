@@ -51,6 +51,9 @@ enum sim_guest_end {
 struct sim_guest *kelpie__sim_guest_create(struct sim_process *owner,
                                            const struct sim_guest_config *config);
 void kelpie__sim_guest_destroy(struct sim_guest *guest); /* takes NULL */
+/* Its disk of this serial lies in another file of the host from now on: a new layer, or where a
+ * saved guest is brought back. */
+void kelpie__sim_guest_move_disk(struct sim_guest *guest, const char *serial, const char *path);
 
 /* The processor runs, or stands still: no tick, no guest code. */
 void kelpie__sim_guest_run(struct sim_guest *guest);

@@ -21,6 +21,7 @@
 #define DISK_QCOW2_OFFSET (UINT64_C(1) << 20) /* in a qcow2 layer: far behind its tables */
 #define DISK_LAYERS_MAX 64u
 #define DISK_BLOCK 4096u
+#define DISK_LAYER_BYTES (UINT64_C(1) << 20) /* what a layer, or an image, holds at most */
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
@@ -88,7 +89,7 @@ static char *disk_load(struct sim_guest *guest, const char *path, size_t *out_co
     if (got < (int64_t)sizeof(DISK_MAGIC) - 1 || strcmp(head, DISK_MAGIC) != 0) {
         size = (int64_t)offset; /* a layer as mke2fs leaves it: large, holes but for some blocks */
     }
-    size_t count = (size_t)size - (size_t)offset;
+    size_t count = (size_t)kelpie__min_u64((uint64_t)size - offset, DISK_LAYER_BYTES);
     char *bytes = malloc(count + 1);
     if (bytes != NULL) {
         kelpie__ignore(kelpie__sim_disk_peek_at(host, layer, offset, bytes, count));
@@ -166,7 +167,7 @@ static int disk_put(struct sim_disk *disk, const struct disk_entry *entry) {
 }
 
 int kelpie__sim_guest_disk_mount(struct sim_guest *guest, uint32_t index) {
-    const struct sim_kernel_disk *disk = &guest->kernel->disks[index];
+    struct sim_kernel_disk *disk = &guest->kernel->disks[index];
     size_t count = 0;
     KELPIE_ASSERT(index < guest->kernel->disk_count);
     char *bytes = disk_load(guest, disk->path, &count);
@@ -184,6 +185,7 @@ int kelpie__sim_guest_disk_mount(struct sim_guest *guest, uint32_t index) {
         status = status == -EEXIST ? 0 : status; /* builtin programs stay */
     }
     free(bytes);
+    disk->is_mounted = status == 0 && !disk->is_read_only;
     return status;
 }
 
@@ -265,17 +267,6 @@ static void disk_write_all(struct disk_writer *writer, struct sim_disk *disk, ch
     }
 }
 
-/* What a qcow2 file has before the files. */
-static void writer_add_tables(struct disk_writer *writer, struct sim_disk *host, const char *path) {
-    char *tables = calloc(1, DISK_QCOW2_OFFSET);
-    writer->has_failed = writer->has_failed || tables == NULL;
-    if (tables != NULL) {
-        kelpie__ignore(kelpie__sim_disk_peek(host, false, path, tables, DISK_QCOW2_OFFSET));
-        writer_add(writer, tables, DISK_QCOW2_OFFSET);
-        free(tables);
-    }
-}
-
 int kelpie__sim_guest_disk_sync(struct sim_guest *guest) {
     const struct sim_kernel *kernel = guest->kernel;
     const struct sim_kernel_disk *layer = NULL;
@@ -283,26 +274,37 @@ int kelpie__sim_guest_disk_sync(struct sim_guest *guest) {
         bool is_layer = strcmp(kernel->disks[i].serial, DISK_UPPER) == 0;
         layer = is_layer ? &kernel->disks[i] : layer;
     }
-    if (layer == NULL || layer->is_read_only) {
+    if (layer == NULL || !layer->is_mounted) {
         return 0;
     }
     static const char blanks[DISK_BLOCK] = "";
+    struct sim_disk *host = kelpie__sim_world_disk(guest->world);
     struct disk_writer writer = {0};
     char(*paths)[256] = malloc((size_t)DISK_FILES_MAX * sizeof(*paths));
     writer.has_failed = paths == NULL;
-    if (disk_is_qcow2(kelpie__sim_world_disk(guest->world), layer->path)) {
-        writer_add_tables(&writer, kelpie__sim_world_disk(guest->world), layer->path);
-    }
     writer_add(&writer, DISK_MAGIC, strlen(DISK_MAGIC));
     if (!writer.has_failed) {
         disk_write_all(&writer, guest->machine->disk, paths);
-        writer_add(&writer, blanks, (DISK_BLOCK - writer.count % DISK_BLOCK) % DISK_BLOCK);
+        writer_add(&writer, blanks, DISK_BLOCK - writer.count % DISK_BLOCK);
     }
-    int status = writer.has_failed
-                     ? -EIO
-                     : kelpie__sim_disk_put(kelpie__sim_world_disk(guest->world), layer->path, 0600,
-                                            writer.bytes, writer.count);
+    uint64_t offset = disk_is_qcow2(host, layer->path) ? DISK_QCOW2_OFFSET : 0;
+    int status = writer.has_failed ? -EIO
+                 : writer.count > DISK_LAYER_BYTES
+                     ? -ENOSPC
+                     : kelpie__sim_disk_flush(host, layer->path, offset, writer.bytes, writer.count);
     free(paths);
     free(writer.bytes);
     return status;
+}
+
+void kelpie__sim_guest_move_disk(struct sim_guest *guest, const char *serial, const char *path) {
+    struct sim_kernel *kernel = guest->kernel;
+    KELPIE_ASSERT(kernel->disk_count <= SIM_KERNEL_DISK_MAX);
+    for (uint32_t i = 0; i < kernel->disk_count; i += 1) {
+        struct sim_kernel_disk *disk = &kernel->disks[i];
+        if (strcmp(disk->serial, serial) == 0) {
+            bool fits = kelpie__text_copy(disk->path, sizeof(disk->path), path);
+            KELPIE_ASSERT(fits);
+        }
+    }
 }

@@ -51,6 +51,7 @@ struct sim_kernel_disk {
     char serial[32];
     char path[256];
     bool is_read_only;
+    bool is_mounted;
 };
 
 enum sim_vsock {

@@ -89,7 +89,7 @@ struct sim_judge *kelpie__sim_judge_create(struct sim_world *world, const struct
     kelpie__sim_endings_observe(&judge->endings, world);
     for (uint32_t vm = 0; vm < SIM_SWARM_VM_MAX; vm += 1) {
         kelpie__sim_model_configure(judge->model, vm, kelpie__sim_workload_is_owned(swarm, vm),
-                                    false);
+                                    swarm->has_disks);
     }
     return judge;
 }
@@ -305,6 +305,7 @@ void kelpie__sim_judge_begin(struct sim_judge *judge, const struct sim_operation
                                                  : operation->value,
         .snapshot = operation->is_look ? 0 : operation->snapshot,
         .target = operation->is_look ? 0 : operation->target,
+        .is_synced = !operation->is_look && kelpie__sim_command_is_synced(operation),
         .must_fail = kelpie__sim_command_must_fail(operation),
     };
     uint64_t factor = kelpie__sim_world_options(judge->world)->cost_factor;
@@ -504,7 +505,10 @@ static int judge_known(const struct sim_judge *judge, const struct sim_operation
                                 operation->op == SIM_MODEL_GET);
     bool is_lie = is_command && kelpie__sim_judge_is_tampered(judge, operation->vm) &&
                   (status == 0 || kelpie__sim_command_is_end(status));
-    if (is_blind || is_lie) {
+    /* A disk that loses bytes, or lets them rot, is under what guests have written. */
+    bool is_lost = judge->swarm->has_disks && !operation->is_look &&
+                   operation->op == SIM_MODEL_GET && status == 0 && judge_has_fault(judge, "disk");
+    if (is_blind || is_lie || is_lost) {
         return SIM_MODEL_NO_ANSWER;
     }
     /* in the workload all is of one version, on one host */

@@ -51,7 +51,8 @@ static void set_unknown(struct sim_model_vm *vm) {
     vm->history.end_count = 0;
     for (uint32_t i = 0; i <= STATE_COUNT; i += 1) {
         struct sim_model_state state = {.flags = SIM_MODEL_VAGUE,
-                                        .content = SIM_MODEL_CONTENT_UNKNOWN};
+                                        .content = SIM_MODEL_CONTENT_UNKNOWN,
+                                        .unsynced = UINT8_MAX};
         if (i == KELPIE_VM_STARTING) {
             continue;
         }
@@ -400,6 +401,7 @@ static void look_at_snapshot(struct sim_model *model, struct sim_model_entry *en
     entry->fork_must = is_sure && with == source->history.end_count;
     if (!is_sure) {
         entry->fork.content = SIM_MODEL_CONTENT_UNKNOWN;
+        entry->fork.unsynced = UINT8_MAX;
     }
     uint32_t bit = entry->call.snapshot % SIM_MODEL_LENT_MAX;
     model->lent[bit / 64] |= UINT64_C(1) << bit % 64;

@@ -53,6 +53,7 @@ struct sim_model_call {
     uint64_t value;
     uint32_t snapshot; /* > 0 */
     uint32_t target;   /* of a FORK or CREATE_FROM */
+    bool is_synced;    /* of a PUT: what files hold is on the disk when it has ended with 0 */
     /* There is something wrong with the call by itself (the snapshot is of another architecture):
      * the only answer that is allowed where the state allows the operation; 0: nothing is wrong. */
     int must_fail;
@@ -71,7 +72,7 @@ struct sim_model;
 struct sim_model *kelpie__sim_model_create(bool is_calm);
 void kelpie__sim_model_destroy(struct sim_model *model); /* takes NULL */
 /* Before the VM is first used. is_ephemeral: gone after a power loss. keeps_files: its files
- * outlive a stop (else they are gone at each start). */
+ * outlive a stop (else they are gone at each start); what was synced, everything. */
 void kelpie__sim_model_configure(struct sim_model *model, uint32_t vm, bool is_ephemeral,
                                  bool keeps_files);
 

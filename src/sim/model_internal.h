@@ -34,8 +34,9 @@ enum sim_model_flag {
 struct sim_model_guest {
     uint32_t content; /* of its files: an index of the model's table */
     uint8_t is_paused;
-    uint8_t loose; /* files that a write may still change */
-    uint16_t zero;
+    uint8_t loose;    /* files that a write may still change */
+    uint8_t unsynced; /* files that are perhaps not on its disk */
+    uint8_t zero;
 };
 
 struct sim_model_snapshot {
@@ -52,7 +53,9 @@ struct sim_model_state {
     uint8_t unsure;   /* files of writes that had no answer: they may go on in what is saved now */
     uint32_t content; /* of the guest's files: an index of the model's table */
     uint32_t source;  /* the snapshot that its guest lies over; 0: none */
-    uint32_t snapshot_count;
+    uint16_t snapshot_count;
+    uint8_t unsynced; /* files whose last write is perhaps not on the disk */
+    uint8_t lost;     /* files of a guest that is no more which it may have been about to write */
     struct sim_model_guest first; /* with SIM_MODEL_FROM */
     struct sim_model_snapshot snapshots[SIM_MODEL_SNAPSHOT_MAX];
 };

@@ -120,6 +120,7 @@ static void allow_same(struct step *step) {
 }
 
 void kelpie__sim_model_end_guest(struct sim_model_state *state) {
+    state->lost |= state->loose | state->unsure;
     state->loose = 0;
     state->unsure = 0;
     state->source = 0;
@@ -131,6 +132,8 @@ void kelpie__sim_model_remove(struct sim_model_state *state) {
     state->flags = (uint8_t)(state->flags & SIM_MODEL_VAGUE);
     state->state = KELPIE_VM_CREATED;
     state->content = SIM_MODEL_CONTENT_EMPTY;
+    state->unsynced = 0;
+    state->lost = 0;
     memset(&state->first, 0, sizeof(state->first));
 }
 
@@ -153,6 +156,8 @@ static void bring_back(struct sim_model_state *state, const struct sim_model_gue
     state->content = guest->content;
     state->loose = guest->loose;
     state->unsure = 0;
+    state->unsynced = guest->unsynced;
+    state->lost = 0;
     state->source = source;
 }
 
@@ -220,6 +225,16 @@ static bool is_first_start(const struct sim_model_state *state) {
            (state->state == KELPIE_VM_CREATED || state->state == KELPIE_VM_CRASHED);
 }
 
+/* What these files hold, nobody knows. */
+static void forget_files(struct sim_model *model, struct sim_model_state *state, unsigned files) {
+    for (uint32_t i = 0; i < SIM_MODEL_FILE_MAX; i += 1) {
+        if ((files >> i & 1) != 0) {
+            state->content =
+                kelpie__sim_model_content_put(model, state->content, i, SIM_MODEL_FILE_UNKNOWN);
+        }
+    }
+}
+
 static void done_start(struct step *step) {
     struct sim_model_state next = *step->from;
     bool is_dirty = (next.flags & SIM_MODEL_DIRTY) != 0;
@@ -230,7 +245,10 @@ static void done_start(struct step *step) {
     }
     if (is_vague(&next) && next.state == KELPIE_VM_CREATED) { /* from what, nobody knows */
         const struct sim_model_guest any = {
-            .content = SIM_MODEL_CONTENT_UNKNOWN, .is_paused = 1, .loose = UINT8_MAX};
+            .content = SIM_MODEL_CONTENT_UNKNOWN,
+            .is_paused = 1,
+            .loose = UINT8_MAX,
+            .unsynced = UINT8_MAX};
         bring_back(&next, &any, 0);
         allow(step, &next);
         next.state = KELPIE_VM_RUNNING;
@@ -239,9 +257,11 @@ static void done_start(struct step *step) {
     }
     if (!step->vm->keeps_files) {
         next.content = SIM_MODEL_CONTENT_EMPTY;
-    } else if (is_dirty && next.content != SIM_MODEL_CONTENT_EMPTY) {
-        next.content = SIM_MODEL_CONTENT_UNKNOWN;
+    } else {
+        forget_files(step->model, &next, next.lost | (is_dirty ? next.unsynced : 0u));
     }
+    next.unsynced = 0;
+    next.lost = 0;
     next.flags = (uint8_t)(next.flags & ~(unsigned)SIM_MODEL_DIRTY);
     next.state = KELPIE_VM_RUNNING;
     allow(step, &next);
@@ -252,8 +272,14 @@ static void done_put(struct step *step) {
     const struct sim_model_call *call = &step->entry->call;
     next.content =
         kelpie__sim_model_content_put(step->model, next.content, call->file, call->value);
+    bool is_done = step->entry->has_answer && step->entry->status == 0;
     if (!step->entry->has_answer) {
         next.unsure |= (uint8_t)(1u << call->file);
+    }
+    if (call->is_synced && is_done && step->entry->result == 0) {
+        next.unsynced = 0; /* of all that was written before */
+    } else {
+        next.unsynced |= (uint8_t)(1u << call->file);
     }
     allow(step, &next);
 }
@@ -282,7 +308,8 @@ static void done_snapshot(struct step *step) {
         .id = step->entry->call.snapshot,
         .guest = {.content = next.content,
                   .is_paused = next.state == KELPIE_VM_PAUSED ? 1 : 0,
-                  .loose = next.loose | next.unsure | step->entry->overlaps_put},
+                  .loose = next.loose | next.unsure | step->entry->overlaps_put,
+                  .unsynced = next.unsynced},
     };
     if (kelpie__sim_model_snapshot(&next, snapshot.id) == NULL) {
         if (!is_vague(&next)) {
@@ -300,8 +327,8 @@ static void done_restore(struct step *step) {
         bring_back(&next, &snapshot->guest, snapshot->id);
         allow(step, &next);
     } else if (is_vague(step->from)) {
-        const struct sim_model_guest any = {.content = SIM_MODEL_CONTENT_UNKNOWN,
-                                            .loose = UINT8_MAX};
+        const struct sim_model_guest any = {
+            .content = SIM_MODEL_CONTENT_UNKNOWN, .loose = UINT8_MAX, .unsynced = UINT8_MAX};
         bring_back(&next, &any, step->entry->call.snapshot);
         allow(step, &next);
         next.state = KELPIE_VM_PAUSED;
@@ -383,7 +410,8 @@ static void done_exec(struct step *step) {
 
 /* The source goes on; forks can wait only over what was saved. */
 static void done_prepare(struct step *step) {
-    if ((step->from->flags & SIM_MODEL_BASED) != 0 || is_vague(step->from)) {
+    bool is_based = (step->from->flags & SIM_MODEL_BASED) != 0 || is_vague(step->from);
+    if (is_based && !step->vm->keeps_files) {
         allow_same(step);
     }
 }
@@ -670,8 +698,9 @@ static void step_vm(struct step *step) {
     } else if (!entry->has_answer || entry->status == 0) {
         done(step);
     } else if (op == SIM_MODEL_PREPARE && entry->status == KELPIE_E_UNSUPPORTED) {
-        if ((step->from->flags & SIM_MODEL_BASED) == 0 || is_vague(step->from)) {
-            allow_same(step); /* it was booted */
+        if ((step->from->flags & SIM_MODEL_BASED) == 0 || is_vague(step->from) ||
+            step->vm->keeps_files) {
+            allow_same(step); /* it was booted, or has disks */
         }
     } else if (is_failure_of(op, entry->status)) {
         step_failed(step);

@@ -258,6 +258,8 @@ int64_t kelpie__sim_qemu_about(struct sim_qemu *qemu, int64_t median_ns);
 bool kelpie__sim_qemu_guest_start(struct sim_qemu *qemu);
 struct sim_guest *kelpie__sim_qemu_guest_create(struct sim_qemu *qemu);
 bool kelpie__sim_qemu_guest_attach(struct sim_qemu *qemu, struct sim_guest *guest);
+/* A guest that was brought back has its disks where this QEMU has them. */
+void kelpie__sim_qemu_guest_move_disks(struct sim_qemu *qemu, struct sim_guest *guest);
 void kelpie__sim_qemu_guest_unwatch(struct sim_qemu *qemu); /* nothing moves any more */
 void kelpie__sim_qemu_guest_stop(struct sim_qemu *qemu);    /* at the process's end */
 void kelpie__sim_qemu_pump(struct sim_qemu *qemu);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * New layers for disks in the simulated QEMU: see qemu.h. The files are opened and looked at; which
- * node is on top of which is kept, as the real one does, but what the guest writes is not (guest.h
- * has disks of its own).
+ * node is on top of which is kept, as the real one does, and the guest is told which file its disk
+ * lies in now (guest_disk.c writes it).
  */
 #include <string.h>
 
@@ -83,12 +83,13 @@ void kelpie__sim_qemu_blockdev_add(struct sim_qemu *qemu) {
         return;
     }
     const char *kept = block_keep(qemu, node);
-    if (kept == NULL || qemu->options.block_count == SIM_QEMU_BLOCKS_MAX) {
+    const char *kept_path = kept == NULL ? NULL : block_keep(qemu, path);
+    if (kept_path == NULL || qemu->options.block_count == SIM_QEMU_BLOCKS_MAX) {
         kelpie__sim_qemu_refuse(qemu, "GenericError", "too many block devices");
         return;
     }
     qemu->options.blocks[qemu->options.block_count] =
-        (struct sim_qemu_block){.argument = "", .driver = "qcow2", .node = kept};
+        (struct sim_qemu_block){.argument = "", .driver = "qcow2", .node = kept, .path = kept_path};
     qemu->options.block_count += 1;
     kelpie__sim_qemu_return(qemu, "{}");
 }
@@ -109,6 +110,18 @@ void kelpie__sim_qemu_blockdev_del(struct sim_qemu *qemu) {
     kelpie__sim_qemu_return(qemu, "{}");
 }
 
+/* This node is the one of that name, or lies over it. */
+static bool block_is_over(struct sim_qemu *qemu, const char *name, const char *node) {
+    for (uint32_t i = 0; i < SIM_QEMU_BLOCKS_MAX && node != NULL; i += 1) {
+        const struct sim_qemu_block *block = block_find(qemu, node);
+        if (strcmp(node, name) == 0) {
+            return true;
+        }
+        node = block == NULL ? NULL : block->file;
+    }
+    return false;
+}
+
 void kelpie__sim_qemu_blockdev_snapshot(struct sim_qemu *qemu) {
     char under[64];
     char over[64];
@@ -127,5 +140,11 @@ void kelpie__sim_qemu_blockdev_snapshot(struct sim_qemu *qemu) {
     }
     overlay->file = block_find(qemu, under)->node;
     KELPIE_ASSERT(overlay->file != NULL);
+    for (uint32_t i = 0; i < qemu->options.disk_count && qemu->guest != NULL; i += 1) {
+        struct sim_qemu_disk *disk = &qemu->options.disks[i];
+        if (block_is_over(qemu, disk->drive, under)) {
+            kelpie__sim_guest_move_disk(qemu->guest, disk->serial, overlay->path);
+        }
+    }
     kelpie__sim_qemu_return(qemu, "{}");
 }

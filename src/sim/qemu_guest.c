@@ -249,17 +249,29 @@ static bool guest_channel_open(struct sim_qemu *qemu, struct sim_qemu_channel *c
     return channel->is_watched;
 }
 
+static struct sim_guest_disk guest_disk(const struct sim_qemu_options *options, uint32_t index) {
+    const struct sim_qemu_disk *disk = &options->disks[index];
+    const struct sim_qemu_block *block = kelpie__sim_qemu_block(options, disk->drive);
+    KELPIE_ASSERT(index < options->disk_count);
+    const struct sim_qemu_block *file =
+        block->path != NULL ? block : kelpie__sim_qemu_block(options, block->file);
+    return (struct sim_guest_disk){.serial = disk->serial,
+                                   .path = file->path == NULL ? "" : file->path,
+                                   .is_read_only = block->is_read_only};
+}
+
+void kelpie__sim_qemu_guest_move_disks(struct sim_qemu *qemu, struct sim_guest *guest) {
+    for (uint32_t i = 0; i < qemu->options.disk_count; i += 1) {
+        struct sim_guest_disk disk = guest_disk(&qemu->options, i);
+        kelpie__sim_guest_move_disk(guest, disk.serial, disk.path);
+    }
+}
+
 struct sim_guest *kelpie__sim_qemu_guest_create(struct sim_qemu *qemu) {
     const struct sim_qemu_options *options = &qemu->options;
     struct sim_guest_disk disks[SIM_QEMU_DISKS_MAX];
     for (uint32_t i = 0; i < options->disk_count; i += 1) {
-        const struct sim_qemu_block *block =
-            kelpie__sim_qemu_block(options, options->disks[i].drive);
-        const struct sim_qemu_block *file =
-            block->path != NULL ? block : kelpie__sim_qemu_block(options, block->file);
-        disks[i] = (struct sim_guest_disk){.serial = options->disks[i].serial,
-                                           .path = file->path == NULL ? "" : file->path,
-                                           .is_read_only = block->is_read_only};
+        disks[i] = guest_disk(options, i);
     }
     const struct sim_guest_config config = {
         .memory_mib = kelpie__to_u32(options->memory_mib),

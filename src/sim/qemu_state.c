@@ -255,6 +255,9 @@ static void state_load_guest(struct sim_qemu *qemu, uint8_t *image, bool is_good
         kelpie__sim_qemu_fault_is(qemu->incoming_fault, "short")
             ? kelpie__sim_qemu_guest_create(qemu)
             : kelpie__sim_guest_load(qemu->process, image, SIM_GUEST_IMAGE_BYTES);
+    if (guest != NULL) { /* what it had written since lies in layers that are not its own */
+        kelpie__sim_qemu_guest_move_disks(qemu, guest);
+    }
     if (guest != NULL && !kelpie__sim_qemu_guest_attach(qemu, guest)) {
         kelpie__sim_qemu_exit(qemu, 1);
     }

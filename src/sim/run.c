@@ -9,8 +9,10 @@
 #include <string.h>
 
 #include "core/limits.h"
+#include "core/text.h"
 #include "sim/client.h"
 #include "sim/client_pool.h"
+#include "sim/disk.h"
 #include "sim/fault.h"
 #include "sim/invariants.h"
 #include "sim/liveness.h"
@@ -52,6 +54,7 @@ static void put_on_krun(struct sim_swarm *swarm) {
     }
     swarm->options.is_krun = true;
     swarm->has_clones = false;
+    swarm->has_disks = false;
     swarm->pool_size = 0;
     if (swarm->damage == SIM_SWARM_DAMAGE_VMM) {
         swarm->damage = SIM_SWARM_DAMAGE_NONE;
@@ -80,6 +83,19 @@ void kelpie__sim_run_swarm(const struct sim_run_options *options, struct sim_swa
     out->plan[0] = '\0';
 }
 
+/* The root of VMs that have disks: what is in it is the guests' own, or is laid out by them. */
+static bool lay_out_root(struct sim_world *world) {
+    static const char *const directories[] = {"/etc", "/root", "/dev", "/proc", "/sys"};
+    char path[64];
+    bool is_good = true;
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(directories) && is_good; i += 1) {
+        is_good =
+            kelpie__text_format(path, sizeof(path), SIM_ROOT_DIRECTORY "%s", directories[i]) &&
+            kelpie__sim_disk_put_directory(kelpie__sim_world_disk(world), path, 0755) == 0;
+    }
+    return is_good;
+}
+
 static bool run_begin(struct run *run, char out_problem[256]) {
     struct sim_options world = run->swarm.options;
     world.seed = run->options->seed;
@@ -97,7 +113,9 @@ static bool run_begin(struct run *run, char out_problem[256]) {
     run->invariants = kelpie__sim_invariants_create(run->world, run->judge);
     run->drawn = calloc(SIM_OPERATION_MAX, sizeof(*run->drawn));
     run->pools = calloc(1, sizeof(*run->pools));
-    if (run->judge == NULL || run->invariants == NULL || run->drawn == NULL || run->pools == NULL) {
+    bool is_laid_out = !run->swarm.has_disks || lay_out_root(run->world);
+    if (run->judge == NULL || run->invariants == NULL || run->drawn == NULL || run->pools == NULL ||
+        !is_laid_out) {
         kelpie__ignore(snprintf(out_problem, 256, "no memory for a run"));
         return false;
     }

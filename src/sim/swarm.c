@@ -341,6 +341,11 @@ static void draw_clones(struct sim_swarm *swarm) {
     swarm->has_clones = !is_one_in(&random, 3);
 }
 
+static void draw_disks(struct sim_swarm *swarm) {
+    struct swarm_random random = {.seed = swarm->seed, .stream = "disks"};
+    swarm->has_disks = is_one_in(&random, 3);
+}
+
 /* Powers of two, so that the small ones come as often as the large ones. */
 static void draw_hostile(struct sim_swarm *swarm) {
     struct swarm_random random = {.seed = swarm->seed, .stream = "hostile"};
@@ -359,6 +364,7 @@ void kelpie__sim_swarm_draw(uint64_t seed, struct sim_swarm *out) {
     draw_options(out);
     draw_workload(out);
     draw_clones(out);
+    draw_disks(out);
     draw_hostile(out);
     size_t length = kelpie__sim_faults_swarm(seed, out->plan, sizeof(out->plan));
     KELPIE_ASSERT(length < sizeof(out->plan));

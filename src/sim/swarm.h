@@ -34,6 +34,7 @@ struct sim_swarm {
     uint32_t client_count;      /* 1..5 */
     uint32_t owner_count;       /* 1..2: how many of the clients own VMs */
     uint32_t operation_count;   /* of all clients together: 20..200 */
+    bool has_disks;             /* VMs have a root and a writable layer of their own on disks */
     bool has_clones;            /* VMs that live are forked, besides what the weights say */
     uint32_t weights[SIM_MODEL_OP_COUNT]; /* 0 (never) or 1..100; START and EXEC never 0 */
     uint32_t buffer_bytes;                /* clients read so much at once; 0: what comes */

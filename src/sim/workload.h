@@ -10,6 +10,7 @@
 #include "sim/swarm.h"
 
 #define SIM_OPERATION_MAX 4096u
+#define SIM_ROOT_DIRECTORY "/srv/root" /* on the host, of a run whose VMs have disks */
 #define SIM_HERD_SIZE 6u
 #define SIM_HERD_MAX (2 + SIM_OPERATION_MAX / SIM_HERD_SIZE)
 
