@@ -27,6 +27,7 @@
 #define CLIENT_REST_NS (50 * KELPIE_NS_PER_MS)
 #define CLIENT_WAKER SIM_SWARM_CLIENT_MAX /* the index of the one that resumes */
 #define CLIENT_WAKE_NS (10 * KELPIE_NS_PER_S)
+#define CLIENT_FILE_VALUES (UINT64_C(1) << 32) /* what is written besides has values of its own */
 #define CLIENT_EXIT_ABRUPT 1 /* without closing the library */
 #define CLIENT_MEET_NS (1500 * KELPIE_NS_PER_MS)
 
@@ -483,6 +484,25 @@ static int client_judged(struct client *client, const struct sim_operation *oper
     return status;
 }
 
+/* Of VMs with disks: before a guest ends, or is saved, it writes; when it has come back, somebody
+ * reads what it has. */
+static void client_file(struct client *client, const struct sim_operation *around, bool is_before) {
+    enum sim_model_op op = around->op;
+    bool ends = op == SIM_MODEL_STOP || op == SIM_MODEL_KILL || op == SIM_MODEL_SNAPSHOT;
+    bool comes = op == SIM_MODEL_START || op == SIM_MODEL_RESTORE;
+    struct sim_operation file = *around;
+    uint64_t result = 0;
+    if (!client->clients->swarm->has_disks || around->is_look || (is_before ? !ends : !comes) ||
+        client->kelpie == NULL) {
+        return;
+    }
+    file.op = is_before ? SIM_MODEL_PUT : SIM_MODEL_GET;
+    file.kind = (uint8_t)(around->vm % 2); /* it may be one that others write */
+    file.snapshot = 0;
+    file.value += CLIENT_FILE_VALUES;
+    kelpie__ignore(client_judged(client, &file, &result)); /* the judge has its answer */
+}
+
 /* When its time has come. Of a herd the first that comes says when; who comes later does not wait.
  */
 static int64_t client_time(struct client *client, const struct sim_operation *operation) {
@@ -524,7 +544,11 @@ static void client_do(struct client *client, const struct sim_operation *operati
         client_look(client, operation);
     } else {
         uint64_t result = 0;
-        kelpie__ignore(client_judged(client, operation, &result)); /* the judge has its answer */
+        client_file(client, operation, true);
+        int status = client_judged(client, operation, &result); /* the judge has its answer */
+        if (status == 0) {
+            client_file(client, operation, false);
+        }
     }
 }
 

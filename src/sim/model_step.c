@@ -26,12 +26,12 @@ static const struct {
     unsigned allowed;
     int failures[8];
 } rules[] = {
-    [SIM_MODEL_CREATE] = {"create", 0, {KELPIE_E_CREATE}},
+    [SIM_MODEL_CREATE] = {"create", 0, {KELPIE_E_CREATE, KELPIE_E_ROOT_ACCESS}},
     /* cancelled: by somebody's kill */
     [SIM_MODEL_START] = {"start",
                          AT_REST,
-                         {KELPIE_E_BOOT, KELPIE_E_BOOT_TIMEOUT, KELPIE_E_CREATE,
-                          KELPIE_E_CANCELLED}},
+                         {KELPIE_E_BOOT, KELPIE_E_BOOT_TIMEOUT, KELPIE_E_CREATE, KELPIE_E_CANCELLED,
+                          KELPIE_E_ROOT_ACCESS}},
     [SIM_MODEL_STOP] = {"stop", WITH_GUEST, {0}},
     [SIM_MODEL_KILL] = {"kill", ANY_BUT_STARTING, {0}}, /* without effect where nothing runs */
     [SIM_MODEL_PAUSE] = {"pause", BIT(KELPIE_VM_RUNNING), {KELPIE_E_PAUSE}},
@@ -48,8 +48,9 @@ static const struct {
     [SIM_MODEL_FORK] = {"fork",
                         0,
                         {KELPIE_E_RESTORE, KELPIE_E_SNAPSHOT_CORRUPTED, KELPIE_E_CREATE,
-                         KELPIE_E_CANCELLED, KELPIE_E_CRASHED}},
-    [SIM_MODEL_CREATE_FROM] = {"create-from", 0, {KELPIE_E_CREATE, KELPIE_E_SNAPSHOT_CORRUPTED}},
+                         KELPIE_E_CANCELLED, KELPIE_E_CRASHED, KELPIE_E_ROOT_ACCESS}},
+    [SIM_MODEL_CREATE_FROM] =
+        {"create-from", 0, {KELPIE_E_CREATE, KELPIE_E_SNAPSHOT_CORRUPTED, KELPIE_E_ROOT_ACCESS}},
     [SIM_MODEL_FORGET] = {"forget", ANY_BUT_STARTING, {0}},
     [SIM_MODEL_DELETE] = {"delete", AT_REST, {0}},
     [SIM_MODEL_DELETE_FORCE] = {"force-delete", ANY_BUT_STARTING, {0}},
