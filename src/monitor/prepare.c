@@ -410,6 +410,23 @@ static int step_plan(struct kelpie_prepare *prepare, struct kelpie_error *error)
     return KELPIE_E_INTERNAL;
 }
 
+/* What a guest syncs is to outlive the host's death: so has the name of the disk's first layer, which
+ * no list of layers names yet. One that was started before, and ran, has seen to that. */
+static int prepare_sync_disk(struct kelpie_prepare *prepare, struct kelpie_error *error) {
+    const struct kelpie_monitor *monitor = prepare->monitor;
+    const struct kelpie_vm_record *record = &monitor->lifecycle.record;
+    bool is_known = prepare->item.is_ready && record->previous == KELPIE_VM_STOPPED;
+    KELPIE_ASSERT(prepare->step == KELPIE_PREPARE_DONE);
+    if (!prepare->has_upper || monitor->config.is_ephemeral || record->layer_count > 0 ||
+        is_known) {
+        return 0;
+    }
+    int status = kelpie__os_sync(monitor->os, monitor->directory.vm);
+    return status < 0
+               ? kelpie__fail(error, KELPIE_E_IO, -status, "sync the name of the VM's disk")
+               : 0;
+}
+
 /* Goes on until a child has to be waited for, or all is there. */
 static void prepare_next(struct kelpie_prepare *prepare) {
     struct kelpie_error error = {0};
@@ -434,7 +451,8 @@ static void prepare_next(struct kelpie_prepare *prepare) {
             return;
         }
     }
-    prepare_report(prepare, NULL);
+    int status = prepare_sync_disk(prepare, &error);
+    prepare_report(prepare, status < 0 ? &error : NULL);
 }
 
 void kelpie__prepare_start(struct kelpie_prepare *prepare, struct kelpie_monitor *monitor) {
