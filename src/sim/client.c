@@ -488,8 +488,9 @@ static int client_judged(struct client *client, const struct sim_operation *oper
  * reads what it has. */
 static void client_file(struct client *client, const struct sim_operation *around, bool is_before) {
     enum sim_model_op op = around->op;
-    bool ends = op == SIM_MODEL_STOP || op == SIM_MODEL_KILL || op == SIM_MODEL_SNAPSHOT;
-    bool comes = op == SIM_MODEL_START || op == SIM_MODEL_RESTORE;
+    bool ends = op == SIM_MODEL_SNAPSHOT ||
+                ((op == SIM_MODEL_STOP || op == SIM_MODEL_KILL) && around->value / 2 % 2 == 0);
+    bool comes = op == SIM_MODEL_START || op == SIM_MODEL_RESTORE || op == SIM_MODEL_FORK;
     struct sim_operation file = *around;
     uint64_t result = 0;
     if (!client->clients->swarm->has_disks || around->is_look || (is_before ? !ends : !comes) ||
@@ -497,7 +498,8 @@ static void client_file(struct client *client, const struct sim_operation *aroun
         return;
     }
     file.op = is_before ? SIM_MODEL_PUT : SIM_MODEL_GET;
-    file.kind = (uint8_t)(around->vm % 2); /* it may be one that others write */
+    file.vm = op == SIM_MODEL_FORK ? around->target : around->vm;
+    file.kind = 0;
     file.snapshot = 0;
     file.value += CLIENT_FILE_VALUES;
     kelpie__ignore(client_judged(client, &file, &result)); /* the judge has its answer */

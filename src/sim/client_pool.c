@@ -12,6 +12,7 @@
 #include "kelpie.h"
 #include "os/os_mark.h"
 #include "sim/fault.h"
+#include "sim/lasting.h"
 #include "sim/machine.h"
 #include "sim/truth.h"
 
@@ -115,7 +116,12 @@ static int pool_make(struct sim_pool_client *client, const struct sim_operation 
         kelpie_config_set_cpus(config, 1);
         kelpie_config_set_memory_mib(config, POOL_MEMORY_MIB);
         kelpie_config_set_template(config, false);
+        client->pools->maker_count += 1;
         status = kelpie_pool_create(client->kelpie, name, config, &options, &made, error);
+        if (status == 0 && client->pools->maker_count == 1) {
+            kelpie__sim_lasting_pool(world_of(client), name);
+        }
+        client->pools->maker_count -= 1;
     }
     kelpie_config_destroy(config);
     if (status == 0) {

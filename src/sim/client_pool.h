@@ -20,6 +20,7 @@ struct sim_world;
 
 /* Of a whole run: it outlives its clients. */
 struct sim_pools {
+    uint32_t maker_count; /* how many make a pool just now, or died over it */
     uint32_t taken_count;
     char taken[SIM_POOL_TAKEN_MAX][33]; /* ids of the VMs that were claimed */
     uint32_t leased_count;

@@ -18,6 +18,7 @@
 #include "sim/fault.h"
 #include "sim/guest.h"
 #include "sim/keepers.h"
+#include "sim/lasting.h"
 #include "sim/machine.h"
 #include "sim/snapshot_truth.h"
 #include "sim/trace.h"
@@ -578,6 +579,7 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
         note_leaver(invariants, event);
         forget_former(invariants, event->detail);
         kelpie__sim_snapshots_renamed(invariants->snapshots, event->detail);
+        kelpie__sim_lasting_renamed(world, event->detail);
         kelpie__sim_keepers_renamed(&invariants->keepers, world, event->process, event->detail);
         if (ends_with(event->detail, INVARIANT_STATE_TAIL)) {
             check_state_file(invariants, event->detail);

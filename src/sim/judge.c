@@ -15,6 +15,7 @@
 #include "sim/ending.h"
 #include "sim/fault.h"
 #include "sim/guest.h"
+#include "sim/lasting.h"
 #include "sim/machine.h"
 #include "sim/snapshot_truth.h"
 #include "sim/truth.h"
@@ -517,6 +518,40 @@ static int judge_known(const struct sim_judge *judge, const struct sim_operation
     return looks_newer ? KELPIE_E_SNAPSHOT_CORRUPTED : status;
 }
 
+/* ---- 30: what has been made stays ------------------------------------------------------------ */
+
+/* No call is under way that has to do with this VM. */
+static bool is_left_alone(const struct sim_judge *judge, uint32_t vm) {
+    bool is_alone = true;
+    KELPIE_ASSERT(vm < SIM_MODEL_VM_MAX);
+    for (uint32_t i = 0; i < SIM_JUDGE_CLIENT_MAX; i += 1) {
+        const struct sim_operation *other = &judge->calls[i].operation;
+        bool is_one = judge->calls[i].is_open && !other->is_look;
+        is_alone =
+            is_alone && !(is_one && (other->vm == vm || (kelpie__sim_model_makes_from(other->op) &&
+                                                         other->target == vm)));
+    }
+    return is_alone;
+}
+
+/* Of a call that has succeeded. */
+static void check_lasting(struct sim_judge *judge, const struct sim_operation *operation) {
+    bool is_from = kelpie__sim_model_makes_from(operation->op);
+    uint32_t vm = is_from ? operation->target : operation->vm;
+    char name[16];
+    bool fits = kelpie__text_format(name, sizeof(name), "vm-%u", vm);
+    KELPIE_ASSERT(fits);
+    if (operation->is_look || kelpie__sim_workload_is_owned(judge->swarm, vm) ||
+        !is_left_alone(judge, vm)) {
+        return;
+    }
+    if (operation->op == SIM_MODEL_CREATE || is_from) {
+        kelpie__sim_lasting_vm(judge->world, name);
+    } else if (operation->op == SIM_MODEL_START) {
+        kelpie__sim_lasting_disk(judge->world, name);
+    }
+}
+
 void kelpie__sim_judge_stops(struct sim_judge *judge, uint32_t client) {
     struct judge_call *call = &judge->calls[client];
     KELPIE_ASSERT(client < SIM_JUDGE_CLIENT_MAX && call->is_open);
@@ -542,6 +577,9 @@ void kelpie__sim_judge_end(struct sim_judge *judge, uint32_t client, int status,
         check_stop(judge, call, result != 0);
     }
     judge_tell_end(judge, call, status);
+    if (status == 0) {
+        check_lasting(judge, &call->operation);
+    }
     if (status == 0 && call->operation.op == SIM_MODEL_START && !call->operation.is_look) {
         judge->stop_ns[call->operation.vm] = 0;
     }

@@ -240,6 +240,19 @@ static int make_temporary(struct kelpie_pool_directory *pool) {
     return status;
 }
 
+/* Of the pools, and of the directory that they are in: whoever made that did not wait for it. */
+static int sync_names(const struct kelpie_pool_store *store) {
+    int status = kelpie__os_sync(store->os, store->directory);
+    int parent = status < 0 ? status : open_directory(store->os, store->directory, "..");
+    if (parent < 0) {
+        return parent;
+    }
+    status = kelpie__os_sync(store->os, parent);
+    close_handle(store->os, &parent);
+    KELPIE_ASSERT(parent == KELPIE_OS_NO_HANDLE);
+    return status;
+}
+
 static int make(struct kelpie_pool_directory *pool, const struct kelpie_config_values *config,
                 int *out_owner, struct kelpie_error *error) {
     const struct kelpie_pool_store *store = pool->store;
@@ -270,7 +283,7 @@ static int make(struct kelpie_pool_directory *pool, const struct kelpie_config_v
         return fail_io(error, status, "make the directory of", name);
     }
     kelpie__ignore(kelpie__text_copy(pool->entry, sizeof(pool->entry), name));
-    status = kelpie__os_sync(store->os, store->directory);
+    status = sync_names(store);
     return status < 0 ? fail_io(error, status, "sync the directory of", name) : 0;
 }
 
