@@ -410,8 +410,8 @@ static int step_plan(struct kelpie_prepare *prepare, struct kelpie_error *error)
     return KELPIE_E_INTERNAL;
 }
 
-/* What a guest syncs is to outlive the host's death: so has the name of the disk's first layer, which
- * no list of layers names yet. One that was started before, and ran, has seen to that. */
+/* What a guest syncs is to outlive the host's death: so has the name of the disk's first layer,
+ * which no list of layers names yet. One that was started before, and ran, has seen to that. */
 static int prepare_sync_disk(struct kelpie_prepare *prepare, struct kelpie_error *error) {
     const struct kelpie_monitor *monitor = prepare->monitor;
     const struct kelpie_vm_record *record = &monitor->lifecycle.record;
@@ -422,9 +422,8 @@ static int prepare_sync_disk(struct kelpie_prepare *prepare, struct kelpie_error
         return 0;
     }
     int status = kelpie__os_sync(monitor->os, monitor->directory.vm);
-    return status < 0
-               ? kelpie__fail(error, KELPIE_E_IO, -status, "sync the name of the VM's disk")
-               : 0;
+    return status < 0 ? kelpie__fail(error, KELPIE_E_IO, -status, "sync the name of the VM's disk")
+                      : 0;
 }
 
 /* Goes on until a child has to be waited for, or all is there. */

@@ -28,7 +28,7 @@
 #define CLIENT_WAKER SIM_SWARM_CLIENT_MAX /* the index of the one that resumes */
 #define CLIENT_WAKE_NS (10 * KELPIE_NS_PER_S)
 #define CLIENT_FILE_VALUES (UINT64_C(1) << 32) /* what is written besides has values of its own */
-#define CLIENT_EXIT_ABRUPT 1 /* without closing the library */
+#define CLIENT_EXIT_ABRUPT 1                   /* without closing the library */
 #define CLIENT_MEET_NS (1500 * KELPIE_NS_PER_MS)
 
 /* Of one subscription. */

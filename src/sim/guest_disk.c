@@ -288,10 +288,11 @@ int kelpie__sim_guest_disk_sync(struct sim_guest *guest) {
         writer_add(&writer, blanks, DISK_BLOCK - writer.count % DISK_BLOCK);
     }
     uint64_t offset = disk_is_qcow2(host, layer->path) ? DISK_QCOW2_OFFSET : 0;
-    int status = writer.has_failed ? -EIO
-                 : writer.count > DISK_LAYER_BYTES
-                     ? -ENOSPC
-                     : kelpie__sim_disk_flush(host, layer->path, offset, writer.bytes, writer.count);
+    int status =
+        writer.has_failed ? -EIO
+        : writer.count > DISK_LAYER_BYTES
+            ? -ENOSPC
+            : kelpie__sim_disk_flush(host, layer->path, offset, writer.bytes, writer.count);
     free(paths);
     free(writer.bytes);
     return status;

@@ -48,7 +48,7 @@ struct judge_call {
     uint64_t ticket;   /* 0: the model does not know this operation */
     struct sim_operation operation;
     int64_t begun_ns;
-    int64_t stop_ns; /* when the first stop since the VM was started began; 0: none */
+    int64_t stop_ns;  /* when the first stop since the VM was started began; 0: none */
     int64_t asked_ns; /* of a STOP: when it was asked for */
     int64_t limit_ns;
     int64_t wall_offset_ns; /* the host's, when it began */
@@ -486,8 +486,9 @@ static void check_stop(struct sim_judge *judge, const struct judge_call *call, b
     }
     kelpie__sim_operation_text(&call->operation, text, sizeof(text));
     if (took_ms > (int64_t)(timeout_ms + JUDGE_PROMPT_MS)) {
-        kelpie__sim_world_fail(judge->world, "invariant 27: %s took %lld ms, its timeout is %llu ms",
-                               text, (long long)took_ms, (unsigned long long)timeout_ms);
+        kelpie__sim_world_fail(judge->world,
+                               "invariant 27: %s took %lld ms, its timeout is %llu ms", text,
+                               (long long)took_ms, (unsigned long long)timeout_ms);
     } else if (was_killed && is_undisturbed && timeout_ms >= JUDGE_STOP_MS) {
         kelpie__sim_world_fail(judge->world,
                                "invariant 7: %s killed the guest after %lld ms, and nothing was in "
@@ -527,9 +528,9 @@ static bool is_left_alone(const struct sim_judge *judge, uint32_t vm) {
     for (uint32_t i = 0; i < SIM_JUDGE_CLIENT_MAX; i += 1) {
         const struct sim_operation *other = &judge->calls[i].operation;
         bool is_one = judge->calls[i].is_open && !other->is_look;
-        is_alone =
-            is_alone && !(is_one && (other->vm == vm || (kelpie__sim_model_makes_from(other->op) &&
-                                                         other->target == vm)));
+        is_alone = is_alone &&
+                   !(is_one && (other->vm == vm ||
+                                (kelpie__sim_model_makes_from(other->op) && other->target == vm)));
     }
     return is_alone;
 }

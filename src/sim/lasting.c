@@ -38,9 +38,8 @@ static void check(struct sim_world *world, const char *directory, const char *na
     uint64_t now = kelpie__sim_disk_hash(disk, false, path);
     uint64_t later = kelpie__sim_disk_hash(disk, true, path);
     if (now != 0 && now != later) { /* what is not there is somebody else's matter */
-        kelpie__sim_world_fail(world,
-                               "invariant 30: %s, and %s would %s the machine's death", what, path,
-                               later == 0 ? "not survive" : "not be whole after");
+        kelpie__sim_world_fail(world, "invariant 30: %s, and %s would %s the machine's death", what,
+                               path, later == 0 ? "not survive" : "not be whole after");
     }
 }
 
@@ -53,15 +52,14 @@ void kelpie__sim_lasting_renamed(struct sim_world *world, const char *path) {
     struct kelpie_json_iterator iterator;
     const char *slash = strrchr(path, '/');
     size_t length = slash == NULL ? 0 : (size_t)(slash - path);
-    if (length == 0 || length >= sizeof(directory) ||
-        strcmp(slash + 1, KELPIE_LASTING_FILE) != 0 ||
+    if (length == 0 || length >= sizeof(directory) || strcmp(slash + 1, KELPIE_LASTING_FILE) != 0 ||
         !kelpie__text_has_prefix(path, LASTING_VMS) || !can_last(world)) {
         return;
     }
     memcpy(directory, path, length);
     directory[length] = '\0';
-    int64_t size = kelpie__sim_disk_peek(kelpie__sim_world_disk(world), false, path, text,
-                                         sizeof(text));
+    int64_t size =
+        kelpie__sim_disk_peek(kelpie__sim_world_disk(world), false, path, text, sizeof(text));
     bool is_list = size > 0 && size <= (int64_t)sizeof(text) &&
                    kelpie__json_find(text, (size_t)size, "layers", &layers) == 0 &&
                    kelpie__json_iterate(&layers, &iterator) == 0;
@@ -94,9 +92,9 @@ void kelpie__sim_lasting_disk(struct sim_world *world, const char *name) {
     while (!has_list && can_last(world) &&
            kelpie__sim_disk_walk(disk, directory, &cursor, file)) { /* bound: its files */
         size_t length = strlen(file);
-        bool is_first = kelpie__text_has_prefix(file, LASTING_LAYER) &&
-                        length > strlen(LASTING_FIRST_LAYER) &&
-                        strcmp(file + length - strlen(LASTING_FIRST_LAYER), LASTING_FIRST_LAYER) == 0;
+        bool is_first =
+            kelpie__text_has_prefix(file, LASTING_LAYER) && length > strlen(LASTING_FIRST_LAYER) &&
+            strcmp(file + length - strlen(LASTING_FIRST_LAYER), LASTING_FIRST_LAYER) == 0;
         if (is_first) {
             check(world, directory, file, "a VM runs on its disk");
         }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * Invariant 30: what is promised to outlive the host's death would, from the moment on at which it
- * is acknowledged: a durable VM, the layers of its disk, a pool. Looked up on the durable side of the
- * disk, so that no power loss is needed.
+ * is acknowledged: a durable VM, the layers of its disk, a pool. Looked up on the durable side of
+ * the disk, so that no power loss is needed.
  */
 #ifndef KELPIE_SIM_LASTING_H
 #define KELPIE_SIM_LASTING_H

@@ -50,9 +50,8 @@ static void set_unknown(struct sim_model_vm *vm) {
     vm->history.call_count = 0;
     vm->history.end_count = 0;
     for (uint32_t i = 0; i <= STATE_COUNT; i += 1) {
-        struct sim_model_state state = {.flags = SIM_MODEL_VAGUE,
-                                        .content = SIM_MODEL_CONTENT_UNKNOWN,
-                                        .unsynced = UINT8_MAX};
+        struct sim_model_state state = {
+            .flags = SIM_MODEL_VAGUE, .content = SIM_MODEL_CONTENT_UNKNOWN, .unsynced = UINT8_MAX};
         if (i == KELPIE_VM_STARTING) {
             continue;
         }

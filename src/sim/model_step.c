@@ -245,11 +245,10 @@ static void done_start(struct step *step) {
         return;
     }
     if (is_vague(&next) && next.state == KELPIE_VM_CREATED) { /* from what, nobody knows */
-        const struct sim_model_guest any = {
-            .content = SIM_MODEL_CONTENT_UNKNOWN,
-            .is_paused = 1,
-            .loose = UINT8_MAX,
-            .unsynced = UINT8_MAX};
+        const struct sim_model_guest any = {.content = SIM_MODEL_CONTENT_UNKNOWN,
+                                            .is_paused = 1,
+                                            .loose = UINT8_MAX,
+                                            .unsynced = UINT8_MAX};
         bring_back(&next, &any, 0);
         allow(step, &next);
         next.state = KELPIE_VM_RUNNING;

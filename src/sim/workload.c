@@ -17,8 +17,8 @@
 #define WORKLOAD_CLONE_OF 16u /* likewise, a VM that lives is forked */
 #define WORKLOAD_PREPARE_OF 6u /* in one group of operations in so many, its forks are prepared */
 #define WORKLOAD_PREPARE_GROUP 8u
-#define WORKLOAD_HASTE_OF 4u   /* one in so many follows the one before at once */
-#define WORKLOAD_CLONE_MAX 3u  /* VMs that are only made from snapshots */
+#define WORKLOAD_HASTE_OF 4u  /* one in so many follows the one before at once */
+#define WORKLOAD_CLONE_MAX 3u /* VMs that are only made from snapshots */
 #define WORKLOAD_SHORT_STOP_OF 3u
 #define WORKLOAD_SHORT_STOP_MS 3000u
 #define WORKLOAD_REST_BITS 11u /* the others: after 1 to 2,048 ms, short ones as often as long */
