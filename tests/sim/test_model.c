@@ -300,10 +300,48 @@ static void test_files_that_outlive_a_stop(void **state) {
     MUST(see(model, KELPIE_VM_STOPPED));
     MUST(call(model, SIM_MODEL_START, 0, 0, 0));
     MUST(call(model, SIM_MODEL_GET, 0, 3, 0));
+    MUST(call(model, SIM_MODEL_PUT, 0, 4, 0));
     MUST(call(model, SIM_MODEL_KILL, 0, 0, 0)); /* what was not synced may be lost */
     MUST(call(model, SIM_MODEL_START, 0, 0, 0));
+    MUST(call(model, SIM_MODEL_GET, 0, 3, 0));
+    assert_false(call(model, SIM_MODEL_GET, 0, 4, 0)); /* but it does not come back */
+    kelpie__sim_model_destroy(model);
+}
+
+static bool put_synced(struct sim_model *model, uint64_t value, uint64_t code) {
+    const struct sim_model_call put = {
+        .op = SIM_MODEL_PUT, .vm = 3, .value = value, .is_synced = true};
+    uint64_t ticket = kelpie__sim_model_begin(model, &put);
+    return kelpie__sim_model_end(model, ticket, 0, code, text);
+}
+
+/* What was synced outlives a kill, and the host; a restore brings back what was there then, on the
+ * disk, too. */
+static void test_files_that_were_synced(void **state) {
+    struct sim_model *model = kelpie__sim_model_create(false);
+    (void)state;
+    kelpie__sim_model_configure(model, 3, false, true);
+    MUST(call(model, SIM_MODEL_CREATE, 0, 0, 0));
+    MUST(call(model, SIM_MODEL_START, 0, 0, 0));
+    MUST(put_synced(model, 3, 0));
+    MUST(call(model, SIM_MODEL_SNAPSHOT, 0, 0, 7));
+    MUST(put_synced(model, 4, 0));
+    MUST(call(model, SIM_MODEL_KILL, 0, 0, 0));
+    kelpie__sim_model_power_loss(model, SIM_MODEL_DISK_SOUND);
+    MUST(call(model, SIM_MODEL_START, 0, 0, 0));
+    MUST(call(model, SIM_MODEL_GET, 0, 4, 0));
+    MUST(call(model, SIM_MODEL_RESTORE, 0, 0, 7));
+    MUST(call(model, SIM_MODEL_KILL, 0, 0, 0));
+    MUST(call(model, SIM_MODEL_START, 0, 0, 0));
+    MUST(call(model, SIM_MODEL_GET, 0, 3, 0));
+    MUST(put_synced(model, 5, 1)); /* it could not be synced */
+    MUST(call(model, SIM_MODEL_KILL, 0, 0, 0));
+    MUST(call(model, SIM_MODEL_START, 0, 0, 0));
     MUST(call(model, SIM_MODEL_GET, 0, 0, 0));
-    assert_false(call(model, SIM_MODEL_GET, 0, 3, 0)); /* but it does not come back */
+    MUST(put_synced(model, 6, 0));
+    MUST(call(model, SIM_MODEL_KILL, 0, 0, 0));
+    MUST(call(model, SIM_MODEL_START, 0, 0, 0));
+    assert_false(call(model, SIM_MODEL_GET, 0, 5, 0));
     kelpie__sim_model_destroy(model);
 }
 
@@ -533,6 +571,7 @@ int main(void) {
         cmocka_unit_test(test_snapshot_without_an_answer),
         cmocka_unit_test(test_crashes_power_and_owners),
         cmocka_unit_test(test_files_that_outlive_a_stop),
+        cmocka_unit_test(test_files_that_were_synced),
         cmocka_unit_test(test_overlapping_calls),
         cmocka_unit_test(test_kill_is_never_refused),
         cmocka_unit_test(test_crash_of_a_monitor),
