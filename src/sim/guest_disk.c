@@ -300,6 +300,7 @@ int kelpie__sim_guest_disk_sync(struct sim_guest *guest) {
 
 void kelpie__sim_guest_move_disk(struct sim_guest *guest, const char *serial, const char *path) {
     struct sim_kernel *kernel = guest->kernel;
+    kelpie__sim_guest_slot_enter(guest); /* another one may lie there */
     KELPIE_ASSERT(kernel->disk_count <= SIM_KERNEL_DISK_MAX);
     for (uint32_t i = 0; i < kernel->disk_count; i += 1) {
         struct sim_kernel_disk *disk = &kernel->disks[i];

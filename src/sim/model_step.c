@@ -570,7 +570,7 @@ static void step_refused(struct step *step) {
 
 /* The VM, or its monitor, died while the call was under way: what the call was to do may have been
  * done before. A command's answer says that the guest is gone. */
-static void step_crashed(struct step *step) {
+static void step_died(struct step *step) {
     const struct sim_model_entry *entry = step->entry;
     enum sim_model_op op = entry->call.op;
     unsigned state = BIT(step->from->state);
@@ -594,6 +594,18 @@ static void step_crashed(struct step *step) {
     if (entry->overlaps_end && (state & WITH_GUEST) != 0) {
         allow_same(step);
     }
+}
+
+/* How far a write came, nobody knows. */
+static void step_crashed(struct step *step) {
+    const struct sim_model_state *from = step->from;
+    struct sim_model_state spoilt = *from;
+    if (step->entry->call.op == SIM_MODEL_PUT) {
+        spoilt.lost |= (uint8_t)(1u << step->entry->call.file);
+    }
+    step->from = &spoilt;
+    step_died(step);
+    step->from = from;
 }
 
 /* A failure that the contract knows. A command that failed may have done some of its work. */
