@@ -202,6 +202,13 @@ void kelpie__sim_disk_layout_end(struct sim_disk *disk) {
     put_end(disk);
 }
 
+void kelpie__sim_disk_layout_again(struct sim_disk *disk) {
+    KELPIE_ASSERT(!disk->is_laying_out && disk->pending_count == 0);
+    for (struct sim_inode *inode = disk->inodes; inode != NULL; inode = inode->next) {
+        kelpie__sim_inode_touch(inode);
+    }
+}
+
 int kelpie__sim_disk_put(struct sim_disk *disk, const char *path, uint32_t mode, const void *bytes,
                          size_t count) {
     struct sim_inode *directory = NULL;

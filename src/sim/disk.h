@@ -23,6 +23,9 @@ struct sim_disk *kelpie__sim_disk_create(struct sim_machine *machine, enum sim_d
 void kelpie__sim_disk_layout_begin(struct sim_disk *disk);
 void kelpie__sim_disk_layout_end(struct sim_disk *disk);
 
+/* It was laid out in another life, and copied: everything has been made now. */
+void kelpie__sim_disk_layout_again(struct sim_disk *disk);
+
 /* For whoever lays out a machine, bypassing every call's entry: durable at once, and what is
  * pending then becomes durable with it. Parents are made. Nodes that are no files, and their
  * parents, survive a power loss wherever they are. 0 or -errno. */

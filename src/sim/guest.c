@@ -377,9 +377,8 @@ static bool guest_make_machine(struct sim_guest *guest, const struct sim_guest_c
     guest_copy_text(machine->hostname, sizeof(machine->hostname), "(none)");
     guest_draw(guest->world, (uint8_t *)machine->random_state, sizeof(machine->random_state));
     guest_name_boot(guest);
-    machine->disk = kelpie__sim_disk_create(machine, SIM_DISK_TMPFS,
-                                            (uint64_t)config->memory_mib * GUEST_DISK_BYTES_OF_MIB);
-    return machine->disk != NULL && kelpie__sim_guest_lay_out(guest) == 0;
+    return kelpie__sim_guest_lay_out(guest,
+                                     (uint64_t)config->memory_mib * GUEST_DISK_BYTES_OF_MIB) == 0;
 }
 
 static struct sim_guest *guest_give_up(struct sim_guest *guest) {

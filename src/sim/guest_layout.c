@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
  * The files of a guest that has just been made: what kelpie-pack's initramfs holds (initramfs.c of
- * src/pack), and what the kernel's own file systems show once they are mounted.
+ * src/pack), and what the kernel's own file systems show once they are mounted. They are laid out
+ * by the first guest that boots in a slot, and copied for the others.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -73,7 +75,7 @@ static int layout_put_programs(struct sim_guest *guest) {
     return status;
 }
 
-int kelpie__sim_guest_lay_out(struct sim_guest *guest) {
+static int layout_put(struct sim_guest *guest) {
     struct sim_disk *disk = guest->machine->disk;
     int status = 0;
     kelpie__sim_disk_layout_begin(disk);
@@ -91,5 +93,64 @@ int kelpie__sim_guest_lay_out(struct sim_guest *guest) {
     status = status == 0 ? kelpie__sim_guest_lay_out_sys(guest) : status;
     status = status == 0 ? kelpie__sim_guest_lay_out_groups(disk) : status;
     kelpie__sim_disk_layout_end(disk);
+    return status;
+}
+
+/* ---- once for each slot ---------------------------------------------------------------------- */
+
+/* Names are hashed with the world's seed, and stand at addresses of the slot: what depends on the
+ * guest is here. */
+static bool layout_fits(const struct sim_guest_layout *layout, const struct sim_guest *guest,
+                        uint64_t capacity_bytes) {
+    return layout->piece != NULL && layout->capacity_bytes == capacity_bytes &&
+           layout->disk_count == guest->kernel->disk_count &&
+           layout->programs == kelpie__sim_guest_user_programs(guest->world) &&
+           layout->from == kelpie__sim_heap_extent(guest->machine->heap);
+}
+
+/* Without memory for it, the next one lays out its files itself. */
+static void layout_keep(const struct sim_guest *guest, uint64_t capacity_bytes, size_t from) {
+    const struct sim_heap *own = guest->machine->heap;
+    struct sim_heap *heap = kelpie__sim_world_host(guest->world)->heap;
+    size_t bytes = kelpie__sim_heap_piece_bytes(own, from);
+    kelpie__sim_guest_layout_drop(&guest->slot->layout);
+    guest->slot->layout = (struct sim_guest_layout){
+        .heap = heap,
+        .piece = kelpie__sim_heap_alloc_raw(heap, bytes),
+        .piece_bytes = bytes,
+        .from = from,
+        .disk = guest->machine->disk,
+        .capacity_bytes = capacity_bytes,
+        .disk_count = guest->kernel->disk_count,
+        .programs = kelpie__sim_guest_user_programs(guest->world),
+    };
+    if (guest->slot->layout.piece != NULL) {
+        kelpie__sim_heap_piece_save(own, from, guest->slot->layout.piece);
+    }
+}
+
+void kelpie__sim_guest_layout_drop(struct sim_guest_layout *layout) {
+    if (layout->piece != NULL) {
+        kelpie__sim_heap_free(layout->heap, layout->piece, layout->piece_bytes);
+    }
+    *layout = (struct sim_guest_layout){0};
+}
+
+int kelpie__sim_guest_lay_out(struct sim_guest *guest, uint64_t capacity_bytes) {
+    struct sim_machine *machine = guest->machine;
+    const size_t from = kelpie__sim_heap_extent(machine->heap);
+    KELPIE_ASSERT(machine->disk == NULL && machine->heap == guest->slot->base);
+    KELPIE_ASSERT(kelpie__sim_heap_is_packed(machine->heap));
+    if (layout_fits(&guest->slot->layout, guest, capacity_bytes)) {
+        kelpie__sim_heap_piece_load(machine->heap, guest->slot->layout.piece);
+        machine->disk = guest->slot->layout.disk;
+        kelpie__sim_disk_layout_again(machine->disk);
+        return 0;
+    }
+    machine->disk = kelpie__sim_disk_create(machine, SIM_DISK_TMPFS, capacity_bytes);
+    int status = machine->disk == NULL ? -ENOMEM : layout_put(guest);
+    if (status == 0) {
+        layout_keep(guest, capacity_bytes, from);
+    }
     return status;
 }

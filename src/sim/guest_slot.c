@@ -232,6 +232,11 @@ bool kelpie__sim_guest_add_user_program(struct sim_world *world, const char *nam
     return true;
 }
 
+uint32_t kelpie__sim_guest_user_programs(struct sim_world *world) {
+    const struct guest_slots *slots = slots_of(world);
+    return slots == NULL ? 0 : slots->program_count;
+}
+
 const char *kelpie__sim_guest_user_program(struct sim_world *world, uint32_t index,
                                            sim_main *out_main) {
     const struct guest_slots *slots = slots_of(world);
@@ -250,6 +255,7 @@ void kelpie__sim_guest_slots_destroy(struct sim_world *world) {
     }
     for (uint32_t i = 0; i < slots->slot_count; i += 1) {
         KELPIE_ASSERT(slots->slots[i].guest_count == 0);
+        kelpie__sim_guest_layout_drop(&slots->slots[i].layout);
     }
     for (uint64_t i = 0; i < slots->copy_count; i += 1) {
         kelpie__sim_guest_copy_drop(&slots->copies[i].copy);

@@ -123,8 +123,22 @@ struct sim_guest_copy_scratch {
     struct sim_guest_page pages[SIM_GUEST_COPY_PAGES];
 };
 
+/* The files that a guest of a slot begins with: all who boot there have the same, at the same
+ * addresses. */
+struct sim_guest_layout {
+    struct sim_heap *heap; /* whose memory it has */
+    void *piece;           /* owned; NULL: nobody has booted there */
+    size_t piece_bytes;
+    size_t from; /* the extent of the slot's heap before it */
+    struct sim_disk *disk;
+    uint64_t capacity_bytes;
+    uint32_t disk_count; /* of the guest it was made for, */
+    uint32_t programs;   /* and how many programs its users have */
+};
+
 struct sim_guest_slot {
     void *base;
+    struct sim_guest_layout layout;
     uint32_t guest_count;        /* that lie here, one of them resident */
     struct sim_guest *resident;  /* NULL: none */
     struct sim_guest_copy model; /* borrowed until the world ends: a whole copy that an image has */
@@ -202,6 +216,7 @@ uint64_t kelpie__sim_guest_number(struct sim_world *world);
 
 /* Users' programs. False: too many, or a name that is too long. */
 bool kelpie__sim_guest_add_user_program(struct sim_world *world, const char *name, sim_main main);
+uint32_t kelpie__sim_guest_user_programs(struct sim_world *world);
 /* NULL after the last. */
 const char *kelpie__sim_guest_user_program(struct sim_world *world, uint32_t index,
                                            sim_main *out_main);
@@ -230,8 +245,9 @@ void kelpie__sim_guest_tell(struct sim_guest *guest);
 
 /* ---- guest_layout.c, guest_proc.c, guest_group.c --------------------------------------------- */
 
-/* The files of a guest that has just been made. 0 or -errno. */
-KELPIE_MUST_CHECK int kelpie__sim_guest_lay_out(struct sim_guest *guest);
+/* The file system of a guest that has just been made. 0 or -errno. */
+KELPIE_MUST_CHECK int kelpie__sim_guest_lay_out(struct sim_guest *guest, uint64_t capacity_bytes);
+void kelpie__sim_guest_layout_drop(struct sim_guest_layout *layout);
 KELPIE_MUST_CHECK int kelpie__sim_guest_lay_out_proc(struct sim_disk *disk);
 KELPIE_MUST_CHECK int kelpie__sim_guest_lay_out_sys(struct sim_guest *guest);
 KELPIE_MUST_CHECK int kelpie__sim_guest_lay_out_groups(struct sim_disk *disk);

@@ -239,6 +239,40 @@ size_t kelpie__sim_heap_extent(const struct sim_heap *heap) {
     return heap->extent;
 }
 
+bool kelpie__sim_heap_is_packed(const struct sim_heap *heap) {
+    KELPIE_ASSERT(heap->live_bytes <= heap->extent - sizeof(*heap));
+    return heap->live_bytes == heap->extent - sizeof(*heap);
+}
+
+/* Before the bytes of a piece. */
+struct heap_piece {
+    struct sim_heap record; /* as it was then */
+    size_t from;
+};
+
+size_t kelpie__sim_heap_piece_bytes(const struct sim_heap *heap, size_t from) {
+    KELPIE_ASSERT(from >= sizeof(*heap) && from <= heap->extent);
+    return sizeof(struct heap_piece) + heap->extent - from;
+}
+
+void kelpie__sim_heap_piece_save(const struct sim_heap *heap, size_t from, void *out) {
+    const struct heap_piece piece = {.record = *heap, .from = from};
+    KELPIE_ASSERT(from >= sizeof(*heap) && from <= heap->extent);
+    memcpy(out, &piece, sizeof(piece));
+    memcpy((char *)out + sizeof(piece), (const char *)heap + from, heap->extent - from);
+}
+
+void kelpie__sim_heap_piece_load(struct sim_heap *heap, const void *bytes) {
+    struct heap_piece piece;
+    memcpy(&piece, bytes, sizeof(piece));
+    KELPIE_ASSERT(heap->extent == piece.from && kelpie__sim_heap_is_packed(heap));
+    KELPIE_ASSERT(heap->capacity == piece.record.capacity && heap->kept == piece.record.kept);
+    memcpy((char *)heap + piece.from, (const char *)bytes + sizeof(piece),
+           piece.record.extent - piece.from);
+    piece.record.dirty = heap->dirty;
+    *heap = piece.record;
+}
+
 size_t kelpie__sim_heap_live_bytes(const struct sim_heap *heap) {
     return heap->live_bytes;
 }

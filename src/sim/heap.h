@@ -9,6 +9,7 @@
 #ifndef KELPIE_SIM_HEAP_H
 #define KELPIE_SIM_HEAP_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct sim_heap;
@@ -45,6 +46,13 @@ void kelpie__sim_heap_copied(struct sim_heap *heap, size_t used);
  * SIM_HEAP_FREE_BYTES, nobody will ever read what is in it. */
 const void *kelpie__sim_heap_free_next(const struct sim_heap *heap, size_t class, const void *block,
                                        size_t *out_bytes);
+/* Nothing was ever freed: all blocks stand one behind another. */
+bool kelpie__sim_heap_is_packed(const struct sim_heap *heap);
+/* What was done to a heap since it had this extent, packed as it was then: to be done again, at
+ * once, to a heap of the same base that is packed and as far. */
+size_t kelpie__sim_heap_piece_bytes(const struct sim_heap *heap, size_t from);
+void kelpie__sim_heap_piece_save(const struct sim_heap *heap, size_t from, void *out);
+void kelpie__sim_heap_piece_load(struct sim_heap *heap, const void *bytes);
 /* Bytes that are handed out now. */
 size_t kelpie__sim_heap_live_bytes(const struct sim_heap *heap);
 
