@@ -209,35 +209,50 @@ static bool is_transition(enum kelpie_vm_state from, enum kelpie_vm_state to) {
     return from == to || (allowed[from] & 1u << to) != 0;
 }
 
+/* What is read of it, in the order in which it is written: then each is found at once. */
+enum record_member {
+    RECORD_STATE,
+    RECORD_REASON,
+    RECORD_ORIGIN,
+    RECORD_PARENT,
+    RECORD_MONITOR,
+    RECORD_VMM,
+};
+
+/* 0: none, or not a number. */
+static int32_t member_pid(const struct kelpie_json_member *member) {
+    int64_t pid = 0;
+    return member->is_there && kelpie__json_i64(&member->value, &pid) == 0 ? (int32_t)pid : 0;
+}
+
 static bool read_state(struct sim_world *world, const char *path, struct invariant_record *out) {
     char text[KELPIE_RECORD_JSON_BYTES_MAX];
     char name[16];
     char origin[16];
-    int64_t pid = 0;
-    struct kelpie_json_member members[] = {{.key = "state"},  {.key = "reason"},
-                                           {.key = "parent"}, {.key = "vmm_pid"},
-                                           {.key = "origin"}, {.key = "monitor_pid"}};
+    struct kelpie_json_member members[] = {
+        [RECORD_STATE] = {.key = "state"},         [RECORD_REASON] = {.key = "reason"},
+        [RECORD_ORIGIN] = {.key = "origin"},       [RECORD_PARENT] = {.key = "parent"},
+        [RECORD_MONITOR] = {.key = "monitor_pid"}, [RECORD_VMM] = {.key = "vmm_pid"}};
     int64_t size =
         kelpie__sim_disk_peek(kelpie__sim_world_disk(world), false, path, text, sizeof(text));
     *out = (struct invariant_record){0};
-    bool is_whole =
-        size > 0 && (uint64_t)size <= sizeof(text) &&
-        kelpie__json_members(text, (size_t)size, members, KELPIE_ARRAY_COUNT(members)) == 0;
-    if (is_whole) { /* what is not there is empty */
-        kelpie__ignore(kelpie__json_member_string(&members[2], out->parent, sizeof(out->parent)) &&
-                       members[3].is_there && kelpie__json_i64(&members[3].value, &pid) == 0);
-        out->vmm_pid = (int32_t)pid;
-        pid = 0;
-        kelpie__ignore(members[5].is_there && kelpie__json_i64(&members[5].value, &pid) == 0);
-        out->monitor_pid = (int32_t)pid;
-        if (!members[4].is_there ||
-            !kelpie__json_member_string(&members[4], origin, sizeof(origin)) ||
-            strcmp(origin, "snapshot") != 0) { /* then it is only the last that was taken of it */
-            out->parent[0] = '\0';
-        }
+    if (size <= 0 || (uint64_t)size > sizeof(text) ||
+        kelpie__json_members(text, (size_t)size, members, KELPIE_ARRAY_COUNT(members)) < 0) {
+        return false;
     }
-    return is_whole && kelpie__json_member_string(&members[0], name, sizeof(name)) &&
-           kelpie__json_member_string(&members[1], out->reason, sizeof(out->reason)) &&
+    out->vmm_pid = member_pid(&members[RECORD_VMM]);
+    out->monitor_pid = member_pid(&members[RECORD_MONITOR]);
+    bool is_of_snapshot =
+        members[RECORD_ORIGIN].is_there &&
+        kelpie__json_member_string(&members[RECORD_ORIGIN], origin, sizeof(origin)) &&
+        strcmp(origin, "snapshot") == 0;
+    /* what is not there is empty; else it is only the last that was taken of it */
+    if (!is_of_snapshot ||
+        !kelpie__json_member_string(&members[RECORD_PARENT], out->parent, sizeof(out->parent))) {
+        out->parent[0] = '\0';
+    }
+    return kelpie__json_member_string(&members[RECORD_STATE], name, sizeof(name)) &&
+           kelpie__json_member_string(&members[RECORD_REASON], out->reason, sizeof(out->reason)) &&
            kelpie__state_parse(name, &out->state);
 }
 

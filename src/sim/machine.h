@@ -285,7 +285,11 @@ int kelpie__sim_handle_install(struct sim_process *process, struct sim_object *o
 /* Forgets its watch and gives up its object. -EBADF. */
 int kelpie__sim_handle_close(struct sim_process *process, int handle);
 /* The object behind a handle, or NULL. */
-struct sim_object *kelpie__sim_handle_object(struct sim_process *process, int handle);
+static inline struct sim_object *kelpie__sim_handle_object(const struct sim_process *process,
+                                                           int handle) {
+    bool is_known = handle >= 0 && (uint32_t)handle < process->handle_count;
+    return is_known ? process->handles[handle].object : NULL;
+}
 
 /* ---- every call ------------------------------------------------------------------------------ */
 

@@ -169,13 +169,6 @@ int kelpie__sim_handle_install(struct sim_process *process, struct sim_object *o
     return (int)place;
 }
 
-struct sim_object *kelpie__sim_handle_object(struct sim_process *process, int handle) {
-    if (handle < 0 || (uint32_t)handle >= process->handle_count) {
-        return NULL;
-    }
-    return process->handles[handle].object;
-}
-
 /* ---- watches --------------------------------------------------------------------------------- */
 
 static void watch_remove(struct sim_watch *watch) {

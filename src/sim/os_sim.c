@@ -166,22 +166,10 @@ bool kelpie__sim_enter(struct sim_call *call, struct kelpie_os *os, enum sim_op 
     return call->fault_errno <= 0;
 }
 
-#define RECORD_WORDS 7u
-
 static inline uint64_t hash_pair(uint64_t a, uint64_t b) {
     __extension__ typedef unsigned __int128 wide;
     wide product = (wide)(a ^ UINT64_C(0x9e3779b97f4a7c15)) * (b ^ UINT64_C(0xd6e8feb86659fd93));
     return (uint64_t)product ^ (uint64_t)(product >> 64);
-}
-
-/* As XXH3 mixes such a short text, without what chooses among lengths: products of pairs, each with
- * salts of its own, and then of these. */
-static inline uint64_t hash_record(const uint64_t record[RECORD_WORDS]) {
-    uint64_t first = hash_pair(record[0], record[1] + UINT64_C(0x1cad21f72c81017c));
-    uint64_t second = hash_pair(record[2] + UINT64_C(0xdb979083e96dd4de), record[3]);
-    uint64_t third = hash_pair(record[4], record[5] ^ UINT64_C(0x1f67b3b7a4a44072));
-    uint64_t last = hash_pair(record[6], record[0] + UINT64_C(0x78e5c0cc4ee679cb));
-    return hash_pair(first + last, second ^ (third << 32 | third >> 32));
 }
 
 #define HASH_SHORT_BYTES_MAX 64u
@@ -205,20 +193,29 @@ static inline uint64_t hash_bytes(const char *bytes, size_t count) {
     return hash_pair(hash ^ kelpie__text_word(before, 8), kelpie__text_word(last, 8));
 }
 
+static inline uint64_t hash_moved(const char *path, const void *data, size_t count) {
+    uint64_t of_path = path != NULL ? hash_bytes(path, strlen(path)) : 0;
+    return hash_pair(of_path, count > 0 ? hash_bytes(data, count) : 0);
+}
+
+/* Products of pairs, each with salts of its own, and then of these. `before`: the hash up to this
+ * call, and its time; `moved`: the path and the data, or 0. */
+static inline uint64_t hash_call(const struct sim_call *call, uint64_t before, int64_t result,
+                                 uint64_t moved) {
+    uint64_t what = (uint64_t)call->op << 32 | (uint32_t)call->handle;
+    uint64_t who = call->process->birth * UINT64_C(0x1cad21f72c81017d);
+    uint64_t first = hash_pair(before, what ^ who);
+    uint64_t second = hash_pair((uint64_t)result + UINT64_C(0xdb979083e96dd4de), call->argument);
+    return hash_pair(first + moved, second ^ (moved << 32 | moved >> 32));
+}
+
 int64_t kelpie__sim_leave(struct sim_call *call, int64_t result, const void *data, size_t count) {
     struct sim_process *process = call->process;
     struct sim_world *world = process->machine->world;
     KELPIE_ASSERT(world->current == process);
-    const uint64_t record[] = {
-        world->hash ^ (uint64_t)world->now_ns,
-        (uint64_t)call->op << 32 | (uint32_t)call->handle,
-        (uint64_t)result,
-        call->argument,
-        process->birth,
-        call->path != NULL ? hash_bytes(call->path, strlen(call->path)) : 0,
-        count > 0 ? hash_bytes(data, count) : 0,
-    };
-    world->hash = hash_record(record);
+    world->hash =
+        hash_call(call, world->hash ^ (uint64_t)world->now_ns, result,
+                  call->path != NULL || count > 0 ? hash_moved(call->path, data, count) : 0);
     if (world->options.trace != NULL) {
         kelpie__sim_trace_call(world->options.trace, call, result, world->hash);
     }
