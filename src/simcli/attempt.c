@@ -75,6 +75,7 @@ static void note_fault(struct simcli_attempt_shared *shared, const char *line) {
 static void on_event(void *context, struct sim_world *world, const struct sim_event *event) {
     const struct attempt_run *run = context;
     const struct simcli_attempt *attempt = run->attempt;
+    KELPIE_ASSERT(run->shared->calls <= kelpie__sim_world_calls(world));
     KELPIE_ASSERT(!run->shared->is_done);
     run->shared->events += 1;
     run->shared->calls = kelpie__sim_world_calls(world);
@@ -98,6 +99,7 @@ static void run_here(const struct attempt_run *run, int words) {
     struct sim_run_options options = run->attempt->options;
     struct sim_run_result result;
     int saved = dup(STDERR_FILENO);
+    KELPIE_ASSERT(words >= 0);
     kelpie__ignore(dup2(words, STDERR_FILENO));
     kelpie__ignore(alarm(ATTEMPT_SECONDS_MAX));
     options.begun = on_begin;
@@ -137,6 +139,7 @@ static void crash_reason(int words, int status, char *out, size_t capacity) {
 
 static char *copy_plan(const struct simcli_attempt_shared *shared) {
     char *plan = malloc(shared->plan_length + 1);
+    KELPIE_ASSERT(shared != NULL);
     KELPIE_ASSERT(shared->plan_length < sizeof(shared->plan));
     if (plan != NULL) {
         memcpy(plan, shared->plan, shared->plan_length);
@@ -151,6 +154,8 @@ void kelpie__simcli_attempt(struct simcli_attempts *attempts, const struct simcl
     const struct attempt_run run = {attempt, shared};
     int status = 0;
     size_t begun_bytes = attempt->options.operation_count * sizeof(shared->begun_ns[0]);
+    KELPIE_ASSERT(attempts->words >= 0);
+    KELPIE_ASSERT(!attempt->options.is_swarm || attempt->options.faults == SIM_RUN_FAULTS_PLAN);
     KELPIE_ASSERT(shared != NULL && attempt->options.operation_count <= SIM_OPERATION_MAX);
     shared->is_done = false;
     shared->is_cut = false;

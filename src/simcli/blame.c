@@ -67,6 +67,8 @@ static void tell_rates(const struct blame *blame, const struct simcli_campaign *
     uint32_t before = 0;
     uint32_t jump = 0;
     uint32_t jump_at = 0;
+    KELPIE_ASSERT(campaign->count == (uint64_t)BLAME_TIMES * BLAME_RUNS);
+    KELPIE_ASSERT(campaign->notes != NULL);
     for (uint32_t i = 0; i < BLAME_TIMES; i += 1) {
         char bar[BLAME_BAR_MAX + 1];
         uint32_t failed = 0;
@@ -98,6 +100,7 @@ int kelpie__simcli_blame(struct simcli *simcli) {
     struct blame blame = {.simcli = simcli};
     struct sim_run_options options;
     struct sim_run_result result;
+    kelpie__simcli_check(simcli);
     if (simcli->word == NULL || !kelpie__text_u64(simcli->word, &blame.seed)) {
         fprintf(stderr, "kelpie-sim: blame what? Expected the number of a seed that fails\n");
         return KELPIE_SIM_USAGE;

@@ -102,6 +102,8 @@ static void hunt_work(void *context, uint64_t task) {
 
 static void hunt_crashed(void *context, uint64_t task) {
     struct hunt *hunt = context;
+    KELPIE_ASSERT(task < CANARIES_SEEDS_MAX);
+    KELPIE_ASSERT(hunt->seeds[task].end == HUNT_NOT_RUN);
     hunt->seeds[task].end = HUNT_CRASHED;
 }
 
@@ -169,6 +171,7 @@ int kelpie__simcli_canaries(struct simcli *simcli) {
     uint32_t found[CANARIES_COUNT];
     uint32_t count = 0;
     uint32_t missed = 0;
+    kelpie__simcli_check(simcli);
 #ifndef KELPIE_SIMULATION
     fprintf(stderr, "kelpie-sim: this build has no canaries; build with -Dsimulation=true\n");
     return KELPIE_SIM_USAGE;

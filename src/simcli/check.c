@@ -54,6 +54,7 @@ static void text_add(void *context, const char *bytes, size_t length) {
 }
 
 static void text_free(struct check_text *text) {
+    KELPIE_ASSERT(text->length <= text->capacity);
     free(text->bytes);
     *text = (struct check_text){0};
 }
@@ -77,6 +78,7 @@ static void become_other(const struct simcli *simcli, uint64_t seed, bool has_lo
     bool fits =
         kelpie__text_format(numbers[0], sizeof(numbers[0]), "%llu", (unsigned long long)seed) &&
         kelpie__text_format(numbers[1], sizeof(numbers[1]), "%u", simcli->canary);
+    kelpie__simcli_check(simcli);
     KELPIE_ASSERT(fits);
     const char *arguments[] = {"kelpie-sim",
                                "run",
@@ -138,6 +140,7 @@ static bool run_other(const struct simcli *simcli, uint64_t seed, bool has_log,
 
 static void tell_lines(const char *first, const char *second) {
     uint64_t line = 1;
+    KELPIE_ASSERT(first != NULL && second != NULL);
     while (*first != '\0' && *second != '\0') { /* bound: the texts */
         size_t lengths[2] = {strcspn(first, "\n"), strcspn(second, "\n")};
         if (lengths[0] != lengths[1] || memcmp(first, second, lengths[0]) != 0) {
@@ -164,6 +167,7 @@ static void log_own(struct simcli *simcli, uint64_t seed, struct check_text *out
     struct sim_run_options options;
     struct sim_run_result result;
     struct sim_trace *trace = kelpie__sim_trace_create(SIM_TRACE_CALLS);
+    kelpie__simcli_check(simcli);
     kelpie__simcli_run_options(simcli, seed, &options);
     options.trace = trace;
     if (trace != NULL) {
@@ -200,6 +204,7 @@ int kelpie__simcli_check_seed(struct simcli *simcli, uint64_t seed, uint64_t has
     struct sim_run_result result;
     struct check_text other = {0};
     char text[24];
+    kelpie__simcli_check(simcli);
     kelpie__simcli_run_options(simcli, seed, &options);
     kelpie__sim_run(&options, &result);
     bool fits = kelpie__text_format(text, sizeof(text), "%016llx", (unsigned long long)result.hash);

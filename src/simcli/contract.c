@@ -83,6 +83,7 @@ int kelpie__simcli_contract(struct simcli *simcli) {
     uint32_t failed = 0;
     uint32_t pending = 0;
     struct sim_contract_result *result = malloc(sizeof(*result));
+    kelpie__simcli_check(simcli);
     if (result == NULL) {
         return KELPIE_SIM_CRASHED;
     }

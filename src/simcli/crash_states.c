@@ -59,6 +59,14 @@ static const struct crash_subject subjects[] = {
     {"delete-running", 32, 2, 8},
 };
 
+static void crash_check(const struct crash_search *crash) {
+    kelpie__simcli_check(crash->simcli);
+    KELPIE_ASSERT(crash->subject != NULL && crash->subject->limit > 0);
+    KELPIE_ASSERT(crash->place_count <= CRASH_PLACES_MAX);
+    KELPIE_ASSERT(crash->state_count <= CRASH_STATES_MAX);
+    KELPIE_ASSERT(crash->states != NULL || crash->state_count == 0);
+}
+
 static const char *profile_name(enum sim_disk_profile profile) {
     return profile == SIM_DISK_EXT4 ? "ext4" : "posix";
 }
@@ -70,6 +78,7 @@ static void rule_of(const struct sim_search *search, uint32_t call,
 
 static void options_of(const struct crash_search *crash, const char *plan, const uint64_t *indexes,
                        uint32_t count, struct sim_scenario_options *out) {
+    crash_check(crash);
     *out = (struct sim_scenario_options){.scenario = crash->search.scenario,
                                          .seed = crash->search.seed,
                                          .plan = plan,
@@ -97,6 +106,7 @@ static uint32_t list_places(const struct sim_search *search, bool is_of_looking,
     uint32_t count = 0;
     uint32_t birth = 0; /* of the first that looks: what it left, the second compares */
     bool is_changed = true;
+    KELPIE_ASSERT(search->call_count == 0 || search->calls != NULL);
     for (uint32_t i = 0; i < search->call_count && count < CRASH_PLACES_MAX; i += 1) {
         const struct sim_search_call *call = &search->calls[i];
         bool is_ours = is_of_looking ? call->is_of_looking : call->is_of_operation;
@@ -124,6 +134,7 @@ static void probe(void *context, uint64_t index, struct sim_nursery *nursery,
     char rule[SIM_SEARCH_RULE_BYTES_MAX];
     struct sim_scenario_options options;
     struct sim_scenario_result result;
+    crash_check(crash);
     rule_of(&crash->search, crash->places[index], rule);
     options_of(crash, rule, &first, 1, &options);
     options.nursery = nursery;
@@ -137,6 +148,7 @@ static void meet(void *context, uint64_t index, struct sim_nursery *nursery,
     char rule[SIM_SEARCH_RULE_BYTES_MAX];
     struct sim_scenario_options options;
     struct sim_scenario_result result;
+    crash_check(crash);
     rule_of(&crash->search, crash->places[crash->states[index].place], rule);
     options_of(crash, rule, &crash->states[index].index, 1, &options);
     options.nursery = nursery;
@@ -170,6 +182,7 @@ static void recover(void *context, uint64_t index, struct sim_nursery *nursery,
     char first[SIM_SEARCH_RULE_BYTES_MAX];
     char second[SIM_SEARCH_RULE_BYTES_MAX];
     char plan[2 * SIM_SEARCH_RULE_BYTES_MAX + 8];
+    crash_check(crash);
     index *= crash->stride;
     KELPIE_ASSERT(index < crash->state_count);
     struct sim_search recovery;
@@ -199,6 +212,7 @@ static void tell_place(void *context, const struct simcli_failure *first, uint32
     char rule[SIM_SEARCH_RULE_BYTES_MAX];
     bool is_probe = crash->state_count == 0;
     uint64_t index = first->index * crash->stride;
+    crash_check(crash);
     KELPIE_ASSERT(count > 0 && index < (is_probe ? crash->place_count : crash->state_count));
     uint32_t place = is_probe ? (uint32_t)index : crash->states[index].place;
     rule_of(&crash->search, crash->places[place], rule);
@@ -212,6 +226,7 @@ static void tell_place(void *context, const struct simcli_failure *first, uint32
 /* 0 or the verdict of the first that failed. */
 static int campaign(struct crash_search *crash, const char *what, uint64_t count, simcli_work work,
                     struct simcli_campaign *out) {
+    crash_check(crash);
     *out = (struct simcli_campaign){.name = what, .count = count, .work = work, .context = crash};
     if (!kelpie__simcli_campaign_run(crash->simcli, out)) {
         return KELPIE_SIM_CRASHED;
@@ -220,6 +235,7 @@ static int campaign(struct crash_search *crash, const char *what, uint64_t count
 }
 
 static bool list_states(struct crash_search *crash, const struct simcli_campaign *probes) {
+    crash_check(crash);
     crash->states = calloc(CRASH_STATES_MAX, sizeof(*crash->states));
     for (uint32_t i = 0; crash->states != NULL && i < crash->place_count; i += 1) {
         crash->counts[i] = probes->notes[i].value;
@@ -238,6 +254,7 @@ static int search_states(struct crash_search *crash) {
     struct simcli_campaign met = {0};
     struct simcli_campaign again = {0};
     uint64_t recovered = 0;
+    crash_check(crash);
     crash->place_count = list_places(&crash->search, false, crash->places);
     int code = campaign(crash, "places", crash->place_count, probe, &probes);
     if (code == 0 && !list_states(crash, &probes)) {
@@ -275,6 +292,7 @@ static int search_scenario(struct simcli *simcli, const struct crash_subject *su
     const struct sim_scenario_options options = {
         .scenario = scenario, .seed = simcli->seed_first, .disk_profile = profile, .is_calm = true};
     struct crash_search *crash = calloc(1, sizeof(*crash));
+    kelpie__simcli_check(simcli);
     if (crash == NULL) {
         return KELPIE_SIM_CRASHED;
     }
@@ -299,6 +317,7 @@ int kelpie__simcli_crash_states(struct simcli *simcli) {
     const struct sim_scenario *only = NULL;
     int code = 0;
     uint32_t count = 0;
+    kelpie__simcli_check(simcli);
     if (!kelpie__simcli_scenario(simcli, &only)) {
         return KELPIE_SIM_USAGE;
     }

@@ -41,6 +41,7 @@ pid_t kelpie__simcli_fork(void) {
 }
 
 static void crew_work(const struct simcli_crew *crew, struct crew_shared *shared, uint32_t worker) {
+    KELPIE_ASSERT(crew->context != NULL);
     while (crew->is_enough == NULL || !crew->is_enough(crew->context)) { /* bound: the tasks */
         uint64_t task = atomic_fetch_add(&shared->next, 1);
         if (task >= crew->task_count) {
@@ -71,6 +72,8 @@ bool kelpie__simcli_crew_run(const struct simcli_crew *crew) {
     struct crew_shared *shared = kelpie__simcli_crew_memory(sizeof(*shared));
     pid_t pids[SIMCLI_JOBS_MAX] = {0};
     uint32_t alive = 0;
+    KELPIE_ASSERT(crew->work != NULL && crew->crashed != NULL);
+    KELPIE_ASSERT(crew->context != NULL);
     KELPIE_ASSERT(crew->jobs > 0 && crew->jobs <= SIMCLI_JOBS_MAX);
     for (uint32_t i = 0; shared != NULL && i < crew->jobs; i += 1) {
         pids[i] = crew_fork(crew, shared, i);

@@ -58,6 +58,13 @@ struct explore {
     char reached[EXPLORE_NAME_BYTES];
 };
 
+static void explore_check(const struct explore *explore) {
+    KELPIE_ASSERT(explore->map != NULL || explore->step_count > 0);
+    KELPIE_ASSERT(explore->depth <= EXPLORE_DEPTH_MAX);
+    KELPIE_ASSERT(explore->step <= explore->step_count);
+    KELPIE_ASSERT(explore->step_count <= KELPIE_ARRAY_COUNT(explore->seeds));
+}
+
 /* The mark's place in the map; NULL: it is full. *out_is_new: nobody was here before. */
 static struct explored *mark_of(struct map *map, const char *name, bool *out_is_new) {
     uint32_t count = atomic_load(&map->mark_count);
@@ -79,6 +86,7 @@ static struct explored *mark_of(struct map *map, const char *name, bool *out_is_
 
 static void note_failure(struct map *map, const char *reason, const char *recipe, uint64_t seed,
                          uint64_t draw) {
+    KELPIE_ASSERT(reason[0] != '\0');
     if (atomic_fetch_add(&map->failed, 1) == 0) {
         kelpie__ignore(snprintf(map->failure, sizeof(map->failure), "%s", reason));
         kelpie__ignore(kelpie__text_format(map->failure_recipe, sizeof(map->failure_recipe),
@@ -96,12 +104,14 @@ static void note_crash(const struct explore *explore, const struct sim_world *wo
                                     (unsigned long long)explore->seed,
                                     (unsigned long long)kelpie__sim_world_calls(world)) &&
                 kelpie__text_format(reason, sizeof(reason), "crash: signal %d", signal);
+    explore_check(explore);
     KELPIE_ASSERT(fits);
     note_failure(explore->map, reason, recipe, seed, 0);
 }
 
 /* Children go on from here, one after the other; the parent then does what it would have done. */
 static void fork_children(struct explore *explore, struct sim_world *world) {
+    explore_check(explore);
     KELPIE_ASSERT(explore->depth < EXPLORE_DEPTH_MAX && explore->step_count == 0);
     for (uint32_t i = 0; i < EXPLORE_CHILDREN; i += 1) {
         if (atomic_fetch_add(&explore->map->forks, 1) >= EXPLORE_FORKS_MAX) {
@@ -131,6 +141,7 @@ static void fork_children(struct explore *explore, struct sim_world *world) {
 static void on_replayed_mark(struct explore *explore, struct sim_world *world, const char *name) {
     bool is_there = explore->step < explore->step_count &&
                     kelpie__sim_world_calls(world) == explore->draws[explore->step];
+    explore_check(explore);
     if (!is_there) {
         return;
     }
@@ -145,6 +156,7 @@ static void on_replayed_mark(struct explore *explore, struct sim_world *world, c
 static void on_event(void *context, struct sim_world *world, const struct sim_event *event) {
     struct explore *explore = context;
     bool is_new = false;
+    explore_check(explore);
     if (event->type != SIM_EVENT_MARK) {
         return;
     }
@@ -175,6 +187,8 @@ static void begun(void *context, struct sim_world *world) {
 static void explore_run(struct simcli *simcli, struct explore *explore,
                         struct sim_run_result *out) {
     struct sim_run_options options;
+    explore_check(explore);
+    kelpie__simcli_check(simcli);
     kelpie__simcli_run_options(simcli, explore->seed, &options);
     options.begun = begun;
     options.begun_context = explore;
@@ -184,6 +198,7 @@ static void explore_run(struct simcli *simcli, struct explore *explore,
 static void explore_seed(struct simcli *simcli, struct map *map, uint64_t seed) {
     struct explore explore = {.map = map, .seed = seed};
     struct sim_run_result result;
+    kelpie__simcli_check(simcli);
     explore_run(simcli, &explore, &result);
     atomic_fetch_add(&map->runs, 1);
     if (result.verdict != KELPIE_SIM_PASS) {
@@ -198,6 +213,7 @@ static void explore_seed(struct simcli *simcli, struct map *map, uint64_t seed) 
 /* "1@20:7@99": false: it is none. */
 static bool parse_recipe(const char *text, struct explore *out) {
     const char *at = text;
+    KELPIE_ASSERT(out->step_count == 0);
     while (*at != '\0' && out->step_count < KELPIE_ARRAY_COUNT(out->seeds)) { /* bound: the text */
         char part[64];
         size_t length = strcspn(at, ":");
@@ -221,6 +237,7 @@ static bool parse_recipe(const char *text, struct explore *out) {
 static int replay(struct simcli *simcli) {
     struct explore explore = {0};
     struct sim_run_result result;
+    kelpie__simcli_check(simcli);
     if (!parse_recipe(simcli->word, &explore)) {
         fprintf(stderr, "kelpie-sim: \"%s\" is no recipe; expected SEED@DRAW:SEED@DRAW...\n",
                 simcli->word);
@@ -239,6 +256,7 @@ static int replay(struct simcli *simcli) {
 
 static void tell(const struct map *map) {
     uint32_t count = atomic_load(&map->mark_count);
+    KELPIE_ASSERT(map->mark_count <= EXPLORE_MARKS_MAX);
     for (uint32_t i = 0; i < count; i += 1) {
         printf("%8llu  %-48s %s\n", (unsigned long long)atomic_load(&map->marks[i].hits),
                map->marks[i].name, map->marks[i].recipe);
@@ -251,6 +269,7 @@ static void tell(const struct map *map) {
 }
 
 int kelpie__simcli_explore(struct simcli *simcli) {
+    kelpie__simcli_check(simcli);
 #ifndef KELPIE_SIMULATION
     fprintf(stderr, "kelpie-sim: this build has no marks; build with -Dsimulation=true\n");
     return KELPIE_SIM_USAGE;

@@ -47,6 +47,7 @@ static int64_t real_now(const struct simcli *simcli) {
 
 static void add_failure(struct shared *shared, uint64_t index,
                         const struct simcli_outcome *outcome) {
+    KELPIE_ASSERT(outcome->reason[0] != '\0');
     KELPIE_ASSERT(outcome->verdict != KELPIE_SIM_PASS);
     uint32_t place = atomic_fetch_add(&shared->failure_count, 1);
     atomic_fetch_add(&shared->failed, 1);
@@ -60,6 +61,7 @@ static void add_failure(struct shared *shared, uint64_t index,
 static int work(const struct simcli *simcli, const struct simcli_campaign *campaign,
                 struct shared *shared, uint32_t job) {
     struct sim_nursery *nursery = kelpie__sim_nursery_create();
+    kelpie__simcli_check(simcli);
     if (nursery == NULL) {
         return JOBS_CODE_NO_MEMORY;
     }
@@ -88,6 +90,7 @@ static int work(const struct simcli *simcli, const struct simcli_campaign *campa
 
 static bool start(const struct simcli *simcli, const struct simcli_campaign *campaign,
                   struct shared *shared, uint32_t job, struct worker *out) {
+    kelpie__simcli_check(simcli);
     KELPIE_ASSERT(job < simcli->jobs);
     pid_t pid = kelpie__simcli_fork();
     if (pid < 0) {
@@ -103,6 +106,7 @@ static bool start(const struct simcli *simcli, const struct simcli_campaign *cam
 /* A worker has ended. True: another one has to take its place. */
 static bool has_crashed(struct shared *shared, uint32_t job, int status) {
     struct simcli_outcome outcome = {.verdict = KELPIE_SIM_CRASHED, .flags = SIMCLI_RUN_FIRED};
+    KELPIE_ASSERT(job < SIMCLI_JOBS_MAX);
     if (WIFEXITED(status) && WEXITSTATUS(status) == JOBS_CODE_DONE) {
         return false;
     }
@@ -119,6 +123,8 @@ static bool has_crashed(struct shared *shared, uint32_t job, int status) {
 static void progress(const struct simcli *simcli, const struct simcli_campaign *campaign,
                      const struct shared *shared, int64_t *inout_told_ns) {
     int64_t now_ns = real_now(simcli);
+    KELPIE_ASSERT(atomic_load(&shared->failed) <= atomic_load(&shared->done) + simcli->jobs);
+    kelpie__simcli_check(simcli);
     if (!simcli->is_quiet && now_ns - *inout_told_ns >= JOBS_PROGRESS_NS) {
         *inout_told_ns = now_ns;
         fprintf(stderr, "%s: %llu of %llu runs, %llu failed\n", campaign->name,
@@ -134,6 +140,7 @@ static bool supervise(const struct simcli *simcli, const struct simcli_campaign 
     uint32_t crashes = 0;
     uint32_t living = simcli->jobs;
     const struct timespec rest = {.tv_nsec = JOBS_POLL_NS};
+    kelpie__simcli_check(simcli);
     while (living > 0) { /* bound: the workers' runs */
         int status = 0;
         pid_t pid = waitpid(-1, &status, WNOHANG);
@@ -171,6 +178,8 @@ static int by_index(const void *first, const void *second) {
 
 bool kelpie__simcli_campaign_run(struct simcli *simcli, struct simcli_campaign *campaign) {
     struct worker workers[SIMCLI_JOBS_MAX] = {0};
+    KELPIE_ASSERT(campaign->name != NULL);
+    kelpie__simcli_check(simcli);
     KELPIE_ASSERT(campaign->work != NULL && campaign->notes == NULL);
     KELPIE_ASSERT(simcli->jobs > 0 && simcli->jobs <= SIMCLI_JOBS_MAX);
     size_t bytes = shared_bytes(campaign);
@@ -208,6 +217,7 @@ void kelpie__simcli_campaign_release(struct simcli_campaign *campaign) {
 
 bool kelpie__simcli_is_same_kind(const char *first, const char *second) {
     static const char digits[] = "0123456789";
+    KELPIE_ASSERT(first != NULL && second != NULL);
     while (*first != '\0' && *second != '\0') { /* bound: the texts */
         size_t a = strspn(first, digits);
         size_t b = strspn(second, digits);
@@ -223,6 +233,8 @@ bool kelpie__simcli_is_same_kind(const char *first, const char *second) {
 int kelpie__simcli_campaign_tell(const struct simcli_campaign *campaign, simcli_tell_one tell,
                                  void *context) {
     bool *is_told = calloc(campaign->failure_count + 1, sizeof(*is_told));
+    KELPIE_ASSERT(tell != NULL);
+    KELPIE_ASSERT(campaign->failure_count <= SIMCLI_FAILURES_MAX);
     if (is_told == NULL) {
         return KELPIE_SIM_CRASHED;
     }

@@ -23,6 +23,7 @@ static void tally_work(void *context, uint64_t task) {
     struct marks_tally *tally = context;
     struct sim_run_options options;
     struct sim_run_result result;
+    kelpie__simcli_check(tally->simcli);
     kelpie__simcli_run_options(tally->simcli, tally->simcli->seed_first + task, &options);
     kelpie__sim_run(&options, &result);
     KELPIE_ASSERT(task < tally->simcli->seed_count);
@@ -39,6 +40,7 @@ static void tally_work(void *context, uint64_t task) {
 static void tally_crashed(void *context, uint64_t task) {
     struct marks_tally *tally = context;
     atomic_fetch_add(&tally->failed, 1);
+    KELPIE_ASSERT(task < tally->simcli->seed_count);
     printf("seed %llu crashed\n", (unsigned long long)(tally->simcli->seed_first + task));
 }
 
@@ -58,6 +60,7 @@ static uint32_t print_reached(struct marks_tally *tally) {
 /* Gives how many have no reason. */
 static uint32_t print_unreached(struct marks_tally *tally, const char *list) {
     uint32_t missing = 0;
+    KELPIE_ASSERT(kelpie__sim_marks_count() <= SIM_MARK_MAX);
     KELPIE_ASSERT(list != NULL);
     for (uint32_t i = 0; i < kelpie__sim_marks_count(); i += 1) {
         const char *name = kelpie__sim_marks_name(i);
@@ -76,6 +79,7 @@ static uint32_t print_unreached(struct marks_tally *tally, const char *list) {
 int kelpie__simcli_marks(struct simcli *simcli) {
     char list[SIMCLI_REASONS_BYTES_MAX] = "";
     struct marks_tally *tally = kelpie__simcli_crew_memory(sizeof(*tally));
+    kelpie__simcli_check(simcli);
     if (kelpie__sim_marks_count() == 0) {
         fprintf(stderr, "kelpie-sim: this build has no marks; build with -Dsimulation=true\n");
         return KELPIE_SIM_USAGE;

@@ -15,6 +15,7 @@
 bool kelpie__simcli_read_reasons(const struct simcli *simcli, const char *path,
                                  char out[SIMCLI_REASONS_BYTES_MAX]) {
     int64_t length = 0;
+    kelpie__simcli_check(simcli);
     if (path != NULL) {
         length = kelpie__small_file_read_start(simcli->os, path, out, SIMCLI_REASONS_BYTES_MAX - 1);
     }

@@ -26,6 +26,7 @@ static bool read_comment(const char *text, struct comment *out) {
     char number[RELAX_NUMBER_BYTES_MAX] = "";
     const char *at = text + strlen(RELAX_COMMENT_WORD);
     size_t seconds = strspn(at, "0123456789");
+    KELPIE_ASSERT(strncmp(text, RELAX_COMMENT_WORD, strlen(RELAX_COMMENT_WORD)) == 0);
     *out = (struct comment){0};
     if (seconds + 4 >= sizeof(number) || at[seconds] != '.') {
         return false;
@@ -47,6 +48,7 @@ static bool relax_rule(struct kelpie_fault_rule *rule, const struct comment *com
                     how == SIMCLI_RELAXED_NEAR_OF_VM;
     bool has_window = how != SIMCLI_RELAXED_NUMBER && how != SIMCLI_RELAXED_NUMBER_OF_VM;
     bool is_by_time = how == SIMCLI_RELAXED_TIME_OF_VM || how == SIMCLI_RELAXED_TIME;
+    KELPIE_ASSERT(how < SIMCLI_RELAXED_COUNT);
     KELPIE_ASSERT(rule->birth != 0 && rule->trigger == KELPIE_FAULT_NTH);
     rule->birth = 0;
     if (is_of_vm) {
@@ -101,6 +103,7 @@ static bool read_line(const char *line, size_t length, char text[SIMCLI_RELAX_LI
 static bool write_line(const struct kelpie_fault_rule *rule, const char *behind,
                        char out[SIMCLI_RELAX_LINE_MAX]) {
     size_t written = kelpie__fault_rule_format(rule, out);
+    KELPIE_ASSERT(strncmp(behind, RELAX_COMMENT_WORD, strlen(RELAX_COMMENT_WORD)) == 0);
     KELPIE_ASSERT(written < KELPIE_FAULT_LINE_MAX);
     return kelpie__text_copy(out + written, SIMCLI_RELAX_LINE_MAX - written, behind);
 }
@@ -111,6 +114,7 @@ bool kelpie__simcli_relax_line(const char *line, size_t length, enum simcli_rela
     struct comment comment;
     char text[SIMCLI_RELAX_LINE_MAX];
     const char *behind = NULL;
+    KELPIE_ASSERT(how < SIMCLI_RELAXED_COUNT);
     if (!read_line(line, length, text, &rule, &behind) || !read_comment(behind, &comment)) {
         return false;
     }
@@ -148,6 +152,7 @@ char *kelpie__simcli_relax_plan(const char *plan, enum simcli_relaxed how) {
     size_t lines = 1;
     size_t length = 0;
     bool has_changed = false;
+    KELPIE_ASSERT(how < SIMCLI_RELAXED_COUNT);
     for (const char *at = plan; *at != '\0'; at += 1) {
         lines += *at == '\n' ? 1 : 0;
     }

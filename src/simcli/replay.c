@@ -13,6 +13,7 @@
 
 static bool read_case(struct simcli *simcli, struct sim_case *out) {
     char problem[SIM_CASE_PROBLEM_MAX] = "";
+    kelpie__simcli_check(simcli);
     if (simcli->word == NULL) {
         fprintf(stderr, "kelpie-sim: which plan? Name its FILE\n");
         return false;
@@ -48,6 +49,7 @@ static bool run_apart(struct simcli *simcli, const struct sim_run_options *optio
     struct log log = {simcli, kelpie__simcli_log_begin(simcli)};
     struct simcli_attempt attempt = {.options = *options, .at_end = write_log, .context = &log};
     struct simcli_attempts attempts;
+    kelpie__simcli_check(simcli);
     attempt.options.trace = log.trace;
     bool is_open = kelpie__simcli_attempts_open(&attempts);
     if (is_open) {
@@ -64,6 +66,7 @@ static int run_case(struct simcli *simcli, bool is_shrunk) {
     struct sim_run_options options;
     struct sim_run_result result;
     struct sim_case own;
+    kelpie__simcli_check(simcli);
     if (!read_case(simcli, &own)) {
         return KELPIE_SIM_USAGE;
     }

@@ -78,6 +78,7 @@ static void tell_story(struct simcli *simcli, const struct sim_run_options *run)
     char title[REPORT_PATH_BYTES_MAX];
     bool fits =
         kelpie__text_format(title, sizeof(title), "seed %llu", (unsigned long long)run->seed);
+    kelpie__simcli_check(simcli);
     KELPIE_ASSERT(fits);
     bool is_open = kelpie__simcli_attempts_open(&attempts);
     if (story.trace != NULL && is_open) {
@@ -98,6 +99,7 @@ static void tell_story(struct simcli *simcli, const struct sim_run_options *run)
 
 static bool write_case(struct simcli *simcli, const struct sim_case *written, const char *path) {
     struct sim_text_file file;
+    KELPIE_ASSERT(written->plan != NULL && path[0] != '\0');
     kelpie__sim_text_file_open(&file, simcli->os, path);
     if (file.status == 0) {
         kelpie__sim_case_write(written, kelpie__sim_text_file_write, &file);
@@ -111,6 +113,7 @@ static void tell_command(const struct simcli *simcli, uint64_t seed) {
                                          [SIM_RUN_FAULTS_CALM] = " --faults calm",
                                          [SIM_RUN_FAULTS_SWARM] = "",
                                          [SIM_RUN_FAULTS_PLAN] = " --faults FILE"};
+    kelpie__simcli_check(simcli);
     KELPIE_ASSERT((size_t)simcli->faults < KELPIE_ARRAY_COUNT(faults));
     fprintf(stderr, "kelpie-sim run --seed %llu%s", (unsigned long long)seed,
             faults[simcli->faults]);
@@ -128,6 +131,7 @@ bool kelpie__simcli_report_case(struct simcli *simcli, struct sim_case *failing,
     char path[REPORT_PATH_BYTES_MAX];
     struct simcli_shrunk shrunk;
     struct sim_run_options options;
+    kelpie__simcli_check(simcli);
     KELPIE_ASSERT(result->verdict != KELPIE_SIM_PASS && failing->plan != NULL);
     if (simcli->is_shrunk) {
         if (!kelpie__simcli_shrink_case(simcli, failing, result, &shrunk)) {
@@ -156,6 +160,7 @@ static char *crash_again(struct simcli *simcli, uint64_t seed, struct sim_run_re
     struct simcli_attempts attempts;
     struct simcli_attempt attempt = {.has_plan = true};
     struct sim_run_result result = {0};
+    kelpie__simcli_check(simcli);
     KELPIE_ASSERT(inout->verdict == KELPIE_SIM_CRASHED);
     if (kelpie__simcli_attempts_open(&attempts)) {
         kelpie__simcli_run_options(simcli, seed, &attempt.options);
@@ -185,6 +190,7 @@ void kelpie__simcli_report(struct simcli *simcli, uint64_t seed,
                                .faults = simcli->faults,
                                .is_krun = kelpie__simcli_is_krun(simcli, seed),
                                .canary = simcli->canary};
+    kelpie__simcli_check(simcli);
     KELPIE_ASSERT(result->verdict != KELPIE_SIM_PASS);
     bool has_crashed = result->verdict == KELPIE_SIM_CRASHED && !simcli->goes_on;
     failing.plan = has_crashed ? crash_again(simcli, seed, &told) : copy_plan(result->plan);

@@ -38,6 +38,8 @@ static int run_seed(struct simcli *simcli, uint64_t seed, bool is_last,
                     struct simcli_totals *totals) {
     struct sim_run_options options;
     struct sim_run_result result;
+    KELPIE_ASSERT(seed >= simcli->seed_first);
+    kelpie__simcli_check(simcli);
     kelpie__simcli_run_options(simcli, seed, &options);
     bool is_traced = is_last && (simcli->trace_path != NULL || simcli->svg_path != NULL);
     options.trace = is_last ? kelpie__simcli_log_begin(simcli) : NULL;
@@ -69,6 +71,7 @@ static int run_seed(struct simcli *simcli, uint64_t seed, bool is_last,
 
 static void report_crash(struct simcli *simcli, uint64_t seed) {
     const struct sim_run_result result = {.verdict = KELPIE_SIM_CRASHED, .reason = "crash"};
+    kelpie__simcli_check(simcli);
     KELPIE_ASSERT(seed >= simcli->seed_first);
     kelpie__simcli_report(simcli, seed, &result);
 }
@@ -101,6 +104,7 @@ static int run_many(struct simcli *simcli, int64_t end_ns) {
                                        .end_ns = end_ns,
                                        .work = run_one_of_many,
                                        .context = simcli};
+    kelpie__simcli_check(simcli);
     if (!kelpie__simcli_campaign_run(simcli, &campaign)) {
         return KELPIE_SIM_CRASHED;
     }
@@ -143,6 +147,8 @@ static int run_in_turn(struct simcli *simcli, int64_t end_ns, struct place *plac
     struct simcli_totals totals = {.begun_ns = real_now(simcli), .told_ns = real_now(simcli)};
     int code = 0;
     bool goes_on = true;
+    KELPIE_ASSERT(place->index <= simcli->seed_count);
+    kelpie__simcli_check(simcli);
     while (goes_on && place->index < simcli->seed_count) { /* bound: the seeds */
         bool is_late = simcli->minutes > 0 && real_now(simcli) >= end_ns;
         bool is_last = place->index + 1 == simcli->seed_count || is_late;
@@ -160,6 +166,7 @@ static int run_watched(struct simcli *simcli, int64_t end_ns) {
     struct place *place = kelpie__simcli_crew_memory(sizeof(*place));
     int code = 0;
     bool goes_on = place != NULL;
+    kelpie__simcli_check(simcli);
     while (goes_on) { /* bound: each turn but the last is a crash, which is a seed */
         int status = 0;
         pid_t pid = kelpie__simcli_fork();
@@ -187,6 +194,7 @@ static int run_watched(struct simcli *simcli, int64_t end_ns) {
 
 int kelpie__simcli_run(struct simcli *simcli) {
     char list[SIMCLI_REASONS_BYTES_MAX];
+    kelpie__simcli_check(simcli);
     if (!kelpie__simcli_read_reasons(simcli, simcli->unfired_path, list)) {
         return KELPIE_SIM_USAGE; /* now rather than behind all seeds */
     }

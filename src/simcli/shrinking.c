@@ -106,6 +106,7 @@ static void shrink_parts(struct shrinking *shrinking, bool has_groups_first) {
     struct sim_shrink_case shrunk = {own->plan, shrinking->chosen, own->operation_count,
                                      shrinking->groups, has_groups_first};
     struct sim_shrink_result result = {0};
+    kelpie__simcli_shrinking_check(shrinking);
     if (is_spent(shrinking)) {
         return;
     }
@@ -131,6 +132,7 @@ static bool plan_fails(void *context, const char *plan) {
 }
 
 static void shrink_rules(struct shrinking *shrinking) {
+    kelpie__simcli_shrinking_check(shrinking);
     if (is_spent(shrinking)) {
         return;
     }
@@ -156,6 +158,7 @@ uint32_t kelpie__simcli_shrinking_count_rules(const char *plan, const char *word
 static void drop_unbegun(struct shrinking *shrinking) {
     struct sim_case *own = shrinking->own;
     struct sim_case changed = *own;
+    kelpie__simcli_shrinking_check(shrinking);
     changed.operations = shrinking->tried;
     changed.operation_count = 0;
     for (uint32_t i = 0; i < own->operation_count; i += 1) {
@@ -177,6 +180,7 @@ static void drop_unbegun(struct shrinking *shrinking) {
 static void fix_times(struct shrinking *shrinking) {
     struct sim_case *own = shrinking->own;
     struct sim_case fixed = *own;
+    kelpie__simcli_shrinking_check(shrinking);
     KELPIE_ASSERT(own->operation_count <= SIM_OPERATION_MAX);
     if (is_spent(shrinking) ||
         try_timed(shrinking, own, shrinking->begun_ns) != SIM_SHRINK_FAILS_THE_SAME) {
@@ -261,6 +265,7 @@ static bool own_operations(struct sim_case *own) {
 
 /* What nothing waits for, one client does, and comes as it comes. */
 static void simplify_all(struct shrinking *shrinking) {
+    kelpie__simcli_shrinking_check(shrinking);
     kelpie__ignore(simplify(shrinking, without_time));
     kelpie__ignore(simplify(shrinking, without_rest));
     kelpie__ignore(simplify(shrinking, without_herd));
@@ -277,6 +282,7 @@ static uint32_t size_of(const struct sim_case *measured) {
  * which ties them to each other where they had times. */
 static void shrink_round(struct shrinking *shrinking, bool has_values) {
     uint32_t size = size_of(shrinking->own) + 1;
+    kelpie__simcli_shrinking_check(shrinking);
     for (uint32_t i = 0; i < SHRINKING_ROUNDS_MAX && size_of(shrinking->own) < size; i += 1) {
         size = size_of(shrinking->own);
         kelpie__simcli_shrinking_relax_rules(shrinking); /* what was in the way may have gone */
@@ -289,6 +295,7 @@ static void shrink_round(struct shrinking *shrinking, bool has_values) {
 }
 
 static void shrink_rest(struct shrinking *shrinking) {
+    kelpie__simcli_shrinking_check(shrinking);
     shrink_round(shrinking, false);
     if (size_of(shrinking->own) > SHRINKING_GOOD_SIZE &&
         kelpie__simcli_shrinking_keep_one_vm(shrinking)) {
@@ -299,6 +306,7 @@ static void shrink_rest(struct shrinking *shrinking) {
 
 /* False: it does not fail as it should. */
 static bool shrink_once(struct shrinking *shrinking, bool has_times) {
+    kelpie__simcli_shrinking_check(shrinking);
     shrinking->calls = 0;
     if (try_timed(shrinking, shrinking->own, shrinking->begun_ns) != SIM_SHRINK_FAILS_THE_SAME) {
         return false;
@@ -324,6 +332,7 @@ static bool shrink_once(struct shrinking *shrinking, bool has_times) {
 }
 
 static bool copy_case(struct sim_case *out, const struct sim_case *from) {
+    KELPIE_ASSERT(from->plan != NULL && from->operation_count <= SIM_OPERATION_MAX);
     *out = *from;
     out->plan = malloc(strlen(from->plan) + 1);
     out->operations = calloc(SIM_OPERATION_MAX, sizeof(*out->operations));
@@ -339,6 +348,7 @@ static bool copy_case(struct sim_case *out, const struct sim_case *from) {
 /* The smaller of the two is the one to go on with. */
 static void keep_smaller(struct shrinking *shrinking, struct sim_case *own,
                          struct sim_case *other) {
+    kelpie__simcli_shrinking_check(shrinking);
     shrinking->own = own;
     if (size_of(other) < size_of(own)) {
         const struct sim_case larger = *own;
@@ -356,6 +366,7 @@ static bool is_good(const struct shrinking *shrinking, const struct sim_case *ow
  * the calls' numbers. */
 static void shrink_again(struct shrinking *shrinking, struct sim_case *own) {
     struct sim_case other;
+    kelpie__simcli_shrinking_check(shrinking);
     for (uint32_t way = 0; way < 3 && !is_good(shrinking, own); way += 1) {
         if (!copy_case(&other, own)) {
             return;
@@ -397,6 +408,7 @@ static bool shrink_all(struct shrinking *shrinking) {
     struct sim_case *own = shrinking->own;
     struct sim_case first;
     int64_t deadline_ns = shrinking->budget.deadline_ns;
+    KELPIE_ASSERT(shrinking->runs == 0);
     if (!copy_case(&first, own)) {
         return false;
     }
@@ -428,6 +440,7 @@ bool kelpie__simcli_shrink_case(struct simcli *simcli, struct sim_case *inout,
         .begun_ns = calloc(SIM_OPERATION_MAX, sizeof(*shrinking.begun_ns)),
         .budget = {.os = simcli->os, .deadline_ns = begun_ns + SIM_SHRINK_TIME_NS}};
     bool is_small = kelpie__simcli_attempts_open(&shrinking.attempts);
+    kelpie__simcli_check(simcli);
     is_small = is_small && shrinking.tried != NULL && shrinking.chosen != NULL &&
                shrinking.groups != NULL && shrinking.begun_ns != NULL && own_operations(inout) &&
                shrink_all(&shrinking);

@@ -31,6 +31,14 @@ struct shrinking {
     char last_reason[SIM_RUN_REASON_BYTES_MAX];
 };
 
+static inline void kelpie__simcli_shrinking_check(const struct shrinking *shrinking) {
+    kelpie__simcli_check(shrinking->simcli);
+    KELPIE_ASSERT(shrinking->own->plan != NULL && shrinking->own->operations != NULL);
+    KELPIE_ASSERT(shrinking->own->operation_count > 0);
+    KELPIE_ASSERT(shrinking->own->operation_count <= SIM_OPERATION_MAX);
+    KELPIE_ASSERT(shrinking->failed->verdict != KELPIE_SIM_PASS);
+}
+
 /* A change of the case that stays when it fails the same. False also when the budget is spent. */
 KELPIE_MUST_CHECK bool kelpie__simcli_shrinking_try_change(struct shrinking *shrinking,
                                                            const struct sim_case *changed);

@@ -34,6 +34,7 @@ static enum simcli_relaxed way(const struct shrinking *shrinking, uint32_t index
 }
 
 bool kelpie__simcli_shrinking_relax_all(struct shrinking *shrinking) {
+    kelpie__simcli_shrinking_check(shrinking);
     for (uint32_t how = 0; how < SIMCLI_RELAXED_COUNT; how += 1) {
         kelpie__ignore(try_plan(
             shrinking, kelpie__simcli_relax_plan(shrinking->own->plan, way(shrinking, how))));
@@ -46,6 +47,7 @@ char *kelpie__simcli_shrinking_with_line(const char *plan, size_t before, size_t
     size_t added = strlen(line);
     size_t rest = strlen(plan) - before - length;
     char *changed = malloc(before + added + rest + 1);
+    KELPIE_ASSERT(before < strlen(plan) + 1);
     KELPIE_ASSERT(before + length <= strlen(plan));
     if (changed != NULL) {
         memcpy(changed, plan, before);
@@ -58,6 +60,7 @@ char *kelpie__simcli_shrinking_with_line(const char *plan, size_t before, size_t
 void kelpie__simcli_shrinking_relax_rules(struct shrinking *shrinking) {
     size_t before = 0;
     uint32_t rules = 0;
+    kelpie__simcli_shrinking_check(shrinking);
     while (shrinking->own->plan[before] != '\0' && rules < SHRINKING_RULES_MAX) { /* bound: lines */
         char line[SIMCLI_RELAX_LINE_MAX];
         size_t length = strcspn(shrinking->own->plan + before, "\n");

@@ -20,6 +20,7 @@ static char *plan_without_vm(const char *plan, uint32_t vm) {
     char *left = malloc(strlen(plan) + 1);
     size_t length = 0;
     bool fits = kelpie__text_format(word, sizeof(word), " vm=vm-%u ", vm);
+    KELPIE_ASSERT(vm < SIM_SWARM_VM_MAX);
     KELPIE_ASSERT(fits);
     while (left != NULL && *plan != '\0') { /* bound: the text */
         size_t taken = strcspn(plan, "\n");
@@ -39,6 +40,7 @@ static char *plan_without_vm(const char *plan, uint32_t vm) {
 
 void kelpie__simcli_shrinking_drop_vms(struct shrinking *shrinking) {
     struct sim_case *own = shrinking->own;
+    kelpie__simcli_shrinking_check(shrinking);
     for (uint32_t vm = 0; vm < SIM_SWARM_VM_MAX; vm += 1) {
         struct sim_case changed = *own;
         changed.operations = shrinking->tried;
@@ -91,6 +93,7 @@ static bool try_numbers(struct shrinking *shrinking, struct sim_case *changed, s
     const char *plan = shrinking->own->plan;
     uint64_t number = kelpie__simcli_line_number(plan + before, length);
     bool is_same = false;
+    kelpie__simcli_shrinking_check(shrinking);
     KELPIE_ASSERT(before + length <= strlen(plan));
     for (uint64_t i = 1; i < number && i <= SHRINKING_NUMBERS_MAX && !is_same; i += 1) {
         changed->plan = kelpie__simcli_renumber_line(plan + before, length, number - i, line)
@@ -109,6 +112,7 @@ static bool try_vm(struct shrinking *shrinking, struct sim_case *changed) {
     const char *plan = shrinking->own->plan;
     bool is_same = kelpie__simcli_shrinking_try_change(shrinking, changed);
     size_t before = 0;
+    kelpie__simcli_shrinking_check(shrinking);
     while (!is_same && plan[before] != '\0') { /* bound: the text */
         size_t length = strcspn(plan + before, "\n");
         is_same = try_numbers(shrinking, changed, before, length);
@@ -120,6 +124,7 @@ static bool try_vm(struct shrinking *shrinking, struct sim_case *changed) {
 bool kelpie__simcli_shrinking_keep_one_vm(struct shrinking *shrinking) {
     struct sim_case *own = shrinking->own;
     bool is_same = false;
+    kelpie__simcli_shrinking_check(shrinking);
     for (uint32_t vm = 0; vm < SIM_SWARM_VM_MAX && !is_same; vm += 1) {
         struct sim_case changed = of_vm(shrinking, vm);
         bool is_part =
@@ -147,6 +152,7 @@ static bool vm_of_reason(const char *reason, uint32_t *out) {
     uint64_t vm = 0;
     const char *at = strstr(reason, word);
     size_t digits = at == NULL ? 0 : strspn(at + sizeof(word) - 1, "0123456789");
+    KELPIE_ASSERT(strlen(reason) < SIM_RUN_REASON_BYTES_MAX);
     if (digits == 0 || digits >= sizeof(number)) {
         return false;
     }
@@ -160,6 +166,7 @@ bool kelpie__simcli_shrinking_add_look(struct shrinking *shrinking) {
     struct sim_case *own = shrinking->own;
     struct sim_case changed = *own;
     uint32_t vm = 0;
+    kelpie__simcli_shrinking_check(shrinking);
     KELPIE_ASSERT(own->operation_count > 0);
     if (own->operation_count == SIM_OPERATION_MAX || !vm_of_reason(shrinking->last_reason, &vm)) {
         return false;

@@ -297,6 +297,7 @@ bool kelpie__simcli_is_krun(const struct simcli *simcli, uint64_t seed) {
 
 void kelpie__simcli_run_options(const struct simcli *simcli, uint64_t seed,
                                 struct sim_run_options *out) {
+    kelpie__simcli_check(simcli);
     *out = (struct sim_run_options){.seed = seed,
                                     .faults = simcli->faults,
                                     .plan = simcli->plan,

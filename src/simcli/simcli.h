@@ -53,6 +53,14 @@ struct simcli {
     const char *word;           /* the verb's argument; NULL: none */
 };
 
+/* What is true of it from the first verb on. */
+static inline void kelpie__simcli_check(const struct simcli *simcli) {
+    KELPIE_ASSERT(simcli->os != NULL);
+    KELPIE_ASSERT(simcli->jobs > 0 && simcli->jobs <= SIMCLI_JOBS_MAX);
+    KELPIE_ASSERT(simcli->plan != NULL || simcli->faults != SIM_RUN_FAULTS_PLAN);
+    KELPIE_ASSERT(simcli->backend <= SIMCLI_BACKEND_MIX);
+}
+
 struct simcli_verb {
     const char *name;
     const char *summary;

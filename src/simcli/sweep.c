@@ -41,10 +41,18 @@ static int64_t real_now(const struct simcli *simcli) {
     return kelpie__os_now(simcli->os, KELPIE_OS_CLOCK_MONOTONIC);
 }
 
+static void sweep_check(const struct sweep *sweep) {
+    kelpie__simcli_check(sweep->simcli);
+    KELPIE_ASSERT(sweep->site_count <= SWEEP_SITES_MAX);
+    KELPIE_ASSERT(sweep->sites != NULL || sweep->site_count == 0);
+    KELPIE_ASSERT(sweep->failed <= sweep->runs);
+}
+
 /* ---- sites ----------------------------------------------------------------------------------- */
 
 static struct site *site_of(struct sweep *sweep, const struct sim_search_call *call) {
     char text[SIM_SEARCH_SITE_BYTES_MAX];
+    sweep_check(sweep);
     kelpie__sim_search_site(call, text);
     for (uint32_t i = 0; i < sweep->site_count; i += 1) {
         if (strcmp(sweep->sites[i].text, text) == 0) {
@@ -62,6 +70,7 @@ static struct site *site_of(struct sweep *sweep, const struct sim_search_call *c
 
 static uint32_t count_sites(struct sweep *sweep, const struct simcli_campaign *campaign) {
     const struct sim_search *search = &sweep->search;
+    sweep_check(sweep);
     KELPIE_ASSERT(campaign->count == search->case_count);
     uint8_t *is_seen = calloc(SWEEP_SITES_MAX, 1);
     uint32_t count = 0;
@@ -90,6 +99,7 @@ static uint32_t count_sites(struct sweep *sweep, const struct simcli_campaign *c
 /* A line of tests/sim/unreached-sites.txt begins with the site, two blanks, then the reason. */
 static bool is_excused(const char *list, const char *site) {
     size_t length = strlen(site);
+    KELPIE_ASSERT(site[0] != '\0');
     for (const char *line = list; line != NULL && *line != '\0';) { /* bound: the text */
         const char *end = strchr(line, '\n');
         if (strncmp(line, site, length) == 0 && strncmp(line + length, "  ", 2) == 0 &&
@@ -107,6 +117,7 @@ static uint32_t tell_unreached(const struct sweep *sweep) {
     uint32_t missing = 0;
     uint32_t excused = 0;
     const char *path = sweep->simcli->unreached_path;
+    sweep_check(sweep);
     if (path != NULL && kelpie__small_file_read(sweep->simcli->os, path, list, sizeof(list)) < 0) {
         fprintf(stderr, "kelpie-sim: cannot read \"%s\"\n", path);
         return 1;
@@ -128,6 +139,7 @@ static uint32_t tell_unreached(const struct sweep *sweep) {
 }
 
 static void tell_sites(const struct sweep *sweep) {
+    sweep_check(sweep);
     for (uint32_t i = 0; i < sweep->site_count; i += 1) {
         printf("  %6llu hits  %s\n", (unsigned long long)sweep->sites[i].hits,
                sweep->sites[i].text);
@@ -143,6 +155,7 @@ static void run_plan(const struct sweep *sweep, const char *plan, struct sim_nur
                                                  .plan = plan,
                                                  .nursery = nursery};
     struct sim_scenario_result result;
+    KELPIE_ASSERT(sweep->search.scenario != NULL && plan[0] != '\0');
     kelpie__sim_scenario_run(&options, &result);
     out->verdict = result.run.verdict;
     out->flags = (result.run.faults_fired > 0 ? SIMCLI_RUN_FIRED : 0u) |
@@ -155,6 +168,7 @@ static void sweep_work(void *context, uint64_t index, struct sim_nursery *nurser
                        struct simcli_outcome *out) {
     const struct sweep *sweep = context;
     char rule[SIM_SEARCH_RULE_BYTES_MAX];
+    sweep_check(sweep);
     KELPIE_ASSERT(index < sweep->search.case_count);
     kelpie__sim_search_rule(&sweep->search, &sweep->search.cases[index], rule);
     run_plan(sweep, rule, nursery, out);
@@ -170,6 +184,7 @@ int kelpie__simcli_run_at(struct simcli *simcli, const struct sim_scenario *scen
     const struct sim_scenario_options options = {
         .scenario = scenario, .seed = simcli->seed_first, .plan = simcli->at, .trace = trace};
     struct sim_scenario_result result;
+    kelpie__simcli_check(simcli);
     kelpie__sim_scenario_run(&options, &result);
     if (result.run.verdict == KELPIE_SIM_USAGE) {
         fprintf(stderr, "kelpie-sim: --at: %s\n", result.run.reason);
@@ -195,6 +210,7 @@ int kelpie__simcli_run_at(struct simcli *simcli, const struct sim_scenario *scen
 
 void kelpie__simcli_tell_failure(const struct sim_scenario *scenario, const char *plan,
                                  const struct simcli_outcome *outcome, uint32_t count) {
+    KELPIE_ASSERT(outcome->verdict != KELPIE_SIM_PASS && count > 0);
     printf("  FAIL %s (verdict %d, %u run%s)\n    kelpie-sim sweep %s --at '%s'\n", outcome->reason,
            (int)outcome->verdict, count, count == 1 ? "" : "s", scenario->name, plan);
 }
@@ -213,6 +229,7 @@ static int search_begin(struct sweep *sweep, const struct sim_scenario *scenario
         .scenario = scenario, .seed = sweep->simcli->seed_first, .is_calm = true};
     char reason[SIM_RUN_REASON_BYTES_MAX];
     enum kelpie_sim_verdict verdict = kelpie__sim_search_begin(&sweep->search, &options, reason);
+    sweep_check(sweep);
     if (verdict != KELPIE_SIM_PASS) {
         printf("%-14s FAIL without any fault: %s\n", scenario->name, reason);
         kelpie__sim_search_end(&sweep->search);
@@ -224,6 +241,7 @@ static int sweep_scenario(struct sweep *sweep, const struct sim_scenario *scenar
     struct simcli_campaign campaign = {.name = scenario->name, .work = sweep_work};
     int64_t begun_ns = real_now(sweep->simcli);
     int code = search_begin(sweep, scenario);
+    sweep_check(sweep);
     if (code != 0) {
         return code;
     }
@@ -249,6 +267,7 @@ static int sweep_scenario(struct sweep *sweep, const struct sim_scenario *scenar
 }
 
 bool kelpie__simcli_scenario(const struct simcli *simcli, const struct sim_scenario **out) {
+    kelpie__simcli_check(simcli);
     *out = simcli->word != NULL ? kelpie__sim_scenario_find(simcli->word) : NULL;
     if (simcli->word == NULL || *out != NULL) {
         return true;
@@ -265,6 +284,7 @@ int kelpie__simcli_sweep(struct simcli *simcli) {
     const struct sim_scenario *only = NULL;
     struct sweep sweep = {.simcli = simcli};
     int code = 0;
+    kelpie__simcli_check(simcli);
     if (!kelpie__simcli_scenario(simcli, &only)) {
         return KELPIE_SIM_USAGE;
     }
@@ -310,6 +330,7 @@ struct pairs {
 /* The index-th pair with first < second: the rest of a triangle's row. */
 static void pair_of(uint64_t index, uint32_t count, uint32_t *out_first, uint32_t *out_second) {
     uint32_t first = 0;
+    KELPIE_ASSERT(count > 1 && index < (uint64_t)count * (count - 1) / 2);
     while (index >= count - 1 - first) { /* bound: the rows */
         index -= count - 1 - first;
         first += 1;
@@ -333,6 +354,7 @@ static void pair_plan(const struct pairs *pairs, uint64_t index, char out[SWEEP_
 static void tell_pair(void *context, const struct simcli_failure *first, uint32_t count) {
     const struct pairs *pairs = context;
     char plan[SWEEP_PAIR_BYTES_MAX];
+    sweep_check(&pairs->sweep);
     pair_plan(pairs, first->index, plan);
     kelpie__simcli_tell_failure(pairs->sweep.search.scenario, plan, &first->outcome, count);
 }
@@ -341,12 +363,14 @@ static void pairs_work(void *context, uint64_t index, struct sim_nursery *nurser
                        struct simcli_outcome *out) {
     const struct pairs *pairs = context;
     char plan[SWEEP_PAIR_BYTES_MAX];
+    KELPIE_ASSERT(pairs->chosen != NULL);
     pair_plan(pairs, index, plan);
     run_plan(&pairs->sweep, plan, nursery, out);
 }
 
 static bool choose(struct pairs *pairs, bool wants_kills) {
     const struct sim_search *search = &pairs->sweep.search;
+    KELPIE_ASSERT(pairs->chosen == NULL);
     pairs->chosen = calloc(search->case_count + 1, sizeof(*pairs->chosen));
     pairs->count = 0;
     for (uint32_t i = 0; pairs->chosen != NULL && i < search->case_count; i += 1) {
@@ -364,6 +388,8 @@ static int pairs_kind(struct pairs *pairs, bool wants_kills, int64_t end_ns) {
     const struct sim_scenario *scenario = pairs->sweep.search.scenario;
     int code = 0;
     int64_t begun_ns = real_now(pairs->sweep.simcli);
+    sweep_check(&pairs->sweep);
+    KELPIE_ASSERT(pairs->sweep.search.scenario != NULL);
     kelpie__ignore(snprintf(name, sizeof(name), "%s, pairs of %s", scenario->name,
                             wants_kills ? "kills" : "failures"));
     struct simcli_campaign campaign = {
@@ -395,6 +421,7 @@ int kelpie__simcli_pairs(struct simcli *simcli) {
     const struct sim_scenario *only = NULL;
     struct pairs pairs = {.sweep = {.simcli = simcli}};
     int code = 0;
+    kelpie__simcli_check(simcli);
     if (!kelpie__simcli_scenario(simcli, &only)) {
         return KELPIE_SIM_USAGE;
     }

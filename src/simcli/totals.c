@@ -21,6 +21,15 @@
 #define TOTALS_NUMBER_BYTES 24u
 #define TOTALS_PROGRESS_NS (2 * KELPIE_NS_PER_S)
 
+static void totals_check(const struct simcli_totals *totals) {
+    for (uint32_t i = 0; i < SIM_RUN_CLASS_MAX; i += 1) {
+        KELPIE_ASSERT(totals->class_runs[i] <= totals->runs);
+    }
+    for (uint32_t i = 0; i < SIM_SWARM_PAIR_MAX; i += 1) {
+        KELPIE_ASSERT(totals->pair_runs[i] <= totals->runs);
+    }
+}
+
 static int64_t real_now(const struct simcli *simcli) {
     return kelpie__os_now(simcli->os, KELPIE_OS_CLOCK_MONOTONIC);
 }
@@ -86,6 +95,7 @@ static void memory_look(const struct simcli *simcli, struct memory *out) {
     char status[TOTALS_STATUS_BYTES_MAX] = "";
     int64_t length =
         kelpie__small_file_read_start(simcli->os, "/proc/self/status", status, sizeof(status));
+    kelpie__simcli_check(simcli);
     status[length > 0 ? length : 0] = '\0';
     *out = (struct memory){memory_value(status, "VmHWM"), memory_value(status, "VmRSS")};
     KELPIE_ASSERT(out->peak_kib >= out->resident_kib || out->peak_kib == 0);
@@ -95,6 +105,7 @@ static void memory_look(const struct simcli *simcli, struct memory *out) {
 
 void kelpie__simcli_totals_progress(const struct simcli *simcli, struct simcli_totals *totals) {
     int64_t now_ns = real_now(simcli);
+    kelpie__simcli_check(simcli);
     if (simcli->is_quiet || now_ns - totals->told_ns < TOTALS_PROGRESS_NS) {
         return;
     }
@@ -109,6 +120,7 @@ void kelpie__simcli_totals_progress(const struct simcli *simcli, struct simcli_t
 
 static void tell_pairs(const struct simcli_totals *totals) {
     uint32_t fired = 0;
+    totals_check(totals);
     for (uint32_t i = 0; i < kelpie__sim_swarm_pair_count(); i += 1) {
         fired += totals->pair_runs[i] > 0 ? 1 : 0;
     }
@@ -124,6 +136,8 @@ static void tell_pairs(const struct simcli_totals *totals) {
 }
 
 void kelpie__simcli_totals_tell(const struct simcli *simcli, const struct simcli_totals *totals) {
+    totals_check(totals);
+    kelpie__simcli_check(simcli);
     KELPIE_ASSERT(kelpie__sim_faults_class_count() <= SIM_RUN_CLASS_MAX);
     if (simcli->is_quiet || totals->runs == 0) {
         return;
@@ -140,6 +154,8 @@ void kelpie__simcli_totals_tell(const struct simcli *simcli, const struct simcli
 void kelpie__simcli_totals_summary(const struct simcli *simcli,
                                    const struct simcli_totals *totals) {
     int64_t real_ns = real_now(simcli) - totals->begun_ns;
+    totals_check(totals);
+    kelpie__simcli_check(simcli);
     if (simcli->is_quiet || totals->runs < 2) {
         return;
     }
@@ -165,6 +181,8 @@ static bool is_met_on(const struct simcli *simcli, const char *name) {
 /* A class that hardly fires tests nothing: as bad as a run that checked nothing. */
 static int check_classes(const struct simcli *simcli, const struct simcli_totals *totals) {
     int code = 0;
+    totals_check(totals);
+    kelpie__simcli_check(simcli);
     if (simcli->faults != SIM_RUN_FAULTS_SWARM || totals->runs < TOTALS_CLASSES_RUNS_MIN) {
         return 0;
     }
@@ -186,6 +204,8 @@ static int check_classes(const struct simcli *simcli, const struct simcli_totals
 static int check_pairs(const struct simcli *simcli, const struct simcli_totals *totals) {
     char list[SIMCLI_REASONS_BYTES_MAX];
     int code = 0;
+    totals_check(totals);
+    kelpie__simcli_check(simcli);
     if (simcli->unfired_path == NULL || simcli->faults != SIM_RUN_FAULTS_SWARM) {
         return 0;
     }

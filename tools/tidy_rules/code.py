@@ -11,7 +11,7 @@ ASSERTED_LINES_MIN = 10
 ASSERTIONS_PER_FUNCTION_MIN = 2.0
 ASSERTIONS_PER_FUNCTION_MIN_OF = {
     "sim": 0.7,
-    "simcli": 0.5,
+    "simcli": 1.5,
     "simlib": 0.5,
     "store": 1.9,
 }
