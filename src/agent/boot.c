@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "agent/files.h"
+#include "core/text.h"
 #include "os/os_call.h"
 
 #define BOOT_MODULES_LIST "/.kelpie/modules.list"
@@ -146,9 +147,7 @@ static int boot_load_module(struct kelpie_os *os, const char *name, const char *
     KELPIE_ASSERT(name[0] != '\0');
     KELPIE_ASSERT(parameters != NULL);
     char path[BOOT_PATH_BYTES_MAX];
-    int length = snprintf(path, sizeof(path), "%s/%s", BOOT_MODULES_DIRECTORY, name);
-    KELPIE_ASSERT(length > 0);
-    if ((size_t)length >= sizeof(path)) {
+    if (!kelpie__text_format(path, sizeof(path), "%s/%s", BOOT_MODULES_DIRECTORY, name)) {
         return kelpie__fail(error, KELPIE_E_BOOT, 0, "module name \"%.40s...\" is too long", name);
     }
     int file = kelpie__os_open(os, KELPIE_OS_CWD, path, KELPIE_OS_OPEN_READ, 0);
@@ -227,16 +226,15 @@ int kelpie__agent_open_port(struct kelpie_os *os, const char *name) {
         if (status <= 0) {
             continue;
         }
-        int length = snprintf(path, sizeof(path), "%s/%s/name", BOOT_PORTS_DIRECTORY, entry);
-        KELPIE_ASSERT(length > 0);
-        KELPIE_ASSERT((size_t)length < sizeof(path));
+        bool is_whole =
+            kelpie__text_format(path, sizeof(path), "%s/%s/name", BOOT_PORTS_DIRECTORY, entry);
+        KELPIE_ASSERT(is_whole);
         if (kelpie__agent_read_text(os, path, found, sizeof(found)) < 0 ||
             strcmp(found, name) != 0) {
             continue; /* another port, or one whose name has not arrived yet */
         }
-        length = snprintf(path, sizeof(path), "/dev/%s", entry);
-        KELPIE_ASSERT(length > 0);
-        KELPIE_ASSERT((size_t)length < sizeof(path));
+        is_whole = kelpie__text_format(path, sizeof(path), "/dev/%s", entry);
+        KELPIE_ASSERT(is_whole);
         port =
             kelpie__os_open(os, KELPIE_OS_CWD, path, KELPIE_OS_OPEN_READ | KELPIE_OS_OPEN_WRITE, 0);
     }

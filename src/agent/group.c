@@ -6,19 +6,19 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "agent/files.h"
 #include "agent/process_list.h"
+#include "core/text.h"
 #include "os/os_call.h"
 
 #define GROUP_NAME_BYTES 12 /* a 32-bit number */
 
 static void group_name(const struct kelpie_agent_group *group, char *out) {
     KELPIE_ASSERT(group->number > 0);
-    int length = snprintf(out, GROUP_NAME_BYTES, "%u", group->number);
-    KELPIE_ASSERT(length > 0 && length < GROUP_NAME_BYTES);
+    bool is_whole = kelpie__text_format(out, GROUP_NAME_BYTES, "%u", group->number);
+    KELPIE_ASSERT(is_whole);
 }
 
 /* A cgroup with its two files, or none of the three. */

@@ -5,7 +5,6 @@
 #include "store/seal.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "core/checksum.h"
@@ -83,7 +82,7 @@ static int seal_init(struct seal *seal, struct kelpie_os *os, int directory,
     seal->capacity = (uint32_t)extents;
     seal->buffer = kelpie__alloc_raw(os, KELPIE_SEAL_EXTENT_BYTES);
     if (extents > 0) {
-        seal->table = kelpie__alloc(os, (size_t)extents * sizeof(*seal->table));
+        seal->table = kelpie__alloc_raw(os, (size_t)extents * sizeof(*seal->table));
     }
     if (seal->buffer == NULL || (extents > 0 && seal->table == NULL)) {
         seal_deinit(seal);
@@ -395,7 +394,7 @@ int kelpie__seal_verify(struct kelpie_os *os, int directory, const struct kelpie
         return status;
     }
     size_t bytes = (size_t)seal.capacity * sizeof(uint64_t);
-    uint64_t *table = bytes > 0 ? kelpie__alloc(os, bytes) : NULL;
+    uint64_t *table = bytes > 0 ? kelpie__alloc_raw(os, bytes) : NULL;
     if (bytes > 0 && table == NULL) {
         status = kelpie__fail(error, KELPIE_E_MEMORY, 0, "no memory for the checksums");
     }

@@ -56,7 +56,7 @@ static uint64_t *sums_read_file(struct kelpie_os *os, int directory, const char 
                     stat.size_bytes % sizeof(*words) == 0 &&
                     stat.size_bytes <= SUMS_WORDS_MAX * sizeof(*words);
     if (is_sized) {
-        words = kelpie__alloc(os, (size_t)stat.size_bytes);
+        words = kelpie__alloc_raw(os, (size_t)stat.size_bytes);
     }
     if (words != NULL && sums_read(os, file, words, (size_t)stat.size_bytes) < 0) {
         kelpie__free(os, words, (size_t)stat.size_bytes);
@@ -145,6 +145,27 @@ static size_t sums_collect(struct kelpie_os *os, int directory,
     return at;
 }
 
+/* Whether all that would be kept is known. */
+static bool sums_has_all(struct kelpie_os *os, int vm_directory, int snapshot_directory,
+                         const struct kelpie_manifest *manifest) {
+    struct kelpie_sums sums;
+    bool has_all = true;
+    kelpie__sums_load(&sums, os, vm_directory);
+    KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
+    for (uint32_t i = 0; i < manifest->file_count && has_all; i += 1) {
+        const struct kelpie_manifest_file *file = &manifest->files[i];
+        struct kelpie_os_stat stat;
+        if (sums_is_constant(manifest, file->name)) {
+            has_all =
+                sums.words != NULL &&
+                kelpie__os_stat(os, snapshot_directory, file->name, false, &stat) == 0 &&
+                kelpie__sums_find(&sums, &stat, kelpie__seal_extents(file->size_bytes)) != NULL;
+        }
+    }
+    kelpie__sums_unload(&sums);
+    return has_all;
+}
+
 void kelpie__sums_keep(struct kelpie_os *os, int vm_directory, int snapshot_directory,
                        const struct kelpie_manifest *manifest) {
     char digest[KELPIE_CHECKSUM_TEXT_BYTES];
@@ -152,12 +173,15 @@ void kelpie__sums_keep(struct kelpie_os *os, int vm_directory, int snapshot_dire
     KELPIE_ASSERT(vm_directory >= 0);
     KELPIE_ASSERT(snapshot_directory >= 0);
     KELPIE_ASSERT(manifest->file_count <= KELPIE_MANIFEST_FILE_COUNT_MAX);
+    if (sums_has_all(os, vm_directory, snapshot_directory, manifest)) {
+        return; /* as after a restore of the snapshot that was made last */
+    }
     uint64_t *table = sums_read_file(os, snapshot_directory, KELPIE_SEAL_FILE, &table_count);
     if (table == NULL) {
         return;
     }
     size_t room = SUMS_HEAD_WORDS + manifest->file_count * SUMS_ENTRY_WORDS + table_count;
-    uint64_t *words = kelpie__alloc(os, room * sizeof(*words));
+    uint64_t *words = kelpie__alloc_raw(os, room * sizeof(*words));
     kelpie__checksum_text(table, table_count * sizeof(*table), digest);
     if (words != NULL && strcmp(digest, manifest->checksum) == 0) {
         size_t count = sums_collect(os, snapshot_directory, manifest, table, table_count, words);

@@ -25,6 +25,7 @@
 #define BASE_BYTES (3u << 20)
 #define ID_A "0123456789abcdef0123456789abcdef"
 #define ID_B "fedcba9876543210fedcba9876543210"
+#define ID_C "00112233445566778899aabbccddeeff"
 
 static char directory[] = "/tmp/kelpie-test-sums-XXXXXX";
 static char base_path[128];
@@ -151,6 +152,24 @@ static void test_damaged_sums_are_none(void **state) {
     assert_null(known.words);
 }
 
+static uint64_t sums_inode(void) {
+    struct kelpie_os_stat stat;
+    assert_int_equal(kelpie__os_stat(os, vm, KELPIE_SUMS_FILE, false, &stat), 0);
+    return stat.inode;
+}
+
+static void test_what_is_known_is_not_written_again(void **state) {
+    const struct timespec times[2] = {{.tv_sec = 1}, {.tv_sec = 2}};
+    (void)state;
+    take(ID_A, "first");
+    uint64_t first = sums_inode();
+    take(ID_B, "second");
+    assert_int_equal(sums_inode(), first);
+    assert_int_equal(utimensat(AT_FDCWD, base_path, times, 0), 0);
+    take(ID_C, "third");
+    assert_int_not_equal(sums_inode(), first);
+}
+
 /* A snapshot that nobody else will know of is not compared again at once; any other is. */
 static void test_a_transient_one_is_known_at_once(void **state) {
     struct kelpie_snapshot opened;
@@ -169,6 +188,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_a_base_damaged_since_is_found, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_one_that_has_changed_is_read_again, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_damaged_sums_are_none, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_what_is_known_is_not_written_again, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_transient_one_is_known_at_once, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

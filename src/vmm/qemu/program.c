@@ -6,9 +6,9 @@
 #include "vmm/qemu/program.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
+#include "core/text.h"
 #include "os/os_call.h"
 
 #define PROGRAM_NAME "qemu-system-x86_64"
@@ -39,9 +39,9 @@ static int program_search(struct kelpie_os *os, const char *list, char *out, siz
         const char *end = strchr(next, ':');
         size_t length = end != NULL ? (size_t)(end - next) : strlen(next);
         if (length > 0 && next[0] == '/' && length < capacity) {
-            int written = snprintf(out, capacity, "%.*s/%s", (int)length, next, PROGRAM_NAME);
-            KELPIE_ASSERT(written > 0);
-            found = (size_t)written < capacity ? program_is_there(os, out) : 0;
+            bool fits =
+                kelpie__text_format(out, capacity, "%.*s/%s", (int)length, next, PROGRAM_NAME);
+            found = fits ? program_is_there(os, out) : 0;
         }
         next = end != NULL ? end + 1 : NULL;
     }

@@ -6,10 +6,10 @@
  * are copied: most of them in advance, while the guest runs, so that only those that are others by
  * then are written while it stands.
  */
-#include <stdio.h>
 #include <string.h>
 
 #include "core/limits.h"
+#include "core/text.h"
 #include "os/os_call.h"
 #include "os/os_mark.h"
 #include "vmm/qemu/instance.h"
@@ -28,8 +28,9 @@ static void save_ignore(void *context, int status, const struct kelpie_json_valu
  * a QEMU that does not listen any more ends. */
 static void save_remove_handle(struct kelpie_qemu *qemu) {
     char arguments[48];
-    int length = snprintf(arguments, sizeof(arguments), "{\"fdset-id\":%u}", qemu->save.handle_set);
-    KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(arguments));
+    bool is_whole = kelpie__text_format(arguments, sizeof(arguments), "{\"fdset-id\":%u}",
+                                        qemu->save.handle_set);
+    KELPIE_ASSERT(is_whole);
     kelpie__ignore(kelpie__qemu_execute(qemu, "remove-fd", arguments, save_ignore, NULL));
 }
 
@@ -196,8 +197,9 @@ static void save_answer(void *context, int status, const struct kelpie_json_valu
 static int save_add_handle(struct kelpie_qemu *qemu, struct kelpie_error *error) {
     char arguments[48];
     qemu->save.handle_set += 1;
-    int length = snprintf(arguments, sizeof(arguments), "{\"fdset-id\":%u}", qemu->save.handle_set);
-    KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(arguments));
+    bool is_whole = kelpie__text_format(arguments, sizeof(arguments), "{\"fdset-id\":%u}",
+                                        qemu->save.handle_set);
+    KELPIE_ASSERT(is_whole);
     const struct kelpie_qmp_command command = {.name = "add-fd",
                                                .arguments = arguments,
                                                .handle = qemu->save.order.device,
@@ -215,9 +217,10 @@ static int save_devices(struct kelpie_qemu *qemu, struct kelpie_error *error) {
     if (status < 0) {
         return status;
     }
-    int length = snprintf(arguments, sizeof(arguments),
-                          "{\"filename\":\"/dev/fdset/%u\",\"live\":false}", qemu->save.handle_set);
-    KELPIE_ASSERT(length > 0 && (size_t)length < sizeof(arguments));
+    bool is_whole = kelpie__text_format(arguments, sizeof(arguments),
+                                        "{\"filename\":\"/dev/fdset/%u\",\"live\":false}",
+                                        qemu->save.handle_set);
+    KELPIE_ASSERT(is_whole);
     return kelpie__qemu_execute(qemu, "xen-save-devices-state", arguments, save_answer, error);
 }
 
