@@ -104,12 +104,6 @@ int kelpie__exec_create(struct kelpie_vm *vm, const struct kelpie_exec_callbacks
                                  KELPIE_LIB_OUTPUT_BYTES);
     kelpie__stream_receiver_init(&exec->outputs[1].receiver, stderr_offset,
                                  KELPIE_LIB_OUTPUT_BYTES);
-    int status =
-        kelpie__stream_sender_init(&exec->input, vm->kelpie->os, KELPIE_EXEC_INPUT_BYTES, error);
-    if (status < 0) {
-        kelpie__free(vm->kelpie->os, exec, sizeof(*exec));
-        return status;
-    }
     vm->channel_last += 1;
     exec->channel = vm->channel_last;
     exec->next = vm->execs;
@@ -118,6 +112,14 @@ int kelpie__exec_create(struct kelpie_vm *vm, const struct kelpie_exec_callbacks
     kelpie__exec_handle_check(exec);
     *out = exec;
     return 0;
+}
+
+int kelpie__exec_open_stdin(struct kelpie_exec *exec, struct kelpie_error *error) {
+    KELPIE_ASSERT(!exec->is_stdin_open);
+    int status =
+        kelpie__stream_sender_init(&exec->input, exec->kelpie->os, KELPIE_EXEC_INPUT_BYTES, error);
+    exec->is_stdin_open = status == 0;
+    return status;
 }
 
 /* ---- the end --------------------------------------------------------------------------------- */

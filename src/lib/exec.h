@@ -22,6 +22,8 @@ KELPIE_MUST_CHECK int kelpie__exec_create(struct kelpie_vm *vm,
                                           void *context, uint64_t stdout_offset,
                                           uint64_t stderr_offset, struct kelpie_exec **out,
                                           struct kelpie_error *error);
+/* Most commands are given none, and no memory for it. */
+KELPIE_MUST_CHECK int kelpie__exec_open_stdin(struct kelpie_exec *exec, struct kelpie_error *error);
 /* Unlinks it; freed now, or when its callback has returned. Nothing is said to the monitor. */
 void kelpie__exec_destroy(struct kelpie_exec *exec);
 /* After a callback: frees what was destroyed inside it. */

@@ -319,11 +319,13 @@ static int exec_start(struct kelpie_vm *vm, const struct kelpie_exec_options *op
     exec->start_callback = done;
     exec->keeps_on_disconnect = chosen.keep_on_disconnect;
     exec->has_terminal = chosen.has_terminal;
-    exec->is_stdin_open = chosen.has_stdin;
     exec->timeout_ms = chosen.timeout_ms == 0                     ? KELPIE_EXEC_TIMEOUT_MS_DEFAULT
                        : chosen.timeout_ms == KELPIE_TIMEOUT_NONE ? 0
                                                                   : chosen.timeout_ms;
-    status = start_send(exec, &chosen, error);
+    status = chosen.has_stdin ? kelpie__exec_open_stdin(exec, error) : 0;
+    if (status == 0) {
+        status = start_send(exec, &chosen, error);
+    }
     if (status < 0) {
         kelpie__exec_destroy(exec);
         return status;
@@ -484,8 +486,10 @@ static int attach_begin(struct kelpie_vm *vm, const struct attach_target *target
     exec->start_callback = done;
     exec->keeps_on_disconnect = true;
     exec->has_terminal = true; /* not known: a resize is refused by the guest when there is none */
-    exec->is_stdin_open = true;
-    status = attach_send(exec, target->id, error);
+    status = kelpie__exec_open_stdin(exec, error);
+    if (status == 0) {
+        status = attach_send(exec, target->id, error);
+    }
     if (status < 0) {
         kelpie__exec_destroy(exec);
         return status;

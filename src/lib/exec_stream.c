@@ -245,8 +245,10 @@ void kelpie__exec_pump(struct kelpie_exec *exec) {
         KELPIE_ASSERT(exec->arguments.is_end_sent || exec->arguments.is_stopped);
         kelpie__stream_sender_deinit(&exec->arguments);
     }
-    kelpie__ignore(kelpie__stream_sender_pump(
-        &exec->input, wire, kelpie__stream_number(exec->channel, KELPIE_STREAM_STDIN)));
+    if (exec->is_stdin_open) {
+        kelpie__ignore(kelpie__stream_sender_pump(
+            &exec->input, wire, kelpie__stream_number(exec->channel, KELPIE_STREAM_STDIN)));
+    }
 }
 
 void kelpie__execs_credit(struct kelpie_vm *vm, uint32_t stream, uint64_t acknowledged,
@@ -264,7 +266,7 @@ void kelpie__execs_credit(struct kelpie_vm *vm, uint32_t stream, uint64_t acknow
     struct kelpie_stream_sender *sender =
         kind == KELPIE_STREAM_STDIN ? &exec->input : &exec->arguments;
     if (sender->ring.bytes == NULL) {
-        return; /* all arguments were sent and acknowledged before */
+        return; /* all arguments were sent and acknowledged before, or there is no stdin */
     }
     const char *rule = kelpie__stream_sender_credit(sender, acknowledged, limit);
     if (rule != NULL) {
