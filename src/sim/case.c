@@ -221,8 +221,9 @@ static bool read_operations(const struct case_reader *reader, struct sim_case *o
     return true;
 }
 
-static bool read_option(const struct case_reader *reader, const char *word, size_t length,
-                        struct sim_case *out) {
+/* `word` is a copy of what stands at `where`. */
+static bool read_option(const struct case_reader *reader, const char *where, const char *word,
+                        size_t length, struct sim_case *out) {
     static const char *const names[] = {[SIM_RUN_FAULTS_NONE] = "none",
                                         [SIM_RUN_FAULTS_CALM] = "calm",
                                         [SIM_RUN_FAULTS_SWARM] = "swarm",
@@ -236,19 +237,19 @@ static bool read_option(const struct case_reader *reader, const char *word, size
                 return true;
             }
         }
-        return problem(reader, reader->text, "expected options=faults=none, calm, swarm or plan");
+        return problem(reader, where, "expected faults=none, calm, swarm or plan");
     }
     if (take_value(word, length, "canary", value)) {
         bool is_number = kelpie__text_u64(value, &number) && number <= UINT32_MAX;
         out->canary = (uint32_t)number;
-        return is_number || problem(reader, reader->text, "expected options=canary=NUMBER");
+        return is_number || problem(reader, where, "expected canary=NUMBER");
     }
     bool is_plain = length == strlen("plain") && strncmp(word, "plain", length) == 0;
     bool is_krun = length == strlen("krun") && strncmp(word, "krun", length) == 0;
     out->is_plain = out->is_plain || is_plain;
     out->is_krun = out->is_krun || is_krun;
     return is_plain || is_krun ||
-           problem(reader, reader->text, "expected options of faults=, canary=, plain and krun");
+           problem(reader, where, "expected an option of faults=, canary=, plain and krun");
 }
 
 static bool read_header(const struct case_reader *reader, struct sim_case *out) {
@@ -263,9 +264,11 @@ static bool read_header(const struct case_reader *reader, struct sim_case *out) 
     }
     out->seed = header.header.seed;
     const char *at = header.header.options;
+    const char *first = strstr(reader->text, at);
     while (*at != '\0') { /* bound: the options */
         size_t length = strcspn(at, ",");
-        if (!read_option(reader, at, length, out)) {
+        const char *where = first == NULL ? reader->text : first + (at - header.header.options);
+        if (!read_option(reader, where, at, length, out)) {
             return false;
         }
         at += length + (at[length] == ',' ? 1 : 0);

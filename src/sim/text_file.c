@@ -11,7 +11,7 @@
 void kelpie__sim_text_file_open(struct sim_text_file *file, struct kelpie_os *os,
                                 const char *path) {
     KELPIE_ASSERT(path[0] != '\0');
-    *file = (struct sim_text_file){.os = os};
+    *file = (struct sim_text_file){.os = os, .path = path};
     file->handle = kelpie__os_open(os, KELPIE_OS_CWD, path,
                                    KELPIE_OS_OPEN_WRITE | KELPIE_OS_OPEN_CREATE |
                                        KELPIE_OS_OPEN_TRUNCATE | KELPIE_OS_OPEN_FOLLOW,
@@ -35,11 +35,25 @@ void kelpie__sim_text_file_write(void *context, const char *text, size_t length)
     }
 }
 
+/* Half of a picture is none. Devices stay. */
+static void remove_part(const struct sim_text_file *file) {
+    struct kelpie_os_stat found;
+    KELPIE_ASSERT(file->status < 0);
+    if (kelpie__os_stat(file->os, KELPIE_OS_CWD, file->path, false, &found) == 0 &&
+        found.kind == KELPIE_OS_KIND_FILE) {
+        /* that it failed is told anyway */
+        kelpie__ignore(kelpie__os_unlink(file->os, KELPIE_OS_CWD, file->path, false));
+    }
+}
+
 int kelpie__sim_text_file_close(struct sim_text_file *file) {
     KELPIE_ASSERT(file->handle >= 0 || file->status < 0);
     if (file->handle >= 0) {
         int closed = kelpie__os_close(file->os, file->handle);
         file->status = file->status < 0 ? file->status : closed;
+        if (file->status < 0) {
+            remove_part(file);
+        }
     }
     return file->status;
 }

@@ -77,11 +77,30 @@ static int contract_row(const struct simcli *simcli, const struct sim_contract_r
     return 0;
 }
 
+/* Told when it is none. NULL: all of them. */
+static bool is_row(const char *name) {
+    bool is_known = name == NULL;
+    for (uint32_t i = 0; i < SIM_CONTRACT_ROW_COUNT && !is_known; i += 1) {
+        is_known = strcmp(name, kelpie__sim_contract_rows[i].name) == 0;
+    }
+    if (!is_known) {
+        fprintf(stderr, "kelpie-sim: there is no row \"%s\"; there are", name);
+        for (uint32_t i = 0; i < SIM_CONTRACT_ROW_COUNT; i += 1) {
+            fprintf(stderr, " %s", kelpie__sim_contract_rows[i].name);
+        }
+        fputc('\n', stderr);
+    }
+    return is_known;
+}
+
 int kelpie__simcli_contract(struct simcli *simcli) {
     int worst = 0;
     uint32_t passed = 0;
     uint32_t failed = 0;
     uint32_t pending = 0;
+    if (!is_row(simcli->word)) {
+        return KELPIE_SIM_USAGE;
+    }
     struct sim_contract_result *result = malloc(sizeof(*result));
     kelpie__simcli_check(simcli);
     if (result == NULL) {

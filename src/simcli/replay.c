@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/small_file.h"
 #include "simcli/attempt.h"
 #include "simcli/simcli.h"
 
@@ -18,15 +17,10 @@ static bool read_case(struct simcli *simcli, struct sim_case *out) {
         fprintf(stderr, "kelpie-sim: which plan? Name its FILE\n");
         return false;
     }
-    char *text = malloc(SIMCLI_PLAN_BYTES_MAX);
-    int64_t length = text == NULL ? -1
-                                  : kelpie__small_file_read(simcli->os, simcli->word, text,
-                                                            SIMCLI_PLAN_BYTES_MAX);
-    bool is_read = length >= 0 && kelpie__sim_case_read(text, out, problem);
-    if (length < 0) {
-        fprintf(stderr, "kelpie-sim: cannot read the plan \"%s\"\n", simcli->word);
-    } else if (!is_read) {
-        fprintf(stderr, "kelpie-sim: %s: %s\n", simcli->word, problem);
+    char *text = kelpie__simcli_read_plan(simcli, simcli->word);
+    bool is_read = text != NULL && kelpie__sim_case_read(text, out, problem);
+    if (text != NULL && !is_read) {
+        kelpie__simcli_complain(simcli->word, problem);
     }
     free(text);
     return is_read;
@@ -62,6 +56,25 @@ static bool run_apart(struct simcli *simcli, const struct sim_run_options *optio
     return is_open;
 }
 
+/* A run that has passed once more, for --trace and --svg. */
+static void draw(struct simcli *simcli, const struct sim_run_options *run) {
+    struct sim_run_options options = *run;
+    struct sim_run_result result;
+    if (simcli->trace_path == NULL && simcli->svg_path == NULL) {
+        return;
+    }
+    options.trace = kelpie__sim_trace_create(SIM_TRACE_EVENTS);
+    if (options.trace == NULL) {
+        fprintf(stderr, "kelpie-sim: no memory for a trace\n");
+        simcli->has_lost_output = true;
+        return;
+    }
+    kelpie__sim_run(&options, &result);
+    kelpie__sim_run_release(&result);
+    kelpie__simcli_write_traces(simcli, options.trace);
+    kelpie__sim_trace_destroy(options.trace);
+}
+
 static int run_case(struct simcli *simcli, bool is_shrunk) {
     struct sim_run_options options;
     struct sim_run_result result;
@@ -71,6 +84,10 @@ static int run_case(struct simcli *simcli, bool is_shrunk) {
         return KELPIE_SIM_USAGE;
     }
     own.canary = simcli->canary > 0 ? simcli->canary : own.canary;
+    if (!kelpie__simcli_has_canary(own.canary)) {
+        kelpie__sim_case_release(&own);
+        return KELPIE_SIM_USAGE;
+    }
     kelpie__sim_case_options(&own, &options);
     options.nursery = simcli->nursery;
     if (!run_apart(simcli, &options, &result)) {
@@ -79,10 +96,11 @@ static int run_case(struct simcli *simcli, bool is_shrunk) {
     }
     int code = (int)result.verdict;
     if (code == KELPIE_SIM_PASS) {
+        draw(simcli, &options);
         printf("seed %llu: pass hash %016llx\n", (unsigned long long)own.seed,
                (unsigned long long)result.hash);
     } else if (code == KELPIE_SIM_USAGE) {
-        fprintf(stderr, "kelpie-sim: %s: %s\n", simcli->word, result.reason);
+        kelpie__simcli_complain(simcli->word, result.reason);
     } else {
         fprintf(stderr, "seed %llu: %s (verdict %d)\n", (unsigned long long)own.seed, result.reason,
                 code);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/error.h"
 #include "core/limits.h"
 #include "core/text.h"
 #include "simcli/attempt.h"
@@ -30,8 +31,10 @@ static void write_trace(struct simcli *simcli, const struct sim_trace *trace, co
     if (file.status == 0) {
         writer(trace, kelpie__sim_text_file_write, &file);
     }
-    if (kelpie__sim_text_file_close(&file) < 0) {
-        fprintf(stderr, "kelpie-sim: cannot write \"%s\"\n", path);
+    int status = kelpie__sim_text_file_close(&file);
+    if (status < 0) {
+        fprintf(stderr, "kelpie-sim: cannot write \"%s\": %s\n", path, kelpie__errno_text(-status));
+        simcli->has_lost_output = true;
     }
 }
 

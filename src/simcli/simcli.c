@@ -4,6 +4,7 @@
  */
 #include "simcli/simcli.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,9 @@
 #include "sim/seeds.h"
 
 #define SIMCLI_SEEDS_DEFAULT 100u
+#define SIMCLI_MINUTES_MAX 525600u /* a year */
+#define SIMCLI_CANARY_MAX 999u
+#define SIMCLI_VERB_BYTES_MAX 32u
 
 const struct simcli_verb kelpie__simcli_verbs[] = {
     {"run", "runs seeds; the first that fails is shrunk, told and kept as a plan",
@@ -80,7 +84,101 @@ static int refuse(const char *word, const char *expected) {
     return KELPIE_SIM_USAGE;
 }
 
+/* ---- files ----------------------------------------------------------------------------------- */
+
+void kelpie__simcli_complain(const char *where, const char *problem) {
+    fputs("kelpie-sim: ", stderr);
+    fputs(where, stderr);
+    fputs(": ", stderr);
+    for (const char *at = problem; *at != '\0'; at += 1) { /* what a file holds may be anything */
+        bool is_text = (unsigned char)*at >= ' ' && (unsigned char)*at < 127;
+        fputc(is_text ? *at : '?', stderr);
+    }
+    fputc('\n', stderr);
+}
+
+char *kelpie__simcli_read_plan(const struct simcli *simcli, const char *path) {
+    char *plan = malloc(SIMCLI_PLAN_BYTES_MAX);
+    int64_t length = plan == NULL ? -ENOMEM
+                     : path[0] == '\0'
+                         ? -ENOENT
+                         : kelpie__small_file_read(simcli->os, path, plan, SIMCLI_PLAN_BYTES_MAX);
+    if (length == -EFBIG) {
+        fprintf(stderr, "kelpie-sim: the plan \"%s\" has more than %u bytes, which is the limit\n",
+                path, SIMCLI_PLAN_BYTES_MAX - 1);
+    } else if (length < 0) {
+        fprintf(stderr, "kelpie-sim: cannot read the plan \"%s\": %s\n", path,
+                kelpie__errno_text((int)-length));
+    } else if (strlen(plan) < (size_t)length) {
+        fprintf(stderr, "kelpie-sim: %s: byte %zu is zero; a plan is a text\n", path,
+                strlen(plan) + 1);
+        length = -EINVAL;
+    }
+    if (length < 0) {
+        free(plan);
+        return NULL;
+    }
+    return plan;
+}
+
+/* Before any run: hours of work for a file that cannot be written would be in vain. It is there
+ * then, and empty. */
+static bool check_output(const struct simcli *simcli, const char *path) {
+    struct sim_text_file file;
+    if (path == NULL) {
+        return true;
+    }
+    kelpie__sim_text_file_open(&file, simcli->os, path);
+    kelpie__sim_text_file_write(&file, "\n", file.status == 0 ? 1 : 0);
+    int status = kelpie__sim_text_file_close(&file);
+    if (status < 0) {
+        fprintf(stderr, "kelpie-sim: cannot write \"%s\": %s\n", path, kelpie__errno_text(-status));
+    }
+    return status == 0;
+}
+
 /* ---- options --------------------------------------------------------------------------------- */
+
+/* The verbs that an option means something to, by name; NULL: all of them. One that would be
+ * ignored is refused. */
+static const struct {
+    const char *name;
+    const char *verbs;
+} option_verbs[] = {
+    {"--seed", " run contract sweep pairs crash-states explore marks canaries "},
+    {"--seeds", " run contract sweep pairs crash-states explore marks canaries "},
+    {"--minutes", " run pairs explore "},
+    {"--faults", " run explore marks blame "},
+    {"--check", " run "},
+    {"--jobs", " run canaries sweep pairs crash-states blame marks "},
+    {"--trace", " run replay shrink "},
+    {"--svg", " run replay shrink "},
+    {"--backend", " run contract explore marks blame "},
+    {"--canary", " run replay shrink canaries explore marks blame "},
+    {"--log", " run replay shrink sweep "},
+    {"--at", " sweep "},
+    {"--unreached", " sweep "},
+    {"--unfired", " run "},
+    {"--keep-going", " run "},
+    {"--no-shrink", " run "},
+    {"--all", " contract "},
+    {"--quiet", NULL},
+};
+
+/* NULL: it is one of this verb's; else what was expected. */
+static const char *check_option(const struct simcli_verb *verb, const char *name) {
+    char word[SIMCLI_VERB_BYTES_MAX];
+    bool fits = kelpie__text_format(word, sizeof(word), " %s ", verb->name);
+    KELPIE_ASSERT(fits);
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(option_verbs); i += 1) {
+        if (strcmp(option_verbs[i].name, name) == 0) {
+            bool is_known =
+                option_verbs[i].verbs == NULL || strstr(option_verbs[i].verbs, word) != NULL;
+            return is_known ? NULL : "an option that this verb knows";
+        }
+    }
+    return "an option of the list";
+}
 
 static bool parse_seeds(struct simcli *simcli, const char *text) {
     uint64_t last = 0;
@@ -88,9 +186,10 @@ static bool parse_seeds(struct simcli *simcli, const char *text) {
         return false;
     }
     simcli->seed_count = last - simcli->seed_first + 1;
-    return true;
+    return simcli->seed_count > 0; /* all of 2^64 are one too many */
 }
 
+/* What is wrong with a file is told by whoever reads it. */
 static bool parse_faults(struct simcli *simcli, const char *text) {
     static const struct {
         const char *name;
@@ -104,10 +203,8 @@ static bool parse_faults(struct simcli *simcli, const char *text) {
             return true;
         }
     }
-    char *plan = malloc(SIMCLI_PLAN_BYTES_MAX);
-    if (plan == NULL ||
-        kelpie__small_file_read(simcli->os, text, plan, SIMCLI_PLAN_BYTES_MAX) < 0) {
-        free(plan);
+    char *plan = kelpie__simcli_read_plan(simcli, text);
+    if (plan == NULL) {
         return false;
     }
     free((void *)(uintptr_t)simcli->plan);
@@ -140,9 +237,19 @@ static bool check_plan(const struct simcli *simcli) {
         found = kelpie__fault_reader_next(&reader, &rule);
     }
     if (found < 0) {
-        fprintf(stderr, "kelpie-sim: %s: %s\n", simcli->plan_path, reader.problem);
+        kelpie__simcli_complain(simcli->plan_path, reader.problem);
     }
     return found == 0;
+}
+
+static bool parse_minutes(struct simcli *simcli, const char *text) {
+    return kelpie__text_u64(text, &simcli->minutes) && simcli->minutes > 0 &&
+           simcli->minutes <= SIMCLI_MINUTES_MAX;
+}
+
+static bool parse_path(const char **out, const char *text) {
+    *out = text;
+    return text[0] != '\0';
 }
 
 static bool parse_u32(const char *text, uint32_t maximum, uint32_t *out) {
@@ -163,10 +270,10 @@ static const char *parse_value(struct simcli *simcli, const char *name, const ch
     }
     if (strcmp(name, "--seeds") == 0) {
         simcli->has_seeds = true;
-        return parse_seeds(simcli, value) ? NULL : "N, or A..B";
+        return parse_seeds(simcli, value) ? NULL : "N, or A..B with A <= B";
     }
     if (strcmp(name, "--minutes") == 0) {
-        return kelpie__text_u64(value, &simcli->minutes) ? NULL : "minutes";
+        return parse_minutes(simcli, value) ? NULL : "1 to 525600 minutes";
     }
     if (strcmp(name, "--faults") == 0) {
         return parse_faults(simcli, value) ? NULL : "none, calm, swarm, or a file with a plan";
@@ -179,31 +286,26 @@ static const char *parse_value(struct simcli *simcli, const char *name, const ch
         return parse_backend(simcli, value) ? NULL : "qemu, krun or mix";
     }
     if (strcmp(name, "--canary") == 0) {
-        return parse_u32(value, UINT32_MAX, &simcli->canary) ? NULL : "a canary's number";
+        return parse_u32(value, SIMCLI_CANARY_MAX, &simcli->canary) ? NULL : "a canary's number";
     }
     if (strcmp(name, "--log") == 0) {
         simcli->log = strcmp(value, "full") == 0 ? SIMCLI_LOG_FULL : SIMCLI_LOG_SHORT;
         return strcmp(value, "full") == 0 || strcmp(value, "short") == 0 ? NULL : "short or full";
     }
     if (strcmp(name, "--at") == 0) {
-        simcli->at = value;
-        return NULL;
+        return parse_path(&simcli->at, value) ? NULL : "rules of a plan";
     }
     if (strcmp(name, "--unreached") == 0) {
-        simcli->unreached_path = value;
-        return NULL;
+        return parse_path(&simcli->unreached_path, value) ? NULL : "a file's name";
     }
     if (strcmp(name, "--unfired") == 0) {
-        simcli->unfired_path = value;
-        return NULL;
+        return parse_path(&simcli->unfired_path, value) ? NULL : "a file's name";
     }
     if (strcmp(name, "--trace") == 0) {
-        simcli->trace_path = value;
-        return NULL;
+        return parse_path(&simcli->trace_path, value) ? NULL : "a file's name";
     }
     if (strcmp(name, "--svg") == 0) {
-        simcli->svg_path = value;
-        return NULL;
+        return parse_path(&simcli->svg_path, value) ? NULL : "a file's name";
     }
     return "an option of the list";
 }
@@ -238,15 +340,21 @@ static int parse(struct simcli *simcli, int argc, char **argv, const struct simc
         if (argv[i][0] != '-' && i == 1) {
             return refuse(argv[i], "a verb, or an option of run");
         }
-        if (argv[i][0] != '-' && simcli->word == NULL) {
+        if (argv[i][0] != '-' && simcli->word == NULL && argv[i][0] != '\0') {
             simcli->word = argv[i];
             continue;
+        }
+        if (argv[i][0] != '-') {
+            return refuse(argv[i], "one word, and options");
+        }
+        const char *expected = check_option(*out, argv[i]);
+        if (expected != NULL) {
+            return refuse(argv[i], expected);
         }
         if (parse_flag(simcli, argv[i])) {
             continue;
         }
-        const char *expected =
-            i + 1 < argc ? parse_value(simcli, argv[i], argv[i + 1]) : "an option and its value";
+        expected = i + 1 < argc ? parse_value(simcli, argv[i], argv[i + 1]) : "its value, too";
         if (expected != NULL) {
             return refuse(i + 1 < argc ? argv[i + 1] : argv[i], expected);
         }
@@ -264,8 +372,13 @@ int kelpie_simcli_main(struct kelpie_os *os, int argc, char **argv) {
     const struct simcli_verb *verb = kelpie__simcli_verbs;
     const char *seed = kelpie__os_environment(os, "DST_SEED");
     for (int i = 1; i < argc; i += 1) {
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "help") == 0) {
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0 ||
+            strcmp(argv[i], "help") == 0) {
             print_help(stdout);
+            return 0;
+        }
+        if (strcmp(argv[i], "--version") == 0) {
+            printf("kelpie-sim %s\n", KELPIE_VERSION);
             return 0;
         }
     }
@@ -276,16 +389,33 @@ int kelpie_simcli_main(struct kelpie_os *os, int argc, char **argv) {
     if (code == 0 && simcli.word != NULL && verb->run == kelpie__simcli_run) {
         code = refuse(simcli.word, "an option");
     }
-    if (code == 0 && simcli.plan != NULL && !check_plan(&simcli)) {
-        code = KELPIE_SIM_USAGE;
-    }
+    bool is_good = code == 0 && (simcli.plan == NULL || check_plan(&simcli)) &&
+                   kelpie__simcli_has_canary(simcli.canary) &&
+                   check_output(&simcli, simcli.trace_path) &&
+                   check_output(&simcli, simcli.svg_path);
+    code = is_good ? 0 : KELPIE_SIM_USAGE;
     if (code == 0) {
         simcli.nursery = kelpie__sim_nursery_create(); /* without one it is only slower */
         code = verb->run(&simcli);
         kelpie__sim_nursery_destroy(simcli.nursery);
+        code = code == 0 && simcli.has_lost_output ? KELPIE_SIM_USAGE : code;
     }
     free((void *)(uintptr_t)simcli.plan);
     return code;
+}
+
+bool kelpie__simcli_has_canary(uint32_t number) {
+#ifdef KELPIE_SIMULATION
+    kelpie__ignore(number > 0); /* one that nobody knows plants nothing */
+    return true;
+#else
+    if (number > 0) {
+        fprintf(stderr,
+                "kelpie-sim: canary %u: this build has no canaries; build with -Dsimulation=true\n",
+                number);
+    }
+    return number == 0;
+#endif
 }
 
 /* ---- shared ---------------------------------------------------------------------------------- */

@@ -51,6 +51,7 @@ struct simcli {
     const char *unreached_path; /* sites that need not be hit, with reasons; NULL: none */
     const char *unfired_path;   /* pairs that need not fire, with reasons; NULL: nobody asks */
     const char *word;           /* the verb's argument; NULL: none */
+    bool has_lost_output;       /* --trace or --svg could not be written */
 };
 
 /* What is true of it from the first verb on. */
@@ -83,6 +84,12 @@ void kelpie__simcli_report(struct simcli *simcli, uint64_t seed,
  * nothing was told. */
 KELPIE_MUST_CHECK bool kelpie__simcli_report_case(struct simcli *simcli, struct sim_case *failing,
                                                   const struct sim_run_result *result);
+/* A whole file; gives it: free(). NULL: told. */
+char *kelpie__simcli_read_plan(const struct simcli *simcli, const char *path);
+/* "kelpie-sim: WHERE: PROBLEM", which may quote any bytes. */
+void kelpie__simcli_complain(const char *where, const char *problem);
+/* False: told. 0 is no canary, and always there. */
+KELPIE_MUST_CHECK bool kelpie__simcli_has_canary(uint32_t number);
 /* Of --trace and --svg. */
 void kelpie__simcli_write_traces(struct simcli *simcli, const struct sim_trace *trace);
 

@@ -3,6 +3,7 @@
  * kelpie_sim_main: a whole test program over a scenario. Runs seeds, the first of them that fails
  * again and again with fewer faults, and ends with the line that replays what is left.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -118,7 +119,7 @@ static struct kelpie_sim *run_once(const struct main_options *options, uint64_t 
     return sim;
 }
 
-static void write_traces(const struct main_options *options, const struct kelpie_sim *sim) {
+static bool write_traces(const struct main_options *options, const struct kelpie_sim *sim) {
     struct kelpie_error error = {0};
     int status = 0;
     if (options->trace_path != NULL) {
@@ -130,6 +131,7 @@ static void write_traces(const struct main_options *options, const struct kelpie
     if (status < 0) {
         fprintf(stderr, "%s: %s\n", options->program, error.message);
     }
+    return status == 0;
 }
 
 /* ---- a run that failed ----------------------------------------------------------------------- */
@@ -197,7 +199,7 @@ static void report(const struct main_options *options, uint64_t seed, const stru
     struct kelpie_sim *replay = run_once(options, seed, plan, true, &last);
     bool is_same = replay != NULL && last.verdict == run->verdict;
     kelpie__sim_trace_story(is_same ? replay->trace : sim->trace, tell, stderr);
-    write_traces(options, is_same ? replay : sim);
+    kelpie__ignore(write_traces(options, is_same ? replay : sim)); /* the verdict says more */
     kelpie__ignore(snprintf(path, sizeof(path), "fail-%llu.plan", (unsigned long long)seed));
     struct kelpie_os *os = kelpie__os_linux_create();
     if (os == NULL ||
@@ -276,12 +278,39 @@ static int run_seed(struct main_options *options, uint64_t seed, const char *fau
     } else if (run.verdict != KELPIE_SIM_PASS) {
         report(options, seed, &run, sim);
     }
-    if (run.verdict == KELPIE_SIM_PASS && seed == options->seed_last) {
-        write_traces(options, sim);
+    if (run.verdict == KELPIE_SIM_PASS && seed == options->seed_last &&
+        !write_traces(options, sim)) {
+        run.verdict = KELPIE_SIM_USAGE;
     }
     *out_hash = run.hash;
     kelpie_sim_destroy(sim);
     return (int)run.verdict;
+}
+
+/* Gives it: free(). NULL: told. */
+static char *read_plan_file(const struct main_options *options) {
+    struct kelpie_os *os = kelpie__os_linux_create();
+    char *plan = malloc(SIMLIB_PLAN_BYTES_MAX);
+    int64_t length =
+        os == NULL || plan == NULL ? -ENOMEM
+        : options->plan_path[0] == '\0'
+            ? -ENOENT
+            : kelpie__small_file_read(os, options->plan_path, plan, SIMLIB_PLAN_BYTES_MAX);
+    kelpie__os_linux_destroy(os);
+    if (length < 0) {
+        fprintf(stderr, "%s: cannot read the plan \"%s\": %s (at most %u bytes)\n",
+                options->program, options->plan_path, kelpie__errno_text((int)-length),
+                SIMLIB_PLAN_BYTES_MAX - 1);
+    } else if (strlen(plan) < (size_t)length) {
+        fprintf(stderr, "%s: %s: byte %zu is zero; a plan is a text\n", options->program,
+                options->plan_path, strlen(plan) + 1);
+        length = -EINVAL;
+    }
+    if (length < 0) {
+        free(plan);
+        return NULL;
+    }
+    return plan;
 }
 
 static int run_all(struct main_options *options) {
@@ -289,17 +318,8 @@ static int run_all(struct main_options *options) {
     uint64_t hash = 0;
     const char *faults = options->faults;
     if (options->plan_path != NULL) {
-        struct kelpie_os *os = kelpie__os_linux_create();
-        plan = malloc(SIMLIB_PLAN_BYTES_MAX);
-        int64_t length =
-            os == NULL || plan == NULL
-                ? -1
-                : kelpie__small_file_read(os, options->plan_path, plan, SIMLIB_PLAN_BYTES_MAX);
-        kelpie__os_linux_destroy(os);
-        if (length < 0) {
-            fprintf(stderr, "%s: cannot read the plan \"%s\"\n", options->program,
-                    options->plan_path);
-            free(plan);
+        plan = read_plan_file(options);
+        if (plan == NULL) {
             return KELPIE_SIM_USAGE;
         }
         faults = plan;

@@ -115,7 +115,7 @@ static void test_bad_lines_are_told(void **state) {
     } bad[] = {
         {"sync nth=1 => EIO\n", "names a seed"},
         {"kelpie-plan 2 seed=1\n", "plan of version 1"},
-        {"kelpie-plan 1 seed=1 options=quick\n", "options of faults="},
+        {"kelpie-plan 1 seed=1 options=quick\n", "option of faults="},
         {"kelpie-plan 1 seed=1 options=faults=many\n", "faults=none, calm"},
         {"kelpie-plan 1 seed=1 options=canary=x\n", "canary=NUMBER"},
         {"kelpie-plan 1 seed=1\ndo op=fly\n",
