@@ -5,7 +5,6 @@
 #include <malloc.h>
 #include <stdio.h>
 
-#include "kelpie_sim.h"
 #include "os/os.h"
 #include "simcli/simcli.h"
 
@@ -26,9 +25,5 @@ int main(int argc, char **argv) {
     struct kelpie_os *os = kelpie__os_linux_create();
     int code = os == NULL ? KELPIE_SIM_USAGE : kelpie_simcli_main(os, argc, argv);
     kelpie__os_linux_destroy(os);
-    if (fflush(stdout) != 0 || ferror(stdout) != 0) { /* a full disk, or nobody there */
-        fprintf(stderr, "kelpie-sim: what it had to say could not be written\n");
-        code = code == 0 ? KELPIE_SIM_USAGE : code;
-    }
     return code;
 }

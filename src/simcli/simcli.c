@@ -363,7 +363,7 @@ static int parse(struct simcli *simcli, int argc, char **argv, const struct simc
     return 0;
 }
 
-int kelpie_simcli_main(struct kelpie_os *os, int argc, char **argv) {
+static int run_arguments(struct kelpie_os *os, int argc, char **argv) {
     struct simcli simcli = {.os = os,
                             .seed_count = SIMCLI_SEEDS_DEFAULT,
                             .faults = SIM_RUN_FAULTS_SWARM,
@@ -401,6 +401,15 @@ int kelpie_simcli_main(struct kelpie_os *os, int argc, char **argv) {
         code = code == 0 && simcli.has_lost_output ? KELPIE_SIM_USAGE : code;
     }
     free((void *)(uintptr_t)simcli.plan);
+    return code;
+}
+
+int kelpie_simcli_main(struct kelpie_os *os, int argc, char **argv) {
+    int code = run_arguments(os, argc, argv);
+    if (fflush(stdout) != 0 || ferror(stdout) != 0) { /* a full disk, or nobody there */
+        fprintf(stderr, "kelpie-sim: what it had to say could not be written\n");
+        code = code == 0 ? KELPIE_SIM_USAGE : code;
+    }
     return code;
 }
 
