@@ -89,6 +89,15 @@ struct kelpie_sim {
     uint8_t signal_stack[SIMLIB_SIGNAL_STACK_BYTES];
 };
 
+/* What is true of a world from its creation on. */
+static inline void kelpie__simlib_check(const struct kelpie_sim *sim) {
+    KELPIE_ASSERT(sim->world != NULL);
+    KELPIE_ASSERT(sim->program_count <= SIMLIB_PROGRAM_MAX);
+    KELPIE_ASSERT(sim->check_count <= SIMLIB_CHECK_MAX);
+    KELPIE_ASSERT(sim->spawn_count <= SIMLIB_SPAWN_MAX);
+    KELPIE_ASSERT(sim->callback_limit_ms > 0 && sim->time_limit_ms > 0);
+}
+
 /* The world in one of whose programs the caller runs now; NULL: none. */
 struct kelpie_sim *kelpie__simlib_inside(void);
 /* Whether `function` is called where it must not be: in a check, or, when it runs worlds, in a run.

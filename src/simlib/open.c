@@ -29,6 +29,7 @@ static int refuse(char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES], const char *wor
                   const char *expected) {
     int length = snprintf(out_problem, KELPIE_OS_SIM_PROBLEM_BYTES,
                           "sim: \"%.80s\" is not understood; expected %s", word, expected);
+    KELPIE_ASSERT(word != NULL && expected[0] != '\0');
     KELPIE_ASSERT(length > 0);
     return -EINVAL;
 }
@@ -36,6 +37,7 @@ static int refuse(char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES], const char *wor
 static int parse_word(struct api_parse *parse, char *word,
                       char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]) {
     char *value = strchr(word, '=');
+    KELPIE_ASSERT(parse->script_count <= SIMLIB_PROGRAM_MAX);
     if (value == NULL) {
         return refuse(out_problem, word, "NAME=VALUE");
     }
@@ -62,6 +64,7 @@ static int parse_word(struct api_parse *parse, char *word,
 /* Words are separated by commas; a script or a plan holds none. */
 static int parse_options(struct api_parse *parse, const char *options,
                          char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]) {
+    KELPIE_ASSERT(parse->script_count == 0);
     if (!kelpie__text_format(parse->text, sizeof(parse->text), "%s", options)) {
         return refuse(out_problem, options, "at most 4,095 bytes");
     }
@@ -81,10 +84,12 @@ static int parse_options(struct api_parse *parse, const char *options,
 
 static int add_scripts(struct kelpie_sim *sim, struct api_parse *parse,
                        char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]) {
+    kelpie__simlib_check(sim);
     for (uint32_t i = 0; i < parse->script_count; i += 1) {
         char name[SIMLIB_NAME_BYTES_MAX];
         struct kelpie_error error = {0};
         const char *colon = strchr(parse->scripts[i], ':');
+        KELPIE_ASSERT(colon != NULL); /* parse_word has looked */
         size_t length = (size_t)(colon - parse->scripts[i]);
         if (length == 0 || length >= sizeof(name)) {
             return refuse(out_problem, parse->scripts[i], "a name of 1 to 31 bytes");
@@ -106,6 +111,7 @@ static int add_scripts(struct kelpie_sim *sim, struct api_parse *parse,
 static int embedder_wait_handle(struct kelpie_os *os) {
     const struct kelpie_sim *sim =
         kelpie__sim_world_context(kelpie__sim_process_of(os)->machine->world);
+    kelpie__simlib_check(sim);
     KELPIE_ASSERT(sim->event_handle >= 0);
     return sim->event_handle;
 }
@@ -142,6 +148,7 @@ static int open_world(const char *options, struct kelpie_os **out,
         kelpie_sim_destroy(sim);
         return status;
     }
+    KELPIE_ASSERT(embedder->is_embedder && embedder->machine->world == sim->world);
     embedder->os.wait_handle = embedder_wait_handle;
     *out = &embedder->os;
     return 0;
@@ -151,6 +158,7 @@ static int open_world(const char *options, struct kelpie_os **out,
 static int open_inside(struct kelpie_sim *sim, const char *options, struct kelpie_os **out,
                        char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]) {
     struct sim_process *process = kelpie__sim_world_current(sim->world);
+    kelpie__simlib_check(sim);
     KELPIE_ASSERT(process != NULL);
     if (options[0] != '\0') {
         return refuse(out_problem, options,

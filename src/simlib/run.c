@@ -28,6 +28,7 @@ struct kelpie_sim *kelpie__simlib_inside(void) {
 
 bool kelpie__simlib_is_misplaced(struct kelpie_sim *sim, const char *function, bool runs_worlds) {
     const struct kelpie_sim *inside = api_running != NULL ? api_running : sim;
+    kelpie__simlib_check(inside);
     KELPIE_ASSERT(function != NULL);
     kelpie__simlib_watch_call(inside);
     bool is_misplaced = inside->check_name != NULL || (runs_worlds && inside->is_running);
@@ -42,6 +43,7 @@ bool kelpie__simlib_is_misplaced(struct kelpie_sim *sim, const char *function, b
 /* True: the run goes on. */
 static bool check_one(struct kelpie_sim *sim, const struct simlib_check *check) {
     uint64_t calls = kelpie__sim_world_calls(sim->world);
+    kelpie__simlib_check(sim);
     KELPIE_ASSERT(sim->check_name == NULL);
     sim->check_name = check->name;
     bool holds = check->callback(check->context);
@@ -61,6 +63,7 @@ static bool check_one(struct kelpie_sim *sim, const struct simlib_check *check) 
 
 static void check_all(void *context, struct sim_world *world, const struct sim_event *event) {
     struct kelpie_sim *sim = context;
+    kelpie__simlib_check(sim);
     KELPIE_ASSERT(event->detail != NULL && world == sim->world);
     bool goes_on = sim->check_name == NULL; /* else a check makes the world move, and sees itself */
     for (uint32_t i = 0; i < sim->check_count && goes_on; i += 1) {
@@ -70,6 +73,7 @@ static void check_all(void *context, struct sim_world *world, const struct sim_e
 
 static enum kelpie_sim_verdict give_up(struct kelpie_sim *sim, enum kelpie_sim_verdict verdict,
                                        const char *why) {
+    kelpie__simlib_check(sim);
     KELPIE_ASSERT(verdict != KELPIE_SIM_PASS);
     int length = snprintf(sim->reason, sizeof(sim->reason), "%s", why);
     KELPIE_ASSERT(length >= 0); /* a cut text is still good for people */
@@ -80,12 +84,14 @@ static enum kelpie_sim_verdict give_up(struct kelpie_sim *sim, enum kelpie_sim_v
 enum kelpie_sim_verdict kelpie__simlib_run(struct kelpie_sim *sim, bool (*is_done)(void *context),
                                            void *context, int64_t deadline_ns) {
     struct kelpie_sim *before = api_running;
+    kelpie__simlib_check(sim);
     KELPIE_ASSERT(!sim->is_running);
     sim->is_running = true;
     api_running = sim;
     kelpie__simlib_watch_begin(sim);
     enum sim_run_end end = kelpie__sim_world_run(sim->world, is_done, context, deadline_ns);
     kelpie__simlib_watch_end(sim);
+    KELPIE_ASSERT(api_running == sim && sim->is_running);
     api_running = before;
     sim->is_running = false;
     if (sim->check_name != NULL) {
@@ -115,6 +121,8 @@ enum kelpie_sim_verdict kelpie__simlib_run(struct kelpie_sim *sim, bool (*is_don
 static bool programs_have_ended(void *context) {
     struct kelpie_sim *sim = context;
     struct sim_machine *host = kelpie__sim_world_host(sim->world);
+    KELPIE_ASSERT(sim->is_running);
+    kelpie__simlib_check(sim);
     for (uint32_t i = 0; i < sim->spawn_count; i += 1) {
         const struct sim_process *process = kelpie__sim_process_find(host, sim->spawned[i]);
         if (process != NULL && process->state != SIM_PROCESS_ZOMBIE) {
@@ -128,6 +136,8 @@ enum kelpie_sim_verdict kelpie_sim_run(struct kelpie_sim *sim) {
     if (sim == NULL || kelpie__simlib_is_misplaced(sim, "kelpie_sim_run", true)) {
         return KELPIE_SIM_USAGE;
     }
+    kelpie__simlib_check(sim);
+    KELPIE_ASSERT(!sim->is_running && sim->check_name == NULL);
     sim->reason[0] = '\0';
     sim->verdict = KELPIE_SIM_PASS;
     if (!sim->is_observed) {
@@ -147,6 +157,8 @@ enum kelpie_sim_verdict kelpie_sim_liveness(struct kelpie_sim *sim) {
         return KELPIE_SIM_USAGE;
     }
     char pending[SIM_PENDING_BYTES_MAX] = "";
+    kelpie__simlib_check(sim);
+    KELPIE_ASSERT(!sim->is_running && sim->check_name == NULL);
     struct kelpie_sim *before = api_running;
     api_running = sim;
     sim->is_running = true;
@@ -191,6 +203,7 @@ void kelpie_sim_sleep_ms(struct kelpie_sim *sim, uint64_t duration_ms) {
         return;
     }
     struct sim_process *process = kelpie__sim_world_current(sim->world);
+    KELPIE_ASSERT(process == NULL || sim->is_running || process->is_embedder);
     if (process != NULL) {
         kelpie__sim_process_sleep(process, duration_ns);
     } else if (!sim->is_running) {
@@ -205,6 +218,7 @@ void kelpie_sim_kill(struct kelpie_sim *sim, uint32_t index) {
         kelpie__simlib_is_misplaced(sim, "kelpie_sim_kill", false)) {
         return;
     }
+    kelpie__simlib_check(sim);
     struct sim_process *process =
         kelpie__sim_process_find(kelpie__sim_world_host(sim->world), sim->spawned[index]);
     if (process != NULL && process->state != SIM_PROCESS_ZOMBIE) {
@@ -223,6 +237,9 @@ int kelpie_sim_exit_code(const struct kelpie_sim *sim, uint32_t index) {
 
 static void write_format(const struct kelpie_sim *sim, enum kelpie_sim_trace_format format,
                          struct sim_text_file *file) {
+    KELPIE_ASSERT(sim->trace != NULL);
+    KELPIE_ASSERT((unsigned)format <= KELPIE_SIM_TRACE_STORY);
+    kelpie__simlib_check(sim);
     switch (format) {
     case KELPIE_SIM_TRACE_JSON:
         kelpie__sim_trace_json(sim->trace, kelpie__sim_text_file_write, file);
@@ -260,6 +277,7 @@ int kelpie_sim_write_trace(const struct kelpie_sim *sim, const char *path,
     kelpie__sim_text_file_open(&file, os, path);
     write_format(sim, format, &file);
     int status = kelpie__sim_text_file_close(&file);
+    KELPIE_ASSERT(status <= 0);
     kelpie__os_linux_destroy(os);
     return status < 0 ? kelpie__fail(error, KELPIE_E_IO, -status, "write \"%s\"", path) : 0;
 }

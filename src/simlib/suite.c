@@ -38,7 +38,15 @@ struct main_options {
     void *context;
 };
 
+static void options_check(const struct main_options *options) {
+    KELPIE_ASSERT(options->program != NULL && options->scenario != NULL);
+    KELPIE_ASSERT(options->seed_first <= options->seed_last);
+    KELPIE_ASSERT(options->trace_detail <= SIM_TRACE_CALLS);
+    KELPIE_ASSERT(strlen(options->replay) < sizeof(options->replay));
+}
+
 static void print_usage(FILE *out, const char *program) {
+    KELPIE_ASSERT(out != NULL && program != NULL);
     fprintf(
         out,
         "usage: %s [--seed N | --seeds A..B] [--faults none|calm|swarm] [--plan FILE]\n"
@@ -69,6 +77,8 @@ struct main_run {
 };
 
 static bool set_up(const struct main_options *options, struct kelpie_sim *sim) {
+    options_check(options);
+    kelpie__simlib_check(sim);
     KELPIE_ASSERT(!sim->is_setting_up && !sim->is_running);
     sim->is_setting_up = true;
     kelpie__simlib_watch_begin(sim);
@@ -86,6 +96,7 @@ static struct kelpie_sim *run_begin(const struct main_options *options, uint64_t
                                        .trace_detail = options->trace_detail};
     struct kelpie_error error = {0};
     struct kelpie_sim *sim = NULL;
+    options_check(options);
     if (kelpie_sim_create(&world, &sim, &error) < 0) {
         kelpie__ignore(snprintf(out->reason, sizeof(out->reason), "%.500s", error.message));
         out->verdict = KELPIE_SIM_USAGE;
@@ -105,6 +116,7 @@ static struct kelpie_sim *run_begin(const struct main_options *options, uint64_t
 /* The world stays for whoever wants to look at it: kelpie_sim_destroy. NULL: it was never made. */
 static struct kelpie_sim *run_once(const struct main_options *options, uint64_t seed,
                                    const char *faults, bool is_replay, struct main_run *out) {
+    options_check(options);
     *out = (struct main_run){0};
     struct kelpie_sim *sim = run_begin(options, seed, faults, is_replay, out);
     if (sim == NULL) {
@@ -122,6 +134,8 @@ static struct kelpie_sim *run_once(const struct main_options *options, uint64_t 
 static bool write_traces(const struct main_options *options, const struct kelpie_sim *sim) {
     struct kelpie_error error = {0};
     int status = 0;
+    KELPIE_ASSERT(sim->world != NULL);
+    options_check(options);
     if (options->trace_path != NULL) {
         status = kelpie_sim_write_trace(sim, options->trace_path, KELPIE_SIM_TRACE_JSON, &error);
     }
@@ -166,6 +180,7 @@ static void shrink_plan(const struct main_options *options, uint64_t seed,
                         const struct main_run *run, char *plan) {
     struct main_shrink shrink = {.options = options, .seed = seed, .verdict = run->verdict};
     struct kelpie_os *os = kelpie__os_linux_create();
+    options_check(options);
     memcpy(shrink.reason, run->reason, sizeof(shrink.reason));
     if (os == NULL || !options->is_shrunk || !fails_the_same(&shrink, plan)) {
         kelpie__os_linux_destroy(os);
@@ -189,6 +204,9 @@ static void report(const struct main_options *options, uint64_t seed, const stru
     char path[MAIN_PATH_BYTES_MAX];
     struct main_run last;
     struct kelpie_error error = {0};
+    KELPIE_ASSERT(run->verdict != KELPIE_SIM_PASS);
+    KELPIE_ASSERT(sim != NULL);
+    options_check(options);
     fprintf(stderr, "seed %llu: %s (verdict %d)\n", (unsigned long long)seed, run->reason,
             (int)run->verdict);
     char *plan = read_plan(sim);
@@ -224,6 +242,7 @@ static void name_replay(struct main_options *options, uint64_t seed) {
     const char *value = options->plan_path != NULL ? options->plan_path
                         : options->faults != NULL  ? options->faults
                                                    : "";
+    options_check(options);
     kelpie__ignore(snprintf(options->replay, sizeof(options->replay), "%s --seed %llu%s%s",
                             options->program, (unsigned long long)seed, word, value));
 }
@@ -233,6 +252,8 @@ static void tell_difference(const struct main_options *given, uint64_t seed, con
     struct main_options options = *given;
     struct main_run run;
     char lines[2][256] = {"", ""};
+    options_check(given);
+    KELPIE_ASSERT(given->is_check);
     options.trace_detail = SIM_TRACE_CALLS;
     bool is_replay = options.plan_path != NULL;
     struct kelpie_sim *first = run_once(&options, seed, faults, is_replay, &run);
@@ -258,6 +279,7 @@ static int run_seed(struct main_options *options, uint64_t seed, const char *fau
                     uint64_t *out_hash) {
     struct main_run run;
     struct main_run again;
+    options_check(options);
     name_replay(options, seed);
     struct kelpie_sim *sim = run_once(options, seed, faults, options->plan_path != NULL, &run);
     if (sim == NULL) {
@@ -317,6 +339,7 @@ static int run_all(struct main_options *options) {
     char *plan = NULL;
     uint64_t hash = 0;
     const char *faults = options->faults;
+    options_check(options);
     if (options->plan_path != NULL) {
         plan = read_plan_file(options);
         if (plan == NULL) {

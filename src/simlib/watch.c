@@ -39,6 +39,7 @@ static _Thread_local struct simlib_watch *watch_current;
 
 struct simlib_caller kelpie__simlib_caller(const struct kelpie_sim *sim) {
     const struct sim_process *process = kelpie__sim_world_current(sim->world);
+    kelpie__simlib_check(sim);
     if (sim->check_name != NULL) {
         return (struct simlib_caller){"check", sim->check_name};
     }
@@ -77,6 +78,8 @@ static void say_number(uint64_t value) {
 static _Noreturn void end_process(const struct kelpie_sim *sim, const char *words,
                                   uint64_t limit_ms) {
     struct simlib_caller caller = kelpie__simlib_caller(sim);
+    KELPIE_ASSERT(words[0] != '\0');
+    kelpie__simlib_check(sim);
     say("libkelpie-sim: ");
     say(caller.kind);
     say(" \"");
@@ -167,6 +170,8 @@ static void crashes_begin(struct simlib_watch *watch, uint8_t *stack, size_t sta
     struct sigaction action = {.sa_handler = on_crash,
                                .sa_flags = (int)(SA_ONSTACK | SA_RESETHAND)};
     const stack_t own = {.ss_sp = stack, .ss_size = stack_bytes};
+    KELPIE_ASSERT(watch->depth > 0);
+    KELPIE_ASSERT(stack != NULL && stack_bytes >= SIMLIB_SIGNAL_STACK_BYTES);
     kelpie__ignore(sigemptyset(&action.sa_mask));
     /* A stack that has overflown is none to tell it on. */
     kelpie__ignore(sigaltstack(NULL, &watch->stack_before));
@@ -200,6 +205,7 @@ static void timer_begin(struct simlib_watch *watch, uint32_t limit_ms) {
     const struct timespec tick = {.tv_sec = (time_t)(tick_ns / KELPIE_NS_PER_S),
                                   .tv_nsec = (long)(tick_ns % KELPIE_NS_PER_S)};
     const struct itimerspec times = {.it_interval = tick, .it_value = tick};
+    KELPIE_ASSERT(limit_ms > 0 && !watch->has_timer);
     sigset_t own;
     event.sigev_value.sival_ptr = watch;
     event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
@@ -218,6 +224,7 @@ static void timer_begin(struct simlib_watch *watch, uint32_t limit_ms) {
 
 void kelpie__simlib_watch_begin(struct kelpie_sim *sim) {
     struct simlib_watch *watch = &sim->watch;
+    kelpie__simlib_check(sim);
     KELPIE_ASSERT(sim->callback_limit_ms > 0);
     watch->depth += 1;
     if (watch->depth > 1) {
@@ -234,6 +241,7 @@ void kelpie__simlib_watch_begin(struct kelpie_sim *sim) {
 
 void kelpie__simlib_watch_end(struct kelpie_sim *sim) {
     struct simlib_watch *watch = &sim->watch;
+    kelpie__simlib_check(sim);
     KELPIE_ASSERT(watch->depth > 0);
     watch->depth -= 1;
     if (watch->depth > 0) {

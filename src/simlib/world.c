@@ -115,6 +115,7 @@ int kelpie_sim_create(const struct kelpie_sim_options *given, struct kelpie_sim 
     }
     kelpie__sim_world_set_context(sim->world, sim);
     *out = sim;
+    kelpie__simlib_check(sim);
     return 0;
 fail_world:
     kelpie__sim_trace_destroy(sim->trace);
@@ -125,6 +126,7 @@ fail_options:
 
 void kelpie_sim_destroy(struct kelpie_sim *sim) {
     if (sim != NULL && !kelpie__simlib_is_misplaced(sim, "kelpie_sim_destroy", true)) {
+        KELPIE_ASSERT(!sim->is_running && sim->check_name == NULL);
         kelpie__sim_world_destroy(sim->world);
         kelpie__sim_trace_destroy(sim->trace);
         if (sim->event_handle >= 0) {
@@ -145,6 +147,7 @@ static struct kelpie_sim *sim_of(struct kelpie_os *os) {
 
 static struct simlib_program *find_program(struct kelpie_sim *sim, const char *name,
                                            bool is_guest) {
+    kelpie__simlib_check(sim);
     for (uint32_t i = 0; i < sim->program_count; i += 1) {
         struct simlib_program *program = &sim->programs[i];
         if (program->is_guest == is_guest && strcmp(program->name, name) == 0) {
@@ -163,6 +166,7 @@ static const char *last_component(const char *path) {
 static int program_main(struct kelpie_os *os, int argc, char **argv) {
     struct sim_process *process = kelpie__sim_process_of(os);
     struct simlib_program *program = find_program(sim_of(os), last_component(process->path), false);
+    KELPIE_ASSERT(argc > 0 && argv != NULL);
     KELPIE_ASSERT(program != NULL);
     struct kelpie_sim *sim = sim_of(os);
     uint32_t index = 0;
@@ -183,6 +187,7 @@ struct kelpie_sim_guest {
 static int guest_program_main(struct kelpie_os *os, int argc, char **argv) {
     struct sim_process *process = kelpie__sim_process_of(os);
     struct simlib_program *program = find_program(sim_of(os), last_component(process->path), true);
+    KELPIE_ASSERT(argc > 0 && argv != NULL);
     KELPIE_ASSERT(program != NULL);
     struct kelpie_sim_guest guest = {.os = os};
     return program->guest_callback(&guest, program->context, argc, argv);
@@ -222,6 +227,7 @@ static int add_program(struct kelpie_sim *sim, const char *name, bool is_guest,
     *program = (struct simlib_program){.is_guest = is_guest};
     memcpy(program->name, name, strlen(name) + 1);
     sim->program_count += 1;
+    kelpie__simlib_check(sim);
     *out = program;
     return 0;
 }
@@ -349,6 +355,7 @@ int kelpie_sim_spawn(struct kelpie_sim *sim, const char *name, const char *const
     sim->spawned[sim->spawn_count] = process->pid;
     sim->exit_codes[sim->spawn_count] = SIMLIB_STILL_RUNS;
     sim->spawn_count += 1;
+    kelpie__simlib_check(sim);
     return 0;
 }
 
@@ -362,6 +369,7 @@ int kelpie_sim_fault(struct kelpie_sim *sim, const char *rules, struct kelpie_er
     if (sim->is_replay) {
         return 0; /* what fired of these is in the plan */
     }
+    kelpie__simlib_check(sim);
     int status = kelpie__sim_faults_add(kelpie__sim_world_faults(sim->world), rules, problem);
     if (status < 0) {
         return kelpie__fail_field(error, KELPIE_E_CONFIG, "faults", "%s", problem);
@@ -384,6 +392,7 @@ int kelpie_sim_check(struct kelpie_sim *sim, const char *name, kelpie_sim_check_
     *check = (struct simlib_check){.callback = callback, .context = context};
     memcpy(check->name, name, strlen(name) + 1);
     sim->check_count += 1;
+    kelpie__simlib_check(sim);
     return 0;
 }
 

@@ -12,7 +12,7 @@ ASSERTIONS_PER_FUNCTION_MIN = 2.0
 ASSERTIONS_PER_FUNCTION_MIN_OF = {
     "sim": 0.7,
     "simcli": 1.5,
-    "simlib": 0.5,
+    "simlib": 1.5,
     "store": 1.9,
 }
 
