@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Copies of guests' memory without what is zero in it, which is most: for guests that share a slot,
- * and for images. A copy is one block: its pages, each with a bit for each line of 64 bytes that is
- * not zeros, then these lines, but for those that the slot's model has in the same place. Pages
- * that nobody reads before they are written (below a stack's pointer, within a free block) are
- * dead: they are listed without a line, and not looked at.
+ * Copies of guests' memory without the pages that are zeros, which are most: for guests that share
+ * a slot, and for images. A copy is one block: its pages, then of each the lines of 64 bytes that
+ * the page of the slot's model does not have in the same place; a model has all of them. Pages that
+ * nobody reads before they are written (below a stack's pointer, within a free block) are dead:
+ * they are listed without a line, and not looked at.
  */
 #include <string.h>
 
@@ -13,19 +13,22 @@
 #define COPY_PAGE_BYTES 4096u
 #define COPY_LINE_BYTES 64u
 #define COPY_LINES_PER_PAGE (COPY_PAGE_BYTES / COPY_LINE_BYTES)
+#define COPY_GROUP_LINES 8u
+#define COPY_GROUP_BITS ((UINT64_C(1) << COPY_GROUP_LINES) - 1)
 
 static_assert(COPY_LINES_PER_PAGE == 64, "a bit for each line");
 static_assert(SIM_GUEST_SLOT_BYTES / COPY_PAGE_BYTES == SIM_GUEST_COPY_PAGES,
               "whatever a slot holds can be listed");
 
-/* Of so many lines that lie one behind another, those in which both have the same. By what the
- * processor has for that; and mostly all of them have. */
-static uint64_t run_same(const uint8_t *a, const uint8_t *b, unsigned count) {
+/* By what the processor has for that. */
+static bool copy_is_zero(const uint8_t *page) {
+    static const uint8_t zeros[COPY_PAGE_BYTES];
+    return memcmp(page, zeros, sizeof(zeros)) == 0;
+}
+
+/* Which of so many lines are the same in both: bits. */
+static uint64_t lines_same(const uint8_t *a, const uint8_t *b, unsigned count) {
     uint64_t same = 0;
-    KELPIE_ASSERT(count > 0 && count <= COPY_LINES_PER_PAGE);
-    if (memcmp(a, b, (size_t)count * COPY_LINE_BYTES) == 0) {
-        return UINT64_MAX >> (COPY_LINES_PER_PAGE - count);
-    }
     for (unsigned i = 0; i < count; i += 1) {
         const size_t at = (size_t)i * COPY_LINE_BYTES;
         same |= (uint64_t)(memcmp(a + at, b + at, COPY_LINE_BYTES) == 0) << i;
@@ -33,30 +36,25 @@ static uint64_t run_same(const uint8_t *a, const uint8_t *b, unsigned count) {
     return same;
 }
 
-/* Of these lines of a page, those that are as the other's, of which only these are there, one
- * behind another; NULL: those that are zeros. */
-static uint64_t lines_same(const uint8_t *page, uint64_t lines, const uint8_t *packed) {
-    static const uint8_t zeros[COPY_PAGE_BYTES];
+/* The same of two pages. Mostly a few lines differ: all are looked at in groups first. */
+static uint64_t copy_same(const uint8_t *a, const uint8_t *b) {
     uint64_t same = 0;
-    while (lines != 0) { /* bound: its runs of bits */
-        unsigned first = (unsigned)__builtin_ctzll(lines);
-        const uint64_t rest = ~(lines >> first);
-        unsigned count = rest == 0 ? COPY_LINES_PER_PAGE : (unsigned)__builtin_ctzll(rest);
-        const uint8_t *other = packed == NULL ? zeros : packed;
-        same |= run_same(page + (size_t)first * COPY_LINE_BYTES, other, count) << first;
-        packed += packed == NULL ? 0 : (size_t)count * COPY_LINE_BYTES;
-        lines &= ~(UINT64_MAX >> (COPY_LINES_PER_PAGE - count) << first);
+    for (unsigned i = 0; i < COPY_LINES_PER_PAGE; i += COPY_GROUP_LINES) {
+        const size_t at = (size_t)i * COPY_LINE_BYTES;
+        bool is_same = memcmp(a + at, b + at, COPY_GROUP_LINES * COPY_LINE_BYTES) == 0;
+        same |= (is_same ? COPY_GROUP_BITS : lines_same(a + at, b + at, COPY_GROUP_LINES)) << i;
     }
     return same;
 }
 
-/* Those that are not zeros. */
-static uint64_t copy_lines(const uint8_t *page) {
-    return ~lines_same(page, UINT64_MAX, NULL);
-}
-
 static size_t copy_block_bytes(const struct sim_guest_copy *copy) {
     return copy->page_count * sizeof(struct sim_guest_page) + copy->line_count * COPY_LINE_BYTES;
+}
+
+/* Those of a page's lines that the copy has itself. */
+static uint64_t copy_own(const struct sim_guest_page *page) {
+    KELPIE_ASSERT(page->model != NULL || page->same == 0);
+    return page->is_dead ? 0 : ~page->same;
 }
 
 static uint8_t *copy_first_line(const struct sim_guest_copy *copy) {
@@ -69,8 +67,7 @@ static void copy_pack(struct sim_guest_copy *copy, const uint8_t *bytes) {
         const uint8_t *page = bytes + copy->pages[i].number * COPY_PAGE_BYTES;
         copy->pages[i].kept = out;
         /* bound: the bits */
-        for (uint64_t left = copy->pages[i].lines & ~copy->pages[i].same; left != 0;
-             left &= left - 1) {
+        for (uint64_t left = copy_own(&copy->pages[i]); left != 0; left &= left - 1) {
             size_t line = (size_t)__builtin_ctzll(left);
             memcpy(out, page + line * COPY_LINE_BYTES, COPY_LINE_BYTES);
             out += COPY_LINE_BYTES;
@@ -150,39 +147,35 @@ static const struct sim_guest_page *copy_page(const struct sim_guest_copy *copy,
     return has ? &copy->pages[*inout_next] : NULL;
 }
 
-/* Guests of one slot have most of their memory in common: what the same kernel and agent have laid
- * out there. And a guest that makes room for its image has hardly changed since that was taken. No
- * line of a model is zeros, so that one that is as the model's need not be looked at again. */
-static void model_compare(struct sim_guest_page *page, const uint8_t *bytes) {
-    page->same = lines_same(bytes, page->model->lines, page->model->kept);
-    page->lines = ~lines_same(bytes, ~page->same, NULL);
-    KELPIE_ASSERT((page->same & ~page->model->lines) == 0);
-    KELPIE_ASSERT((page->same & ~page->lines) == 0);
-}
-
 /* ---- copies ---------------------------------------------------------------------------------- */
+
+/* Guests of one slot have most of their memory in common: what the same kernel and agent have laid
+ * out there. And a guest that makes room for its image has hardly changed since that was taken. */
+static void copy_compare(struct sim_guest_page *page, const struct sim_guest_page *model,
+                         const uint8_t *bytes) {
+    if (model != NULL && !model->is_dead) {
+        KELPIE_ASSERT(model->model == NULL);
+        page->model = model;
+        page->same = copy_same(bytes, model->kept);
+    }
+}
 
 static void copy_list(struct sim_guest_copy *copy, struct sim_guest_copy_scratch *scratch,
                       const struct sim_guest_copy *model, const uint8_t *bytes) {
     uint32_t next = 0;
     for (size_t at = 0; at < copy->extent; at += COPY_PAGE_BYTES) {
         size_t number = at / COPY_PAGE_BYTES;
-        bool is_dead = (scratch->dead[number / 64] >> number % 64 & 1) != 0;
         struct sim_guest_page page = {.number = number};
-        if (!is_dead) {
-            page.model = copy_page(model, number, &next);
-            if (page.model != NULL) {
-                model_compare(&page, bytes + at);
-            } else {
-                page.lines = copy_lines(bytes + at);
-            }
-            if (page.lines == 0) {
+        page.is_dead = (scratch->dead[number / 64] >> number % 64 & 1) != 0;
+        if (!page.is_dead) {
+            copy_compare(&page, copy_page(model, number, &next), bytes + at);
+            if (page.model == NULL && copy_is_zero(bytes + at)) {
                 continue;
             }
         }
         scratch->pages[copy->page_count] = page;
         copy->page_count += 1;
-        copy->line_count += (uint32_t)__builtin_popcountll(page.lines & ~page.same);
+        copy->line_count += (uint32_t)__builtin_popcountll(copy_own(&page));
     }
 }
 
@@ -209,42 +202,34 @@ bool kelpie__sim_guest_copy_fill(struct sim_guest_copy *copy, struct sim_heap *h
 }
 
 /* The lines of a page that are in the range already: what lies there now shares them with the
- * model, or has none of them either. `before`: its page; NULL: nobody knows what lies there. */
+ * model. `before`: its page; NULL: nobody knows what lies there. */
 static uint64_t copy_lines_there(const struct sim_guest_page *page,
                                  const struct sim_guest_page *before) {
-    if (before == NULL || before->lines == 0) { /* dead: it was not looked at */
+    if (before == NULL || before->model == NULL) {
         return 0;
     }
-    uint64_t zeros = ~(page->lines | before->lines);
-    if (before->model == NULL || page->lines == 0) {
-        return zeros;
-    }
-    uint64_t same = before->model == page ? page->lines : 0; /* it is the model */
-    same = before->model == page->model ? page->same : same;
-    return zeros | (before->same & same);
+    uint64_t same = before->model == page->model ? page->same : 0;
+    same = before->model == page ? UINT64_MAX : same; /* it is the model */
+    return before->same & same;
 }
 
 /* Gives the first line behind those of the page. `there`: lines that need no writing. */
 static const uint8_t *copy_unpack(const struct sim_guest_page *page, const uint8_t *line,
                                   uint64_t there, uint8_t *out) {
-    const uint64_t modelled = page->model == NULL ? 0 : page->model->lines;
-    const uint64_t own = page->lines & ~page->same;
-    KELPIE_ASSERT((page->same & ~(modelled & page->lines)) == 0);
-    for (uint64_t left = ~there; left != 0; left &= left - 1) { /* bound: the bits */
-        unsigned i = (unsigned)__builtin_ctzll(left);
-        const uint64_t below = (UINT64_C(1) << i) - 1;
-        uint8_t *to = out + (size_t)i * COPY_LINE_BYTES;
-        if ((page->same >> i & 1) != 0) {
-            size_t at = (size_t)__builtin_popcountll(modelled & below);
-            memcpy(to, page->model->kept + at * COPY_LINE_BYTES, COPY_LINE_BYTES);
-        } else if ((own >> i & 1) != 0) {
-            size_t at = (size_t)__builtin_popcountll(own & below);
-            memcpy(to, line + at * COPY_LINE_BYTES, COPY_LINE_BYTES);
-        } else {
-            memset(to, 0, COPY_LINE_BYTES);
-        }
+    uint64_t own = copy_own(page);
+    KELPIE_ASSERT(!page->is_dead);
+    for (uint64_t left = page->same & ~there; left != 0; left &= left - 1) { /* bound: the bits */
+        size_t at = (size_t)__builtin_ctzll(left) * COPY_LINE_BYTES;
+        memcpy(out + at, page->model->kept + at, COPY_LINE_BYTES);
     }
-    return line + (size_t)__builtin_popcountll(own) * COPY_LINE_BYTES;
+    for (; own != 0; own &= own - 1) { /* bound: the bits */
+        size_t at = (size_t)__builtin_ctzll(own) * COPY_LINE_BYTES;
+        if ((there >> at / COPY_LINE_BYTES & 1) == 0) {
+            memcpy(out + at, line, COPY_LINE_BYTES);
+        }
+        line += COPY_LINE_BYTES;
+    }
+    return line;
 }
 
 static size_t copy_extent_pages(size_t bytes) {
@@ -256,7 +241,7 @@ static size_t copy_extent_pages(size_t bytes) {
 static void copy_clear_page(const struct sim_guest_copy *copy, uint8_t *bytes, uint64_t number,
                             uint32_t *inout_next) {
     uint8_t *page = bytes + number * COPY_PAGE_BYTES;
-    if (copy_page(copy, number, inout_next) == NULL && copy_lines(page) != 0) {
+    if (copy_page(copy, number, inout_next) == NULL && !copy_is_zero(page)) {
         memset(page, 0, COPY_PAGE_BYTES);
     }
 }
@@ -287,7 +272,7 @@ void kelpie__sim_guest_copy_restore(const struct sim_guest_copy *copy, void *bas
     copy_clear(copy, before, bytes, used);
     for (uint32_t i = 0; i < copy->page_count; i += 1) {
         const struct sim_guest_page *page = &copy->pages[i];
-        if (page->lines != 0) {
+        if (!page->is_dead) {
             const struct sim_guest_page *old =
                 before == NULL ? NULL : copy_page(before, page->number, &next);
             line = copy_unpack(page, line, copy_lines_there(page, old),

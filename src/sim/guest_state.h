@@ -97,8 +97,8 @@ struct sim_kernel {
     uint32_t mounts;        /* of the kernel's own file systems: bits */
 };
 
-/* Of a guest's memory, without what is zero in it, and without what a model has as well: a whole
- * copy that stays until the world ends. */
+/* Of a guest's memory, without the pages that are zeros, and without what a model has as well: a
+ * whole copy that stays until the world ends. */
 struct sim_guest_copy {
     struct sim_heap *heap;
     struct sim_guest_page *pages; /* owned: of `heap`, with the lines behind them; NULL: none */
@@ -110,11 +110,11 @@ struct sim_guest_copy {
 #define SIM_GUEST_COPY_PAGES 16384u /* what a slot can hold */
 
 struct sim_guest_page {
-    uint64_t lines; /* bits; 0: it is dead */
-    uint64_t same;  /* those of them that are read from `model` */
+    uint64_t same; /* bits: lines that are read from `model` */
     uint64_t number;
     const struct sim_guest_page *model; /* the model's page of this number; NULL: none */
     const uint8_t *kept;                /* the first of its lines that lie behind the pages */
+    bool is_dead;                       /* it has no line */
 };
 
 /* What is needed while a copy is made. */

@@ -147,11 +147,24 @@ static char *arguments_take(struct sim_qemu_options *options, const char **inout
     return place;
 }
 
-static const struct arguments_key *arguments_find(const char *option, const char *key) {
+/* The first key of an option, which the others follow; NULL: it has none. */
+static const struct arguments_key *arguments_first(const char *option) {
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(arguments_keys); i += 1) {
         const struct arguments_key *known = &arguments_keys[i];
-        bool may_be = known->key[0] == key[0] && known->option[1] == option[1]; /* mostly not */
-        if (may_be && strcmp(known->option, option) == 0 && strcmp(known->key, key) == 0) {
+        if (known->option[1] == option[1] && strcmp(known->option, option) == 0) {
+            return known;
+        }
+    }
+    return NULL;
+}
+
+/* `first`: of the option. */
+static const struct arguments_key *arguments_find(const struct arguments_key *first,
+                                                  const char *key) {
+    const struct arguments_key *end = arguments_keys + KELPIE_ARRAY_COUNT(arguments_keys);
+    for (const struct arguments_key *known = first; known != NULL && known < end; known += 1) {
+        bool may_be = known->key[0] == key[0] && strcmp(known->key, key) == 0;
+        if (may_be && strcmp(known->option, first->option) == 0) {
             return known;
         }
     }
@@ -196,6 +209,7 @@ static bool arguments_set(const struct arguments *arguments, const struct argume
 
 static bool arguments_read_item(const struct arguments *arguments, struct arguments_item *item) {
     const char *at = arguments->value;
+    const struct arguments_key *first = arguments_first(arguments->option);
     for (uint32_t i = 0; i < ARGUMENTS_ITEMS_MAX && *at != '\0'; i += 1) {
         char *text = arguments_take(arguments->options, &at);
         if (text == NULL) {
@@ -206,8 +220,7 @@ static bool arguments_read_item(const struct arguments *arguments, struct argume
         if (equals != NULL) {
             *equals = '\0';
         }
-        const struct arguments_key *key =
-            arguments_find(arguments->option, equals != NULL ? text : "");
+        const struct arguments_key *key = arguments_find(first, equals != NULL ? text : "");
         if (key == NULL) {
             return arguments_refuse(arguments, "Invalid parameter '%s'", text);
         }

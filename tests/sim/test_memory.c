@@ -104,7 +104,7 @@ static struct sim_guest_copy copy_of_first_page(struct sim_heap *heap, const voi
     copy.extent = pages * PAGE_BYTES;
     copy.pages = kelpie__sim_heap_alloc_raw(heap, sizeof(*copy.pages) + PAGE_BYTES);
     assert_non_null(copy.pages);
-    copy.pages[0] = (struct sim_guest_page){.lines = UINT64_MAX, .number = 0};
+    copy.pages[0] = (struct sim_guest_page){.number = 0};
     memcpy(copy.pages + 1, page, PAGE_BYTES);
     return copy;
 }
