@@ -62,11 +62,13 @@ size_t kelpie__sim_queue_take(struct sim_queue *queue, void *out, size_t capacit
 
 /* ---- what the agent says, and is told -------------------------------------------------------- */
 
-static void scan_header(struct sim_frame_scan *scan, uint8_t byte) {
-    scan->header[scan->header_count] = byte;
-    scan->header_count += 1;
+/* Gives how many of the bytes belong to the header. */
+static size_t scan_header(struct sim_frame_scan *scan, const uint8_t *bytes, size_t count) {
+    size_t taken = (size_t)kelpie__min_u64(sizeof(scan->header) - scan->header_count, count);
+    memcpy(scan->header + scan->header_count, bytes, taken);
+    scan->header_count += (uint32_t)taken;
     if (scan->header_count < sizeof(scan->header)) {
-        return;
+        return taken;
     }
     uint32_t length = (uint32_t)scan->header[4] | (uint32_t)scan->header[5] << 8 |
                       (uint32_t)scan->header[6] << 16 | (uint32_t)scan->header[7] << 24;
@@ -74,6 +76,7 @@ static void scan_header(struct sim_frame_scan *scan, uint8_t byte) {
     scan->is_message = scan->header[8] == PORT_MESSAGE_TYPE;
     scan->matched = 0;
     scan->header_count = 0;
+    return taken;
 }
 
 /* True when this word ends in these bytes of a message, or what came before has its beginning. */
@@ -100,8 +103,7 @@ static bool scan_bytes(struct sim_frame_scan *scan, const char *word, bool is_fo
     size_t at = 0;
     while (at < count) {
         if (scan->payload_left == 0) {
-            scan_header(scan, bytes[at]);
-            at += 1;
+            at += scan_header(scan, bytes + at, count - at);
             continue;
         }
         size_t step = (size_t)kelpie__min_u64(scan->payload_left, count - at);
