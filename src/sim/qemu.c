@@ -379,12 +379,37 @@ static int qemu_run(struct sim_qemu *qemu) {
     return status < 0 ? 1 : qemu->exit_code;
 }
 
+/* What is written before it is read: most of the structure, and each life has two. In its order. */
+static const struct {
+    size_t at;
+    size_t bytes;
+} qemu_buffers[] = {
+#define QEMU_BUFFER(member)                                                                        \
+    { offsetof(struct sim_qemu, member), sizeof(((struct sim_qemu *)NULL)->member) }
+    QEMU_BUFFER(memory.image), QEMU_BUFFER(agent.out),    QEMU_BUFFER(agent.in),
+    QEMU_BUFFER(console.out),  QEMU_BUFFER(console.in),   QEMU_BUFFER(qmp.input),
+    QEMU_BUFFER(qmp.output),   QEMU_BUFFER(options.text),
+#undef QEMU_BUFFER
+};
+
+static void qemu_clear(struct sim_qemu *qemu) {
+    size_t at = 0;
+    for (size_t i = 0; i < KELPIE_ARRAY_COUNT(qemu_buffers); i += 1) {
+        KELPIE_ASSERT(qemu_buffers[i].at >= at);
+        memset((char *)qemu + at, 0, qemu_buffers[i].at - at);
+        at = qemu_buffers[i].at + qemu_buffers[i].bytes;
+    }
+    KELPIE_ASSERT(at <= sizeof(*qemu));
+    memset((char *)qemu + at, 0, sizeof(*qemu) - at);
+}
+
 int kelpie__sim_qemu_main(struct kelpie_os *os, int argc, char **argv) {
     KELPIE_ASSERT(argc >= 1 && argv[0] != NULL);
-    struct sim_qemu *qemu = kelpie__alloc(os, sizeof(*qemu));
+    struct sim_qemu *qemu = kelpie__alloc_raw(os, sizeof(*qemu));
     if (qemu == NULL) {
         return 1;
     }
+    qemu_clear(qemu);
     qemu->os = os;
     qemu->argc = argc;
     qemu->argv = argv;
