@@ -12,6 +12,7 @@
 #include "agent/process_list.h"
 #include "core/text.h"
 #include "os/os_call.h"
+#include "os/os_mark.h"
 
 #define GROUP_NAME_BYTES 12 /* a 32-bit number */
 
@@ -216,7 +217,9 @@ void kelpie__agent_group_release(struct kelpie_agent_groups *groups,
     if (group->directory < 0) {
         return;
     }
-    if (group->was_killed || groups->spare_count == KELPIE_AGENT_GROUP_SPARE_MAX) {
+    bool is_careless = KELPIE_CANARY(groups->os, 104);
+    if ((group->was_killed && !is_careless) ||
+        groups->spare_count == KELPIE_AGENT_GROUP_SPARE_MAX) {
         group_remove(groups, group);
         return;
     }

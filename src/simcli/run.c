@@ -172,8 +172,8 @@ static int run_watched(struct simcli *simcli, int64_t end_ns) {
         pid_t pid = kelpie__simcli_fork();
         if (pid == 0) {
             int own = run_in_turn(simcli, end_ns, place);
-            fflush(stdout);
-            _exit(own);
+            bool is_lost = fflush(stdout) != 0 || ferror(stdout) != 0 || simcli->has_lost_output;
+            _exit(own == 0 && is_lost ? KELPIE_SIM_USAGE : own);
         }
         bool has_ended = pid > 0 && waitpid(pid, &status, 0) == pid;
         bool has_crashed = has_ended && WIFSIGNALED(status);

@@ -3,7 +3,7 @@
 #
 # shrink.sh KELPIE-SIM [CANARY...]: a planted bug becomes, by itself and within a minute, a case of at most 10 faults
 # and operations, with its story, trace and picture, that fails in the same way when the last line is followed. The
-# program is of a build with -Dsimulation=true.
+# program is of a build with -Dsimulation=true. 104 is a bug that an assertion ends.
 set -u
 sim=$(realpath "$1")
 shift
@@ -11,7 +11,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 status=0
-for canary in ${*:-1 2 3 4 5 7 8 9 10 11 12 14 15 16}; do
+for canary in ${*:-1 2 3 4 5 7 8 9 10 11 12 14 15 16 104}; do
     rm -f fail-*
     "$sim" run --quiet --canary "$canary" --seeds 0..999 >log 2>&1
     why=$(sed -n -E 's/^seed [0-9]+: ([^:]*):.*/\1/p' log | head -n 1)
