@@ -284,6 +284,10 @@ static bool state_load(struct sim_qemu *qemu, struct state_buffers *buffers) {
         state_load_failed(qemu, "Unsupported migration stream version", "Operation not supported");
         return false;
     }
+    if (qemu->options.has_configuration) { /* xen-save-devices-state writes none */
+        state_load_failed(qemu, "Configuration section missing", "Invalid argument");
+        return false;
+    }
     if ((size_t)count <= size * 6 / 10) {
         state_load_failed(qemu, "", "Input/output error");
         return false;

@@ -285,6 +285,35 @@ static void qemu_incoming_bad_state(struct conform *conform) {
     }
 }
 
+/* What xen-save-devices-state writes has no configuration, and QEMU wants one unless it is told. */
+static void qemu_incoming_configuration(struct conform *conform) {
+    static const char getfd[] =
+        "{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"state\"},\"id\":2}";
+    static const char head[] = {'Q', 'E', 'V', 'M', 0, 0, 0, 3, 0};
+    const char *arguments[KELPIE_ARRAY_COUNT(qemu_incoming)];
+    size_t count = 0;
+    for (size_t i = 0; qemu_incoming[i] != NULL; i += 1) {
+        if (strcmp(qemu_incoming[i], "-global") == 0) {
+            i += 1;
+            continue;
+        }
+        arguments[count] = qemu_incoming[i];
+        count += 1;
+    }
+    arguments[count] = NULL;
+    struct qemu qemu = qemu_start(conform, arguments);
+    int file = say_make(conform, "state", "");
+    said(conform, (int)kelpie__os_pwrite(conform->os, file, head, sizeof(head), 0), "pwrite");
+    qemu_greet(&qemu);
+    int64_t sent = kelpie__os_send(conform->os, qemu.qmp, getfd, sizeof(getfd) - 1, &file, 1);
+    say(conform, "getfd: %d", sent == (int64_t)sizeof(getfd) - 1);
+    qemu_say_lines(&qemu, qemu.qmp, 1);
+    qemu_ask(&qemu, "{\"execute\":\"migrate-incoming\",\"arguments\":{\"uri\":\"fd:state\"}}", 2);
+    qemu_say_lines(&qemu, qemu.errors, 2);
+    say_close(conform, file);
+    qemu_end(&qemu);
+}
+
 static void qemu_bad_arguments(struct conform *conform) {
     static const char *const bad[][3] = {
         {"-foo", NULL},
@@ -330,6 +359,7 @@ const struct conform_script conform_scripts_qemu[] = {
     {"qemu_handles", qemu_handles, 0},
     {"qemu_incoming_no_handle", qemu_incoming_no_handle, 0},
     {"qemu_incoming_bad_state", qemu_incoming_bad_state, 0},
+    {"qemu_incoming_configuration", qemu_incoming_configuration, 0},
     {"qemu_bad_arguments", qemu_bad_arguments, 0},
     {"qemu_client_gone", qemu_client_gone, 0},
     {NULL, NULL, 0},
