@@ -202,10 +202,11 @@ void kelpie__sim_disk_layout_end(struct sim_disk *disk) {
     put_end(disk);
 }
 
-void kelpie__sim_disk_layout_again(struct sim_disk *disk) {
+void kelpie__sim_disk_layout_date(struct sim_disk *disk, int64_t wall_ns) {
     KELPIE_ASSERT(!disk->is_laying_out && disk->pending_count == 0);
     for (struct sim_inode *inode = disk->inodes; inode != NULL; inode = inode->next) {
-        kelpie__sim_inode_touch(inode);
+        inode->modified_ns = wall_ns;
+        inode->changed_ns = wall_ns;
     }
 }
 

@@ -23,8 +23,8 @@ struct sim_disk *kelpie__sim_disk_create(struct sim_machine *machine, enum sim_d
 void kelpie__sim_disk_layout_begin(struct sim_disk *disk);
 void kelpie__sim_disk_layout_end(struct sim_disk *disk);
 
-/* It was laid out in another life, and copied: everything has been made now. */
-void kelpie__sim_disk_layout_again(struct sim_disk *disk);
+/* Everything that is there was made at this time of the wall clock: that of an image. */
+void kelpie__sim_disk_layout_date(struct sim_disk *disk, int64_t wall_ns);
 
 /* For whoever lays out a machine, bypassing every call's entry: durable at once, and what is
  * pending then becomes durable with it. Parents are made. Nodes that are no files, and their

@@ -98,8 +98,8 @@ static int layout_put(struct sim_guest *guest) {
 
 /* ---- once for each slot ---------------------------------------------------------------------- */
 
-/* Names are hashed with the world's seed, and stand at addresses of the slot: what depends on the
- * guest is here. */
+/* Names are hashed with the world's seed, files have the date of the image, and all stand at
+ * addresses of the slot: what depends on the guest is here. */
 static bool layout_fits(const struct sim_guest_layout *layout, const struct sim_guest *guest,
                         uint64_t capacity_bytes) {
     return layout->piece != NULL && layout->capacity_bytes == capacity_bytes &&
@@ -144,12 +144,12 @@ int kelpie__sim_guest_lay_out(struct sim_guest *guest, uint64_t capacity_bytes) 
     if (layout_fits(&guest->slot->layout, guest, capacity_bytes)) {
         kelpie__sim_heap_piece_load(machine->heap, guest->slot->layout.piece);
         machine->disk = guest->slot->layout.disk;
-        kelpie__sim_disk_layout_again(machine->disk);
         return 0;
     }
     machine->disk = kelpie__sim_disk_create(machine, SIM_DISK_TMPFS, capacity_bytes);
     int status = machine->disk == NULL ? -ENOMEM : layout_put(guest);
     if (status == 0) {
+        kelpie__sim_disk_layout_date(machine->disk, machine->wall_offset_ns);
         layout_keep(guest, capacity_bytes, from);
     }
     return status;
