@@ -2,8 +2,8 @@
  *
  * Disks of a guest: an image is a list of files (guest.h, "Images of root file systems"), which
  * become files of the guest when it is mounted. A writable layer's file on the host gets the
- * guest's files when the guest says sync: a raw one at its beginning, a qcow2 one behind its
- * tables; one that never got any shows those of the layer below.
+ * guest's files when the guest says sync, at the beginning of the disk: a raw one there, a qcow2
+ * one in clusters of its own; one that never got any shows those of the layer below.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -18,7 +18,10 @@
 #define DISK_FILES_MAX 4096u
 #define DISK_UPPER "upper"
 #define DISK_QCOW2_MAGIC "QFI\xfb"
-#define DISK_QCOW2_OFFSET (UINT64_C(1) << 20) /* in a qcow2 layer: far behind its tables */
+#define DISK_QCOW2_OFFSET (UINT64_C(1) << 20) /* of the clusters, far behind what was there */
+#define DISK_QCOW2_IS_OWN (UINT64_C(1) << 63) /* of this layer alone: written in place */
+#define DISK_QCOW2_HEAD_BYTES 48u
+#define DISK_CLUSTERS_MAX 2048u
 #define DISK_LAYERS_MAX 64u
 #define DISK_BLOCK 4096u
 #define DISK_LAYER_BYTES (UINT64_C(1) << 20) /* what a layer, or an image, holds at most */
@@ -59,11 +62,19 @@ static bool disk_below(struct sim_disk *host, char inout[SIM_PATH_BYTES_MAX]) {
                              name[0] == '/' ? SIM_PATH_BYTES_MAX : room, name);
 }
 
-/* The uppermost layer that has files; without one, the lowest. Gives where its files begin. */
+static uint64_t disk_cluster_bytes(struct sim_disk *host, const char *path) {
+    uint8_t head[DISK_QCOW2_HEAD_BYTES] = {0};
+    kelpie__ignore(kelpie__sim_disk_peek(host, false, path, head, sizeof(head)));
+    uint64_t bits = disk_number(&head[20], 4);
+    return UINT64_C(1) << (bits >= 9 && bits <= 21 ? bits : 16);
+}
+
+/* The uppermost layer that has files; without one, the lowest. Gives where its files begin: behind
+ * the table of its clusters. */
 static uint64_t disk_layer(struct sim_disk *host, char inout[SIM_PATH_BYTES_MAX]) {
     for (uint32_t i = 0; i < DISK_LAYERS_MAX && disk_is_qcow2(host, inout); i += 1) {
         if (kelpie__sim_disk_peek(host, false, inout, NULL, 0) > (int64_t)DISK_QCOW2_OFFSET) {
-            return DISK_QCOW2_OFFSET;
+            return DISK_QCOW2_OFFSET + disk_cluster_bytes(host, inout);
         }
         if (!disk_below(host, inout)) {
             break;
@@ -267,6 +278,44 @@ static void disk_write_all(struct disk_writer *writer, struct sim_disk *disk, ch
     }
 }
 
+static void disk_store(uint8_t out[8], uint64_t value) {
+    for (uint32_t i = 0; i < 8; i += 1) {
+        out[i] = (uint8_t)(value >> (56 - 8 * i));
+    }
+}
+
+/* Both tables of a qcow2 layer, so that what reads it as an image finds the bytes, too. */
+static int disk_flush_tables(struct sim_disk *host, const char *path, size_t count) {
+    uint8_t head[DISK_QCOW2_HEAD_BYTES] = {0};
+    uint8_t first[8];
+    uint8_t second[DISK_CLUSTERS_MAX * sizeof(first)];
+    uint64_t cluster = disk_cluster_bytes(host, path);
+    size_t clusters = (count + cluster - 1) / cluster;
+    KELPIE_ASSERT(clusters > 0 && clusters <= DISK_CLUSTERS_MAX);
+    kelpie__ignore(kelpie__sim_disk_peek(host, false, path, head, sizeof(head)));
+    disk_store(first, DISK_QCOW2_OFFSET | DISK_QCOW2_IS_OWN);
+    for (size_t i = 0; i < clusters; i += 1) {
+        disk_store(&second[i * sizeof(first)],
+                   (DISK_QCOW2_OFFSET + (i + 1) * cluster) | DISK_QCOW2_IS_OWN);
+    }
+    int status =
+        kelpie__sim_disk_flush(host, path, disk_number(&head[40], 8), first, sizeof(first));
+    return status < 0 ? status
+                      : kelpie__sim_disk_flush(host, path, DISK_QCOW2_OFFSET, second,
+                                               clusters * sizeof(first));
+}
+
+/* At the beginning of the disk that this layer is the uppermost of. */
+static int disk_flush(struct sim_disk *host, const char *path, const char *bytes, size_t count) {
+    bool is_qcow2 = disk_is_qcow2(host, path);
+    uint64_t offset = is_qcow2 ? DISK_QCOW2_OFFSET + disk_cluster_bytes(host, path) : 0;
+    if (count > DISK_LAYER_BYTES) {
+        return -ENOSPC;
+    }
+    int status = is_qcow2 ? disk_flush_tables(host, path, count) : 0;
+    return status < 0 ? status : kelpie__sim_disk_flush(host, path, offset, bytes, count);
+}
+
 int kelpie__sim_guest_disk_sync(struct sim_guest *guest) {
     const struct sim_kernel *kernel = guest->kernel;
     const struct sim_kernel_disk *layer = NULL;
@@ -287,12 +336,8 @@ int kelpie__sim_guest_disk_sync(struct sim_guest *guest) {
         disk_write_all(&writer, guest->machine->disk, paths);
         writer_add(&writer, blanks, DISK_BLOCK - writer.count % DISK_BLOCK);
     }
-    uint64_t offset = disk_is_qcow2(host, layer->path) ? DISK_QCOW2_OFFSET : 0;
     int status =
-        writer.has_failed ? -EIO
-        : writer.count > DISK_LAYER_BYTES
-            ? -ENOSPC
-            : kelpie__sim_disk_flush(host, layer->path, offset, writer.bytes, writer.count);
+        writer.has_failed ? -EIO : disk_flush(host, layer->path, writer.bytes, writer.count);
     free(paths);
     free(writer.bytes);
     return status;
