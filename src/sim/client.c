@@ -307,6 +307,36 @@ static void client_close(struct client *client) {
     }
 }
 
+/* A process that it names is its own: of the VM, and what it is called. */
+static bool is_own(const struct client *client, uint32_t vm, int32_t pid, bool is_monitor) {
+    const struct sim_machine *host = client->process->machine;
+    char path[32];
+    bool fits = kelpie__text_format(path, sizeof(path), SIM_TRUTH_VMS "vm-%u/", vm);
+    KELPIE_ASSERT(fits);
+    for (const struct sim_process *process = host->processes; process != NULL;
+         process = process->next) { /* bound: the list */
+        if (process->pid == pid && kelpie__sim_truth_is_alive(process)) {
+            return (strcmp(process->role, "monitor") == 0) == is_monitor &&
+                   kelpie__sim_truth_is_of_vm(process, path);
+        }
+    }
+    return true; /* it is gone */
+}
+
+static void check_info(const struct client *client, uint32_t vm,
+                       const struct kelpie_vm_info *info) {
+    bool is_configured = info->cpus == 1 && info->memory_mib == CLIENT_MEMORY_MIB;
+    bool is_good = is_configured &&
+                   (info->monitor_pid == 0 || is_own(client, vm, info->monitor_pid, true)) &&
+                   (info->vmm_pid == 0 || is_own(client, vm, info->vmm_pid, false));
+    if (!is_good) {
+        kelpie__sim_world_fail(client->clients->world,
+                               "contract: vm-%u is told to have %u processors, %u MiB, the monitor "
+                               "%d and the VMM %d",
+                               vm, info->cpus, info->memory_mib, info->monitor_pid, info->vmm_pid);
+    }
+}
+
 static int client_inspect(struct client *client, uint32_t vm, uint64_t *out_state,
                           struct kelpie_error *error) {
     struct kelpie_vm_info info = {.struct_size = sizeof(info)};
@@ -323,6 +353,9 @@ static int client_inspect(struct client *client, uint32_t vm, uint64_t *out_stat
         client_forget(client, vm); /* it may be there again */
     }
     *out_state = (uint64_t)info.state;
+    if (status == 0) {
+        check_info(client, vm, &info);
+    }
     return status;
 }
 

@@ -15,6 +15,7 @@
 #include "kelpie.h"
 #include "sim/client.h"
 #include "sim/client_stream.h"
+#include "sim/client_told.h"
 #include "sim/core.h"
 #include "sim/fault.h"
 #include "sim/programs.h"
@@ -103,6 +104,8 @@ static size_t kept_count(const struct sim_operation *operation) {
 struct command {
     char text[COMMAND_TEXT_MAX];
     const char *argv[4];
+    char variable[32];
+    const char *environment[2];
     struct kelpie_exec_options options;
     uint8_t *input; /* owned by the process, which may be killed at any call: of cat */
     size_t input_bytes;
@@ -138,6 +141,27 @@ static bool prepare_cat(struct sim_world *world, struct command *command,
     command->options.stdin_count = count;
     set_argv(command, "cat", NULL, NULL);
     return true;
+}
+
+/* One that says where, as whom and with what it runs. */
+static bool is_placed(const struct sim_operation *operation) {
+    return operation->op == SIM_MODEL_EXEC && operation->kind == SIM_COMMAND_SLEEP &&
+           operation->value % COMMAND_LEFT_OF == 2;
+}
+
+static bool is_nobody(const struct sim_operation *operation) {
+    return operation->value / COMMAND_LEFT_OF % 2 == 0;
+}
+
+static void prepare_placed(struct command *command, const struct sim_operation *operation) {
+    bool fits = kelpie__text_format(command->variable, sizeof(command->variable), "WORD=%llu",
+                                    (unsigned long long)operation->value);
+    KELPIE_ASSERT(fits && is_placed(operation));
+    command->environment[0] = command->variable;
+    command->options.environment = command->environment;
+    command->options.working_directory = "/etc";
+    command->options.user = is_nobody(operation) ? "nobody" : NULL;
+    set_argv(command, "sh", "-c", "pwd; id -u; echo $WORD");
 }
 
 static bool prepare_exec(struct sim_world *world, struct command *command,
@@ -180,7 +204,11 @@ static bool prepare_exec(struct sim_world *world, struct command *command,
         return is_made;
     }
     case SIM_COMMAND_SLEEP:
-        set_argv(command, "sleep", "0.05", NULL);
+        if (is_placed(operation)) {
+            prepare_placed(command, operation);
+        } else {
+            set_argv(command, "sleep", "0.05", NULL);
+        }
         break;
     case SIM_COMMAND_MISSING:
         set_argv(command, "no-such-command", NULL, NULL);
@@ -227,6 +255,13 @@ static bool is_output_right(const struct sim_operation *operation,
     }
     if (operation->op == SIM_MODEL_EXEC && operation->kind == SIM_COMMAND_ECHO) {
         bool fits = kelpie__text_format(word, sizeof(word), "word-%llu\n",
+                                        (unsigned long long)operation->value);
+        KELPIE_ASSERT(fits);
+        return strcmp(result->stdout_bytes, word) == 0;
+    }
+    if (is_placed(operation)) {
+        bool fits = kelpie__text_format(word, sizeof(word), "/etc\n%u\n%llu\n",
+                                        is_nobody(operation) ? 65534u : 0u,
                                         (unsigned long long)operation->value);
         KELPIE_ASSERT(fits);
         return strcmp(result->stdout_bytes, word) == 0;
@@ -433,6 +468,9 @@ int kelpie__sim_command_run(struct sim_world *world, struct kelpie_vm *vm,
     if (is_left_behind(operation)) {
         *out_result = 0;
         return command_leave(vm, operation, error);
+    }
+    if (kelpie__sim_told_is_one(operation)) {
+        return kelpie__sim_told_run(world, vm, operation, out_result, error);
     }
     if (!prepare(world, &command, operation)) {
         return KELPIE_E_MEMORY;
