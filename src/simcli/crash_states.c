@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "core/limits.h"
+#include "core/text.h"
 #include "os/os_call.h"
 #include "simcli/sweep.h"
 
@@ -89,6 +90,20 @@ static void options_of(const struct crash_search *crash, const char *plan, const
                                          .is_recovery = true};
 }
 
+/* "posix 12 3: RULE; RULE": the disk's profile, which state each power loss leaves, the plan. */
+static void write_at(const struct sim_scenario_options *options, char out[SIMCLI_AT_BYTES_MAX]) {
+    char second[24] = "";
+    KELPIE_ASSERT(options->crash_index_count == 1 || options->crash_index_count == 2);
+    if (options->crash_index_count == 2) {
+        kelpie__ignore(kelpie__text_format(second, sizeof(second), " %llu",
+                                           (unsigned long long)options->crash_indexes[1]));
+    }
+    bool fits = kelpie__text_format(
+        out, SIMCLI_AT_BYTES_MAX, "%s %llu%s: %s", profile_name(options->disk_profile),
+        (unsigned long long)options->crash_indexes[0], second, options->plan);
+    KELPIE_ASSERT(fits);
+}
+
 static void run_options(const struct sim_scenario_options *options, struct simcli_outcome *out,
                         struct sim_scenario_result *result) {
     kelpie__sim_scenario_run(options, result);
@@ -96,6 +111,7 @@ static void run_options(const struct sim_scenario_options *options, struct simcl
     if (result->run.verdict != KELPIE_SIM_PASS && out->verdict == KELPIE_SIM_PASS) {
         out->verdict = result->run.verdict;
         memcpy(out->reason, result->run.reason, sizeof(out->reason));
+        write_at(options, out->at);
     }
     kelpie__sim_scenario_release(result);
 }
@@ -207,20 +223,24 @@ static void recover(void *context, uint64_t index, struct sim_nursery *nursery,
 
 /* ---- a scenario ------------------------------------------------------------------------------ */
 
+/* One whose process has ended could not say which state it was. */
 static void tell_place(void *context, const struct simcli_failure *first, uint32_t count) {
     const struct crash_search *crash = context;
     char rule[SIM_SEARCH_RULE_BYTES_MAX];
+    char at[SIMCLI_AT_BYTES_MAX];
     bool is_probe = crash->state_count == 0;
     uint64_t index = first->index * crash->stride;
     crash_check(crash);
     KELPIE_ASSERT(count > 0 && index < (is_probe ? crash->place_count : crash->state_count));
     uint32_t place = is_probe ? (uint32_t)index : crash->states[index].place;
+    uint64_t state = is_probe ? 0 : crash->states[index].index;
+    struct sim_scenario_options options;
     rule_of(&crash->search, crash->places[place], rule);
-    printf("  FAIL %s (verdict %d, %u run%s)\n    on %s, state %llu of %u, scenario %s: %s\n",
-           first->outcome.reason, (int)first->outcome.verdict, count, count == 1 ? "" : "s",
-           profile_name(crash->profile),
-           is_probe ? 0 : (unsigned long long)crash->states[index].index, crash->counts[place],
-           crash->search.scenario->name, rule);
+    options_of(crash, rule, &state, 1, &options);
+    write_at(&options, at);
+    kelpie__simcli_tell_failure("crash-states", crash->search.scenario,
+                                first->outcome.at[0] != '\0' ? first->outcome.at : at,
+                                &first->outcome, count);
 }
 
 /* 0 or the verdict of the first that failed. */
@@ -312,6 +332,62 @@ static int search_scenario(struct simcli *simcli, const struct crash_subject *su
     return code;
 }
 
+/* ---- one state again ------------------------------------------------------------------------- */
+
+static bool read_number(const char **inout, uint64_t *out) {
+    char number[24] = "";
+    size_t digits = strspn(*inout, "0123456789");
+    if (digits == 0 || digits >= sizeof(number)) {
+        return false;
+    }
+    memcpy(number, *inout, digits);
+    *inout += digits;
+    KELPIE_ASSERT(number[digits] == '\0');
+    return kelpie__text_u64(number, out);
+}
+
+/* What write_at wrote. */
+static bool read_at(const char *text, uint64_t indexes[2], struct sim_scenario_options *out) {
+    const char *at = text;
+    bool is_ext4 = kelpie__text_has_prefix(at, "ext4 ");
+    KELPIE_ASSERT(out->scenario != NULL && out->crash_index_count == 0);
+    if (!is_ext4 && !kelpie__text_has_prefix(at, "posix ")) {
+        return false;
+    }
+    at += strcspn(at, " ");
+    out->disk_profile = is_ext4 ? SIM_DISK_EXT4 : SIM_DISK_POSIX;
+    for (uint32_t i = 0; i < 2 && *at == ' '; i += 1) {
+        at += 1;
+        if (!read_number(&at, &indexes[i])) {
+            return false;
+        }
+        out->crash_index_count += 1;
+    }
+    out->crash_indexes = indexes;
+    out->plan = at + 2;
+    return out->crash_index_count > 0 && kelpie__text_has_prefix(at, ": ") && at[2] != '\0';
+}
+
+static int run_at(struct simcli *simcli, const struct sim_scenario *only) {
+    uint64_t indexes[2] = {0};
+    struct sim_scenario_options options = {
+        .scenario = only, .seed = simcli->seed_first, .is_recovery = true};
+    for (size_t i = 0; only != NULL && i < KELPIE_ARRAY_COUNT(subjects); i += 1) {
+        bool is_it = strcmp(subjects[i].scenario, only->name) == 0;
+        options.crash_limit = is_it ? subjects[i].limit : options.crash_limit;
+    }
+    kelpie__simcli_check(simcli);
+    if (only == NULL || options.crash_limit == 0 || !read_at(simcli->at, indexes, &options)) {
+        fprintf(stderr,
+                "kelpie-sim: --at \"%s\" is not understood; expected kelpie-sim "
+                "crash-states SCENARIO --at 'ext4 STATE: RULE', or posix; with two "
+                "power losses 'ext4 STATE STATE: RULE; RULE'\n",
+                simcli->at);
+        return KELPIE_SIM_USAGE;
+    }
+    return kelpie__simcli_run_at(simcli, &options);
+}
+
 int kelpie__simcli_crash_states(struct simcli *simcli) {
     static const enum sim_disk_profile profiles[] = {SIM_DISK_EXT4, SIM_DISK_POSIX};
     const struct sim_scenario *only = NULL;
@@ -320,6 +396,9 @@ int kelpie__simcli_crash_states(struct simcli *simcli) {
     kelpie__simcli_check(simcli);
     if (!kelpie__simcli_scenario(simcli, &only)) {
         return KELPIE_SIM_USAGE;
+    }
+    if (simcli->at != NULL) {
+        return run_at(simcli, only);
     }
     for (size_t i = 0; i < KELPIE_ARRAY_COUNT(subjects); i += 1) {
         const struct sim_scenario *scenario = kelpie__sim_scenario_find(subjects[i].scenario);

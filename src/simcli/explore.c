@@ -264,7 +264,8 @@ static void tell(const struct map *map) {
     printf("%llu runs, %u marks, %u failed\n", (unsigned long long)atomic_load(&map->runs), count,
            atomic_load(&map->failed));
     if (atomic_load(&map->failed) > 0) {
-        printf("FAIL %s\nkelpie-sim explore %s\n", map->failure, map->failure_recipe);
+        printf("  FAIL %s (%u runs)\n    kelpie-sim explore %s\n", map->failure,
+               atomic_load(&map->failed), map->failure_recipe);
     }
 }
 

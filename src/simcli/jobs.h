@@ -9,6 +9,7 @@
 #include "sim/run.h"
 
 #define SIMCLI_FAILURES_MAX 1024u
+#define SIMCLI_AT_BYTES_MAX 640u
 
 struct sim_nursery;
 struct simcli;
@@ -34,6 +35,7 @@ struct simcli_outcome {
     uint32_t value;
     uint64_t pairs[SIM_SWARM_PAIR_WORDS];
     char reason[SIM_RUN_REASON_BYTES_MAX];
+    char at[SIMCLI_AT_BYTES_MAX]; /* what --at replays it, where its index does not say so; or "" */
 };
 
 typedef void (*simcli_work)(void *context, uint64_t index, struct sim_nursery *nursery,

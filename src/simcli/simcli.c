@@ -65,7 +65,8 @@ static void print_help(FILE *out) {
           "  --backend NAME    qemu (default), krun, or mix: one seed in four on krun\n"
           "  --canary N        with this planted bug (only in a build with -Dsimulation=true)\n"
           "  --log short|full  of the last run every event, a line each; full: and every call\n"
-          "  --at PLAN         sweep SCENARIO: only the run with these faults, and its story\n"
+          "  --at PLAN         sweep SCENARIO: only the run with these faults, and its story;\n"
+          "                    crash-states SCENARIO: 'ext4 STATE: PLAN', as a failure says it\n"
           "  --unreached FILE  sweep: sites that need not be hit, each with its reason\n"
           "  --unfired FILE    run: fails when a pair of point and action of the swarm never\n"
           "                    fired and is not in FILE with its reason\n"
@@ -156,7 +157,7 @@ static const struct {
     {"--backend", " run contract explore marks blame "},
     {"--canary", " run replay shrink canaries explore marks blame "},
     {"--log", " run replay shrink sweep "},
-    {"--at", " sweep "},
+    {"--at", " sweep crash-states "},
     {"--unreached", " sweep "},
     {"--unfired", " run "},
     {"--keep-going", " run "},

@@ -178,13 +178,15 @@ static void tell(void *context, const char *text, size_t length) {
     fwrite(text, 1, length, context);
 }
 
-int kelpie__simcli_run_at(struct simcli *simcli, const struct sim_scenario *scenario) {
+int kelpie__simcli_run_at(struct simcli *simcli, const struct sim_scenario_options *at) {
+    const struct sim_scenario *scenario = at->scenario;
+    struct sim_scenario_options options = *at;
     struct sim_trace *trace = kelpie__sim_trace_create(
         simcli->log == SIMCLI_LOG_FULL ? SIM_TRACE_CALLS : SIM_TRACE_EVENTS);
-    const struct sim_scenario_options options = {
-        .scenario = scenario, .seed = simcli->seed_first, .plan = simcli->at, .trace = trace};
     struct sim_scenario_result result;
     kelpie__simcli_check(simcli);
+    KELPIE_ASSERT(scenario != NULL && at->plan != NULL);
+    options.trace = trace;
     kelpie__sim_scenario_run(&options, &result);
     if (result.run.verdict == KELPIE_SIM_USAGE) {
         fprintf(stderr, "kelpie-sim: --at: %s\n", result.run.reason);
@@ -208,11 +210,13 @@ int kelpie__simcli_run_at(struct simcli *simcli, const struct sim_scenario *scen
 
 /* ---- a scenario ------------------------------------------------------------------------------ */
 
-void kelpie__simcli_tell_failure(const struct sim_scenario *scenario, const char *plan,
-                                 const struct simcli_outcome *outcome, uint32_t count) {
+void kelpie__simcli_tell_failure(const char *verb, const struct sim_scenario *scenario,
+                                 const char *at, const struct simcli_outcome *outcome,
+                                 uint32_t count) {
     KELPIE_ASSERT(outcome->verdict != KELPIE_SIM_PASS && count > 0);
-    printf("  FAIL %s (verdict %d, %u run%s)\n    kelpie-sim sweep %s --at '%s'\n", outcome->reason,
-           (int)outcome->verdict, count, count == 1 ? "" : "s", scenario->name, plan);
+    KELPIE_ASSERT(at[0] != '\0');
+    printf("  FAIL %s (verdict %d, %u run%s)\n    kelpie-sim %s %s --at '%s'\n", outcome->reason,
+           (int)outcome->verdict, count, count == 1 ? "" : "s", verb, scenario->name, at);
 }
 
 static void tell_case(void *context, const struct simcli_failure *first, uint32_t count) {
@@ -220,7 +224,7 @@ static void tell_case(void *context, const struct simcli_failure *first, uint32_
     KELPIE_ASSERT(first->index < search->case_count && count > 0);
     char rule[SIM_SEARCH_RULE_BYTES_MAX];
     kelpie__sim_search_rule(search, &search->cases[first->index], rule);
-    kelpie__simcli_tell_failure(search->scenario, rule, &first->outcome, count);
+    kelpie__simcli_tell_failure("sweep", search->scenario, rule, &first->outcome, count);
 }
 
 /* 0, or the verdict of the run without faults. */
@@ -293,7 +297,9 @@ int kelpie__simcli_sweep(struct simcli *simcli) {
         return KELPIE_SIM_USAGE;
     }
     if (simcli->at != NULL) {
-        return kelpie__simcli_run_at(simcli, only);
+        const struct sim_scenario_options at = {
+            .scenario = only, .seed = simcli->seed_first, .plan = simcli->at};
+        return kelpie__simcli_run_at(simcli, &at);
     }
     sweep.sites = calloc(SWEEP_SITES_MAX, sizeof(*sweep.sites));
     if (sweep.sites == NULL) {
@@ -356,7 +362,8 @@ static void tell_pair(void *context, const struct simcli_failure *first, uint32_
     char plan[SWEEP_PAIR_BYTES_MAX];
     sweep_check(&pairs->sweep);
     pair_plan(pairs, first->index, plan);
-    kelpie__simcli_tell_failure(pairs->sweep.search.scenario, plan, &first->outcome, count);
+    kelpie__simcli_tell_failure("sweep", pairs->sweep.search.scenario, plan, &first->outcome,
+                                count);
 }
 
 static void pairs_work(void *context, uint64_t index, struct sim_nursery *nursery,

@@ -13,9 +13,12 @@
  * (told). */
 KELPIE_MUST_CHECK bool kelpie__simcli_scenario(const struct simcli *simcli,
                                                const struct sim_scenario **out);
-/* One run, with the plan that --at gives, and its story. */
-int kelpie__simcli_run_at(struct simcli *simcli, const struct sim_scenario *scenario);
-void kelpie__simcli_tell_failure(const struct sim_scenario *scenario, const char *plan,
-                                 const struct simcli_outcome *outcome, uint32_t count);
+/* One run with its story, as --at says. */
+struct sim_scenario_options;
+int kelpie__simcli_run_at(struct simcli *simcli, const struct sim_scenario_options *at);
+/* What the complete searches say of a failure: why, how often, and the line that replays it. */
+void kelpie__simcli_tell_failure(const char *verb, const struct sim_scenario *scenario,
+                                 const char *at, const struct simcli_outcome *outcome,
+                                 uint32_t count);
 
 #endif
