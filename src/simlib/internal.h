@@ -26,6 +26,7 @@
                                       */
 #define SIMLIB_CALLBACK_LIMIT_MS 10000u
 #define SIMLIB_CRASH_SIGNALS 5u
+#define SIMLIB_PATH_BYTES_MAX 1024u
 #define SIMLIB_SIGNAL_STACK_BYTES 32768u
 #define SIMLIB_STILL_RUNS (-1)
 
@@ -83,6 +84,8 @@ struct kelpie_sim {
     uint64_t callback_count; /* checks that were called: the watch sees that they end */
     const char *replay;      /* borrowed: the command that runs this again; or NULL */
     int event_handle;        /* owned; of an embedder's world; else -1 */
+    char trace_path[SIMLIB_PATH_BYTES_MAX]; /* of an embedder's world: written at its end; or "" */
+    char svg_path[SIMLIB_PATH_BYTES_MAX];
     enum kelpie_sim_verdict verdict;
     char reason[512];
     char faults[SIMLIB_PLAN_BYTES_MAX]; /* the plan it was made with */

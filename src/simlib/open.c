@@ -14,6 +14,7 @@
 #include "core/text.h"
 #include "os/os_sim_load.h"
 #include "sim/machine.h"
+#include "sim/trace.h"
 #include "simlib/internal.h"
 
 #define API_OPTION_BYTES_MAX 4096u
@@ -23,6 +24,8 @@ struct api_parse {
     char text[API_OPTION_BYTES_MAX];
     const char *scripts[SIMLIB_PROGRAM_MAX]; /* "NAME:SCRIPT", into text */
     uint32_t script_count;
+    const char *trace_path; /* into text; or NULL */
+    const char *svg_path;
 };
 
 static int refuse(char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES], const char *word,
@@ -55,8 +58,14 @@ static int parse_word(struct api_parse *parse, char *word,
         }
         parse->scripts[parse->script_count] = value;
         parse->script_count += 1;
+    } else if (value[0] != '\0' && strlen(value) < SIMLIB_PATH_BYTES_MAX && name_length == 5 &&
+               strncmp(word, "trace", 5) == 0) {
+        parse->trace_path = value;
+    } else if (value[0] != '\0' && strlen(value) < SIMLIB_PATH_BYTES_MAX && name_length == 3 &&
+               strncmp(word, "svg", 3) == 0) {
+        parse->svg_path = value;
     } else {
-        return refuse(out_problem, word, "seed=, faults= or guest=");
+        return refuse(out_problem, word, "seed=, faults=, guest=, or a file after trace= or svg=");
     }
     return 0;
 }
@@ -106,6 +115,36 @@ static int add_scripts(struct kelpie_sim *sim, struct api_parse *parse,
     return 0;
 }
 
+/* What the world did, for people; false: a file cannot be written. */
+static bool write_traces(const struct kelpie_sim *sim,
+                         char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]) {
+    struct kelpie_error error = {0};
+    int status = 0;
+    if (sim->trace_path[0] != '\0') {
+        status = kelpie_sim_write_trace(sim, sim->trace_path, KELPIE_SIM_TRACE_JSON, &error);
+    }
+    if (sim->svg_path[0] != '\0' && status == 0) {
+        status = kelpie_sim_write_trace(sim, sim->svg_path, KELPIE_SIM_TRACE_SVG, &error);
+    }
+    if (status < 0) {
+        int length =
+            snprintf(out_problem, KELPIE_OS_SIM_PROBLEM_BYTES, "sim: %.240s", error.message);
+        KELPIE_ASSERT(length > 0);
+    }
+    return status == 0;
+}
+
+/* Tried at once: at the world's end there is nobody to tell. */
+static int begin_traces(struct kelpie_sim *sim, const struct api_parse *parse,
+                        char out_problem[KELPIE_OS_SIM_PROBLEM_BYTES]) {
+    bool fits = kelpie__text_copy(sim->trace_path, sizeof(sim->trace_path),
+                                  parse->trace_path == NULL ? "" : parse->trace_path) &&
+                kelpie__text_copy(sim->svg_path, sizeof(sim->svg_path),
+                                  parse->svg_path == NULL ? "" : parse->svg_path);
+    KELPIE_ASSERT(fits);
+    return write_traces(sim, out_problem) ? 0 : -EINVAL;
+}
+
 /* For an embedder's own event loop: a handle of the real system that is readable for ever, since
  * the world can always move; each dispatch then lets it. */
 static int embedder_wait_handle(struct kelpie_os *os) {
@@ -127,6 +166,8 @@ static int open_world(const char *options, struct kelpie_os **out,
     parse->options.struct_size = sizeof(parse->options);
     parse->options.callback_limit_ms = UINT32_MAX; /* no signal in a process that is not a test's */
     int status = parse_options(parse, options, out_problem);
+    bool is_traced = parse->trace_path != NULL || parse->svg_path != NULL;
+    parse->options.trace_detail = is_traced ? SIM_TRACE_EVENTS : 0;
     if (status == 0 && kelpie_sim_create(&parse->options, &sim, &error) < 0) {
         int length =
             snprintf(out_problem, KELPIE_OS_SIM_PROBLEM_BYTES, "sim: %.240s", error.message);
@@ -135,6 +176,9 @@ static int open_world(const char *options, struct kelpie_os **out,
     }
     if (status == 0) {
         status = add_scripts(sim, parse, out_problem);
+    }
+    if (status == 0) {
+        status = begin_traces(sim, parse, out_problem);
     }
     struct sim_process *embedder = NULL;
     if (status == 0) {
@@ -202,7 +246,10 @@ void kelpie_sim_os_close(struct kelpie_os *os) {
     struct sim_process *process = kelpie__sim_process_of(os);
     struct sim_world *world = process->machine->world;
     if (process->is_embedder) {
-        kelpie_sim_destroy(kelpie__sim_world_context(world));
+        char problem[KELPIE_OS_SIM_PROBLEM_BYTES];
+        struct kelpie_sim *sim = kelpie__sim_world_context(world);
+        kelpie__ignore(write_traces(sim, problem)); /* they could be written when it began */
+        kelpie_sim_destroy(sim);
     } else {
         kelpie__sim_table_destroy(os);
     }

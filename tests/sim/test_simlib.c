@@ -608,6 +608,28 @@ static void test_what_is_not_understood_is_said(void **state) {
     kelpie_sim_destroy(world.sim);
 }
 
+static void test_one_word_draws_its_world(void **state) {
+    char path[] = "/tmp/kelpie-simlib-XXXXXX";
+    char word[128];
+    char text[256] = "";
+    struct kelpie *kelpie = NULL;
+    struct kelpie_error error = {0};
+    struct kelpie_open_options options = {.struct_size = sizeof(options), .state_directory = word};
+    (void)state;
+    int file = mkstemp(path);
+    assert_true(file >= 0);
+    snprintf(word, sizeof(word), "sim:seed=4,svg=/nowhere/at/all.svg");
+    assert_int_equal(kelpie_open(&options, &kelpie, &error), KELPIE_E_CONFIG);
+    assert_non_null(strstr(error.message, "write \"/nowhere/at/all.svg\""));
+    snprintf(word, sizeof(word), "sim:seed=4,svg=%s", path);
+    assert_int_equal(kelpie_open(&options, &kelpie, &error), 0);
+    kelpie_close(kelpie);
+    assert_true(read(file, text, sizeof(text) - 1) > 0);
+    assert_non_null(strstr(text, "<svg"));
+    close(file);
+    unlink(path);
+}
+
 /* ---- the same seed --------------------------------------------------------------------------- */
 
 static int program_has_a_memory(void *context, int argc, char **argv) {
@@ -659,6 +681,7 @@ int main(void) {
         cmocka_unit_test(test_guest_program_has_files_and_an_environment),
         cmocka_unit_test(test_nothing_is_no_world),
         cmocka_unit_test(test_what_is_not_understood_is_said),
+        cmocka_unit_test(test_one_word_draws_its_world),
         cmocka_unit_test(test_check_names_the_first_call_that_differs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
