@@ -513,6 +513,13 @@ static int judge_known(const struct sim_judge *judge, const struct sim_operation
     if (is_blind || is_lie || is_lost) {
         return SIM_MODEL_NO_ANSWER;
     }
+    /* What such a disk leaves of a VM after a power loss may hold its disk, and stays for people.
+     */
+    bool is_left = judge->swarm->has_disks && status == KELPIE_E_EXISTS &&
+                   judge_has_fault(judge, "disk") && judge_has_fault(judge, "power");
+    if (is_left) {
+        return KELPIE_E_BUSY;
+    }
     /* in the workload all is of one version, on one host */
     bool looks_newer = status == KELPIE_E_SNAPSHOT_INCOMPATIBLE && judge->snapshots != NULL &&
                        kelpie__sim_snapshots_may_look_newer(judge->snapshots);
