@@ -513,9 +513,9 @@ static int judge_known(const struct sim_judge *judge, const struct sim_operation
     if (is_blind || is_lie || is_lost) {
         return SIM_MODEL_NO_ANSWER;
     }
-    /* What such a disk leaves of a VM after a power loss may hold its disk, and stays for people.
+    /* What such a disk leaves of a VM after a power loss may hold files, and stays for people.
      */
-    bool is_left = judge->swarm->has_disks && status == KELPIE_E_EXISTS &&
+    bool is_left = !operation->is_look && status == KELPIE_E_EXISTS &&
                    judge_has_fault(judge, "disk") && judge_has_fault(judge, "power");
     if (is_left) {
         return KELPIE_E_BUSY;
