@@ -291,6 +291,25 @@ static void test_guest_without_init_panics(void **state) {
     kelpie__sim_world_destroy(world);
 }
 
+/* Its owner has connected, and nobody waits for that any more: `run --backend krun --seed 1001`. */
+static void test_vsock_that_hung_up_is_not_answered(void **state) {
+    struct sim_world *world = client_world(22);
+    struct kelpie_os *os = client_os(world);
+    const struct sim_guest_config config = {.memory_mib = 128,
+                                            .cpu_count = 1,
+                                            .command_line = "panic=-1",
+                                            .port_name = "x",
+                                            .tsc_khz = 1000000,
+                                            .has_vsock = true};
+    kelpie__ignore(state != NULL);
+    struct client *client =
+        client_attach(os, kelpie__sim_guest_create(kelpie__sim_process_of(os), &config));
+    assert_false(kelpie__sim_guest_vsock_is_dialling(client->guest));
+    assert_false(kelpie__sim_guest_vsock_answer(client->guest, true));
+    client_end(client);
+    kelpie__sim_world_destroy(world);
+}
+
 /* ---- time that stands, and memory ------------------------------------------------------------ */
 
 static void pass(struct client *client, int64_t duration_ns) {
@@ -651,6 +670,7 @@ int main(void) {
         cmocka_unit_test(test_guest_ends_by_itself),
         cmocka_unit_test(test_shutdown_is_graceful),
         cmocka_unit_test(test_guest_without_init_panics),
+        cmocka_unit_test(test_vsock_that_hung_up_is_not_answered),
         cmocka_unit_test(test_halted_guest_stands_still),
         cmocka_unit_test(test_saved_and_loaded_goes_on_exactly),
         cmocka_unit_test(test_clones_draw_by_their_entropy),
