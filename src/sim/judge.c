@@ -481,7 +481,9 @@ static void check_stop(struct sim_judge *judge, const struct judge_call *call, b
     bool is_undisturbed = kelpie__sim_faults_fired(kelpie__sim_world_faults(judge->world)) == 0;
     char text[128];
     KELPIE_ASSERT(call->operation.op == SIM_MODEL_STOP && !call->operation.is_look);
-    if (!is_prompt(judge, call) || (judge->orphaned >> call->operation.vm & 1) != 0) {
+    bool was_heard =
+        !judge_has_fault(judge, "stream"); /* a write may have had no memory for good */
+    if (!is_prompt(judge, call) || !was_heard || (judge->orphaned >> call->operation.vm & 1) != 0) {
         return;
     }
     kelpie__sim_operation_text(&call->operation, text, sizeof(text));
