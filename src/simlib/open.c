@@ -65,7 +65,8 @@ static int parse_word(struct api_parse *parse, char *word,
                strncmp(word, "svg", 3) == 0) {
         parse->svg_path = value;
     } else {
-        return refuse(out_problem, word, "seed=, faults=, guest=, or a file after trace= or svg=");
+        return refuse(out_problem, word,
+                      "seed=, faults= or guest=, or a file after trace= or svg=");
     }
     return 0;
 }
