@@ -515,6 +515,16 @@ static void note_guest(struct sim_invariants *invariants, struct sim_guest *gues
     }
 }
 
+/* A guest of libkrun stands still with its process. */
+static void note_stopped(struct sim_invariants *invariants, const struct sim_process *process) {
+    struct sim_guest *guest = strcmp(process->role, "krun") != 0
+                                  ? NULL
+                                  : kelpie__sim_truth_guest_of(invariants->world, process->pid);
+    if (guest != NULL) {
+        note_guest(invariants, guest, false);
+    }
+}
+
 /* Of all VMMs of a VM, one at most has a guest that runs. */
 static void check_runs_alone(struct sim_invariants *invariants, struct sim_guest *started) {
     const struct sim_process *owner = kelpie__sim_guest_owner(started);
@@ -624,6 +634,8 @@ static void on_event(void *context, struct sim_world *world, const struct sim_ev
         }
         break;
     case SIM_EVENT_PROCESS_STOPPED:
+        note_stopped(invariants, event->process);
+        break;
     case SIM_EVENT_PROCESS_CONTINUED:
     case SIM_EVENT_MARK:
         break;
