@@ -153,14 +153,21 @@ static void pending_end(struct kelpie_wire_pending *pending, const struct kelpie
 static void pending_timed_out(void *context) {
     struct kelpie_wire_pending *pending = context;
     struct kelpie_wire *wire = pending->wire;
+    uint64_t id = pending->id;
     struct kelpie_error error;
-    KELPIE_REACHED(wire->os, "a request was not answered in time");
-    kelpie__ignore(kelpie__fail(&error, KELPIE_E_TIMEOUT, 0,
-                                "%s did not answer \"%s\" within %" PRIu64 " ms; it may hang, or "
-                                "its machine be overloaded: try again, or end the VM",
-                                wire->peer, pending->method, pending->timeout_ms));
     kelpie__wire_enter(wire);
-    pending_end(pending, &error, NULL, 0);
+    /* The answer may be here: who was away for long finds it and the end of its time at once. */
+    if (!wire->is_closed) {
+        kelpie__wire_read_rest(wire);
+    }
+    if (!wire->is_destroyed && !wire->is_closed && pending->id == id) {
+        KELPIE_REACHED(wire->os, "a request was not answered in time");
+        kelpie__ignore(kelpie__fail(&error, KELPIE_E_TIMEOUT, 0,
+                                    "%s did not answer \"%s\" within %" PRIu64 " ms; it may hang, "
+                                    "or its machine be overloaded: try again, or end the VM",
+                                    wire->peer, pending->method, pending->timeout_ms));
+        pending_end(pending, &error, NULL, 0);
+    }
     kelpie__ignore(kelpie__wire_leave(wire)); /* nothing follows */
 }
 

@@ -14,7 +14,7 @@
 #include "os/os_mark.h"
 #include "wire/wire_internal.h"
 
-#define WIRE_LAST_READS 64u /* of what a peer said before it closed: a socket's buffer and more */
+#define WIRE_REST_READS 64u /* of what a peer said before it closed: a socket's buffer and more */
 /* A kernel without memory for a write has some soon, or is beyond help; that the stream is writable
  * says nothing. */
 #define WIRE_STARVED_NS (10 * KELPIE_NS_PER_MS)
@@ -490,14 +490,20 @@ static bool wire_read(struct kelpie_wire *wire) {
     return wire_take_frames(wire);
 }
 
-static void wire_read_last(void *context) {
-    struct kelpie_wire *wire = context;
+void kelpie__wire_read_rest(struct kelpie_wire *wire) {
     bool has_more = true;
-    KELPIE_ASSERT(!wire->is_closed && wire->write_error < 0);
-    kelpie__wire_enter(wire);
-    for (uint32_t i = 0; i < WIRE_LAST_READS && has_more; i += 1) {
+    KELPIE_ASSERT(!wire->is_closed);
+    KELPIE_ASSERT(wire->callback_depth > 0);
+    for (uint32_t i = 0; i < WIRE_REST_READS && has_more; i += 1) {
         has_more = wire_read(wire);
     }
+}
+
+static void wire_read_last(void *context) {
+    struct kelpie_wire *wire = context;
+    KELPIE_ASSERT(!wire->is_closed && wire->write_error < 0);
+    kelpie__wire_enter(wire);
+    kelpie__wire_read_rest(wire);
     if (!wire->is_destroyed && !wire->is_closed) {
         wire_fail_io(wire, wire->write_error, "write to");
     }

@@ -63,6 +63,9 @@ struct kelpie_wire {
 void kelpie__wire_enter(struct kelpie_wire *wire);
 KELPIE_MUST_CHECK bool kelpie__wire_leave(struct kelpie_wire *wire);
 
+/* Takes what the peer has sent by now, between enter and leave: a callback may destroy the wire. */
+void kelpie__wire_read_rest(struct kelpie_wire *wire);
+
 /* Queues one frame. 0, LIMIT (and `drained` will come), or IO when closed. */
 KELPIE_MUST_CHECK int kelpie__wire_queue(struct kelpie_wire *wire, const struct kelpie_frame *frame,
                                          const void *payload, bool may_use_reserve);
