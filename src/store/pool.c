@@ -13,6 +13,7 @@
 #include "os/os_mark.h"
 #include "store/pool_file.h"
 #include "store/remove.h"
+#include "store/temporary.h"
 
 #define POOL_DIRECTORY_MODE 0700u
 #define POOL_FILE_MODE 0600u
@@ -106,11 +107,7 @@ int kelpie__pool_store_list(const struct kelpie_pool_store *store, uint64_t *cur
 /* The entry of this name is the directory that we have opened. */
 static bool is_current(const struct kelpie_pool_store *store, const char *entry, int directory) {
     KELPIE_ASSERT(directory >= 0);
-    struct kelpie_os_stat mine;
-    struct kelpie_os_stat current;
-    return kelpie__os_stat(store->os, directory, "", false, &mine) == 0 &&
-           kelpie__os_stat(store->os, store->directory, entry, false, &current) == 0 &&
-           mine.inode == current.inode && mine.device == current.device;
+    return kelpie__handle_is_named(store->os, store->directory, entry, directory);
 }
 
 /* Its file is there, and the directory of its members' notes. */
@@ -227,17 +224,13 @@ static int make_temporary(struct kelpie_pool_directory *pool) {
     KELPIE_ASSERT(kelpie__text_has_prefix(pool->entry, POOL_MADE_PREFIX));
     struct kelpie_os *os = pool->store->os;
     int parent = pool->store->directory;
-    int status = kelpie__os_mkdir(os, parent, pool->entry, POOL_DIRECTORY_MODE);
-    if (status < 0) {
-        return status;
+    int lock = kelpie__temporary_make(os, parent, pool->entry);
+    if (lock < 0) {
+        return lock;
     }
+    pool->lock = lock;
     pool->directory = open_directory(os, parent, pool->entry);
-    pool->lock = pool->directory < 0 ? pool->directory : open_directory(os, parent, pool->entry);
-    status = pool->lock < 0 ? pool->lock : kelpie__os_lock(os, pool->lock);
-    if (status == 0 && !is_current(pool->store, pool->entry, pool->directory)) {
-        status = -EAGAIN; /* prune was quicker */
-    }
-    return status;
+    return pool->directory < 0 ? pool->directory : 0;
 }
 
 /* Of the pools, and of the directory that they are in: whoever made that did not wait for it. */
@@ -260,6 +253,10 @@ static int make(struct kelpie_pool_directory *pool, const struct kelpie_config_v
     int status = make_temporary(pool);
     if (status == 0) {
         status = make_entries(pool, out_owner);
+    }
+    if (status == -EAGAIN) {
+        return kelpie__fail(error, KELPIE_E_BUSY, 0,
+                            "another process tidies up where pools are made; try again");
     }
     if (status < 0) {
         return fail_io(error, status, "make the directory of", name);

@@ -12,6 +12,7 @@
 #include "os/os_call.h"
 #include "os/os_mark.h"
 #include "store/remove.h"
+#include "store/temporary.h"
 #include "store/vm_directory_internal.h"
 
 #define RECOVER_LINE_BYTES 1024u
@@ -194,7 +195,7 @@ static bool take_abandoned(struct kelpie_os *os, int base, const char *name, con
         return false;
     }
     kelpie__ignore(kelpie__text_format(path, sizeof(path), is_file ? "%s/%s" : "%s%s", name, file));
-    if (kelpie__os_lock(os, lock) == 0 && kelpie__vm_directory_is_named(os, base, path, lock)) {
+    if (kelpie__os_lock(os, lock) == 0 && kelpie__handle_is_named(os, base, path, lock)) {
         KELPIE_ASSERT(lock >= 0);
         *out_lock = lock;
         return true;

@@ -14,6 +14,7 @@
 #include "store/copy.h"
 #include "store/remove.h"
 #include "store/seal.h"
+#include "store/temporary.h"
 
 #define SNAPSHOT_DIRECTORY_MODE 0700u
 #define SNAPSHOT_FILE_MODE 0600u
@@ -132,23 +133,13 @@ int kelpie__snapshot_begin(struct kelpie_snapshot *snapshot,
     bool fits = kelpie__text_format(snapshot->entry, sizeof(snapshot->entry),
                                     SNAPSHOT_MADE_PREFIX "%s", id);
     KELPIE_ASSERT(fits);
-    status =
-        kelpie__os_mkdir(store->os, store->directory, snapshot->entry, SNAPSHOT_DIRECTORY_MODE);
-    if (status < 0) {
-        return fail_io(error, status, "make the directory of", id);
+    int directory = kelpie__temporary_make(store->os, store->directory, snapshot->entry);
+    if (directory == -EAGAIN) {
+        return kelpie__fail(error, KELPIE_E_BUSY, 0,
+                            "another process tidies up where snapshots are made; try again");
     }
-    int directory = open_directory(store->os, store->directory, snapshot->entry);
-    status = directory < 0 ? directory : kelpie__os_lock(store->os, directory);
-    /* Prune may have been quicker than the lock. */
-    if (status == 0 && !is_current(store, snapshot->entry, directory)) {
-        status = -EAGAIN;
-    }
-    if (status < 0) {
-        if (directory >= 0) {
-            kelpie__ignore(kelpie__os_close(store->os, directory));
-        }
-        kelpie__ignore(kelpie__os_unlink(store->os, store->directory, snapshot->entry, true));
-        return fail_io(error, status, "lock the directory of", id);
+    if (directory < 0) {
+        return fail_io(error, directory, "make the directory of", id);
     }
     snapshot->directory = directory;
     kelpie__ignore(kelpie__text_copy(snapshot->manifest.id, sizeof(snapshot->manifest.id), id));

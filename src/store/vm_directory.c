@@ -13,6 +13,7 @@
 #include "os/os_call.h"
 #include "os/os_mark.h"
 #include "store/remove.h"
+#include "store/temporary.h"
 #include "store/vm_directory_internal.h"
 
 #define VM_DIRECTORY_MODE 0700u
@@ -139,16 +140,6 @@ static int run_open(struct kelpie_vm_directory *directory) {
     }
     directory->run = run;
     return 0;
-}
-
-bool kelpie__vm_directory_is_named(struct kelpie_os *os, int directory, const char *path,
-                                   int handle) {
-    struct kelpie_os_stat mine;
-    struct kelpie_os_stat current;
-    KELPIE_ASSERT(handle >= 0);
-    return kelpie__os_stat(os, handle, "", false, &mine) == 0 &&
-           kelpie__os_stat(os, directory, path, false, &current) == 0 &&
-           mine.inode == current.inode && mine.device == current.device;
 }
 
 /* One try. 1: somebody removed the run directory, or replaced the file, between opening and
@@ -337,42 +328,18 @@ static int lock_made(struct kelpie_vm_directory *directory, int made) {
     return kelpie__os_lock(os, lock);
 }
 
-/* Makes the temporary directory and locks it, which tells prune that its maker lives. 1: prune was
- * quicker than the lock. */
-static int make_temporary(struct kelpie_vm_directory *directory, const char *temporary) {
-    KELPIE_ASSERT(directory->vm == KELPIE_OS_NO_HANDLE);
-    struct kelpie_os *os = directory->places->os;
-    int base = kelpie__vm_directory_base(directory->places, directory->is_ephemeral);
-    int status = kelpie__os_mkdir(os, base, temporary, VM_DIRECTORY_MODE);
-    if (status < 0 && status != -EEXIST) {
-        return status;
-    }
-    int made = kelpie__vm_directory_open_handle(os, base, temporary);
-    if (made < 0) {
-        return made == -ENOENT ? 1 : made;
-    }
-    status = kelpie__os_lock(os, made);
-    if (status < 0 || !kelpie__vm_directory_is_named(os, base, temporary, made)) {
-        kelpie__ignore(kelpie__os_close(os, made));
-        return status < 0 && status != -EAGAIN ? status : 1;
-    }
-    directory->vm = made;
-    return 0;
-}
-
 static int make(struct kelpie_vm_directory *directory, const char *temporary,
                 const struct kelpie_config_values *values, struct kelpie_error *error) {
-    int status = 1;
-    for (uint32_t i = 0; i < VM_LOCK_TRIES && status == 1; i += 1) {
-        status = make_temporary(directory, temporary);
-    }
-    if (status == 1) { /* whoever tidies up holds it, and has no time */
-        return fail_lock(directory, -EAGAIN, error);
+    KELPIE_ASSERT(directory->vm == KELPIE_OS_NO_HANDLE);
+    int base = kelpie__vm_directory_base(directory->places, directory->is_ephemeral);
+    int status = kelpie__temporary_make(directory->places->os, base, temporary);
+    if (status == -EAGAIN) {
+        return fail_lock(directory, status, error);
     }
     if (status < 0) {
         return kelpie__vm_directory_fail_io(error, status, "make the directory", directory->name);
     }
-    KELPIE_ASSERT(directory->vm >= 0);
+    directory->vm = status;
     if (directory->is_ephemeral) {
         status = lock_made(directory, directory->vm);
         status = status < 0 ? kelpie__vm_directory_fail_io(error, status, "lock the new directory",

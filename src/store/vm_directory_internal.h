@@ -21,10 +21,6 @@ KELPIE_MUST_CHECK int kelpie__vm_directory_open_handle(struct kelpie_os *os, int
 /* The directory of VMs that are kept, or of those that go with their monitor. */
 int kelpie__vm_directory_base(const struct kelpie_places *places, bool is_ephemeral);
 
-/* Whether the path stands for what the handle is of. */
-bool kelpie__vm_directory_is_named(struct kelpie_os *os, int directory, const char *path,
-                                   int handle);
-
 /* IO, with what was tried and, where there is one, the way out. */
 KELPIE_MUST_CHECK int kelpie__vm_directory_fail_io(struct kelpie_error *error, int status,
                                                    const char *what, const char *name);
