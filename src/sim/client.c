@@ -538,6 +538,25 @@ static void client_file(struct client *client, const struct sim_operation *aroun
     kelpie__ignore(client_judged(client, &file, &result)); /* the judge has its answer */
 }
 
+/* A guest that was restored has in its memory what its disk should have: only one that begins anew
+ * shows which disk that is. */
+static void client_begin_anew(struct client *client, const struct sim_operation *restored) {
+    static const enum sim_model_op ops[] = {SIM_MODEL_STOP, SIM_MODEL_START, SIM_MODEL_GET};
+    struct sim_operation operation = *restored;
+    uint64_t result = 0;
+    bool begins = client->clients->swarm->has_disks && restored->value / 8 % 2 == 0;
+    int status = begins ? 0 : KELPIE_E_STATE;
+    KELPIE_ASSERT(restored->op == SIM_MODEL_RESTORE && !restored->is_look);
+    operation.kind = 0;
+    operation.snapshot = 0;
+    operation.value += CLIENT_FILE_VALUES;
+    for (uint32_t i = 0; i < KELPIE_ARRAY_COUNT(ops) && status == 0 && client->kelpie != NULL;
+         i += 1) {
+        operation.op = ops[i];
+        status = client_judged(client, &operation, &result);
+    }
+}
+
 /* When its time has come. Of a herd the first that comes says when; who comes later does not wait.
  */
 static int64_t client_time(struct client *client, const struct sim_operation *operation) {
@@ -583,6 +602,9 @@ static void client_do(struct client *client, const struct sim_operation *operati
         int status = client_judged(client, operation, &result); /* the judge has its answer */
         if (status == 0) {
             client_file(client, operation, false);
+        }
+        if (status == 0 && operation->op == SIM_MODEL_RESTORE && !operation->is_look) {
+            client_begin_anew(client, operation);
         }
     }
 }
