@@ -449,6 +449,25 @@ static int wait_greeted(struct kelpie_vm *vm, struct kelpie_error *error) {
     return status;
 }
 
+/* Every connection ended before its hello. So it is when each monitor that is started dies at once;
+ * but one that lives says otherwise. */
+static int fail_losses(struct kelpie_vm *vm, struct kelpie_error *kept) {
+    struct kelpie_vm_record record = {0};
+    bool is_alive = kelpie__vm_record(vm, &record, NULL) == 0 &&
+                    kelpie__state_is_live(record.state) &&
+                    !kelpie__vm_monitor_is_dying(vm, record.monitor_pid);
+    KELPIE_ASSERT(kept->code == KELPIE_E_BUSY);
+    if (is_alive) {
+        return kelpie__fail(kept, KELPIE_E_IO, 0,
+                            "%u connections to the monitor of VM \"%s\" were lost before it "
+                            "answered, and it lives; try again",
+                            CONNECT_LOSSES_MAX, vm->directory.name);
+    }
+    KELPIE_REACHED(vm->kelpie->os, "every monitor that was started died at once");
+    kept->code = KELPIE_E_CRASHED;
+    return KELPIE_E_CRASHED;
+}
+
 int kelpie__vm_connect_wait(struct kelpie_vm *vm, bool may_start,
                             struct kelpie_vm_record *out_record, struct kelpie_error *error) {
     struct kelpie *kelpie = vm->kelpie;
@@ -471,10 +490,8 @@ int kelpie__vm_connect_wait(struct kelpie_vm *vm, bool may_start,
             status = turned < 0 ? turned : status;
         }
     }
-    if (loss_count == CONNECT_LOSSES_MAX) { /* every one that was started died at once */
-        KELPIE_REACHED(kelpie->os, "every monitor that was started died at once");
-        status = KELPIE_E_CRASHED;
-        kept.code = status;
+    if (loss_count == CONNECT_LOSSES_MAX) {
+        status = fail_losses(vm, &kept);
     }
     KELPIE_ASSERT(loss_count <= CONNECT_LOSSES_MAX);
     KELPIE_ASSERT(status == 0 || kept.code == status);
