@@ -25,9 +25,16 @@ bool kelpie__sim_told_is_one(const struct sim_operation *operation) {
            operation->value % TOLD_OF == 3;
 }
 
-static bool is_killed(const struct sim_operation *operation) {
+enum told {
+    TOLD_KILL,
+    TOLD_SIGNAL,
+    TOLD_INPUT_ENDS, /* after all else that it was told: the end goes alone */
+    TOLD_COUNT,
+};
+
+static enum told told_of(const struct sim_operation *operation) {
     KELPIE_ASSERT(kelpie__sim_told_is_one(operation));
-    return operation->value / TOLD_OF % 2 == 0;
+    return (enum told)(operation->value / TOLD_OF % TOLD_COUNT);
 }
 
 /* Nothing has gone wrong in this world: what a command is told reaches it. */
@@ -71,17 +78,31 @@ static void check_dead(struct sim_world *world, const struct sim_operation *oper
 /* A signal ends it by that; who kills it kills all that it has started. */
 static bool is_as_told(const struct sim_operation *operation,
                        const struct kelpie_exec_status *status) {
-    return is_killed(operation)
-               ? status->reason == KELPIE_EXEC_CANCELLED
-               : status->reason == KELPIE_EXEC_SIGNALLED && status->signal == SIGUSR1;
+    switch (told_of(operation)) {
+    case TOLD_KILL:
+        return status->reason == KELPIE_EXEC_CANCELLED;
+    case TOLD_SIGNAL:
+        return status->reason == KELPIE_EXEC_SIGNALLED && status->signal == SIGUSR1;
+    case TOLD_INPUT_ENDS:
+        return status->reason == KELPIE_EXEC_EXITED && status->exit_code == 0;
+    case TOLD_COUNT:
+        break;
+    }
+    KELPIE_ASSERT(false);
+    return false;
+}
+
+static int tell(struct kelpie_exec *exec, enum told told, struct kelpie_error *error) {
+    return told == TOLD_KILL     ? kelpie_exec_kill(exec, error)
+           : told == TOLD_SIGNAL ? kelpie_exec_signal(exec, SIGUSR1, error)
+                                 : kelpie_exec_close_stdin(exec, error);
 }
 
 static int told_tell(struct sim_world *world, struct kelpie_exec *exec,
                      const struct sim_operation *operation, const char *needle,
                      uint64_t *out_result, struct kelpie_error *error) {
     struct kelpie_exec_status ended = {0};
-    int status = is_killed(operation) ? kelpie_exec_kill(exec, error)
-                                      : kelpie_exec_signal(exec, SIGUSR1, error);
+    int status = tell(exec, told_of(operation), error);
     if (status == 0) {
         status = kelpie_exec_wait(exec, 0, &ended, error);
     }
@@ -108,14 +129,17 @@ int kelpie__sim_told_run(struct sim_world *world, struct kelpie_vm *vm,
     static const struct kelpie_exec_callbacks none = {.struct_size = sizeof(none)};
     char script[TOLD_TEXT_BYTES];
     char needle[32];
+    bool has_input = told_of(operation) == TOLD_INPUT_ENDS;
     struct kelpie_exec *exec = NULL;
-    bool fits =
-        kelpie__text_format(needle, sizeof(needle), "sleep %llus",
-                            TOLD_SLEEP_S + (unsigned long long)operation->value) &&
-        kelpie__text_format(script, sizeof(script), "%s%s",
-                            is_killed(operation) ? "fork 2; setsid; ignore TERM; " : "", needle);
-    const char *const argv[] = {"script", script, NULL};
-    const struct kelpie_exec_options options = {.struct_size = sizeof(options), .argv = argv};
+    bool fits = kelpie__text_format(needle, sizeof(needle), "sleep %llus",
+                                    TOLD_SLEEP_S + (unsigned long long)operation->value) &&
+                kelpie__text_format(
+                    script, sizeof(script), "%s%s",
+                    told_of(operation) == TOLD_KILL ? "fork 2; setsid; ignore TERM; " : "", needle);
+    const char *const sleeps[] = {"script", script, NULL};
+    const char *const reads[] = {"cat", NULL};
+    const struct kelpie_exec_options options = {
+        .struct_size = sizeof(options), .argv = has_input ? reads : sleeps, .has_stdin = has_input};
     KELPIE_ASSERT(fits && kelpie__sim_told_is_one(operation));
     int status = kelpie_vm_exec_start(vm, &options, &none, NULL, &exec, error);
     if (status < 0) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Commands of a workload that are told something while they run: listed, sent a signal, or killed.
+ * Commands of a workload that are told something while they run: listed, sent a signal, killed, or
+ * that no more input comes.
  */
 #ifndef KELPIE_SIM_CLIENT_TOLD_H
 #define KELPIE_SIM_CLIENT_TOLD_H
