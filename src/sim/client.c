@@ -101,6 +101,9 @@ static int client_create(struct client *client, const struct sim_operation *oper
         kelpie_config_set_disk_size_mib(config, KELPIE_DISK_SIZE_MIB_MIN);
     }
     kelpie_config_set_lifetime(config, is_owner ? KELPIE_LIFETIME_OWNED : KELPIE_LIFETIME_DETACHED);
+    if (!is_from) { /* who is made from a guest has what its maker gave that */
+        kelpie_config_add_environment(config, "PLACE=" SIM_CLIENT_PLACE);
+    }
     client_name(vm, name);
     status = is_from
                  ? kelpie__sim_snapshot_make(client->kelpie, config, name, operation, &made, error)

@@ -11,6 +11,7 @@
 #include "sim/world.h"
 
 #define SIM_CLIENT_PATH "/usr/bin/client-" /* and its number */
+#define SIM_CLIENT_PLACE "vm"              /* PLACE in the environment of each VM that is made */
 
 struct sim_pools;
 

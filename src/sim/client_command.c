@@ -161,7 +161,7 @@ static void prepare_placed(struct command *command, const struct sim_operation *
     command->options.environment = command->environment;
     command->options.working_directory = "/etc";
     command->options.user = is_nobody(operation) ? "nobody" : NULL;
-    set_argv(command, "sh", "-c", "pwd; id -u; echo $WORD");
+    set_argv(command, "sh", "-c", "pwd; id -u; echo $WORD $PLACE");
 }
 
 static bool prepare_exec(struct sim_world *world, struct command *command,
@@ -260,7 +260,7 @@ static bool is_output_right(const struct sim_operation *operation,
         return strcmp(result->stdout_bytes, word) == 0;
     }
     if (is_placed(operation)) {
-        bool fits = kelpie__text_format(word, sizeof(word), "/etc\n%u\n%llu\n",
+        bool fits = kelpie__text_format(word, sizeof(word), "/etc\n%u\n%llu " SIM_CLIENT_PLACE "\n",
                                         is_nobody(operation) ? 65534u : 0u,
                                         (unsigned long long)operation->value);
         KELPIE_ASSERT(fits);
