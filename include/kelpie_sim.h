@@ -59,7 +59,7 @@ struct kelpie_sim_options {
 /* How a run ended; also the exit code of a test program. */
 enum kelpie_sim_verdict {
     KELPIE_SIM_PASS = 0,
-    KELPIE_SIM_BROKEN = 10,       /* an invariant of Kelpie's, or a check of yours */
+    KELPIE_SIM_BROKEN = 10,       /* a check of yours, or Kelpie's bounds of memory and credit */
     KELPIE_SIM_WRONG_MODEL = 11,  /* an answer that the contract does not allow */
     KELPIE_SIM_NO_LIVENESS = 12,  /* something never ended */
     KELPIE_SIM_NOT_THE_SAME = 13, /* the same seed did something else */
