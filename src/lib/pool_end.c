@@ -59,7 +59,9 @@ static int end_take_lock(struct kelpie *kelpie, struct kelpie_pool_directory *di
     }
     if (status == KELPIE_E_BUSY) {
         kept.code = status;
-        kelpie__fail_append(&kept, ", and its keeper does not end");
+        kelpie__fail_append(
+            &kept, ", and its keeper does not end; kill -9 that kelpie-keeper, then kelpie "
+                   "prune removes what is left of it");
     }
     if (status < 0 && error != NULL) {
         *error = kept;
