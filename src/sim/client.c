@@ -547,9 +547,11 @@ static void client_begin_anew(struct client *client, const struct sim_operation 
     static const enum sim_model_op ops[] = {SIM_MODEL_STOP, SIM_MODEL_START, SIM_MODEL_GET};
     struct sim_operation operation = *restored;
     uint64_t result = 0;
-    bool begins = client->clients->swarm->has_disks && restored->value / 8 % 2 == 0;
-    int status = begins ? 0 : KELPIE_E_STATE;
+    int status = 0;
     KELPIE_ASSERT(restored->op == SIM_MODEL_RESTORE && !restored->is_look);
+    if (!client->clients->swarm->has_disks || restored->value / 8 % 2 != 0) {
+        return;
+    }
     operation.kind = 0;
     operation.snapshot = 0;
     operation.value += CLIENT_FILE_VALUES;

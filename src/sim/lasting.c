@@ -70,13 +70,24 @@ void kelpie__sim_lasting_renamed(struct sim_world *world, const char *path) {
     }
 }
 
-void kelpie__sim_lasting_vm(struct sim_world *world, const char *name) {
+/* The file of what has been made in a store. */
+static void check_made(struct sim_world *world, const char *store, const char *name,
+                       const char *file, const char *what) {
     char directory[SIM_PATH_BYTES_MAX];
-    bool fits = kelpie__text_format(directory, sizeof(directory), LASTING_VMS "%s", name);
+    bool fits = kelpie__text_format(directory, sizeof(directory), "%s%s", store, name);
     KELPIE_ASSERT(fits);
     if (can_last(world)) {
-        check(world, directory, KELPIE_VM_CONFIG_FILE, "a VM has been made");
+        check(world, directory, file, what);
     }
+}
+
+void kelpie__sim_lasting_vm(struct sim_world *world, const char *name) {
+    check_made(world, LASTING_VMS, name, KELPIE_VM_CONFIG_FILE, "a VM has been made");
+}
+
+void kelpie__sim_lasting_pool(struct sim_world *world, const char *name) {
+    check_made(world, LASTING_POOLS, name, "pool.json", "a pool has been made");
+    check_made(world, LASTING_POOLS, name, KELPIE_VM_CONFIG_FILE, "a pool has been made");
 }
 
 void kelpie__sim_lasting_disk(struct sim_world *world, const char *name) {
@@ -98,15 +109,5 @@ void kelpie__sim_lasting_disk(struct sim_world *world, const char *name) {
         if (is_first) {
             check(world, directory, file, "a VM runs on its disk");
         }
-    }
-}
-
-void kelpie__sim_lasting_pool(struct sim_world *world, const char *name) {
-    char directory[SIM_PATH_BYTES_MAX];
-    bool fits = kelpie__text_format(directory, sizeof(directory), LASTING_POOLS "%s", name);
-    KELPIE_ASSERT(fits);
-    if (can_last(world)) {
-        check(world, directory, "pool.json", "a pool has been made");
-        check(world, directory, KELPIE_VM_CONFIG_FILE, "a pool has been made");
     }
 }

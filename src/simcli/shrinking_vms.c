@@ -38,52 +38,54 @@ static char *plan_without_vm(const char *plan, uint32_t vm) {
     return left;
 }
 
-void kelpie__simcli_shrinking_drop_vms(struct shrinking *shrinking) {
-    struct sim_case *own = shrinking->own;
-    kelpie__simcli_shrinking_check(shrinking);
-    for (uint32_t vm = 0; vm < SIM_SWARM_VM_MAX; vm += 1) {
-        struct sim_case changed = *own;
-        changed.operations = shrinking->tried;
-        changed.operation_count = 0;
-        for (uint32_t i = 0; i < own->operation_count; i += 1) {
-            if (own->operations[i].vm != vm) {
-                shrinking->tried[changed.operation_count] = own->operations[i];
-                changed.operation_count += 1;
-            }
-        }
-        if (changed.operation_count == own->operation_count || changed.operation_count == 0) {
-            continue;
-        }
-        changed.plan = plan_without_vm(own->plan, vm);
-        bool is_same =
-            changed.plan != NULL && kelpie__simcli_shrinking_try_change(shrinking, &changed);
-        free(is_same ? own->plan : changed.plan);
-        if (is_same) {
-            own->plan = changed.plan;
-            own->operation_count = changed.operation_count;
-            memcpy(own->operations, shrinking->tried,
-                   own->operation_count * sizeof(*own->operations));
-        }
-    }
-}
-
-/* ---- one VM alone --------------------------------------------------------------------------- */
-
-/* The case with the operations of this VM alone, in `tried`. */
-static struct sim_case of_vm(struct shrinking *shrinking, uint32_t vm) {
+/* The case with the operations of this VM alone, or with all the others', in `tried`. */
+static struct sim_case with_vm(struct shrinking *shrinking, uint32_t vm, bool is_alone) {
     const struct sim_case *own = shrinking->own;
     struct sim_case changed = *own;
     KELPIE_ASSERT(vm < SIM_SWARM_VM_MAX);
     changed.operations = shrinking->tried;
     changed.operation_count = 0;
     for (uint32_t i = 0; i < own->operation_count; i += 1) {
-        if (own->operations[i].vm == vm) {
+        if ((own->operations[i].vm == vm) == is_alone) {
             shrinking->tried[changed.operation_count] = own->operations[i];
             changed.operation_count += 1;
         }
     }
     return changed;
 }
+
+/* The case becomes the changed one, whose operations are in `tried` and whose plan is its own, or
+ * the case's. */
+static void become(struct shrinking *shrinking, const struct sim_case *changed) {
+    struct sim_case *own = shrinking->own;
+    KELPIE_ASSERT(changed->operations == shrinking->tried);
+    KELPIE_ASSERT(changed->operation_count <= own->operation_count);
+    memcpy(own->operations, shrinking->tried, changed->operation_count * sizeof(*own->operations));
+    own->operation_count = changed->operation_count;
+    if (changed->plan != own->plan) {
+        free(own->plan);
+        own->plan = changed->plan;
+    }
+}
+
+void kelpie__simcli_shrinking_drop_vms(struct shrinking *shrinking) {
+    struct sim_case *own = shrinking->own;
+    kelpie__simcli_shrinking_check(shrinking);
+    for (uint32_t vm = 0; vm < SIM_SWARM_VM_MAX; vm += 1) {
+        struct sim_case changed = with_vm(shrinking, vm, false);
+        if (changed.operation_count == own->operation_count || changed.operation_count == 0) {
+            continue;
+        }
+        changed.plan = plan_without_vm(own->plan, vm);
+        if (changed.plan != NULL && kelpie__simcli_shrinking_try_change(shrinking, &changed)) {
+            become(shrinking, &changed);
+        } else {
+            free(changed.plan);
+        }
+    }
+}
+
+/* ---- one VM alone --------------------------------------------------------------------------- */
 
 /* A rule about the n-th of something that other VMs have to do with is about an earlier one without
  * them. `before` and `length`: of its line. */
@@ -122,22 +124,16 @@ static bool try_vm(struct shrinking *shrinking, struct sim_case *changed) {
 }
 
 bool kelpie__simcli_shrinking_keep_one_vm(struct shrinking *shrinking) {
-    struct sim_case *own = shrinking->own;
+    const struct sim_case *own = shrinking->own;
     bool is_same = false;
     kelpie__simcli_shrinking_check(shrinking);
     for (uint32_t vm = 0; vm < SIM_SWARM_VM_MAX && !is_same; vm += 1) {
-        struct sim_case changed = of_vm(shrinking, vm);
+        struct sim_case changed = with_vm(shrinking, vm, true);
         bool is_part =
             changed.operation_count > 0 && changed.operation_count < own->operation_count;
         is_same = is_part && try_vm(shrinking, &changed);
         if (is_same) {
-            memcpy(own->operations, shrinking->tried,
-                   changed.operation_count * sizeof(*own->operations));
-            own->operation_count = changed.operation_count;
-            if (changed.plan != own->plan) {
-                free(own->plan);
-                own->plan = changed.plan;
-            }
+            become(shrinking, &changed);
         }
     }
     return is_same;

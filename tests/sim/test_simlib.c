@@ -59,6 +59,17 @@ static int64_t real_ms(void) {
     return now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+/* A VM that runs, or NULL. *out: the caller's to close. */
+static struct kelpie_vm *start_inside(struct kelpie **out) {
+    struct kelpie_config *config = NULL;
+    struct kelpie_vm *vm = NULL;
+    bool is_good = open_inside(out) == 0 && kelpie_config_create(*out, &config, NULL) == 0 &&
+                   kelpie_vm_create(*out, NULL, config, &vm, NULL) == 0 &&
+                   kelpie_vm_start(vm, 0, NULL) == 0;
+    kelpie_config_destroy(config);
+    return is_good ? vm : NULL;
+}
+
 static _Noreturn void hang(void) {
     volatile uint64_t turns = 0;
     while (turns < UINT64_MAX) {
@@ -102,16 +113,11 @@ static int program_executes(void *context, int argc, char **argv) {
     struct kelpie_exec_options options = {.struct_size = sizeof(options), .argv = command};
     struct kelpie_exec_result result = {.struct_size = sizeof(result)};
     struct kelpie *kelpie = NULL;
-    struct kelpie_config *config = NULL;
-    struct kelpie_vm *vm = NULL;
     (void)context;
     (void)argc;
     (void)argv;
-    bool is_good = open_inside(&kelpie) == 0 && kelpie_config_create(kelpie, &config, NULL) == 0 &&
-                   kelpie_vm_create(kelpie, NULL, config, &vm, NULL) == 0 &&
-                   kelpie_vm_start(vm, 0, NULL) == 0 &&
-                   kelpie_vm_exec(vm, &options, &result, NULL) == 0;
-    return is_good ? 0 : 1;
+    struct kelpie_vm *vm = start_inside(&kelpie);
+    return vm != NULL && kelpie_vm_exec(vm, &options, &result, NULL) == 0 ? 0 : 1;
 }
 
 static void hang_in_a_program(void) {
@@ -523,14 +529,11 @@ static int program_notes(void *context, int argc, char **argv) {
         .struct_size = sizeof(options), .argv = command, .environment = environment};
     struct kelpie_exec_result result = {.struct_size = sizeof(result)};
     struct kelpie *kelpie = NULL;
-    struct kelpie_config *config = NULL;
-    struct kelpie_vm *vm = NULL;
     (void)context;
     (void)argc;
     (void)argv;
-    bool is_good = open_inside(&kelpie) == 0 && kelpie_config_create(kelpie, &config, NULL) == 0 &&
-                   kelpie_vm_create(kelpie, NULL, config, &vm, NULL) == 0 &&
-                   kelpie_vm_start(vm, 0, NULL) == 0;
+    struct kelpie_vm *vm = start_inside(&kelpie);
+    bool is_good = vm != NULL;
     for (int i = 0; i < 2 && is_good; i += 1) {
         kelpie_exec_result_release(&result);
         result = (struct kelpie_exec_result){.struct_size = sizeof(result)};
